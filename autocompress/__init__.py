@@ -1,0 +1,97 @@
+"""autocompress: the highest compression rate of a PyTorch model within an accuracy budget.
+
+Importing this package imports neither torch, nni nor optuna: each public name is loaded when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.budget import AccuracyBudget
+    from autocompress.compress.checkpoint import load_compressed
+    from autocompress.compress.module import AbstractAutoCompressionModule
+    from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
+    from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.errors import (
+        AutoCompressError,
+        CompressionError,
+        ConfigError,
+        EngineError,
+        InfeasibleBudgetError,
+        ModuleError,
+        StoreError,
+        TrialError,
+    )
+    from autocompress.records import Baseline, Measurement, Proposal, TrialRecord
+    from autocompress.result import CompressionResult
+    from autocompress.search import Position, StepHalving
+    from autocompress.trial import run_trial
+
+_HOMES = {
+    "AbstractAutoCompressionModule": "autocompress.compress.module",
+    "AccuracyAwareSettings": "autocompress.config",
+    "AccuracyBudget": "autocompress.budget",
+    "AutoCompressError": "autocompress.errors",
+    "AutoCompressionExperiment": "autocompress.engines.nni",
+    "AutoCompressionSearchSpaceGenerator": "autocompress.config",
+    "Baseline": "autocompress.records",
+    "CompressionError": "autocompress.errors",
+    "CompressionResult": "autocompress.result",
+    "ConfigError": "autocompress.errors",
+    "EngineError": "autocompress.errors",
+    "InfeasibleBudgetError": "autocompress.errors",
+    "Measurement": "autocompress.records",
+    "ModuleError": "autocompress.errors",
+    "Position": "autocompress.search",
+    "Proposal": "autocompress.records",
+    "StepHalving": "autocompress.search",
+    "StoreError": "autocompress.errors",
+    "TrialError": "autocompress.errors",
+    "TrialRecord": "autocompress.records",
+    "load_compressed": "autocompress.compress.checkpoint",
+    "run_trial": "autocompress.trial",
+}
+
+__all__ = [
+    "AbstractAutoCompressionModule",
+    "AccuracyAwareSettings",
+    "AccuracyBudget",
+    "AutoCompressError",
+    "AutoCompressionExperiment",
+    "AutoCompressionSearchSpaceGenerator",
+    "Baseline",
+    "CompressionError",
+    "CompressionResult",
+    "ConfigError",
+    "EngineError",
+    "InfeasibleBudgetError",
+    "Measurement",
+    "ModuleError",
+    "Position",
+    "Proposal",
+    "StepHalving",
+    "StoreError",
+    "TrialError",
+    "TrialRecord",
+    "__version__",
+    "load_compressed",
+    "run_trial",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("autocompress")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,64 @@
+"""How much accuracy a compressed model may lose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autocompress.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AccuracyBudget:
+    """The tolerated accuracy degradation: a relative one in percent, or an absolute one, never both.
+
+    The rule is that of NNCF's accuracy-aware training, extended to metrics that are zero, negative, or better when lower.
+
+    Attributes:
+        maximal_relative_accuracy_degradation: percent of the magnitude of the uncompressed accuracy, >= 0.
+        maximal_absolute_accuracy_degradation: in the unit of the evaluator, >= 0.
+
+    Raises:
+        ConfigError: both or neither are given, or the one given is negative or not finite.
+    """
+
+    maximal_relative_accuracy_degradation: float | None = None
+    maximal_absolute_accuracy_degradation: float | None = None
+
+    def __post_init__(self) -> None:
+        relative, absolute = self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation
+        if (relative is None) == (absolute is None):
+            given = "neither is given" if relative is None else f"got both ({relative!r} and {absolute!r})"
+            raise ConfigError(
+                "exactly one of maximal_relative_accuracy_degradation (percent) and "
+                f"maximal_absolute_accuracy_degradation must be set; {given}"
+            )
+        name = "maximal_relative_accuracy_degradation" if absolute is None else "maximal_absolute_accuracy_degradation"
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ConfigError(f"{name} must be a finite number >= 0; got {value!r}")
+
+    def threshold(self, uncompressed_accuracy: float, *, higher_is_better: bool = True) -> float:
+        """The worst accuracy that is still tolerated; reaching it exactly is within the budget.
+
+        Args:
+            uncompressed_accuracy: accuracy of the model before compression, in the evaluator's unit.
+            higher_is_better: direction of the metric; with False the threshold lies above the uncompressed accuracy.
+
+        Raises:
+            ConfigError: the uncompressed accuracy is NaN or infinite.
+        """
+        if not math.isfinite(uncompressed_accuracy):
+            raise ConfigError(f"the uncompressed accuracy must be a finite number; got {uncompressed_accuracy!r}")
+        worse = -1.0 if higher_is_better else 1.0
+        if self.maximal_absolute_accuracy_degradation is not None:
+            return uncompressed_accuracy + worse * self.maximal_absolute_accuracy_degradation
+        share = 0.01 * (self.maximal_relative_accuracy_degradation or 0.0)
+        sign = 1.0 if uncompressed_accuracy >= 0 else -1.0
+        # One product, as in NNCF, so that a metric exactly at the limit stays exactly at the limit.
+        return uncompressed_accuracy * (1.0 + worse * sign * share)
+
+
+def accuracy_budget(accuracy: float, threshold: float, *, higher_is_better: bool = True) -> float:
+    """How far an accuracy is inside the threshold: >= 0 is feasible, in the evaluator's unit."""
+    return accuracy - threshold if higher_is_better else threshold - accuracy

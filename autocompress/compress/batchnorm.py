@@ -1,0 +1,46 @@
+"""Statistics of BatchNorm layers after compression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compress.hooks import batch_input
+from autocompress.compress.state import device_of, evaluating, moved
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Estimate the running statistics of all BatchNorm layers anew, as the plain average over the batches.
+
+    Everything else is in eval mode meanwhile; modes and momenta are restored. Without BatchNorm layers no batch is
+    drawn, without batches the statistics stay as they are.
+
+    Args:
+        model: the compressed model, changed in place.
+        batches: model inputs, or sequences whose first item is one.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model), torch.no_grad():
+        try:
+            _average(model, norms, batches)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
+    device = device_of(model)
+    for index, batch in enumerate(batches):
+        if index == 0:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's word for a cumulative average
+                norm.train()
+        model(moved(batch_input(batch), device))

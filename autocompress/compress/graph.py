@@ -1,0 +1,196 @@
+"""Which channels of which layers belong together: a thin layer over torch-pruning's dependency graph.
+
+Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.12900.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from autocompress.compress.base import LayerShape
+from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.state import device_of, moved, tensors
+from autocompress.errors import CompressionError
+
+_SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
+"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Filters that can only be removed together.
+
+    Attributes:
+        group: torch-pruning's group over all channels of its root layer.
+        members: names of the layers that lose filters with it, the root first.
+        channel_groups: channels come in that many equal parts, each of which loses the same.
+    """
+
+    group: Any
+    members: tuple[str, ...]
+    channel_groups: int
+
+
+class ChannelGraph:
+    """The dependency graph of a model; valid as long as only it changes the model.
+
+    Attributes:
+        outputs: names of the layers that make the model's outputs.
+
+    Raises:
+        CompressionError: the model cannot be traced with the example inputs.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
+        self._model, self._original = model, original
+        self._names = {module: name for name, module in model.named_modules()}
+        self._graph, roots = _traced(model, example_inputs)
+        self.outputs = self._output_layers(roots)
+
+    def couplings(self, selected: Iterable[str]) -> list[Coupling]:
+        """All sets of filters that can be removed when only the selected layers may lose filters."""
+        ignored = self._untouchable(set(selected))
+        found = []
+        for group in self._graph.get_all_groups(ignored_layers=ignored, root_module_types=FILTER_TYPES):
+            members = tuple(self._names[layer] for layer in self._losing(group))
+            if not all(self._original[name].depthwise for name in members):  # else they are tied to the model's inputs
+                found.append(Coupling(group, members, self._channel_groups(group)))
+        return found
+
+    def remove(self, coupling: Coupling, channels: list[int]) -> None:
+        """Remove these channels of the coupling's root layer and all that belongs to them."""
+        root = coupling.group[0].dep
+        group = self._graph.get_pruning_group(root.target.module, root.handler, channels)
+        if self._graph.check_pruning_group(group):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                group.prune(record_history=False)
+
+    def _losing(self, group: Any) -> Iterator[nn.Module]:
+        seen = set()
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
+                if layer not in seen:
+                    yield layer
+                seen.add(layer)
+
+    def _channel_groups(self, group: Any) -> int:
+        counts = [1]
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES):
+                shape = self._original[self._names[layer]]
+                counts.append(1 if shape.depthwise else shape.groups)
+            elif isinstance(layer, nn.GroupNorm):
+                counts.append(layer.num_groups)
+        return max(counts)
+
+    def _untouchable(self, selected: set[str]) -> list[nn.Module]:
+        return [
+            layer
+            for layer, name in self._names.items()
+            if (isinstance(layer, FILTER_TYPES) and name not in selected)
+            or isinstance(layer, nn.MultiheadAttention)  # its width must stay divisible by its heads
+            or name in self.outputs
+            or self._mistaken_for_depthwise(layer, name)
+            or _shares_parameters(layer, self._model)
+        ]
+
+    def _depthwise(self, name: str) -> bool:
+        return name in self._original and self._original[name].depthwise
+
+    def _mistaken_for_depthwise(self, layer: nn.Module, name: str) -> bool:
+        """torch-pruning takes any convolution with as many groups as filters for a depthwise one."""
+        if not isinstance(layer, nn.modules.conv._ConvNd) or layer.groups != layer.out_channels or layer.groups == 1:
+            return False
+        return layer.in_channels != layer.out_channels or not self._original[name].depthwise
+
+    def _output_layers(self, roots: set[Any]) -> frozenset[str]:
+        """Walk back from the outputs to the nearest layers that make channels of their own."""
+        nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
+        found, seen = set(), set()
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            name = self._names.get(node.module)
+            if isinstance(node.module, FILTER_TYPES) and name is not None:
+                found.add(name)
+            if not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name)):
+                nodes.extend(node.inputs)
+        return frozenset(found)
+
+
+def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
+    roots: set[Any] = set()
+
+    def outputs(answer: Any) -> list[torch.Tensor]:
+        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
+        roots.update(tensor.grad_fn for tensor in differentiable)
+        return differentiable
+
+    graph = tp.DependencyGraph()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph.build_dependency(
+                model,
+                moved(example_inputs, device_of(model)),
+                forward_fn=lambda traced, inputs: traced(*inputs),
+                output_transform=outputs,
+                verbose=False,
+            )
+    except Exception as error:
+        raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
+    if not roots:
+        raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
+    for node in graph.module2node.values():
+        _describe_flattening(node)
+    return graph, roots
+
+
+def _describe_flattening(node: Any) -> None:
+    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
+    sizes = getattr(node.grad_fn, "_saved_self_sizes", ())
+    if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
+        return
+    if len(sizes) == 5 or _comes_from_conv1d(node):
+        flat = (sizes[0], sizes[1], math.prod(sizes[2:]), 1)
+        node.grad_fn = SimpleNamespace(_saved_self_sizes=flat)
+
+
+def _comes_from_conv1d(node: Any) -> bool:
+    """Whether three dimensions are (batch, channels, length), not (batch, length, features)."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        near = waiting.pop()
+        if near in seen:
+            continue
+        seen.add(near)
+        if isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d):
+            return True
+        if not isinstance(near.module, _SOURCES):
+            waiting.extend(near.inputs)
+    return False
+
+
+def _shares_parameters(layer: nn.Module, model: nn.Module) -> bool:
+    """Whether another module holds a parameter of this layer: removing filters would cut that tie."""
+    own = {id(parameter) for parameter in layer.parameters(recurse=False)}
+    return any(
+        id(parameter) in own
+        for module in model.modules()
+        if module is not layer
+        for parameter in module.parameters(recurse=False)
+    )

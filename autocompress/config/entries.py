@@ -1,0 +1,127 @@
+"""Entries of a config list: which variables they may have, and how keys form them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from autocompress.algorithms import Algorithm, Kind, algorithm
+from autocompress.config.keys import ArgumentKey, LayerKey, parse_key
+from autocompress.errors import ConfigError, unknown_name
+
+VARIABLES: dict[Kind, tuple[str, ...]] = {
+    "pruner": ("sparsity", "exclude"),
+    "quantizer": ("quant_bits", "quant_dtype", "quant_scheme", "quant_start_step", "exclude"),
+}
+"""Variables of an entry."""
+
+SELECTORS: dict[Kind, tuple[str, ...]] = {
+    "pruner": ("op_types", "op_names"),
+    "quantizer": ("quant_types", "op_types", "op_names"),
+}
+"""What selects the layers of an entry."""
+
+_V = TypeVar("_V")
+
+
+class Layers(NamedTuple):
+    """Which layers an entry is about; see `LayerKey`."""
+
+    op_types: tuple[str, ...]
+    op_names: tuple[str, ...]
+    quant_types: tuple[str, ...] | None = None
+
+    def key(self, variable: str) -> LayerKey:
+        """The key of a variable of these layers."""
+        return LayerKey(self.op_types, self.op_names, variable, self.quant_types)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {list(names)}" for name, names in self._asdict().items() if names)
+
+
+def named_algorithm(wire: Any, where: str) -> Algorithm:
+    """The algorithm of an object with `_name`.
+
+    Raises:
+        ConfigError: it has no `_name`, or no algorithm has it.
+    """
+    name = wire.get("_name") if isinstance(wire, dict) else None
+    if not isinstance(name, str):
+        raise ConfigError(f"{where} must be an object with '_name', the name of an algorithm; got {wire!r}")
+    return algorithm(name)
+
+
+def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[Layers, dict[str, _V]], dict[str, _V]]:
+    """The entries and the algorithm arguments that an algorithm's keys form, each in the order of the keys.
+
+    Raises:
+        ConfigError: a key is not in the format, names an unknown variable or argument, or entries break a rule.
+    """
+    entries: dict[Layers, dict[str, _V]] = {}
+    arguments: dict[str, _V] = {}
+    for text, value in wire.items():
+        if text == "_name":
+            continue
+        key = parse_key(text, known.kind)
+        if isinstance(key, ArgumentKey):
+            require_argument(known, key.name)
+            arguments[key.name] = value
+        else:
+            layers = Layers(key.op_types, key.op_names, key.quant_types)
+            entries.setdefault(layers, {})[key.variable] = value
+    require_entries(known, ((layers, list(entry)) for layers, entry in entries.items()))
+    return entries, arguments
+
+
+def require_argument(known: Algorithm, name: str) -> None:
+    """Check that the algorithm takes an argument of that name, as far as this version knows the algorithm.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if known.compressor is not None and name not in known.parameters:
+        raise ConfigError(unknown_name(f"argument of {known.name!r}", name, known.parameters))
+
+
+def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]]) -> None:
+    """Check the entries of one algorithm: each alone, then all together.
+
+    Args:
+        known: the algorithm.
+        entries: the layers of each entry with the names of its variables.
+
+    Raises:
+        ConfigError: naming the rule that is broken, then the entry.
+    """
+    seen: set[tuple[frozenset[str], ...]] = set()
+    compressing = False
+    for layers, variables in entries:
+        _require_variables(known.kind, layers, variables)
+        same = tuple(frozenset(names or ()) for names in layers)
+        if same in seen:
+            raise ConfigError(f"config_list must not have two entries for the same layers; got {layers} twice")
+        seen.add(same)
+        compressing = compressing or "exclude" not in variables
+    if not compressing:
+        got = f"{len(seen)} with exclude" if seen else "an empty list"
+        raise ConfigError(f"config_list must have at least one entry that compresses; got {got}")
+
+
+def require_true(key: str, value: Any) -> None:
+    """Check the value of `exclude`.
+
+    Raises:
+        ConfigError: it is not true.
+    """
+    if value is not True:
+        raise ConfigError(f"{key} must be true (leave exclude out to compress the layers); got {value!r}")
+
+
+def _require_variables(kind: Kind, layers: Layers, variables: list[str]) -> None:
+    for name in variables:
+        if name not in VARIABLES[kind]:
+            raise ConfigError(unknown_name(f"variable of a {kind}", name, VARIABLES[kind]))
+    if "exclude" in variables and len(variables) > 1:
+        raise ConfigError(f"an entry must have {' or '.join(variables)}, not both; got both for {layers}")
+    if kind == "quantizer" and "exclude" not in variables and not layers.quant_types:
+        raise ConfigError(f"an entry of a quantizer must have quant_types; got none for {layers}")

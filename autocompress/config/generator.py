@@ -1,0 +1,109 @@
+"""The generator of search spaces, as in NNI 2.10's auto-compress."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autocompress.algorithms import Algorithm, algorithm
+from autocompress.config.algorithm_space import AlgorithmSpace
+from autocompress.config.entries import SELECTORS, VARIABLES, Layers, require_argument, require_entries
+from autocompress.config.keys import ArgumentKey
+from autocompress.config.plain import plain
+from autocompress.config.space import ALGORITHM_KEY, SearchSpace
+from autocompress.config.values import wrap
+from autocompress.errors import ConfigError, unknown_name
+
+
+class AutoCompressionSearchSpaceGenerator:
+    """Builds a search space from config lists, one algorithm after the other."""
+
+    def __init__(self) -> None:
+        self._algorithms: list[dict[str, Any]] = []
+
+    def add_config(self, name: str, config_list: Sequence[Mapping[str, Any]], **algorithm_kwargs: Any) -> None:
+        """Add an algorithm.
+
+        Args:
+            name: of the algorithm.
+            config_list: its entries. Each selects layers by `op_types` and `op_names` (a quantizer also has
+                `quant_types`) and has `sparsity` in [0, 1) (a quantizer: `quant_bits`, ...) or `exclude`. A value is a
+                constant or `{"_type": ..., "_value": [...]}`. The list is copied, never changed.
+            **algorithm_kwargs: arguments of the algorithm, constants or `{"_type": ..., "_value": [...]}`.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        known = algorithm(name)
+        if any(added["_name"] == name for added in self._algorithms):
+            raise ConfigError(f"a search space must have each algorithm once; got {name!r} a second time")
+        try:
+            wire = {"_name": name, **_entries(known, config_list), **_arguments(known, algorithm_kwargs)}
+        except ConfigError as error:
+            raise ConfigError(f"algorithm {name!r}: {error}") from error
+        AlgorithmSpace.parse(wire)
+        self._algorithms.append(wire)
+
+    def dumps(self) -> dict[str, Any]:
+        """The search space in NNI 2.10's format, JSON-ready: a new copy each time.
+
+        Raises:
+            ConfigError: no algorithm has been added.
+        """
+        if not self._algorithms:
+            raise ConfigError("a search space must have at least one algorithm (add_config); got none")
+        return {ALGORITHM_KEY: {"_type": "choice", "_value": copy.deepcopy(self._algorithms)}}
+
+    @classmethod
+    def loads(cls, search_space: Mapping[str, Any]) -> AutoCompressionSearchSpaceGenerator:
+        """The generator that dumps this search space.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        generator = cls()
+        generator._algorithms = SearchSpace.parse(search_space).wire[ALGORITHM_KEY]["_value"]
+        return generator
+
+
+def _entries(known: Algorithm, config_list: Any) -> dict[str, Any]:
+    if not isinstance(config_list, list | tuple):
+        raise ConfigError(f"config_list must be a list of entries; got {config_list!r}")
+    parsed = [_entry(known, f"config_list[{index}]", entry) for index, entry in enumerate(config_list)]
+    # Before keys are formed: two entries for the same layers would become one.
+    require_entries(known, ((layers, list(variables)) for layers, variables in parsed))
+    return {str(layers.key(name)): wrap(value) for layers, variables in parsed for name, value in variables.items()}
+
+
+def _entry(known: Algorithm, where: str, entry: Any) -> tuple[Layers, dict[str, Any]]:
+    """The layers of an entry and its variables."""
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where} must be an object with {' and '.join(SELECTORS[known.kind])}; got {entry!r}")
+    names = (*SELECTORS[known.kind], *VARIABLES[known.kind])
+    for name in entry:
+        if name not in names:
+            raise ConfigError(f"{where}: {unknown_name('key', str(name), names)}")
+    copied: dict[str, Any] = plain(where, entry)
+    quant_types = _names(where, "quant_types", copied) if known.kind == "quantizer" else None
+    layers = Layers(_names(where, "op_types", copied), _names(where, "op_names", copied), quant_types)
+    if not copied:
+        raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[known.kind])}; got none")
+    try:
+        layers.key(next(iter(copied)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return layers, copied
+
+
+def _names(where: str, key: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    names = entry.pop(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: {key} must be a list of strings; got {names!r}")
+    return tuple(names)
+
+
+def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        require_argument(known, name)
+    return {str(ArgumentKey(name)): wrap(plain(str(ArgumentKey(name)), value)) for name, value in arguments.items()}

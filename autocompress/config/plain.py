@@ -1,0 +1,42 @@
+"""Plain JSON values: checked, deep copies of what a user hands in."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from autocompress.errors import ConfigError
+
+
+def plain(key: str, value: Any) -> Any:
+    """A deep copy made of JSON's types only; tuples become lists.
+
+    Args:
+        key: what the value belongs to, for the message.
+        value: anything.
+
+    Raises:
+        ConfigError: the value holds something that JSON cannot, NaN and infinity included.
+    """
+    if isinstance(value, Mapping):
+        return {_name(key, name): plain(f"{key}.{name}", member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(f"{key}[{index}]", member) for index, member in enumerate(value)]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise ConfigError(f"{key} must be JSON: objects, lists, strings, finite numbers, booleans or null; got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite int or float; booleans are not numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _name(key: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"the keys of {key} must be strings; got {name!r}")
+    return name

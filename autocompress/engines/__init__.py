@@ -1,0 +1,1 @@
+"""Engines run the trials and translate; they decide nothing."""

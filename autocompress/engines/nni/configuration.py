@@ -1,0 +1,121 @@
+"""From NNI's configuration to ours and back."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nni.experiment import ExperimentConfig
+from nni.experiment.config import AlgorithmConfig
+from nni.experiment.config.base import ConfigBase
+from nni.experiment.config.utils import is_missing
+
+from autocompress.compress.loading import ModuleReference
+from autocompress.config import AccuracyAwareSettings, load_search_space
+from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.tuner import ADAPTIVE_TUNER
+from autocompress.engines.plan import ExperimentPlan, choose_objective
+from autocompress.errors import ConfigError
+
+_CHANNEL = "autocompress.engines.nni.reporter:NniChannel"
+_NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...` can be written
+
+
+def plan_experiment(
+    config: ExperimentConfig, module: ModuleReference, settings: AccuracyAwareSettings, objective: str | None
+) -> ExperimentPlan:
+    """Check everything that can be checked without loading the model.
+
+    Raises:
+        ConfigError: the search space, the tuner, the assessor, a setting or the objective breaks a rule.
+    """
+    if config.search_space is None and config.search_space_file is None:
+        raise ConfigError("the search space must be given: config.search_space or config.search_space_file")
+    space = load_search_space(config.search_space if config.search_space is not None else config.search_space_file)
+    tuner = _name(config.tuner, "tuner")
+    tuner = ADAPTIVE_TUNER if tuner is None else require_tuner(tuner)
+    arguments = _arguments(config.tuner)
+    if tuner == ADAPTIVE_TUNER:
+        settings = _changed(settings, arguments)
+    else:
+        _check_stock(config, tuner, arguments)
+    assessor = _name(config.assessor, "assessor")
+    plan = ExperimentPlan(
+        module=module.to_dict(),
+        search_space=space.wire,
+        settings=settings,
+        objective=choose_objective(space, objective),
+        tuner=tuner,
+        tuner_arguments=arguments,
+        assessor=ADAPTIVE_TUNER if assessor is None else require_assessor(assessor),
+        assessor_arguments=_arguments(config.assessor),
+    )
+    _ = plan.searches  # an empty range or a bad bound is found here
+    return plan
+
+
+def complete_config(config: ExperimentConfig, directory: Path, module: ModuleReference) -> None:
+    """Fill in what users do not have to set, and what is ours to set: the trial command and NNI's own directory.
+
+    Args:
+        config: changed in place.
+        directory: the experiment's directory.
+        module: the user's module; trials run beside its file.
+    """
+    if is_missing(config.trial_concurrency):
+        config.trial_concurrency = 1
+    if str(config.trial_code_directory) == ".":
+        config.trial_code_directory = module.root
+    config.search_space = load_search_space(
+        config.search_space if config.search_space is not None else config.search_space_file
+    ).wire
+    config.search_space_file = None
+    config.experiment_working_directory = str(directory / "nni")
+    command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
+    config.trial_command = shlex.join(command)
+    for kind in ("tuner", "assessor"):
+        if _name(getattr(config, kind), kind) is None:
+            setattr(config, kind, AlgorithmConfig(name=ADAPTIVE_TUNER, class_args={}))
+    config.experiment_name = config.experiment_name or module.class_name
+
+
+def canonical_json(config: ExperimentConfig) -> dict[str, Any]:
+    """The configuration as JSON, checked by NNI.
+
+    Raises:
+        ConfigError: NNI finds a field wrong.
+    """
+    try:
+        return dict(config.json())
+    except Exception as error:  # NNI raises assertions and errors of every kind
+        raise ConfigError(f"NNI does not accept the configuration: {error}") from error
+
+
+def _changed(settings: AccuracyAwareSettings, changes: Mapping[str, Any]) -> AccuracyAwareSettings:
+    """The settings with what `tuner.class_args` says; a degradation there takes the place of the other one, too."""
+    given = settings.to_dict()
+    if any(name.endswith("_accuracy_degradation") for name in changes):
+        given = {name: value for name, value in given.items() if not name.endswith("_accuracy_degradation")}
+    return AccuracyAwareSettings.from_dict({**given, **changes})
+
+
+def _name(algorithm: ConfigBase | Mapping[str, Any] | None, kind: str) -> str | None:
+    name = getattr(algorithm, "name", None)
+    if name is None and getattr(algorithm, "class_name", None):
+        raise ConfigError(f"{kind} must be named; custom classes are not taken: got class_name {algorithm.class_name!r}")  # type: ignore[union-attr]
+    return None if name in (None, _NO_ALGORITHM) else str(name)
+
+
+def _arguments(algorithm: ConfigBase | None) -> dict[str, Any]:
+    return dict(getattr(algorithm, "class_args", None) or {})
+
+
+def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any]) -> None:
+    create_stock_tuner(tuner, arguments)
+    if config.max_trial_number is None and config.max_experiment_duration is None:
+        raise ConfigError(
+            f"tuner {tuner!r} does not end by itself: config.max_trial_number or config.max_experiment_duration must be set"
+        )

@@ -1,0 +1,75 @@
+"""NNI's message dispatcher, run in a thread of the launching process.
+
+In a process of its own, an exception of the tuner would leave the experiment RUNNING for ever. Here it is seen and raised.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import nni
+from nni.assessor import Assessor
+from nni.runtime import msg_dispatcher
+from nni.runtime.msg_dispatcher import MsgDispatcher
+from nni.tuner import Tuner
+
+from autocompress.errors import AutoCompressError, EngineError
+
+
+class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
+    """Carries messages between NNI's manager and a tuner and an assessor.
+
+    NNI's own gives the results of trials that run again after a resume to the tuner as imported data, and never tells it
+    when they fail. This one treats them as what they are, trials of this experiment.
+
+    Args:
+        channel: the manager's tuner channel, a WebSocket URL.
+        tuner: told of trials that run again through its `adopt(parameter_id, parameters)`.
+        assessor: may be None.
+    """
+
+    def __init__(self, channel: str, tuner: Tuner, assessor: Assessor | None) -> None:
+        super().__init__(channel, tuner, assessor)
+        self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; the manager closes the channel."""
+        self.stopping = True
+        self._thread.join(timeout=10)
+
+    def raise_error(self) -> None:
+        """Raise what the tuner or the assessor raised, if they did.
+
+        Raises:
+            AutoCompressError: as it was raised.
+            EngineError: anything else, as its cause.
+        """
+        error = self.worker_exceptions[0] if self.worker_exceptions else self._error
+        if isinstance(error, AutoCompressError):
+            raise error
+        if error is not None:
+            raise EngineError(f"the tuner or assessor failed: {error!r}") from error
+
+    def handle_add_customized_trial(self, data: Any) -> None:
+        """NNI tells which trials run again after a resume."""
+        super().handle_add_customized_trial(data)
+        for trial in [nni.load(entry) if isinstance(entry, str) else entry for entry in data]:
+            if isinstance(trial["parameter_id"], int):
+                msg_dispatcher._trial_params[trial["parameter_id"]] = trial["parameters"]
+                self.tuner.adopt(trial["parameter_id"], trial["parameters"])
+
+    def is_created_in_previous_exp(self, param_id: int | None) -> bool:  # noqa: ARG002 - NNI's signature
+        """No trial is a stranger: see the class."""
+        return False
+
+    def _run(self) -> None:
+        try:
+            self.run()
+        except Exception as error:  # noqa: BLE001 - carried to the main thread, which raises it
+            self._error = error

@@ -1,0 +1,294 @@
+"""`AutoCompressionExperiment`: NNI's `Experiment`, for compressing a model within an accuracy budget."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher, rest
+from nni.tools.nnictl.config_utils import Experiments
+
+from autocompress.budget import AccuracyBudget
+from autocompress.compress.loading import ModuleReference
+from autocompress.compress.module import AbstractAutoCompressionModule
+from autocompress.config import AccuracyAwareSettings
+from autocompress.engines.nni.configuration import (
+    canonical_json,
+    complete_config,
+    plan_experiment,
+)
+from autocompress.engines.nni.manager import Manager, end_process, find_manager, new_url_prefix, start_manager
+from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
+from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import EngineError, ModuleError
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.trial.child import IN_CHILD, measure_in_child
+
+_logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
+
+
+class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not typed
+    """Finds the highest compression rate of a model within an accuracy budget.
+
+    Everything of NNI's `Experiment` works as its users know it: `config`, `start`, `run`, `stop`, `resume`, `view`. There is
+    no trial command to set. `run` returns when the search has ended by itself.
+
+    Args:
+        module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
+        config_or_platform: NNI's configuration, or the name of a training service such as "local".
+        id: NNI's experiment id; a new one by default.
+        directory: where the experiment is kept; `autocompress-<id>` in NNI's working directory by default.
+
+    Attributes:
+        config: NNI's configuration. `tuner.name` is "AdaptiveCompression" by default; NNI's built-in tuners work as well.
+        budget: the tolerated accuracy degradation; 1 % relative by default.
+        settings: all settings of the search, the budget among them.
+        objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
+            algorithm, "size" for several.
+
+    Raises:
+        ModuleError: the class cannot be found again by a trial's process, or lacks a required method.
+    """
+
+    def __init__(
+        self,
+        module: type[AbstractAutoCompressionModule] | ModuleReference,
+        config_or_platform: ExperimentConfig | str | list[str] | None = "local",
+        id: str | None = None,  # noqa: A002 - NNI's name
+        *,
+        directory: str | Path | None = None,
+    ) -> None:
+        super().__init__(config_or_platform, id)
+        self.config: ExperimentConfig = self.config or ExperimentConfig("local")
+        self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
+        self.settings = AccuracyAwareSettings()
+        self.objective: str | None = None
+        self._given_directory = directory
+        self._store: ExperimentDirectory | None = None
+        self._manager: Manager | None = None
+        self._session: Session | None = None
+        self._held = contextlib.ExitStack()
+
+    @classmethod
+    def open(cls, directory: str | Path) -> AutoCompressionExperiment:
+        """An experiment that was started before, from its directory: to `resume`, to `view`, to read its `result`.
+
+        Raises:
+            StoreError: there is no experiment in the directory.
+        """
+        store = ExperimentDirectory(directory)
+        plan = ExperimentPlan.from_dict(store.settings())
+        experiment = cls(
+            ModuleReference.from_dict(plan.module), ExperimentConfig(**plan.engine["config"]), plan.engine["id"],
+            directory=store.path,
+        )
+        experiment._store = store
+        experiment.settings, experiment.objective = plan.settings, plan.objective
+        return experiment
+
+    @property
+    def budget(self) -> AccuracyBudget:
+        """The tolerated accuracy degradation."""
+        return self.settings.budget
+
+    @budget.setter
+    def budget(self, budget: AccuracyBudget) -> None:
+        self.settings = self.settings.with_budget(budget)
+
+    @property
+    def directory(self) -> Path:
+        """Where the experiment is kept."""
+        return self._directory().path
+
+    @property
+    def url(self) -> str | None:
+        """The web page, None while the experiment is not running."""
+        return self._manager.url if self._manager else None
+
+    @property
+    def result(self) -> CompressionResult:
+        """What has been found so far; verified when the search has ended.
+
+        Raises:
+            StoreError: the experiment has not been started.
+        """
+        return CompressionResult(self._directory())
+
+    def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
+        """Check everything, measure the uncompressed model, and start the experiment in the background.
+
+        Args:
+            port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
+            debug: log at debug level.
+            run_mode: with `RunMode.Detach` NNI's manager goes on when Python exits; the search itself does not.
+
+        Raises:
+            AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
+        """
+        if os.environ.get(IN_CHILD):
+            raise ModuleError(
+                "an experiment must not be started while a trial loads your module: put the launching code of your script "
+                'under `if __name__ == "__main__":`'
+            )
+        try:
+            self._start(port, debug, run_mode)
+        except BaseException:
+            self._release()
+            raise
+
+    def stop(self) -> None:
+        """Stop the experiment. Trials that are running are interrupted and will run again after `resume`."""
+        atexit.unregister(self.stop)
+        self._release()
+        self._stop_logging()
+
+    def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
+        """Go on with an experiment that was stopped or killed. No finished trial is trained again.
+
+        Args:
+            port: port of the web page.
+            wait_completion: wait until the search has ended.
+            debug: log at debug level.
+
+        Raises:
+            AutoCompressError: there is no such experiment, it is running, or as in `run`.
+        """
+        self._action = "resume"
+        return self._run_impl(port, wait_completion, debug)
+
+    def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
+        """Show the web page of an experiment that has ended, without going on with it.
+
+        Args:
+            port: port of the web page.
+            non_blocking: return at once; `stop` ends it.
+        """
+        self._action = "view"
+        atexit.register(self.stop)
+        self._start_manager(port, debug=False, run_mode=RunMode.Background)
+        try:
+            while not non_blocking:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            self.stop()
+        return self
+
+    def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
+        try:
+            self.start(port, debug)
+            return self._wait_completion() if wait_completion else None
+        except KeyboardInterrupt:
+            self.stop()
+            _logger.warning("stopped; go on with: autocompress resume %s", self.directory)
+            return None
+
+    def _wait_completion(self) -> bool:
+        """Wait until the search has ended, then load its best model afresh and evaluate it.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+        """
+        if self._session is None:
+            raise EngineError("the experiment is not running")
+        try:
+            self._session.wait()
+        except Exception:
+            self.stop()
+            raise
+        self.result.verify()
+        return True
+
+    def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
+        store = self._directory()
+        if self._action == "resume":
+            plan = self._resume(store)
+        else:
+            plan = self._create(store)
+        algorithms = create_algorithms(plan, self._ledger(store), self._finish)
+        if run_mode is not RunMode.Detach:
+            atexit.register(self.stop)
+        self._session = Session(self._start_manager(port, debug, run_mode), algorithms)
+
+    def _create(self, store: ExperimentDirectory) -> ExperimentPlan:
+        plan = plan_experiment(self.config, self.module, self.settings, self.objective)
+        store.create()
+        self._held.enter_context(store.locked())
+        baseline = measure_in_child(plan.module, plan.search_space, store.path)
+        complete_config(self.config, store.path, self.module)
+        engine = {"name": "nni", "id": self.id, "config": canonical_json(self.config)}
+        plan = plan.with_baseline(baseline, engine)
+        store.write_settings(plan.to_dict())
+        return plan
+
+    def _resume(self, store: ExperimentDirectory) -> ExperimentPlan:
+        plan = ExperimentPlan.from_dict(store.settings())
+        self._held.enter_context(store.locked())
+        end_process(find_manager(self.id))
+        store.journal.repair()
+        if self.module.fingerprint() != plan.measured.fingerprint:
+            _logger.warning("the module's source has changed since the experiment began; finished trials keep their results")
+        if not self._known_to_nni(store):
+            self._action = "create"
+        return plan
+
+    def _ledger(self, store: ExperimentDirectory) -> Ledger:
+        ledger = Ledger(store)
+        ledger.absorb()
+        return ledger
+
+    def _known_to_nni(self, store: ExperimentDirectory) -> bool:
+        """Whether NNI had written the experiment to its data base before it was killed."""
+        try:
+            return launcher.get_stopped_experiment_config_json(self.id, str(store.path / "nni")) is not None
+        except Exception:  # noqa: BLE001 - no file, no table, no row: all the same here
+            return False
+
+    def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
+        config = self.config.canonical_copy()
+        log_directory = Path(config.experiment_working_directory, self.id, "log")
+        self.url_prefix = new_url_prefix()
+        channel = None if self._action == "view" else f"ws://127.0.0.1:{port}/{self.url_prefix}/tuner"
+        arguments = launcher.NniManagerArgs(self._action, self.id, config, port, debug, False, self.url_prefix, channel)
+        self._start_logging(debug)
+        manager = self._manager = start_manager(arguments, log_directory)
+        self._held.callback(self._forget_manager)
+        if run_mode is not RunMode.Detach:
+            self._held.callback(manager.stop)
+        self.port, self._proc = port, manager.process
+        self._register(manager, config)
+        rest.post(port, "/experiment", config.json(), self.url_prefix)
+        _logger.info("web page: %s", manager.url)
+        return manager
+
+    def _register(self, manager: Manager, config: ExperimentConfig) -> None:
+        """Enter it into NNI's list of experiments, for `nnictl` and the page's own list."""
+        Experiments().add_experiment(
+            self.id, manager.port, int(time.time() * 1000), config.training_service.platform, config.experiment_name,
+            pid=manager.process.pid, logDir=str(config.experiment_working_directory), prefixUrl=manager.url_prefix,
+        )
+
+    def _finish(self) -> None:
+        if self._manager is not None:
+            end_experiment(self._manager)
+
+    def _directory(self) -> ExperimentDirectory:
+        if self._store is None:
+            given = self._given_directory
+            home = Path(str(self.config.experiment_working_directory)).expanduser()
+            self._store = ExperimentDirectory(given if given is not None else home / f"autocompress-{self.id}")
+        return self._store
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.stop()
+        self._held.close()
+
+    def _forget_manager(self) -> None:
+        self._manager, self.port, self._proc, self.url_prefix = None, None, None, None

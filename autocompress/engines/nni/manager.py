@@ -1,0 +1,179 @@
+"""Starting and ending NNI's manager, the node process that serves the web page and runs the trials.
+
+It listens on 127.0.0.1 only, behind a random path: NNI itself has no authentication, and whoever reaches its server can run
+code and read files. Other users of the same machine can still see the path in the process list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from nni.experiment import launcher, rest
+
+from autocompress.errors import EngineError
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_HOOK = Path(__file__).with_name("manager_hook.js")
+
+
+@dataclass
+class Manager:
+    """A running manager.
+
+    Attributes:
+        process: its process.
+        port: the port it listens on.
+        url_prefix: the random path before all its pages and its REST interface.
+    """
+
+    process: subprocess.Popen[bytes]
+    port: int
+    url_prefix: str
+
+    @property
+    def url(self) -> str:
+        """The web page, to be clicked."""
+        return f"http://127.0.0.1:{self.port}/{self.url_prefix}/oview"
+
+    @property
+    def tuner_channel(self) -> str:
+        """Where the tuner connects."""
+        return f"ws://127.0.0.1:{self.port}/{self.url_prefix}/tuner"
+
+    def get(self, path: str) -> Any:
+        """The answer of its REST interface."""
+        return rest.get(self.port, path, self.url_prefix)
+
+    def require_alive(self) -> None:
+        """Check that the process is there.
+
+        Raises:
+            EngineError: it has gone, and how.
+        """
+        code = self.process.poll()
+        if code is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise EngineError(f"NNI's manager (process {self.process.pid}) {how}")
+
+    def stop(self) -> None:
+        """End the manager: ask it, then make it. Running trials are interrupted first."""
+        with contextlib.suppress(requests.RequestException, subprocess.TimeoutExpired):
+            rest.delete(self.port, "/experiment", self.url_prefix)
+            self.process.wait(_STOP_SECONDS)
+        end_process(psutil.Process(self.process.pid) if self.process.poll() is None else None)
+        self.process.wait()
+
+
+def new_url_prefix() -> str:
+    """A path nobody can guess: 128 random bits."""
+    return secrets.token_hex(16)
+
+
+def require_free_port(port: int) -> None:
+    """Check that the port can be listened on.
+
+    Raises:
+        EngineError: something else listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EngineError(f"the port must be free; port {port} on 127.0.0.1 is taken ({error.strerror})") from error
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path) -> Manager:
+    """Start the manager and wait until it answers, however loaded the machine is.
+
+    Args:
+        arguments: NNI's own command line of the manager.
+        log_directory: where its output goes.
+
+    Raises:
+        EngineError: the port is taken, or it does not answer in a minute; the end of its output is told.
+    """
+    require_free_port(arguments.port)
+    log_directory.mkdir(parents=True, exist_ok=True)
+    log = log_directory / "manager.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603
+            _command(arguments), stdout=output, stderr=output, cwd=_node_directory(), env=_environment(), start_new_session=True
+        )
+    manager = Manager(process, arguments.port, arguments.url_prefix or "")
+    try:
+        _wait_until_it_answers(manager)
+    except EngineError as error:
+        end_process(psutil.Process(process.pid) if process.poll() is None else None)
+        tail = log.read_text(errors="replace")[-2000:].strip()
+        raise EngineError(f"{error}; its output: {tail or '(none)'}") from error
+    return manager
+
+
+def end_process(process: psutil.Process | None, patience: float = _STOP_SECONDS) -> None:
+    """End a process and what it started: SIGTERM, then SIGKILL for what is left after `patience` seconds."""
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=patience)
+        for straggler in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                straggler.kill()
+        psutil.wait_procs(alive, timeout=5)
+
+
+def find_manager(experiment_id: str) -> psutil.Process | None:
+    """The manager of that experiment, if one runs: it outlives a launcher that was killed."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "--experiment-id" in command and command[command.index("--experiment-id") + 1] == experiment_id:
+            return process
+    return None
+
+
+def _node_directory() -> Path:
+    import nni_node  # here: it is data, found by import
+
+    return Path(nni_node.__path__[0])
+
+
+def _command(arguments: launcher.NniManagerArgs) -> list[str]:
+    node = _node_directory() / "node"
+    main = _node_directory() / "main.js"
+    return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *arguments.to_command_line_args()]
+
+
+def _environment() -> dict[str, str]:
+    inherited = os.environ.get("NODE_OPTIONS", "")
+    return {**os.environ, "NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip()}
+
+
+def _wait_until_it_answers(manager: Manager) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        manager.require_alive()
+        with contextlib.suppress(requests.RequestException):
+            manager.get("/check-status")
+            return
+        time.sleep(0.1)
+    raise EngineError(f"NNI's manager did not answer on port {manager.port} within {_START_SECONDS:g} seconds")

@@ -1,0 +1,126 @@
+"""One run of an experiment on NNI: the manager, the dispatcher and the running trials, from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import requests
+from nni.assessor import Assessor
+from nni.experiment import rest
+from nni.tools.package_utils import create_builtin_class_instance
+
+from autocompress.engines.nni.assessor import AdaptiveCompressionAssessor
+from autocompress.engines.nni.dispatcher import Dispatcher
+from autocompress.engines.nni.manager import Manager
+from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
+from autocompress.engines.nni.trials import RunningTrials
+from autocompress.engines.nni.tuner import ADAPTIVE_TUNER, AdaptiveCompression
+from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import ConfigError, EngineError
+from autocompress.store import Ledger
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class Algorithms:
+    """The tuner and the assessor of an experiment, and what they share."""
+
+    trials: RunningTrials
+    tuner: AdaptiveCompression | StockTuner
+    assessor: Assessor | None
+
+
+def create_algorithms(plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None]) -> Algorithms:
+    """The tuner and the assessor that a plan names.
+
+    Args:
+        plan: the experiment.
+        ledger: its records so far.
+        finish: called once when there is nothing left to try.
+
+    Raises:
+        ConfigError: one of them cannot be created.
+    """
+    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish)
+    tuner: AdaptiveCompression | StockTuner
+    if plan.tuner == ADAPTIVE_TUNER:
+        tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
+    else:
+        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments)
+        tuner = StockTuner(stock, trials, plan.common, plan.settings.maximal_total_epochs)
+    return Algorithms(trials, tuner, _assessor(plan, ledger))
+
+
+def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
+    if plan.assessor is None:
+        return None
+    if plan.assessor != ADAPTIVE_TUNER:
+        try:
+            return create_builtin_class_instance(plan.assessor, plan.assessor_arguments, "assessors")
+        except Exception as error:  # NNI's validators raise whatever they like
+            raise ConfigError(f"assessor {plan.assessor!r} could not be created: {error}") from error
+    done = sum(record.epochs for record in ledger.records)
+    if plan.tuner != ADAPTIVE_TUNER:
+        return AdaptiveCompressionAssessor(plan.settings.maximal_total_epochs, None, done)
+    patience = max(plan.settings.initial_training_phase_epochs, plan.settings.patience_epochs)
+    return AdaptiveCompressionAssessor(plan.maximal_total_epochs, patience, done)
+
+
+class Session:
+    """A manager that runs an experiment.
+
+    Args:
+        manager: started, the experiment posted to it.
+        algorithms: the tuner and the assessor; connected to the manager at once.
+    """
+
+    def __init__(self, manager: Manager, algorithms: Algorithms) -> None:
+        self.manager = manager
+        self._trials = algorithms.trials
+        self._dispatcher = Dispatcher(manager.tuner_channel, algorithms.tuner, algorithms.assessor)
+        self._dispatcher.start()
+
+    def wait(self) -> None:
+        """Return when the experiment is done.
+
+        Raises:
+            AutoCompressError: the tuner, the assessor, a trial or NNI's manager failed; the cause is chained.
+        """
+        while True:
+            self._dispatcher.raise_error()
+            self.manager.require_alive()
+            status = self._status()
+            if status in ("DONE", "STOPPED"):
+                self._dispatcher.raise_error()
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End everything. What running trials still report is not taken for a result."""
+        self._trials.close()
+        self.manager.stop()
+        self._dispatcher.close()
+
+    def _status(self) -> str:
+        try:
+            answer = self.manager.get("/check-status")
+        except requests.RequestException as error:
+            time.sleep(_POLL_SECONDS)
+            self.manager.require_alive()
+            raise EngineError(f"NNI's manager does not answer: {error}") from error
+        if answer["status"] == "ERROR":
+            self._dispatcher.raise_error()
+            raise EngineError(f"NNI's manager failed: {'; '.join(answer.get('errors') or ['(no reason given)'])}")
+        return str(answer["status"])
+
+
+def end_experiment(manager: Manager) -> None:
+    """Let the experiment be DONE as soon as its running trials are: no more trials than there are."""
+    profile = manager.get("/experiment")
+    profile["params"]["maxTrialNumber"] = max(1, profile["nextSequenceId"])
+    with contextlib.suppress(requests.ConnectionError):  # it is going down already
+        rest.put(manager.port, "/experiment?update_type=MAX_TRIAL_NUM", profile, manager.url_prefix)

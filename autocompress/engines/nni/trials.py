@@ -1,0 +1,108 @@
+"""The running trials of an NNI experiment: what both kinds of tuner share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autocompress.errors import TrialError
+from autocompress.records import Proposal, TrialRecord
+from autocompress.store import Ledger, OpenTrial
+from autocompress.trial.key import trial_key
+
+FAILURES_UNTIL_HOPELESS = 3
+"""So many failed trials with no other result in between end the experiment: the cause is not the rate."""
+
+
+class RunningTrials:
+    """Which of NNI's parameter ids is which trial, and the way of their results into the ledger.
+
+    Final metrics and ends of trials arrive on different threads in either order, so whoever uses this holds `lock`.
+
+    Args:
+        ledger: the experiment's records.
+        fingerprint: hash of the module's source text.
+        threshold: the worst tolerable accuracy.
+        finish: called once when there is nothing left to try.
+    """
+
+    def __init__(self, ledger: Ledger, fingerprint: str, threshold: float, finish: Callable[[], None]) -> None:
+        self.ledger = ledger
+        self.lock = threading.RLock()
+        self._fingerprint = fingerprint
+        self._threshold = threshold
+        self._finish = finish
+        self._running: dict[int, str] = {}
+        self._closed = False
+        self._finished = False
+
+    @property
+    def keys(self) -> set[str]:
+        """Keys of the trials that run."""
+        return set(self._running.values())
+
+    def key(self, parameters: Mapping[str, Any]) -> str:
+        """The key of a trial with these parameters."""
+        return trial_key(self._fingerprint, parameters, self._threshold)
+
+    def begin(self, parameter_id: int, parameters: dict[str, Any], proposal: Proposal | None = None) -> None:
+        """A trial is about to run; it is in the journal before NNI hears of it."""
+        key = self.key(parameters)
+        if not self._decided(key):
+            self.ledger.propose(OpenTrial(key, parameters, proposal))
+        self._running[parameter_id] = key
+
+    def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
+        """A trial of before a resume runs again."""
+        self._running[parameter_id] = self.key(parameters)
+
+    def settle(self, parameter_id: int, *, ended: bool) -> TrialRecord | None:
+        """Take the result of a trial, once.
+
+        Args:
+            parameter_id: NNI's id.
+            ended: whether its process has ended, so that a missing result means that it was killed.
+
+        Returns:
+            the new record; None when the trial is not known, has been settled, or has no result yet.
+
+        Raises:
+            TrialError: nothing but failures so far: the cause is not the rate.
+        """
+        key = self._running.get(parameter_id)
+        if key is None or self._closed:
+            return None
+        record = self.ledger.settle(key)
+        if record is None and not ended:
+            return None
+        del self._running[parameter_id]
+        if record is None and key in self.ledger.open:
+            record = self.ledger.lose(key)
+        self._require_hope()
+        return record
+
+    def close(self) -> None:
+        """The experiment is being stopped: what comes in from now on are interrupted trials, not results."""
+        with self.lock:
+            self._closed = True
+
+    def finish(self) -> None:
+        """There is nothing left to try."""
+        if not self._closed and not self._finished:
+            self._finished = True
+            self._finish()
+
+    def _decided(self, key: str) -> bool:
+        return any(record.key == key and record.state != "lost" for record in self.ledger.records)
+
+    def _require_hope(self) -> None:
+        records = self.ledger.records
+        recent = records[-FAILURES_UNTIL_HOPELESS:]
+        ended = any(record.state in ("completed", "stopped") for record in records)
+        if ended or len(recent) < FAILURES_UNTIL_HOPELESS or any(record.state != "failed" for record in recent):
+            return
+        raise TrialError(
+            f"all of the first {FAILURES_UNTIL_HOPELESS} trials failed, the last one with {recent[-1].error}",
+            self.ledger.directory.trial(recent[-1].key).traceback(),
+        )

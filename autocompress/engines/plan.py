@@ -1,0 +1,148 @@
+"""What an experiment is, as it is written to `experiment.json`: enough to go on from, on any engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from autocompress.algorithms import require_available
+from autocompress.config import AccuracyAwareSettings, SearchSpace
+from autocompress.errors import ConfigError, StoreError
+from autocompress.records import Baseline, Proposal
+from autocompress.search import AdaptiveSearch, Search, require_objective
+
+_PACKAGES = ("autocompress", "torch", "torch-pruning", "nni", "numpy")
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """An experiment's settings, all checked.
+
+    Attributes:
+        module: reference to the user's module, as JSON.
+        search_space: the search space in NNI's wire format.
+        settings: the search's settings, the accuracy budget among them.
+        objective: what trials are compared by.
+        tuner: name of the tuner, or `package.module.Class` of a custom one.
+        tuner_arguments: its class arguments.
+        assessor: name of the assessor; None for none.
+        assessor_arguments: its class arguments.
+        engine: what only the engine itself reads.
+        versions: of Python and of the packages that matter.
+        baseline: the uncompressed model; None until it has been measured.
+    """
+
+    module: dict[str, Any]
+    search_space: dict[str, Any]
+    settings: AccuracyAwareSettings
+    objective: str
+    tuner: str
+    tuner_arguments: dict[str, Any] = field(default_factory=dict)
+    assessor: str | None = None
+    assessor_arguments: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    baseline: Baseline | None = None
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space, read."""
+        return SearchSpace.parse(self.search_space)
+
+    @property
+    def measured(self) -> Baseline:
+        """The baseline, which must have been measured."""
+        if self.baseline is None:
+            raise StoreError("experiment.json holds no baseline")
+        return self.baseline
+
+    @property
+    def threshold(self) -> float:
+        """The worst tolerable accuracy."""
+        baseline = self.measured
+        return self.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better)
+
+    @property
+    def searches(self) -> tuple[Search, ...]:
+        """One search for each algorithm."""
+        return self.settings.searches(self.space)
+
+    @property
+    def maximal_total_epochs(self) -> int:
+        """The most epochs of all trials: each adaptive search has its own share of so many."""
+        adaptive = sum(isinstance(search, AdaptiveSearch) for search in self.searches)
+        return self.settings.maximal_total_epochs * max(1, adaptive)
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every trial's parameters have under `search`, whoever chose them."""
+        return {
+            "seed": self.settings.seed,
+            "validate_every_n_epochs": self.settings.validate_every_n_epochs,
+            "objective": self.objective,
+        }
+
+    def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
+        """The JSON object of the trial that a proposal asks for."""
+        chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.compression_rate)
+        search = {
+            "compression_rate": proposal.compression_rate,
+            "lr_factor": proposal.lr_factor,
+            "start_from": proposal.start_from,
+            "epochs": proposal.epochs,
+            "initial": proposal.initial,
+        }
+        return {**chosen, "search": {**search, **self.common}}
+
+    def with_baseline(self, baseline: Baseline, engine: dict[str, Any]) -> ExperimentPlan:
+        """The same plan, ready to start."""
+        return dataclasses.replace(self, baseline=baseline, engine=engine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        plain["settings"] = self.settings.to_dict()
+        plain["baseline"] = self.baseline.to_dict() if self.baseline else None
+        return {**plain, "threshold": self.threshold if self.baseline else None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExperimentPlan:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            StoreError: a field is missing or broken.
+        """
+        plain = {name: value for name, value in data.items() if name != "threshold"}
+        try:
+            plain["settings"] = AccuracyAwareSettings.from_dict(plain["settings"])
+            plain["baseline"] = Baseline.from_dict(plain["baseline"]) if plain["baseline"] else None
+            return cls(**plain)
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise StoreError(f"experiment.json is damaged: {error}") from error
+
+
+def choose_objective(space: SearchSpace, objective: str | None) -> str:
+    """The objective: the one given, else `rate` for a single algorithm and `size` for several.
+
+    Raises:
+        ConfigError: no objective has that name, or an algorithm is not available.
+    """
+    require_available(algorithm.name for algorithm in space.algorithms)
+    if objective is not None:
+        return require_objective(objective)
+    return "rate" if len(space.algorithms) == 1 else "size"
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,171 @@
+"""What is written down: frozen records with a schema version."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from autocompress.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+State = Literal["completed", "stopped", "failed", "lost"]
+"""completed: ran to its end; stopped: interrupted, last state saved; failed: raised, see `error`; lost: killed."""
+
+_Record = TypeVar("_Record", bound="Record")
+
+
+class Record:
+    """Base of all records: to and from a JSON object."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready object with all fields and the schema version."""
+        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
+        """The record that `to_dict` wrote.
+
+        Raises:
+            StoreError: another schema version, a missing field, or a field this version does not know.
+        """
+        fields = dict(data)
+        version = fields.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{cls.__name__}: schema_version must be {SCHEMA_VERSION}; got {version!r}")
+        return cls._from_fields(fields)
+
+    @classmethod
+    def _from_fields(cls: type[_Record], fields: dict[str, Any]) -> _Record:
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise StoreError(f"{cls.__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Measurement(Record):
+    """Size of a model.
+
+    Attributes:
+        parameters: number of parameter values the model stores, zeros included.
+        nonzero_parameters: number of parameter values that are not zero.
+        macs: multiply-accumulate operations of one forward pass of the example inputs on dense kernels.
+        bytes: size of the weights file on disk, uncompressed.
+    """
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Baseline(Record):
+    """The uncompressed model, measured once before the search.
+
+    Attributes:
+        accuracy: of the uncompressed model on validation data, in the evaluator's unit.
+        holdout_accuracy: the same from the module's hold-out evaluator, None without one.
+        higher_is_better: direction of the metric.
+        measurement: its size.
+        fingerprint: hash of the module's source text.
+        seconds: how long the measuring took.
+    """
+
+    accuracy: float
+    holdout_accuracy: float | None
+    higher_is_better: bool
+    measurement: Measurement
+    fingerprint: str
+    seconds: float
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> Baseline:
+        measurement = fields.get("measurement")
+        if isinstance(measurement, Mapping):
+            fields["measurement"] = Measurement._from_fields(dict(measurement))
+        return super()._from_fields(fields)
+
+
+@dataclass(frozen=True)
+class Proposal(Record):
+    """What the rule wants tried next.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        compression_rate: requested rate in [0, 1), or position in [0, 1] where several sparsities move together;
+            None for an algorithm without an adaptive rate.
+        step: step of the search when it made this proposal, in rates.
+        direction: +1 upwards, -1 downwards, 0 for the first proposal.
+        lr_factor: factor on the learning rates of fine-tuning.
+        start_from: key of the trial whose checkpoint it starts from; None for the pretrained model.
+        seed: seed of the trial.
+        epochs: the most epochs of fine-tuning.
+        initial: whether this is the initial training phase, which evaluates before the first epoch.
+    """
+
+    algorithm: str
+    compression_rate: float | None
+    step: float
+    direction: int
+    lr_factor: float
+    start_from: str | None
+    seed: int
+    epochs: int
+    initial: bool
+
+
+@dataclass(frozen=True)
+class TrialRecord(Record):
+    """The result of one trial.
+
+    Attributes:
+        key: hash of everything that determines the result.
+        algorithm: name of the algorithm.
+        state: how the trial ended.
+        parameters: the JSON object the trial was given.
+        requested_rate: what was asked, in [0, 1); None for an algorithm without a rate.
+        accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
+        accuracy_budget: how far that accuracy is inside the threshold; >= 0 is feasible.
+        feasible: whether the model is within the budget.
+        score: the number stock tuners maximise: the objective's reduction if feasible, else minus the relative shortfall.
+        compression_rate: what was achieved, measured on the model, in [0, 1).
+        parameters_removed: share of the uncompressed model's parameters that are gone or zero.
+        macs_removed: share of the uncompressed model's multiply-accumulates that dense kernels no longer do.
+        size_removed: share of the uncompressed weights file that is saved on disk.
+        bytes: size of the weights file.
+        epochs: epochs of fine-tuning done.
+        lr_factor: factor on the learning rates.
+        seed: seed of the trial.
+        start_from: key of the trial it started from; None for the pretrained model.
+        seconds: wall time of the trial, its process' start not counted.
+        checkpoint: the checkpoint's directory relative to the experiment's; None without one.
+        error: why it failed; None otherwise.
+    """
+
+    key: str
+    algorithm: str
+    state: State
+    parameters: dict[str, Any] = field(default_factory=dict)
+    requested_rate: float | None = None
+    accuracy: float | None = None
+    accuracy_budget: float | None = None
+    feasible: bool = False
+    score: float | None = None
+    compression_rate: float | None = None
+    parameters_removed: float | None = None
+    macs_removed: float | None = None
+    size_removed: float | None = None
+    bytes: int | None = None
+    epochs: int = 0
+    lr_factor: float = 1.0
+    seed: int = 0
+    start_from: str | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    error: str | None = None

@@ -1,0 +1,130 @@
+"""What a search has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autocompress.errors import InfeasibleBudgetError
+from autocompress.records import Baseline, TrialRecord
+from autocompress.search import best, nearest_accuracy
+from autocompress.store import ExperimentDirectory, Ledger, Verdict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """The result of an experiment, read from its directory; the same for every engine.
+
+    Attributes:
+        directory: the experiment's files.
+    """
+
+    directory: ExperimentDirectory
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Records of all trials in the order they ended."""
+        return Ledger(self.directory).records
+
+    @property
+    def baseline(self) -> Baseline:
+        """The uncompressed model."""
+        return Baseline.from_dict(self.directory.settings()["baseline"])
+
+    @property
+    def threshold(self) -> float:
+        """The worst tolerable accuracy."""
+        return float(self.directory.settings()["threshold"])
+
+    @property
+    def best(self) -> TrialRecord:
+        """The feasible trial with the highest score whose checkpoint, loaded afresh, was not found to be outside the budget.
+
+        Raises:
+            InfeasibleBudgetError: there is none.
+        """
+        ledger = Ledger(self.directory)
+        record = _best(ledger)
+        if record is None:
+            raise InfeasibleBudgetError(nearest_accuracy(ledger.records), self.threshold, ledger.records)
+        return record
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the best model evaluated to when loaded afresh; None while the search has not ended."""
+        return Ledger(self.directory).verdicts.get(self.best.key)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best model's checkpoint, a directory.
+
+        Raises:
+            InfeasibleBudgetError: there is none.
+        """
+        return self.directory.trial(self.best.key).checkpoint
+
+    def load_model(self) -> nn.Module:
+        """The best model, physically smaller, on the device its module builds models on, in eval mode.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            StoreError: the checkpoint is damaged.
+        """
+        from autocompress.compress.checkpoint import load_compressed
+        from autocompress.compress.hooks import fresh_model
+        from autocompress.compress.loading import ModuleReference
+
+        module = ModuleReference.from_dict(self.directory.settings()["module"]).load()
+        return load_compressed(self.checkpoint, fresh_model(module)).eval()
+
+    def verify(self) -> TrialRecord:
+        """Load the best model afresh in a new process and evaluate it; one that is outside the budget gives way to the next.
+
+        Returns:
+            the record of the model that holds.
+
+        Raises:
+            InfeasibleBudgetError: none holds.
+        """
+        from autocompress.trial.child import verify_in_child
+
+        ledger, settings = Ledger(self.directory), self.directory.settings()
+        while (record := _best(ledger)) is not None and record.key not in ledger.verdicts:
+            checkpoint = self.directory.trial(record.key).checkpoint
+            verdict = verify_in_child(settings["module"], checkpoint, settings["threshold"], self.directory.path)
+            ledger.add_verdict(record.key, verdict)
+        return self.best
+
+    def summary(self) -> str:
+        """The verdict in a few lines of plain text.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+        """
+        record, baseline, verdict = self.best, self.baseline, self.verdict
+        rate = "" if record.requested_rate is None else f" at rate {record.requested_rate:g}"
+        epochs = sum(entry.epochs for entry in self.records)
+        lines = [
+            f"{record.algorithm}{rate}: {record.parameters_removed or 0:.1%} of the parameters and "
+            f"{record.macs_removed or 0:.1%} of the multiply-accumulates removed",
+            f"accuracy    {record.accuracy:g} (uncompressed {baseline.accuracy:g}, threshold {self.threshold:g})",
+            f"size        {record.bytes or 0:,} bytes (uncompressed {baseline.measurement.bytes:,})",
+            f"search      {len(self.records)} trials, {epochs} epochs",
+            f"checkpoint  {self.checkpoint}",
+        ]
+        if verdict is not None:
+            lines.insert(2, f"verified    {verdict.accuracy:g} when loaded afresh")
+            if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:
+                lines.insert(
+                    3, f"hold-out    {verdict.holdout_accuracy:g} (uncompressed {baseline.holdout_accuracy:g})"
+                )
+        return "\n".join(lines)
+
+
+def _best(ledger: Ledger) -> TrialRecord | None:
+    disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
+    return best(record for record in ledger.records if record.key not in disproved)

@@ -1,0 +1,22 @@
+"""The search rule and what surrounds it: pure functions of records."""
+
+from autocompress.search.adaptive import AdaptiveSearch, Move, Search, SingleTrial, proposals
+from autocompress.search.axis import RateAxis
+from autocompress.search.objective import OBJECTIVES, best, nearest_accuracy, require_objective, score
+from autocompress.search.step_halving import Position, StepHalving
+
+__all__ = [
+    "OBJECTIVES",
+    "AdaptiveSearch",
+    "Move",
+    "Position",
+    "RateAxis",
+    "Search",
+    "SingleTrial",
+    "StepHalving",
+    "best",
+    "nearest_accuracy",
+    "proposals",
+    "require_objective",
+    "score",
+]

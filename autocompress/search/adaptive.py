@@ -1,0 +1,154 @@
+"""The search of one algorithm: a fold of the rule over the records of its trials.
+
+Nothing is kept between calls. The same records give the same next proposal, so a killed search goes on by replay, and any
+worker can take it over. A rate that has been decided is never proposed again: its record answers the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.records import Proposal, TrialRecord
+from autocompress.search.axis import RateAxis
+from autocompress.search.step_halving import Position, StepHalving
+
+LOST_TRIALS_UNTIL_INFEASIBLE = 3
+"""How often a trial may be killed at one rate before the rate counts as infeasible."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One decided step of the search.
+
+    Attributes:
+        position: where the rule stood.
+        rate: the rate that was requested there, snapped to the axis.
+        record: the trial that decided it.
+        feasible: the verdict.
+        trained: False where an earlier trial at the same rate answered.
+    """
+
+    position: Position
+    rate: float
+    record: TrialRecord
+    feasible: bool
+    trained: bool
+
+
+@dataclass(frozen=True)
+class AdaptiveSearch:
+    """The adaptive search of one algorithm.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        axis: the rates it can be asked for.
+        rule: the step-halving rule over that axis.
+        initial_epochs: the most epochs of the first trial (NNCF's initial training phase).
+        patience_epochs: the most epochs of every other trial.
+        maximal_total_epochs: the search ends when its trials have used up so many epochs.
+        warm_start: start each trial from the checkpoint of the highest feasible rate so far (NNCF), else from the
+            pretrained model.
+        seed: seed of every trial.
+    """
+
+    algorithm: str
+    axis: RateAxis
+    rule: StepHalving
+    initial_epochs: int = 5
+    patience_epochs: int = 3
+    maximal_total_epochs: int = 10_000
+    warm_start: bool = True
+    seed: int = 0
+
+    def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
+        """What to try next given all records so far, or None when the search is finished."""
+        moves: list[Move] = []
+        position: Position | None = self.rule.start()
+        for move in self._moves(_decided(records, self.algorithm)):
+            moves.append(move)
+            position = self.rule.advance(move.position, move.feasible)
+        remaining = self.maximal_total_epochs - sum(move.record.epochs for move in moves if move.trained)
+        if position is None or remaining <= 0:
+            return None
+        return self._proposal(position, moves, remaining)
+
+    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:
+        """The path of the search so far: every decided position in order."""
+        return list(self._moves(_decided(records, self.algorithm)))
+
+    def _moves(self, decided: Mapping[float | None, TrialRecord]) -> Iterator[Move]:
+        seen: set[float] = set()
+        position: Position | None = self.rule.start()
+        while position is not None:
+            rate = self.axis.snap(position.rate)
+            record = decided.get(rate)
+            if record is None:
+                return
+            yield Move(position, rate, record, record.feasible, trained=rate not in seen)
+            seen.add(rate)
+            position = self.rule.advance(position, record.feasible)
+
+    def _proposal(self, position: Position, moves: Sequence[Move], remaining: int) -> Proposal:
+        rate = self.axis.snap(position.rate)
+        return Proposal(
+            algorithm=self.algorithm,
+            compression_rate=rate,
+            step=position.step,
+            direction=position.direction,
+            lr_factor=position.lr_factor,
+            start_from=_best_start(moves, rate) if self.warm_start else None,
+            seed=self.seed,
+            epochs=min(self.patience_epochs if moves else self.initial_epochs, remaining),
+            initial=not moves,
+        )
+
+
+@dataclass(frozen=True)
+class SingleTrial:
+    """The search of an algorithm without an adaptive rate: one trial, from the pretrained model."""
+
+    algorithm: str
+    epochs: int = 5
+    seed: int = 0
+
+    def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
+        """The one proposal, or None when it has been decided."""
+        if _decided(records, self.algorithm):
+            return None
+        return Proposal(self.algorithm, None, 0.0, 0, 1.0, None, self.seed, self.epochs, initial=True)
+
+    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:  # noqa: ARG002 - the interface of AdaptiveSearch
+        """It has no path."""
+        return []
+
+
+Search = AdaptiveSearch | SingleTrial
+
+
+def proposals(searches: Sequence[Search], records: Sequence[TrialRecord]) -> list[Proposal]:
+    """Every proposal that is open, at most one per search; empty when all searches are finished."""
+    open_ones = (search.next(records) for search in searches)
+    return [proposal for proposal in open_ones if proposal is not None]
+
+
+def _decided(records: Iterable[TrialRecord], algorithm: str) -> dict[float | None, TrialRecord]:
+    """The record that decides each rate: the first that is not lost, or the third that is."""
+    decided: dict[float | None, TrialRecord] = {}
+    lost: dict[float | None, int] = {}
+    for record in records:
+        if record.algorithm != algorithm:
+            continue
+        rate = record.requested_rate
+        if record.state == "lost":
+            lost[rate] = lost.get(rate, 0) + 1
+            if lost[rate] < LOST_TRIALS_UNTIL_INFEASIBLE:
+                continue
+        decided.setdefault(rate, record)
+    return decided
+
+
+def _best_start(moves: Sequence[Move], rate: float) -> str | None:
+    """Key of the feasible trial with the highest rate not above `rate`: removed filters cannot come back."""
+    candidates = [move for move in moves if move.feasible and move.record.checkpoint and move.rate <= rate]
+    return max(candidates, key=lambda move: move.rate).record.key if candidates else None

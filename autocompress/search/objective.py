@@ -1,0 +1,53 @@
+"""The one number trials are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.records import TrialRecord
+
+OBJECTIVES: dict[str, str] = {
+    "rate": "compression_rate",
+    "parameters": "parameters_removed",
+    "macs": "macs_removed",
+    "size": "size_removed",
+}
+"""Objective -> the field of `TrialRecord` that holds its achieved reduction."""
+
+
+def require_objective(name: str) -> str:
+    """The name itself, if it is an objective.
+
+    Raises:
+        ConfigError: no objective has that name.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError(unknown_name("objective", name, OBJECTIVES))
+    return name
+
+
+def score(reduction: float, accuracy_budget: float, threshold: float) -> float:
+    """The number stock tuners maximise: the reduction in [0, 1) if feasible, else minus the relative shortfall (< 0).
+
+    Args:
+        reduction: the objective's achieved reduction.
+        accuracy_budget: how far the accuracy is inside the threshold.
+        threshold: the worst tolerable accuracy; the shortfall is relative to its magnitude, absolute where it is zero.
+    """
+    if accuracy_budget >= 0:
+        return reduction
+    return accuracy_budget / (abs(threshold) or 1.0)
+
+
+def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The feasible record with the highest score, among equals the most accurate; None when nothing is feasible."""
+    feasible = [record for record in records if record.feasible and record.checkpoint is not None]
+    return max(feasible, key=lambda record: (record.score or 0.0, record.accuracy_budget or 0.0), default=None)
+
+
+def nearest_accuracy(records: Iterable[TrialRecord]) -> float | None:
+    """The accuracy with the highest accuracy budget of all records; None when none was evaluated."""
+    evaluated = [record for record in records if record.accuracy_budget is not None]
+    nearest = max(evaluated, key=lambda record: record.accuracy_budget or 0.0, default=None)
+    return nearest.accuracy if nearest else None

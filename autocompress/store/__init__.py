@@ -1,0 +1,6 @@
+"""What is on disk: the journal, the trials' records and artefacts."""
+
+from autocompress.store.directory import ExperimentDirectory, TrialDirectory
+from autocompress.store.ledger import Ledger, OpenTrial, Verdict
+
+__all__ = ["ExperimentDirectory", "Ledger", "OpenTrial", "TrialDirectory", "Verdict"]

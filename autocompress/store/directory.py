@@ -1,0 +1,159 @@
+"""An experiment's directory: where everything lies.
+
+    experiment.json   settings, seed, versions, baseline
+    journal.jsonl     proposals, results, verdicts; the truth
+    trials/<key>/     record.json, curve.jsonl, checkpoint/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import StoreError
+from autocompress.records import SCHEMA_VERSION, TrialRecord
+from autocompress.store.files import read_json, write_json
+from autocompress.store.journal import Journal
+
+
+class ExperimentDirectory:
+    """The files of one experiment.
+
+    Args:
+        path: the directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.journal = Journal(self.path / "journal.jsonl")
+
+    @property
+    def settings_path(self) -> Path:
+        """`experiment.json`."""
+        return self.path / "experiment.json"
+
+    def exists(self) -> bool:
+        """Whether an experiment has been written here."""
+        return self.settings_path.exists()
+
+    def create(self) -> None:
+        """Make the directory for a new experiment.
+
+        Raises:
+            StoreError: it holds an experiment already, or other files, or cannot be made.
+        """
+        if self.exists():
+            raise StoreError(
+                f"the output directory must not belong to another experiment; {self.path} does (resume it with "
+                f"`autocompress resume {self.path}`, or name another directory)"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            others = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+        except OSError as error:
+            raise StoreError(f"the output directory {self.path} cannot be made: {error}") from error
+        if others:
+            raise StoreError(f"the output directory must be empty; {self.path} holds {', '.join(others[:5])}")
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write `experiment.json`."""
+        write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings})
+
+    def settings(self) -> dict[str, Any]:
+        """What `experiment.json` holds.
+
+        Raises:
+            StoreError: there is no experiment here, or it was written by another version.
+        """
+        if not self.exists():
+            raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")
+        settings = read_json(self.settings_path)
+        if settings.pop("schema_version", None) != SCHEMA_VERSION:
+            raise StoreError(f"{self.settings_path} was written by another version of autocompress")
+        return settings
+
+    def trial(self, key: str) -> TrialDirectory:
+        """The directory of the trial with that key."""
+        return TrialDirectory(self.path / "trials" / key)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the experiment: one launcher at a time.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise StoreError(f"the experiment in {self.path} is being run by process {holder}") from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+class TrialDirectory:
+    """The files of one trial."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint, a directory."""
+        return self.path / "checkpoint"
+
+    def record(self) -> TrialRecord | None:
+        """The trial's record, None when it has not ended.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        path = self.path / "record.json"
+        return TrialRecord.from_dict(read_json(path)) if path.exists() else None
+
+    def write_record(self, record: TrialRecord) -> None:
+        """Write the trial's record; from then on the trial has ended."""
+        write_json(self.path / "record.json", record.to_dict())
+
+    def append_epoch(self, epoch: Mapping[str, Any]) -> None:
+        """Add a line to the learning curve."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "curve.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(epoch, allow_nan=False) + "\n")
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The learning curve so far: one object an evaluated epoch."""
+        return Journal(self.path / "curve.jsonl").read()
+
+    def write_traceback(self, text: str) -> None:
+        """Keep what a failed trial's code printed."""
+        (self.path / "traceback.txt").write_text(text, encoding="utf-8")
+
+    def traceback(self) -> str | None:
+        """What a failed trial's code printed; None where nothing failed."""
+        path = self.path / "traceback.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def clear(self) -> None:
+        """Drop what an earlier attempt left."""
+        for name in ("record.json", "curve.jsonl", "traceback.txt"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the trial: whoever comes second waits, and then finds the record. A killed holder lets go."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

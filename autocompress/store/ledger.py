@@ -1,0 +1,129 @@
+"""What an experiment knows so far: its journal, replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.records import Proposal, TrialRecord
+from autocompress.store.directory import ExperimentDirectory
+
+
+@dataclass(frozen=True)
+class OpenTrial:
+    """A trial that was proposed and has no result yet.
+
+    Attributes:
+        key: the trial's key.
+        parameters: the JSON object it was given.
+        proposal: what the rule proposed; None where a stock tuner chose.
+    """
+
+    key: str
+    parameters: dict[str, Any]
+    proposal: Proposal | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checkpoint evaluated to when it was loaded afresh at the end of the search.
+
+    Attributes:
+        accuracy: on validation data, in the evaluator's unit.
+        holdout_accuracy: on hold-out data; None without a hold-out evaluator.
+        feasible: whether it stays within the budget.
+    """
+
+    accuracy: float
+    holdout_accuracy: float | None
+    feasible: bool
+
+
+class Ledger:
+    """All records and open trials of an experiment; every change is in the journal before it is here.
+
+    Args:
+        directory: the experiment; its journal is replayed at once.
+    """
+
+    def __init__(self, directory: ExperimentDirectory) -> None:
+        self.directory = directory
+        self.records: list[TrialRecord] = []
+        self.open: dict[str, OpenTrial] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        for event in directory.journal.read():
+            self._replay(event)
+
+    def propose(self, trial: OpenTrial) -> None:
+        """Note that a trial is about to run. Proposing an open trial again changes nothing."""
+        if trial.key in self.open:
+            return
+        proposal = trial.proposal.to_dict() if trial.proposal else None
+        self.directory.journal.append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
+        self.open[trial.key] = trial
+
+    def add(self, record: TrialRecord) -> None:
+        """Note the result of a trial."""
+        self.directory.journal.append("result", record=record.to_dict())
+        self._add(record)
+
+    def settle(self, key: str, *, stopped_counts: bool = True) -> TrialRecord | None:
+        """Take the result of an open trial from its directory, if it has one that counts.
+
+        Args:
+            key: the trial's key.
+            stopped_counts: whether a trial that was interrupted counts; not when it was the whole search that stopped.
+
+        Returns:
+            the trial's record, also when it was known before; None while there is none.
+        """
+        known = next((record for record in self.records if record.key == key and record.state != "lost"), None)
+        if known is not None and key not in self.open:
+            return known
+        record = self.directory.trial(key).record()
+        if record is None or (record.state == "stopped" and not stopped_counts):
+            return None
+        self.add(record)
+        return record
+
+    def lose(self, key: str) -> TrialRecord:
+        """Note that an open trial ended without a result: it was killed."""
+        trial = self.open[key]
+        proposal = trial.proposal
+        record = TrialRecord(
+            key=key,
+            algorithm=str(trial.parameters["algorithm_name"]["_name"]),
+            state="lost",
+            parameters=trial.parameters,
+            requested_rate=proposal.compression_rate if proposal else None,
+            error="the trial's process ended without a result; it was killed",
+        )
+        self.add(record)
+        return record
+
+    def add_verdict(self, key: str, verdict: Verdict) -> None:
+        """Note what a fresh load of a trial's checkpoint evaluated to."""
+        self.directory.journal.append("verdict", key=key, **dataclasses.asdict(verdict))
+        self.verdicts[key] = verdict
+
+    def absorb(self) -> None:
+        """Take the results of trials that ended while nobody was there to note them."""
+        for key in list(self.open):
+            self.settle(key, stopped_counts=False)
+
+    def _replay(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "proposal":
+            proposal = Proposal.from_dict(event["proposal"]) if event["proposal"] else None
+            self.open[event["key"]] = OpenTrial(event["key"], event["parameters"], proposal)
+        elif event["event"] == "result":
+            self._add(TrialRecord.from_dict(event["record"]))
+        elif event["event"] == "verdict":
+            verdict = (event[field.name] for field in dataclasses.fields(Verdict))
+            self.verdicts[event["key"]] = Verdict(*verdict)
+
+    def _add(self, record: TrialRecord) -> None:
+        self.open.pop(record.key, None)
+        self.records.append(record)
+

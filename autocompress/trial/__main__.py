@@ -1,0 +1,50 @@
+"""A trial in its own process: `python -m autocompress.trial DIRECTORY --channel MODULE:CLASS`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+from autocompress.compress.loading import ModuleReference
+from autocompress.store import ExperimentDirectory
+from autocompress.trial.child import IN_CHILD
+from autocompress.trial.reporter import Channel
+from autocompress.trial.run import run_trial
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the trial whose parameters the channel brings. The exit code is 0 unless the trial failed."""
+    parser = argparse.ArgumentParser(prog="python -m autocompress.trial", description=__doc__)
+    parser.add_argument("directory", help="the experiment's directory")
+    parser.add_argument("--channel", required=True, help="MODULE:CLASS that brings parameters and takes results")
+    parsed = parser.parse_args(arguments)
+    os.environ[IN_CHILD] = "1"
+    signal.signal(signal.SIGTERM, _interrupt)
+    settings = ExperimentDirectory(parsed.directory).settings()
+    channel = _channel(parsed.channel)
+    module = ModuleReference.from_dict(settings["module"]).load()
+    record = run_trial(
+        module, channel.parameters(), threshold=settings["threshold"], directory=parsed.directory, reporter=channel
+    )
+    if record.state == "failed":
+        print(record.error, file=sys.stderr)
+    return int(record.state == "failed")
+
+
+def _channel(reference: str) -> Channel:
+    module, _, name = reference.partition(":")
+    channel: Channel = getattr(importlib.import_module(module), name)()
+    return channel
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a trial as SIGINT does: the last state is saved and reported."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

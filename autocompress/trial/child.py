@@ -1,0 +1,74 @@
+"""Work that needs the user's module, done in a process of its own.
+
+The launching process never loads a model: it holds no device memory, and nothing a model's code does can disturb it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autocompress import errors
+from autocompress.errors import AutoCompressError, TrialError
+from autocompress.records import Baseline
+from autocompress.store import Verdict
+
+IN_CHILD = "AUTOCOMPRESS_CHILD"
+"""Environment variable that is set in processes that load the user's module for us."""
+
+
+def measure_in_child(module: Mapping[str, Any], search_space: Mapping[str, Any], directory: Path) -> Baseline:
+    """Check the search space against the model and measure the uncompressed model.
+
+    Args:
+        module: reference to the user's module, as JSON.
+        search_space: in NNI's wire format.
+        directory: the experiment's directory.
+
+    Raises:
+        AutoCompressError: what is wrong with the module or the search space.
+    """
+    return Baseline.from_dict(_run("measure", {"module": module, "search_space": search_space}, directory))
+
+
+def verify_in_child(module: Mapping[str, Any], checkpoint: Path, threshold: float, directory: Path) -> Verdict:
+    """Load a checkpoint afresh and evaluate it, on the hold-out data too.
+
+    Args:
+        module: reference to the user's module, as JSON.
+        checkpoint: a trial's checkpoint.
+        threshold: the worst tolerable accuracy.
+        directory: the experiment's directory.
+
+    Raises:
+        AutoCompressError: the checkpoint or the module is damaged.
+    """
+    task = {"module": module, "checkpoint": str(checkpoint), "threshold": threshold}
+    return Verdict(**_run("verify", task, directory))
+
+
+def _run(task: str, content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="autocompress-") as temporary:
+        order, answer = Path(temporary, "order.json"), Path(temporary, "answer.json")
+        order.write_text(json.dumps({"task": task, "directory": str(directory), **content}), encoding="utf-8")
+        command = [sys.executable, "-m", "autocompress.trial.tasks", str(order), str(answer)]
+        code = subprocess.run(command, env={**os.environ, IN_CHILD: "1"}, check=False).returncode  # noqa: S603
+        if not answer.exists():
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise TrialError(f"the process that was to {task} the model {how}")
+        return _unpacked(json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _unpacked(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in answer:
+        return answer
+    kind = getattr(errors, answer["error"], None)
+    if isinstance(kind, type) and issubclass(kind, AutoCompressError) and kind is not TrialError:
+        raise kind(answer["message"]) from TrialError("in the process that loads the module", answer["traceback"])
+    raise TrialError(f"{answer['error']}: {answer['message']}", answer["traceback"])

@@ -1,0 +1,96 @@
+"""What a trial is asked to do, read from its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.compress.layers import LayerTarget
+from autocompress.compress.module import ModuleClass
+from autocompress.config import AlgorithmChoice, read_parameters
+from autocompress.errors import ConfigError
+from autocompress.search import require_objective
+
+_SEARCH_KEYS = frozenset(
+    {
+        "compression_rate",
+        "lr_factor",
+        "start_from",
+        "seed",
+        "epochs",
+        "initial",
+        "validate_every_n_epochs",
+        "objective",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrialOrder:
+    """One trial's parameters, with everything that was left out filled in.
+
+    Attributes:
+        choice: the algorithm, its rules for layers and its arguments.
+        requested_rate: what the search asked for; else the only sparsity; None where there are several or none.
+        lr_factor: factor on the learning rates of fine-tuning.
+        start_from: key of the trial whose checkpoint to start from; None for the pretrained model.
+        seed: seed of everything random.
+        epochs: the most epochs of fine-tuning.
+        initial: evaluate before the first epoch; if that is feasible, do not train at all.
+        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
+        objective: what the score measures.
+    """
+
+    choice: AlgorithmChoice
+    requested_rate: float | None
+    lr_factor: float
+    start_from: str | None
+    seed: int
+    epochs: int
+    initial: bool
+    validate_every_n_epochs: int
+    objective: str
+
+    @classmethod
+    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
+        """Read the JSON object; the epochs are the module's own where none are given.
+
+        Raises:
+            ConfigError: the parameters name an unknown algorithm, objective or key.
+        """
+        choice = read_parameters(parameters)
+        search = dict(parameters.get("search") or {})
+        unknown = sorted(set(search) - _SEARCH_KEYS)
+        if unknown:
+            raise ConfigError(f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})")
+        rate = search.get("compression_rate")
+        epochs = search.get("epochs")
+        return cls(
+            choice=choice,
+            requested_rate=choice.requested_rate() if rate is None else float(rate),
+            lr_factor=float(search.get("lr_factor", 1.0)),
+            start_from=search.get("start_from"),
+            seed=int(search.get("seed", 0)),
+            epochs=int(module.post_compress_finetuning_epochs(choice.name) if epochs is None else epochs),
+            initial=bool(search.get("initial", False)),
+            validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
+            objective=require_objective(search.get("objective", "rate")),
+        )
+
+    @property
+    def targets(self) -> tuple[LayerTarget, ...]:
+        """The rules that choose layers."""
+        return layer_targets(self.choice)
+
+    @property
+    def several_rates(self) -> bool:
+        """Whether several rules carry a sparsity, so that the rate is what is achieved over the whole model."""
+        return sum(rule.sparsity is not None for rule in self.choice.rules) > 1
+
+
+def layer_targets(choice: AlgorithmChoice) -> tuple[LayerTarget, ...]:
+    """The rules of a search space as the compressors take them."""
+    return tuple(
+        LayerTarget(tuple(rule.op_types), tuple(rule.op_names), rule.sparsity, rule.exclude) for rule in choice.rules
+    )

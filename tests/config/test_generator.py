@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress import algorithms
+from autocompress.config import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.errors import ConfigError
+
+UNIFORM = {"_type": "uniform", "_value": [0.01, 0.99]}
+ENTRY = {"sparsity": UNIFORM, "op_types": ["Conv2d"]}
+QUANT = {
+    "quant_types": ["weight", "output"],
+    "quant_bits": {"weight": 8, "output": 8},
+    "op_types": ["Conv2d", "Linear"],
+}
+
+
+def generated(name, *entries, **arguments):
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config(name, list(entries), **arguments)
+    return generator.dumps()
+
+
+def test_the_documented_example_of_nni():
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config("level", [{"sparsity": UNIFORM, "op_types": ["default"]}])
+    generator.add_config("qat", [QUANT])
+    eight = {"_type": "choice", "_value": [8]}
+    assert generator.dumps() == {
+        "algorithm_name": {
+            "_type": "choice",
+            "_value": [
+                {"_name": "level", "config_list::default::::sparsity": UNIFORM},
+                {
+                    "_name": "qat",
+                    "config_list::weight:output::Conv2d:Linear::::quant_bits": {"weight": eight, "output": eight},
+                },
+            ],
+        }
+    }
+
+
+def test_constants_excludes_names_and_arguments():
+    entries = [{"sparsity": 0.5, "op_types": ("Conv2d",)}, {"op_names": ["conv1", "fc"], "exclude": True}]
+    space = generated("slim", *entries, mode="global", steps={"_type": "randint", "_value": [1, 5]})
+    assert space["algorithm_name"]["_value"] == [
+        {
+            "_name": "slim",
+            "config_list::Conv2d::::sparsity": {"_type": "choice", "_value": [0.5]},
+            "config_list::::conv1:fc::exclude": {"_type": "choice", "_value": [True]},
+            "parameter::mode": {"_type": "choice", "_value": ["global"]},
+            "parameter::steps": {"_type": "randint", "_value": [1, 5]},
+        }
+    ]
+
+
+def test_what_the_caller_gave_is_never_changed():
+    entries, arguments = [copy.deepcopy(ENTRY), {"op_names": ["fc"], "exclude": True}], {"x": {"a": [1, 2]}}
+    before = copy.deepcopy((entries, arguments))
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config("slim", entries, **arguments)
+    assert (entries, arguments) == before
+    dumped = generator.dumps()
+    entries[0]["sparsity"]["_value"][0] = 0.7
+    arguments["x"]["a"].append(3)
+    assert generator.dumps() == dumped
+
+
+def test_what_it_hands_out_is_not_its_own():
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config("l1", [ENTRY])
+    before = copy.deepcopy(generator.dumps())
+    generator.dumps()["algorithm_name"]["_value"][0]["config_list::Conv2d::::sparsity"]["_value"][0] = 0.5
+    assert generator.dumps() == before
+    loaded = AutoCompressionSearchSpaceGenerator.loads(before)
+    loaded.add_config("l2", [ENTRY])
+    assert generator.dumps() == before == AutoCompressionSearchSpaceGenerator.loads(before).dumps()
+
+
+def test_the_same_layers_may_be_quantized_differently_by_quant_type():
+    weight = {"quant_types": ["weight"], "quant_bits": 4, "op_types": ["Conv2d"]}
+    output = {"quant_types": ["output"], "quant_bits": 8, "op_types": ["Conv2d"]}
+    assert (
+        len(generated("qat", weight, output, {"op_names": ["fc"], "exclude": True})["algorithm_name"]["_value"][0]) == 4
+    )
+
+
+NAMES = st.text(alphabet="abcXYZ._0123456789é", min_size=1, max_size=8)
+RATE = st.floats(0, 0.99)
+SPARSITIES = st.one_of(
+    RATE,
+    st.lists(RATE, min_size=1, max_size=4).map(lambda rates: {"_type": "choice", "_value": rates}),
+    st.tuples(RATE, RATE).map(lambda rates: {"_type": "uniform", "_value": sorted(rates)}),
+    st.tuples(st.floats(0, 0.4), st.floats(0.6, 0.99)).map(lambda r: {"_type": "quniform", "_value": [*r, 0.1]}),
+)
+ENTRIES = st.lists(
+    st.tuples(
+        st.lists(NAMES, max_size=2, unique=True), st.lists(NAMES, min_size=1, max_size=3, unique=True), SPARSITIES
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda entry: (frozenset(entry[0]), frozenset(entry[1])),
+).map(lambda entries: [{"op_types": types, "op_names": names, "sparsity": rate} for types, names, rate in entries])
+
+
+@given(ENTRIES, st.sampled_from(["level", "l1", "slim"]))
+def test_round_trip(entries, name):
+    before = copy.deepcopy(entries)
+    space = generated(name, *entries)
+    assert entries == before
+    text = json.loads(json.dumps(space))
+    assert AutoCompressionSearchSpaceGenerator.loads(text).dumps() == space
+    parsed = SearchSpace.parse(text)
+    assert parsed.wire == space
+    (algorithm,) = parsed.algorithms
+    assert [(list(rule.op_types), list(rule.op_names)) for rule in algorithm.entries] == [
+        (entry["op_types"], entry["op_names"]) for entry in entries
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "arguments", "message"),
+    [
+        ("l3", [ENTRY], {}, "unknown algorithm 'l3' (known: apoz, bnn,"),
+        ("l1", [], {}, "algorithm 'l1': config_list must have at least one entry that compresses; got an empty list"),
+        ("l1", "Conv2d", {}, "config_list must be a list of entries; got 'Conv2d'"),
+        ("l1", [3], {}, "config_list[0] must be an object with op_types and op_names; got 3"),
+        ("l1", [{**ENTRY, "sparsty": 1}], {}, "config_list[0]: unknown key 'sparsty'; did you mean 'sparsity'?"),
+        ("l1", [{**ENTRY, "sparsty": 1}], {}, "(known: exclude, op_names, op_types, sparsity)"),
+        ("l1", [ENTRY, {**QUANT}], {}, "config_list[1]: unknown key 'quant_types'"),
+        ("qat", [{**QUANT, "sparsity": 0.5}], {}, "config_list[0]: unknown key 'sparsity'"),
+        ("l1", [{"sparsity": 0.5}], {}, "config_list[0]: a config entry must have op_types or op_names; got neither"),
+        (
+            "l1",
+            [{"sparsity": 0.5, "op_types": "Conv2d"}],
+            {},
+            "config_list[0]: op_types must be a list of strings; got 'Conv2d'",
+        ),
+        ("l1", [{"sparsity": 0.5, "op_names": [1]}], {}, "config_list[0]: op_names must be a list of strings; got [1]"),
+        (
+            "l1",
+            [{"sparsity": 0.5, "op_names": ["a:b"]}],
+            {},
+            "config_list[0]: a name in op_names must be a string without ':'",
+        ),
+        ("l1", [{"op_types": ["Conv2d"]}], {}, "config_list[0] must have one of sparsity, exclude; got none"),
+        (
+            "l1",
+            [{**ENTRY, "exclude": True}],
+            {},
+            "an entry must have sparsity or exclude, not both; got both for op_types ['Conv2d']",
+        ),
+        (
+            "l1",
+            [ENTRY, {"op_types": ["Linear"], "exclude": False}],
+            {},
+            "config_list::Linear::::exclude must be true (leave exclude out to compress the layers); got False",
+        ),
+        (
+            "l1",
+            [ENTRY, {**ENTRY, "sparsity": 0.5}],
+            {},
+            "config_list must not have two entries for the same layers; got op_types ['Conv2d'] twice",
+        ),
+        (
+            "l1",
+            [{"sparsity": 0.1, "op_types": ["A", "B"]}, {"sparsity": 0.5, "op_types": ["B", "A"]}],
+            {},
+            "two entries for the same layers; got op_types ['B', 'A'] twice",
+        ),
+        (
+            "l1",
+            [{"op_types": ["Conv2d"], "exclude": True}],
+            {},
+            "config_list must have at least one entry that compresses; got 1 with exclude",
+        ),
+        (
+            "l1",
+            [{**ENTRY, "sparsity": 1.0}],
+            {},
+            "algorithm 'l1': config_list::Conv2d::::sparsity must be in [0, 1), numbers only; got 1.0",
+        ),
+        ("l1", [{**ENTRY, "sparsity": "0.5"}], {}, "sparsity must be in [0, 1), numbers only; got '0.5'"),
+        (
+            "l1",
+            [{**ENTRY, "sparsity": {"_type": "normal", "_value": [0.5, 1]}}],
+            {},
+            "one of uniform, quniform, loguniform, choice",
+        ),
+        ("l1", [ENTRY], {"mode": 1}, "algorithm 'l1': unknown argument of 'l1' 'mode' (known: none)"),
+        ("slim", [ENTRY], {"mode": {1}}, "algorithm 'slim': parameter::mode must be JSON"),
+        (
+            "slim",
+            [ENTRY],
+            {"mode": {}},
+            "algorithm 'slim': parameter::mode must be an object with '_type' and '_value'; got {}",
+        ),
+        (
+            "qat",
+            [{"quant_bits": 8, "op_types": ["A"]}],
+            {},
+            "an entry of a quantizer must have quant_types; got none for op_types",
+        ),
+        ("qat", [{**QUANT, "quant_types": ["bias"]}], {}, "unknown quant type 'bias' (known: input, output, weight)"),
+    ],
+)
+def test_errors(name, entries, arguments, message):
+    generator = AutoCompressionSearchSpaceGenerator()
+    with pytest.raises(ConfigError) as caught:
+        generator.add_config(name, entries, **arguments)
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError, match="must have at least one algorithm"):
+        generator.dumps()
+
+
+def test_arguments_of_an_available_algorithm(monkeypatch):
+    known = dataclasses.replace(algorithms.ALGORITHMS["l1"], parameters=("mode",))
+    monkeypatch.setitem(algorithms.ALGORITHMS, "l1", known)
+    assert generated("l1", ENTRY, mode="x")["algorithm_name"]["_value"][0]["parameter::mode"]["_value"] == ["x"]
+    with pytest.raises(ConfigError, match=r"unknown argument of 'l1' 'mod'; did you mean 'mode'\? \(known: mode\)"):
+        generated("l1", ENTRY, mod="x")
+
+
+def test_an_algorithm_is_added_once():
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config("l1", [ENTRY])
+    with pytest.raises(ConfigError, match="must have each algorithm once; got 'l1' a second time"):
+        generator.add_config("l1", [ENTRY])
