@@ -253,7 +253,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         config = self.config.canonical_copy()
         log_directory = Path(config.experiment_working_directory, self.id, "log")
         self.url_prefix = new_url_prefix()
-        channel = None if self._action == "view" else f"ws://127.0.0.1:{port}/{self.url_prefix}/tuner"
+        channel = None if self._action == "view" else f"ws://localhost:{port}/{self.url_prefix}/tuner"
         arguments = launcher.NniManagerArgs(self._action, self.id, config, port, debug, False, self.url_prefix, channel)
         self._start_logging(debug)
         manager = self._manager = start_manager(arguments, log_directory)
