@@ -1,6 +1,7 @@
 """autocompress: the highest compression rate of a PyTorch model within an accuracy budget.
 
-Importing this package imports neither torch, nni nor optuna: each public name is loaded when it is first used (PEP 562).
+Importing this package imports neither torch, nni nor optuna: each public name is loaded when it is first used (PEP
+562).
 """
 
 from __future__ import annotations

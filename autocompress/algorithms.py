@@ -72,4 +72,6 @@ def require_available(names: Iterable[str]) -> None:
     available = sorted(name for name, known in ALGORITHMS.items() if known.compressor is not None)
     for name in names:
         if algorithm(name).compressor is None:
-            raise ConfigError(f"algorithm {name!r} is not available in this version (available: {', '.join(available)})")
+            raise ConfigError(
+                f"algorithm {name!r} is not available in this version (available: {', '.join(available)})"
+            )

@@ -12,7 +12,8 @@ from autocompress.errors import ConfigError
 class AccuracyBudget:
     """The tolerated accuracy degradation: a relative one in percent, or an absolute one, never both.
 
-    The rule is that of NNCF's accuracy-aware training, extended to metrics that are zero, negative, or better when lower.
+    The rule is that of NNCF's accuracy-aware training, extended to metrics that are zero, negative, or better when
+    lower.
 
     Attributes:
         maximal_relative_accuracy_degradation: percent of the magnitude of the uncompressed accuracy, >= 0.

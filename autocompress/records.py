@@ -133,7 +133,8 @@ class TrialRecord(Record):
         accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
         accuracy_budget: how far that accuracy is inside the threshold; >= 0 is feasible.
         feasible: whether the model is within the budget.
-        score: the number stock tuners maximise: the objective's reduction if feasible, else minus the relative shortfall.
+        score: the number stock tuners maximise: the objective's reduction if feasible, else minus the relative
+            shortfall.
         compression_rate: what was achieved, measured on the model, in [0, 1).
         parameters_removed: share of the uncompressed model's parameters that are gone or zero.
         macs_removed: share of the uncompressed model's multiply-accumulates that dense kernels no longer do.

@@ -42,7 +42,7 @@ class CompressionResult:
 
     @property
     def best(self) -> TrialRecord:
-        """The feasible trial with the highest score whose checkpoint, loaded afresh, was not found to be outside the budget.
+        """The feasible trial with the highest score, unless its checkpoint failed when it was loaded afresh.
 
         Raises:
             InfeasibleBudgetError: there is none.
@@ -82,7 +82,7 @@ class CompressionResult:
         return load_compressed(self.checkpoint, fresh_model(module)).eval()
 
     def verify(self) -> TrialRecord:
-        """Load the best model afresh in a new process and evaluate it; one that is outside the budget gives way to the next.
+        """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.
 
         Returns:
             the record of the model that holds.

@@ -39,7 +39,11 @@ def splits():  # 1,077 to train, 360 to validate, 360 held out
     x, y = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
     train, rest = train_test_split(range(len(x)), test_size=0.4, random_state=SEED, stratify=y)
     validation, holdout = train_test_split(rest, test_size=0.5, random_state=SEED, stratify=y[rest])
-    return {"train": (x[train], y[train]), "validation": (x[validation], y[validation]), "holdout": (x[holdout], y[holdout])}
+    return {
+        "train": (x[train], y[train]),
+        "validation": (x[validation], y[validation]),
+        "holdout": (x[holdout], y[holdout]),
+    }
 
 
 DATA = splits()

@@ -117,9 +117,19 @@ def fold_masks(model: nn.Module) -> nn.Module:
     """Write all masks' zeros into the weights and take the masks off: same outputs, original names and order."""
     for module in model.modules():
         if _masked(module):
-            parametrize.remove_parametrizations(module, _WEIGHT, leave_parametrized=True)
-            module._parameters = dict(sorted(module._parameters.items(), key=lambda item: item[0] != _WEIGHT))
+            _fold(module)
     return model
+
+
+def _fold(module: nn.Module) -> None:
+    """As parametrize.remove_parametrizations, which would take the masks off all deep copies of the module too."""
+    parameter = cast(Any, module.parametrizations)[_WEIGHT].original
+    with torch.no_grad():
+        parameter.copy_(module.weight)
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    module.register_parameter(_WEIGHT, parameter)
+    module._parameters = dict(sorted(module._parameters.items(), key=lambda item: item[0] != _WEIGHT))
 
 
 def _masked(module: nn.Module) -> bool:

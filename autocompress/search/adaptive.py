@@ -1,7 +1,7 @@
 """The search of one algorithm: a fold of the rule over the records of its trials.
 
-Nothing is kept between calls. The same records give the same next proposal, so a killed search goes on by replay, and any
-worker can take it over. A rate that has been decided is never proposed again: its record answers the rule.
+Nothing is kept between calls. The same records give the same next proposal, so a killed search goes on by replay, and
+any worker can take it over. A rate that has been decided is never proposed again: its record answers the rule.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Step-halving, the search rule: NNCF's adaptive compression level search as a pure function.
 
-Source: accuracy-aware training of NNCF 2.19 (OpenVINO), "adaptive_compression_level". Where this rule differs on purpose:
-a target outside the bounds is clamped to the bound and tried once; the search ends when the step falls below the minimum,
+Source: accuracy-aware training of NNCF 2.19 (OpenVINO), "adaptive_compression_level". Where this rule differs on
+purpose: a target outside the bounds is clamped to the bound and tried once; the search ends when the step falls below
+    the minimum,
 without a last short visit; rates are rounded after each move, so that equal rates are equal.
 """
 
@@ -36,8 +37,8 @@ class Position:
 class StepHalving:
     """Walk up while feasible, down while not; reduce the step at each turn; end when it is below the minimum.
 
-    On a monotone, noise-free problem it ends with the highest feasible rate within `minimal_step / reduction_factor` below
-    the truth, and within `minimal_step` where the steps hit the minimum exactly, as with the defaults.
+    On a monotone, noise-free problem it ends with the highest feasible rate within `minimal_step / reduction_factor`
+    below the truth, and within `minimal_step` where the steps hit the minimum exactly, as with the defaults.
 
     Attributes:
         initial_rate: where the search starts, in [minimal_rate, maximal_rate].

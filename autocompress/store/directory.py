@@ -1,8 +1,8 @@
 """An experiment's directory: where everything lies.
 
-    experiment.json   settings, seed, versions, baseline
-    journal.jsonl     proposals, results, verdicts; the truth
-    trials/<key>/     record.json, curve.jsonl, checkpoint/
+experiment.json   settings, seed, versions, baseline
+journal.jsonl     proposals, results, verdicts; the truth
+trials/<key>/     record.json, curve.jsonl, checkpoint/
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class TrialDirectory:
 
     def write_traceback(self, text: str) -> None:
         """Keep what a failed trial's code printed."""
+        self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "traceback.txt").write_text(text, encoding="utf-8")
 
     def traceback(self) -> str | None:

@@ -88,18 +88,24 @@ class Ledger:
         self.add(record)
         return record
 
-    def lose(self, key: str) -> TrialRecord:
-        """Note that an open trial ended without a result: it was killed."""
+    def close(self, key: str, crash: str | None = None) -> TrialRecord:
+        """Note that an open trial ended without a result: its process was killed, or crashed.
+
+        Args:
+            key: the trial's key.
+            crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
+        """
         trial = self.open[key]
-        proposal = trial.proposal
         record = TrialRecord(
             key=key,
             algorithm=str(trial.parameters["algorithm_name"]["_name"]),
-            state="lost",
+            state="lost" if crash is None else "failed",
             parameters=trial.parameters,
-            requested_rate=proposal.compression_rate if proposal else None,
-            error="the trial's process ended without a result; it was killed",
+            requested_rate=trial.proposal.compression_rate if trial.proposal else None,
+            error="the trial's process was killed" if crash is None else crash.splitlines()[-1],
         )
+        if crash is not None:
+            self.directory.trial(key).write_traceback(crash)
         self.add(record)
         return record
 
@@ -126,4 +132,3 @@ class Ledger:
     def _add(self, record: TrialRecord) -> None:
         self.open.pop(record.key, None)
         self.records.append(record)
-

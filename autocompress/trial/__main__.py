@@ -41,7 +41,7 @@ def _channel(reference: str) -> Channel:
     return channel
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """SIGTERM ends a trial as SIGINT does: the last state is saved and reported."""
     raise KeyboardInterrupt
 

@@ -58,7 +58,7 @@ def _run(task: str, content: Mapping[str, Any], directory: Path) -> dict[str, An
         order, answer = Path(temporary, "order.json"), Path(temporary, "answer.json")
         order.write_text(json.dumps({"task": task, "directory": str(directory), **content}), encoding="utf-8")
         command = [sys.executable, "-m", "autocompress.trial.tasks", str(order), str(answer)]
-        code = subprocess.run(command, env={**os.environ, IN_CHILD: "1"}, check=False).returncode  # noqa: S603
+        code = subprocess.run(command, env={**os.environ, IN_CHILD: "1"}, check=False).returncode
         if not answer.exists():
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise TrialError(f"the process that was to {task} the model {how}")

@@ -129,6 +129,6 @@ def find_trainer(module: ModuleClass, algorithm: str) -> Trainer | None:
 def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
     """Message for a module that has a trainer and no optimizer."""
     return (
-        f"{module.__name__} has a trainer for {algorithm!r} but no optimizer: optimizer_factory() must return a function of "
-        "model.parameters(); got None"
+        f"{module.__name__} has a trainer for {algorithm!r} but no optimizer: optimizer_factory() must return a "
+        "function of model.parameters(); got None"
     )

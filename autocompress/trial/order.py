@@ -63,7 +63,9 @@ class TrialOrder:
         search = dict(parameters.get("search") or {})
         unknown = sorted(set(search) - _SEARCH_KEYS)
         if unknown:
-            raise ConfigError(f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})")
+            raise ConfigError(
+                f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
+            )
         rate = search.get("compression_rate")
         epochs = search.get("epochs")
         return cls(

@@ -86,7 +86,9 @@ def run_trial(
 def final_result(record: TrialRecord) -> dict[str, Any]:
     """The final result as it is reported: the score as `default`, and what was measured, booleans as 0 and 1."""
     fields = {name: getattr(record, name) for name in REPORTED}
-    known = {name: int(value) if isinstance(value, bool) else value for name, value in fields.items() if value is not None}
+    known = {
+        name: int(value) if isinstance(value, bool) else value for name, value in fields.items() if value is not None
+    }
     return {"default": record.score if record.score is not None else -1.0, **known}
 
 
@@ -106,7 +108,9 @@ class _Trial:
 
     def run(self) -> TrialRecord:
         started = time.monotonic()
-        record = TrialRecord(key=self.key, algorithm=_algorithm_name(self.parameters), state="failed", parameters=self.parameters)
+        record = TrialRecord(
+            key=self.key, algorithm=_algorithm_name(self.parameters), state="failed", parameters=self.parameters
+        )
         try:
             order = TrialOrder.read(self.module, self.parameters)
             record = dataclasses.replace(

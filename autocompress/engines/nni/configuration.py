@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nni.experiment import ExperimentConfig
 from nni.experiment.config import AlgorithmConfig
-from nni.experiment.config.base import ConfigBase
 from nni.experiment.config.utils import is_missing
 
 from autocompress.compress.loading import ModuleReference
@@ -39,7 +37,7 @@ def plan_experiment(
     tuner = ADAPTIVE_TUNER if tuner is None else require_tuner(tuner)
     arguments = _arguments(config.tuner)
     if tuner == ADAPTIVE_TUNER:
-        settings = _changed(settings, arguments)
+        settings = settings.with_changes(arguments)
     else:
         _check_stock(config, tuner, arguments)
     assessor = _name(config.assessor, "assessor")
@@ -94,28 +92,21 @@ def canonical_json(config: ExperimentConfig) -> dict[str, Any]:
         raise ConfigError(f"NNI does not accept the configuration: {error}") from error
 
 
-def _changed(settings: AccuracyAwareSettings, changes: Mapping[str, Any]) -> AccuracyAwareSettings:
-    """The settings with what `tuner.class_args` says; a degradation there takes the place of the other one, too."""
-    given = settings.to_dict()
-    if any(name.endswith("_accuracy_degradation") for name in changes):
-        given = {name: value for name, value in given.items() if not name.endswith("_accuracy_degradation")}
-    return AccuracyAwareSettings.from_dict({**given, **changes})
-
-
-def _name(algorithm: ConfigBase | Mapping[str, Any] | None, kind: str) -> str | None:
-    name = getattr(algorithm, "name", None)
-    if name is None and getattr(algorithm, "class_name", None):
-        raise ConfigError(f"{kind} must be named; custom classes are not taken: got class_name {algorithm.class_name!r}")  # type: ignore[union-attr]
+def _name(algorithm: Any, kind: str) -> str | None:
+    name, class_name = getattr(algorithm, "name", None), getattr(algorithm, "class_name", None)
+    if name is None and class_name is not None:
+        raise ConfigError(f"{kind} must be named; custom classes are not taken: got class_name {class_name!r}")
     return None if name in (None, _NO_ALGORITHM) else str(name)
 
 
-def _arguments(algorithm: ConfigBase | None) -> dict[str, Any]:
+def _arguments(algorithm: Any) -> dict[str, Any]:
     return dict(getattr(algorithm, "class_args", None) or {})
 
 
 def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any]) -> None:
-    create_stock_tuner(tuner, arguments)
+    create_stock_tuner(tuner, arguments, seed=0)
     if config.max_trial_number is None and config.max_experiment_duration is None:
         raise ConfigError(
-            f"tuner {tuner!r} does not end by itself: config.max_trial_number or config.max_experiment_duration must be set"
+            f"tuner {tuner!r} does not end by itself: config.max_trial_number or config.max_experiment_duration "
+            "must be set"
         )

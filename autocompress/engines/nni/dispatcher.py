@@ -1,11 +1,13 @@
 """NNI's message dispatcher, run in a thread of the launching process.
 
-In a process of its own, an exception of the tuner would leave the experiment RUNNING for ever. Here it is seen and raised.
+In a process of its own, an exception of the tuner would leave the experiment RUNNING for ever. Here it is seen and
+raised.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import nni
@@ -20,17 +22,22 @@ from autocompress.errors import AutoCompressError, EngineError
 class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
     """Carries messages between NNI's manager and a tuner and an assessor.
 
-    NNI's own gives the results of trials that run again after a resume to the tuner as imported data, and never tells it
-    when they fail. This one treats them as what they are, trials of this experiment.
+    NNI's own gives the results of trials that run again after a resume to the tuner as imported data, and never tells
+    it when they fail. This one treats them as what they are, trials of this experiment.
 
     Args:
         channel: the manager's tuner channel, a WebSocket URL.
         tuner: told of trials that run again through its `adopt(parameter_id, parameters)`.
         assessor: may be None.
+        on_crash: called with the parameter id and NNI's trial id when a trial's process ended with an error code,
+            before the tuner hears that it ended. A process that was killed is not a crash.
     """
 
-    def __init__(self, channel: str, tuner: Tuner, assessor: Assessor | None) -> None:
+    def __init__(
+        self, channel: str, tuner: Tuner, assessor: Assessor | None, on_crash: Callable[[int, str], None]
+    ) -> None:
         super().__init__(channel, tuner, assessor)
+        self._on_crash = on_crash
         self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
         self._error: BaseException | None = None
 
@@ -63,6 +70,12 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
             if isinstance(trial["parameter_id"], int):
                 msg_dispatcher._trial_params[trial["parameter_id"]] = trial["parameters"]
                 self.tuner.adopt(trial["parameter_id"], trial["parameters"])
+
+    def handle_trial_end(self, data: Any) -> None:
+        """A trial's process has ended."""
+        if data["event"] == "FAILED":
+            self._on_crash(nni.load(data["hyper_params"])["parameter_id"], data["trial_job_id"])
+        super().handle_trial_end(data)
 
     def is_created_in_previous_exp(self, param_id: int | None) -> bool:  # noqa: ARG002 - NNI's signature
         """No trial is a stranger: see the class."""

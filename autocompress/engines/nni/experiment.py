@@ -36,8 +36,8 @@ _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints
 class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not typed
     """Finds the highest compression rate of a model within an accuracy budget.
 
-    Everything of NNI's `Experiment` works as its users know it: `config`, `start`, `run`, `stop`, `resume`, `view`. There is
-    no trial command to set. `run` returns when the search has ended by itself.
+    Everything of NNI's `Experiment` works as its users know it: `config`, `start`, `run`, `stop`, `resume`, `view`.
+    There is no trial command to set. `run` returns when the search has ended by itself.
 
     Args:
         module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
@@ -46,7 +46,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         directory: where the experiment is kept; `autocompress-<id>` in NNI's working directory by default.
 
     Attributes:
-        config: NNI's configuration. `tuner.name` is "AdaptiveCompression" by default; NNI's built-in tuners work as well.
+        config: NNI's configuration. `tuner.name` is "AdaptiveCompression" by default; NNI's built-in tuners work as
+            well.
         budget: the tolerated accuracy degradation; 1 % relative by default.
         settings: all settings of the search, the budget among them.
         objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
@@ -60,11 +61,14 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self,
         module: type[AbstractAutoCompressionModule] | ModuleReference,
         config_or_platform: ExperimentConfig | str | list[str] | None = "local",
-        id: str | None = None,  # noqa: A002 - NNI's name
+        id: str | None = None,
         *,
         directory: str | Path | None = None,
     ) -> None:
         super().__init__(config_or_platform, id)
+        self.port: int | None
+        self.url_prefix: str | None
+        self._proc: Any
         self.config: ExperimentConfig = self.config or ExperimentConfig("local")
         self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
         self.settings = AccuracyAwareSettings()
@@ -85,7 +89,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.from_dict(store.settings())
         experiment = cls(
-            ModuleReference.from_dict(plan.module), ExperimentConfig(**plan.engine["config"]), plan.engine["id"],
+            ModuleReference.from_dict(plan.module),
+            ExperimentConfig(**plan.engine["config"]),
+            plan.engine["id"],
             directory=store.path,
         )
         experiment._store = store
@@ -133,8 +139,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         if os.environ.get(IN_CHILD):
             raise ModuleError(
-                "an experiment must not be started while a trial loads your module: put the launching code of your script "
-                'under `if __name__ == "__main__":`'
+                "an experiment must not be started while a trial loads your module: put the launching code of your "
+                'script under `if __name__ == "__main__":`'
             )
         try:
             self._start(port, debug, run_mode)
@@ -206,10 +212,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
         store = self._directory()
-        if self._action == "resume":
-            plan = self._resume(store)
-        else:
-            plan = self._create(store)
+        plan = self._resume(store) if self._action == "resume" else self._create(store)
         algorithms = create_algorithms(plan, self._ledger(store), self._finish)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
@@ -232,7 +235,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         end_process(find_manager(self.id))
         store.journal.repair()
         if self.module.fingerprint() != plan.measured.fingerprint:
-            _logger.warning("the module's source has changed since the experiment began; finished trials keep their results")
+            _logger.warning(
+                "the module's source has changed since the experiment began; finished trials keep their results"
+            )
         if not self._known_to_nni(store):
             self._action = "create"
         return plan
@@ -260,7 +265,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._held.callback(self._forget_manager)
         if run_mode is not RunMode.Detach:
             self._held.callback(manager.stop)
-        self.port, self._proc = port, manager.process
+        self.port = port
+        self._proc = manager.process
         self._register(manager, config)
         rest.post(port, "/experiment", config.json(), self.url_prefix)
         _logger.info("web page: %s", manager.url)
@@ -269,8 +275,14 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
     def _register(self, manager: Manager, config: ExperimentConfig) -> None:
         """Enter it into NNI's list of experiments, for `nnictl` and the page's own list."""
         Experiments().add_experiment(
-            self.id, manager.port, int(time.time() * 1000), config.training_service.platform, config.experiment_name,
-            pid=manager.process.pid, logDir=str(config.experiment_working_directory), prefixUrl=manager.url_prefix,
+            self.id,
+            manager.port,
+            int(time.time() * 1000),
+            config.training_service.platform,
+            config.experiment_name,
+            pid=manager.process.pid,
+            logDir=str(config.experiment_working_directory),
+            prefixUrl=manager.url_prefix,
         )
 
     def _finish(self) -> None:
@@ -291,4 +303,5 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._held.close()
 
     def _forget_manager(self) -> None:
-        self._manager, self.port, self._proc, self.url_prefix = None, None, None, None
+        self._manager = None
+        self.port = self._proc = self.url_prefix = None  # NNI's own

@@ -1,7 +1,7 @@
 """Starting and ending NNI's manager, the node process that serves the web page and runs the trials.
 
-It listens on 127.0.0.1 only, behind a random path: NNI itself has no authentication, and whoever reaches its server can run
-code and read files. Other users of the same machine can still see the path in the process list.
+It listens on 127.0.0.1 only, behind a random path: NNI itself has no authentication, and whoever reaches its server
+can run code and read files. Other users of the same machine can still see the path in the process list.
 """
 
 from __future__ import annotations
@@ -115,8 +115,13 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path) -> Ma
     log_directory.mkdir(parents=True, exist_ok=True)
     log = log_directory / "manager.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
-            _command(arguments), stdout=output, stderr=output, cwd=_node_directory(), env=_environment(), start_new_session=True
+        process = subprocess.Popen(
+            _command(arguments),
+            stdout=output,
+            stderr=output,
+            cwd=_node_directory(),
+            env=_environment(),
+            start_new_session=True,
         )
     manager = Manager(process, arguments.port, arguments.url_prefix or "")
     try:

@@ -50,7 +50,7 @@ def create_algorithms(plan: ExperimentPlan, ledger: Ledger, finish: Callable[[],
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
-        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments)
+        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
         tuner = StockTuner(stock, trials, plan.common, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
@@ -81,7 +81,9 @@ class Session:
     def __init__(self, manager: Manager, algorithms: Algorithms) -> None:
         self.manager = manager
         self._trials = algorithms.trials
-        self._dispatcher = Dispatcher(manager.tuner_channel, algorithms.tuner, algorithms.assessor)
+        self._dispatcher = Dispatcher(
+            manager.tuner_channel, algorithms.tuner, algorithms.assessor, self._trials.note_crash
+        )
         self._dispatcher.start()
 
     def wait(self) -> None:

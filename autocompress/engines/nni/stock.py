@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,18 +55,20 @@ def _known(what: str, name: str, known: list[str]) -> str:
     return by_lower_case[name.lower()]
 
 
-def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None) -> Tuner:
-    """One of NNI's tuners, set to maximise.
+def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None, seed: int) -> Tuner:
+    """One of NNI's tuners, set to maximise, and seeded if it can be.
 
     Raises:
         ConfigError: it was told to minimise, does not take an argument, or needs a package that is not installed.
     """
     arguments = dict(class_args or {})
     if arguments.get("optimize_mode", "maximize") != "maximize":
-        raise ConfigError(f"optimize_mode must be 'maximize', since trials report a score; got {arguments['optimize_mode']!r}")
+        mode = arguments["optimize_mode"]
+        raise ConfigError(f"optimize_mode must be 'maximize', since trials report a score; got {mode!r}")
+    ours = {"optimize_mode": "maximize", "seed": seed}
     try:
-        if _takes_optimize_mode(name):
-            arguments["optimize_mode"] = "maximize"
+        taken = _arguments_of(name)
+        arguments = {argument: value for argument, value in ours.items() if argument in taken} | arguments
         return create_builtin_class_instance(name, arguments, "tuners")
     except ImportError as error:
         raise ConfigError(f"tuner {name!r} needs a package that is not installed: {error}") from error
@@ -73,12 +76,10 @@ def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None) -> Tuner
         raise ConfigError(f"tuner {name!r} could not be created with class_args {arguments!r}: {error}") from error
 
 
-def _takes_optimize_mode(name: str) -> bool:
-    import importlib
-
+def _arguments_of(name: str) -> set[str]:
     meta = next(meta for meta in get_all_algo_meta() if meta.name == name)
     module, _, class_name = meta.class_name.rpartition(".")
-    return "optimize_mode" in inspect.signature(getattr(importlib.import_module(module), class_name)).parameters
+    return set(inspect.signature(getattr(importlib.import_module(module), class_name)).parameters)
 
 
 class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed

@@ -34,6 +34,7 @@ class RunningTrials:
         self._threshold = threshold
         self._finish = finish
         self._running: dict[int, str] = {}
+        self._crashes: dict[int, str] = {}
         self._closed = False
         self._finished = False
 
@@ -78,9 +79,16 @@ class RunningTrials:
             return None
         del self._running[parameter_id]
         if record is None and key in self.ledger.open:
-            record = self.ledger.lose(key)
+            record = self.ledger.close(key, self._crashes.get(parameter_id))
         self._require_hope()
         return record
+
+    def note_crash(self, parameter_id: int, trial_id: str) -> None:
+        """A trial's process ended with an error code; if it left no record, what it printed last is the reason."""
+        with self.lock:
+            outputs = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/trial.stderr"))
+            text = outputs[-1].read_text(errors="replace").strip() if outputs else ""
+            self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
 
     def close(self) -> None:
         """The experiment is being stopped: what comes in from now on are interrupted trials, not results."""

@@ -1,0 +1,94 @@
+"""A module that is really compressed, saved and loaded, while its accuracy is a closed form and costs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autocompress.compress.module import AbstractAutoCompressionModule, Evaluator, Trainer
+from autocompress.testing.curves import Curve, knee
+
+
+class CurveNet(nn.Module):
+    """One hidden layer whose width is the compression rate, and a count of the epochs it was trained for.
+
+    Args:
+        width: hidden features of the uncompressed model.
+    """
+
+    epochs: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(4, width)
+        self.head = nn.Linear(width, 2)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4) -> (batch, 2)."""
+        answer: torch.Tensor = self.head(torch.relu(self.hidden(x)))
+        return answer
+
+
+class CurveModule(AbstractAutoCompressionModule):
+    """Inherit and set `curve`; the search space's layer is `Linear`, or `hidden` by name.
+
+    Attributes:
+        curve: (compression rate, epochs trained) -> accuracy.
+        width: hidden features of the uncompressed model; the rate moves in steps of 1 / width.
+        seconds_per_epoch: how long an epoch takes.
+    """
+
+    curve: ClassVar[Curve] = staticmethod(knee(0.7))
+    width: ClassVar[int] = 400
+    seconds_per_epoch: ClassVar[float] = 0.0
+
+    @classmethod
+    def model(cls) -> nn.Module:
+        """A net with fixed weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return CurveNet(cls.width)
+
+    @classmethod
+    def evaluator(cls) -> Evaluator:
+        """Reads the curve at the model's achieved rate."""
+        return lambda model: cls.curve(cls.rate(model), int(model.epochs))  # type: ignore[arg-type]
+
+    @classmethod
+    def rate(cls, model: nn.Module) -> float:
+        """The achieved rate: the share of hidden features that are gone, or of weights that are zero."""
+        hidden: Any = model.get_submodule("hidden")
+        zeros = float((hidden.weight == 0).float().mean())
+        return zeros if zeros > 0 else 1 - hidden.out_features / cls.width
+
+    @classmethod
+    def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer]:
+        """Plain SGD."""
+        return lambda parameters: torch.optim.SGD(parameters, lr=0.1)
+
+    @classmethod
+    def post_compress_finetuning_trainer(cls, compress_algorithm_name: str) -> Trainer | None:  # noqa: ARG003
+        """Counts the epoch."""
+        return cls.train_epoch
+
+    @classmethod
+    def post_compress_finetuning_epochs(cls, compress_algorithm_name: str) -> int:  # noqa: ARG003
+        """Two epochs under stock tuners."""
+        return 2
+
+    @classmethod
+    def train_epoch(cls, model: nn.Module, optimizer: Optimizer, criterion: Any, epoch: int) -> None:  # noqa: ARG003
+        """Takes its time and counts the epoch."""
+        time.sleep(cls.seconds_per_epoch)
+        model.get_buffer("epochs").add_(1)
+
+    @classmethod
+    def example_inputs(cls) -> Any:
+        """One sample."""
+        return torch.ones(1, 4)

@@ -1,0 +1,13 @@
+"""Every test session has a home of its own: NNI writes into it, and into nobody else's."""
+
+import os
+import tempfile
+
+_home = tempfile.TemporaryDirectory(prefix="autocompress-home-")
+os.environ["HOME"] = _home.name  # before NNI is imported, which reads it once
+os.environ["XDG_CACHE_HOME"] = f"{_home.name}/.cache"
+os.environ["NNI_CONFIG_DIR"] = f"{_home.name}/nni-config"
+
+
+def pytest_unconfigure():
+    _home.cleanup()

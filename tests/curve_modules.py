@@ -1,0 +1,81 @@
+"""Modules for the tests, by the shape of their accuracy."""
+
+import os
+from pathlib import Path
+
+from autocompress.testing import CurveModule, cliff, flat, knee, never
+
+
+class Knee(CurveModule):
+    curve = staticmethod(knee(0.7))
+
+
+class Cliff(CurveModule):
+    curve = staticmethod(cliff(0.62))
+
+
+class Flat(CurveModule):
+    curve = staticmethod(flat())
+
+
+class Never(CurveModule):
+    curve = staticmethod(never())
+
+
+class Slow(CurveModule):
+    curve = staticmethod(cliff(0.62, epochs_needed=2))
+    seconds_per_epoch = 0.7
+
+
+class LowerIsBetter(CurveModule):
+    curve = staticmethod(lambda rate, _: -3.0 if rate <= 0.62 else -1.0)
+    higher_is_better = False
+
+
+class NanAbove(CurveModule):
+    curve = staticmethod(lambda rate, _: float("nan") if rate > 0.75 else 0.9)
+
+
+class TextAbove(CurveModule):
+    curve = staticmethod(lambda rate, _: "good" if rate > 0.75 else 0.9)
+
+
+class RaisesAlways(CurveModule):
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        raise RuntimeError("the trainer is broken")
+
+
+class NoTrainer(CurveModule):
+    curve = staticmethod(cliff(0.62))
+
+    @classmethod
+    def post_compress_finetuning_trainer(cls, compress_algorithm_name):
+        return None
+
+
+class NoOptimizer(CurveModule):
+    @classmethod
+    def optimizer_factory(cls):
+        return None
+
+
+class CountsEpochs(CurveModule):
+    """Writes a line for each epoch it trains, so that a test can see what was trained twice."""
+
+    curve = staticmethod(cliff(0.62, epochs_needed=2))
+    seconds_per_epoch = 0.3
+
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        with Path(os.environ["EPOCHS_LOG"]).open("a") as log:
+            log.write(f"{cls.rate(model):.4f} {epoch}\n")
+
+
+class Abstract(CurveModule):
+    evaluator = None
+
+
+class NotAModule:
+    pass
