@@ -116,6 +116,9 @@ class CompressionResult:
             f"search      {len(self.records)} trials, {epochs} epochs",
             f"checkpoint  {self.checkpoint}",
         ]
+        failed = [entry for entry in self.records if entry.error is not None]
+        if failed:
+            lines.append(f"failed      {len(failed)} of them, the last with {failed[-1].error}")
         if verdict is not None:
             lines.insert(2, f"verified    {verdict.accuracy:g} when loaded afresh")
             if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:

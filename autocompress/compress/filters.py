@@ -19,7 +19,6 @@ from autocompress.compress.graph import ChannelGraph, Coupling
 from autocompress.compress.importance import IMPORTANCES, Importance
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.state import evaluating, output_shapes, requiring_gradients
-from autocompress.compress.ties import rebind_ties, tied_parameters
 from autocompress.errors import CompressionError, ConfigError, unknown_name
 
 
@@ -65,7 +64,8 @@ class FilterPruner:
     """Removes the least important filters of each layer. Implements `base.Compressor`.
 
     Output layers keep their filters, and so do layers that share filters with one that may not lose any: an output
-    layer, or a layer that no rule selects. Where coupled layers have different rates the smallest one holds.
+    layer, a layer that no rule selects, or one that shares a parameter with another. Where coupled layers have
+    different rates the smallest one holds.
     """
 
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = FILTER_TYPES
@@ -83,9 +83,7 @@ class FilterPruner:
         shapes = output_shapes(model, request.example_inputs)
         with evaluating(model), requiring_gradients(model):
             graph = ChannelGraph(model, request.example_inputs, original)
-            ties = tied_parameters(model)
             _remove(graph, graph.couplings(rates), rates, original, importance)
-            rebind_ties(model, ties)
         layers = tuple(name for name in original if name not in graph.outputs)
         targets = tuple(name for name in rates if name not in graph.outputs)
         changed = _narrower(model, original)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.state import device_of, moved, tensors
+from autocompress.compress.ties import tied_parameters
 from autocompress.errors import CompressionError
 
 _SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
@@ -51,7 +53,8 @@ class ChannelGraph:
     """
 
     def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
-        self._model, self._original = model, original
+        self._original = original
+        self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = _traced(model, example_inputs)
         self.outputs = self._output_layers(roots)
@@ -60,19 +63,23 @@ class ChannelGraph:
         """All sets of filters that can be removed when only the selected layers may lose filters."""
         ignored = self._untouchable(set(selected))
         found = []
-        for group in self._graph.get_all_groups(ignored_layers=ignored, root_module_types=FILTER_TYPES):
+        with _followed():
+            groups = list(self._graph.get_all_groups(ignored_layers=ignored, root_module_types=FILTER_TYPES))
+        for group in groups:
             members = tuple(self._names[layer] for layer in self._losing(group))
-            if not all(self._original[name].depthwise for name in members):  # else they are tied to the model's inputs
+            on_inputs = all(
+                self._original[name].depthwise for name in members
+            )  # nothing that could lose channels feeds them
+            if not on_inputs and not any(id(item.dep.target.module) in self._fixed for item in group):
                 found.append(Coupling(group, members, self._channel_groups(group)))
         return found
 
     def remove(self, coupling: Coupling, channels: list[int]) -> None:
         """Remove these channels of the coupling's root layer and all that belongs to them."""
         root = coupling.group[0].dep
-        group = self._graph.get_pruning_group(root.target.module, root.handler, channels)
-        if self._graph.check_pruning_group(group):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        with _followed():
+            group = self._graph.get_pruning_group(root.target.module, root.handler, channels)
+            if self._graph.check_pruning_group(group):
                 group.prune(record_history=False)
 
     def _losing(self, group: Any) -> Iterator[nn.Module]:
@@ -103,7 +110,6 @@ class ChannelGraph:
             or isinstance(layer, nn.MultiheadAttention)  # its width must stay divisible by its heads
             or name in self.outputs
             or self._mistaken_for_depthwise(layer, name)
-            or _shares_parameters(layer, self._model)
         ]
 
     def _depthwise(self, name: str) -> bool:
@@ -130,6 +136,30 @@ class ChannelGraph:
             if not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name)):
                 nodes.extend(node.inputs)
         return frozenset(found)
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise CompressionError(
+            f"torch-pruning must be able to follow the model's channels; it fails: {type(error).__name__}: {error} "
+            "(level needs no such thing)"
+        ) from error
+
+
+def _fixed(model: nn.Module) -> set[int]:
+    """Ids of modules and parameters whose size must stay: shared ones, and recurrent layers that cannot be cut."""
+    shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
+    recurrent = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.RNNBase) and (not isinstance(module, nn.LSTM) or module.num_layers > 1)
+    ]
+    return shared | {id(part) for module in recurrent for part in (module, *module.parameters())}
 
 
 def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
@@ -162,7 +192,7 @@ def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set
 
 def _describe_flattening(node: Any) -> None:
     """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
-    sizes = getattr(node.grad_fn, "_saved_self_sizes", ())
+    sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
     if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
         return
     if len(sizes) == 5 or _comes_from_conv1d(node):
@@ -183,14 +213,3 @@ def _comes_from_conv1d(node: Any) -> bool:
         if not isinstance(near.module, _SOURCES):
             waiting.extend(near.inputs)
     return False
-
-
-def _shares_parameters(layer: nn.Module, model: nn.Module) -> bool:
-    """Whether another module holds a parameter of this layer: removing filters would cut that tie."""
-    own = {id(parameter) for parameter in layer.parameters(recurse=False)}
-    return any(
-        id(parameter) in own
-        for module in model.modules()
-        if module is not layer
-        for parameter in module.parameters(recurse=False)
-    )

@@ -103,17 +103,32 @@ class Words(nn.Module):
         return self.head(self.back(torch.relu(self.hidden(self.embedding(x)))))
 
 
-class TwoHeads(nn.Module):
-    def __init__(self) -> None:
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], layers: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3)
+        self.inner = nn.Linear(8, 32)
+        self.cells = kind(32, 16, layers, batch_first=True)
+        self.hidden = nn.Linear(16, 20)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.hidden(self.cells(self.inner(x))[0][:, -1])))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, features: bool = False) -> None:
+        super().__init__()
+        self.features = features
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.conv = nn.Conv2d(16, 16, 3)
         self.boxes = nn.Conv2d(16, 4, 1)
         self.norm = nn.BatchNorm2d(4)
         self.classes = nn.Conv2d(16, 7, 1)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = torch.relu(self.conv(x))
-        return {"boxes": torch.sigmoid(self.norm(self.boxes(x))), "classes": self.classes(x), "features": x.mean()}
+        x = torch.relu(self.conv(torch.relu(self.stem(x))))
+        found = {"boxes": torch.sigmoid(self.norm(self.boxes(x))), "classes": self.classes(x)}
+        return {**found, "features": x} if self.features else found
 
 
 IMAGE = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)

@@ -6,6 +6,7 @@ raised.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,8 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         self._on_crash = on_crash
         self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
         self._error: BaseException | None = None
+        # When the manager is gone, NNI prints a traceback for each of its five retries; that it is gone, we tell.
+        logging.getLogger("nni.runtime.command_channel").setLevel(logging.CRITICAL)
 
     def start(self) -> None:
         """Start the thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from autocompress.errors import TrialError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import Ledger, OpenTrial
 from autocompress.trial.key import trial_key
+
+_logger = logging.getLogger("nni.autocompress")
 
 FAILURES_UNTIL_HOPELESS = 3
 """So many failed trials with no other result in between end the experiment: the cause is not the rate."""
@@ -80,6 +83,8 @@ class RunningTrials:
         del self._running[parameter_id]
         if record is None and key in self.ledger.open:
             record = self.ledger.close(key, self._crashes.get(parameter_id))
+        if record is not None and record.error is not None:
+            _logger.warning("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
         self._require_hope()
         return record
 
