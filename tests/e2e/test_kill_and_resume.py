@@ -30,13 +30,12 @@ def best_of(directory):
 
 def test_the_undisturbed_search_finds_the_cliff(undisturbed):
     rates = [rate for rate, _, _ in path_of(undisturbed)]
-    assert rates == [0.5, 0.6, 0.7, 0.65, 0.625], rates
+    assert rates == [0.55, 0.6, 0.65], rates
     best = CompressionResult(ExperimentDirectory(undisturbed)).best
     assert best.requested_rate == 0.6, best
 
 
-@pytest.mark.parametrize("victim", ["trial", "manager", "launcher"])
-@pytest.mark.parametrize("finished", [0, 2])
+@pytest.mark.parametrize(("victim", "finished"), [("trial", 1), ("manager", 1), ("launcher", 0), ("launcher", 2)])
 def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
     directory, epochs_log = tmp_path / "experiment", tmp_path / "epochs.log"
     launcher = Launcher(directory, epochs_log=epochs_log)

@@ -1,6 +1,8 @@
-// Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for either:
-// its server would listen on every interface without authentication, and a tuner has only 10 seconds to connect.
+// Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for these:
+// its server listens on every interface without authentication and tells everyone its secret path in its 404 page,
+// and a tuner has only 10 seconds to connect.
 'use strict';
+const http = require('http');
 const net = require('net');
 
 const HOST = '127.0.0.1';
@@ -8,6 +10,13 @@ const TUNER_PATIENCE_MS = 120000;
 
 // The manager's children (trials) are none of our business.
 delete process.env.NODE_OPTIONS;
+
+function argument(name) {
+    const index = process.argv.indexOf(name);
+    return index < 0 ? undefined : process.argv[index + 1];
+}
+const port = Number(argument('--port'));
+const prefix = argument('--url-prefix');
 
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (...args) {
@@ -24,9 +33,35 @@ net.Server.prototype.listen = function (...args) {
     return listen.apply(this, args);
 };
 
+function outside(server, url) {
+    const address = server.address();
+    if (!prefix || !address || address.port !== port) {
+        return false;
+    }
+    return url !== `/${prefix}` && !url.startsWith(`/${prefix}/`) && !url.startsWith(`/${prefix}?`);
+}
+
+const emit = http.Server.prototype.emit;
+http.Server.prototype.emit = function (event, request, other, ...rest) {
+    if (event === 'request') {
+        other.setHeader('Referrer-Policy', 'no-referrer');
+        if (outside(this, request.url)) {
+            other.writeHead(404, { 'Content-Type': 'text/plain', 'Connection': 'close' });
+            other.end('Not Found');
+            return true;
+        }
+    }
+    if (event === 'upgrade' && outside(this, request.url)) {
+        other.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n');
+        return true;
+    }
+    return emit.call(this, event, request, other, ...rest);
+};
+
 const setTimer = global.setTimeout;
 global.setTimeout = function (callback, delay, ...rest) {
     const isTunerTimer = delay === 10000 && String(callback).includes('Tuner did not connect');
     return setTimer(callback, isTunerTimer ? TUNER_PATIENCE_MS : delay, ...rest);
 };
-global.setTimeout[require('util').promisify.custom] = setTimer[require('util').promisify.custom];
+const promisified = require('util').promisify.custom;
+global.setTimeout[promisified] = setTimer[promisified];
