@@ -78,6 +78,6 @@ def _tried(trials: Sequence[TrialRecord]) -> str:
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Message for a name that is not known: the name, the close ones, and all known ones."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(near) for near in close)}?" if close else ""
     return f"unknown {what} {name!r}{hint} (known: {', '.join(names) or 'none'})"

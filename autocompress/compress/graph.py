@@ -53,11 +53,14 @@ class ChannelGraph:
     """
 
     def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
+        _require_followable(model)
         self._original = original
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = _traced(model, example_inputs)
         self.outputs = self._output_layers(roots)
+        for node in self._graph.module2node.values():
+            _describe_flattening(node)
 
     def couplings(self, selected: Iterable[str]) -> list[Coupling]:
         """All sets of filters that can be removed when only the selected layers may lose filters."""
@@ -151,15 +154,22 @@ def _followed() -> Iterator[None]:
         ) from error
 
 
+def _require_followable(model: nn.Module) -> None:
+    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
+            kind = type(module).__name__
+            raise CompressionError(
+                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
+                "(level needs no such thing)"
+            )
+
+
 def _fixed(model: nn.Module) -> set[int]:
-    """Ids of modules and parameters whose size must stay: shared ones, and recurrent layers that cannot be cut."""
+    """Ids of modules and parameters whose size must stay: shared ones, and layers that cannot be cut."""
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
-    recurrent = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.RNNBase) and (not isinstance(module, nn.LSTM) or module.num_layers > 1)
-    ]
-    return shared | {id(part) for module in recurrent for part in (module, *module.parameters())}
+    stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
+    return shared | {id(module) for module in stacked}
 
 
 def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
@@ -185,8 +195,6 @@ def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set
         raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
     if not roots:
         raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
-    for node in graph.module2node.values():
-        _describe_flattening(node)
     return graph, roots
 
 

@@ -249,9 +249,8 @@ def test_shared_weights_stay_shared() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.RNN])
-def test_recurrent_layers_keep_their_width(kind: type[nn.RNNBase], layers: int) -> None:
-    model, inputs = Recurrent(kind, layers), (torch.randn(1, 7, 8),)
+def test_lstm_layers_keep_their_width(layers: int) -> None:
+    model, inputs = Recurrent(nn.LSTM, layers), (torch.randn(1, 7, 8),)
     prune(model, 0.5, example_inputs=inputs)
     assert model.hidden.out_features == 10
     assert model.cells.hidden_size == 16
@@ -309,15 +308,13 @@ class TestErrors:
         with pytest.raises(CompressionError, match="none of its outputs depends on a parameter"):
             prune(model, 0.5)
 
-    def test_a_model_that_torch_pruning_cannot_follow(self) -> None:
-        with pytest.raises(
-            CompressionError, match=r"follow the model's channels; it fails: IndexError: .*\(level needs"
-        ) as caught:
-            prune(Recurrent(nn.GRU, 1), 0.5, example_inputs=(torch.randn(1, 7, 8),))
-        assert isinstance(caught.value.__cause__, IndexError)
+    @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+    def test_other_recurrent_layers(self, kind: type[nn.RNNBase]) -> None:
+        with pytest.raises(CompressionError, match=f"other than LSTM; cells is a {kind.__name__} "):
+            prune(Recurrent(kind, 1), 0.5, example_inputs=(torch.randn(1, 7, 8),))
 
     def test_an_unknown_algorithm(self) -> None:
-        with pytest.raises(ConfigError, match=r"unknown filter pruning algorithm 'l3' .*l1, l2"):
+        with pytest.raises(ConfigError, match=r"unknown filter pruning algorithm 'l3'.*known: fpgm, l1, l2"):
             prune(build("plain"), 0.5, "l3")
 
     def test_an_unknown_name(self) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of a trial, of NNI's manager, of the launcher: nothing finished is trained again, and the answer is the same."""
+"""kill -9 of a trial, of NNI's manager, of the launcher: nothing is trained twice, and the answer is the same."""
 
 import pytest
 
@@ -21,7 +21,9 @@ def undisturbed(tmp_path_factory):
 
 
 def path_of(directory):
-    return [(record.requested_rate, record.feasible, record.key) for record in results(directory) if record.state != "lost"]
+    return [
+        (record.requested_rate, record.feasible, record.key) for record in results(directory) if record.state != "lost"
+    ]
 
 
 def best_of(directory):
@@ -50,7 +52,7 @@ def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
         else:
             assert code != 0, launcher.printed()
             if victim == "manager":
-                assert "NNI's manager" in launcher.printed() and "killed by signal 9" in launcher.printed()
+                assert "was killed by signal 9" in launcher.printed()
             launcher = Launcher(directory, action="resume", epochs_log=epochs_log)
             assert launcher.wait() == 0, launcher.printed()
     finally:

@@ -94,11 +94,9 @@ def test_without_the_secret_path_there_is_nothing(running, tmp_path, prefix, met
 
 
 @pytest.mark.parametrize("path", ["/tuner", "/guess/tuner"])
-def test_the_tuner_channel_needs_the_secret_path(running, tmp_path, path):
-    with pytest.raises(InvalidHandshake), connect(f"ws://127.0.0.1:{running.port}{path}") as channel:
-        channel.send(json.dumps({"type": "TR", "content": json.dumps(payload(tmp_path / "proof"))}))
-        channel.recv(timeout=5)
-    assert not (tmp_path / "proof").exists()
+def test_the_tuner_channel_needs_the_secret_path(running, path):
+    with pytest.raises(InvalidHandshake, match="404"):
+        connect(f"ws://127.0.0.1:{running.port}{path}")
 
 
 def test_the_secret_path_is_new_each_time_and_long(running):

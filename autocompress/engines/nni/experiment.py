@@ -22,7 +22,7 @@ from autocompress.engines.nni.configuration import (
     complete_config,
     plan_experiment,
 )
-from autocompress.engines.nni.manager import Manager, end_process, find_manager, new_url_prefix, start_manager
+from autocompress.engines.nni.manager import Manager, end_process, find_manager, new_url_prefix, require_free_port, start_manager
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, ModuleError
@@ -70,7 +70,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.url_prefix: str | None
         self._proc: Any
         self.config: ExperimentConfig = self.config or ExperimentConfig("local")
-        self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
+        self.module = module if isinstance(module, ModuleReference) else _reference(module)
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
         self._given_directory = directory
@@ -212,6 +212,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
         store = self._directory()
+        require_free_port(port)
         plan = self._resume(store) if self._action == "resume" else self._create(store)
         algorithms = create_algorithms(plan, self._ledger(store), self._finish)
         if run_mode is not RunMode.Detach:
@@ -305,3 +306,10 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
     def _forget_manager(self) -> None:
         self._manager = None
         self.port = self._proc = self.url_prefix = None  # NNI's own
+
+
+def _reference(module: type[AbstractAutoCompressionModule]) -> ModuleReference:
+    reference = ModuleReference.of(module)
+    if not issubclass(module, AbstractAutoCompressionModule):
+        raise ModuleError(f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not")
+    return reference

@@ -1,0 +1,95 @@
+import pytest
+
+from autocompress.compress.loading import ModuleReference
+from autocompress.config import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.errors import ConfigError, ModuleError, StoreError, TrialError
+from autocompress.testing import CurveModule
+from autocompress.trial import run_trial
+from autocompress.trial.child import measure_in_child, verify_in_child
+from autocompress.trial.tasks import measure_baseline, require_hooks, verify
+from tests import curve_modules as modules
+
+
+def space(algorithm="l2", **layers):
+    generator = AutoCompressionSearchSpaceGenerator()
+    entry = {"sparsity": {"_type": "uniform", "_value": [0, 0.9]}, **(layers or {"op_names": ["hidden"]})}
+    generator.add_config(algorithm, [entry])
+    return SearchSpace.parse(generator.dumps())
+
+
+class WithHoldout(CurveModule):
+    @classmethod
+    def holdout_evaluator(cls):
+        return lambda model: 0.88
+
+
+def test_the_baseline_is_measured():
+    baseline = measure_baseline(WithHoldout, space())
+    assert baseline.accuracy == pytest.approx(0.9)
+    assert baseline.holdout_accuracy == 0.88
+    assert baseline.measurement.parameters == 400 * 4 + 400 + 2 * 400 + 2
+    assert baseline.measurement.macs == 400 * 4 + 2 * 400
+    assert baseline.fingerprint == ModuleReference.of(WithHoldout).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"op_types": ["Conv2d"]}, "the model has no layer of type 'Conv2d'"),
+        ({"op_names": ["hiden"]}, "unknown layer 'hiden'; did you mean 'hidden'"),
+    ],
+)
+def test_layers_that_the_model_does_not_have(layers, message):
+    with pytest.raises(ConfigError, match=message):
+        measure_baseline(modules.Knee, space(**layers))
+
+
+def test_a_trainer_without_an_optimizer():
+    with pytest.raises(
+        ModuleError, match=r"NoOptimizer has a trainer for 'l2' but no optimizer: optimizer_factory\(\)"
+    ):
+        measure_baseline(modules.NoOptimizer, space())
+
+
+def test_an_algorithm_that_needs_a_trainer():
+    with pytest.raises(
+        ModuleError, match=r"algorithm 'slim' needs sparsifying_trainer\(\), criterion\(\); Knee returns None"
+    ):
+        require_hooks(modules.Knee, "slim")
+
+
+def test_the_child_measures_the_same(tmp_path):
+    reference = ModuleReference.of(modules.Knee)
+    there = measure_in_child(reference.to_dict(), space().wire, tmp_path)
+    here = measure_baseline(modules.Knee, space())
+    assert (there.accuracy, there.measurement, there.fingerprint) == (here.accuracy, here.measurement, here.fingerprint)
+
+
+def test_the_child_carries_errors_with_their_cause(tmp_path):
+    reference = ModuleReference.of(modules.Knee)
+    with pytest.raises(ConfigError, match="no layer of type 'Conv2d'") as caught:
+        measure_in_child(reference.to_dict(), space(op_types=["Conv2d"]).wire, tmp_path)
+    assert isinstance(caught.value.__cause__, TrialError)
+    assert "Traceback" in caught.value.__cause__.traceback
+
+
+def test_a_child_that_dies_is_told(tmp_path):
+    module = tmp_path / "dies.py"
+    module.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    reference = {"file": str(module), "name": "dies", "root": str(tmp_path), "class_name": "X"}
+    with pytest.raises(TrialError, match="the process that was to measure the model was killed by signal 9"):
+        measure_in_child(reference, space().wire, tmp_path)
+
+
+def test_verify_loads_afresh(tmp_path):
+    rule = "config_list::::hidden::sparsity"
+    order = {"algorithm_name": {"_name": "l2", rule: 0.5}, "search": {"compression_rate": 0.5, "epochs": 1}}
+    record = run_trial(modules.Cliff, order, threshold=0.8, directory=tmp_path)
+    checkpoint = tmp_path / record.checkpoint
+    assert verify(modules.Cliff, checkpoint, 0.8).feasible
+    assert not verify(modules.Cliff, checkpoint, 0.95).feasible
+    verdict = verify_in_child(ModuleReference.of(modules.Cliff).to_dict(), checkpoint, 0.8, tmp_path)
+    assert (verdict.accuracy, verdict.feasible) == (record.accuracy, True)
+    (checkpoint / "weights.pt").write_bytes(b"damaged")
+    with pytest.raises(StoreError):
+        verify(modules.Cliff, checkpoint, 0.8)
