@@ -22,7 +22,14 @@ from autocompress.engines.nni.configuration import (
     complete_config,
     plan_experiment,
 )
-from autocompress.engines.nni.manager import Manager, end_process, find_manager, new_url_prefix, require_free_port, start_manager
+from autocompress.engines.nni.manager import (
+    Manager,
+    end_process,
+    find_manager,
+    new_url_prefix,
+    require_free_port,
+    start_manager,
+)
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, ModuleError
@@ -311,5 +318,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 def _reference(module: type[AbstractAutoCompressionModule]) -> ModuleReference:
     reference = ModuleReference.of(module)
     if not issubclass(module, AbstractAutoCompressionModule):
-        raise ModuleError(f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not")
+        raise ModuleError(
+            f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
+        )
     return reference

@@ -22,6 +22,7 @@ from nni.experiment import launcher, rest
 
 from autocompress.errors import EngineError
 
+DEFAULT_PORT = 8080
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _HOOK = Path(__file__).with_name("manager_hook.js")
@@ -94,11 +95,15 @@ def require_free_port(port: int) -> None:
             raise EngineError(f"the port must be free; port {port} on 127.0.0.1 is taken ({error.strerror})") from error
 
 
-def free_port() -> int:
-    """A port that is free now."""
+def default_port() -> int:
+    """NNI's own port, or a free one where that is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            require_free_port(DEFAULT_PORT)
+        except EngineError:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+    return DEFAULT_PORT
 
 
 def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path) -> Manager:
