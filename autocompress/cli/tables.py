@@ -15,7 +15,7 @@ _COLUMNS = ("#", "algorithm", "rate", "achieved", "removed", "accuracy", "budget
 
 def trials_table(records: Iterable[TrialRecord], title: str | None = None) -> Table:
     """One row a trial: requested and achieved rate, share of parameters removed, accuracy, accuracy budget, verdict."""
-    table = Table(title=title, box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title, box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("algorithm", "verdict") else "right", no_wrap=True)
     for number, record in enumerate(records, 1):

@@ -2,8 +2,7 @@
 
 Source: accuracy-aware training of NNCF 2.19 (OpenVINO), "adaptive_compression_level". Where this rule differs on
 purpose: a target outside the bounds is clamped to the bound and tried once; the search ends when the step falls below
-    the minimum,
-without a last short visit; rates are rounded after each move, so that equal rates are equal.
+the minimum, without a last short visit; rates are rounded after each move, so that equal rates are equal.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass, fields
 from autocompress.errors import ConfigError
 
 _DIGITS = 9
+_RESOLUTION = 1e-9  # a shorter step would be rounded to no move at all
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class StepHalving:
 
     Attributes:
         initial_rate: where the search starts, in [minimal_rate, maximal_rate].
-        initial_step: size of the first move, > 0.
-        minimal_step: the search ends when the step falls below it, in (0, initial_step].
+        initial_step: size of the first move, >= 1e-9.
+        minimal_step: the search ends when the step falls below it, in [1e-9, initial_step].
         reduction_factor: factor on the step at each turn, in (0, 1).
         lr_reduction_factor: factor on the learning rates at each turn, in (0, 1].
         minimal_rate: lowest rate that is tried, in [0, maximal_rate].
@@ -70,8 +70,9 @@ class StepHalving:
         self._require("minimal_rate", 0 <= self.minimal_rate <= self.maximal_rate, f"in [0, {self.maximal_rate}]")
         bounds = f"in [{self.minimal_rate}, {self.maximal_rate}]"
         self._require("initial_rate", self.minimal_rate <= self.initial_rate <= self.maximal_rate, bounds)
-        self._require("initial_step", self.initial_step > 0, "> 0")
-        self._require("minimal_step", 0 < self.minimal_step <= self.initial_step, f"in (0, {self.initial_step}]")
+        self._require("initial_step", self.initial_step >= _RESOLUTION, f">= {_RESOLUTION}")
+        steps = f"in [{_RESOLUTION}, {self.initial_step}]"
+        self._require("minimal_step", _RESOLUTION <= self.minimal_step <= self.initial_step, steps)
         self._require("reduction_factor", 0 < self.reduction_factor < 1, "in (0, 1)")
         self._require("lr_reduction_factor", 0 < self.lr_reduction_factor <= 1, "in (0, 1]")
 

@@ -18,10 +18,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         StoreError: the file cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(content, indent=2, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -53,14 +53,19 @@ class Journal:
         return [event for event in events if event is not None]
 
     def repair(self) -> None:
-        """Cut off a last line that was not written to its end, so that the next one starts on its own line."""
-        if not self.path.exists():
+        """End a last line that `read` counts and cut off one that it drops, so that the next starts on its own line."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        if not data:
             return
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            with self.path.open("r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
+        begin = data.rfind(b"\n", 0, -1) + 1
+        with self.path.open("r+b") as file:
+            if _parsed(data[begin:]) is None:
+                file.truncate(begin)
+            elif not data.endswith(b"\n"):
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+                file.flush()
+            os.fsync(file.fileno())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

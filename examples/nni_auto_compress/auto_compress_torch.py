@@ -6,13 +6,10 @@ NNI's TPE is given the score; leave the two tuner lines out and the adaptive sea
 import sys
 from pathlib import Path
 
-from auto_compress_module import AutoCompressionModule
+# NNI 2.10: from nni.compression.pytorch.auto_compress import AutoCompressionExperiment, ...
+from autocompress import AutoCompressionExperiment, AutoCompressionSearchSpaceGenerator
 
-# NNI 2.10: from nni.compression.pytorch.auto_compress import (
-from autocompress import (
-    AutoCompressionExperiment,
-    AutoCompressionSearchSpaceGenerator,
-)
+from auto_compress_module import AutoCompressionModule
 
 generator = AutoCompressionSearchSpaceGenerator()
 generator.add_config("level", [{"sparsity": {"_type": "uniform", "_value": [0.01, 0.99]}, "op_types": ["default"]}])

@@ -1,0 +1,88 @@
+"""The examples run as they stand, and NNI 2.10's after changing import lines only."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
+from tests.e2e.support import ROOT, free_port
+
+pytestmark = pytest.mark.e2e
+
+NNI_EXAMPLE = ROOT / "examples" / "nni_auto_compress"
+
+
+def test_a_module_of_nni_2_10_runs_after_changing_its_import_lines(tmp_path):
+    shutil.copytree(NNI_EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("*.pth", "__pycache__"))
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "auto_compress_torch.py", str(free_port())],
+        cwd=tmp_path / "example",
+        env={**os.environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (directory,) = (home / "nni-experiments").glob("autocompress-*")
+    result = CompressionResult(ExperimentDirectory(directory))
+    assert len(result.records) == 6
+    assert all(record.state == "completed" for record in result.records), result.records
+    assert result.verdict.feasible
+    assert "verified" in done.stdout
+
+
+@pytest.mark.parametrize("file", ["auto_compress_module.py", "auto_compress_torch.py"])
+def test_only_import_lines_name_autocompress(file):
+    """Each import of ours stands below NNI's own in a comment, and nothing else is ours."""
+    text = (NNI_EXAMPLE / file).read_text()
+    ours = re.compile(
+        r"# NNI 2\.10: (from nni\.compression\.pytorch\.auto_compress import .*)\nfrom autocompress import "
+    )
+    as_it_was = ours.sub(lambda match: "from nni.compression.pytorch.auto_compress import ", text)
+    assert as_it_was != text
+    assert "from autocompress" not in as_it_was
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_within_the_budget_on_three_seeds(tmp_path, seed):
+    out = tmp_path / "experiment"
+    command = [
+        sys.executable,
+        "-m",
+        "autocompress.cli",
+        "run",
+        "examples/digits.py:DigitsModule",
+        "--port",
+        str(free_port()),
+    ]
+    command += ["--search-space", "search_spaces/l2.json", "--seed", str(seed), "--out", str(out)]
+    environment = {**os.environ, "DIGITS_SEED": str(seed)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = CompressionResult(ExperimentDirectory(out))
+    best = result.best
+    assert result.verdict.accuracy >= result.threshold
+    assert result.verdict.accuracy == pytest.approx(best.accuracy)
+    assert result.verdict.holdout_accuracy is not None
+    assert len(result.records) <= 12, result.records
+    assert best.parameters_removed >= 0.85, best
+    assert best.bytes < result.baseline.measurement.bytes / 4
+    shown = [line for line in done.stdout.splitlines() if line.startswith("trial ")]
+    assert len(shown) == len(result.records), done.stdout
+    assert f"verified    {result.verdict.accuracy:g} when loaded afresh" in done.stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "autocompress.cli", "best", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(listed.stdout)["key"] == best.key
