@@ -311,7 +311,7 @@ def test_departure_revisits_save_trials():
 
 @named({"initial_epochs_0_need2", "initial_epochs_1_need2"})
 def test_departure_a_rate_decided_against_stays_decided(case):
-    """What the memo costs: NNCF decides against 0.5 after too few epochs, for it when it comes back, and reaches 0.7."""
+    """What the memo costs: NNCF decides against 0.5 too early, for it when it comes back, and reaches 0.7."""
     verdicts = verdicts_of(case)
     assert verdicts[0.5] == [False, True]
     assert case["result"]["final"]["rate_reported"] == pytest.approx(0.7)
@@ -363,6 +363,11 @@ def test_warm_starts_are_those_of_nncf(case):
     """From the checkpoint of the highest feasible rate so far."""
     for position, ours, theirs in warm_starts(case):
         assert ours == pytest.approx(theirs, abs=CLOSE), f"at {position}"
+
+
+def test_enough_warm_starts_are_compared():
+    compared = sum(1 for case in REPLAYED for _ in warm_starts(case))
+    assert compared > 200, f"only {compared} starts were compared"
 
 
 @named(NOT_ABOVE)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.records import Proposal
+from autocompress.search import AdaptiveSearch, RateAxis, SingleTrial, StepHalving, proposals
+from tests.search.support import answer, run_search, trial
+
+SEARCH = AdaptiveSearch("l1", RateAxis(0.0, 0.95), StepHalving())
+
+
+def search(**settings):
+    return AdaptiveSearch("l1", RateAxis(0.0, 0.95), StepHalving(), **settings)
+
+
+def rates(found):
+    return [proposal.compression_rate for proposal in found]
+
+
+def test_the_first_proposal_is_the_initial_phase():
+    assert search(seed=7).next([]) == Proposal(
+        algorithm="l1",
+        compression_rate=0.5,
+        step=0.1,
+        direction=0,
+        lr_factor=1.0,
+        start_from=None,
+        seed=7,
+        epochs=5,
+        initial=True,
+    )
+
+
+def test_the_others_have_patience_epochs():
+    first, *others = run_search(search(initial_epochs=2, patience_epochs=4), lambda rate: rate <= 0.62)[0]
+    assert (first.epochs, first.initial) == (2, True)
+    assert {(proposal.epochs, proposal.initial) for proposal in others} == {(4, False)}
+
+
+def test_a_proposal_tells_where_the_rule_stands():
+    found, _ = run_search(SEARCH, lambda rate: rate <= 0.62)
+    assert [
+        (proposal.compression_rate, proposal.step, proposal.direction, proposal.lr_factor) for proposal in found
+    ] == [
+        (0.5, 0.1, 0, 1.0),
+        (0.6, 0.1, 1, 1.0),
+        (0.7, 0.1, 1, 1.0),
+        (0.65, 0.05, -1, 0.5),
+        (0.625, 0.025, 1, 0.25),
+    ]
+
+
+def test_a_revisited_rate_is_answered_by_its_record():
+    found, records = run_search(SEARCH, lambda rate: rate <= 0.62)
+    moves = SEARCH.moves(records)
+    assert [move.rate for move in moves] == [0.5, 0.6, 0.7, 0.65, 0.6, 0.625]
+    assert [move.trained for move in moves] == [True, True, True, True, False, True]
+    assert [move.feasible for move in moves] == [True, True, False, False, True, False]
+    assert moves[4].record is moves[1].record
+    assert len(found) == 5
+
+
+def test_it_starts_from_the_highest_feasible_rate():
+    found, _ = run_search(SEARCH, lambda rate: rate <= 0.62)
+    assert [proposal.start_from for proposal in found] == [None, "l1@0.5", "l1@0.6", "l1@0.6", "l1@0.6"]
+
+
+def test_cold_starts():
+    found, _ = run_search(search(warm_start=False), lambda rate: rate <= 0.62)
+    assert {proposal.start_from for proposal in found} == {None}
+
+
+def test_it_does_not_start_from_a_higher_rate():
+    """With a factor of 0.6 the way back leads below the highest feasible rate."""
+    rule = StepHalving(reduction_factor=0.6)
+    steep = AdaptiveSearch("l1", RateAxis(0.0, 0.95), rule)
+    found, records = run_search(steep, lambda rate: rate <= 0.61)
+    below = next(proposal for proposal in found if proposal.direction == -1 and proposal.compression_rate < 0.6)
+    assert below.start_from == "l1@0.5", found
+    assert any(record.feasible and record.requested_rate == 0.6 for record in records)
+
+
+def test_it_does_not_start_from_a_record_without_a_checkpoint():
+    records = [trial(0.5), trial(0.6, checkpoint=None)]
+    assert SEARCH.next(records).start_from == "l1@0.5"
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_trial_is_proposed_again(lost):
+    records = [trial(0.5), *[trial(0.6, state="lost")] * lost]
+    assert SEARCH.next(records) == SEARCH.next(records[:1])
+    assert SEARCH.next(records).compression_rate == 0.6
+
+
+def test_the_third_lost_trial_counts_as_infeasible():
+    lost = [trial(0.6, state="lost")] * 3
+    assert SEARCH.next([trial(0.5), *lost]) == SEARCH.next([trial(0.5), trial(0.6, False)])
+    assert SEARCH.next([trial(0.5), *lost]).compression_rate == 0.55
+
+
+def test_losses_are_counted_for_each_rate_and_algorithm():
+    records = [trial(0.5, state="lost")] * 2 + [trial(0.5), *[trial(0.6, state="lost")] * 2]
+    others = [trial(0.6, state="lost", algorithm="l2")] * 3
+    assert SEARCH.next([*records, *others]).compression_rate == 0.6
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_a_failed_or_stopped_trial_counts_at_once(state):
+    records = [trial(0.5), trial(0.6, False, state=state)]
+    assert SEARCH.next(records).compression_rate == 0.55
+
+
+def test_a_stopped_trial_that_is_feasible_is_feasible():
+    assert SEARCH.next([trial(0.5), trial(0.6, state="stopped")]).compression_rate == 0.7
+
+
+def test_the_first_record_of_a_rate_decides():
+    assert SEARCH.next([trial(0.5), trial(0.5, False)]) == SEARCH.next([trial(0.5)])
+
+
+def test_records_at_other_rates_change_nothing():
+    """A stock tuner's, say."""
+    assert SEARCH.next([trial(0.123), trial(0.5), trial(0.9)]) == SEARCH.next([trial(0.5)])
+
+
+@pytest.mark.parametrize(("maximal", "epochs"), [(100, [5, 3, 3, 3, 3]), (9, [5, 3, 1]), (5, [5]), (3, [3])])
+def test_no_more_than_the_maximal_total_epochs(maximal, epochs):
+    found, records = [], []
+    limited = search(maximal_total_epochs=maximal)
+    while (proposal := limited.next(records)) is not None:
+        found.append(proposal.epochs)
+        records.append(answer(proposal, proposal.compression_rate <= 0.62, epochs=proposal.epochs))
+    assert found == epochs
+    assert sum(record.epochs for record in records) <= maximal
+
+
+def test_a_revisit_costs_no_epochs():
+    records = [trial(rate, rate <= 0.62, epochs=2) for rate in (0.5, 0.6, 0.7, 0.65)]
+    assert search(maximal_total_epochs=9).next(records).epochs == 1, "0.6 was visited twice and trained once"
+
+
+def test_an_axis_of_allowed_rates():
+    axis = RateAxis(0.25, 0.75, (0.25, 0.5, 0.6, 0.75))
+    discrete = AdaptiveSearch("l1", axis, StepHalving(minimal_rate=0.25, maximal_rate=0.75))
+    found, records = run_search(discrete, lambda rate: rate <= 0.6)
+    assert rates(found) == [0.5, 0.6, 0.75]
+    assert all(move.rate in axis.allowed for move in discrete.moves(records))
+    assert not all(move.trained for move in discrete.moves(records)), "0.65 is 0.6 there"
+
+
+def test_an_axis_narrower_than_the_step():
+    narrow = AdaptiveSearch("l1", RateAxis(0.5, 0.55), StepHalving(minimal_rate=0.5, maximal_rate=0.55))
+    assert rates(run_search(narrow, lambda _: True)[0]) == [0.5, 0.55]
+    assert rates(run_search(narrow, lambda _: False)[0]) == [0.5]
+
+
+def test_a_single_trial():
+    single = SingleTrial("qat", epochs=4, seed=7)
+    assert single.next([]) == Proposal("qat", None, 0.0, 0, 1.0, None, 7, 4, initial=True)
+    assert single.next([trial(0.5)]) == single.next([])
+    assert single.next([trial(None, algorithm="qat")]) is None
+    assert single.next([trial(None, algorithm="qat", state="failed")]) is None
+    assert single.moves([trial(None, algorithm="qat")]) == []
+
+
+def test_a_single_trial_that_is_lost():
+    lost = trial(None, algorithm="qat", state="lost")
+    single = SingleTrial("qat")
+    assert [single.next([lost] * count) is not None for count in range(5)] == [True, True, True, False, False]
+
+
+def test_several_algorithms_are_searched_side_by_side():
+    l1, l2, qat = SEARCH, AdaptiveSearch("l2", RateAxis(0.1, 0.9), StepHalving(minimal_rate=0.1)), SingleTrial("qat")
+    searches = (l1, l2, qat)
+    assert [proposal.algorithm for proposal in proposals(searches, [])] == ["l1", "l2", "qat"]
+    records = [trial(0.5, algorithm="l2"), trial(0.5, False), trial(None, algorithm="qat")]
+    opened = proposals(searches, records)
+    assert [(proposal.algorithm, proposal.compression_rate) for proposal in opened] == [("l1", 0.4), ("l2", 0.6)]
+    assert opened[1].start_from == "l2@0.5", "not the other algorithm's"
+
+
+def test_no_proposals_when_all_searches_are_finished():
+    searches = (SEARCH, SingleTrial("qat"))
+    _, records = run_search(SEARCH, lambda rate: rate <= 0.62)
+    assert proposals(searches, [*records, trial(None, algorithm="qat")]) == []
+    assert proposals((), records) == []
