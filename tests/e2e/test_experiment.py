@@ -1,11 +1,13 @@
 """The main job on a real NNI experiment."""
 
 import pytest
+import requests
 import torch
 
 from autocompress import (
     AccuracyBudget,
     AutoCompressionExperiment,
+    EngineError,
     InfeasibleBudgetError,
     TrialError,
     load_compressed,
@@ -129,3 +131,30 @@ def test_the_result_is_a_model(run):
         for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert f"127.0.0.1:{experiment.port}/{experiment.url_prefix}/" in experiment.url
+
+
+def test_an_exception_of_a_stock_tuner_reaches_the_user_with_its_cause(run):
+    """NNI's GP tuner cannot take a nested search space, and says so once it has five results."""
+    with pytest.raises(EngineError, match=r"the tuner or assessor failed: TypeError\('float") as caught:
+        run(modules.Flat, search_space("l1"), tuner="GP", trials=8, concurrency=2)
+    assert isinstance(caught.value.__cause__, TypeError)
+    (experiment,) = run.started
+    assert experiment.url is None, "the experiment must be stopped"
+    assert experiment.result.best.feasible, "what was found is not lost"
+
+
+def test_stop_resume_by_id_and_view(run, tmp_path):
+    first = run(modules.Flat, search_space("l2"), initial_compression_rate=0.9)
+    first.stop()
+    assert first.url is None
+    again = AutoCompressionExperiment.open(first.directory)
+    assert again.id == first.id
+    assert again.resume(free_port())
+    assert path_of(again) == path_of(first)
+    again.stop()
+    again.view(free_port(), non_blocking=True)
+    try:
+        assert again.get_status() == "VIEWED"
+        assert len(requests.get(again.url.replace("oview", "api/v1/nni/trial-jobs"), timeout=10).json()) == 2
+    finally:
+        again.stop()
