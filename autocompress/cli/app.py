@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from autocompress.budget import AccuracyBudget
 from autocompress.cli.display import picture, watching
@@ -172,17 +173,26 @@ def _new_experiment(module: str, out: Path | None) -> AutoCompressionExperiment:
     return AutoCompressionExperiment(reference, "local", directory=out or Path("autocompress-out", named))
 
 
+def _quieten_nni(console: Console) -> None:
+    """NNI tells every step on standard output; of that only warnings are left, and ours go above the live display."""
+    logging.getLogger("nni").setLevel(logging.WARNING)
+    ours = logging.getLogger("nni.autocompress")
+    ours.propagate = False
+    ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]
+
+
 def _carry_out(experiment: AutoCompressionExperiment, action: str, port: int | None, quiet: bool) -> None:
     from autocompress.engines.nni.manager import default_port
 
-    logging.getLogger("nni").setLevel(logging.WARNING)  # NNI tells every step on standard output
     console = Console()
+    _quieten_nni(console)
     store = ExperimentDirectory(experiment.directory)
     try:
         with watching(store, console, lambda: experiment.url, quiet=quiet):
             ended = getattr(experiment, action)(default_port() if port is None else port)
         if ended is None:
-            print(f"stopped; go on with: autocompress resume {experiment.directory}", file=sys.stderr)
+            go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
+            print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
         print(experiment.result.summary())
     finally:

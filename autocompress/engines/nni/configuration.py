@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ from nni.experiment.config import AlgorithmConfig
 from nni.experiment.config.utils import is_missing
 
 from autocompress.compress.loading import ModuleReference
-from autocompress.config import AccuracyAwareSettings, load_search_space
+from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
 from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
 from autocompress.engines.nni.tuner import ADAPTIVE_TUNER
 from autocompress.engines.plan import ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError
 
+_logger = logging.getLogger("nni.autocompress")
 _CHANNEL = "autocompress.engines.nni.reporter:NniChannel"
 _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...` can be written
 
@@ -37,6 +39,7 @@ def plan_experiment(
     tuner = ADAPTIVE_TUNER if tuner is None else require_tuner(tuner)
     arguments = _arguments(config.tuner)
     if tuner == ADAPTIVE_TUNER:
+        _tell_held(space)
         settings = settings.with_changes(arguments)
     else:
         _check_stock(config, tuner, arguments)
@@ -53,6 +56,14 @@ def plan_experiment(
     )
     _ = plan.searches  # an empty range or a bad bound is found here
     return plan
+
+
+def _tell_held(space: SearchSpace) -> None:
+    for algorithm in space.algorithms:
+        for key, value in algorithm.held:
+            _logger.warning(
+                "the adaptive search of %s moves the sparsity only; %s stays at %r", algorithm.name, key, value
+            )
 
 
 def complete_config(config: ExperimentConfig, directory: Path, module: ModuleReference) -> None:

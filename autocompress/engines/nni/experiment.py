@@ -198,7 +198,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             return self._wait_completion() if wait_completion else None
         except KeyboardInterrupt:
             self.stop()
-            _logger.warning("stopped; go on with: autocompress resume %s", self.directory)
+            _logger.info("stopped; go on with: autocompress resume %s", self.directory)
             return None
 
     def _wait_completion(self) -> bool:

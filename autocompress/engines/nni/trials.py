@@ -84,7 +84,7 @@ class RunningTrials:
         if record is None and key in self.ledger.open:
             record = self.ledger.close(key, self._crashes.get(parameter_id))
         if record is not None and record.error is not None:
-            _logger.warning("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
+            _logger.info("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
         self._require_hope()
         return record
 

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from autocompress import errors
+from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError, unknown_name
+from tests.search.support import trial
+
+TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+
+
+@pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
+def test_every_error_is_in_one_tree(error):
+    assert issubclass(error, AutoCompressError)
+    assert error.__doc__
+
+
+def test_a_trial_error_tells_its_cause_and_what_was_printed():
+    assert str(TrialError("the evaluator returned nan")) == "the evaluator returned nan"
+    error = TrialError("it failed", "Traceback\nValueError: no")
+    assert str(error) == "it failed\nTraceback\nValueError: no"
+    assert error.traceback == "Traceback\nValueError: no"
+
+
+def test_an_infeasible_budget_tells_what_was_reached_and_tried():
+    trials = [trial(0.5, False), trial(0.25, False), trial(None, False, algorithm="qat")]
+    error = InfeasibleBudgetError(0.8712345, 0.891, trials)
+    assert str(error) == (
+        "no compressed model stayed within the accuracy budget: the threshold is 0.891, the best accuracy was 0.871234; "
+        "tried l1 at 0.5, l1 at 0.25, qat"
+    )
+    assert (error.best_accuracy, error.threshold, error.trials) == (0.8712345, 0.891, tuple(trials))
+
+
+def test_an_infeasible_budget_without_any_trial():
+    error = InfeasibleBudgetError(None, 0.891, [])
+    assert str(error) == (
+        "no compressed model stayed within the accuracy budget: the threshold is 0.891, no trial was evaluated; "
+        "tried nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InfeasibleBudgetError(0.87, 0.891, [trial(0.5, False)]),
+        InfeasibleBudgetError(None, 0.891, []),
+        TrialError("it failed", "Traceback"),
+        TrialError("it failed"),
+    ],
+    ids=repr,
+)
+def test_an_error_survives_the_way_to_another_process(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "message"),
+    [
+        ("l3", ["l2", "l1"], "unknown algorithm 'l3'; did you mean 'l2' or 'l1'? (known: l1, l2)"),
+        ("leval", ["level", "l1"], "unknown algorithm 'leval'; did you mean 'level'? (known: l1, level)"),
+        ("x", ["level"], "unknown algorithm 'x' (known: level)"),
+        ("x", [], "unknown algorithm 'x' (known: none)"),
+    ],
+)
+def test_unknown_name(name, known, message):
+    assert unknown_name("algorithm", name, iter(known)) == message
