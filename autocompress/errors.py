@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.records import TrialRecord
@@ -64,6 +64,9 @@ class InfeasibleBudgetError(AutoCompressError):
             f"no compressed model stayed within the accuracy budget: the threshold is {threshold:g}, {reached}; "
             f"tried {_tried(trials)}"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.best_accuracy, self.threshold, self.trials)
 
 
 def _tried(trials: Sequence[TrialRecord]) -> str:

@@ -96,7 +96,10 @@ def test_accuracy_budget_is_positive_inside(accuracy, threshold, higher_is_bette
     assert accuracy_budget(accuracy, threshold, higher_is_better=higher_is_better) == pytest.approx(budget)
 
 
-RULE = "exactly one of maximal_relative_accuracy_degradation (percent) and maximal_absolute_accuracy_degradation must be set"
+RULE = (
+    "exactly one of maximal_relative_accuracy_degradation (percent) and "
+    "maximal_absolute_accuracy_degradation must be set"
+)
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,12 @@ def test_a_trial_error_tells_its_cause_and_what_was_printed():
 
 def test_an_infeasible_budget_tells_what_was_reached_and_tried():
     trials = [trial(0.5, False), trial(0.25, False), trial(None, False, algorithm="qat")]
-    error = InfeasibleBudgetError(0.8712345, 0.891, trials)
+    error = InfeasibleBudgetError(0.8712, 0.891, trials)
     assert str(error) == (
-        "no compressed model stayed within the accuracy budget: the threshold is 0.891, the best accuracy was 0.871234; "
+        "no compressed model stayed within the accuracy budget: the threshold is 0.891, the best accuracy was 0.8712; "
         "tried l1 at 0.5, l1 at 0.25, qat"
     )
-    assert (error.best_accuracy, error.threshold, error.trials) == (0.8712345, 0.891, tuple(trials))
+    assert (error.best_accuracy, error.threshold, error.trials) == (0.8712, 0.891, tuple(trials))
 
 
 def test_an_infeasible_budget_without_any_trial():

@@ -116,7 +116,7 @@ def test_fields_with_defaults_may_be_missing():
 def test_a_broken_measurement_in_a_baseline():
     data = BASELINE.to_dict()
     del data["measurement"]["macs"]
-    with pytest.raises(StoreError, match="^Measurement: .*missing .*'macs'"):
+    with pytest.raises(StoreError, match=r"^Measurement: .*missing .*'macs'"):
         Baseline.from_dict(data)
 
 

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher, rest
-from nni.tools.nnictl.config_utils import Experiments
+from nni.experiment import Experiment, ExperimentConfig, RunMode
 
 from autocompress.budget import AccuracyBudget
 from autocompress.compress.loading import ModuleReference
@@ -22,14 +21,8 @@ from autocompress.engines.nni.configuration import (
     complete_config,
     plan_experiment,
 )
-from autocompress.engines.nni.manager import (
-    Manager,
-    end_process,
-    find_manager,
-    new_url_prefix,
-    require_free_port,
-    start_manager,
-)
+from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
+from autocompress.engines.nni.manager import Manager, end_process, find_manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, ModuleError
@@ -221,7 +214,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         store = self._directory()
         require_free_port(port)
         plan = self._resume(store) if self._action == "resume" else self._create(store)
-        algorithms = create_algorithms(plan, self._ledger(store), self._finish)
+        ledger = Ledger(store)
+        ledger.absorb()
+        algorithms = create_algorithms(plan, ledger, self._finish)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
         self._session = Session(self._start_manager(port, debug, run_mode), algorithms)
@@ -246,52 +241,22 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             _logger.warning(
                 "the module's source has changed since the experiment began; finished trials keep their results"
             )
-        if not self._known_to_nni(store):
+        if not known_to_nni(self.id, store.path / "nni"):
             self._action = "create"
         return plan
 
-    def _ledger(self, store: ExperimentDirectory) -> Ledger:
-        ledger = Ledger(store)
-        ledger.absorb()
-        return ledger
-
-    def _known_to_nni(self, store: ExperimentDirectory) -> bool:
-        """Whether NNI had written the experiment to its data base before it was killed."""
-        try:
-            return launcher.get_stopped_experiment_config_json(self.id, str(store.path / "nni")) is not None
-        except Exception:  # noqa: BLE001 - no file, no table, no row: all the same here
-            return False
-
     def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
         config = self.config.canonical_copy()
-        log_directory = Path(config.experiment_working_directory, self.id, "log")
-        self.url_prefix = new_url_prefix()
-        channel = None if self._action == "view" else f"ws://localhost:{port}/{self.url_prefix}/tuner"
-        arguments = launcher.NniManagerArgs(self._action, self.id, config, port, debug, False, self.url_prefix, channel)
         self._start_logging(debug)
-        manager = self._manager = start_manager(arguments, log_directory)
+        manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self._held.callback(self._forget_manager)
         if run_mode is not RunMode.Detach:
             self._held.callback(manager.stop)
-        self.port = port
+        self.port, self.url_prefix = port, manager.url_prefix
         self._proc = manager.process
-        self._register(manager, config)
-        rest.post(port, "/experiment", config.json(), self.url_prefix)
+        post_experiment(manager, config)
         _logger.info("web page: %s", manager.url)
         return manager
-
-    def _register(self, manager: Manager, config: ExperimentConfig) -> None:
-        """Enter it into NNI's list of experiments, for `nnictl` and the page's own list."""
-        Experiments().add_experiment(
-            self.id,
-            manager.port,
-            int(time.time() * 1000),
-            config.training_service.platform,
-            config.experiment_name,
-            pid=manager.process.pid,
-            logDir=str(config.experiment_working_directory),
-            prefixUrl=manager.url_prefix,
-        )
 
     def _finish(self) -> None:
         if self._manager is not None:

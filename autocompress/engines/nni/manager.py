@@ -50,7 +50,12 @@ class Manager:
     @property
     def tuner_channel(self) -> str:
         """Where the tuner connects."""
-        return f"ws://localhost:{self.port}/{self.url_prefix}/tuner"  # NNI compares it to the letter
+        return self.tuner_channel_of(self.port, self.url_prefix)
+
+    @staticmethod
+    def tuner_channel_of(port: int, url_prefix: str) -> str:
+        """The same before the manager is there; NNI compares it to the letter."""
+        return f"ws://localhost:{port}/{url_prefix}/tuner"
 
     def get(self, path: str) -> Any:
         """The answer of its REST interface."""
