@@ -3,10 +3,16 @@
 import os
 import tempfile
 
+import hypothesis
+
 _home = tempfile.TemporaryDirectory(prefix="autocompress-home-")
 os.environ["HOME"] = _home.name  # before NNI is imported, which reads it once
 os.environ["XDG_CACHE_HOME"] = f"{_home.name}/.cache"
 os.environ["NNI_CONFIG_DIR"] = f"{_home.name}/nni-config"
+
+# No example has to be quick: other tests run beside it.
+hypothesis.settings.register_profile("autocompress", deadline=None)
+hypothesis.settings.load_profile("autocompress")
 
 
 def pytest_unconfigure():

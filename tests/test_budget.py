@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.budget import AccuracyBudget, accuracy_budget
@@ -52,6 +52,7 @@ def test_an_absolute_degradation_is_in_the_unit_of_the_evaluator(absolute, uncom
     assert budget.threshold(uncompressed, higher_is_better=higher_is_better) == pytest.approx(threshold, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), percents)
 def test_the_relative_threshold_is_the_formula_of_nncf_to_the_last_bit(uncompressed, relative):
     assert AccuracyBudget(relative).threshold(uncompressed) == uncompressed * (1 - 0.01 * relative)
@@ -68,6 +69,7 @@ def test_a_formula_that_rounds_differently_would_break_ties():
         assert accuracy_budget(uncompressed * (1 - 0.01 * 2.0), threshold) == 0, uncompressed
 
 
+@settings(deadline=None)
 @given(accuracies, percents | st.none(), st.booleans(), st.data())
 def test_the_uncompressed_model_is_always_feasible(uncompressed, relative, higher_is_better, data):
     budget = AccuracyBudget(relative, None if relative is not None else data.draw(st.floats(0, 1e6)))
@@ -75,6 +77,7 @@ def test_the_uncompressed_model_is_always_feasible(uncompressed, relative, highe
     assert accuracy_budget(uncompressed, threshold, higher_is_better=higher_is_better) >= 0, threshold
 
 
+@settings(deadline=None)
 @given(accuracies, percents)
 def test_the_two_directions_mirror_each_other(uncompressed, relative):
     budget = AccuracyBudget(relative)

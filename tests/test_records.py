@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.errors import StoreError
@@ -64,6 +64,7 @@ anything = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(anything)
 def test_a_record_comes_back_from_json_as_it_was(record):
     line = json.dumps(record.to_dict(), allow_nan=False)

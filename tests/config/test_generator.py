@@ -127,7 +127,7 @@ def test_round_trip(entries, name):
 @pytest.mark.parametrize(
     ("name", "entries", "arguments", "message"),
     [
-        ("l3", [ENTRY], {}, "unknown algorithm 'l3' (known: apoz, bnn,"),
+        ("l3", [ENTRY], {}, "unknown algorithm 'l3'; did you mean 'l2' or 'l1'? (known: apoz, bnn,"),
         ("l1", [], {}, "algorithm 'l1': config_list must have at least one entry that compresses; got an empty list"),
         ("l1", "Conv2d", {}, "config_list must be a list of entries; got 'Conv2d'"),
         ("l1", [3], {}, "config_list[0] must be an object with op_types and op_names; got 3"),

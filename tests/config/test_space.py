@@ -188,5 +188,7 @@ def test_errors_inside_an_algorithm_chain_their_cause():
 
 
 def test_unknown_algorithm_of_a_space():
-    with pytest.raises(ConfigError, match=r"unknown algorithm of the search space 'l2' \(known: l1\)"):
+    with pytest.raises(
+        ConfigError, match=r"unknown algorithm of the search space 'l2'; did you mean 'l1'\? \(known: l1\)"
+    ):
         SearchSpace.parse(wire(GOOD)).algorithm("l2")

@@ -7,14 +7,13 @@ import torch
 from autocompress import (
     AccuracyBudget,
     AutoCompressionExperiment,
-    EngineError,
     InfeasibleBudgetError,
     TrialError,
     load_compressed,
 )
 from tests import curve_modules as modules
 from tests.e2e.launch import search_space
-from tests.e2e.support import free_port
+from tests.e2e.support import Launcher, free_port, manager_of, trial_of, until
 
 pytestmark = pytest.mark.e2e
 
@@ -133,14 +132,24 @@ def test_the_result_is_a_model(run):
     assert f"127.0.0.1:{experiment.port}/{experiment.url_prefix}/" in experiment.url
 
 
-def test_an_exception_of_a_stock_tuner_reaches_the_user_with_its_cause(run):
-    """NNI's GP tuner cannot take a nested search space, and says so once it has five results."""
-    with pytest.raises(EngineError, match=r"the tuner or assessor failed: TypeError\(.float") as caught:
-        run(modules.Flat, search_space("l1"), tuner="GP", trials=8, concurrency=2)
-    assert isinstance(caught.value.__cause__, TypeError)
-    (experiment,) = run.started
-    assert experiment.url is None, "the experiment must be stopped"
-    assert experiment.result.best.feasible, "what was found is not lost"
+def test_an_exception_in_the_tuner_ends_the_experiment_and_reaches_the_user(tmp_path):
+    """The tuner cannot write its journal any more: somebody has put a directory in its place."""
+    directory = tmp_path / "experiment"
+    launcher = Launcher(directory, "Slow")
+    try:
+        until(lambda: trial_of(directory), launcher)
+        journal = directory / "journal.jsonl"
+        journal.rename(tmp_path / "journal.jsonl")
+        journal.mkdir()
+        assert launcher.wait(60) == 1, launcher.printed()
+        assert f"StoreError: the journal {journal} cannot be written" in launcher.printed(), launcher.printed()
+        assert manager_of(directory) is None
+        journal.rmdir()
+        (tmp_path / "journal.jsonl").rename(journal)
+        launcher = Launcher(directory, action="resume")
+        assert launcher.wait() == 0, launcher.printed()
+    finally:
+        launcher.kill()
 
 
 def test_stop_resume_by_id_and_view(run, tmp_path):

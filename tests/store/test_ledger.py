@@ -1,10 +1,22 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from autocompress.records import Proposal, TrialRecord
+from autocompress.errors import StoreError
+from autocompress.records import Proposal
+from autocompress.search import AdaptiveSearch, RateAxis, StepHalving
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from tests.search.support import answer, trial
 
-PROPOSAL = Proposal("l2", 0.5, 0.1, 0, 1.0, None, 0, 5, initial=True)
-PARAMETERS = {"algorithm_name": {"_name": "l2"}, "search": {"compression_rate": 0.5}}
+PROPOSAL = Proposal("l1", 0.5, 0.1, 0, 1.0, None, 0, 5, initial=True)
+OPEN = OpenTrial("a", {"algorithm_name": {"_name": "l1", "config_list::Conv2d::::sparsity": 0.5}}, PROPOSAL)
+STOCK = OpenTrial("b", {"algorithm_name": {"_name": "l2"}})
+VERDICT = Verdict(accuracy=0.9, holdout_accuracy=None, feasible=True)
 
 
 @pytest.fixture
@@ -12,71 +24,228 @@ def ledger(tmp_path):
     return Ledger(ExperimentDirectory(tmp_path))
 
 
-def write(ledger, key, **fields):
-    record = TrialRecord(**{"key": key, "algorithm": "l2", "state": "completed", "requested_rate": 0.5, **fields})
-    ledger.directory.trial(key).write_record(record)
-    return record
+def state(ledger):
+    return ledger.records, ledger.open, ledger.verdicts
 
 
-def same(ledger):
-    """A ledger that knows only what is on disk."""
-    again = Ledger(ledger.directory)
-    assert (again.records, again.open, again.verdicts) == (ledger.records, ledger.open, ledger.verdicts)
-    return again
+def replayed(ledger):
+    return Ledger(ExperimentDirectory(ledger.directory.path))
+
+
+def assert_replays(ledger):
+    assert state(replayed(ledger)) == state(ledger)
+
+
+def test_a_new_ledger_is_empty(ledger):
+    assert state(ledger) == ([], {}, {})
 
 
 def test_a_proposal_is_open_until_its_result(ledger):
-    ledger.propose(OpenTrial("a", PARAMETERS, PROPOSAL))
-    assert list(same(ledger).open) == ["a"]
-    assert ledger.settle("a") is None
-    record = write(ledger, "a")
-    assert ledger.settle("a") == record
-    assert ledger.open == {}
-    assert same(ledger).records == [record]
+    ledger.propose(OPEN)
+    assert ledger.open == {"a": OPEN}
+    assert_replays(ledger)
+    record = trial(0.5, key="a")
+    ledger.add(record)
+    assert state(ledger) == ([record], {}, {})
+    assert_replays(ledger)
 
 
-def test_settling_twice_notes_it_once(ledger):
-    ledger.propose(OpenTrial("a", PARAMETERS, PROPOSAL))
-    record = write(ledger, "a")
-    assert ledger.settle("a") == ledger.settle("a") == record
-    assert same(ledger).records == [record]
-
-
-def test_proposing_twice_notes_it_once(ledger):
-    for _ in range(2):
-        ledger.propose(OpenTrial("a", PARAMETERS, PROPOSAL))
+def test_proposing_an_open_trial_again_changes_nothing(ledger):
+    ledger.propose(OPEN)
+    ledger.propose(dataclasses.replace(OPEN, parameters={}))
+    assert ledger.open == {"a": OPEN}
     assert len(ledger.directory.journal.read()) == 1
 
 
-def test_a_killed_trial_is_lost_and_can_be_proposed_again(ledger):
-    ledger.propose(OpenTrial("a", PARAMETERS, PROPOSAL))
-    lost = ledger.close("a")
-    assert (lost.state, lost.requested_rate) == ("lost", 0.5)
-    ledger.propose(OpenTrial("a", PARAMETERS, PROPOSAL))
-    record = write(ledger, "a")
+def test_a_stock_tuner_proposes_without_a_proposal(ledger):
+    ledger.propose(STOCK)
+    assert replayed(ledger).open == {"b": STOCK}
+
+
+def test_everything_is_in_the_journal_before_it_is_here(ledger):
+    """A line that cannot be written leaves the ledger as it was."""
+    ledger.propose(OPEN)
+    before = ([], {"a": OPEN}, {})
+    record = dataclasses.replace(trial(0.5, key="a"), accuracy=float("nan"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.add(record)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.add_verdict("a", Verdict(float("nan"), None, False))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.propose(dataclasses.replace(STOCK, parameters={"x": float("inf")}))
+    assert state(ledger) == before
+    assert_replays(ledger)
+
+
+def test_settling_takes_the_record_from_the_trial(ledger):
+    ledger.propose(OPEN)
+    assert ledger.settle("a") is None
+    assert "a" in ledger.open
+    record = trial(0.5, key="a")
+    ledger.directory.trial("a").write_record(record)
     assert ledger.settle("a") == record
-    assert same(ledger).records == [lost, record]
+    assert state(ledger) == ([record], {}, {})
+    assert_replays(ledger)
 
 
-def test_a_crash_keeps_what_was_printed(ledger):
-    ledger.propose(OpenTrial("a", PARAMETERS))
-    record = ledger.close("a", "Traceback\nValueError: no")
-    assert (record.state, record.error) == ("failed", "ValueError: no")
-    assert ledger.directory.trial("a").traceback() == "Traceback\nValueError: no"
+def test_settling_twice_notes_it_once(ledger):
+    ledger.propose(OPEN)
+    record = trial(0.5, key="a")
+    ledger.directory.trial("a").write_record(record)
+    assert [ledger.settle("a"), ledger.settle("a")] == [record, record]
+    assert ledger.records == [record]
+    assert [event["event"] for event in ledger.directory.journal.read()] == ["proposal", "result"]
 
 
-def test_what_ended_while_nobody_was_there_is_absorbed(ledger):
-    for key in "abc":
-        ledger.propose(OpenTrial(key, PARAMETERS, PROPOSAL))
-    ended = write(ledger, "a")
-    write(ledger, "b", state="stopped")
-    again = same(ledger)
-    again.absorb()
-    assert again.records == [ended]
-    assert list(again.open) == ["b", "c"], "an interrupted trial has no result"
+def test_a_known_result_answers_also_without_files(ledger):
+    record = trial(0.5, key="a")
+    ledger.add(record)
+    assert ledger.settle("a") == record
+
+
+def test_a_trial_proposed_again_is_settled_again(ledger):
+    """A stock tuner may choose the same parameters twice: each time has its result."""
+    record = trial(0.5, key="a")
+    ledger.propose(OPEN)
+    ledger.directory.trial("a").write_record(record)
+    ledger.settle("a")
+    ledger.propose(OPEN)
+    assert ledger.settle("a") == record
+    assert (ledger.records, ledger.open) == ([record, record], {})
+    assert_replays(ledger)
+
+
+def test_a_lost_trial(ledger):
+    ledger.propose(OPEN)
+    record = ledger.close("a")
+    assert (record.key, record.algorithm, record.state, record.requested_rate) == ("a", "l1", "lost", 0.5)
+    assert record.error == "the trial's process was killed"
+    assert (record.feasible, record.accuracy, record.checkpoint) == (False, None, None)
+    assert record.parameters == OPEN.parameters
+    assert state(ledger) == ([record], {}, {})
+    assert_replays(ledger)
+
+
+def test_a_lost_trial_is_tried_again_and_then_counts(ledger):
+    ledger.propose(OPEN)
+    lost = ledger.close("a")
+    ledger.propose(OPEN)
+    assert ledger.settle("a") is None
+    record = trial(0.5, key="a")
+    ledger.directory.trial("a").write_record(record)
+    assert ledger.settle("a") == record
+    assert ledger.records == [lost, record]
+    assert_replays(ledger)
+
+
+def test_a_result_that_comes_after_the_loss_was_noted(ledger):
+    """The process was thought dead."""
+    ledger.propose(OPEN)
+    lost = ledger.close("a")
+    assert ledger.settle("a") is None
+    record = trial(0.5, key="a")
+    ledger.directory.trial("a").write_record(record)
+    assert [ledger.settle("a"), ledger.settle("a")] == [record, record]
+    assert ledger.records == [lost, record]
+
+
+def test_a_crashed_trial_has_failed_with_the_last_line(ledger):
+    ledger.propose(STOCK)
+    record = ledger.close("b", "Traceback (most recent call last):\n  ...\nValueError: no")
+    assert (record.state, record.error, record.requested_rate) == ("failed", "ValueError: no", None)
+    assert ledger.directory.trial("b").traceback() == "Traceback (most recent call last):\n  ...\nValueError: no"
+    assert_replays(ledger)
+
+
+def test_closing_what_is_not_open(ledger):
+    with pytest.raises(KeyError):
+        ledger.close("a")
+
+
+@pytest.mark.parametrize("ended", ["completed", "failed"])
+def test_what_ended_while_nobody_was_there_is_absorbed(ledger, ended):
+    ledger.propose(OPEN)
+    ledger.propose(STOCK)
+    record = trial(0.5, key="a", state=ended)
+    ledger.directory.trial("a").write_record(record)
+    resumed = replayed(ledger)
+    resumed.absorb()
+    assert (resumed.records, resumed.open) == ([record], {"b": STOCK})
+    assert_replays(resumed)
+    resumed.absorb()
+    assert resumed.records == [record]
+
+
+def test_a_trial_that_stopped_with_the_search_is_not_absorbed(ledger):
+    """It is not the rate's fault: it runs again after a resume."""
+    ledger.propose(OPEN)
+    record = trial(0.5, key="a", state="stopped")
+    ledger.directory.trial("a").write_record(record)
+    ledger.absorb()
+    assert state(ledger) == ([], {"a": OPEN}, {})
+    assert ledger.settle("a", stopped_counts=False) is None
+    assert ledger.settle("a") == record, "stopped from the web page while the search goes on, it counts"
+    assert_replays(ledger)
 
 
 def test_verdicts(ledger):
-    ledger.add_verdict("a", Verdict(0.9, None, True))
-    ledger.add_verdict("b", Verdict(0.5, 0.4, False))
-    assert same(ledger).verdicts["b"] == Verdict(0.5, 0.4, False)
+    ledger.add_verdict("a", VERDICT)
+    assert ledger.verdicts == {"a": VERDICT}
+    assert_replays(ledger)
+    later = Verdict(0.8, 0.7, False)
+    ledger.add_verdict("a", later)
+    assert ledger.verdicts == {"a": later}
+    assert_replays(ledger)
+
+
+def test_events_of_other_kinds_are_passed_over(ledger):
+    ledger.propose(OPEN)
+    ledger.directory.journal.append("note", text="resumed")
+    assert_replays(ledger)
+
+
+def test_a_record_of_another_version_is_an_error(ledger):
+    ledger.directory.journal.append("result", record={**trial(0.5).to_dict(), "schema_version": 2})
+    with pytest.raises(StoreError, match=r"^TrialRecord: schema_version must be 1; got 2$"):
+        replayed(ledger)
+
+
+def test_a_ledger_makes_no_directory(tmp_path):
+    path = tmp_path / "nowhere"
+    assert Ledger(ExperimentDirectory(path)).records == []
+    assert not path.exists()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0, 1), st.integers(0, 2**32).map(random.Random))
+def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path_factory, truth, dice):
+    """At each event the ledger is read anew from disk, or not; a result may be on disk before it is noted."""
+    search = AdaptiveSearch("l1", RateAxis(0.0, 0.95), StepHalving())
+    undisturbed, records = [], []
+    while (proposal := search.next(records)) is not None:
+        undisturbed.append(proposal)
+        records.append(answer(proposal, proposal.compression_rate <= truth))
+
+    ledger = Ledger(ExperimentDirectory(tmp_path_factory.mktemp("experiment")))
+
+    def perhaps_killed(ledger):
+        if dice.random() < 0.5:
+            return ledger
+        resumed = replayed(ledger)
+        assert state(resumed) == state(ledger)
+        resumed.absorb()
+        return resumed
+
+    proposed = []
+    while (proposal := search.next(ledger.records)) is not None:
+        record = answer(proposal, proposal.compression_rate <= truth)
+        proposed.append(proposal)
+        ledger.propose(OpenTrial(record.key, record.parameters, proposal))
+        ledger = perhaps_killed(ledger)
+        assert search.next(ledger.records) == proposal
+        ledger.directory.trial(record.key).write_record(record)
+        ledger = perhaps_killed(ledger)
+        assert ledger.settle(record.key) == record
+        ledger = perhaps_killed(ledger)
+    assert proposed == undisturbed
+    assert ledger.records == records

@@ -42,7 +42,7 @@ def plan_experiment(
         _tell_held(space)
         settings = settings.with_changes(arguments)
     else:
-        _check_stock(config, tuner, arguments)
+        _check_stock(config, tuner, arguments, space)
     assessor = _name(config.assessor, "assessor")
     plan = ExperimentPlan(
         module=module.to_dict(),
@@ -114,8 +114,12 @@ def _arguments(algorithm: Any) -> dict[str, Any]:
     return dict(getattr(algorithm, "class_args", None) or {})
 
 
-def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any]) -> None:
-    create_stock_tuner(tuner, arguments, seed=0)
+def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
+    stock = create_stock_tuner(tuner, arguments, seed=0)
+    try:
+        stock.update_search_space(space.wire)
+    except Exception as error:  # NNI's tuners raise whatever they like
+        raise ConfigError(f"tuner {tuner!r} cannot take this search space: {error}") from error
     if config.max_trial_number is None and config.max_experiment_duration is None:
         raise ConfigError(
             f"tuner {tuner!r} does not end by itself: config.max_trial_number or config.max_experiment_duration "

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from autocompress.errors import StoreError
+from autocompress.store.files import read_json, write_json
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "deep" / "down" / "record.json"
+    content = {"rate": 0.1 + 0.2, "name": "Prüfung", "none": None, "nested": {"list": [1, 2.5, "x"]}}
+    write_json(path, content)
+    assert read_json(path) == content
+    assert [entry.name for entry in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "record.json"
+    write_json(path, {"long": "x" * 1000})
+    before = path.stat().st_ino
+    write_json(path, {"short": 1})
+    assert read_json(path) == {"short": 1}
+    assert path.stat().st_ino != before, "it was written in place: a crash could leave half of it"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [({"a": 1, "b": float("nan")}, ValueError), ({"a": 1, "b": object()}, TypeError)]
+)
+def test_what_cannot_be_json_leaves_the_old_file_and_nothing_beside(tmp_path, content, error):
+    path = tmp_path / "record.json"
+    write_json(path, {"old": True})
+    with pytest.raises(error):
+        write_json(path, content)
+    assert read_json(path) == {"old": True}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_half_written_file_beside_is_not_read(tmp_path):
+    """What a crash leaves."""
+    path = tmp_path / "record.json"
+    write_json(path, {"old": True})
+    (tmp_path / f".record.json.{os.getpid()}").write_text('{"new": tr')
+    assert read_json(path) == {"old": True}
+    write_json(path, {"new": True})
+    assert read_json(path) == {"new": True}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "record.json"
+    with pytest.raises(StoreError, match=f"^{re.escape(str(path))} cannot be written: "):
+        write_json(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cut": ', "cannot be read: Expecting value"),
+        ("", "cannot be read: Expecting value"),
+        ("[1, 2]", "must hold a JSON object; got list"),
+        ("null", "must hold a JSON object; got NoneType"),
+    ],
+)
+def test_a_damaged_file(tmp_path, text, message):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=f"^{re.escape(f'{path} {message}')}"):
+        read_json(path)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_json(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(StoreError, match=r"missing\.json cannot be read: "):
+        read_json(tmp_path / "missing.json")
