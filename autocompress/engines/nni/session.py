@@ -93,8 +93,8 @@ class Session:
             AutoCompressError: the tuner, the assessor, a trial or NNI's manager failed; the cause is chained.
         """
         while True:
+            self.manager.require_alive()  # first: that it is gone explains what the tuner may have raised
             self._dispatcher.raise_error()
-            self.manager.require_alive()
             status = self._status()
             if status in ("DONE", "STOPPED"):
                 self._dispatcher.raise_error()
