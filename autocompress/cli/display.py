@@ -1,4 +1,4 @@
-"""The live display of a search: it reads the experiment's directory and knows no engine."""
+"""The display of a search while it runs: it reads the experiment's directory and knows no engine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.spinner import Spinner
-from rich.text import Text
 
-from autocompress.cli.snapshot import RunningTrial, Snapshot, take
-from autocompress.cli.tables import line, number, percent, trials_table
+from autocompress.cli.picture import accuracy_text, picture
+from autocompress.cli.snapshot import Reader, Snapshot
+from autocompress.cli.tables import line
+from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
 
 _SECONDS_BETWEEN = 0.5
-_SHOWN_TRIALS = 12
 
 
 @contextlib.contextmanager
 def watching(
-    store: ExperimentDirectory, console: Console, url: Callable[[], str | None], *, quiet: bool
+    store: ExperimentDirectory,
+    console: Console,
+    url: Callable[[], str | None],
+    *,
+    quiet: bool,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Show the search while the block runs: live on a terminal, else a line for each finished trial.
 
@@ -31,81 +35,87 @@ def watching(
         console: where to.
         url: the web page's address, None while there is none.
         quiet: show nothing.
+        stopping: whether Ctrl-C was pressed.
     """
     if quiet:
         yield
     elif console.is_terminal:
-        display = _Display(store, url)
-        with Live(get_renderable=display.render, console=console, refresh_per_second=4, redirect_stderr=False):
+        with _live(Display(store, url, stopping), console):
             yield
     else:
-        with _lines(store, console, url):
+        with _printing(Lines(store, console, url)):
             yield
 
 
-class _Display:
-    """Reads the directory twice a second, however often it is drawn."""
+class Display:
+    """The live display: reads the directory twice a second, however often it is drawn."""
 
-    def __init__(self, store: ExperimentDirectory, url: Callable[[], str | None]) -> None:
-        self._store = store
-        self._url = url
-        self._started = self._read = time.monotonic()
+    def __init__(self, store: ExperimentDirectory, url: Callable[[], str | None], stopping: Callable[[], bool]) -> None:
+        self._reader = Reader(store)
+        self._url, self._stopping = url, stopping
+        self._started = time.monotonic()
+        self._read = float("-inf")
+        self._ended = False
         self._snapshot: Snapshot | None = None
+        self._address: str | None = None
 
     def render(self) -> RenderableType:
+        """The display at this moment; an address once known stays, so that the last picture shows it too."""
         now = time.monotonic()
-        if self._snapshot is None or now - self._read > _SECONDS_BETWEEN:
-            self._snapshot, self._read = take(self._store), now
-        return picture(self._snapshot, self._url(), now - self._started)
+        if now - self._read > _SECONDS_BETWEEN:
+            self._snapshot, self._read = _taken(self._reader, self._snapshot), now
+        self._address = self._url() or self._address
+        return picture(self._snapshot, self._address, now - self._started, stopping=self._stopping(), ended=self._ended)
+
+    def end(self) -> None:
+        """Let the last picture be that of the end, with nothing going on in it."""
+        self._read, self._ended = float("-inf"), True
 
 
-def picture(snapshot: Snapshot | None, url: str | None, seconds: float) -> RenderableType:
-    """The display at one moment."""
-    if snapshot is None:
-        return Spinner("dots", Text("measuring the uncompressed model ..."))
-    parts: list[RenderableType] = [_head(snapshot, seconds)]
-    shown = snapshot.records[-_SHOWN_TRIALS:]
-    if url is not None:
-        parts.append(Text.assemble(("page     ", "dim"), (url, f"link {url}")))
-    if shown:
-        parts += [Text(), trials_table(shown)]
-    parts += [Text(), *(_running(trial, snapshot.threshold) for trial in snapshot.running)]
-    parts.append(_best(snapshot))
-    return Group(*parts)
+class Lines:
+    """Plain lines: the page and the threshold when they are known, then each trial that ends."""
 
+    def __init__(self, store: ExperimentDirectory, console: Console, url: Callable[[], str | None]) -> None:
+        self._reader = Reader(store)
+        self._console = console
+        self._url = url
+        self._shown: int | None = None
 
-def _head(snapshot: Snapshot, seconds: float) -> Text:
-    accuracy = f"{number(snapshot.uncompressed)} uncompressed, {number(snapshot.threshold)} to hold"
-    return Text.assemble(
-        ("accuracy ", "dim"),
-        accuracy,
-        ("   search ", "dim"),
-        f"{len(snapshot.records)} trials, {snapshot.epochs} epochs, {seconds:.0f} s",
-    )
+    def print_new(self) -> None:
+        """Print what is new since the last call. Trials of before a resume are not."""
+        snapshot, address = _taken(self._reader, None), self._url()
+        if snapshot is None:
+            return
+        if self._shown is None:
+            if address is None:
+                return
+            self._shown = len(snapshot.records)
+            self._print(f"web page: {address}")
+            self._print(f"accuracy: {accuracy_text(snapshot)}")
+        for record in snapshot.records[self._shown :]:
+            self._shown += 1
+            self._print(line(record, self._shown))
 
-
-def _running(trial: RunningTrial, threshold: float) -> RenderableType:
-    of = "" if trial.epochs is None else f" of {trial.epochs}"
-    accuracy = "" if trial.accuracy is None else f", accuracy {number(trial.accuracy)} against {number(threshold)}"
-    rate = "" if trial.rate is None else f" at rate {number(trial.rate)}"
-    return Spinner("dots", Text(f"{trial.algorithm}{rate}: epoch {trial.epoch}{of}{accuracy}"), style="cyan")
-
-
-def _best(snapshot: Snapshot) -> Text:
-    record = snapshot.best
-    if record is None:
-        return Text("best     nothing within the budget yet", style="dim")
-    return Text.assemble(
-        ("best     ", "dim"),
-        (f"{record.algorithm} at rate {number(record.requested_rate)}", "bold green"),
-        f", {percent(record.parameters_removed)} of the parameters removed, accuracy {number(record.accuracy)}",
-    )
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
-def _lines(store: ExperimentDirectory, console: Console, url: Callable[[], str | None]) -> Iterator[None]:
+def _live(display: Display, console: Console) -> Iterator[None]:
+    try:
+        with Live(get_renderable=display.render, console=console, refresh_per_second=4, redirect_stderr=False):
+            try:
+                yield
+            finally:
+                display.end()
+    finally:
+        console.print()  # between the display and what is told after it
+
+
+@contextlib.contextmanager
+def _printing(lines: Lines) -> Iterator[None]:
     ended = threading.Event()
-    printer = threading.Thread(target=_print_lines, args=(store, console, url, ended), daemon=True)
+    printer = threading.Thread(target=_print_until, args=(lines, ended), daemon=True)
     printer.start()
     try:
         yield
@@ -114,20 +124,15 @@ def _lines(store: ExperimentDirectory, console: Console, url: Callable[[], str |
         printer.join()
 
 
-def _print_lines(
-    store: ExperimentDirectory, console: Console, url: Callable[[], str | None], ended: threading.Event
-) -> None:
-    shown, told = 0, False
-    while True:
-        last_time = ended.is_set()
-        snapshot, address = take(store), url()
-        if snapshot is not None and address is not None and not told:
-            told = True
-            shown = len(snapshot.records)
-            console.print(f"web page: {address}", soft_wrap=True, highlight=False)
-        for index, record in enumerate(snapshot.records[shown:] if snapshot and told else [], shown + 1):
-            console.print(line(record, index), soft_wrap=True, highlight=False)
-            shown = index
-        if last_time:
-            return
-        ended.wait(_SECONDS_BETWEEN)
+def _print_until(lines: Lines, ended: threading.Event) -> None:
+    while not ended.wait(_SECONDS_BETWEEN):
+        lines.print_new()
+    lines.print_new()
+
+
+def _taken(reader: Reader, otherwise: Snapshot | None) -> Snapshot | None:
+    """A look that never disturbs the search: what cannot be read now is told by the search itself."""
+    try:
+        return reader.take()
+    except (StoreError, OSError):
+        return otherwise

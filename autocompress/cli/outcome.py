@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from types import FrameType
 
 import typer
 
-from autocompress.errors import AutoCompressError, ConfigError, InfeasibleBudgetError, ModuleError, StoreError
+from autocompress.errors import (
+    AutoCompressError,
+    ConfigError,
+    InfeasibleBudgetError,
+    ModuleError,
+    StoreError,
+    TrialError,
+)
 
 FAILED = 1
 BAD_INPUT = 2
@@ -21,15 +30,56 @@ INTERRUPTED = 130
 def told_errors(*, debug: bool = False) -> Iterator[None]:
     """Turn errors into one message on standard error and an exit code.
 
-    2 for bad input, 3 where nothing stayed within the budget, 1 for all else that autocompress raises on purpose.
+    2 for bad input, 3 where nothing stayed within the budget, 130 for Ctrl-C, 1 for all else that autocompress raises
+    on purpose.
+
+    Args:
+        debug: print the traceback, causes included, before the message.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        print("stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
     except AutoCompressError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
+        if not debug and _has_traceback(error):
+            print("(the traceback of its cause is shown with --debug)", file=sys.stderr)
         raise typer.Exit(_code(error)) from error
+
+
+class Interrupts:
+    """Ctrl-C once stops cleanly; once more changes nothing, so that stopping is not broken off; a third forces it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count interrupts while the block runs."""
+        before = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the interface of signal handlers
+        self.count += 1
+        if self.count != 2:
+            raise KeyboardInterrupt
+
+
+def _message(error: AutoCompressError) -> str:
+    """The message without the traceback that a `TrialError` carries in its text."""
+    return str(error.args[0]) if isinstance(error, TrialError) else str(error)
+
+
+def _has_traceback(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    return (isinstance(error, TrialError) and error.traceback is not None) or _has_traceback(error.__cause__)
 
 
 def _code(error: AutoCompressError) -> int:

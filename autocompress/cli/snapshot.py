@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.records import TrialRecord
-from autocompress.search import best
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.records import Proposal, TrialRecord
+from autocompress.search import best, proposals
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+
+_ADAPTIVE = "AdaptiveCompression"  # the tuner's name; where it is defined, NNI is imported
 
 
 @dataclass(frozen=True)
@@ -35,40 +38,116 @@ class Snapshot:
     """An experiment at one moment.
 
     Attributes:
+        module: name of the user's class.
         uncompressed: accuracy of the uncompressed model.
         threshold: the worst tolerable accuracy.
+        higher_is_better: direction of the metric.
         records: finished trials in order.
         running: trials without a result.
         best: the best feasible one so far.
+        verdict: what the best one evaluated to when loaded afresh; None before the end.
+        ended: whether there is nothing left to try.
+        waiting: what the rule would try next; empty where a stock tuner decides.
     """
 
+    module: str
     uncompressed: float
     threshold: float
+    higher_is_better: bool
     records: list[TrialRecord]
     running: list[RunningTrial]
     best: TrialRecord | None
+    verdict: Verdict | None
+    ended: bool
+    waiting: list[Proposal]
 
     @property
     def epochs(self) -> int:
         """Epochs of fine-tuning done by finished trials."""
         return sum(record.epochs for record in self.records)
 
+    @property
+    def seconds(self) -> float:
+        """Time that finished trials took."""
+        return sum(record.seconds for record in self.records)
+
+
+class Reader:
+    """Looks at an experiment again and again; what has not changed is not read again.
+
+    Args:
+        store: the experiment's directory; it need not exist yet.
+    """
+
+    def __init__(self, store: ExperimentDirectory) -> None:
+        self._store = store
+        self._plan: ExperimentPlan | None = None
+        self._ledger: Ledger | None = None
+        self._stamp: tuple[int, int] | None = None
+
+    def take(self) -> Snapshot | None:
+        """The experiment now; None while its baseline has not been measured.
+
+        Raises:
+            StoreError: its files are damaged.
+        """
+        if self._plan is None:
+            if not self._store.exists():
+                return None
+            self._plan = ExperimentPlan.from_dict(self._store.settings())
+        stamp = self._journal_stamp()
+        if self._ledger is None or stamp != self._stamp:
+            self._ledger, self._stamp = Ledger(self._store), stamp
+        return _snapshot(self._plan, self._ledger)
+
+    def _journal_stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self._store.journal.path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size
+
 
 def take(store: ExperimentDirectory) -> Snapshot | None:
-    """Look at an experiment; None while its baseline has not been measured."""
-    if not store.exists():
-        return None
-    plan = ExperimentPlan.from_dict(store.settings())
-    ledger = Ledger(store)
-    running = [_running(store, trial) for trial in ledger.open.values()]
-    return Snapshot(plan.measured.accuracy, plan.threshold, ledger.records, running, best(ledger.records))
+    """Look at an experiment once; None while its baseline has not been measured."""
+    return Reader(store).take()
+
+
+def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
+    disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
+    found = best(record for record in ledger.records if record.key not in disproved)
+    waiting = proposals(plan.searches, ledger.records) if plan.tuner == _ADAPTIVE else []
+    return Snapshot(
+        module=plan.module["class_name"],
+        uncompressed=plan.measured.accuracy,
+        threshold=plan.threshold,
+        higher_is_better=plan.measured.higher_is_better,
+        records=ledger.records,
+        running=[_running(ledger.directory, trial) for trial in ledger.open.values()],
+        best=found,
+        verdict=ledger.verdicts.get(found.key) if found else None,
+        ended=_ended(plan, ledger, waiting),
+        waiting=waiting,
+    )
+
+
+def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> bool:
+    if ledger.open:
+        return False
+    limit = plan.engine.get("config", {}).get("maxTrialNumber")
+    used_up = limit is not None and len(ledger.records) >= limit
+    return bool(ledger.verdicts) or used_up or (plan.tuner == _ADAPTIVE and not waiting)
 
 
 def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     search: dict[str, Any] = trial.parameters.get("search") or {}
     chosen: dict[str, Any] = trial.parameters["algorithm_name"]
-    sparsities = [value for name, value in chosen.items() if name.endswith("::sparsity")]
-    rate = search.get("compression_rate", sparsities[0] if len(sparsities) == 1 else None)
     curve = store.trial(trial.key).curve()
     last = curve[-1] if curve else {}
+    rate = search.get("compression_rate", _only_sparsity(chosen))
     return RunningTrial(chosen["_name"], rate, last.get("epoch", 0), search.get("epochs"), last.get("accuracy"))
+
+
+def _only_sparsity(chosen: Mapping[str, Any]) -> float | None:
+    sparsities = [value for name, value in chosen.items() if name.endswith("::sparsity")]
+    return sparsities[0] if len(sparsities) == 1 else None

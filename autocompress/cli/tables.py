@@ -1,35 +1,50 @@
-"""Records as they are shown: tables for people, JSON for programs."""
+"""Records as they are shown: figures, lines and tables for people."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
 
 _COLUMNS = ("#", "algorithm", "rate", "achieved", "removed", "accuracy", "budget", "epochs", "seconds", "verdict")
+_LEFT = ("algorithm", "verdict")
 
 
-def trials_table(records: Iterable[TrialRecord], title: str | None = None) -> Table:
-    """One row a trial: requested and achieved rate, share of parameters removed, accuracy, accuracy budget, verdict."""
-    table = Table(title=title, box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+def trials_table(records: Iterable[TrialRecord], first: int = 1, *, cut: bool = False) -> Table:
+    """One row a trial: requested and achieved rate, share of parameters removed, accuracy, accuracy budget, verdict.
+
+    Args:
+        records: the rows.
+        first: number of the first of them.
+        cut: cut long reasons of failure to the width instead of wrapping them.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("algorithm", "verdict") else "right", no_wrap=True)
-    for number, record in enumerate(records, 1):
-        table.add_row(str(number), *_cells(record), verdict(record))
+        justify: JustifyMethod = "left" if column in _LEFT else "right"
+        table.add_column(column, justify=justify, no_wrap=cut or column != "verdict")
+    for index, record in enumerate(records, first):
+        table.add_row(str(index), *_cells(record), verdict(record))
     return table
 
 
 def verdict(record: TrialRecord) -> Text:
     """Whether the trial is within the budget, or why there is no answer."""
     if record.error is not None:
-        return Text(f"{record.state}: {record.error}", style="red", overflow="ellipsis")
+        return Text(f"{record.state}: {first_line(record.error)}", style="red", overflow="ellipsis")
+    stopped = "" if record.state == "completed" else f"{record.state}, "
     if record.feasible:
-        return Text("within", style="green")
-    return Text("outside", style="yellow")
+        return Text(f"{stopped}within", style="green")
+    return Text(f"{stopped}outside", style="yellow")
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -44,24 +59,62 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
 def line(record: TrialRecord, index: int) -> str:
     """One finished trial in one line of plain text."""
-    answer = verdict(record).plain
+    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
+    if record.accuracy is None:
+        return f"{named}{verdict(record).plain}"
     return (
-        f"trial {index}: {record.algorithm} at {number(record.requested_rate)}: accuracy {number(record.accuracy)} "
-        f"({number(record.accuracy_budget, 2)} of budget left), {percent(record.parameters_removed)} of the parameters "
-        f"removed, {record.epochs} epochs, {record.seconds:.1f} s: {answer}"
+        f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_budget, '+.2g')} to the threshold), "
+        f"{percent(record.parameters_removed)} of the parameters removed, {counted(record.epochs, 'epoch')}, "
+        f"{record.seconds:.1f} s: {verdict(record).plain}"
     )
+
+
+def at_rate(algorithm: str, rate: float | None) -> str:
+    """An algorithm and the rate asked of it, if any."""
+    return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 
 def _cells(record: TrialRecord) -> tuple[str, ...]:
     return (
         record.algorithm,
-        number(record.requested_rate),
-        number(record.compression_rate),
+        _aligned(record.requested_rate),
+        _aligned(record.compression_rate),
         percent(record.parameters_removed),
-        number(record.accuracy),
-        number(record.accuracy_budget, 2),
+        _aligned(record.accuracy),
+        _signed(record.accuracy_budget, _layout(record.accuracy_budget, "+")),
         str(record.epochs),
         f"{record.seconds:.1f}",
     )
+
+
+def _aligned(value: float | None) -> str:
+    """A number with as many decimals as its neighbours in a column have, so that their points are in line."""
+    return _signed(value, _layout(value))
+
+
+def _layout(value: float | None, sign: str = "") -> str:
+    size = abs(value or 0.0)
+    if size >= 10 or 0 < size < 0.0001:
+        return f"{sign}.4g"
+    return f"{sign}.4f"
+
+
+def _signed(value: float | None, layout: str) -> str:
+    return "-" if value is None or not math.isfinite(value) else format(value, layout)

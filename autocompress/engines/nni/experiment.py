@@ -25,7 +25,7 @@ from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_e
 from autocompress.engines.nni.manager import Manager, end_process, find_manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import EngineError, ModuleError
+from autocompress.errors import EngineError, ModuleError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.trial.child import IN_CHILD, measure_in_child
@@ -88,6 +88,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.from_dict(store.settings())
+        if "config" not in plan.engine:
+            raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
         experiment = cls(
             ModuleReference.from_dict(plan.module),
             ExperimentConfig(**plan.engine["config"]),
