@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
-
-_ADAPTIVE = "AdaptiveCompression"  # the tuner's name; where it is defined, NNI is imported
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
     disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
     found = best(record for record in ledger.records if record.key not in disproved)
-    waiting = proposals(plan.searches, ledger.records) if plan.tuner == _ADAPTIVE else []
+    waiting = proposals(plan.searches, ledger.records) if plan.tuner == ADAPTIVE_TUNER else []
     return Snapshot(
         module=plan.module["class_name"],
         uncompressed=plan.measured.accuracy,
@@ -136,7 +134,7 @@ def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> boo
         return False
     limit = plan.engine.get("config", {}).get("maxTrialNumber")
     used_up = limit is not None and len(ledger.records) >= limit
-    return bool(ledger.verdicts) or used_up or (plan.tuner == _ADAPTIVE and not waiting)
+    return bool(ledger.verdicts) or used_up or (plan.tuner == ADAPTIVE_TUNER and not waiting)
 
 
 def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:

@@ -15,6 +15,9 @@ from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, Proposal
 from autocompress.search import AdaptiveSearch, Search, require_objective
 
+ADAPTIVE_TUNER = "AdaptiveCompression"
+"""Name of our own tuner and assessor, beside which NNI's are named."""
+
 _PACKAGES = ("autocompress", "torch", "torch-pruning", "nni", "numpy")
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from autocompress.cli.display import Display, Lines, watching
 from autocompress.cli.picture import picture
-from autocompress.cli.snapshot import _ADAPTIVE, Reader, take
+from autocompress.cli.snapshot import Reader, take
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 from tests.cli.conftest import finish, plan, record
@@ -123,12 +123,6 @@ def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
     assert "next: the tuner decides" in shown(new_store)
     Ledger(new_store).add(record("key0", 0.5, feasible=True))
     assert take(new_store).ended
-
-
-def test_the_name_of_our_tuner():
-    from autocompress.engines.nni.tuner import ADAPTIVE_TUNER
-
-    assert _ADAPTIVE == ADAPTIVE_TUNER
 
 
 def test_what_has_not_changed_is_not_read_again(store, monkeypatch):

@@ -15,8 +15,7 @@ from nni.experiment.config.utils import is_missing
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
 from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
-from autocompress.engines.nni.tuner import ADAPTIVE_TUNER
-from autocompress.engines.plan import ExperimentPlan, choose_objective
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError
 
 _logger = logging.getLogger("nni.autocompress")

@@ -17,8 +17,8 @@ from autocompress.engines.nni.dispatcher import Dispatcher
 from autocompress.engines.nni.manager import Manager
 from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
-from autocompress.engines.nni.tuner import ADAPTIVE_TUNER, AdaptiveCompression
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.engines.nni.tuner import AdaptiveCompression
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import ConfigError, EngineError
 from autocompress.store import Ledger
 

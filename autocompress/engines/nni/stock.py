@@ -13,7 +13,7 @@ from nni.tools.package_utils.config_manager import get_all_algo_meta
 from nni.tuner import Tuner
 
 from autocompress.engines.nni.trials import RunningTrials
-from autocompress.engines.nni.tuner import ADAPTIVE_TUNER
+from autocompress.engines.plan import ADAPTIVE_TUNER
 from autocompress.errors import ConfigError, unknown_name
 
 _SendTrial = Callable[[int, dict[str, Any]], None]

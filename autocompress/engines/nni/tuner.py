@@ -11,8 +11,6 @@ from autocompress.engines.nni.trials import RunningTrials
 from autocompress.records import Proposal
 from autocompress.search import Search, proposals
 
-ADAPTIVE_TUNER = "AdaptiveCompression"
-
 _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
