@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
+from autocompress.arguments import Argument
 from autocompress.errors import ConfigError, unknown_name
 
-Kind = Literal["pruner", "quantizer"]
+Kind = Literal["pruner", "quantizer", "mix"]
+"""A pruner has a sparsity, and so an adaptive compression rate; a quantizer has none; a mix is one of each."""
+
+MIX = "+"
+"""Joins the names of a mix: `l2+qat`."""
 
 
 @dataclass(frozen=True)
@@ -16,62 +21,95 @@ class Algorithm:
     """A compression algorithm that a search space can name.
 
     Attributes:
-        name: the name users write, as in NNI's auto-compress.
-        kind: a pruner has a sparsity, and so an adaptive compression rate; a quantizer has none.
-        compressor: `package.module:Class` of its compressor; None where this version does not have it.
-        parameters: names of the algorithm arguments it takes (`parameter::<name>` in a search space).
-        needs: hooks of the user's module that it cannot do without.
+        name: the name users write, as in NNI's auto-compress and in NNCF.
+        kind: pruner, quantizer or mix.
+        compressor: `package.module:Class` of its compressor; empty for a mix.
+        arguments: what it can be told (`parameter::<name>` in a search space, `add_config(**kwargs)`).
+        needs: hooks of the user's module that it cannot do without; of each group, one.
+        parts: of a mix: the pruner, the quantizer.
     """
 
     name: str
     kind: Kind
-    compressor: str | None = None
-    parameters: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    compressor: str = ""
+    arguments: tuple[Argument, ...] = ()
+    needs: tuple[tuple[str, ...], ...] = ()
+    parts: tuple[Algorithm, ...] = ()
 
 
 _FILTERS = "autocompress.compress.filters:FilterPruner"
-_TRAINING = ("sparsifying_trainer", "optimizer_factory", "criterion")
+_WEIGHTS = "autocompress.compress.sparsity:LevelPruner"
+_FAKE = "autocompress.compress.fake_quantizers:FakeQuantizer"
+_TRAINER = ("sparsifying_trainer", "post_compress_finetuning_trainer")
+_TRAINING = (_TRAINER, ("optimizer_factory",), ("criterion",))
+_INPUTS = (("calibration_data", *_TRAINER),)
+
+_SCOPES = (Argument("ignored_scopes", ()), Argument("target_scopes", ()), Argument("validate_scopes", True))
+_WIDTHS = (
+    *_SCOPES,
+    Argument("rate_of", "filters", options=("filters", "parameters", "macs")),
+    Argument("round_to", 1, minimum=1),
+)
+_MODE = Argument("mode", "normal", options=("normal", "global"))
+_EPOCHS = Argument("training_epochs", 1, minimum=1)
+_BATCHES = Argument("training_batches", 20, minimum=1)
+_ACTIVATION = Argument("activation", "relu", options=("relu", "relu6", "gelu"))
+_NNCF_SPARSITY = (
+    Argument("weight_importance", "normed_abs", options=("abs", "normed_abs")),
+    Argument("sparsity_level_setting_mode", "global", options=("global", "local")),
+)
+_NNCF_FILTERS = (
+    Argument("filter_importance", "L2", options=("L1", "L2", "geometric_median")),
+    Argument("all_weights", False),
+    Argument("prune_first_conv", False),
+    Argument("prune_downsample_convs", False),
+)
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
-        Algorithm("level", "pruner", "autocompress.compress.sparsity:LevelPruner"),
-        Algorithm("l1", "pruner", _FILTERS),
-        Algorithm("l2", "pruner", _FILTERS),
-        Algorithm("fpgm", "pruner", _FILTERS),
-        Algorithm("slim", "pruner", needs=_TRAINING),
-        Algorithm("taylorfo", "pruner", needs=_TRAINING),
-        Algorithm("apoz", "pruner", needs=_TRAINING),
-        Algorithm("mean_activation", "pruner", needs=_TRAINING),
-        Algorithm("naive", "quantizer"),
-        Algorithm("qat", "quantizer", needs=_TRAINING),
-        Algorithm("dorefa", "quantizer", needs=_TRAINING),
-        Algorithm("bnn", "quantizer", needs=_TRAINING),
+        Algorithm("level", "pruner", _WEIGHTS, (*_SCOPES, _MODE)),
+        Algorithm("magnitude_sparsity", "pruner", _WEIGHTS, (*_SCOPES, *_NNCF_SPARSITY)),
+        Algorithm("l1", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
+        Algorithm("l2", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
+        Algorithm("fpgm", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
+        Algorithm("filter_pruning", "pruner", _FILTERS, (*_WIDTHS, *_NNCF_FILTERS)),
+        Algorithm("slim", "pruner", _FILTERS, (*_WIDTHS, _MODE, _EPOCHS, Argument("scale", 1e-4)), _TRAINING),
+        Algorithm("taylorfo", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES), _TRAINING),
+        Algorithm("apoz", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES, _ACTIVATION), _INPUTS),
+        Algorithm("mean_activation", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES, _ACTIVATION), _INPUTS),
+        Algorithm("naive", "quantizer", _FAKE, _SCOPES),
+        Algorithm("qat", "quantizer", "autocompress.compress.qat:QatQuantizer", _SCOPES, _INPUTS),
+        Algorithm("dorefa", "quantizer", _FAKE, _SCOPES),
+        Algorithm("bnn", "quantizer", _FAKE, _SCOPES),
     )
 }
 
 
 def algorithm(name: str) -> Algorithm:
-    """The algorithm of that name.
+    """The algorithm of that name; `pruner+quantizer` for a mix.
 
     Raises:
-        ConfigError: no algorithm has that name.
+        ConfigError: no algorithm has that name, or the parts of the mix do not go together.
     """
+    if MIX in name:
+        return _mix(name)
     if name not in ALGORITHMS:
         raise ConfigError(unknown_name("algorithm", name, ALGORITHMS))
     return ALGORITHMS[name]
 
 
-def require_available(names: Iterable[str]) -> None:
-    """Check that every named algorithm can be run by this version.
-
-    Raises:
-        ConfigError: a name is unknown, or known from NNI but not available in this version.
-    """
-    available = sorted(name for name, known in ALGORITHMS.items() if known.compressor is not None)
-    for name in names:
-        if algorithm(name).compressor is None:
-            raise ConfigError(
-                f"algorithm {name!r} is not available in this version (available: {', '.join(available)})"
-            )
+def _mix(name: str) -> Algorithm:
+    parts = tuple(algorithm(part) for part in name.split(MIX))
+    kinds = [part.kind for part in parts]
+    if kinds.count("pruner") > 1:
+        adaptive = " and ".join(repr(part.name) for part in parts if part.kind == "pruner")
+        raise ConfigError(
+            f"a mix must have one algorithm with an adaptive compression rate; {name!r} has {adaptive}: one accuracy "
+            "cannot tell which of two rates to move"
+        )
+    if kinds != ["pruner", "quantizer"]:
+        raise ConfigError(f"a mix must be one pruner and then one quantizer, such as 'l2{MIX}qat'; got {name!r}")
+    arguments = {argument.name: argument for part in parts for argument in part.arguments}
+    needs = dict.fromkeys(itertools.chain.from_iterable(part.needs for part in parts))
+    return Algorithm(name, "mix", "", tuple(arguments.values()), tuple(needs), parts)

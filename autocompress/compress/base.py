@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
+from autocompress.algorithms import algorithm
 from autocompress.compress.layers import FILTER_TYPES, LayerTarget, supported_layers
 from autocompress.compress.module import ModuleClass
+from autocompress.compress.scopes import Scopes
+from autocompress.records import Measurement
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class CompressionRequest:
         example_inputs: positional arguments of one forward pass.
         original: sizes of the uncompressed model's layers (`layer_shapes`), from which rates count also when the model
             given was compressed before; None: the model given is the uncompressed one.
-        arguments: the algorithm's own arguments (`parameter::<name>` of a search space).
+        arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked; those that are left
+            out have the defaults of `algorithms.Algorithm.arguments`.
         module: the user's module, for algorithms that need its trainers or calibration data.
+        uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: the model given is
+            the uncompressed one.
     """
 
     algorithm: str
@@ -62,10 +68,31 @@ class CompressionRequest:
     original: Mapping[str, LayerShape] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     module: ModuleClass | None = None
+    uncompressed: Measurement | None = None
+
+    def argument(self, name: str) -> Any:
+        """The argument that was given, else its default."""
+        defaults = {argument.name: argument.default for argument in algorithm(self.algorithm).arguments}
+        return self.arguments.get(name, defaults[name])
+
+    @property
+    def scopes(self) -> Scopes:
+        """The parts of the model that may be touched."""
+        return Scopes.of(self.arguments)
 
 
 class Compression(Protocol):
     """A model under compression: to be fine-tuned, measured, finished."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the finished model still computes in floating point what other kernels would in fewer bits."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training that compressing itself took."""
+        ...
 
     @property
     def model(self) -> nn.Module:
@@ -91,13 +118,16 @@ class Compression(Protocol):
 
 
 class Compressor(Protocol):
-    """A family of compression algorithms.
+    """A family of compression algorithms."""
 
-    Attributes:
-        layer_types: the layers it can be pointed at.
-    """
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check all that can be told of a request without compressing the model, which is not changed.
 
-    layer_types: ClassVar[tuple[type[nn.Module], ...]]
+        Raises:
+            ConfigError: the request breaks a rule.
+            CompressionError: the algorithm cannot be applied to the model.
+        """
+        ...
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
         """Compress a model, which is changed and must not be used by itself afterwards.
@@ -106,5 +136,6 @@ class Compressor(Protocol):
             ConfigError: the request breaks a rule.
             CompressionError: the algorithm cannot be applied to the model, or would change nothing at a rate > 0; the
                 model is then in an undefined state.
+            ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -50,6 +49,8 @@ class FilterCompression:
     layers: tuple[str, ...]
     original: Mapping[str, LayerShape]
     changed: tuple[str, ...]
+    simulated: bool = False
+    epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """Share of the uncompressed model's filters that are gone; see `base.Compression`."""
@@ -68,7 +69,9 @@ class FilterPruner:
     different rates the smallest one holds.
     """
 
-    layer_types: ClassVar[tuple[type[nn.Module], ...]] = FILTER_TYPES
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check the rules against the model; see `base.Compressor`."""
+        layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:
         """Remove filters so that each layer has its rate, counted from the uncompressed model; never adds any.
@@ -79,7 +82,7 @@ class FilterPruner:
         """
         importance = _importance(request.algorithm)
         original = layer_shapes(model) if request.original is None else request.original
-        rates = layer_rates(model, request.targets, FILTER_TYPES)
+        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         shapes = output_shapes(model, request.example_inputs)
         with evaluating(model), requiring_gradients(model):
             graph = ChannelGraph(model, request.example_inputs, original)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
+from autocompress.compress.scopes import EVERYWHERE, Scopes
 from autocompress.errors import ConfigError, unknown_name
 
 FILTER_TYPES: tuple[type[nn.Module], ...] = (
@@ -34,12 +36,16 @@ class LayerTarget:
         op_names: exact dotted names of layers; empty: any name.
         rate: compression rate of the layers in [0, 1); None where the algorithm has none, and for an exclude.
         exclude: whether the layers are taken out instead.
+        quant_types: what a quantizer quantizes there: input, output, weight.
+        quant: the quantizer's variables: quant_bits, quant_scheme, ...
     """
 
     op_types: tuple[str, ...] = ()
     op_names: tuple[str, ...] = ()
     rate: float | None = None
     exclude: bool = False
+    quant_types: tuple[str, ...] = ()
+    quant: Mapping[str, Any] = field(default_factory=dict)
 
 
 def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
@@ -54,33 +60,53 @@ def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> di
 
 
 def select_layers(
-    model: nn.Module, targets: Sequence[LayerTarget], types: tuple[type[nn.Module], ...]
+    model: nn.Module,
+    targets: Sequence[LayerTarget],
+    types: tuple[type[nn.Module], ...],
+    scopes: Scopes = EVERYWHERE,
 ) -> dict[str, LayerTarget]:
     """The rule that holds for each selected layer, in the model's order; later rules override earlier ones.
 
     Raises:
         ConfigError: a rule names neither types nor names, or a type or name the model does not have, or selects no
-            layer; or nothing is left at the end.
+            layer; a scope matches nothing; or nothing is left at the end.
     """
+    scopes.check(model)
     layers, chosen = supported_layers(model, types), {}
-    for target in targets:
-        for name in _matches(model, layers, target, types):
-            chosen[name] = target
-    selected = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
+    for target, names in matches(model, targets, types):
+        chosen.update(dict.fromkeys(names, target))
+    ruled = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
+    selected = {name: target for name, target in ruled.items() if scopes.allow(name)}
     if not selected:
-        raise ConfigError("at least one layer must be selected for compression; the rules select none")
+        why = f"the scopes allow none of {', '.join(ruled)}" if ruled else "the rules select none"
+        raise ConfigError(f"at least one layer must be selected for compression; {why}")
     return selected
 
 
-def layer_rates(
+def matches(
     model: nn.Module, targets: Sequence[LayerTarget], types: tuple[type[nn.Module], ...]
+) -> list[tuple[LayerTarget, list[str]]]:
+    """Each rule with the names of the layers it is about, in the model's order, scopes not regarded.
+
+    Raises:
+        ConfigError: a rule names neither types nor names, or a type or name the model does not have, or no layer.
+    """
+    layers = supported_layers(model, types)
+    return [(target, _matches(model, layers, target, types)) for target in targets]
+
+
+def layer_rates(
+    model: nn.Module,
+    targets: Sequence[LayerTarget],
+    types: tuple[type[nn.Module], ...],
+    scopes: Scopes = EVERYWHERE,
 ) -> dict[str, float]:
     """The compression rate of each selected layer, in the model's order.
 
     Raises:
         ConfigError: as `select_layers`; or a rule that selects layers has no rate, or one outside [0, 1).
     """
-    return {name: _rate(target) for name, target in select_layers(model, targets, types).items()}
+    return {name: _rate(target) for name, target in select_layers(model, targets, types, scopes).items()}
 
 
 def _rate(target: LayerTarget) -> float:

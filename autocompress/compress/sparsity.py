@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class LevelCompression:
     model: nn.Module
     targets: tuple[str, ...]
     layers: tuple[str, ...]
+    simulated: bool = False
+    epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """Share of weights that are zero; see `base.Compression`."""
@@ -67,7 +69,9 @@ class LevelCompression:
 class LevelPruner:
     """Zeroes the weights with the smallest magnitude of each layer. Implements `base.Compressor`."""
 
-    layer_types: ClassVar[tuple[type[nn.Module], ...]] = WEIGHT_TYPES
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check the rules against the model; see `base.Compressor`."""
+        _require_maskable(model, layer_rates(model, request.targets, WEIGHT_TYPES, request.scopes))
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
         """Mask exactly the nearest number of weights to each layer's rate; ties go to the first in memory.
@@ -79,7 +83,7 @@ class LevelPruner:
             CompressionError: nothing would change at a rate > 0; a weight is shared or parametrized in a way a mask
                 cannot hold.
         """
-        rates = layer_rates(model, request.targets, WEIGHT_TYPES)
+        rates = layer_rates(model, request.targets, WEIGHT_TYPES, request.scopes)
         layers = tuple(supported_layers(model, WEIGHT_TYPES))
         _require_maskable(model, rates)
         pruned = {name: smallest(_weight(model, name), rate) for name, rate in rates.items()}
