@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.errors import ConfigError, unknown_name
+from autocompress.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,15 @@ class Argument:
     minimum: float = 0
 
     def check(self, value: Any) -> Any:
-        """The value itself (a single text becomes a list where lists are taken), if it is allowed.
+        """The value, if it is allowed; lists come back as tuples.
 
         Raises:
             ConfigError: it is not.
         """
-        checked = (value,) if isinstance(self.default, tuple) and isinstance(value, str) else value
+        checked = self._converted(value)
         if not self._allows(checked):
             raise ConfigError(f"{self.name} must be {self.rule}; got {value!r}")
-        return tuple(checked) if isinstance(self.default, tuple) else checked
+        return checked
 
     @property
     def rule(self) -> str:
@@ -50,9 +49,16 @@ class Argument:
             return f"a finite number >= {self.minimum:g}"
         return "a list of texts" if isinstance(self.default, tuple) else "a text"
 
+    def _converted(self, value: Any) -> Any:
+        """A single text as a tuple, lists as tuples; 3.0, which quniform gives, as 3 where whole numbers are wanted."""
+        if isinstance(self.default, tuple):
+            return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+        whole = isinstance(self.default, int) and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+
     def _allows(self, value: Any) -> bool:
         if isinstance(self.default, tuple):
-            return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+            return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
         if isinstance(value, bool) != isinstance(self.default, bool):
             return False
         if self.options:
@@ -61,18 +67,3 @@ class Argument:
             return isinstance(value, type(self.default))
         kinds = (int,) if isinstance(self.default, int) else (int, float)
         return isinstance(value, kinds) and math.isfinite(value) and value >= self.minimum
-
-
-def complete(arguments: Iterable[Argument], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    """All arguments of an algorithm: those given, checked, and the defaults of the others.
-
-    Raises:
-        ConfigError: an argument has no such name, or a value that is not allowed.
-    """
-    known = {argument.name: argument for argument in arguments}
-    for name in given:
-        if name not in known:
-            raise ConfigError(unknown_name(f"argument of {whose!r}", name, known))
-    return {
-        name: argument.check(given[name]) if name in given else argument.default for name, argument in known.items()
-    }

@@ -140,7 +140,11 @@ class TrialRecord(Record):
         macs_removed: share of the uncompressed model's multiply-accumulates that dense kernels no longer do.
         size_removed: share of the uncompressed weights file that is saved on disk.
         bytes: size of the weights file.
-        epochs: epochs of fine-tuning done.
+        simulated: whether the model computes in floating point what only other kernels would compute in fewer bits.
+        latency: median seconds of one forward pass of the example inputs; None where it is not the objective.
+        latency_removed: share of the uncompressed model's latency that is saved, negative where it is slower; measured
+            in turns with it; None where it is not the objective.
+        epochs: epochs of training done, those of a sparsifying trainer included.
         lr_factor: factor on the learning rates.
         seed: seed of the trial.
         start_from: key of the trial it started from; None for the pretrained model.
@@ -163,6 +167,9 @@ class TrialRecord(Record):
     macs_removed: float | None = None
     size_removed: float | None = None
     bytes: int | None = None
+    simulated: bool = False
+    latency: float | None = None
+    latency_removed: float | None = None
     epochs: int = 0
     lr_factor: float = 1.0
     seed: int = 0

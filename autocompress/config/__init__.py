@@ -5,7 +5,7 @@ from autocompress.config.choice import AlgorithmChoice, LayerChoice, read_parame
 from autocompress.config.files import SearchSpaceSource, load_search_space
 from autocompress.config.generator import AutoCompressionSearchSpaceGenerator
 from autocompress.config.keys import ArgumentKey, LayerKey, parse_key
-from autocompress.config.settings import AccuracyAwareSettings
+from autocompress.config.settings import AccuracyAwareSettings, KnowledgeDistillation
 from autocompress.config.space import SearchSpace
 from autocompress.config.values import ValueGroup, ValueSpace
 
@@ -15,6 +15,7 @@ __all__ = [
     "AlgorithmSpace",
     "ArgumentKey",
     "AutoCompressionSearchSpaceGenerator",
+    "KnowledgeDistillation",
     "LayerChoice",
     "LayerKey",
     "LayerRule",

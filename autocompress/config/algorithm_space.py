@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.algorithms import Kind
-from autocompress.config.entries import Layers, named_algorithm, require_true, split
+from autocompress.algorithms import Algorithm, Kind
+from autocompress.config.entries import Layers, named_algorithm, require_argument, require_true, split
 from autocompress.config.keys import ArgumentKey
 from autocompress.config.rates import at, cut, rate_axis, rounded
 from autocompress.config.values import Values, ValueSpace, parse_values
+from autocompress.config.variables import check_argument, check_quantizing
 from autocompress.errors import ConfigError
 from autocompress.search import RateAxis
 
@@ -45,7 +46,7 @@ class AlgorithmSpace:
 
     Attributes:
         name: of the algorithm.
-        kind: pruner or quantizer.
+        kind: pruner, quantizer or mix.
         entries: the config list.
         arguments: values of the algorithm's arguments.
     """
@@ -66,7 +67,7 @@ class AlgorithmSpace:
         try:
             entries, arguments = split(known, wire)
             rules = tuple(_rule(layers, entry) for layers, entry in entries.items())
-            parsed = [(name, parse_values(str(ArgumentKey(name)), value)) for name, value in arguments.items()]
+            parsed = [(name, _argument(known, name, value)) for name, value in arguments.items()]
             return cls(known.name, known.kind, rules, tuple(parsed))
         except ConfigError as error:
             raise ConfigError(f"algorithm {known.name!r}: {error}") from error
@@ -161,6 +162,12 @@ def _common(axes: dict[str, RateAxis]) -> RateAxis | None:
     return moving[0] if moving else None
 
 
+def _argument(known: Algorithm, name: str, wire: Any) -> Values:
+    values = parse_values(str(ArgumentKey(name)), wire)
+    check_argument(require_argument(known, name), values)
+    return values
+
+
 def _rule(layers: Layers, entry: dict[str, Any]) -> LayerRule:
     values = {name: parse_values(str(layers.key(name)), value) for name, value in entry.items()}
     exclude, sparsity = values.pop("exclude", None), values.pop("sparsity", None)
@@ -168,6 +175,8 @@ def _rule(layers: Layers, entry: dict[str, Any]) -> LayerRule:
         require_true(str(layers.key("exclude")), exclude.middle() if exclude.is_constant else entry["exclude"])
     if sparsity is not None:
         rate_axis(str(layers.key("sparsity")), sparsity)
+    for name, variable in values.items():
+        check_quantizing(str(layers.key(name)), name, layers.quant_types or (), variable)
     rate = sparsity if isinstance(sparsity, ValueSpace) else None
     return LayerRule(
         layers.op_types, layers.op_names, exclude is not None, rate, layers.quant_types, tuple(values.items())

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autocompress.algorithms import Kind
-from autocompress.config.entries import Layers, named_algorithm, require_true, split
+from autocompress.algorithms import Algorithm, Kind, algorithm
+from autocompress.config.entries import Layers, entry_kind, named_algorithm, require_argument, require_true, split
 from autocompress.config.plain import plain
 from autocompress.config.rates import require_rate
 from autocompress.config.space import ALGORITHM_KEY
+from autocompress.config.variables import check_quantizing_value
 from autocompress.errors import ConfigError, unknown_name
 
 SEARCH_KEY = "search"
@@ -44,9 +45,9 @@ class AlgorithmChoice:
 
     Attributes:
         name: of the algorithm.
-        kind: pruner or quantizer.
+        kind: pruner, quantizer or mix.
         rules: the config list, in its order.
-        arguments: of the algorithm itself.
+        arguments: of the algorithm itself, those that were given.
     """
 
     name: str
@@ -58,6 +59,17 @@ class AlgorithmChoice:
         """The sparsity in [0, 1) where there is exactly one, else None: with several the search knows the position."""
         sparsities = [rule.sparsity for rule in self.rules if rule.sparsity is not None]
         return sparsities[0] if len(sparsities) == 1 else None
+
+    @property
+    def stages(self) -> tuple[AlgorithmChoice, ...]:
+        """The algorithms to apply one after the other: those of a mix, each with its rules and arguments, or itself."""
+        return tuple(self._stage(part) for part in algorithm(self.name).parts) or (self,)
+
+    def _stage(self, part: Algorithm) -> AlgorithmChoice:
+        taken = {argument.name for argument in part.arguments}
+        rules = tuple(rule for rule in self.rules if entry_kind(rule.quant_types) == part.kind)
+        arguments = {name: value for name, value in self.arguments.items() if name in taken}
+        return AlgorithmChoice(part.name, part.kind, rules, arguments)
 
 
 def read_parameters(parameters: Mapping[str, Any]) -> AlgorithmChoice:
@@ -76,6 +88,7 @@ def read_parameters(parameters: Mapping[str, Any]) -> AlgorithmChoice:
     try:
         entries, arguments = split(known, copied[ALGORITHM_KEY])
         rules = tuple(_rule(layers, entry) for layers, entry in entries.items())
+        arguments = {name: require_argument(known, name).check(value) for name, value in arguments.items()}
     except ConfigError as error:
         raise ConfigError(f"algorithm {known.name!r}: {error}") from error
     return AlgorithmChoice(known.name, known.kind, rules, arguments)
@@ -89,4 +102,6 @@ def _rule(layers: Layers, entry: dict[str, Any]) -> LayerChoice:
     elif layers.quant_types is None:
         require_rate(str(layers.key("sparsity")), sparsity)
         sparsity = float(sparsity)
+    for name, value in entry.items():
+        check_quantizing_value(str(layers.key(name)), name, layers.quant_types or (), value)
     return LayerChoice(layers.op_types, layers.op_names, sparsity, exclude, layers.quant_types, entry)

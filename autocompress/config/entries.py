@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from autocompress.algorithms import Algorithm, Kind, algorithm
+from autocompress.arguments import Argument
 from autocompress.config.keys import ArgumentKey, LayerKey, parse_key
 from autocompress.errors import ConfigError, unknown_name
 
-VARIABLES: dict[Kind, tuple[str, ...]] = {
+VARIABLES: dict[Kind, tuple[str, ...]] = {  # by the kind of an entry: a mix has entries of both
     "pruner": ("sparsity", "exclude"),
     "quantizer": ("quant_bits", "quant_dtype", "quant_scheme", "quant_start_step", "exclude"),
 }
@@ -73,14 +74,21 @@ def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[Layers, dict[str,
     return entries, arguments
 
 
-def require_argument(known: Algorithm, name: str) -> None:
-    """Check that the algorithm takes an argument of that name, as far as this version knows the algorithm.
+def require_argument(known: Algorithm, name: str) -> Argument:
+    """The algorithm's argument of that name.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it has none.
     """
-    if known.compressor is not None and name not in known.parameters:
-        raise ConfigError(unknown_name(f"argument of {known.name!r}", name, known.parameters))
+    arguments = {argument.name: argument for argument in known.arguments}
+    if name not in arguments:
+        raise ConfigError(unknown_name(f"argument of {known.name!r}", name, arguments))
+    return arguments[name]
+
+
+def entry_kind(quant_types: tuple[str, ...] | None) -> Kind:
+    """Whose entry it is: quant types make it a quantizer's."""
+    return "pruner" if quant_types is None else "quantizer"
 
 
 def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]]) -> None:
@@ -93,18 +101,21 @@ def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]
     Raises:
         ConfigError: naming the rule that is broken, then the entry.
     """
-    seen: set[tuple[frozenset[str], ...]] = set()
-    compressing = False
+    seen: set[tuple[Kind, tuple[frozenset[str], ...]]] = set()
+    wanted = [part.kind for part in known.parts or (known,)]
     for layers, variables in entries:
-        _require_variables(known.kind, layers, variables)
-        same = tuple(frozenset(names or ()) for names in layers)
+        kind = entry_kind(layers.quant_types)
+        _require_variables(kind, layers, variables)
+        same = kind, tuple(frozenset(names or ()) for names in layers)
         if same in seen:
             raise ConfigError(f"config_list must not have two entries for the same layers; got {layers} twice")
         seen.add(same)
-        compressing = compressing or "exclude" not in variables
-    if not compressing:
-        got = f"{len(seen)} with exclude" if seen else "an empty list"
-        raise ConfigError(f"config_list must have at least one entry that compresses; got {got}")
+        if "exclude" not in variables and kind in wanted:
+            wanted.remove(kind)
+    if wanted:
+        of = f" of its {wanted[0]}" if known.parts else ""
+        got = f"{len(seen)} with exclude" if seen and not known.parts else "none" if known.parts else "an empty list"
+        raise ConfigError(f"config_list must have at least one entry{of} that compresses; got {got}")
 
 
 def require_true(key: str, value: Any) -> None:

@@ -26,10 +26,11 @@ class AutoCompressionSearchSpaceGenerator:
         """Add an algorithm.
 
         Args:
-            name: of the algorithm.
+            name: of the algorithm; `pruner+quantizer` for a mix.
             config_list: its entries. Each selects layers by `op_types` and `op_names` (a quantizer also has
-                `quant_types`) and has `sparsity` in [0, 1) (a quantizer: `quant_bits`, ...) or `exclude`. A value is a
-                constant or `{"_type": ..., "_value": [...]}`. The list is copied, never changed.
+                `quant_types`) and has `sparsity` in [0, 1) (a quantizer: `quant_bits`, ...) or `exclude`. In a mix such
+                as "l2+qat" the entries with `quant_types` are the quantizer's. A value is a constant or
+                `{"_type": ..., "_value": [...]}`. The list is copied, never changed.
             **algorithm_kwargs: arguments of the algorithm, constants or `{"_type": ..., "_value": [...]}`.
 
         Raises:
@@ -79,16 +80,17 @@ def _entries(known: Algorithm, config_list: Any) -> dict[str, Any]:
 def _entry(known: Algorithm, where: str, entry: Any) -> tuple[Layers, dict[str, Any]]:
     """The layers of an entry and its variables."""
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where} must be an object with {' and '.join(SELECTORS[known.kind])}; got {entry!r}")
-    names = (*SELECTORS[known.kind], *VARIABLES[known.kind])
+        raise ConfigError(f"{where} must be an object with op_types and op_names; got {entry!r}")
+    kind = known.kind if known.kind != "mix" else "quantizer" if "quant_types" in entry else "pruner"
+    names = (*SELECTORS[kind], *VARIABLES[kind])
     for name in entry:
         if name not in names:
             raise ConfigError(f"{where}: {unknown_name('key', str(name), names)}")
     copied: dict[str, Any] = plain(where, entry)
-    quant_types = _names(where, "quant_types", copied) if known.kind == "quantizer" else None
+    quant_types = _names(where, "quant_types", copied) if kind == "quantizer" else None
     layers = Layers(_names(where, "op_types", copied), _names(where, "op_names", copied), quant_types)
     if not copied:
-        raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[known.kind])}; got none")
+        raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[kind])}; got none")
     try:
         layers.key(next(iter(copied)))
     except ConfigError as error:

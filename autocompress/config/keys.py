@@ -20,7 +20,9 @@ ARGUMENT_KEY = "parameter"
 FORMATS: dict[Kind, str] = {
     "pruner": "config_list::<op_types>::<op_names>::<variable>",
     "quantizer": "config_list::<quant_types>::<op_types>::<op_names>::<variable>",
+    "mix": "config_list::[<quant_types>::]<op_types>::<op_names>::<variable>",
 }
+_PARTS: dict[Kind, tuple[int, ...]] = {"pruner": (3,), "quantizer": (4,), "mix": (3, 4)}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def parse_key(text: str, kind: Kind) -> Key:
 
     Args:
         text: key of a search space or of a trial's parameters.
-        kind: of the algorithm it belongs to; a quantizer's keys have one part more.
+        kind: of the algorithm it belongs to; a quantizer's keys have one part more, a mix has keys of both.
 
     Raises:
         ConfigError: the text has neither of the two formats of this kind, or a part of it breaks a rule.
@@ -94,7 +96,7 @@ def parse_key(text: str, kind: Kind) -> Key:
     try:
         if head == ARGUMENT_KEY and len(parts) == 1:
             return ArgumentKey(parts[0])
-        if head == LAYER_KEY and len(parts) == (3 if kind == "pruner" else 4):
+        if head == LAYER_KEY and len(parts) in _PARTS[kind]:
             *lists, variable = parts
             *quant_types, op_types, op_names = [tuple(part.split(":")) if part else () for part in lists]
             return LayerKey(op_types, op_names, variable, quant_types[0] if quant_types else None)

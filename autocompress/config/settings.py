@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -30,6 +30,34 @@ _Flag = Annotated[bool, Field(description="true or false")]
 _Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number in [0, 2**32)")]
 
 
+class KnowledgeDistillation(BaseModel):
+    """How the uncompressed model teaches the compressed one while that is fine-tuned; NNCF's names and defaults.
+
+    Attributes:
+        type: `softmax` compares softened class probabilities, `mse` the outputs themselves.
+        scale: factor on the distillation loss, which is added to the user's.
+        temperature: of `softmax`: higher is softer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    type: Annotated[Literal["softmax", "mse"], Field(description="'softmax' or 'mse'")]
+    scale: _Step = 1.0
+    temperature: _Step = 1.0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> KnowledgeDistillation:
+        """The settings of a JSON object.
+
+        Raises:
+            ConfigError: naming the setting, what is allowed, and the value.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(f"knowledge_distillation: {_message(error, cls)}") from error
+
+
 class AccuracyAwareSettings(BaseModel):
     """How the highest compression rate within the accuracy budget is searched.
 
@@ -50,6 +78,7 @@ class AccuracyAwareSettings(BaseModel):
         maximal_compression_rate: highest rate that is requested.
         initial_compression_rate: rate of the first trial, clamped into the range of each algorithm.
         warm_start: start trials from the checkpoint of the highest feasible rate, else from the pretrained model.
+        knowledge_distillation: how the uncompressed model teaches; None: it does not.
         seed: of every trial.
 
     Raises:
@@ -72,6 +101,9 @@ class AccuracyAwareSettings(BaseModel):
     maximal_compression_rate: _Rate = 0.95
     initial_compression_rate: _Rate = 0.5
     warm_start: _Flag = True
+    knowledge_distillation: Annotated[
+        KnowledgeDistillation | None, Field(description="an object with type, scale and temperature, or null")
+    ] = None
     seed: _Seed = 0
 
     @model_validator(mode="wrap")
@@ -80,10 +112,13 @@ class AccuracyAwareSettings(BaseModel):
         """Fill in the default degradation, and turn pydantic's errors into ours."""
         if isinstance(data, Mapping) and _RELATIVE not in data and data.get(_ABSOLUTE) is None:
             data = {**data, _RELATIVE: DEFAULT_RELATIVE_DEGRADATION}
+        taught = data.get("knowledge_distillation") if isinstance(data, Mapping) else None
+        if isinstance(taught, Mapping):
+            data = {**data, "knowledge_distillation": KnowledgeDistillation.from_dict(taught)}
         try:
             settings = handler(data)
         except ValidationError as error:
-            raise ConfigError(_message(error)) from error
+            raise ConfigError(_message(error, cls)) from error
         settings._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
         settings._require_order("minimal_compression_rate", "maximal_compression_rate")
         _ = settings.budget  # both or neither is an error
@@ -180,16 +215,18 @@ class AccuracyAwareSettings(BaseModel):
         )
 
 
-def _message(error: ValidationError) -> str:
+def _message(error: ValidationError, model: type[BaseModel]) -> str:
     """All broken rules: the setting, what is allowed, the value."""
-    return "; ".join(_broken(dict(detail)) for detail in error.errors(include_url=False))
+    return "; ".join(_broken(dict(detail), model) for detail in error.errors(include_url=False))
 
 
-def _broken(detail: dict[str, Any]) -> str:
+def _broken(detail: dict[str, Any], model: type[BaseModel]) -> str:
     key = str(detail["loc"][0]) if detail["loc"] else ""
-    fields = AccuracyAwareSettings.model_fields
+    fields = model.model_fields
     if not key:
         return f"settings must be an object; got {detail['input']!r}"
     if key not in fields:
         return unknown_name("setting", key, fields)
+    if detail["type"] == "missing":
+        return f"{key} must be given: {fields[key].description}"
     return f"{key} must be {fields[key].description}; got {detail['input']!r}"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from autocompress.algorithms import require_available
 from autocompress.config import AccuracyAwareSettings, SearchSpace
 from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, Proposal
@@ -18,7 +17,7 @@ from autocompress.search import AdaptiveSearch, Search, require_objective
 ADAPTIVE_TUNER = "AdaptiveCompression"
 """Name of our own tuner and assessor, beside which NNI's are named."""
 
-_PACKAGES = ("autocompress", "torch", "torch-pruning", "nni", "numpy")
+_PACKAGES = ("autocompress", "torch", "torch-pruning", "torchao", "nni", "numpy")
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,12 @@ class ExperimentPlan:
     @property
     def common(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
+        taught = self.settings.knowledge_distillation
         return {
             "seed": self.settings.seed,
             "validate_every_n_epochs": self.settings.validate_every_n_epochs,
             "objective": self.objective,
+            **({} if taught is None else {"knowledge_distillation": taught.model_dump()}),
         }
 
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
@@ -132,9 +133,8 @@ def choose_objective(space: SearchSpace, objective: str | None) -> str:
     """The objective: the one given, else `rate` for a single algorithm and `size` for several.
 
     Raises:
-        ConfigError: no objective has that name, or an algorithm is not available.
+        ConfigError: no objective has that name.
     """
-    require_available(algorithm.name for algorithm in space.algorithms)
     if objective is not None:
         return require_objective(objective)
     return "rate" if len(space.algorithms) == 1 else "size"

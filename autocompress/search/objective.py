@@ -12,6 +12,7 @@ OBJECTIVES: dict[str, str] = {
     "parameters": "parameters_removed",
     "macs": "macs_removed",
     "size": "size_removed",
+    "latency": "latency_removed",
 }
 """Objective -> the field of `TrialRecord` that holds its achieved reduction."""
 
@@ -31,12 +32,12 @@ def score(reduction: float, accuracy_budget: float, threshold: float) -> float:
     """The number stock tuners maximise: the reduction in [0, 1) if feasible, else minus the relative shortfall (< 0).
 
     Args:
-        reduction: the objective's achieved reduction.
+        reduction: the objective's achieved reduction; below zero, as of a model that got slower, it counts as none.
         accuracy_budget: how far the accuracy is inside the threshold.
         threshold: the worst tolerable accuracy; the shortfall is relative to its magnitude, absolute where it is zero.
     """
     if accuracy_budget >= 0:
-        return reduction
+        return max(reduction, 0.0)
     return accuracy_budget / (abs(threshold) or 1.0)
 
 

@@ -113,6 +113,11 @@ class TrialDirectory:
         """The checkpoint, a directory."""
         return self.path / "checkpoint"
 
+    @property
+    def pruned(self) -> Path:
+        """The checkpoint of a mix before it was quantized, from which trials at higher rates start; a directory."""
+        return self.path / "pruned"
+
     def record(self) -> TrialRecord | None:
         """The trial's record, None when it has not ended.
 

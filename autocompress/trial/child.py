@@ -23,18 +23,22 @@ IN_CHILD = "AUTOCOMPRESS_CHILD"
 """Environment variable that is set in processes that load the user's module for us."""
 
 
-def measure_in_child(module: Mapping[str, Any], search_space: Mapping[str, Any], directory: Path) -> Baseline:
+def measure_in_child(
+    module: Mapping[str, Any], search_space: Mapping[str, Any], directory: Path, *, distilling: bool = False
+) -> Baseline:
     """Check the search space against the model and measure the uncompressed model.
 
     Args:
         module: reference to the user's module, as JSON.
         search_space: in NNI's wire format.
         directory: the experiment's directory.
+        distilling: whether fine-tuning uses knowledge distillation.
 
     Raises:
         AutoCompressError: what is wrong with the module or the search space.
     """
-    return Baseline.from_dict(_run("measure", {"module": module, "search_space": search_space}, directory))
+    task = {"module": module, "search_space": search_space, "distilling": distilling}
+    return Baseline.from_dict(_run("measure", task, directory))
 
 
 def verify_in_child(module: Mapping[str, Any], checkpoint: Path, threshold: float, directory: Path) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.optim import Optimizer
 from autocompress.budget import accuracy_budget
 from autocompress.compress.hooks import evaluate
 from autocompress.compress.module import ModuleClass, Trainer
+from autocompress.config import KnowledgeDistillation
 from autocompress.errors import ModuleError
+from autocompress.trial.distillation import distilling
 
 
 @dataclass
@@ -50,6 +53,8 @@ class FineTuning:
         evaluate_first: evaluate before the first epoch, and do not train if that is feasible.
         validate_every_n_epochs: evaluate after each so many epochs, and after the last.
         on_epoch: called after each evaluation with (epoch, accuracy, accuracy budget).
+        distillation: how the teacher's outputs count; None: they do not.
+        teacher: the uncompressed model.
     """
 
     module: ModuleClass
@@ -60,6 +65,8 @@ class FineTuning:
     evaluate_first: bool = False
     validate_every_n_epochs: int = 1
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
+    distillation: KnowledgeDistillation | None = None
+    teacher: nn.Module | None = None
 
     def run(self, model: nn.Module) -> Tuned:
         """Train the model in place, at most `epochs` epochs; leave at the first feasible evaluation.
@@ -89,10 +96,10 @@ class FineTuning:
         optimizer = self._optimizer(model)
         make_scheduler = self.module.lr_scheduler_factory()
         scheduler = make_scheduler(optimizer) if make_scheduler else None
-        criterion: Any = self.module.criterion()
         for epoch in range(self.epochs):
             model.train()
-            trainer(model, optimizer, criterion, epoch)
+            with self._criterion(model) as criterion:
+                trainer(model, optimizer, criterion, epoch)
             if scheduler is not None:
                 scheduler.step()
             tuned.epochs = epoch + 1
@@ -100,6 +107,14 @@ class FineTuning:
                 self._evaluate(model, tuned)
                 if tuned.budget >= 0:
                     return
+
+    def _criterion(self, model: nn.Module) -> AbstractContextManager[Any]:
+        criterion: Any = self.module.criterion()
+        if self.distillation is None or self.teacher is None:
+            return nullcontext(criterion)
+        if criterion is None:
+            raise ModuleError(f"knowledge distillation needs {self.module.__name__}.criterion(); got None")
+        return distilling(model, self.teacher, criterion, self.distillation)
 
     def _optimizer(self, model: nn.Module) -> Optimizer:
         factory = self.module.optimizer_factory()

@@ -8,7 +8,7 @@ from typing import Any
 
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.module import ModuleClass
-from autocompress.config import AlgorithmChoice, read_parameters
+from autocompress.config import AlgorithmChoice, KnowledgeDistillation, read_parameters
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
 
@@ -22,8 +22,47 @@ _SEARCH_KEYS = frozenset(
         "initial",
         "validate_every_n_epochs",
         "objective",
+        "knowledge_distillation",
     }
 )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One algorithm of a trial; a mix has two, one after the other.
+
+    Attributes:
+        choice: the algorithm, its rules for layers and its arguments.
+        epochs: the most epochs of fine-tuning after it.
+    """
+
+    choice: AlgorithmChoice
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """Of the algorithm."""
+        return self.choice.name
+
+    @property
+    def targets(self) -> tuple[LayerTarget, ...]:
+        """The rules that choose layers, as the compressors take them."""
+        return tuple(
+            LayerTarget(
+                op_types=tuple(rule.op_types),
+                op_names=tuple(rule.op_names),
+                rate=rule.sparsity,
+                exclude=rule.exclude,
+                quant_types=rule.quant_types or (),
+                quant=rule.quant,
+            )
+            for rule in self.choice.rules
+        )
+
+    @property
+    def several_rates(self) -> bool:
+        """Whether several rules carry a sparsity, so that the rate is what is achieved over the whole model."""
+        return sum(rule.sparsity is not None for rule in self.choice.rules) > 1
 
 
 @dataclass(frozen=True)
@@ -31,26 +70,26 @@ class TrialOrder:
     """One trial's parameters, with everything that was left out filled in.
 
     Attributes:
-        choice: the algorithm, its rules for layers and its arguments.
+        stages: the algorithms to apply one after the other, with their epochs.
         requested_rate: what the search asked for; else the only sparsity; None where there are several or none.
         lr_factor: factor on the learning rates of fine-tuning.
         start_from: key of the trial whose checkpoint to start from; None for the pretrained model.
         seed: seed of everything random.
-        epochs: the most epochs of fine-tuning.
         initial: evaluate before the first epoch; if that is feasible, do not train at all.
         validate_every_n_epochs: evaluate after each so many epochs, and after the last.
         objective: what the score measures.
+        distillation: how the uncompressed model teaches the compressed one; None: it does not.
     """
 
-    choice: AlgorithmChoice
+    stages: tuple[Stage, ...]
     requested_rate: float | None
     lr_factor: float
     start_from: str | None
     seed: int
-    epochs: int
     initial: bool
     validate_every_n_epochs: int
     objective: str
+    distillation: KnowledgeDistillation | None = None
 
     @classmethod
     def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
@@ -67,32 +106,19 @@ class TrialOrder:
                 f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
             )
         rate = search.get("compression_rate")
-        epochs = search.get("epochs")
+        distillation = search.get("knowledge_distillation")
         return cls(
-            choice=choice,
+            stages=tuple(Stage(part, _epochs(module, part.name, search.get("epochs"))) for part in choice.stages),
             requested_rate=choice.requested_rate() if rate is None else float(rate),
             lr_factor=float(search.get("lr_factor", 1.0)),
             start_from=search.get("start_from"),
             seed=int(search.get("seed", 0)),
-            epochs=int(module.post_compress_finetuning_epochs(choice.name) if epochs is None else epochs),
             initial=bool(search.get("initial", False)),
             validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
             objective=require_objective(search.get("objective", "rate")),
+            distillation=None if distillation is None else KnowledgeDistillation.from_dict(distillation),
         )
 
-    @property
-    def targets(self) -> tuple[LayerTarget, ...]:
-        """The rules that choose layers."""
-        return layer_targets(self.choice)
 
-    @property
-    def several_rates(self) -> bool:
-        """Whether several rules carry a sparsity, so that the rate is what is achieved over the whole model."""
-        return sum(rule.sparsity is not None for rule in self.choice.rules) > 1
-
-
-def layer_targets(choice: AlgorithmChoice) -> tuple[LayerTarget, ...]:
-    """The rules of a search space as the compressors take them."""
-    return tuple(
-        LayerTarget(tuple(rule.op_types), tuple(rule.op_names), rule.sparsity, rule.exclude) for rule in choice.rules
-    )
+def _epochs(module: ModuleClass, algorithm: str, epochs: int | None) -> int:
+    return int(module.post_compress_finetuning_epochs(algorithm) if epochs is None else epochs)

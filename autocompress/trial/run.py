@@ -6,29 +6,26 @@ import copy
 import dataclasses
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from autocompress.compress.base import CompressionRequest, LayerShape, layer_shapes
-from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.checkpoint import load_compressed, save_checkpoint
-from autocompress.compress.hooks import example_inputs, fresh_model
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
-from autocompress.compress.registry import compressor
-from autocompress.records import Measurement, TrialRecord
+from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
-from autocompress.trial.fine_tune import FineTuning, Tuned
 from autocompress.trial.key import trial_key
 from autocompress.trial.order import TrialOrder
 from autocompress.trial.reporter import Reporter, Silent
 from autocompress.trial.seeds import seed_everything
+from autocompress.trial.stages import Compressed, Pipeline
+from autocompress.trial.surroundings import Surroundings
 
 REPORTED = (
     "accuracy",
@@ -38,7 +35,9 @@ REPORTED = (
     "compression_rate",
     "parameters_removed",
     "macs_removed",
+    "latency_removed",
     "bytes",
+    "simulated",
     "epochs",
     "algorithm",
 )
@@ -128,50 +127,26 @@ class _Trial:
 
     def _completed(self, record: TrialRecord, order: TrialOrder) -> TrialRecord:
         seed_everything(order.seed)
-        original, inputs = fresh_model(self.module), example_inputs(self.module)
-        shapes, before = layer_shapes(original), measure(original, inputs)
-        model = self._start(original, order)
-        request = self._request(order, inputs, shapes)
-        compression = compressor(order.choice.name).compress(model, request)
-        batches = self.module.calibration_data()
-        if batches is not None:
-            recalibrate(compression.model, batches)
-        tuned = self._fine_tuning(order).run(compression.model)
-        finished = compression.finish(compression.model)
-        rate = compression.achieved_rate(finished, whole_model=order.several_rates)
-        save_checkpoint(finished, self.directory.checkpoint, original=original, module=self.reference)
-        after = dataclasses.replace(measure(finished, inputs), bytes=_weights_size(self.directory.checkpoint))
-        return self._measured(record, tuned, rate, before, after, order.objective)
+        surroundings = Surroundings.of(self.module)
+        pipeline = Pipeline(
+            self.module, order, surroundings, self.threshold, self._report_epoch, self._keep(surroundings)
+        )
+        done = pipeline.run(self._start(surroundings.original, order))
+        self._save(done.model, self.directory.checkpoint, surroundings)
+        return self._measured(record, done, surroundings, order.objective)
 
     def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
         model = copy.deepcopy(original)
         if order.start_from is None:
             return model
-        return load_compressed(self.experiment.trial(order.start_from).checkpoint, model)
+        trial = self.experiment.trial(order.start_from)
+        return load_compressed(trial.pruned if len(order.stages) > 1 else trial.checkpoint, model)
 
-    def _request(
-        self, order: TrialOrder, inputs: tuple[Any, ...], shapes: Mapping[str, LayerShape]
-    ) -> CompressionRequest:
-        return CompressionRequest(
-            algorithm=order.choice.name,
-            targets=order.targets,
-            example_inputs=inputs,
-            original=shapes,
-            arguments=order.choice.arguments,
-            module=self.module,
-        )
+    def _keep(self, surroundings: Surroundings) -> Callable[[nn.Module], None]:
+        return lambda model: self._save(model, self.directory.pruned, surroundings)
 
-    def _fine_tuning(self, order: TrialOrder) -> FineTuning:
-        return FineTuning(
-            module=self.module,
-            algorithm=order.choice.name,
-            threshold=self.threshold,
-            epochs=order.epochs,
-            lr_factor=order.lr_factor,
-            evaluate_first=order.initial,
-            validate_every_n_epochs=order.validate_every_n_epochs,
-            on_epoch=self._report_epoch,
-        )
+    def _save(self, model: nn.Module, path: Path, surroundings: Surroundings) -> None:
+        save_checkpoint(model, path, original=surroundings.original, module=self.reference)
 
     def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
         result = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
@@ -179,24 +154,36 @@ class _Trial:
         self.reporter.report_epoch(result)
 
     def _measured(
-        self, record: TrialRecord, tuned: Tuned, rate: float, before: Measurement, after: Measurement, objective: str
+        self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
     ) -> TrialRecord:
+        before, after = surroundings.size, measure(done.model, surroundings.inputs)
+        size = _weights_size(self.directory.checkpoint)
         measured = dataclasses.replace(
             record,
-            state="stopped" if tuned.interrupted else "completed",
-            accuracy=tuned.accuracy,
-            accuracy_budget=tuned.budget,
-            feasible=tuned.budget >= 0,
-            compression_rate=rate,
+            state="stopped" if done.interrupted else "completed",
+            accuracy=done.tuned.accuracy,
+            accuracy_budget=done.tuned.budget,
+            feasible=done.tuned.budget >= 0,
+            compression_rate=done.rate,
             parameters_removed=1 - after.nonzero_parameters / before.nonzero_parameters,
             macs_removed=1 - after.macs / before.macs if before.macs else 0.0,
-            size_removed=1 - after.bytes / before.bytes,
-            bytes=after.bytes,
-            epochs=tuned.epochs,
+            size_removed=1 - size / before.bytes,
+            bytes=size,
+            simulated=done.simulated,
+            epochs=done.epochs,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
+            **(_latency(done.model, surroundings) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])
-        return dataclasses.replace(measured, score=score(reduction, tuned.budget, self.threshold))
+        return dataclasses.replace(measured, score=score(reduction, done.tuned.budget, self.threshold))
+
+
+def _latency(model: nn.Module, surroundings: Surroundings) -> dict[str, Any]:
+    """Both models in turns, so that what else the machine does slows both."""
+    from autocompress.compress.latency import measure_latency
+
+    measured = measure_latency(model, surroundings.original, surroundings.inputs)
+    return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 
 
 def _algorithm_name(parameters: Mapping[str, Any]) -> str:

@@ -13,69 +13,105 @@ from typing import Any
 from autocompress.algorithms import algorithm
 from autocompress.budget import accuracy_budget
 from autocompress.compress.checkpoint import load_compressed
-from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compress.layers import select_layers
+from autocompress.compress.hooks import evaluate, fresh_model
 from autocompress.compress.loading import ModuleReference
-from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
-from autocompress.config import SearchSpace, read_parameters
-from autocompress.errors import ModuleError
+from autocompress.config import AlgorithmSpace, SearchSpace, read_parameters
+from autocompress.errors import AutoCompressError, ModuleError
 from autocompress.records import Baseline
 from autocompress.store import Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.fine_tune import find_trainer, missing_optimizer
-from autocompress.trial.order import layer_targets
+from autocompress.trial.order import Stage
 from autocompress.trial.seeds import seed_everything
+from autocompress.trial.surroundings import Surroundings
 
 _ALL_RATES = (0.0, 1.0)
+_DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
 
 
-def measure_baseline(module: ModuleClass, search_space: SearchSpace) -> Baseline:
+def measure_baseline(module: ModuleClass, search_space: SearchSpace, *, distilling: bool = False) -> Baseline:
     """Check the search space against the model and measure the uncompressed model.
 
+    Args:
+        module: the user's module.
+        search_space: what will be tried.
+        distilling: whether fine-tuning uses knowledge distillation.
+
     Raises:
-        ConfigError: the search space names layers that the model does not have.
+        ConfigError: the search space names layers that the model does not have, or asks an algorithm for what it
+            cannot do.
+        CompressionError: an algorithm cannot be applied to the model.
         ModuleError: the module lacks a hook that an algorithm needs, or a hook returns something unusable.
     """
     started = time.monotonic()
     seed_everything(0)
-    model, inputs = fresh_model(module), example_inputs(module)
+    surroundings = Surroundings.of(module)
     for entry in search_space.algorithms:
-        require_hooks(module, entry.name)
-        axis = entry.axis(*_ALL_RATES)
-        choice = read_parameters(entry.parameters(axis.low if axis else None, *_ALL_RATES))
-        select_layers(model, layer_targets(choice), compressor(entry.name).layer_types)
-    measurement = measure(model, inputs)
-    accuracy = evaluate(module.evaluator(), model.eval())
+        check_algorithm(module, entry, surroundings, distilling=distilling)
+    accuracy = evaluate(module.evaluator(), surroundings.original.eval())
     return Baseline(
         accuracy=accuracy,
-        holdout_accuracy=_holdout(module, model),
+        holdout_accuracy=_holdout(module, surroundings.original),
         higher_is_better=bool(module.higher_is_better),
-        measurement=measurement,
+        measurement=surroundings.size,
         fingerprint=ModuleReference.of(module).fingerprint(),
         seconds=round(time.monotonic() - started, 3),
     )
 
 
-def require_hooks(module: ModuleClass, name: str) -> None:
+def check_algorithm(
+    module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings, *, distilling: bool = False
+) -> None:
+    """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed.
+
+    Raises:
+        AutoCompressError: as `measure_baseline`, naming the algorithm.
+    """
+    require_hooks(module, space.name, distilling=distilling)
+    axis = space.axis(*_ALL_RATES)
+    choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
+    for part in choice.stages:
+        request = surroundings.request(Stage(part, 0), module)
+        try:
+            compressor(part.name).check(surroundings.original, request)
+        except AutoCompressError as error:
+            raise type(error)(f"algorithm {part.name!r}: {error}") from error
+
+
+def require_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> None:
     """Check that the module has the hooks that an algorithm needs.
+
+    Args:
+        module: the user's module.
+        name: of the algorithm.
+        distilling: whether fine-tuning uses knowledge distillation, which needs a trainer and a criterion.
 
     Raises:
         ModuleError: one is missing; all missing ones are named.
     """
+    for part in algorithm(name).parts or (algorithm(name),):
+        missing = missing_hooks(module, part.name, distilling=distilling)
+        if missing:
+            reason = "knowledge distillation" if distilling and not part.needs else f"algorithm {part.name!r}"
+            raise ModuleError(f"{reason} needs {', '.join(missing)}; {module.__name__} returns None")
+        if find_trainer(module, part.name) is not None and module.optimizer_factory() is None:
+            raise ModuleError(missing_optimizer(module, part.name))
+
+
+def missing_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> list[str]:
+    """The hooks that an algorithm needs and the module lacks, each as `hook()` or `one() or another()`."""
     calls: dict[str, Callable[[], Any]] = {
         "sparsifying_trainer": lambda: module.sparsifying_trainer(name),
+        "post_compress_finetuning_trainer": lambda: module.post_compress_finetuning_trainer(name),
         "optimizer_factory": module.optimizer_factory,
         "criterion": module.criterion,
         "calibration_data": module.calibration_data,
     }
-    missing = [hook for hook in algorithm(name).needs if calls[hook]() is None]
-    if missing:
-        hooks = ", ".join(f"{hook}()" for hook in missing)
-        raise ModuleError(f"algorithm {name!r} needs {hooks}; {module.__name__} returns None")
-    if find_trainer(module, name) is not None and module.optimizer_factory() is None:
-        raise ModuleError(missing_optimizer(module, name))
+    needs = dict.fromkeys((*algorithm(name).needs, *(_DISTILLING if distilling else ())))
+    missing = [hooks for hooks in needs if all(calls[hook]() is None for hook in hooks)]
+    return [" or ".join(f"{hook}()" for hook in hooks) for hooks in missing]
 
 
 def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
@@ -101,7 +137,8 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
     try:
         module = ModuleReference.from_dict(order["module"]).load()
         if order["task"] == "measure":
-            return measure_baseline(module, SearchSpace.parse(order["search_space"])).to_dict()
+            space = SearchSpace.parse(order["search_space"])
+            return measure_baseline(module, space, distilling=order["distilling"]).to_dict()
         return dataclasses.asdict(verify(module, Path(order["checkpoint"]), order["threshold"]))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress import algorithms
 from autocompress.config import AutoCompressionSearchSpaceGenerator, SearchSpace
 from autocompress.errors import ConfigError
 
@@ -48,27 +46,30 @@ def test_the_documented_example_of_nni():
 
 def test_constants_excludes_names_and_arguments():
     entries = [{"sparsity": 0.5, "op_types": ("Conv2d",)}, {"op_names": ["conv1", "fc"], "exclude": True}]
-    space = generated("slim", *entries, mode="global", steps={"_type": "randint", "_value": [1, 5]})
+    space = generated("slim", *entries, mode="global", training_epochs={"_type": "randint", "_value": [1, 5]})
     assert space["algorithm_name"]["_value"] == [
         {
             "_name": "slim",
             "config_list::Conv2d::::sparsity": {"_type": "choice", "_value": [0.5]},
             "config_list::::conv1:fc::exclude": {"_type": "choice", "_value": [True]},
             "parameter::mode": {"_type": "choice", "_value": ["global"]},
-            "parameter::steps": {"_type": "randint", "_value": [1, 5]},
+            "parameter::training_epochs": {"_type": "randint", "_value": [1, 5]},
         }
     ]
 
 
 def test_what_the_caller_gave_is_never_changed():
-    entries, arguments = [copy.deepcopy(ENTRY), {"op_names": ["fc"], "exclude": True}], {"x": {"a": [1, 2]}}
+    entries, arguments = (
+        [copy.deepcopy(ENTRY), {"op_names": ["fc"], "exclude": True}],
+        {"ignored_scopes": ["fc", "stem"]},
+    )
     before = copy.deepcopy((entries, arguments))
     generator = AutoCompressionSearchSpaceGenerator()
     generator.add_config("slim", entries, **arguments)
     assert (entries, arguments) == before
     dumped = generator.dumps()
     entries[0]["sparsity"]["_value"][0] = 0.7
-    arguments["x"]["a"].append(3)
+    arguments["ignored_scopes"].append("x")
     assert generator.dumps() == dumped
 
 
@@ -193,7 +194,22 @@ def test_round_trip(entries, name):
             {},
             "one of uniform, quniform, loguniform, choice",
         ),
-        ("l1", [ENTRY], {"mode": 1}, "algorithm 'l1': unknown argument of 'l1' 'mode' (known: none)"),
+        ("l1", [ENTRY], {"mode": 1}, "algorithm 'l1': mode must be one of 'normal', 'global'; got 1"),
+        ("l1", [ENTRY], {"scale": 1}, "algorithm 'l1': unknown argument of 'l1' 'scale' (known: ignored_scopes, mode,"),
+        (
+            "slim",
+            [ENTRY],
+            {"training_epochs": {"_type": "randint", "_value": [0, 3]}},
+            "must be a whole number >= 1; got 0",
+        ),
+        ("slim", [ENTRY], {"scale": {"_type": "choice", "_value": [0.1, -1]}}, "a finite number >= 0; got -1"),
+        ("l2+qat", [ENTRY], {}, "must have at least one entry of its quantizer that compresses; got none"),
+        ("l2+qat", [QUANT], {}, "must have at least one entry of its pruner that compresses; got none"),
+        ("l2+qat", [{**QUANT, "sparsity": 0.5}], {}, "config_list[0]: unknown key 'sparsity'"),
+        ("l2+l1", [ENTRY], {}, "a mix must have one algorithm with an adaptive compression rate"),
+        ("qat", [{**QUANT, "quant_bits": 0}], {}, "quant_bits: quant_bits must be one of 1, 2"),
+        ("qat", [{**QUANT, "quant_bits": {"input": 8}}], {}, "unknown quant type of this entry 'input'"),
+        ("qat", [{**QUANT, "quant_scheme": "symmetric"}], {}, "quant_scheme must be one of 'per_tensor_affine'"),
         ("slim", [ENTRY], {"mode": {1}}, "algorithm 'slim': parameter::mode must be JSON"),
         (
             "slim",
@@ -219,12 +235,25 @@ def test_errors(name, entries, arguments, message):
         generator.dumps()
 
 
-def test_arguments_of_an_available_algorithm(monkeypatch):
-    known = dataclasses.replace(algorithms.ALGORITHMS["l1"], parameters=("mode",))
-    monkeypatch.setitem(algorithms.ALGORITHMS, "l1", known)
-    assert generated("l1", ENTRY, mode="x")["algorithm_name"]["_value"][0]["parameter::mode"]["_value"] == ["x"]
-    with pytest.raises(ConfigError, match=r"unknown argument of 'l1' 'mod'; did you mean 'mode'\? \(known: mode\)"):
-        generated("l1", ENTRY, mod="x")
+def test_arguments_of_an_algorithm():
+    option = generated("l1", ENTRY, mode="global", ignored_scopes="stem")["algorithm_name"]["_value"][0]
+    assert option["parameter::mode"]["_value"] == ["global"]
+    assert option["parameter::ignored_scopes"]["_value"] == ["stem"]
+    with pytest.raises(ConfigError, match=r"unknown argument of 'l1' 'mod'; did you mean 'mode'\?"):
+        generated("l1", ENTRY, mod="global")
+
+
+def test_a_mix_has_the_entries_of_both():
+    exclude = {"op_names": ["fc"], "exclude": True}
+    space = generated("l2+qat", ENTRY, exclude, QUANT, {**exclude, "quant_types": ["output"]})
+    assert list(space["algorithm_name"]["_value"][0]) == [
+        "_name",
+        "config_list::Conv2d::::sparsity",
+        "config_list::::fc::exclude",
+        "config_list::weight:output::Conv2d:Linear::::quant_bits",
+        "config_list::output::::fc::exclude",
+    ]
+    assert AutoCompressionSearchSpaceGenerator.loads(space).dumps() == space
 
 
 def test_an_algorithm_is_added_once():

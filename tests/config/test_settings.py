@@ -6,7 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from autocompress.budget import AccuracyBudget
-from autocompress.config import AccuracyAwareSettings, SearchSpace
+from autocompress.config import (
+    AccuracyAwareSettings,
+    KnowledgeDistillation,
+    SearchSpace,
+)
 from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, RateAxis, SingleTrial, StepHalving
 
@@ -35,6 +39,7 @@ def test_defaults_are_those_of_nncf():
         "maximal_compression_rate": 0.95,
         "initial_compression_rate": 0.5,
         "warm_start": True,
+        "knowledge_distillation": None,
         "seed": 0,
     }
 
@@ -73,6 +78,7 @@ RULES = {
     "maximal_compression_rate": (RATE, [-0.1, 1.0, "0.9", True]),
     "initial_compression_rate": (RATE, [-0.1, 1.0, "0.5", None]),
     "warm_start": ("true or false", [0, 1, "true", None]),
+    "knowledge_distillation": ("an object with type, scale and temperature, or null", [True, "softmax", 1]),
     "seed": ("a whole number in [0, 2**32)", [-1, 2**32, "0", True, 1.5]),
 }
 
@@ -211,3 +217,28 @@ def test_parameters_use_the_bounds_of_the_search():
 def test_a_range_outside_the_bounds_is_an_error():
     with pytest.raises(ConfigError, match=r"maximal_compression_rate 0.95; got \[0.96, 0.99\]"):
         AccuracyAwareSettings().searches(space(l1(0.96, 0.99)))
+
+
+def test_knowledge_distillation():
+    settings = AccuracyAwareSettings(knowledge_distillation={"type": "softmax", "temperature": 4.0})
+    taught = {"type": "softmax", "scale": 1.0, "temperature": 4.0}
+    assert settings.knowledge_distillation == KnowledgeDistillation(**taught)
+    assert settings.to_dict()["knowledge_distillation"] == taught
+    assert AccuracyAwareSettings.from_dict(settings.to_dict()) == settings
+    assert settings.with_changes({"seed": 3}).knowledge_distillation == settings.knowledge_distillation
+    assert settings.with_changes({"knowledge_distillation": None}).knowledge_distillation is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"type": "kl"}, "knowledge_distillation: type must be 'softmax' or 'mse'; got 'kl'"),
+        ({"scale": 1.0}, "knowledge_distillation: type must be given: 'softmax' or 'mse'"),
+        ({"type": "mse", "scale": 0}, "knowledge_distillation: scale must be a finite number > 0; got 0"),
+        ({"type": "mse", "temprature": 1}, "unknown setting 'temprature'; did you mean 'temperature'?"),
+    ],
+)
+def test_bad_knowledge_distillation(given, message):
+    with pytest.raises(ConfigError) as caught:
+        AccuracyAwareSettings(knowledge_distillation=given)
+    assert message in str(caught.value)

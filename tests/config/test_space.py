@@ -99,22 +99,22 @@ def test_other_variables_are_held_and_listed():
             bits: {"weight": choice(8, 4), "output": choice(8)},
             "config_list::weight:output::Conv2d::::quant_dtype": choice("int", "uint"),
             "config_list::::::fc::exclude": choice(True),
-            "parameter::steps": values("randint", 1, 6),
-            "parameter::mode": choice("x"),
+            "parameter::validate_scopes": choice(True, False),
+            "parameter::ignored_scopes": choice(["x"]),
         },
     )
     assert space.held == (
         (bits, {"weight": 8, "output": 8}),
         ("config_list::weight:output::Conv2d::::quant_dtype", "int"),
-        ("parameter::steps", 3),
+        ("parameter::validate_scopes", True),
     )
     assert space.parameters(None)["algorithm_name"] == {
         "_name": "qat",
         bits: {"weight": 8, "output": 8},
         "config_list::weight:output::Conv2d::::quant_dtype": "int",
         "config_list::::::fc::exclude": True,
-        "parameter::steps": 3,
-        "parameter::mode": "x",
+        "parameter::validate_scopes": True,
+        "parameter::ignored_scopes": ["x"],
     }
     assert l1(values("uniform", 0.2, 0.6)).held == ()
 
@@ -164,7 +164,7 @@ def test_a_space_keeps_its_json_to_itself():
         (wire({"_name": "l1", CONV: 0.5}), f"{CONV} must be an object with '_type' and '_value'; got 0.5"),
         (wire({"_name": "l1", CONV: values("uniform", 0.5, 1)}), f"{CONV} must be in [0, 1), numbers only; got 1"),
         (wire({"_name": "l1", CONV: {"a": choice(0.5)}}), f"{CONV} must be a number or an object"),
-        (wire({**GOOD, "parameter::mode": choice(1)}), "unknown argument of 'l1' 'mode' (known: none)"),
+        (wire({**GOOD, "parameter::mode": choice(1)}), "algorithm 'l1': mode must be one of 'normal', 'global'; got 1"),
         (
             wire({"_name": "qat", "config_list::::Conv2d::::quant_bits": choice(8)}),
             "must have quant_types; got none for",

@@ -19,7 +19,7 @@ def test_every_objective_is_a_field_of_the_record():
 
 
 def test_an_unknown_objective():
-    message = "unknown objective 'mac'; did you mean 'macs'? (known: macs, parameters, rate, size)"
+    message = "unknown objective 'mac'; did you mean 'macs'? (known: latency, macs, parameters, rate, size)"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         require_objective("mac")
 

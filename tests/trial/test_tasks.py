@@ -52,10 +52,15 @@ def test_a_trainer_without_an_optimizer():
 
 
 def test_an_algorithm_that_needs_a_trainer():
-    with pytest.raises(
-        ModuleError, match=r"algorithm 'slim' needs sparsifying_trainer\(\), criterion\(\); Knee returns None"
-    ):
+    with pytest.raises(ModuleError, match=r"algorithm 'slim' needs criterion\(\); Knee returns None"):
         require_hooks(modules.Knee, "slim")
+    with pytest.raises(ModuleError, match=r"algorithm 'slim' needs criterion\(\); Knee returns None"):
+        require_hooks(modules.Knee, "slim+naive")
+
+
+def test_knowledge_distillation_needs_a_criterion():
+    with pytest.raises(ModuleError, match=r"knowledge distillation needs criterion\(\); Knee returns None"):
+        measure_baseline(modules.Knee, space(), distilling=True)
 
 
 def test_the_child_measures_the_same(tmp_path):

@@ -14,6 +14,7 @@ from nni.experiment.config.utils import is_missing
 
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
+from autocompress.engines.nni.flat import flattened
 from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError
@@ -65,21 +66,20 @@ def _tell_held(space: SearchSpace) -> None:
             )
 
 
-def complete_config(config: ExperimentConfig, directory: Path, module: ModuleReference) -> None:
+def complete_config(config: ExperimentConfig, directory: Path, module: ModuleReference, space: SearchSpace) -> None:
     """Fill in what users do not have to set, and what is ours to set: the trial command and NNI's own directory.
 
     Args:
         config: changed in place.
         directory: the experiment's directory.
         module: the user's module; trials run beside its file.
+        space: the search space.
     """
     if is_missing(config.trial_concurrency):
         config.trial_concurrency = 1
     if str(config.trial_code_directory) == ".":
         config.trial_code_directory = module.root
-    config.search_space = load_search_space(
-        config.search_space if config.search_space is not None else config.search_space_file
-    ).wire
+    config.search_space = flattened(space.wire)
     config.search_space_file = None
     config.experiment_working_directory = str(directory / "nni")
     command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
@@ -116,7 +116,7 @@ def _arguments(algorithm: Any) -> dict[str, Any]:
 def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
     stock = create_stock_tuner(tuner, arguments, seed=0)
     try:
-        stock.update_search_space(space.wire)
+        stock.update_search_space(flattened(space.wire))
     except Exception as error:  # NNI's tuners raise whatever they like
         raise ConfigError(f"tuner {tuner!r} cannot take this search space: {error}") from error
     if config.max_trial_number is None and config.max_experiment_duration is None:

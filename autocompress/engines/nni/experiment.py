@@ -227,8 +227,10 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         plan = plan_experiment(self.config, self.module, self.settings, self.objective)
         store.create()
         self._held.enter_context(store.locked())
-        baseline = measure_in_child(plan.module, plan.search_space, store.path)
-        complete_config(self.config, store.path, self.module)
+        baseline = measure_in_child(
+            plan.module, plan.search_space, store.path, distilling=plan.settings.knowledge_distillation is not None
+        )
+        complete_config(self.config, store.path, self.module, plan.space)
         engine = {"name": "nni", "id": self.id, "config": canonical_json(self.config)}
         plan = plan.with_baseline(baseline, engine)
         store.write_settings(plan.to_dict())

@@ -12,6 +12,7 @@ from nni.tools.package_utils import create_builtin_class_instance
 from nni.tools.package_utils.config_manager import get_all_algo_meta
 from nni.tuner import Tuner
 
+from autocompress.engines.nni.flat import flat_parameters, nested
 from autocompress.engines.nni.trials import RunningTrials
 from autocompress.engines.plan import ADAPTIVE_TUNER
 from autocompress.errors import ConfigError, unknown_name
@@ -126,7 +127,7 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
         """A final metric has arrived: into the ledger, and on to NNI's tuner."""
         with self._trials.lock:
             self._trials.settle(parameter_id, ended=False)
-            plain = {name: choice for name, choice in parameters.items() if name != "search"}
+            plain = _chosen(parameters)
             if parameter_id in self._adopted:  # NNI's tuner has forgotten it
                 self._tuner.import_data([{"parameter": plain, "value": value}])
             else:
@@ -150,11 +151,11 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
         """Finished trials of before a resume."""
         plain = copy.deepcopy(data)
         for trial in plain:
-            trial["parameter"].pop("search", None)
+            trial["parameter"] = _chosen(trial["parameter"])
         self._tuner.import_data(plain)
 
     def _begin(self, parameter_id: int, parameters: dict[str, Any]) -> dict[str, Any]:
-        complete = {**parameters, "search": self._search}
+        complete = {**nested(parameters), "search": self._search}
         self._trials.begin(parameter_id, complete)
         return complete
 
@@ -162,3 +163,8 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
         epochs = sum(record.epochs for record in self._trials.ledger.records)
         if (self._exhausted and not self._trials.keys) or epochs >= self._maximal_total_epochs:
             self._trials.finish()
+
+
+def _chosen(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What NNI's tuner had chosen of a trial's parameters."""
+    return flat_parameters({name: choice for name, choice in parameters.items() if name != "search"})

@@ -50,8 +50,13 @@ def test_unknown_algorithm(tmp_path):
     refused(experiment(tmp_path, algorithm="l3"), ConfigError, "unknown algorithm 'l3'; did you mean 'l2' or 'l1'?")
 
 
-def test_algorithm_of_a_later_version(tmp_path):
-    refused(experiment(tmp_path, algorithm="slim"), ConfigError, "algorithm 'slim' is not available in this version")
+def test_an_algorithm_whose_hooks_are_missing(tmp_path):
+    refused(experiment(tmp_path, algorithm="slim"), ModuleError, "algorithm 'slim' needs criterion()")
+
+
+def test_two_adaptive_algorithms_in_one_mix(tmp_path):
+    message = "must have one algorithm with an adaptive compression rate; 'l2+level' has 'l2' and 'level'"
+    refused(experiment(tmp_path, algorithm="l2+level"), ConfigError, message)
 
 
 def test_unknown_tuner(tmp_path):

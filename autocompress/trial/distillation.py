@@ -1,0 +1,113 @@
+"""Knowledge distillation: the uncompressed model teaches the compressed one, whatever trainer the user wrote.
+
+Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531; the options are NNCF's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autocompress.compress.module import Criterion
+from autocompress.compress.state import moved, tensors
+from autocompress.config import KnowledgeDistillation
+from autocompress.errors import ModuleError
+
+
+class DistillingCriterion:
+    """The user's criterion, plus the distance of the student's latest outputs from the teacher's.
+
+    Everything else that is asked of it is the user's criterion's.
+
+    Attributes:
+        calls: how often it was called.
+    """
+
+    def __init__(self, criterion: Criterion, distance: Callable[[], torch.Tensor | None]) -> None:
+        self._criterion = criterion
+        self._distance = distance
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """The loss to train with, given what the user's criterion takes."""
+        self.calls += 1
+        loss, distance = self._criterion(*arguments, **keywords), self._distance()
+        return loss if distance is None else loss + distance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._criterion, name)
+
+
+@contextmanager
+def distilling(
+    student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: KnowledgeDistillation
+) -> Iterator[DistillingCriterion]:
+    """A criterion that adds the distillation loss, while the student is trained inside the block.
+
+    The teacher sees what the student sees, in eval mode and without gradients; only forward passes in training mode
+    count.
+
+    Raises:
+        ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
+    """
+    teacher = teacher.eval()
+    latest: list[tuple[Any, Any]] = []
+
+    def watch(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
+        if student.training and torch.is_grad_enabled():
+            latest[:] = [(answer, _taught(teacher, arguments, keywords))]
+
+    def distance() -> torch.Tensor | None:
+        return loss(*latest.pop(), settings) if latest else None
+
+    handle = student.register_forward_hook(watch, with_kwargs=True)
+    wrapped = DistillingCriterion(criterion, distance)
+    try:
+        yield wrapped
+    finally:
+        handle.remove()
+    if not wrapped.calls:
+        raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
+
+
+def loss(student: Any, teacher: Any, settings: KnowledgeDistillation) -> torch.Tensor:
+    """The distillation loss, summed over all floating-point outputs of more than one dimension.
+
+    `softmax`: Kullback-Leibler divergence of the teacher's softmax from the student's at the temperature, times the
+    temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error.
+
+    Args:
+        student: the student's outputs: a tensor, or tensors in sequences, mappings or dataclasses.
+        teacher: the teacher's, of the same shapes.
+        settings: the kind of loss, its scale and temperature.
+    """
+    pairs = zip(tensors(student), tensors(teacher), strict=True)
+    terms = [_distance(mine, its, settings) for mine, its in pairs if mine.is_floating_point() and mine.dim() > 1]
+    if not terms:
+        raise ModuleError("knowledge distillation needs a model whose outputs have a batch dimension and another one")
+    return settings.scale * torch.stack(terms).sum()
+
+
+def _distance(student: torch.Tensor, teacher: torch.Tensor, settings: KnowledgeDistillation) -> torch.Tensor:
+    if settings.type == "mse":
+        return functional.mse_loss(student, teacher)
+    temperature = settings.temperature
+    log_student = functional.log_softmax(student / temperature, dim=1)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=1)
+    divergence = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    positions = student.numel() // student.shape[1]
+    return divergence / positions * temperature**2
+
+
+@torch.no_grad()
+def _taught(teacher: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    given = tensors((arguments, keywords))
+    if given:
+        teacher.to(given[0].device)
+        arguments, keywords = moved(arguments, given[0].device), moved(keywords, given[0].device)
+    return teacher(*arguments, **keywords)
