@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
     from autocompress.compress.checkpoint import load_compressed
     from autocompress.compress.module import AbstractAutoCompressionModule
+    from autocompress.compress.registered import register_module
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
     from autocompress.engines.nni import AutoCompressionExperiment
     from autocompress.errors import (
@@ -52,6 +53,7 @@ _HOMES = {
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
     "load_compressed": "autocompress.compress.checkpoint",
+    "register_module": "autocompress.compress.registered",
     "run_trial": "autocompress.trial",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "TrialRecord",
     "__version__",
     "load_compressed",
+    "register_module",
     "run_trial",
 ]
 

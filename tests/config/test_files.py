@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from nni import NoMoreTrialError
 from nni.algorithms.hpo.random_tuner import RandomTuner
 
+from autocompress.algorithms import ALGORITHMS
 from autocompress.config import (
     AccuracyAwareSettings,
     AutoCompressionSearchSpaceGenerator,
@@ -15,6 +18,7 @@ from autocompress.config import (
     load_search_space,
     read_parameters,
 )
+from autocompress.engines.nni.flat import flattened, nested
 from autocompress.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.json"))
@@ -22,7 +26,8 @@ RATES = [0.0, 0.5, 1.0]
 
 
 def test_the_shipped_files():
-    assert {path.stem for path in SHIPPED} >= {"level", "l1", "l2", "fpgm", "pruners", "per_layer"}
+    stems = {path.stem for path in SHIPPED}
+    assert stems == {*ALGORITHMS, "l2_qat", "level_qat", "pruners", "quantizers", "per_layer"}
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
@@ -36,12 +41,13 @@ def space(request):
 def test_a_shipped_file_gives_trials_along_its_axis(space, position):
     for algorithm in space.algorithms:
         axis = algorithm.axis()
-        assert axis is not None
-        rate = axis.snap(axis.low + position * (axis.high - axis.low))
+        assert (axis is None) == (algorithm.kind == "quantizer")
+        rate = axis and axis.snap(axis.low + position * (axis.high - axis.low))
         read = read_parameters(json.loads(json.dumps(algorithm.parameters(rate))))
         assert read.name == algorithm.name
         assert len(read.rules) == len(algorithm.entries)
-        assert read.requested_rate() == (rate if len(algorithm.entries) == 1 else None)
+        several = sum(rule.sparsity is not None for rule in algorithm.entries) > 1
+        assert read.requested_rate() == (None if several else rate)
         assert algorithm.held == ()
 
 
@@ -54,9 +60,11 @@ def test_the_search_starts_on_a_shipped_file(space):
 
 
 def test_a_tuner_of_nni_samples_a_shipped_file(space):
-    tuner = RandomTuner(seed=1)
-    tuner.update_search_space(space.wire)
-    seen = {read_parameters(tuner.generate_parameters(number)).name for number in range(40)}
+    tuner, seen = RandomTuner(seed=1), set()
+    tuner.update_search_space(flattened(space.wire))
+    with contextlib.suppress(NoMoreTrialError):  # a quantizer has only constants
+        for number in range(80):
+            seen.add(read_parameters(nested(tuner.generate_parameters(number))).name)
     assert seen == {algorithm.name for algorithm in space.algorithms}
 
 
@@ -72,6 +80,12 @@ def entry(rule):
     layers = {"op_types": list(rule.op_types), "op_names": list(rule.op_names)}
     if rule.exclude:
         return {**layers, "exclude": True}
+    if rule.quant_types is not None:
+        return {
+            **layers,
+            "quant_types": list(rule.quant_types),
+            "quant_bits": dict(rule.variables)["quant_bits"].middle(),
+        }
     return {**layers, "sparsity": {"_type": rule.sparsity.type, "_value": list(rule.sparsity.values)}}
 
 

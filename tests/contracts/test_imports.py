@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "torchvision", "torch_pruning", "nni", "optuna", "pydantic", "numpy")
-FRAMEWORKS = ("torch", "torchvision", "torch_pruning", "nni", "optuna", "pydantic")
+HEAVY = ("torch", "torchvision", "torch_pruning", "torchao", "nni", "optuna", "pydantic", "numpy")
+FRAMEWORKS = ("torch", "torchvision", "torch_pruning", "torchao", "nni", "optuna", "pydantic")
 
 BLOCKED = """
 import sys
@@ -52,7 +52,7 @@ def test_the_package_needs_nothing_heavy():
     assert seen.returncode == 0, seen.stderr
 
 
-@pytest.mark.parametrize("module", ["search", "budget", "records", "errors", "algorithms", "search.assess"])
+@pytest.mark.parametrize("module", ["search", "budget", "records", "errors", "algorithms", "arguments", "search.assess"])
 def test_the_rule_knows_no_framework(module):
     seen = run_blocked(f"import autocompress.{module}", FRAMEWORKS)
     assert seen.returncode == 0, seen.stderr
