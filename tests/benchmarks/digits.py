@@ -1,71 +1,106 @@
-"""The table of the README: `python -m tests.benchmarks.digits [--seeds 3] [--search-space search_spaces/l2.json]`.
+"""The table of the README: `python -m tests.benchmarks.digits [--algorithms l2 qat l2_qat] [--seeds 3] [--each]`.
 
-Each row is one full search on a real NNI experiment, with all defaults and its own seed of data split and training.
+One full search on a real NNI experiment for each algorithm (a file of `search_spaces`) and seed, with all defaults; a
+seed is one of data split, training and search. A row is the mean over the seeds; `--each` prints one row a seed.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from autocompress.errors import InfeasibleBudgetError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 
 ROOT = Path(__file__).parents[2]
+PRUNERS = ["level", "slim", "l1", "l2", "fpgm", "taylorfo", "apoz", "mean_activation"]
+ALGORITHMS = [*PRUNERS, "qat", "l2_qat"]
 
 
-def search(seed, space, directory):
+def search(algorithm, seed, directory):
     """One search in a process of its own; its result and its wall time in seconds."""
     command = [sys.executable, "-m", "autocompress.cli", "run", "examples/digits.py:DigitsModule"]
-    command += ["--search-space", str(space), "--seed", str(seed), "--out", str(directory)]
+    command += ["--search-space", str(ROOT / "search_spaces" / f"{algorithm}.json")]
+    command += ["--seed", str(seed), "--out", str(directory)]
     started = time.monotonic()
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "DIGITS_SEED": str(seed)}, check=True, stdout=sys.stderr)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "DIGITS_SEED": str(seed)}, check=False, stdout=sys.stderr)
     return CompressionResult(ExperimentDirectory(directory)), time.monotonic() - started
 
 
-def row(seed, result, seconds):
-    best, baseline, verdict = result.best, result.baseline, result.verdict
-    return {
-        "seed": seed,
-        "rate": best.requested_rate,
+def row(algorithm, seed, result, seconds):
+    """What the search came to; only its cost where nothing was feasible."""
+    cost = {
+        "trials": len(result.records),
+        "epochs": sum(record.epochs for record in result.records),
+        "seconds": seconds,
+    }
+    baseline, head = result.baseline, {"algorithm": algorithm.replace("_qat", "+qat"), "seed": seed}
+    try:
+        best, verdict = result.best, result.verdict
+    except InfeasibleBudgetError:
+        return {**head, "feasible": 0, **cost}
+    found = {
+        "feasible": 1,
+        "rate": best.compression_rate,
         "parameters removed": best.parameters_removed,
         "MACs removed": best.macs_removed,
+        "size removed": best.size_removed,
         "bytes": best.bytes,
         "accuracy": verdict.accuracy,
         "threshold": result.threshold,
         "uncompressed": baseline.accuracy,
         "hold-out": verdict.holdout_accuracy,
         "hold-out uncompressed": baseline.holdout_accuracy,
-        "trials": len(result.records),
-        "epochs": sum(record.epochs for record in result.records),
-        "seconds": seconds,
     }
+    return {**head, **found, **cost}
+
+
+def mean(rows):
+    """One row for several seeds: means of all numbers, and how many of the seeds ended feasible."""
+    names = [name for name in max(rows, key=len) if name not in ("algorithm", "seed", "feasible")]
+    means = {name: statistics.mean(row[name] for row in rows if name in row) for name in names}
+    feasible = f"{sum(row['feasible'] for row in rows)} of {len(rows)}"
+    return {"algorithm": rows[0]["algorithm"], "feasible": feasible, **means}
+
+
+def cell(name, value):
+    if name in ("bytes", "seconds"):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(rows):
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    names = list(max(rows, key=len))
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for entry in rows:
-        cells = (f"{value:.4g}" if isinstance(value, float) else f"{value:,}" for value in entry.values())
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell(name, entry[name]) if name in entry else "-" for name in names) + " |")
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--search-space", type=Path, default=ROOT / "search_spaces" / "l2.json")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS, help="names of files in search_spaces")
+    parser.add_argument("--each", action="store_true", help="one row a seed")
+    parser.add_argument("--json", action="store_true", help="all rows as JSON")
     arguments = parser.parse_args()
+    rows = {algorithm: [] for algorithm in arguments.algorithms}
     with tempfile.TemporaryDirectory() as temporary:
-        spaces = arguments.search_space
-        rows = [row(seed, *search(seed, spaces, Path(temporary, str(seed)))) for seed in range(arguments.seeds)]
-    print(json.dumps(rows, indent=2) if arguments.json else table(rows))
-    removed = sum(entry["parameters removed"] for entry in rows) / len(rows)
-    print(f"parameters removed on average: {removed:.1%}", file=sys.stderr)
+        for algorithm in rows:
+            for seed in range(arguments.seeds):
+                found, seconds = search(algorithm, seed, Path(temporary, f"{algorithm}-{seed}"))
+                rows[algorithm].append(row(algorithm, seed, found, seconds))
+    each = [entry for entries in rows.values() for entry in entries]
+    if arguments.json:
+        print(json.dumps(each, indent=2))
+    else:
+        print(table(each if arguments.each else [mean(entries) for entries in rows.values()]))
 
 
 if __name__ == "__main__":
