@@ -112,10 +112,15 @@ class CompressionResult:
             f"{record.algorithm}{rate}: {record.parameters_removed or 0:.1%} of the parameters and "
             f"{record.macs_removed or 0:.1%} of the multiply-accumulates removed",
             f"accuracy    {record.accuracy:g} (uncompressed {baseline.accuracy:g}, threshold {self.threshold:g})",
-            f"size        {record.bytes or 0:,} bytes (uncompressed {baseline.measurement.bytes:,})",
+            f"size        {record.bytes or 0:,} bytes (uncompressed {baseline.measurement.bytes:,}, "
+            f"{record.size_removed or 0:.1%} smaller)",
             f"search      {len(self.records)} trials, {epochs} epochs",
             f"checkpoint  {self.checkpoint}",
         ]
+        if record.simulated:
+            lines.append("simulated   computes in floating point what other kernels would in fewer bits")
+        if record.latency is not None:
+            lines.append(f"latency     {1000 * record.latency:.3g} ms ({record.latency_removed or 0:.1%} less)")
         failed = [entry for entry in self.records if entry.error is not None]
         if failed:
             lines.append(f"failed      {len(failed)} of them, the last with {failed[-1].error}")

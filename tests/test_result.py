@@ -43,6 +43,7 @@ def sized(rate, feasible=True, **fields):
         **{
             "accuracy": 0.8925,
             "parameters_removed": 0.8512,
+            "size_removed": 0.8504,
             "macs_removed": 0.7,
             "bytes": 44_123,
             "epochs": 3,
@@ -122,7 +123,7 @@ def test_summary(write):
         "l1 at rate 0.85: 85.1% of the parameters and 70.0% of the multiply-accumulates removed",
         "accuracy    0.8925 (uncompressed 0.9, threshold 0.891)",
         "verified    0.8925 when loaded afresh",
-        "size        44,123 bytes (uncompressed 295,000)",
+        "size        44,123 bytes (uncompressed 295,000, 85.0% smaller)",
         "search      3 trials, 8 epochs",
         f"checkpoint  {result.checkpoint}",
     ]
@@ -135,7 +136,7 @@ def test_summary_with_hold_out_and_failures(write):
     assert result.summary().splitlines()[2:] == [
         "verified    0.8925 when loaded afresh",
         "hold-out    0.875 (uncompressed 0.88)",
-        "size        44,123 bytes (uncompressed 295,000)",
+        "size        44,123 bytes (uncompressed 295,000, 85.0% smaller)",
         "search      3 trials, 3 epochs",
         f"checkpoint  {result.checkpoint}",
         "failed      2 of them, the last with the trial's process was killed",

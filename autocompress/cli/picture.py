@@ -7,7 +7,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from autocompress.cli.snapshot import RunningTrial, Snapshot
-from autocompress.cli.tables import at_rate, counted, duration, number, percent, trials_table
+from autocompress.cli.tables import at_rate, counted, duration, gain, number, trials_table
 from autocompress.records import Proposal
 
 _SHOWN_TRIALS = 12
@@ -74,7 +74,7 @@ def best_line(snapshot: Snapshot) -> Text:
     return Text.assemble(
         ("best     ", "dim"),
         (at_rate(record.algorithm, record.requested_rate), "bold green"),
-        f", {percent(record.parameters_removed)} of the parameters removed, accuracy {number(record.accuracy)}",
+        f", {gain(record)}, accuracy {number(record.accuracy)}",
     )
 
 

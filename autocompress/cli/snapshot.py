@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.algorithms import algorithm
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
@@ -143,7 +144,9 @@ def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     curve = store.trial(trial.key).curve()
     last = curve[-1] if curve else {}
     rate = search.get("compression_rate", _only_sparsity(chosen))
-    return RunningTrial(chosen["_name"], rate, last.get("epoch", 0), search.get("epochs"), last.get("accuracy"))
+    name, epochs = chosen["_name"], search.get("epochs")
+    most = None if epochs is None else epochs * len(algorithm(name).parts or (name,))
+    return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))
 
 
 def _only_sparsity(chosen: Mapping[str, Any]) -> float | None:

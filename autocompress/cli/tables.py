@@ -11,12 +11,24 @@ from rich.text import Text
 
 from autocompress.records import TrialRecord
 
-_COLUMNS = ("#", "algorithm", "rate", "achieved", "removed", "accuracy", "budget", "epochs", "seconds", "verdict")
+_COLUMNS = (
+    "#",
+    "algorithm",
+    "rate",
+    "achieved",
+    "removed",
+    "saved",
+    "accuracy",
+    "budget",
+    "epochs",
+    "sec",
+    "verdict",
+)
 _LEFT = ("algorithm", "verdict")
 
 
 def trials_table(records: Iterable[TrialRecord], first: int = 1, *, cut: bool = False) -> Table:
-    """One row a trial: requested and achieved rate, share of parameters removed, accuracy, accuracy budget, verdict.
+    """One row a trial: requested and achieved rate, share of parameters removed, of bytes saved, accuracy, verdict.
 
     Args:
         records: the rows.
@@ -81,9 +93,14 @@ def line(record: TrialRecord, index: int) -> str:
         return f"{named}{verdict(record).plain}"
     return (
         f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_budget, '+.2g')} to the threshold), "
-        f"{percent(record.parameters_removed)} of the parameters removed, {counted(record.epochs, 'epoch')}, "
+        f"{gain(record)}, {counted(record.epochs, 'epoch')}, "
         f"{record.seconds:.1f} s: {verdict(record).plain}"
     )
+
+
+def gain(record: TrialRecord) -> str:
+    """How much smaller the model has become."""
+    return f"{percent(record.parameters_removed)} of the parameters removed, {percent(record.size_removed)} smaller"
 
 
 def at_rate(algorithm: str, rate: float | None) -> str:
@@ -97,6 +114,7 @@ def _cells(record: TrialRecord) -> tuple[str, ...]:
         _aligned(record.requested_rate),
         _aligned(record.compression_rate),
         percent(record.parameters_removed),
+        percent(record.size_removed),
         _aligned(record.accuracy),
         _signed(record.accuracy_budget, _layout(record.accuracy_budget, "+")),
         str(record.epochs),

@@ -163,7 +163,7 @@ def test_plain_lines_tell_each_trial_once(new_store):
         f"web page: {URL}",
         "accuracy: 0.9 uncompressed, at least 0.891 to hold",
         "trial 1: l2 at rate 0.5: accuracy 0.895 (+0.004 to the threshold), 50.0% of the parameters removed, "
-        "3 epochs, 1.5 s: within",
+        "50.0% smaller, 3 epochs, 1.5 s: within",
         "trial 2: l2 at rate 0.6: failed: ValueError: [no]",
     ]
 

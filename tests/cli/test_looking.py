@@ -48,7 +48,7 @@ def test_status_of_a_search_that_was_stopped(store):
         "accuracy 0.9 uncompressed, at least 0.891 to hold",
         "search   Cliff: 2 trials, 6 epochs, 3 s",
         "trial    l2 at rate 0.55: epoch 2 of 3, accuracy 0.85 against 0.891",
-        "best     l2 at rate 0.5, 50.0% of the parameters removed, accuracy 0.895",
+        "best     l2 at rate 0.5, 50.0% of the parameters removed, 50.0% smaller, accuracy 0.895",
     ]
 
 
@@ -117,8 +117,20 @@ def test_trials(store):
     answer = invoke("trials", store.path)
     assert answer.exit_code == 0
     first, second = answer.output.splitlines()[1:3]
-    assert first.split() == ["1", "l2", "0.5000", "0.5000", "50.0%", "0.8950", "+0.0040", "3", "1.5", "within"]
-    assert second.split() == ["2", "l2", "0.6000", "0.6000", "60.0%", "0.5000", "-0.3910", "3", "1.5", "outside"]
+    assert first.split() == ["1", "l2", "0.5000", "0.5000", "50.0%", "50.0%", "0.8950", "+0.0040", "3", "1.5", "within"]
+    assert second.split() == [
+        "2",
+        "l2",
+        "0.6000",
+        "0.6000",
+        "60.0%",
+        "60.0%",
+        "0.5000",
+        "-0.3910",
+        "3",
+        "1.5",
+        "outside",
+    ]
 
 
 def test_no_trials(new_store):

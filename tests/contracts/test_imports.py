@@ -52,7 +52,10 @@ def test_the_package_needs_nothing_heavy():
     assert seen.returncode == 0, seen.stderr
 
 
-@pytest.mark.parametrize("module", ["search", "budget", "records", "errors", "algorithms", "arguments", "search.assess"])
+RULE = ["search", "budget", "records", "errors", "algorithms", "arguments", "search.assess"]
+
+
+@pytest.mark.parametrize("module", RULE)
 def test_the_rule_knows_no_framework(module):
     seen = run_blocked(f"import autocompress.{module}", FRAMEWORKS)
     assert seen.returncode == 0, seen.stderr
