@@ -14,6 +14,16 @@ from auto_compress_module import AutoCompressionModule
 generator = AutoCompressionSearchSpaceGenerator()
 generator.add_config("level", [{"sparsity": {"_type": "uniform", "_value": [0.01, 0.99]}, "op_types": ["default"]}])
 generator.add_config("l1", [{"sparsity": {"_type": "uniform", "_value": [0.01, 0.99]}, "op_types": ["Conv2d"]}])
+generator.add_config(
+    "qat",
+    [
+        {
+            "quant_types": ["weight", "output"],
+            "quant_bits": {"weight": 8, "output": 8},
+            "op_types": ["Conv2d", "Linear"],
+        }
+    ],
+)
 search_space = generator.dumps()
 
 experiment = AutoCompressionExperiment(AutoCompressionModule, "local")
