@@ -1,12 +1,12 @@
-"""Filter pruning by weights: l1, l2 and fpgm. Filters are physically removed, so that training afterwards is faster.
+"""Filter pruning. Filters are physically removed, so that training afterwards is faster.
 
-Sources: l1 Li et al. 2017 arXiv:1608.08710 (l2: the same with the other norm), fpgm He et al. 2019 arXiv:1811.00250;
-coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900.
+Sources: the importances' in `importance` and `evidence`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
+`filter_pruning` and its options are NNCF's.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,22 +14,15 @@ import torch
 from torch import nn
 
 from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
+from autocompress.compress.evidence import require_scales, sparsify_scales
 from autocompress.compress.graph import ChannelGraph, Coupling
-from autocompress.compress.importance import IMPORTANCES, Importance
+from autocompress.compress.importance import Importance
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
+from autocompress.compress.measure import macs, parameters
+from autocompress.compress.ranking import importance_of, is_global, selectable
 from autocompress.compress.state import evaluating, output_shapes, requiring_gradients
-from autocompress.errors import CompressionError, ConfigError, unknown_name
-
-
-def kept_filters(width: int, rate: float, groups: int = 1) -> int:
-    """How many of a layer's filters stay: the nearest number, at least one per group, the same in each group.
-
-    Args:
-        width: filters of the layer in the uncompressed model.
-        rate: share to remove, in [0, 1).
-        groups: equal parts that the filters come in.
-    """
-    return groups * max(1, math.floor(width // groups * (1 - rate) + 0.5))
+from autocompress.compress.widths import TOLERANCE, Slot, global_widths, local_widths, meet
+from autocompress.errors import CompressionError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,8 @@ class FilterCompression:
         layers: names of all layers whose filters could be removed, output layers left out.
         original: sizes of the uncompressed model's layers.
         changed: names of the layers that have lost filters, counted from the uncompressed model.
+        share: what the rate is a share of, measured: parameters or MACs; None: filters.
+        epochs: epochs of training that came before.
     """
 
     model: nn.Module
@@ -49,11 +44,14 @@ class FilterCompression:
     layers: tuple[str, ...]
     original: Mapping[str, LayerShape]
     changed: tuple[str, ...]
-    simulated: bool = False
+    share: Share | None = None
     epochs: int = 0
+    simulated: bool = False
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the uncompressed model's filters that are gone; see `base.Compression`."""
+        """Share of the uncompressed model's filters, parameters or MACs that are gone; see `base.Compression`."""
+        if self.share is not None:
+            return self.share.removed(model)
         return removed_share(model, self.original, self.layers if whole_model else self.targets)
 
     def finish(self, model: nn.Module) -> nn.Module:
@@ -61,39 +59,175 @@ class FilterCompression:
         return model
 
 
+@dataclass(frozen=True)
+class Share:
+    """Parameters or MACs of the whole model as what a rate counts.
+
+    Attributes:
+        of: "parameters" or "macs".
+        total: of the uncompressed model.
+        request: its example inputs are counted with.
+    """
+
+    of: str
+    total: int
+    request: CompressionRequest
+
+    @classmethod
+    def wanted(cls, model: nn.Module, request: CompressionRequest) -> Share | None:
+        """What a request's rate counts; None: filters."""
+        of = str(request.argument("rate_of"))
+        if of == "filters":
+            return None
+        if request.uncompressed is not None:
+            return cls(of, getattr(request.uncompressed, of), request)
+        return cls(of, _counted(model, of, request), request)
+
+    def removed(self, model: nn.Module) -> float:
+        """The share that is gone."""
+        return 1 - _counted(model, self.of, self.request) / self.total if self.total else 0.0
+
+
 class FilterPruner:
     """Removes the least important filters of each layer. Implements `base.Compressor`.
 
     Output layers keep their filters, and so do layers that share filters with one that may not lose any: an output
-    layer, a layer that no rule selects, or one that shares a parameter with another. Where coupled layers have
-    different rates the smallest one holds.
+    layer, a layer that no rule selects, a registered module, or one that shares a parameter with another. Where coupled
+    layers have different rates the smallest one holds.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check the rules against the model; see `base.Compressor`."""
-        layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        """Check the rules and the arguments against the model; see `base.Compressor`."""
+        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
+        common += ["one global ranking"] if is_global(request) else []
+        if common and len(set(rates.values())) > 1:
+            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
+            raise ConfigError(f"{' with '.join(common)} must have one rate for all layers; the rules have {found}")
+        if request.algorithm == "slim":
+            require_scales(model)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:
         """Remove filters so that each layer has its rate, counted from the uncompressed model; never adds any.
 
         Raises:
-            ConfigError: unknown algorithm, or rules that do not fit the model.
-            CompressionError: nothing would change at a rate > 0; the model cannot be traced, or fails without them.
+            ConfigError: rules or arguments that do not fit the model or each other.
+            CompressionError: nothing would change at a rate > 0; a share of parameters or MACs cannot be reached; the
+                model cannot be traced, or fails without its filters.
+            ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        importance = _importance(request.algorithm)
+        self.check(model, request)
         original = layer_shapes(model) if request.original is None else request.original
-        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        share = Share.wanted(model, request)
+        epochs = sparsify_scales(model, request) if request.algorithm == "slim" else 0
         shapes = output_shapes(model, request.example_inputs)
+        cut = _Cut.of(model, request, original, share)
+        changed = _narrower(model, original)
+        if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
+            raise CompressionError(cut.why_nothing())
+        _verify(model, request, shapes, changed)
+        layers = tuple(name for name in original if name not in cut.graph.outputs)
+        return FilterCompression(model, cut.targets, layers, original, changed, share, epochs)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Filters removed from a model.
+
+    Attributes:
+        graph: which channels belong together.
+        rates: layer -> requested rate.
+        targets: names of the layers with a rate, output layers left out.
+        couplings: what could be removed.
+        original: sizes of the uncompressed model's layers.
+    """
+
+    graph: ChannelGraph
+    rates: Mapping[str, float]
+    targets: tuple[str, ...]
+    couplings: list[Coupling]
+    original: Mapping[str, LayerShape]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        request: CompressionRequest,
+        original: Mapping[str, LayerShape],
+        share: Share | None,
+    ) -> _Cut:
+        """Remove the filters that a request asks for."""
         with evaluating(model), requiring_gradients(model):
             graph = ChannelGraph(model, request.example_inputs, original)
-            _remove(graph, graph.couplings(rates), rates, original, importance)
-        layers = tuple(name for name in original if name not in graph.outputs)
-        targets = tuple(name for name in rates if name not in graph.outputs)
-        changed = _narrower(model, original)
-        if not any(name in changed for name in targets) and max(rates.values()) > 0:
-            raise CompressionError(_why_nothing(rates, targets, original, graph))
-        _verify(model, request, shapes, changed)
-        return FilterCompression(model, targets, layers, original, changed)
+            asked = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+            rates = {name: asked[name] for name in selectable(model, request, graph, asked)}
+            couplings = graph.couplings(rates)
+            targets = tuple(name for name in asked if name not in graph.outputs)
+            cut = cls(graph, asked, targets, couplings, original)
+            scores = cut._scores(importance_of(model, request, graph))
+            width = None if share is None else _width_for(model, request, cut, scores, share)
+            cut._remove(cut._kept(scores, request, width), scores)
+        return cut
+
+    def _scores(self, importance: Importance) -> list[list[float] | None]:
+        """Of each coupling, one score per channel of a part; all of them before anything is removed."""
+        return [self._score(coupling, importance) for coupling in self.couplings]
+
+    def _score(self, coupling: Coupling, importance: Importance) -> list[float] | None:
+        scores, parts = importance(coupling.group), coupling.channel_groups
+        if scores is None or coupling.width % parts:
+            return None
+        averaged: list[float] = scores.view(parts, -1).mean(0).tolist()
+        return averaged
+
+    def _kept(self, scores: list[list[float] | None], request: CompressionRequest, width: float | None) -> list[int]:
+        """Channels that stay of each coupling.
+
+        Args:
+            scores: of the couplings; those that have none stay whole.
+            request: its arguments.
+            width: one rate for all, instead of the requested ones.
+        """
+        judged = [(index, ranked) for index, ranked in enumerate(scores) if ranked is not None]
+        slots = [self._slot(self.couplings[index], width) for index, _ in judged]
+        round_to, kept = int(request.argument("round_to")), [coupling.width for coupling in self.couplings]
+        if is_global(request):
+            widths = global_widths(slots, [_comparable(ranked) for _, ranked in judged], round_to)
+        else:
+            widths = local_widths(slots, round_to, staggered=width is not None)
+        for (index, _), count in zip(judged, widths, strict=True):
+            kept[index] = count
+        return kept
+
+    def _slot(self, coupling: Coupling, width: float | None) -> Slot:
+        rate = min(self.rates[name] for name in coupling.members) if width is None else width
+        return Slot(
+            width=coupling.width,
+            original=self.original[coupling.members[0]].width,
+            parts=coupling.channel_groups,
+            members=len(coupling.members),
+            rate=rate,
+        )
+
+    def _remove(self, kept: list[int], scores: list[list[float] | None]) -> None:
+        for coupling, count, ranked in zip(self.couplings, kept, scores, strict=True):
+            if ranked is not None and count < coupling.width:
+                self.graph.remove(coupling, _least_important(coupling, ranked, coupling.width - count))
+
+    def why_nothing(self) -> str:
+        """Why nothing could be removed."""
+        rate = max(self.rates.values())
+        start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
+        if not self.targets:
+            return f"{start}every selected layer makes the model's output ({', '.join(self.rates)})"
+        if not self.couplings:
+            return (
+                f"{start}every selected layer ({', '.join(self.targets)}) shares filters with the model's output, its "
+                "input, or a layer that may not lose any"
+            )
+        free = [(name, self.original[name].width) for coupling in self.couplings for name in coupling.members]
+        widths = ", ".join(f"{name}: {width}" for name, width in free)
+        return f"{start}the layers are too narrow for that rate (filters: {widths})"
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
@@ -104,61 +238,51 @@ def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: 
     return (total - left) / total if total else 0.0
 
 
-def _importance(algorithm: str) -> Importance:
-    if algorithm not in IMPORTANCES:
-        raise ConfigError(unknown_name("filter pruning algorithm", algorithm, IMPORTANCES))
-    return IMPORTANCES[algorithm]()
+def _width_for(
+    model: nn.Module, request: CompressionRequest, cut: _Cut, scores: list[list[float] | None], share: Share
+) -> float:
+    """The one width rate at which the requested share of parameters or MACs is gone; tried on copies of the model."""
+
+    def removed(width: float) -> float:
+        probe = copy.deepcopy(model)
+        graph = ChannelGraph(probe, request.example_inputs, cut.original)
+        names = [name for coupling in cut.couplings for name in coupling.members]
+        there = _Cut(graph, cut.rates, cut.targets, graph.couplings(names), cut.original)
+        there._remove(there._kept(scores, request, width), scores)
+        return share.removed(probe)
+
+    target = max(cut.rates.values())
+    if not cut.couplings:
+        return target
+    width = meet(target, removed)
+    reached = removed(width)
+    if reached < target - TOLERANCE:
+        raise CompressionError(
+            f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer as narrow as can be "
+            f"{reached:.3g} are removed"
+        )
+    return width
 
 
-def _remove(
-    graph: ChannelGraph,
-    couplings: list[Coupling],
-    rates: Mapping[str, float],
-    original: Mapping[str, LayerShape],
-    importance: Importance,
-) -> None:
-    # All scores first: removing the filters of one layer changes the input weights that others are judged by.
-    chosen = [(coupling, _least_important(coupling, rates, original, importance)) for coupling in couplings]
-    for coupling, channels in chosen:
-        if channels:
-            graph.remove(coupling, channels)
+def _counted(model: nn.Module, of: str, request: CompressionRequest) -> int:
+    return parameters(model) if of == "parameters" else macs(model, request.example_inputs)
 
 
-def _least_important(
-    coupling: Coupling, rates: Mapping[str, float], original: Mapping[str, LayerShape], importance: Importance
-) -> list[int]:
-    rate = min(rates[name] for name in coupling.members)
+def _comparable(scores: list[float]) -> list[float]:
+    """Ascending, and relative to their mean, so that layers of different scale can be ranked together."""
+    mean = sum(scores) / len(scores) or 1.0
+    return sorted(score / mean for score in scores)
+
+
+def _least_important(coupling: Coupling, scores: list[float], surplus: int) -> list[int]:
     parts = coupling.channel_groups
-    width = len(coupling.group[0].idxs)
-    surplus = width - kept_filters(original[coupling.members[0]].width, rate, parts)
-    if surplus <= 0 or width % parts:
-        return []
-    scores = importance(coupling.group)
-    if scores is None:
-        return []
-    order = torch.argsort(scores.view(parts, -1).mean(0), stable=True)[: surplus // parts]
-    return sorted(int(channel) + part * (width // parts) for part in range(parts) for channel in order)
+    order = torch.argsort(torch.tensor(scores), stable=True)[: surplus // parts]
+    per_part = coupling.width // parts
+    return sorted(int(channel) + part * per_part for part in range(parts) for channel in order)
 
 
 def _narrower(model: nn.Module, original: Mapping[str, LayerShape]) -> tuple[str, ...]:
     return tuple(name for name, shape in original.items() if layer_shape(model.get_submodule(name)).width < shape.width)
-
-
-def _why_nothing(
-    rates: Mapping[str, float], targets: tuple[str, ...], original: Mapping[str, LayerShape], graph: ChannelGraph
-) -> str:
-    rate = max(rates.values())
-    start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
-    if not targets:
-        return f"{start}every selected layer makes the model's output ({', '.join(rates)})"
-    couplings = graph.couplings(rates)
-    if not couplings:
-        return (
-            f"{start}every selected layer ({', '.join(targets)}) shares filters with the model's output, its input, or "
-            "a layer that is not selected"
-        )
-    free = ", ".join(f"{name}: {original[name].width}" for coupling in couplings for name in coupling.members)
-    return f"{start}the layers are too narrow for that rate (filters: {free})"
 
 
 def _verify(

@@ -16,9 +16,12 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.registered import registered_types
 from autocompress.compress.state import device_of, moved, tensors
 from autocompress.compress.ties import tied_parameters
 from autocompress.errors import CompressionError
@@ -40,6 +43,11 @@ class Coupling:
     group: Any
     members: tuple[str, ...]
     channel_groups: int
+
+    @property
+    def width(self) -> int:
+        """Channels of the root layer when the coupling was found."""
+        return len(self.group[0].idxs)
 
 
 class ChannelGraph:
@@ -85,6 +93,21 @@ class ChannelGraph:
             if self._graph.check_pruning_group(group):
                 group.prune(record_history=False)
 
+    def first_convolutions(self) -> set[str]:
+        """Names of the convolutions that no other convolution or linear layer comes before."""
+        nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
+        return {self._names[node.module] for node in nodes if not any(True for _ in _layers_before(node))}
+
+    def normalized(self, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """For each layer the BatchNorm that alone takes its output, or the layer itself."""
+        found = {}
+        for name, layer in layers.items():
+            node = self._graph.module2node.get(layer)
+            after = [] if node is None else node.outputs
+            alone = after[0].module if len(after) == 1 else None
+            found[name] = alone if isinstance(alone, _BatchNorm) else layer
+        return found
+
     def _losing(self, group: Any) -> Iterator[nn.Module]:
         seen = set()
         for dependency, _ in group:
@@ -120,7 +143,7 @@ class ChannelGraph:
 
     def _mistaken_for_depthwise(self, layer: nn.Module, name: str) -> bool:
         """torch-pruning takes any convolution with as many groups as filters for a depthwise one."""
-        if not isinstance(layer, nn.modules.conv._ConvNd) or layer.groups != layer.out_channels or layer.groups == 1:
+        if not isinstance(layer, _ConvNd) or layer.groups != layer.out_channels or layer.groups == 1:
             return False
         return layer.in_channels != layer.out_channels or not self._original[name].depthwise
 
@@ -139,6 +162,19 @@ class ChannelGraph:
             if not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name)):
                 nodes.extend(node.inputs)
         return frozenset(found)
+
+
+def _layers_before(node: Any) -> Iterator[Any]:
+    """All nodes upstream whose modules are convolutions or linear layers."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        near = waiting.pop()
+        if near in seen:
+            continue
+        seen.add(near)
+        if isinstance(near.module, FILTER_TYPES):
+            yield near
+        waiting.extend(near.inputs)
 
 
 @contextmanager
@@ -166,10 +202,12 @@ def _require_followable(model: nn.Module) -> None:
 
 
 def _fixed(model: nn.Module) -> set[int]:
-    """Ids of modules and parameters whose size must stay: shared ones, and layers that cannot be cut."""
+    """Ids of modules and parameters whose size must stay: shared ones, registered ones, layers that cannot be cut."""
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
     stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
-    return shared | {id(module) for module in stacked}
+    registered = [module for module in model.modules() if isinstance(module, registered_types())]
+    own = [part for module in registered for part in (*module.modules(), *module.parameters())]
+    return shared | {id(part) for part in (*stacked, *own)}
 
 
 def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:

@@ -14,47 +14,75 @@ from autocompress.compress.layers import FILTER_TYPES
 Importance = Callable[[Any], "torch.Tensor | None"]
 """From a torch-pruning group over all channels of its root to one score per channel; None: cannot tell."""
 
+LayerScore = Callable[[nn.Module], "torch.Tensor"]
+"""From a layer to one score per filter."""
+
 _ROWS = 1024
 
 
-class GeometricMedianImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
-    """Distance of a filter to all others of its layer, summed: nearest to the geometric median is most replaceable.
+class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
+    """Scores of single layers, each normalised to a mean of 1, averaged over the layers that lose filters together.
 
-    Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
-    between squared weights and fails on grouped convolutions.
+    Args:
+        score: one score per filter of a layer.
     """
+
+    def __init__(self, score: LayerScore) -> None:
+        super().__init__()
+        self._score = score
 
     @torch.no_grad()
     def __call__(self, group: Any) -> torch.Tensor | None:
-        """Scores normalised to a mean of 1 per layer and averaged over the layers that lose filters together."""
+        """One score per channel of the group's root."""
         scores, roots = [], []
         for item in group:
             layer, handler = item.dep.target.module, item.dep.handler
             if isinstance(layer, FILTER_TYPES) and handler.__name__ == "prune_out_channels":
-                distances = _summed_distances(_filters(layer)[item.idxs])
-                scores.append(distances / distances.mean().clamp_min(torch.finfo(distances.dtype).tiny))
+                found = self._score(layer)[item.idxs].float()
+                scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(item.root_idxs)
         return cast(torch.Tensor, self._reduce(scores, roots)) if scores else None
 
 
-def _filters(layer: nn.Module) -> torch.Tensor:
-    """One row per filter."""
-    weight = cast(torch.Tensor, layer.weight).detach()
-    groups = int(getattr(layer, "groups", 1))
-    if getattr(layer, "transposed", False):  # (in, out / groups, ...) -> (out, in / groups, ...)
-        inputs, outputs, *kernel = weight.shape
-        weight = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2).flatten(0, 1)
-    return weight.flatten(1).float()
+class ScaleImportance:
+    """Size of BatchNorm's scales, in couplings without BatchNorm the l2 norm of the filters.
+
+    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
+    """
+
+    def __init__(self) -> None:
+        self._scales = tp.importance.BNScaleImportance()
+        self._norms = tp.importance.GroupMagnitudeImportance(p=2)
+
+    def __call__(self, group: Any) -> torch.Tensor | None:
+        """One score per channel of the group's root."""
+        scores = self._scales(group)
+        return cast("torch.Tensor | None", self._norms(group) if scores is None else scores)
 
 
-def _summed_distances(rows: torch.Tensor) -> torch.Tensor:
+def norms(p: int) -> Importance:
+    """Norm of the filters and of all that is coupled with them.
+
+    Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710; l2 is the same with p = 2.
+    """
+    return cast(Importance, tp.importance.GroupMagnitudeImportance(p=p))
+
+
+def distances(layer: nn.Module) -> torch.Tensor:
+    """Distance of each filter to all others of its layer, summed: the one nearest to the geometric median is least.
+
+    Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
+    between squared weights and fails on grouped convolutions.
+    """
+    rows = by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float()
     # In parts: all pairs of a wide layer at once do not fit into memory.
     return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
 
 
-IMPORTANCES: dict[str, Callable[[], Importance]] = {
-    # Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710; l2 is the same with the other norm.
-    "l1": lambda: cast(Importance, tp.importance.GroupMagnitudeImportance(p=1)),
-    "l2": lambda: cast(Importance, tp.importance.GroupMagnitudeImportance(p=2)),
-    "fpgm": GeometricMedianImportance,
-}
+def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A tensor of the shape of the layer's weight as one row per filter."""
+    groups = int(getattr(layer, "groups", 1))
+    if getattr(layer, "transposed", False):  # (in, out / groups, ...) -> (out, in / groups, ...)
+        inputs, outputs, *kernel = weight.shape
+        weight = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2).flatten(0, 1)
+    return weight.flatten(1)

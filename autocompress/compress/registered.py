@@ -38,6 +38,6 @@ def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M
     return register
 
 
-def registered_types(algorithm_name: str) -> tuple[type[nn.Module], ...]:
-    """The registered classes that an algorithm may compress."""
+def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module], ...]:
+    """The registered classes, or those of them that an algorithm may compress."""
     return tuple(module for module, ignored in _REGISTERED.items() if algorithm_name not in ignored)

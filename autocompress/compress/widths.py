@@ -1,0 +1,112 @@
+"""How many filters stay: by layer, or by one ranking over all layers. Numbers only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+TOLERANCE = 0.01
+"""How near a share of parameters or MACs is met."""
+
+_TRIES = 14
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Channels that are removed together, as one coupling sees them.
+
+    Attributes:
+        width: channels of the coupling now.
+        original: channels in the uncompressed model.
+        parts: equal parts the channels come in, each of which loses the same.
+        members: layers that lose filters with it.
+        rate: share to remove, counted from the uncompressed model.
+    """
+
+    width: int
+    original: int
+    parts: int
+    members: int
+    rate: float
+
+
+def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, offset: float = 0.5) -> int:
+    """How many of a layer's filters stay: the nearest number, at least one per group, the same in each group.
+
+    Args:
+        width: filters of the layer in the uncompressed model.
+        rate: share to remove, in [0, 1).
+        groups: equal parts that the filters come in.
+        round_to: the number that stays is a multiple of it, where the layer is wide enough.
+        offset: 0.5 rounds to the nearest number, less rounds down earlier.
+    """
+    step = math.lcm(groups, round_to)
+    return min(width, step * max(1, math.floor(round(width * (1 - rate) / step, 9) + offset)))
+
+
+def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = False) -> list[int]:
+    """Channels that stay in each slot, every slot at its own rate.
+
+    Args:
+        slots: the couplings.
+        round_to: see `kept_filters`.
+        staggered: slots round at different points, so that a small change of the rate changes few of them.
+    """
+    offsets = [(index + 0.5) / len(slots) if staggered else 0.5 for index in range(len(slots))]
+    return [
+        min(slot.width, kept_filters(slot.original, slot.rate, slot.parts, round_to, offset))
+        for slot, offset in zip(slots, offsets, strict=True)
+    ]
+
+
+def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
+    """Channels that stay in each slot when all are ranked together, their filters counted alike.
+
+    Args:
+        slots: the couplings, all at one rate.
+        scores: of each slot, one per channel of one part, ascending, comparable between slots.
+        round_to: see `kept_filters`; applied to each slot after the ranking.
+    """
+    wanted = sum(slot.rate * slot.original * slot.members for slot in slots)
+    gone = sum((slot.original - slot.width) * slot.members for slot in slots)
+    steps = [
+        (score, index, slot.parts * slot.members)
+        for index, (slot, ranked) in enumerate(zip(slots, scores, strict=True))
+        for score in ranked[:-1]  # the best one stays
+    ]
+    removed = [0] * len(slots)
+    for _, index, cost in sorted(steps):
+        if gone + cost / 2 > wanted:
+            break
+        gone += cost
+        removed[index] += 1
+    return [
+        _rounded(slot, slot.width - count * slot.parts, round_to) if count else slot.width
+        for slot, count in zip(slots, removed, strict=True)
+    ]
+
+
+def meet(target: float, share: Callable[[float], float]) -> float:
+    """The width rate whose share of parameters or MACs removed is nearest to the target, by bisection.
+
+    Args:
+        target: wanted share in [0, 1).
+        share: width rate in [0, 1) -> share removed, rising.
+
+    Returns:
+        the rate of the nearest share that was seen.
+    """
+    low, high, rate = 0.0, 1.0 - 1e-9, 1 - math.sqrt(1 - target)
+    seen: dict[float, float] = {}
+    for _ in range(_TRIES):
+        seen[rate] = share(rate)
+        if abs(seen[rate] - target) <= TOLERANCE / 4:
+            break
+        low, high = (rate, high) if seen[rate] < target else (low, rate)
+        rate = (low + high) / 2
+    return min(seen, key=lambda tried: abs(seen[tried] - target))
+
+
+def _rounded(slot: Slot, kept: int, round_to: int) -> int:
+    return min(slot.width, kept_filters(slot.original, 1 - kept / slot.original, slot.parts, round_to))
