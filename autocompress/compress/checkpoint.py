@@ -17,6 +17,7 @@ from torch import nn
 
 from autocompress.compress.hooks import fresh_model
 from autocompress.compress.loading import ModuleReference
+from autocompress.compress.storage import decode, encode
 from autocompress.compress.structure import apply_structure, structure_of
 from autocompress.errors import ModuleError, StoreError
 
@@ -25,7 +26,12 @@ WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
 
 
 def save_checkpoint(
-    model: nn.Module, directory: str | os.PathLike[str], original: nn.Module, module: ModuleReference | None = None
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    original: nn.Module,
+    module: ModuleReference | None = None,
+    *,
+    plain: bool = False,
 ) -> None:
     """Write a finished compressed model, replacing what is there; a reader sees the old checkpoint or the new one.
 
@@ -34,6 +40,7 @@ def save_checkpoint(
         directory: the checkpoint's directory; its parents are made.
         original: the uncompressed model.
         module: where the uncompressed model can be had again; None: it must be given to `load_compressed`.
+        plain: write an ordinary state dict, zeros and all; else each tensor as compactly as `storage` can.
 
     Raises:
         StoreError: the model cannot be described by differences to the original, or the files cannot be written.
@@ -45,7 +52,7 @@ def save_checkpoint(
         _restore(target)
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
-            _write(model, beside, structure, module)
+            _write(model.state_dict(), beside, structure, module, plain=plain)
             _replace(target, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -85,17 +92,26 @@ def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
     return None if reference is None else ModuleReference.from_dict(reference)
 
 
-def _write(model: nn.Module, folder: Path, structure: Mapping[str, Any], module: ModuleReference | None) -> None:
+def _write(
+    state: Mapping[str, torch.Tensor],
+    folder: Path,
+    structure: Mapping[str, Any],
+    module: ModuleReference | None,
+    *,
+    plain: bool,
+) -> None:
     folder.mkdir()
+    stored, storage = (state, {}) if plain else encode(state)
     with (folder / WEIGHTS).open(
         "w+b"
     ) as file:  # a file object: the archive's inner names, so its size, are always the same
-        torch.save(model.state_dict(), file)
+        torch.save(stored, file)
         _flush(file.fileno(), file)
     description = {
         "schema_version": SCHEMA_VERSION,
         "module": None if module is None else module.to_dict(),
         "weights_sha256": _sha256(folder / WEIGHTS),
+        "storage": storage,
         "structure": structure,
     }
     with (folder / STRUCTURE).open("w", encoding="utf-8") as text:
@@ -148,7 +164,7 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} does not have the checksum in {STRUCTURE}"
         )
     try:
-        weights: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        weights = decode(torch.load(file, map_location="cpu", weights_only=True), description["storage"])
     except Exception as error:
         raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} cannot be read: {error}") from error
     return description, weights
@@ -168,7 +184,7 @@ def _description(directory: Path) -> dict[str, Any]:
     version = description.get("schema_version") if isinstance(description, dict) else None
     if version != SCHEMA_VERSION:
         raise StoreError(f"{STRUCTURE}: schema_version must be {SCHEMA_VERSION}; got {version!r}")
-    missing = {"module", "weights_sha256", "structure"} - description.keys()
+    missing = {"module", "weights_sha256", "storage", "structure"} - description.keys()
     if missing:
         raise StoreError(f"{STRUCTURE}: {', '.join(sorted(missing))} must be there; {str(directory)!r} lacks them")
     return dict(description)

@@ -81,7 +81,7 @@ def taylor(model: nn.Module, request: CompressionRequest, layers: Mapping[str, n
     return _looked_up(scores, layers)
 
 
-def activations(
+def activity(
     model: nn.Module, request: CompressionRequest, layers: Mapping[str, nn.Module], judged: Mapping[str, nn.Module]
 ) -> LayerScore:
     """apoz: how often each filter's activation is not zero; mean_activation: its mean.

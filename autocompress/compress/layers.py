@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from autocompress.compress.registered import registered_types
 from autocompress.compress.scopes import EVERYWHERE, Scopes
 from autocompress.errors import ConfigError, unknown_name
 
@@ -25,6 +26,11 @@ WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, nn.Embedding)
 """Layers whose single weights can be zeroed."""
 
 DEFAULT = "default"
+
+
+def weight_types(algorithm: str) -> tuple[type[nn.Module], ...]:
+    """Layers whose single weights an algorithm may compress: PyTorch's, and the registered ones."""
+    return (*WEIGHT_TYPES, *registered_types(algorithm))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.compress.storage import encode
 from autocompress.records import Measurement
 
 
@@ -44,9 +45,9 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Size in bytes of the file that `torch.save` makes of the model's weights."""
+    """Size in bytes of a checkpoint's weights file: zeros and few bits are stored compactly (see `storage`)."""
     counter = _ByteCounter()
-    torch.save(model.state_dict(), cast(IO[bytes], counter))
+    torch.save(encode(model.state_dict())[0], cast(IO[bytes], counter))
     return counter.total
 
 

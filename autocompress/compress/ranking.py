@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.base import CompressionRequest
-from autocompress.compress.evidence import activations, taylor
+from autocompress.compress.evidence import activity, taylor
 from autocompress.compress.graph import ChannelGraph
 from autocompress.compress.importance import Importance, LayerImportance, ScaleImportance, distances, norms
 from autocompress.compress.layers import FILTER_TYPES, supported_layers
@@ -37,7 +37,7 @@ def importance_of(model: nn.Module, request: CompressionRequest, graph: ChannelG
     if ranking == "taylorfo":
         return LayerImportance(taylor(model, request, layers))
     if ranking in ("apoz", "mean_activation"):
-        return LayerImportance(activations(model, request, layers, graph.normalized(layers)))
+        return LayerImportance(activity(model, request, layers, graph.normalized(layers)))
     raise ConfigError(unknown_name("filter pruning algorithm", name, _RANKINGS))
 
 

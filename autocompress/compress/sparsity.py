@@ -1,10 +1,12 @@
-"""Unstructured sparsity: level zeroes the smallest weights of each layer.
+"""Unstructured sparsity: the smallest weights are zeroed, of each layer or of all layers together.
 
-Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, arXiv:1506.02626.
+Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, arXiv:1506.02626;
+`magnitude_sparsity` and its options are NNCF's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +18,15 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compress.base import CompressionRequest
-from autocompress.compress.layers import WEIGHT_TYPES, layer_rates, supported_layers
+from autocompress.compress.folding import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compress.layers import layer_rates, supported_layers, weight_types
 from autocompress.compress.ties import tied_parameters
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, ConfigError
 
-_WEIGHT = "weight"
+_TINY = torch.finfo(torch.float32).tiny
 
 
-class Mask(nn.Module):
+class Mask(WeightTransform):
     """Parametrization that holds weights at zero through training.
 
     Attributes:
@@ -63,39 +66,73 @@ class LevelCompression:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the zeros into the weights and take the masks off; see `base.Compression`."""
-        return fold_masks(model)
+        return fold(model)
 
 
 class LevelPruner:
-    """Zeroes the weights with the smallest magnitude of each layer. Implements `base.Compressor`."""
+    """Zeroes the smallest weights: `level` and `magnitude_sparsity`. Implements `base.Compressor`."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules against the model; see `base.Compressor`."""
-        _require_maskable(model, layer_rates(model, request.targets, WEIGHT_TYPES, request.scopes))
+        rates = self._rates(model, request)
+        require_plain_weights(model, rates)
+        if _is_global(request) and len(set(rates.values())) > 1:
+            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
+            raise ConfigError(f"one global ranking must have one rate for all layers; the rules have {found}")
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
-        """Mask exactly the nearest number of weights to each layer's rate; ties go to the first in memory.
+        """Mask exactly the nearest number of weights to the rate, of each layer or of all together.
 
-        A model that has zeros already (from a lower rate) keeps them, as they are the smallest.
+        Ties go to the first in memory. A model that has zeros already (from a lower rate) keeps them, as they are the
+        smallest.
 
         Raises:
-            ConfigError: rules that do not fit the model.
+            ConfigError: rules that do not fit the model, or several rates in one global ranking.
             CompressionError: nothing would change at a rate > 0; a weight is shared or parametrized in a way a mask
                 cannot hold.
         """
-        rates = layer_rates(model, request.targets, WEIGHT_TYPES, request.scopes)
-        layers = tuple(supported_layers(model, WEIGHT_TYPES))
-        _require_maskable(model, rates)
-        pruned = {name: smallest(_weight(model, name), rate) for name, rate in rates.items()}
+        self.check(model, request)
+        rates = self._rates(model, request)
+        pruned = _masks(model, rates, request)
         if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
             counts = ", ".join(f"{name}: {mask.numel()}" for name, mask in pruned.items())
             raise CompressionError(
-                f"level must zero something at a rate > 0; at rate {max(rates.values()):g} the selected layers "
-                f"have too few weights (weights: {counts})"
+                f"{request.algorithm} must zero something at a rate > 0; at rate {max(rates.values()):g} the selected "
+                f"layers have too few weights (weights: {counts})"
             )
         for name, mask in pruned.items():
-            parametrize.register_parametrization(model.get_submodule(name), _WEIGHT, Mask(mask))
+            parametrize.register_parametrization(model.get_submodule(name), WEIGHT, Mask(mask))
+        layers = tuple(supported_layers(model, weight_types(request.algorithm)))
         return LevelCompression(model, tuple(rates), layers)
+
+    def _rates(self, model: nn.Module, request: CompressionRequest) -> dict[str, float]:
+        return layer_rates(model, request.targets, weight_types(request.algorithm), request.scopes)
+
+
+def _is_global(request: CompressionRequest) -> bool:
+    if request.algorithm == "magnitude_sparsity":
+        return bool(request.argument("sparsity_level_setting_mode") == "global")
+    return bool(request.argument("mode") == "global")
+
+
+def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionRequest) -> dict[str, torch.Tensor]:
+    weights = {name: _weight(model, name) for name in rates}
+    if not _is_global(request):
+        return {name: smallest(weights[name], rate) for name, rate in rates.items()}
+    normed = request.algorithm == "magnitude_sparsity" and request.argument("weight_importance") == "normed_abs"
+    rated = [_normed(weight) if normed else weight for weight in weights.values()]
+    pruned = smallest(torch.cat([weight.flatten().float().cpu() for weight in rated]), next(iter(rates.values())))
+    parts = pruned.tensor_split(list(itertools.accumulate(weight.numel() for weight in rated))[:-1])
+    return {
+        name: part.reshape(weight.shape).to(weight.device)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
+
+
+def _normed(weight: torch.Tensor) -> torch.Tensor:
+    """NNCF's importance: relative to the layer's norm, so that layers of different scale can be ranked together."""
+    norm = torch.linalg.vector_norm(weight.float())
+    return weight.float() / norm.clamp_min(_TINY)
 
 
 def smallest(weight: torch.Tensor, rate: float) -> torch.Tensor:
@@ -117,45 +154,30 @@ def zero_share(model: nn.Module, layers: Iterable[str]) -> float:
     return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
 
 
-def fold_masks(model: nn.Module) -> nn.Module:
-    """Write all masks' zeros into the weights and take the masks off: same outputs, original names and order."""
-    for module in model.modules():
-        if _masked(module):
-            _fold(module)
-    return model
-
-
-def _fold(module: nn.Module) -> None:
-    """As parametrize.remove_parametrizations, which would take the masks off all deep copies of the module too."""
-    parameter = cast(Any, module.parametrizations)[_WEIGHT].original
-    with torch.no_grad():
-        parameter.copy_(module.weight)
-    del module.parametrizations
-    module.__class__ = type(module).__bases__[0]
-    module.register_parameter(_WEIGHT, parameter)
-    module._parameters = dict(sorted(module._parameters.items(), key=lambda item: item[0] != _WEIGHT))
-
-
-def _masked(module: nn.Module) -> bool:
-    if not parametrize.is_parametrized(module, _WEIGHT):
-        return False
-    return any(isinstance(step, Mask) for step in cast(Any, module.parametrizations)[_WEIGHT])
-
-
 def _weight(model: nn.Module, name: str) -> torch.Tensor:
     return cast(torch.Tensor, model.get_submodule(name).weight).detach()
 
 
-def _require_maskable(model: nn.Module, rates: Mapping[str, float]) -> None:
-    for name in rates:
-        if parametrize.is_parametrized(model.get_submodule(name)):
-            raise CompressionError(
-                f"level needs plain weights; {name} is parametrized: remove that or exclude the layer"
-            )
+def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Check that weights can be compressed by our parametrizations.
+
+    Args:
+        model: not changed.
+        settings: layer -> what is done to its weight; None: nothing.
+
+    Raises:
+        CompressionError: a registered module has no weight; somebody else's parametrization is on one; or one is shared
+            by layers with different settings.
+    """
+    for name in [name for name, setting in settings.items() if setting is not None]:
+        layer = model.get_submodule(name)
+        if not isinstance(getattr(layer, WEIGHT, None), torch.Tensor):
+            raise CompressionError(f"a registered module must have a parameter named weight; {name} has none")
+        if any(not isinstance(step, WeightTransform) for step in transforms(layer)):
+            raise CompressionError(f"a weight must be plain; {name} is parametrized: remove that or exclude the layer")
     for places in tied_parameters(model):
-        found = {rates.get(module) for module, _ in places}
-        if len(found) > 1:  # one module would see the zeros, another would not
+        if len({settings.get(module) for module, _ in places}) > 1:  # one module would see the change, another not
             shared = ", ".join(f"{module}.{key}" for module, key in places)
             raise CompressionError(
-                f"a shared weight must have one rate in all its places; {shared} have different ones"
+                f"a shared weight must have one setting in all its places; {shared} have different ones"
             )

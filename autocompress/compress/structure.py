@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from autocompress.compress.activations import ActivationQuantizer, activation_quantizers, attach_described
 from autocompress.errors import StoreError
 
 Structure = dict[str, dict[str, Any]]
-"""Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype)."""
+"""Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
+`quantizers` of activations (quant type -> settings)."""
 
 
 def structure_of(model: nn.Module, original: nn.Module) -> Structure:
@@ -27,10 +29,11 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
             raise StoreError(_mismatch(name, type(module).__name__, originals.get(name)))
         attributes = _different(_attributes(module), _attributes(originals[name]))
         tensors = _different(_tensors(module), _tensors(originals[name]))
-        if attributes or tensors:
-            structure[name] = {"attributes": attributes, "tensors": tensors}
-    if model.state_dict().keys() != original.state_dict().keys():
-        odd = sorted(model.state_dict().keys() ^ original.state_dict().keys())
+        quantizers = {kind: quantizer.to_dict() for kind, quantizer in activation_quantizers(module).items()}
+        if attributes or tensors or quantizers:
+            structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
+    odd = sorted(_names(model) ^ _names(original))
+    if odd:
         raise StoreError(
             f"a compressed model must have the uncompressed model's tensors; these differ: {', '.join(odd)}"
         )
@@ -58,10 +61,19 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
             if id(old) not in replaced:
                 replaced[id(old)] = (old, _empty(old, description))  # the old one is kept alive: its id stays its own
             setattr(modules[name], key, replaced[id(old)][1])
+        attach_described(modules[name], differences["quantizers"])
 
 
 def _submodules(model: nn.Module) -> dict[str, nn.Module]:
-    return dict(model.named_modules(remove_duplicate=False))
+    """All but the quantizers of activations."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in named if not isinstance(module, ActivationQuantizer)}
+
+
+def _names(model: nn.Module) -> set[str]:
+    """Names of the tensors in the state dict of everything but the quantizers of activations."""
+    added = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, ActivationQuantizer))
+    return {name for name in model.state_dict() if not name.startswith(added)}
 
 
 def _mismatch(name: str, kind: str, original: nn.Module | None) -> str:

@@ -124,7 +124,7 @@ def test_shared_weights_are_masked_once_and_stay_shared() -> None:
 
 class TestErrors:
     def test_a_shared_weight_with_different_rates(self) -> None:
-        with pytest.raises(CompressionError, match=r"one rate in all its places; embedding\.weight, head\.weight"):
+        with pytest.raises(CompressionError, match=r"one setting in all its places; embedding\.weight, head\.weight"):
             zero(Words(), 0.5, LayerTarget(op_names=("head",), rate=0.5))
 
     def test_a_parametrized_layer(self) -> None:

@@ -1,0 +1,79 @@
+"""Rounding to few bits, with gradients that pass straight through.
+
+Sources: straight-through estimator Bengio et al. 2013 arXiv:1308.3432; dorefa Zhou et al. 2016 arXiv:1606.06160; bnn
+Courbariaux et al. 2016 arXiv:1602.02830, its scale Rastegari et al. 2016 (XNOR-Net) arXiv:1603.05279.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+
+WeightRounding = Callable[[torch.Tensor, int], torch.Tensor]
+"""(weight, bits) -> a tensor of the same shape with at most 2 ** bits distinct values."""
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Replaces a tensor's values; the gradient does not notice. Exact, unlike x + (y - x).detach()."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return replaced.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ARG004
+        return gradients[0], None
+
+
+def straight_through(values: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:
+    """`replaced`, with the gradient of `values`."""
+    if not (torch.is_grad_enabled() and values.requires_grad):
+        return replaced
+    return cast(torch.Tensor, _StraightThrough.apply(values, replaced))  # type: ignore[no-untyped-call]
+
+
+def symmetric(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Nearest of the 2 ** bits - 1 levels spread evenly over [-max, max] of the magnitudes; zero stays zero."""
+    levels = 2 ** (bits - 1) - 1
+    scale = (weight.detach().abs().max() / levels).clamp_min(torch.finfo(weight.dtype).tiny)
+    return straight_through(weight, (weight.detach() / scale).round().clamp(-levels, levels) * scale)
+
+
+def affine(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Nearest of the 2 ** bits levels spread evenly over [min, max], zero among them."""
+    low, high = weight.detach().min().clamp_max(0), weight.detach().max().clamp_min(0)
+    levels = 2**bits - 1
+    scale = ((high - low) / levels).clamp_min(torch.finfo(weight.dtype).tiny)
+    zero = (-low / scale).round()
+    codes = ((weight.detach() / scale).round() + zero).clamp(0, levels)
+    return straight_through(weight, (codes - zero) * scale)
+
+
+def dorefa(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Levels spread evenly over tanh of the weights, scaled back to the weights' own range; one bit as in `binary`.
+
+    The paper leaves the levels in [-1, 1]; the range of a trained layer is kept, so that its network survives.
+    """
+    if bits == 1:
+        return binary(weight, bits)
+    bounded = torch.tanh(weight)
+    unit = bounded / (2 * bounded.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)) + 0.5
+    levels = 2**bits - 1
+    codes = straight_through(unit, (unit.detach() * levels).round() / levels)
+    return (2 * codes - 1) * weight.detach().abs().max()
+
+
+def binary(weight: torch.Tensor, bits: int) -> torch.Tensor:  # noqa: ARG001 - it is one bit
+    """The sign of each weight times the mean magnitude of the layer; zero counts as positive."""
+    scale = weight.detach().abs().mean()
+    return straight_through(weight, torch.where(weight.detach() >= 0, scale, -scale))
+
+
+def between(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
+    """Nearest of the 2 ** bits levels spread evenly over [low, high]; no gradient passes outside of it."""
+    levels = 2**bits - 1
+    scale = ((high - low) / levels).clamp_min(torch.finfo(values.dtype).tiny)
+    clamped = torch.clamp(values, low, high)
+    return straight_through(clamped, ((clamped.detach() - low) / scale).round() * scale + low)
