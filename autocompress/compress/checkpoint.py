@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from autocompress.compress.hooks import fresh_model
+from autocompress.compress.int8 import Int8Model
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.storage import decode, encode
 from autocompress.compress.structure import apply_structure, structure_of
@@ -23,6 +24,8 @@ from autocompress.errors import ModuleError, StoreError
 
 SCHEMA_VERSION = 1
 WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
+FLOAT, INT8 = "float", "int8"
+"""Kinds of checkpoints: differences to the uncompressed model, or a graph of its own."""
 
 
 def save_checkpoint(
@@ -46,13 +49,14 @@ def save_checkpoint(
         StoreError: the model cannot be described by differences to the original, or the files cannot be written.
     """
     target = Path(directory)
-    structure = structure_of(model, original)
+    structure = model.to_dict() if isinstance(model, Int8Model) else structure_of(model, original)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _restore(target)
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
-            _write(model.state_dict(), beside, structure, module, plain=plain)
+            kind = INT8 if isinstance(model, Int8Model) else FLOAT
+            _write(model.state_dict(), beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain)
             _replace(target, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -65,7 +69,8 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module | None = None
 
     Args:
         path: the checkpoint's directory.
-        model: the uncompressed model, copied, not changed; None: taken from the module that the checkpoint names.
+        model: the uncompressed model, copied, not changed; None: taken from the module that the checkpoint names. An
+            int8 model does not need it.
 
     Raises:
         StoreError: no checkpoint there, a damaged one, or one of another model.
@@ -73,12 +78,23 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module | None = None
     """
     directory = Path(path)
     description, weights = _read(directory)
+    if description["kind"] == INT8:
+        return _int8(description["structure"], weights, directory)
     loaded = _uncompressed(description, directory) if model is None else copy.deepcopy(model)
     try:
         apply_structure(loaded, description["structure"])
         loaded.load_state_dict(weights, strict=True)
     except (StoreError, RuntimeError, AttributeError, TypeError, KeyError) as error:
         raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
+    return loaded
+
+
+def _int8(structure: Mapping[str, Any], weights: Mapping[str, torch.Tensor], directory: Path) -> nn.Module:
+    loaded = Int8Model.from_dict(structure)
+    try:
+        loaded.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
     return loaded
 
 
@@ -92,14 +108,7 @@ def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
     return None if reference is None else ModuleReference.from_dict(reference)
 
 
-def _write(
-    state: Mapping[str, torch.Tensor],
-    folder: Path,
-    structure: Mapping[str, Any],
-    module: ModuleReference | None,
-    *,
-    plain: bool,
-) -> None:
+def _write(state: Mapping[str, torch.Tensor], folder: Path, about: Mapping[str, Any], *, plain: bool) -> None:
     folder.mkdir()
     stored, storage = (state, {}) if plain else encode(state)
     with (folder / WEIGHTS).open(
@@ -109,15 +118,18 @@ def _write(
         _flush(file.fileno(), file)
     description = {
         "schema_version": SCHEMA_VERSION,
-        "module": None if module is None else module.to_dict(),
         "weights_sha256": _sha256(folder / WEIGHTS),
+        **about,
         "storage": storage,
-        "structure": structure,
     }
     with (folder / STRUCTURE).open("w", encoding="utf-8") as text:
         json.dump(description, text, indent=1)
         _flush(text.fileno(), text)
     _sync_folder(folder)
+
+
+def _about(module: ModuleReference | None) -> dict[str, Any]:
+    return {"module": None if module is None else module.to_dict()}
 
 
 def _flush(descriptor: int, file: Any) -> None:
@@ -184,7 +196,7 @@ def _description(directory: Path) -> dict[str, Any]:
     version = description.get("schema_version") if isinstance(description, dict) else None
     if version != SCHEMA_VERSION:
         raise StoreError(f"{STRUCTURE}: schema_version must be {SCHEMA_VERSION}; got {version!r}")
-    missing = {"module", "weights_sha256", "storage", "structure"} - description.keys()
+    missing = {"kind", "module", "weights_sha256", "storage", "structure"} - description.keys()
     if missing:
         raise StoreError(f"{STRUCTURE}: {', '.join(sorted(missing))} must be there; {str(directory)!r} lacks them")
     return dict(description)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from autocompress.compress.int8 import Int8Model
 from autocompress.compress.state import device_of, evaluating, moved
 from autocompress.compress.storage import encode
 from autocompress.records import Measurement
@@ -28,12 +29,16 @@ def measure(model: nn.Module, example_inputs: tuple[Any, ...]) -> Measurement:
 
 def parameters(model: nn.Module) -> int:
     """Number of parameter values, zeros included; a shared parameter counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in _parameters(model))
 
 
 def nonzero_parameters(model: nn.Module) -> int:
     """Number of parameter values that are not zero."""
-    return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
+    return sum(int(torch.count_nonzero(parameter)) for parameter in _parameters(model))
+
+
+def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
+    return model.weights() if isinstance(model, Int8Model) else iter(model.parameters())
 
 
 def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:

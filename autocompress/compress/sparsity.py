@@ -131,8 +131,8 @@ def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionReq
 
 def _normed(weight: torch.Tensor) -> torch.Tensor:
     """NNCF's importance: relative to the layer's norm, so that layers of different scale can be ranked together."""
-    norm = torch.linalg.vector_norm(weight.float())
-    return weight.float() / norm.clamp_min(_TINY)
+    norm: torch.Tensor = torch.linalg.vector_norm(weight.float())
+    return weight.float().div(norm.clamp_min(_TINY))
 
 
 def smallest(weight: torch.Tensor, rate: float) -> torch.Tensor:
