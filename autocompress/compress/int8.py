@@ -37,6 +37,7 @@ class Int8Model(nn.Module):
         super().__init__()
         self.graph = graph
         self.requires_grad_(False)
+        self.train(False)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         """As the uncompressed model's."""

@@ -6,10 +6,6 @@ arXiv:1712.05877.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +21,11 @@ from autocompress.compress.folding import WEIGHT, fold, transforms
 from autocompress.compress.int8 import Int8Model, place
 from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.precision import Precisions, quantized_layers
+from autocompress.compress.quiet import quiet
 from autocompress.compress.sparsifying import input_batches
 from autocompress.compress.sparsity import Mask
 from autocompress.compress.state import device_of, moved
+from autocompress.compress.tracing import any_batch, batch_of_two, first_line
 from autocompress.errors import CompressionError
 
 INT8_TYPES: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
@@ -123,7 +121,7 @@ class Int8Quantization:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         graph = cast(QatModel, model.eval()).graph
-        with _quietly(), _two_dimensional():
+        with quiet("torchao"), _two_dimensional():
             return Int8Model(_cleaned(convert_pt2e(graph)))
 
 
@@ -181,7 +179,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _prepared(model: nn.Module, example_inputs: tuple[Any, ...], wanted: Precisions) -> fx.GraphModule:
-    with _quietly():
+    with quiet("torchao"):
         from torchao.quantization.pt2e import allow_exported_model_train_eval
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
         from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
@@ -197,17 +195,15 @@ def _prepared(model: nn.Module, example_inputs: tuple[Any, ...], wanted: Precisi
         try:
             prepared = prepare_qat_pt2e(graph, quantizer)
         except Exception as error:
-            raise CompressionError(f"torchao cannot prepare the model for qat: {_first_line(error)}") from error
+            raise CompressionError(f"torchao cannot prepare the model for qat: {first_line(error)}") from error
         allow_exported_model_train_eval(prepared)
     return cast(fx.GraphModule, prepared)
 
 
 def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     """The model's training graph, for batches of any size."""
-    inputs = moved(tuple(_batch_of_two(item) for item in example_inputs), device_of(model))
-    dynamic = tuple(
-        {0: torch.export.Dim.AUTO} if isinstance(item, torch.Tensor) and item.dim() else None for item in inputs
-    )
+    inputs = moved(batch_of_two(example_inputs), device_of(model))
+    dynamic = any_batch(inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
     except Exception:  # noqa: BLE001 - the other way to trace may do, and tells why it does not
@@ -216,15 +212,8 @@ def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
         return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
     except Exception as error:
         raise CompressionError(
-            f"qat needs a model that torch.export can follow; naive and dorefa do not: {_first_line(error)}"
+            f"qat needs a model that torch.export can follow; naive and dorefa do not: {first_line(error)}"
         ) from error
-
-
-def _batch_of_two(value: Any) -> Any:
-    """A batch of one would be taken for a constant."""
-    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
-        return torch.cat([value, value])
-    return value
 
 
 def _masks(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -285,17 +274,3 @@ def _two_dimensional() -> Iterator[None]:
         yield
     finally:
         qat_utils._fold_conv_bn_qat_helper = fold_kind
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Torchao tells of libraries that are not for this machine, and of its own deprecations."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

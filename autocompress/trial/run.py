@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.compress.checkpoint import load_compressed, save_checkpoint
+from autocompress.compress.latency import measure_latency
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
@@ -180,8 +181,6 @@ class _Trial:
 
 def _latency(model: nn.Module, surroundings: Surroundings) -> dict[str, Any]:
     """Both models in turns, so that what else the machine does slows both."""
-    from autocompress.compress.latency import measure_latency
-
     measured = measure_latency(model, surroundings.original, surroundings.inputs)
     return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 
