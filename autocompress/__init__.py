@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
     from autocompress.compress.checkpoint import load_compressed
+    from autocompress.compress.export import ExportReport, export
     from autocompress.compress.module import AbstractAutoCompressionModule
     from autocompress.compress.registered import register_module
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
@@ -43,6 +44,7 @@ _HOMES = {
     "CompressionResult": "autocompress.result",
     "ConfigError": "autocompress.errors",
     "EngineError": "autocompress.errors",
+    "ExportReport": "autocompress.compress.export",
     "InfeasibleBudgetError": "autocompress.errors",
     "Measurement": "autocompress.records",
     "ModuleError": "autocompress.errors",
@@ -52,6 +54,7 @@ _HOMES = {
     "StoreError": "autocompress.errors",
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
+    "export": "autocompress.compress.export",
     "load_compressed": "autocompress.compress.checkpoint",
     "register_module": "autocompress.compress.registered",
     "run_trial": "autocompress.trial",
@@ -69,6 +72,7 @@ __all__ = [
     "CompressionResult",
     "ConfigError",
     "EngineError",
+    "ExportReport",
     "InfeasibleBudgetError",
     "Measurement",
     "ModuleError",
@@ -79,6 +83,7 @@ __all__ = [
     "TrialError",
     "TrialRecord",
     "__version__",
+    "export",
     "load_compressed",
     "register_module",
     "run_trial",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from autocompress.compress.export import ExportReport
+    from autocompress.compress.module import ModuleClass
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,34 @@ class CompressionResult:
         """
         from autocompress.compress.checkpoint import load_compressed
         from autocompress.compress.hooks import fresh_model
+
+        return load_compressed(self.checkpoint, fresh_model(self._module())).eval()
+
+    def _module(self) -> ModuleClass:
         from autocompress.compress.loading import ModuleReference
 
-        module = ModuleReference.from_dict(self.directory.settings()["module"]).load()
-        return load_compressed(self.checkpoint, fresh_model(module)).eval()
+        return ModuleReference.from_dict(self.directory.settings()["module"]).load()
+
+    def export(self, path: str | os.PathLike[str]) -> ExportReport:
+        """Write the best model as `.onnx`, `.pt2`, `.dot`, or a directory with a plain state dict.
+
+        Beside a `.dot` file the uncompressed model's graph is written too, as `<name>.uncompressed.dot`.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            ConfigError: an unknown suffix, or packages that a format needs are missing.
+            CompressionError: the model cannot be exported, or what was written computes something else.
+            StoreError: the checkpoint is damaged, or the files cannot be written.
+        """
+        from autocompress.compress.export import export
+        from autocompress.compress.hooks import example_inputs, fresh_model
+
+        module, target = self._module(), Path(path)
+        original, inputs = fresh_model(module), example_inputs(module)
+        report = export(self.load_model(), target, inputs, original=original)
+        if target.suffix == ".dot":
+            export(original, target.with_suffix(".uncompressed.dot"), inputs)
+        return report
 
     def verify(self) -> TrialRecord:
         """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.

@@ -14,6 +14,7 @@ from autocompress.cli import launch
 from autocompress.cli.holder import holder
 from autocompress.cli.outcome import told_errors
 from autocompress.cli.picture import still
+from autocompress.cli.shipping import ship
 from autocompress.cli.snapshot import Snapshot, take
 from autocompress.cli.tables import trials_table
 from autocompress.errors import StoreError
@@ -33,6 +34,7 @@ Examples:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The experiment's directory.")]
+_Path = Annotated[Path, typer.Argument(metavar="PATH", help="The file, or the directory, to write.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Port = Annotated[
     int | None,
@@ -152,6 +154,16 @@ def best(directory: _Directory, as_json: _Json = False) -> None:
             print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result)}, indent=2))
         else:
             print(launch.told(result))
+
+
+@app.command()
+def export(directory: _Directory, path: _Path, as_json: _Json = False, debug: _Debug = False) -> None:
+    """Write the best model for other tools: PATH ends in .onnx, .pt2 or .dot, or is a directory for a state dict.
+
+    What was written is loaded again and compared with the model. Example: autocompress export DIR small.onnx
+    """
+    with told_errors(debug=debug):
+        print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
 
 
 def _verdict(result: CompressionResult) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""`autocompress export`: the best model in a format of other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autocompress.result import CompressionResult
+
+if TYPE_CHECKING:
+    from autocompress.compress.export import ExportReport
+
+
+def ship(result: CompressionResult, path: Path, *, as_json: bool) -> str:
+    """Export the best model; what is printed about it.
+
+    Raises:
+        AutoCompressError: nothing is within the budget, or the model cannot be exported.
+    """
+    report = result.export(path)
+    if as_json:
+        return json.dumps(report.to_dict(), indent=2)
+    return _told(report, result.baseline.measurement.bytes)
+
+
+def _told(report: ExportReport, uncompressed: int) -> str:
+    lines = [f"wrote     {report.path}, {report.bytes:,} bytes (uncompressed weights {uncompressed:,})"]
+    if report.checked is not None:
+        sizes = " and ".join(str(size) for size in report.batches)
+        lines.append(f"checked   with {report.checked} on batches of {sizes}")
+        lines.append(f"differs   by at most {report.max_difference:.2g} (allowed {report.tolerance:.2g})")
+    return "\n".join(lines)
