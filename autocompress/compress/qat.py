@@ -6,7 +6,7 @@ arXiv:1712.05877.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -89,7 +89,10 @@ class QatModel(nn.Module):
 
 def _settle(quantizer: Any) -> None:
     """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
-    scale, zero_point = quantizer.calculate_qparams()
+    try:
+        scale, zero_point = quantizer.calculate_qparams()
+    except AssertionError as error:  # its way to refuse a range of NaN
+        raise CompressionError(f"training must stay finite; it has diverged: {error}") from error
     with torch.no_grad():
         if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
             quantizer.scale.copy_(scale)
@@ -193,7 +196,8 @@ def _prepared(model: nn.Module, example_inputs: tuple[Any, ...], wanted: Precisi
             quantizer.set_module_name_qconfig(name, None)
         graph = _exported(model, example_inputs)
         try:
-            prepared = prepare_qat_pt2e(graph, quantizer)
+            with _two_dimensional():
+                prepared = prepare_qat_pt2e(graph, quantizer)
         except Exception as error:
             raise CompressionError(f"torchao cannot prepare the model for qat: {first_line(error)}") from error
         allow_exported_model_train_eval(prepared)
@@ -264,13 +268,18 @@ def _two_dimensional() -> Iterator[None]:
     """Torchao looks for BatchNorm behind four kinds of convolutions, for seconds each; one kind has int8 kernels."""
     from torchao.quantization.pt2e import qat_utils
 
-    fold_kind = qat_utils._fold_conv_bn_qat_helper
-
-    def fold_one(graph: fx.GraphModule, function: Any, *arguments: Any, **keywords: Any) -> Any:
-        return fold_kind(graph, function, *arguments, **keywords) if function is functional.conv2d else graph
-
-    qat_utils._fold_conv_bn_qat_helper = fold_one
+    helpers = {name: getattr(qat_utils, name) for name in ("_fuse_conv_bn_qat_helper", "_fold_conv_bn_qat_helper")}
+    for name, helper in helpers.items():
+        setattr(qat_utils, name, _for_one_kind(helper))
     try:
         yield
     finally:
-        qat_utils._fold_conv_bn_qat_helper = fold_kind
+        for name, helper in helpers.items():
+            setattr(qat_utils, name, helper)
+
+
+def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
+    def helped(graph: fx.GraphModule, function: Any, *arguments: Any, **keywords: Any) -> Any:
+        return helper(graph, function, *arguments, **keywords) if function is functional.conv2d else graph
+
+    return helped

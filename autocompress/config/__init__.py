@@ -2,6 +2,7 @@
 
 from autocompress.config.algorithm_space import AlgorithmSpace, LayerRule
 from autocompress.config.choice import AlgorithmChoice, LayerChoice, read_parameters
+from autocompress.config.defaults import default_space
 from autocompress.config.files import SearchSpaceSource, load_search_space
 from autocompress.config.generator import AutoCompressionSearchSpaceGenerator
 from autocompress.config.keys import ArgumentKey, LayerKey, parse_key
@@ -23,6 +24,7 @@ __all__ = [
     "SearchSpaceSource",
     "ValueGroup",
     "ValueSpace",
+    "default_space",
     "load_search_space",
     "parse_key",
     "read_parameters",

@@ -1,0 +1,210 @@
+"""What every compression algorithm must hold on every model.
+
+For your own model, in a test:
+
+    from autocompress.testing.conformance import check_conformance
+
+    @pytest.mark.parametrize("algorithm", ["l2", "qat", "l2+qat"])
+    def test_it_can_be_compressed(algorithm):
+        check_conformance(MyModule, algorithm)
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autocompress.algorithms import algorithm as registered
+from autocompress.compress.base import Compression
+from autocompress.compress.checkpoint import load_compressed, save_checkpoint
+from autocompress.compress.export import export
+from autocompress.compress.measure import measure
+from autocompress.compress.module import ModuleClass
+from autocompress.compress.registry import compressor
+from autocompress.compress.state import device_of, evaluating, moved, tensors
+from autocompress.config import default_space, read_parameters
+from autocompress.records import Measurement
+from autocompress.trial.order import Stage
+from autocompress.trial.seeds import seed_everything
+from autocompress.trial.surroundings import Surroundings
+
+RATES = (0.3, 0.6)
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A model that an algorithm has compressed, untrained.
+
+    Attributes:
+        compressions: of the algorithm's stages: one, of a mix two.
+        rate: what was requested; None for a quantizer.
+        achieved: what was measured.
+        size: of the finished model.
+        finished: the model.
+    """
+
+    compressions: tuple[Compression, ...]
+    rate: float | None
+    achieved: float
+    size: Measurement
+    finished: nn.Module
+
+
+def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float] = RATES) -> None:
+    """Compress the module's model at several rates and check all that must hold.
+
+    Outputs keep their shape; the achieved rate is near the requested one, never beyond it, and rises with it, as do the
+    parameters and MACs removed; the output layer keeps its shape; gradients reach every parameter and a training step
+    leaves the rate; the same seed gives the same model; a checkpoint gives the same outputs bit for bit; an export
+    computes the same (ONNX where it is installed, else torch.export).
+
+    Args:
+        module: with a trainer, and data to calibrate with.
+        algorithm: name of the algorithm, or of a mix.
+        rates: ascending; a quantizer has none.
+
+    Raises:
+        AssertionError: something does not hold.
+        AutoCompressError: the algorithm cannot be applied to the model, and says so.
+    """
+    surroundings = Surroundings.of(module)
+    asked = list(rates) if _is_adaptive(algorithm) else [None]
+    found = [compress(module, algorithm, rate, surroundings) for rate in asked]
+    _check_rates(found, surroundings)
+    for each in found:
+        _check_outputs(each.finished, surroundings)
+        _check_head(each.finished, surroundings.original)
+    last = found[-1]
+    _check_reload(last.finished, surroundings)
+    _check_export(last.finished, surroundings)
+    _check_training(module, algorithm, last)
+    _check_seed(last, compress(module, algorithm, last.rate, surroundings), surroundings)
+
+
+def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundings: Surroundings) -> Compressed:
+    """The module's model, compressed and not trained, all layers at one rate.
+
+    Raises:
+        AutoCompressError: the algorithm cannot be applied.
+    """
+    seed_everything(0)
+    space = default_space([algorithm]).algorithm(algorithm)
+    compressions: list[Compression] = []
+    model, achieved = copy.deepcopy(surroundings.original), 0.0
+    for part in read_parameters(space.parameters(rate)).stages:
+        compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
+        model = compressions[-1].model
+        achieved = compressions[0].achieved_rate(model) if len(compressions) == 1 else achieved
+    finished = _finished(compressions, copy.deepcopy(model))
+    return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished)
+
+
+def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:
+    for compression in reversed(compressions):
+        model = compression.finish(model)
+    return model
+
+
+def _is_adaptive(algorithm: str) -> bool:
+    return registered(algorithm).kind != "quantizer"
+
+
+def _check_rates(found: Sequence[Compressed], surroundings: Surroundings) -> None:
+    for each in found:
+        assert 0 < each.achieved < 1, f"the achieved rate must be in (0, 1); got {each.achieved} at {each.rate}"
+        if each.rate is not None:
+            beyond = f"the achieved rate must not go beyond the requested {each.rate}; got {each.achieved}"
+            assert each.achieved <= each.rate + _TOLERANCE, beyond
+        assert each.size.macs <= surroundings.size.macs, "a compressed model must not compute more"
+    for low, high in itertools.pairwise(found):
+        assert low.achieved < high.achieved, f"the achieved rate must rise; {low.achieved} became {high.achieved}"
+        for name in ("nonzero_parameters", "macs", "bytes"):
+            sizes = getattr(low.size, name), getattr(high.size, name)
+            assert sizes[0] >= sizes[1], f"{name} must not rise with the rate; {sizes[0]} became {sizes[1]}"
+
+
+def _check_outputs(finished: nn.Module, surroundings: Surroundings) -> None:
+    before, after = (outputs(model, surroundings) for model in (surroundings.original, finished))
+    shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
+    assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in after), "outputs must be finite"
+
+
+def _check_head(finished: nn.Module, original: nn.Module) -> None:
+    """The last layer is as wide as it was; an int8 model has no layers, its outputs have been checked."""
+    layers = [name for name, layer in original.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    modules = dict(finished.named_modules())
+    if layers[-1] in modules:
+        width = modules[layers[-1]].weight.shape[0], original.get_submodule(layers[-1]).weight.shape[0]  # type: ignore[index]
+        assert width[0] == width[1], f"the output layer must keep its width; {width[1]} became {width[0]}"
+
+
+def _check_reload(finished: nn.Module, surroundings: Surroundings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(finished, Path(folder, "checkpoint"), surroundings.original)
+        loaded = load_compressed(Path(folder, "checkpoint"), surroundings.original)
+    pairs = zip(outputs(finished, surroundings), outputs(loaded, surroundings), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs), "a checkpoint must give the same outputs bit for bit"
+    state = loaded.state_dict()
+    odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
+    assert not odd, f"a checkpoint must give the same tensors; these differ: {odd}"
+
+
+def _check_export(finished: nn.Module, surroundings: Surroundings) -> None:
+    suffix = ".onnx" if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript") else ".pt2"
+    with tempfile.TemporaryDirectory() as folder:
+        report = export(finished, Path(folder, f"model{suffix}"), surroundings.inputs)
+    assert report.max_difference is not None
+    assert report.max_difference <= (report.tolerance or 0.0), f"an export must compute the same; {report}"
+
+
+def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed) -> None:
+    model, last = compressed.compressions[-1].model, registered(algorithm)
+    name = last.parts[-1].name if last.parts else last.name
+    trainer, optimizer = module.sparsifying_trainer(name), module.optimizer_factory()
+    assert trainer is not None, f"{module.__name__} must have a sparsifying_trainer"
+    assert optimizer is not None, f"{module.__name__} must have an optimizer_factory"
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    trainer(model.train(), optimizer(model.parameters()), module.criterion() or (lambda *_: None), 0)
+    without = [key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not without, f"gradients must reach every parameter; they do not reach {without}"
+    moved_ones = [key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])]
+    assert moved_ones, "training must move the weights"
+    if _is_adaptive(algorithm):
+        _check_held(compressed.finished, _finished(compressed.compressions, copy.deepcopy(model.eval())))
+
+
+def _check_held(before: nn.Module, after: nn.Module) -> None:
+    """What a pruner has removed stays removed through training."""
+    for gone, still in _zeros(before, after):
+        assert still == gone, f"training must leave what was removed; of {gone} values that were gone, {still} are"
+
+
+def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
+    """Of each weight of two finished models: how many values were gone, and how many are."""
+    trained = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        if name.endswith("weight") and tensor.dim() > 1:
+            assert trained[name].shape == tensor.shape, f"training must leave the shape of {name}"
+            yield int((tensor == 0).sum()), int((trained[name][tensor == 0] == 0).sum())
+
+
+def _check_seed(first: Compressed, second: Compressed, surroundings: Surroundings) -> None:
+    assert first.achieved == second.achieved, f"a seed must give one rate; {first.achieved} and {second.achieved}"
+    pairs = zip(outputs(first.finished, surroundings), outputs(second.finished, surroundings), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs), "the same seed must give the same model"
+
+
+def outputs(model: nn.Module, surroundings: Surroundings) -> list[torch.Tensor]:
+    """The model's outputs of the example inputs, in eval mode."""
+    with evaluating(model), torch.no_grad():
+        return tensors(model(*moved(surroundings.inputs, device_of(model))))

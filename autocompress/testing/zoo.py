@@ -1,0 +1,206 @@
+"""Small models of the kinds that compression must get right, each with a module that trains it on generated data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim import SGD, Optimizer
+
+from autocompress.compress.module import AbstractAutoCompressionModule, Criterion, Evaluator, ModuleClass, Trainer
+from autocompress.compress.registered import register_module
+from autocompress.testing import nets
+
+
+@register_module()
+class Projection(nn.Module):
+    """A linear map that is no layer of PyTorch's.
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, inputs) -> (batch, outputs)."""
+        return functional.linear(x, self.weight)
+
+
+class ZooModule(AbstractAutoCompressionModule):
+    """A model with random weights, and batches of noise to train and evaluate it on; everything is the same each time.
+
+    Attributes:
+        build: makes the model.
+        shape: of one input.
+        outputs: classes, or values of a regression.
+        batches: batches of four in an epoch.
+    """
+
+    build: ClassVar[Callable[[], nn.Module]]
+    shape: ClassVar[tuple[int, ...]] = (3, 16, 16)
+    outputs: ClassVar[int] = 10
+    batches: ClassVar[int] = 2
+
+    @classmethod
+    def model(cls) -> nn.Module:
+        """With fixed weights, and BatchNorm statistics of the data."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = cls.build()
+            with torch.no_grad():
+                for x, _ in cls.data():
+                    model.train()(x)
+        return model.eval()
+
+    @classmethod
+    def data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of inputs and targets."""
+        generator = torch.Generator().manual_seed(1)
+        inputs = [torch.randn(4, *cls.shape, generator=generator) for _ in range(cls.batches)]
+        return [(x, torch.randint(0, cls.outputs, (4,), generator=generator)) for x in inputs]
+
+    @classmethod
+    def evaluator(cls) -> Evaluator:
+        """Share of right classes."""
+
+        @torch.no_grad()
+        def accuracy(model: nn.Module) -> float:
+            model.eval()
+            right = [(model(x).argmax(1) == y).float().mean() for x, y in cls.data()]
+            return float(torch.stack(right).mean())
+
+        return accuracy
+
+    @classmethod
+    def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer]:
+        """SGD with momentum and weight decay, which masks must stand."""
+        return lambda parameters: SGD(parameters, lr=0.001, momentum=0.9, weight_decay=1e-4)
+
+    @classmethod
+    def criterion(cls) -> Criterion:
+        """Cross-entropy."""
+        return functional.cross_entropy
+
+    @classmethod
+    def sparsifying_trainer(cls, compress_algorithm_name: str) -> Trainer:  # noqa: ARG003
+        """One epoch."""
+
+        def train(model: nn.Module, optimizer: Optimizer, criterion: Criterion, epoch: int) -> None:  # noqa: ARG001
+            for x, y in cls.data():
+                optimizer.zero_grad()
+                criterion(model(x), y).backward()
+                optimizer.step()
+
+        return train
+
+    @classmethod
+    def calibration_data(cls) -> Iterable[Any]:
+        """The batches."""
+        return cls.data()
+
+    @classmethod
+    def example_inputs(cls) -> torch.Tensor:
+        """One sample."""
+        return cls.data()[0][0][:1]
+
+
+class PlainCnn(ZooModule):
+    """Convolutions with BatchNorm, then linear layers."""
+
+    build = staticmethod(lambda: nets.cnn(nn.BatchNorm2d))
+
+
+class NoNormCnn(ZooModule):
+    """The same without BatchNorm."""
+
+    build = staticmethod(lambda: nets.cnn(nn.Identity))
+
+
+class ResNet18(ZooModule):
+    """torchvision's."""
+
+    build = staticmethod(nets.resnet18)
+    shape = (3, 32, 32)
+
+
+class MobileNetV2(ZooModule):
+    """torchvision's; depthwise convolutions."""
+
+    build = staticmethod(nets.mobilenet_v2)
+    shape = (3, 32, 32)
+
+
+class VggBn(ZooModule):
+    """Pairs of convolutions with BatchNorm, and wide linear layers behind them."""
+
+    build = staticmethod(nets.vgg_bn)
+
+
+class Transformer(ZooModule):
+    """Two encoder layers over sequences of vectors."""
+
+    build = staticmethod(nets.Encoder)
+    shape = (6, 16)
+
+
+class GroupedCnn(ZooModule):
+    """Convolutions in groups, with GroupNorm."""
+
+    build = staticmethod(nets.grouped_cnn)
+
+
+class CustomLayer(ZooModule):
+    """A registered module between convolutions and the head."""
+
+    build = staticmethod(lambda: nets.custom(Projection))
+
+
+class Regression(ZooModule):
+    """A multilayer perceptron whose metric, the mean squared error, is better when lower."""
+
+    build = staticmethod(nets.perceptron)
+    shape = (12,)
+    outputs = 3
+    higher_is_better = False
+
+    @classmethod
+    def data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and the values to be told from them."""
+        return [(x, torch.stack([x.sum(1), x[:, 0], x[:, 1] * 2], 1)) for x, _ in super().data()]
+
+    @classmethod
+    def criterion(cls) -> Criterion:
+        """Mean squared error."""
+        return functional.mse_loss
+
+    @classmethod
+    def evaluator(cls) -> Evaluator:
+        """Mean squared error."""
+
+        @torch.no_grad()
+        def error(model: nn.Module) -> float:
+            model.eval()
+            return float(torch.stack([functional.mse_loss(model(x), y) for x, y in cls.data()]).mean())
+
+        return error
+
+
+ZOO: dict[str, ModuleClass] = {
+    "cnn": PlainCnn,
+    "cnn_no_norm": NoNormCnn,
+    "resnet18": ResNet18,
+    "mobilenet_v2": MobileNetV2,
+    "vgg_bn": VggBn,
+    "transformer": Transformer,
+    "grouped_cnn": GroupedCnn,
+    "custom_layer": CustomLayer,
+    "regression": Regression,
+}
+"""All modules of the zoo by name."""
