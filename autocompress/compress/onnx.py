@@ -58,12 +58,20 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def run_onnx(path: Path, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-    """The outputs of an ONNX file on the CPU."""
+def run_onnx(path: Path, inputs: tuple[Any, ...], *, optimized: bool = False) -> list[torch.Tensor]:
+    """The outputs of an ONNX file on the CPU.
+
+    Args:
+        path: the file.
+        inputs: positional arguments of one forward pass.
+        optimized: let onnxruntime replace operators by its own kernels, instead of running each as it is written.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in tensors(inputs)), strict=True))

@@ -24,6 +24,7 @@ from torch import nn
 
 from autocompress.algorithms import algorithm as registered
 from autocompress.compress.base import Compression
+from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.export import export
 from autocompress.compress.measure import measure
@@ -103,6 +104,8 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
     for part in read_parameters(space.parameters(rate)).stages:
         compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
         model = compressions[-1].model
+        if part.kind == "pruner":  # as a trial does
+            recalibrate(model, module.calibration_data() or ())
         achieved = compressions[0].achieved_rate(model) if len(compressions) == 1 else achieved
     finished = _finished(compressions, copy.deepcopy(model))
     return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished)
