@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from autocompress.result import CompressionResult
     from autocompress.search import Position, StepHalving
     from autocompress.trial import run_trial
+    from autocompress.trial.checking import AlgorithmCheck, check_module
 
 _HOMES = {
     "AbstractAutoCompressionModule": "autocompress.compress.module",
     "AccuracyAwareSettings": "autocompress.config",
     "AccuracyBudget": "autocompress.budget",
+    "AlgorithmCheck": "autocompress.trial.checking",
     "AutoCompressError": "autocompress.errors",
     "AutoCompressionExperiment": "autocompress.engines.nni",
     "AutoCompressionSearchSpaceGenerator": "autocompress.config",
@@ -54,6 +56,7 @@ _HOMES = {
     "StoreError": "autocompress.errors",
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
+    "check_module": "autocompress.trial.checking",
     "export": "autocompress.compress.export",
     "load_compressed": "autocompress.compress.checkpoint",
     "register_module": "autocompress.compress.registered",
@@ -64,6 +67,7 @@ __all__ = [
     "AbstractAutoCompressionModule",
     "AccuracyAwareSettings",
     "AccuracyBudget",
+    "AlgorithmCheck",
     "AutoCompressError",
     "AutoCompressionExperiment",
     "AutoCompressionSearchSpaceGenerator",
@@ -83,6 +87,7 @@ __all__ = [
     "TrialError",
     "TrialRecord",
     "__version__",
+    "check_module",
     "export",
     "load_compressed",
     "register_module",

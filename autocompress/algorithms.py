@@ -51,7 +51,7 @@ _WIDTHS = (
     Argument("round_to", 1, minimum=1),
 )
 _MODE = Argument("mode", "normal", options=("normal", "global"))
-_EPOCHS = Argument("training_epochs", 1, minimum=1)
+_EPOCHS = Argument("training_epochs", 1)
 _BATCHES = Argument("training_batches", 20, minimum=1)
 _ACTIVATION = Argument("activation", "relu", options=("relu", "relu6", "gelu"))
 _NNCF_SPARSITY = (

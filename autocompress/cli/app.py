@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from autocompress.cli import launch
+from autocompress.cli.check import checks_table, tried
 from autocompress.cli.holder import holder
 from autocompress.cli.outcome import told_errors
 from autocompress.cli.picture import still
@@ -154,6 +155,29 @@ def best(directory: _Directory, as_json: _Json = False) -> None:
             print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result)}, indent=2))
         else:
             print(launch.told(result))
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(metavar="FILE:CLASS", help="Your module, or package.module:CLASS.")],
+    search_space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
+    ] = None,
+    as_json: _Json = False,
+    debug: _Debug = False,
+) -> None:
+    """Try algorithms on your model before any search: what applies, and what it would remove, untrained.
+
+    Exit code 2 where an algorithm of the search space does not apply.
+    """
+    with told_errors(debug=debug):
+        found = tried(module, search_space)
+        if as_json:
+            print(json.dumps([each.to_dict() for each in found], indent=2))
+        else:
+            _console().print(checks_table(found))
+    if search_space is not None and not all(each.applies for each in found):
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -14,7 +14,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from autocompress.compress.quiet import quiet
 from autocompress.errors import StoreError
+
+TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
+"""They tell of libraries that are not for this machine, and of torchao's own deprecations."""
 
 _NAMESPACES = ("aten", "quantized_decomposed")
 _BUILTINS = {
@@ -77,7 +81,8 @@ class Int8Model(nn.Module):
         Raises:
             StoreError: the description is damaged, or names an operator that this version of torch does not have.
         """
-        import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize
+        with quiet(*TORCHAO_LOGGERS):
+            import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize
 
         try:
             root = nn.Module()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from autocompress.compress.base import Compression, CompressionRequest
 from autocompress.compress.fake_quantizers import FLOAT_BITS, FakeQuantizer
 from autocompress.compress.folding import WEIGHT, fold, transforms
-from autocompress.compress.int8 import Int8Model, place
+from autocompress.compress.int8 import TORCHAO_LOGGERS, Int8Model, place
 from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.precision import Precisions, quantized_layers
 from autocompress.compress.quiet import quiet
@@ -124,7 +124,7 @@ class Int8Quantization:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         graph = cast(QatModel, model.eval()).graph
-        with quiet("torchao"), _two_dimensional():
+        with quiet(*TORCHAO_LOGGERS), _two_dimensional():
             return Int8Model(_cleaned(convert_pt2e(graph)))
 
 
@@ -182,7 +182,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _prepared(model: nn.Module, example_inputs: tuple[Any, ...], wanted: Precisions) -> fx.GraphModule:
-    with quiet("torchao"):
+    with quiet(*TORCHAO_LOGGERS):
         from torchao.quantization.pt2e import allow_exported_model_train_eval
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
         from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (

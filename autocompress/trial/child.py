@@ -57,10 +57,30 @@ def verify_in_child(module: Mapping[str, Any], checkpoint: Path, threshold: floa
     return Verdict(**_run("verify", task, directory))
 
 
-def _run(task: str, content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+def check_in_child(module: Mapping[str, Any], search_space: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Try each algorithm on the model, as `checking.check_module` does.
+
+    Args:
+        module: reference to the user's module, as JSON.
+        search_space: in NNI's wire format; None: every algorithm on all layers.
+
+    Returns:
+        the checks as JSON.
+
+    Raises:
+        AutoCompressError: what is wrong with the module or the search space.
+    """
+    answer = _run("check", {"module": module, "search_space": search_space}, None)
+    checks: list[dict[str, Any]] = answer["checks"]
+    return checks
+
+
+def _run(task: str, content: Mapping[str, Any], directory: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="autocompress-") as temporary:
         order, answer = Path(temporary, "order.json"), Path(temporary, "answer.json")
-        order.write_text(json.dumps({"task": task, "directory": str(directory), **content}), encoding="utf-8")
+        order.write_text(
+            json.dumps({"task": task, "directory": directory and str(directory), **content}), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "autocompress.trial.tasks", str(order), str(answer)]
         code = subprocess.run(command, env={**os.environ, IN_CHILD: "1"}, check=False).returncode
         if not answer.exists():

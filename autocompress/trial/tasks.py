@@ -139,9 +139,17 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
         if order["task"] == "measure":
             space = SearchSpace.parse(order["search_space"])
             return measure_baseline(module, space, distilling=order["distilling"]).to_dict()
+        if order["task"] == "check":
+            return _check(module, order["search_space"])
         return dataclasses.asdict(verify(module, Path(order["checkpoint"]), order["threshold"]))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+
+
+def _check(module: ModuleClass, search_space: Mapping[str, Any] | None) -> dict[str, Any]:
+    from autocompress.trial.checking import check_module, checks_to_dict  # it needs this module
+
+    return checks_to_dict(check_module(module, search_space))
 
 
 def main(order: str, answer: str) -> None:
