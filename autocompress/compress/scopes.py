@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.errors import ConfigError, unknown_name
+from autocompress.errors import ConfigError
+
+_SHOWN = 5
 
 REGEX = "{re}"
 """Marks a pattern: the rest is a regular expression that is searched for in the dotted name."""
@@ -73,6 +76,12 @@ def _matches(scope: str, name: str) -> bool:
 
 
 def _no_match(scope: str, names: list[str]) -> str:
-    if not scope.startswith(REGEX):
-        return unknown_name("scope", scope, names)
-    return f"{scope!r} matches nothing in the model; {unknown_name('name', scope.removeprefix(REGEX), names)}"
+    """The scope, and the names that are close to it as a whole or in their last part."""
+    text = scope.removeprefix(REGEX)
+    last = re.split(r"\W", text.rstrip("$"))[-1]
+    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_SHOWN)
+    close = difflib.get_close_matches(text, names, n=_SHOWN)
+    close += [name for name in names if name.rpartition(".")[2] in tails and name not in close]
+    top = [name for name in names if "." not in name]
+    told = f"close names: {', '.join(close[:_SHOWN])}" if close else f"names at its top: {', '.join(top)}"
+    return f"{scope!r} matches nothing in the model ({told})"
