@@ -86,3 +86,24 @@ def test_digits_within_the_budget_on_three_seeds(tmp_path, seed):
         check=True,
     )
     assert json.loads(listed.stdout)["key"] == best.key
+
+
+def test_a_mix_on_digits_ends_as_an_int8_model_that_ships(tmp_path):
+    out, port = tmp_path / "experiment", str(free_port())
+    run = [sys.executable, "-m", "autocompress.cli"]
+    command = [*run, "run", "examples/digits.py:DigitsModule", "--search-space", "search_spaces/l2_qat.json"]
+    command += ["--port", port, "--out", str(out), "--objective", "size"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = CompressionResult(ExperimentDirectory(out))
+    best = result.best
+    assert result.verdict.accuracy >= result.threshold
+    assert not best.simulated
+    assert best.size_removed >= 0.93, best
+    assert best.score == best.size_removed
+    command = [*run, "export", str(out), str(tmp_path / "small.onnx"), "--json"]
+    shipped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert shipped.returncode == 0, shipped.stderr[-3000:]
+    report = json.loads(shipped.stdout)
+    assert report["max_difference"] <= report["tolerance"], report
+    assert report["bytes"] == (tmp_path / "small.onnx").stat().st_size < result.baseline.measurement.bytes / 5
