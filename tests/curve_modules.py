@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from autocompress import AbstractAutoCompressionModule
 from autocompress.testing import CurveModule, cliff, flat, knee, never
 
 
@@ -74,7 +75,7 @@ class CountsEpochs(CurveModule):
 
 
 class Abstract(CurveModule):
-    evaluator = None
+    evaluator = AbstractAutoCompressionModule.evaluator
 
 
 class NotAModule:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from autocompress.compress.int8 import Int8Model
-from autocompress.compress.tracing import traced
+from autocompress.compress.tracing import batch_symbol, traced, user_inputs
 
 
 def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
@@ -16,23 +17,23 @@ def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
 
     Args:
         model: not changed.
-        example_inputs: positional arguments of one forward pass; shapes are those of a batch of s0.
+        example_inputs: positional arguments of one forward pass; the size of a batch is written as n.
 
     Raises:
         CompressionError: torch.export cannot follow the model.
     """
     program = traced(model, example_inputs)
-    inputs = set(program.graph_signature.user_inputs)
+    inputs, symbol = set(user_inputs(program)), batch_symbol(program)
     layers = {} if isinstance(model, Int8Model) else _layers(model)
     boxes: dict[str, str] = {}
     home: dict[fx.Node, str] = {}
     edges: dict[tuple[str, str], None] = {}
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name not in inputs:
+        if node.op == "placeholder" and node not in inputs:
             continue  # a parameter or a buffer: part of its layer
         name = _home(node, layers)
         home[node] = name
-        boxes[name] = _label(node, name, layers)
+        boxes[name] = _label(node, name, layers, symbol)
         for source in node.all_input_nodes:
             if source in home and home[source] != name:
                 edges[home[source], name] = None
@@ -43,12 +44,14 @@ def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules without modules in them that have parameters or a type of PyTorch's."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name and not any(module.children()) and type(module).__module__.startswith("torch.nn")
-    }
+    """The modules without modules in them that have parameters or a type of PyTorch's, and its attention layers."""
+    return {name: module for name, module in model.named_modules() if name and _is_layer(module)}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    own = next(module.parameters(recurse=False), None) is not None
+    of_pytorch = type(module).__module__.startswith("torch.nn")
+    return (own or of_pytorch) if not any(module.children()) else (own and of_pytorch)
 
 
 def _home(node: fx.Node, layers: dict[str, nn.Module]) -> str:
@@ -61,8 +64,8 @@ def _home(node: fx.Node, layers: dict[str, nn.Module]) -> str:
     return f"{path}@{call}" if path in layers and call else path if path in layers else node.name
 
 
-def _label(node: fx.Node, name: str, layers: dict[str, nn.Module]) -> str:
-    shape = _shape(node)
+def _label(node: fx.Node, name: str, layers: dict[str, nn.Module], symbol: str | None) -> str:
+    shape = _shape(node, symbol)
     layer = layers.get(name.partition("@")[0])
     if layer is None:
         kind = str(node.target).removeprefix("aten.").partition(".")[0] if node.op == "call_function" else node.op
@@ -72,11 +75,12 @@ def _label(node: fx.Node, name: str, layers: dict[str, nn.Module]) -> str:
     return f"{name.partition('@')[0]}\\n{type(layer).__name__}{parameters}{shape}"
 
 
-def _shape(node: fx.Node) -> str:
+def _shape(node: fx.Node, symbol: str | None) -> str:
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or not value.dim():
         return ""
-    return f"\\n{' x '.join(str(size) for size in value.shape)}" if value.dim() else ""
+    sizes = " x ".join(str(size) for size in value.shape)
+    return "\\n" + (sizes if symbol is None else re.sub(rf"\b{symbol}\b", "n", sizes))
 
 
 def _quoted(text: str) -> str:

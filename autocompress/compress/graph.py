@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.registered import registered_types
+from autocompress.compress.removal import Removal, removals
 from autocompress.compress.state import device_of, moved, tensors
 from autocompress.compress.ties import tied_parameters
 from autocompress.errors import CompressionError
@@ -85,13 +86,24 @@ class ChannelGraph:
                 found.append(Coupling(group, members, self._channel_groups(group)))
         return found
 
-    def remove(self, coupling: Coupling, channels: list[int]) -> None:
-        """Remove these channels of the coupling's root layer and all that belongs to them."""
-        root = coupling.group[0].dep
-        with _followed():
-            group = self._graph.get_pruning_group(root.target.module, root.handler, channels)
-            if self._graph.check_pruning_group(group):
-                group.prune(record_history=False)
+    def removals(self, chosen: Iterable[tuple[Coupling, list[int]]]) -> list[Removal]:
+        """What goes from which modules with these channels of the couplings' root layers, and all that belongs to them.
+
+        A coupling of which some layer would lose all its channels stays whole.
+        """
+        names = {**self._names, **self._graph._param_to_name}
+        possible = ((coupling.group, channels) for coupling, channels in chosen if self._some_stay(coupling, channels))
+        return removals(possible, names)
+
+    def _some_stay(self, coupling: Coupling, channels: list[int]) -> bool:
+        going = set(channels)
+        for item in coupling.group:
+            layer, lost = item.dep.target.module, sum(root in going for root in item.root_idxs)
+            out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
+            has = self._graph.get_out_channels(layer) if out else self._graph.get_in_channels(layer)
+            if has is not None and lost >= has:
+                return False
+        return True
 
     def first_convolutions(self) -> set[str]:
         """Names of the convolutions that no other convolution or linear layer comes before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 0.01
@@ -106,6 +106,41 @@ def meet(target: float, share: Callable[[float], float]) -> float:
         low, high = (rate, high) if seen[rate] < target else (low, rate)
         rate = (low + high) / 2
     return min(seen, key=lambda tried: abs(seen[tried] - target))
+
+
+def nearer(
+    widths: Sequence[int],
+    slots: Sequence[Slot],
+    target: float,
+    share: Callable[[Sequence[int]], float],
+    round_to: int = 1,
+) -> list[int]:
+    """Make single slots a step wider or narrower as long as that brings the share nearer, until it is near enough.
+
+    Args:
+        widths: channels that stay in each slot.
+        slots: the couplings.
+        target: wanted share in [0, 1).
+        share: widths -> share removed.
+        round_to: see `kept_filters`.
+    """
+    best, gap = tuple(widths), abs(share(widths) - target)
+    while gap > TOLERANCE:
+        gaps = {tried: abs(share(tried) - target) for tried in _neighbours(best, slots, round_to)}
+        nearest = min(gaps, key=gaps.__getitem__, default=best)
+        if gaps.get(nearest, gap) >= gap:
+            break
+        best, gap = nearest, gaps[nearest]
+    return list(best)
+
+
+def _neighbours(widths: tuple[int, ...], slots: Sequence[Slot], round_to: int) -> Iterator[tuple[int, ...]]:
+    for index, (width, slot) in enumerate(zip(widths, slots, strict=True)):
+        step = math.lcm(slot.parts, round_to)
+        narrower, wider = step * ((width - 1) // step), min(slot.width, step * (width // step + 1))
+        for other in (narrower, wider):
+            if other not in (0, width):
+                yield (*widths[:index], other, *widths[index + 1 :])
 
 
 def _rounded(slot: Slot, kept: int, round_to: int) -> int:

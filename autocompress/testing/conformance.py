@@ -15,6 +15,7 @@ import copy
 import importlib.util
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Compressed:
         achieved: what was measured.
         size: of the finished model.
         finished: the model.
+        seconds: that the compressors took.
     """
 
     compressions: tuple[Compression, ...]
@@ -58,6 +60,7 @@ class Compressed:
     achieved: float
     size: Measurement
     finished: nn.Module
+    seconds: float
 
 
 def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float] = RATES) -> None:
@@ -100,15 +103,17 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
     seed_everything(0)
     space = default_space([algorithm]).algorithm(algorithm)
     compressions: list[Compression] = []
-    model, achieved = copy.deepcopy(surroundings.original), 0.0
+    model, achieved, seconds = copy.deepcopy(surroundings.original), 0.0, 0.0
     for part in read_parameters(space.parameters(rate)).stages:
+        started = time.perf_counter()
         compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
+        seconds += time.perf_counter() - started
         model = compressions[-1].model
         if part.kind == "pruner":  # as a trial does
             recalibrate(model, module.calibration_data() or ())
         achieved = compressions[0].achieved_rate(model) if len(compressions) == 1 else achieved
     finished = _finished(compressions, copy.deepcopy(model))
-    return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished)
+    return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished, seconds)
 
 
 def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.algorithms import ALGORITHMS
+from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.compress.base import Compression
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
@@ -28,7 +28,7 @@ from autocompress.trial.fine_tune import find_trainer
 from autocompress.trial.order import Stage
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
-from autocompress.trial.tasks import missing_hooks
+from autocompress.trial.tasks import missing_hooks, require_hooks
 
 RATES = (0.3, 0.9)
 """A low and a high rate."""
@@ -105,21 +105,16 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
     """
     space = default_space(ALGORITHMS) if search_space is None else load_search_space(search_space)
     surroundings = Surroundings.of(module)
-    return [_checked(module, algorithm, surroundings) for algorithm in space.algorithms]
+    return [_checked(module, entry, surroundings) for entry in space.algorithms]
 
 
 def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings) -> AlgorithmCheck:
-    names = [part.name for part in read_parameters(_parameters(space, RATES[0])).stages]
-    missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
-    check = AlgorithmCheck(
-        algorithm=space.name,
-        applies=False,
-        missing_hooks=missing,
-        fine_tunes=find_trainer(module, names[-1]) is not None,
-    )
-    if missing:
-        return dataclasses.replace(check, reason=f"needs {', '.join(missing)}")
+    check = AlgorithmCheck(algorithm=space.name, applies=False)
     try:
+        check = _with_hooks(check, module)
+        if check.missing_hooks:
+            return dataclasses.replace(check, reason=f"needs {', '.join(check.missing_hooks)}")
+        require_hooks(module, space.name)
         rates = RATES if space.axis() is not None else RATES[:1]
         found = [_reduced(module, space, rate, surroundings) for rate in rates]
     except AutoCompressError as error:
@@ -128,6 +123,15 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundi
         return dataclasses.replace(check, reason=f"{type(error).__name__}: {error}")
     simulated = any(each[1] for each in found)
     return dataclasses.replace(check, applies=True, simulated=simulated, reductions=tuple(each[0] for each in found))
+
+
+def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
+    """The check, told of the module's hooks."""
+    known = algorithm(check.algorithm)
+    names = [part.name for part in known.parts or (known,)]
+    missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
+    fine_tunes = find_trainer(module, names[-1]) is not None
+    return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)
 
 
 def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
@@ -176,8 +180,8 @@ def _reduction(
     )
 
 
-def _argument_names(algorithm: str) -> set[str]:
-    return {argument.name for argument in ALGORITHMS[algorithm].arguments}
+def _argument_names(name: str) -> set[str]:
+    return {argument.name for argument in algorithm(name).arguments}
 
 
 def checks_to_dict(checks: Sequence[AlgorithmCheck]) -> dict[str, Any]:

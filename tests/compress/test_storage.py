@@ -95,7 +95,7 @@ def test_both_together_are_smallest():
     weight[torch.rand(300, 300, generator=generator) < 0.9] = 0
     encoded, description = encode({"weight": weight})
     assert description["weight"]["sparse"]
-    assert description["weight"]["codes"]
+    assert description["weight"]["codebooks"] == 1
     assert size(encoded) < weight.nbytes / 12
 
 
@@ -127,8 +127,9 @@ def broken(change):
         lambda encoded, how: how.update(shape=[-16, -16]),
         lambda encoded, how: how.update(dtype="no_such_type"),
         lambda encoded, how: how.update(dtype="load"),
-        lambda encoded, how: how.pop("codes"),
-        lambda encoded, how: how.update(codes=True),
+        lambda encoded, how: how.pop("codebooks"),
+        lambda encoded, how: how.update(codebooks=1),
+        lambda encoded, how: how.update(codebooks="many"),
         lambda encoded, how: how.update(shape="16x16"),
     ],
 )
@@ -140,7 +141,7 @@ def test_damage_is_an_error_and_never_a_wrong_model(change):
 
 def test_a_code_beyond_the_values_is_refused():
     encoded, description = encode({"w": torch.arange(3).repeat(100).float() + 1})
-    assert description["w"]["codes"]
+    assert description["w"]["codebooks"] == 1
     encoded = {**encoded, "w::codes": torch.full_like(encoded["w::codes"], 255)}
     with pytest.raises(StoreError, match="'w' does not fit"):
         decode(encoded, description)

@@ -199,8 +199,8 @@ def test_round_trip(entries, name):
         (
             "slim",
             [ENTRY],
-            {"training_epochs": {"_type": "randint", "_value": [0, 3]}},
-            "must be a whole number >= 1; got 0",
+            {"training_epochs": {"_type": "randint", "_value": [-1, 3]}},
+            "must be a whole number >= 0; got -1",
         ),
         ("slim", [ENTRY], {"scale": {"_type": "choice", "_value": [0.1, -1]}}, "a finite number >= 0; got -1"),
         ("l2+qat", [ENTRY], {}, "must have at least one entry of its quantizer that compresses; got none"),
