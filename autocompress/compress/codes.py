@@ -100,7 +100,9 @@ def _numbers(patterns: _Array, values: _Array) -> _Array:
 
 
 def _hash(patterns: _Array, factor: Any) -> _Array:
-    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits."""
-    shift = max(0, 8 * patterns.itemsize - _TABLE_BITS)
-    hashed: _Array = ((patterns * factor) >> shift) & ((1 << _TABLE_BITS) - 1)
+    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits; short patterns themselves."""
+    bits = 8 * patterns.itemsize
+    if bits <= _TABLE_BITS:
+        return patterns.view(f"u{patterns.itemsize}")
+    hashed: _Array = ((patterns * factor) >> (bits - _TABLE_BITS)) & ((1 << _TABLE_BITS) - 1)
     return hashed

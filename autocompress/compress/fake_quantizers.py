@@ -22,13 +22,12 @@ from autocompress.compress.folding import WEIGHT, WeightTransform, fold, transfo
 from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.precision import Precision, Precisions, quantized_layers
 from autocompress.compress.rounding import WeightRounding
-from autocompress.compress.sparsifying import input_batches, show
+from autocompress.compress.sparsifying import calibration_inputs, show
 from autocompress.compress.sparsity import Mask, require_plain_weights
 from autocompress.compress.state import device_of, evaluating, moved
 from autocompress.errors import ConfigError
 
 FLOAT_BITS = 32
-_CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -196,9 +195,7 @@ def _quantize_activations(model: nn.Module, wanted: Precisions, request: Compres
     ]
     if not quantizers:
         return
-    inputs = [request.example_inputs]
-    if request.module is not None:
-        inputs = input_batches(request.module, request.algorithm, model, _CALIBRATION_BATCHES)
+    inputs = calibration_inputs(request, model)
     with _observing(quantizers):
         show(model, inputs)
 

@@ -17,19 +17,17 @@ DEFAULT_BITS = 8
 
 @dataclass(frozen=True)
 class Precision:
-    """How one tensor of a layer is quantized.
+    """How one tensor of a layer is quantized. Its `quant_dtype` only numbers the levels, and changes no value.
 
     Attributes:
         bits: of each value.
         scheme: per_tensor_affine, per_tensor_symmetric, per_channel_affine or per_channel_symmetric; None: the
             quantizer's own choice.
-        dtype: int or uint; None: the quantizer's own choice.
         start_step: steps of training before it is switched on.
     """
 
     bits: int = DEFAULT_BITS
     scheme: str | None = None
-    dtype: str | None = None
     start_step: int = 0
 
 
@@ -70,7 +68,6 @@ def _apply(target: LayerTarget, wanted: dict[str, Precision], default_bits: int)
             wanted[quant_type] = Precision(
                 bits=int(_of(target.quant, "quant_bits", quant_type, default_bits)),
                 scheme=_of(target.quant, "quant_scheme", quant_type, None),
-                dtype=_of(target.quant, "quant_dtype", quant_type, None),
                 start_step=int(_of(target.quant, "quant_start_step", quant_type, 0)),
             )
 

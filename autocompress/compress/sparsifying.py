@@ -13,10 +13,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from autocompress.compress.base import CompressionRequest
 from autocompress.compress.hooks import batch_input
 from autocompress.compress.module import ModuleClass, Trainer
 from autocompress.compress.state import device_of, evaluating, moved
 from autocompress.errors import ModuleError
+
+_CALIBRATION_BATCHES = 8
 
 
 class _Enough(BaseException):
@@ -84,6 +87,18 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
     return _trained_inputs(module, algorithm, copy.deepcopy(model), batches)
+
+
+def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:
+    """What the ranges of activations are measured on: `input_batches`, else the example inputs.
+
+    Raises:
+        ModuleError: as `input_batches`.
+    """
+    if request.module is None:
+        return [request.example_inputs]
+    seen = input_batches(request.module, request.algorithm, model, _CALIBRATION_BATCHES)
+    return seen or [request.example_inputs]  # a trainer need not run the model it is given
 
 
 def show(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:

@@ -99,6 +99,17 @@ def test_both_together_are_smallest():
     assert size(encoded) < weight.nbytes / 12
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize("values", [3, 100, 250])
+def test_large_tensors_of_few_values(dtype, values):
+    weight = torch.randint(0, min(values, 120), (300, 300), generator=torch.Generator().manual_seed(0)).to(dtype)
+    encoded, description = encode({"weight": weight})
+    assert same(decode(encoded, description)["weight"], weight)
+    assert size(encoded) < weight.nbytes or dtype in (torch.int8, torch.uint8), description
+
+
 def test_a_view_is_stored_without_what_it_is_a_view_of():
     weight = torch.zeros(100, 100).t()[:50]
     encoded, description = encode({"weight": weight})
