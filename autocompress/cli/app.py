@@ -83,7 +83,8 @@ def run(
         float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs.")
+        str | None,
+        typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,

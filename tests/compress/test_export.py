@@ -90,6 +90,29 @@ def test_an_int8_model_is_int8_in_onnx(tmp_path: Path) -> None:
     assert kinds == [onnx.TensorProto.INT8] * 2
 
 
+def test_the_weights_of_a_large_model_lie_beside_it_and_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.compress.onnx._LARGEST", 1000)
+    report = export(build("plain"), tmp_path / "model.onnx", IMAGE)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"model.onnx", "model.onnx.data"}
+    assert report.bytes == sum(sizes.values())
+    assert sizes["model.onnx.data"] > 20_000
+    monkeypatch.undo()
+    export(build("plain"), tmp_path / "model.onnx", IMAGE)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_inputs_outputs_and_the_batch_have_names(tmp_path: Path) -> None:
+    export(TwoHeads(), tmp_path / "model.onnx", torch.randn(2, 3, 16, 16))
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [entry.name for entry in graph.input] == ["x"]
+    assert [entry.name for entry in graph.output] == ["boxes", "classes"]
+    batches = {entry.type.tensor_type.shape.dim[0].dim_param for entry in (*graph.input, *graph.output)}
+    assert batches == {"batch"}
+
+
 def test_a_directory_holds_an_ordinary_state_dict(tmp_path: Path) -> None:
     original = build("plain")
     model = finished(copy.deepcopy(original), "level", (LayerTarget(("default",), rate=0.9),), IMAGE)
@@ -173,5 +196,11 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a directory needs the uncompressed model"):
         export(build("plain"), tmp_path / "model", IMAGE)
     (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"is a directory; .*'.*file' is a file"):
+        export(build("plain"), tmp_path / "file", IMAGE, original=build("plain"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match=r"replaces an earlier one or an empty directory; .* holds 'thesis\.tex'"):
+        export(build("plain"), tmp_path / "full", IMAGE, original=build("plain"))
     with pytest.raises(StoreError, match="the export must be writable"):
         export(build("plain"), tmp_path / "file" / "model.dot", IMAGE)
