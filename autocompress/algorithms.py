@@ -51,6 +51,8 @@ _WIDTHS = (
     Argument("round_to", 1, minimum=1),
 )
 _MODE = Argument("mode", "normal", options=("normal", "global"))
+_FILTER_MODE = Argument("mode", "normal", options=("normal", "global", "dependency_aware"))
+"""NNI's `dependency_aware` is what `normal` does here: layers that share channels lose the same ones."""
 _EPOCHS = Argument("training_epochs", 1)
 _BATCHES = Argument("training_batches", 20, minimum=1)
 _ACTIVATION = Argument("activation", "relu", options=("relu", "relu6", "gelu"))
@@ -70,14 +72,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     for algorithm in (
         Algorithm("level", "pruner", _WEIGHTS, (*_SCOPES, _MODE)),
         Algorithm("magnitude_sparsity", "pruner", _WEIGHTS, (*_SCOPES, *_NNCF_SPARSITY)),
-        Algorithm("l1", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
-        Algorithm("l2", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
-        Algorithm("fpgm", "pruner", _FILTERS, (*_WIDTHS, _MODE)),
+        Algorithm("l1", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE)),
+        Algorithm("l2", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE)),
+        Algorithm("fpgm", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE)),
         Algorithm("filter_pruning", "pruner", _FILTERS, (*_WIDTHS, *_NNCF_FILTERS)),
-        Algorithm("slim", "pruner", _FILTERS, (*_WIDTHS, _MODE, _EPOCHS, Argument("scale", 1e-4)), _TRAINING),
-        Algorithm("taylorfo", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES), _TRAINING),
-        Algorithm("apoz", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES, _ACTIVATION), _INPUTS),
-        Algorithm("mean_activation", "pruner", _FILTERS, (*_WIDTHS, _MODE, _BATCHES, _ACTIVATION), _INPUTS),
+        Algorithm("slim", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _EPOCHS, Argument("scale", 1e-4)), _TRAINING),
+        Algorithm("taylorfo", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _BATCHES), _TRAINING),
+        Algorithm("apoz", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _BATCHES, _ACTIVATION), _INPUTS),
+        Algorithm("mean_activation", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _BATCHES, _ACTIVATION), _INPUTS),
         Algorithm("naive", "quantizer", _FAKE, _SCOPES),
         Algorithm("qat", "quantizer", "autocompress.compress.qat:QatQuantizer", _SCOPES, _INPUTS),
         Algorithm("dorefa", "quantizer", _FAKE, _SCOPES),

@@ -136,6 +136,14 @@ def test_one_ranking_takes_from_the_layers_with_the_weakest_filters(algorithm):
     assert left[0] == pytest.approx(left[1], abs=1)
 
 
+def test_nnis_name_for_consistent_layers():
+    one = Residual()
+    other = copy.deepcopy(one)
+    prune(one, 0.5)
+    prune(other, 0.5, mode="dependency_aware")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("algorithm", ["l2", "filter_pruning"])
 def test_one_ranking_keeps_a_filter_in_every_layer(algorithm):
     model = Strided()

@@ -194,7 +194,12 @@ def test_round_trip(entries, name):
             {},
             "one of uniform, quniform, loguniform, choice",
         ),
-        ("l1", [ENTRY], {"mode": 1}, "algorithm 'l1': mode must be one of 'normal', 'global'; got 1"),
+        (
+            "l1",
+            [ENTRY],
+            {"mode": 1},
+            "algorithm 'l1': mode must be one of 'normal', 'global', 'dependency_aware'; got 1",
+        ),
         ("l1", [ENTRY], {"scale": 1}, "algorithm 'l1': unknown argument of 'l1' 'scale' (known: ignored_scopes, mode,"),
         (
             "slim",
