@@ -164,7 +164,10 @@ def test_a_space_keeps_its_json_to_itself():
         (wire({"_name": "l1", CONV: 0.5}), f"{CONV} must be an object with '_type' and '_value'; got 0.5"),
         (wire({"_name": "l1", CONV: values("uniform", 0.5, 1)}), f"{CONV} must be in [0, 1), numbers only; got 1"),
         (wire({"_name": "l1", CONV: {"a": choice(0.5)}}), f"{CONV} must be a number or an object"),
-        (wire({**GOOD, "parameter::mode": choice(1)}), "algorithm 'l1': mode must be one of 'normal', 'global', 'dependency_aware'; got 1"),
+        (
+            wire({**GOOD, "parameter::mode": choice(1)}),
+            "algorithm 'l1': mode must be one of 'normal', 'global', 'dependency_aware'; got 1",
+        ),
         (
             wire({"_name": "qat", "config_list::::Conv2d::::quant_bits": choice(8)}),
             "must have quant_types; got none for",
