@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
-    from autocompress.compress.checkpoint import load_compressed
-    from autocompress.compress.export import ExportReport, export
     from autocompress.compress.module import AbstractAutoCompressionModule
     from autocompress.compress.registered import register_module
+    from autocompress.compress.shipping.checkpoint import load_compressed
+    from autocompress.compress.shipping.export import ExportReport, export
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
     from autocompress.engines.nni import AutoCompressionExperiment
     from autocompress.errors import (
@@ -46,7 +46,7 @@ _HOMES = {
     "CompressionResult": "autocompress.result",
     "ConfigError": "autocompress.errors",
     "EngineError": "autocompress.errors",
-    "ExportReport": "autocompress.compress.export",
+    "ExportReport": "autocompress.compress.shipping.export",
     "InfeasibleBudgetError": "autocompress.errors",
     "Measurement": "autocompress.records",
     "ModuleError": "autocompress.errors",
@@ -57,8 +57,8 @@ _HOMES = {
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
     "check_module": "autocompress.trial.checking",
-    "export": "autocompress.compress.export",
-    "load_compressed": "autocompress.compress.checkpoint",
+    "export": "autocompress.compress.shipping.export",
+    "load_compressed": "autocompress.compress.shipping.checkpoint",
     "register_module": "autocompress.compress.registered",
     "run_trial": "autocompress.trial",
 }

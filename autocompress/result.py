@@ -15,8 +15,8 @@ from autocompress.store import ExperimentDirectory, Ledger, Verdict
 if TYPE_CHECKING:
     from torch import nn
 
-    from autocompress.compress.export import ExportReport
     from autocompress.compress.module import ModuleClass
+    from autocompress.compress.shipping.export import ExportReport
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class CompressionResult:
             InfeasibleBudgetError: nothing stayed within the budget.
             StoreError: the checkpoint is damaged.
         """
-        from autocompress.compress.checkpoint import load_compressed
         from autocompress.compress.hooks import fresh_model
+        from autocompress.compress.shipping.checkpoint import load_compressed
 
         return load_compressed(self.checkpoint, fresh_model(self._module())).eval()
 
@@ -99,8 +99,8 @@ class CompressionResult:
             CompressionError: the model cannot be exported, or what was written computes something else.
             StoreError: the checkpoint is damaged, or the files cannot be written.
         """
-        from autocompress.compress.export import export
         from autocompress.compress.hooks import example_inputs, fresh_model
+        from autocompress.compress.shipping.export import export
 
         module, target = self._module(), Path(path)
         original, inputs = fresh_model(module), example_inputs(module)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autocompress.result import CompressionResult
 
 if TYPE_CHECKING:
-    from autocompress.compress.export import ExportReport
+    from autocompress.compress.shipping.export import ExportReport
 
 
 def ship(result: CompressionResult, path: Path, *, as_json: bool) -> str:

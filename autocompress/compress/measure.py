@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compress.int8 import Int8Model
+from autocompress.compress.quantizing.int8 import Int8Model
+from autocompress.compress.shipping.storage import encode
 from autocompress.compress.state import device_of, evaluating, moved
-from autocompress.compress.storage import encode
 from autocompress.records import Measurement
 
 

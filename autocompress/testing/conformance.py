@@ -26,11 +26,11 @@ from torch import nn
 from autocompress.algorithms import algorithm as registered
 from autocompress.compress.base import Compression
 from autocompress.compress.batchnorm import recalibrate
-from autocompress.compress.checkpoint import load_compressed, save_checkpoint
-from autocompress.compress.export import export
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
+from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
+from autocompress.compress.shipping.export import export
 from autocompress.compress.state import device_of, evaluating, moved, tensors
 from autocompress.config import default_space, read_parameters
 from autocompress.records import Measurement

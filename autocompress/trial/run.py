@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compress.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.latency import measure_latency
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
+from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory

@@ -12,11 +12,11 @@ from typing import Any
 
 from autocompress.algorithms import algorithm
 from autocompress.budget import accuracy_budget
-from autocompress.compress.checkpoint import load_compressed
 from autocompress.compress.hooks import evaluate, fresh_model
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
+from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.config import AlgorithmSpace, SearchSpace, read_parameters
 from autocompress.errors import AutoCompressError, ModuleError
 from autocompress.records import Baseline

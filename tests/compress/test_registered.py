@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from autocompress import register_module
 from autocompress.compress.base import CompressionRequest
-from autocompress.compress.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.registered import registered_types
 from autocompress.compress.registry import compressor
+from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.errors import CompressionError, ConfigError
 
 INPUTS = (torch.randn(2, 6),)

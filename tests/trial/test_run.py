@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
-from autocompress.compress.checkpoint import load_compressed
 from autocompress.compress.hooks import fresh_model
+from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
 from autocompress.trial import run_trial
 from tests import curve_modules as modules

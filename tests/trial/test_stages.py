@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compress.checkpoint import load_compressed
-from autocompress.compress.int8 import Int8Model
+from autocompress.compress.quantizing.int8 import Int8Model
+from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.store import ExperimentDirectory
 from autocompress.testing.zoo import GroupedCnn, Regression, VggBn
 from autocompress.trial import run_trial

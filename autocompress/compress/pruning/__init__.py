@@ -1,0 +1,1 @@
+"""Removing filters and zeroing weights."""

@@ -1,0 +1,273 @@
+"""Which channels of which layers belong together: a thin layer over torch-pruning's dependency graph.
+
+Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.12900.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from autocompress.compress.base import LayerShape
+from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.pruning.removal import Removal, removals
+from autocompress.compress.registered import registered_types
+from autocompress.compress.state import device_of, moved, tensors
+from autocompress.compress.ties import tied_parameters
+from autocompress.errors import CompressionError
+
+_SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
+"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Filters that can only be removed together.
+
+    Attributes:
+        group: torch-pruning's group over all channels of its root layer.
+        members: names of the layers that lose filters with it, the root first.
+        channel_groups: channels come in that many equal parts, each of which loses the same.
+    """
+
+    group: Any
+    members: tuple[str, ...]
+    channel_groups: int
+
+    @property
+    def width(self) -> int:
+        """Channels of the root layer when the coupling was found."""
+        return len(self.group[0].idxs)
+
+
+class ChannelGraph:
+    """The dependency graph of a model; valid as long as only it changes the model.
+
+    Attributes:
+        outputs: names of the layers that make the model's outputs.
+
+    Raises:
+        CompressionError: the model cannot be traced with the example inputs.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
+        _require_followable(model)
+        self._original = original
+        self._fixed = _fixed(model)
+        self._names = {module: name for name, module in model.named_modules()}
+        self._graph, roots = _traced(model, example_inputs)
+        self.outputs = self._output_layers(roots)
+        for node in self._graph.module2node.values():
+            _describe_flattening(node)
+
+    def couplings(self, selected: Iterable[str]) -> list[Coupling]:
+        """All sets of filters that can be removed when only the selected layers may lose filters."""
+        ignored = self._untouchable(set(selected))
+        found = []
+        with _followed():
+            groups = list(self._graph.get_all_groups(ignored_layers=ignored, root_module_types=FILTER_TYPES))
+        for group in groups:
+            members = tuple(self._names[layer] for layer in self._losing(group))
+            on_inputs = all(
+                self._original[name].depthwise for name in members
+            )  # nothing that could lose channels feeds them
+            if not on_inputs and not any(id(item.dep.target.module) in self._fixed for item in group):
+                found.append(Coupling(group, members, self._channel_groups(group)))
+        return found
+
+    def removals(self, chosen: Iterable[tuple[Coupling, list[int]]]) -> list[Removal]:
+        """What goes from which modules with these channels of the couplings' root layers, and all that belongs to them.
+
+        A coupling of which some layer would lose all its channels stays whole.
+        """
+        names = {**self._names, **self._graph._param_to_name}
+        possible = ((coupling.group, channels) for coupling, channels in chosen if self._some_stay(coupling, channels))
+        return removals(possible, names)
+
+    def _some_stay(self, coupling: Coupling, channels: list[int]) -> bool:
+        going = set(channels)
+        for item in coupling.group:
+            layer, lost = item.dep.target.module, sum(root in going for root in item.root_idxs)
+            out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
+            has = self._graph.get_out_channels(layer) if out else self._graph.get_in_channels(layer)
+            if has is not None and lost >= has:
+                return False
+        return True
+
+    def first_convolutions(self) -> set[str]:
+        """Names of the convolutions that no other convolution or linear layer comes before."""
+        nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
+        return {self._names[node.module] for node in nodes if not any(True for _ in _layers_before(node))}
+
+    def normalized(self, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """For each layer the BatchNorm that alone takes its output, or the layer itself."""
+        found = {}
+        for name, layer in layers.items():
+            node = self._graph.module2node.get(layer)
+            after = [] if node is None else node.outputs
+            alone = after[0].module if len(after) == 1 else None
+            found[name] = alone if isinstance(alone, _BatchNorm) else layer
+        return found
+
+    def _losing(self, group: Any) -> Iterator[nn.Module]:
+        seen = set()
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
+                if layer not in seen:
+                    yield layer
+                seen.add(layer)
+
+    def _channel_groups(self, group: Any) -> int:
+        counts = [1]
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES):
+                shape = self._original[self._names[layer]]
+                counts.append(1 if shape.depthwise else shape.groups)
+            elif isinstance(layer, nn.GroupNorm):
+                counts.append(layer.num_groups)
+        return max(counts)
+
+    def _untouchable(self, selected: set[str]) -> list[nn.Module]:
+        return [
+            layer
+            for layer, name in self._names.items()
+            if (isinstance(layer, FILTER_TYPES) and name not in selected)
+            or isinstance(layer, nn.MultiheadAttention)  # its width must stay divisible by its heads
+            or name in self.outputs
+            or self._mistaken_for_depthwise(layer, name)
+        ]
+
+    def _depthwise(self, name: str) -> bool:
+        return name in self._original and self._original[name].depthwise
+
+    def _mistaken_for_depthwise(self, layer: nn.Module, name: str) -> bool:
+        """torch-pruning takes any convolution with as many groups as filters for a depthwise one."""
+        if not isinstance(layer, _ConvNd) or layer.groups != layer.out_channels or layer.groups == 1:
+            return False
+        return layer.in_channels != layer.out_channels or not self._original[name].depthwise
+
+    def _output_layers(self, roots: set[Any]) -> frozenset[str]:
+        """Walk back from the outputs to the nearest layers that make channels of their own."""
+        nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
+        found, seen = set(), set()
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            name = self._names.get(node.module)
+            if isinstance(node.module, FILTER_TYPES) and name is not None:
+                found.add(name)
+            if not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name)):
+                nodes.extend(node.inputs)
+        return frozenset(found)
+
+
+def _layers_before(node: Any) -> Iterator[Any]:
+    """All nodes upstream whose modules are convolutions or linear layers."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        near = waiting.pop()
+        if near in seen:
+            continue
+        seen.add(near)
+        if isinstance(near.module, FILTER_TYPES):
+            yield near
+        waiting.extend(near.inputs)
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise CompressionError(
+            f"torch-pruning must be able to follow the model's channels; it fails: {type(error).__name__}: {error} "
+            "(level needs no such thing)"
+        ) from error
+
+
+def _require_followable(model: nn.Module) -> None:
+    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
+            kind = type(module).__name__
+            raise CompressionError(
+                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
+                "(level needs no such thing)"
+            )
+
+
+def _fixed(model: nn.Module) -> set[int]:
+    """Ids of modules and parameters whose size must stay: shared ones, registered ones, layers that cannot be cut."""
+    shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
+    stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
+    registered = [module for module in model.modules() if isinstance(module, registered_types())]
+    own = [part for module in registered for part in (*module.modules(), *module.parameters())]
+    return shared | {id(part) for part in (*stacked, *own)}
+
+
+def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
+    roots: set[Any] = set()
+
+    def outputs(answer: Any) -> list[torch.Tensor]:
+        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
+        roots.update(tensor.grad_fn for tensor in differentiable)
+        return differentiable
+
+    graph = tp.DependencyGraph()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph.build_dependency(
+                model,
+                moved(example_inputs, device_of(model)),
+                forward_fn=lambda traced, inputs: traced(*inputs),
+                output_transform=outputs,
+                verbose=False,
+            )
+    except Exception as error:
+        raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
+    if not roots:
+        raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
+    return graph, roots
+
+
+def _describe_flattening(node: Any) -> None:
+    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
+    sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
+    if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
+        return
+    if len(sizes) == 5 or _comes_from_conv1d(node):
+        flat = (sizes[0], sizes[1], math.prod(sizes[2:]), 1)
+        node.grad_fn = SimpleNamespace(_saved_self_sizes=flat)
+
+
+def _comes_from_conv1d(node: Any) -> bool:
+    """Whether three dimensions are (batch, channels, length), not (batch, length, features)."""
+    waiting, seen = list(node.inputs), set()
+    while waiting:
+        near = waiting.pop()
+        if near in seen:
+            continue
+        seen.add(near)
+        if isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d):
+            return True
+        if not isinstance(near.module, _SOURCES):
+            waiting.extend(near.inputs)
+    return False

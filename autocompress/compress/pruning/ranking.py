@@ -1,0 +1,65 @@
+"""From a request to a filter pruner to how filters are ranked, and which may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from autocompress.compress.base import CompressionRequest
+from autocompress.compress.layers import FILTER_TYPES, supported_layers
+from autocompress.compress.pruning.evidence import activity, taylor
+from autocompress.compress.pruning.graph import ChannelGraph
+from autocompress.compress.pruning.importance import Importance, LayerImportance, ScaleImportance, distances, norms
+from autocompress.errors import ConfigError, unknown_name
+
+_NNCF_IMPORTANCES = {"L1": "l1", "L2": "l2", "geometric_median": "fpgm"}
+_RANKINGS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation")
+
+
+def importance_of(model: nn.Module, request: CompressionRequest, graph: ChannelGraph) -> Importance:
+    """How the algorithm of a request ranks filters; those that need data look at it now.
+
+    Raises:
+        ConfigError: no filter pruner has that name.
+        ModuleError: the user's module lacks a hook that the algorithm needs.
+    """
+    name = request.algorithm
+    ranking = _NNCF_IMPORTANCES[request.argument("filter_importance")] if name == "filter_pruning" else name
+    if ranking in ("l1", "l2"):
+        return norms(int(ranking[1]))
+    if ranking == "fpgm":
+        return LayerImportance(distances)
+    if ranking == "slim":
+        return ScaleImportance()
+    layers = supported_layers(model, FILTER_TYPES)
+    if ranking == "taylorfo":
+        return LayerImportance(taylor(model, request, layers))
+    if ranking in ("apoz", "mean_activation"):
+        return LayerImportance(activity(model, request, layers, graph.normalized(layers)))
+    raise ConfigError(unknown_name("filter pruning algorithm", name, _RANKINGS))
+
+
+def is_global(request: CompressionRequest) -> bool:
+    """Whether all layers are ranked together."""
+    if request.algorithm == "filter_pruning":
+        return bool(request.argument("all_weights"))
+    return bool(request.argument("mode") == "global")
+
+
+def selectable(
+    model: nn.Module, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]
+) -> list[str]:
+    """The layers with a rate that may lose filters: NNCF spares the first convolutions and those that downsample."""
+    if request.algorithm != "filter_pruning":
+        return list(rates)
+    first = set() if request.argument("prune_first_conv") else graph.first_convolutions()
+    downsampling = request.argument("prune_downsample_convs")
+    return [
+        name for name in rates if name not in first and (downsampling or not _downsamples(model.get_submodule(name)))
+    ]
+
+
+def _downsamples(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd) and not layer.transposed and all(stride > 1 for stride in layer.stride)

@@ -1,0 +1,1 @@
+"""Few bits: real int8 models, and simulated ones."""

@@ -1,0 +1,99 @@
+"""Quantizers of what goes into a layer and what comes out of it; they stay on the finished model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.compress.quantizing.rounding import between
+from autocompress.errors import StoreError
+
+_MOMENTUM = 0.1
+_PLACES = {"input": "input_quantizer", "output": "output_quantizer"}
+"""Quant type -> name of the submodule that quantizes it."""
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds values to 2 ** bits levels between a lowest and a highest one.
+
+    The two follow the values by a moving average in training mode, and stay in eval mode. DoReFa's fixed range of
+    [0, 1] is for networks that are trained with it from the start; a measured range is for those trained before.
+
+    Args:
+        bits: of each value; with one bit the two levels are the range's ends.
+        start_step: forward passes in training mode before it is switched on.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    steps: torch.Tensor
+
+    def __init__(self, bits: int, start_step: int = 0) -> None:
+        super().__init__()
+        self.bits, self.start_step = bits, start_step
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The rounded values, of the same shape."""
+        if self.training:
+            self.observe(values)
+            if self.steps <= self.start_step:
+                return values
+        return between(values, self.low, self.high, self.bits)
+
+    @torch.no_grad()
+    def observe(self, values: torch.Tensor) -> None:
+        """Move the range towards that of the values."""
+        weight = 1.0 if self.steps == 0 else _MOMENTUM
+        self.low.lerp_(values.detach().amin().to(self.low), weight)
+        self.high.lerp_(values.detach().amax().to(self.high), weight)
+        self.steps.add_(1)
+
+    def to_dict(self) -> dict[str, int]:
+        """What `attach` needs to make it again."""
+        return {"bits": self.bits, "start_step": self.start_step}
+
+
+def attach(layer: nn.Module, quant_type: str, bits: int, start_step: int = 0) -> ActivationQuantizer:
+    """Quantize what goes into a layer ("input": its first argument) or comes out of it ("output")."""
+    quantizer = ActivationQuantizer(bits, start_step)
+    parameter = next(layer.parameters(), None)
+    layer.add_module(_PLACES[quant_type], quantizer.to(parameter.device) if parameter is not None else quantizer)
+    if quant_type == "input":
+        layer.register_forward_pre_hook(_quantize_input)
+    else:
+        layer.register_forward_hook(_quantize_output)
+    return quantizer
+
+
+def activation_quantizers(layer: nn.Module) -> dict[str, ActivationQuantizer]:
+    """Quant type -> quantizer, of one layer."""
+    found = {quant_type: getattr(layer, name, None) for quant_type, name in _PLACES.items()}
+    return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, ActivationQuantizer)}
+
+
+def attach_described(layer: nn.Module, described: Mapping[str, Any]) -> None:
+    """Attach the quantizers that `to_dict` describes, by quant type; their ranges come with the weights.
+
+    Raises:
+        StoreError: the description is damaged.
+    """
+    for quant_type, settings in described.items():
+        if quant_type not in _PLACES or settings.keys() != {"bits", "start_step"}:
+            raise StoreError(f"the checkpoint describes no activation quantizer by {quant_type!r}: {settings!r}")
+        attach(layer, quant_type, int(settings["bits"]), int(settings["start_step"]))
+
+
+def _quantize_input(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    quantizer: Any = layer.input_quantizer
+    return (quantizer(arguments[0]), *arguments[1:])
+
+
+def _quantize_output(layer: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+    quantizer: Any = layer.output_quantizer
+    return quantizer(output)

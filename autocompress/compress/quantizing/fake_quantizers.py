@@ -1,0 +1,232 @@
+"""Quantizers that simulate: weights and activations keep their type and take few distinct values.
+
+Sources: see `rounding`. `naive` is the rounding of NNI's naive quantizer; `qat` comes here where torchao has no int8
+kernels for what is asked (other bits than 8, weights alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from autocompress.compress.base import CompressionRequest
+from autocompress.compress.folding import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compress.layers import supported_layers, weight_types
+from autocompress.compress.pruning.sparsity import Mask, require_plain_weights
+from autocompress.compress.quantizing import rounding
+from autocompress.compress.quantizing.activations import attach
+from autocompress.compress.quantizing.precision import Precision, Precisions, quantized_layers
+from autocompress.compress.quantizing.rounding import WeightRounding
+from autocompress.compress.sparsifying import calibration_inputs, show
+from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.errors import ConfigError
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one quantizer can do.
+
+    Attributes:
+        bits: lowest and highest number of bits.
+        quant_types: what it can quantize.
+        spares_ends: whether the first and the last layer stay as they are unless a rule names them.
+    """
+
+    bits: tuple[int, int]
+    quant_types: tuple[str, ...]
+    spares_ends: bool
+
+
+_ALL = ("input", "output", "weight")
+FAMILIES: dict[str, Family] = {
+    "naive": Family((2, 8), ("weight",), False),
+    "dorefa": Family((1, 8), _ALL, True),
+    "bnn": Family((1, 1), _ALL, True),
+    "qat": Family((2, 8), _ALL, False),
+}
+
+
+class RoundedWeight(WeightTransform):
+    """Parametrization that rounds a weight.
+
+    Args:
+        round_weight: the rounding.
+        bits: of each value.
+        start_step: uses in training mode before it is switched on.
+    """
+
+    def __init__(self, round_weight: WeightRounding, bits: int, start_step: int = 0) -> None:
+        super().__init__()
+        self._round, self.bits, self.start_step = round_weight, bits, start_step
+        self._steps = 0
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The rounded weight, of the same shape."""
+        if self.training and torch.is_grad_enabled() and self._steps < self.start_step:
+            self._steps += 1
+            return weight
+        return self._round(weight, self.bits)
+
+
+@dataclass(frozen=True)
+class FakeQuantization:
+    """A model that is trained as if it had few bits.
+
+    Attributes:
+        model: the model, the object that was given.
+        bits: layer -> bits of its weights.
+        types: the layers whose weights could be quantized.
+    """
+
+    model: nn.Module
+    bits: dict[str, int]
+    types: tuple[type[nn.Module], ...]
+    simulated: bool = True
+    epochs: int = 0
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """Share of the weights' bits that are saved; see `base.Compression`."""
+        return bits_saved(model, self.bits, self.types, whole_model=whole_model)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
+        return fold(model)
+
+
+def bits_saved(
+    model: nn.Module, bits: dict[str, int], types: tuple[type[nn.Module], ...], *, whole_model: bool = False
+) -> float:
+    """Share in [0, 1) of the bits of the quantized layers' weights, or of all layers' weights, that are saved."""
+    sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in supported_layers(model, types).items()}
+    names = list(sizes) if whole_model else list(bits)
+    total = sum(sizes[name] for name in names) * FLOAT_BITS
+    saved = sum(sizes[name] * (FLOAT_BITS - bits.get(name, FLOAT_BITS)) for name in names)
+    return saved / total if total else 0.0
+
+
+class FakeQuantizer:
+    """Simulates few bits: `naive`, `dorefa`, `bnn`, and `qat` for what is not int8. Implements `base.Compressor`.
+
+    `dorefa` and `bnn` leave the first and the last layer as they are, as their papers do, unless a rule names them.
+    """
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check bits, quant types and schemes; see `base.Compressor`."""
+        wanted = self._wanted(model, request)
+        require_plain_weights(model, {name: kinds.get("weight") for name, kinds in wanted.items()})
+
+    def compress(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
+        """Put quantizers on weights and activations; weights that are zero by a mask stay zero.
+
+        Raises:
+            ConfigError: the rules select nothing, or ask for what the algorithm cannot do.
+            CompressionError: a weight is shared or parametrized in a way that quantizers cannot hold.
+            ModuleError: activations are to be calibrated, and the user's module has neither data nor a trainer.
+        """
+        self.check(model, request)
+        wanted, types = self._wanted(model, request), weight_types(request.algorithm)
+        for name, kinds in wanted.items():
+            if "weight" in kinds:
+                _quantize_weight(model.get_submodule(name), request.algorithm, kinds["weight"])
+        _quantize_activations(model, wanted, request)
+        bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
+        return FakeQuantization(model, bits, types)
+
+    def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
+        family = FAMILIES[request.algorithm]
+        wanted = quantized_layers(model, request, weight_types(request.algorithm), family.bits[1])
+        for kinds in wanted.values():
+            for quant_type, precision in kinds.items():
+                _require(request.algorithm, family, quant_type, precision)
+        if not family.spares_ends:
+            return wanted
+        ends = _ends(model, request) - {name for rule in request.targets if not rule.exclude for name in rule.op_names}
+        left = {name: kinds for name, kinds in wanted.items() if name not in ends}
+        if not left:
+            raise ConfigError(
+                f"{request.algorithm} leaves the first and the last layer as they are unless op_names names them; "
+                f"nothing else is selected (selected: {', '.join(wanted)})"
+            )
+        return left
+
+
+def _require(algorithm: str, family: Family, quant_type: str, precision: Precision) -> None:
+    if quant_type not in family.quant_types:
+        allowed = ", ".join(family.quant_types)
+        raise ConfigError(f"{algorithm} quantizes {allowed} only; got quant type {quant_type!r}")
+    low, high = family.bits
+    if not low <= precision.bits <= high:
+        allowed = f"{low}" if low == high else f"{low} to {high}"
+        raise ConfigError(f"quant_bits of {algorithm} must be {allowed}; got {precision.bits} for {quant_type}")
+    if precision.scheme is not None and precision.scheme.startswith("per_channel"):
+        raise ConfigError(f"quant_scheme of simulated quantization must be per_tensor_...; got {precision.scheme!r}")
+
+
+def _quantize_weight(layer: nn.Module, algorithm: str, precision: Precision) -> None:
+    masks = [step for step in transforms(layer) if isinstance(step, Mask)]
+    step = RoundedWeight(_rounding(algorithm, precision), precision.bits, precision.start_step)
+    parametrize.register_parametrization(layer, WEIGHT, step)
+    for mask in masks:  # once more on top: not every grid has a zero
+        parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
+
+
+def _rounding(algorithm: str, precision: Precision) -> WeightRounding:
+    if algorithm == "dorefa":
+        return rounding.dorefa
+    if algorithm == "bnn":
+        return rounding.binary
+    return rounding.affine if precision.scheme == "per_tensor_affine" else rounding.symmetric
+
+
+def _quantize_activations(model: nn.Module, wanted: Precisions, request: CompressionRequest) -> None:
+    quantizers = [
+        attach(model.get_submodule(name), quant_type, precision.bits, precision.start_step)
+        for name, kinds in wanted.items()
+        for quant_type, precision in kinds.items()
+        if quant_type != "weight"
+    ]
+    if not quantizers:
+        return
+    inputs = calibration_inputs(request, model)
+    with _observing(quantizers):
+        show(model, inputs)
+
+
+@contextmanager
+def _observing(quantizers: list[Any]) -> Iterator[None]:
+    """Quantizers watch the values that pass without changing them, though everything is in eval mode."""
+    handles = [quantizer.register_forward_hook(_watch) for quantizer in quantizers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(quantizer: nn.Module, arguments: tuple[Any, ...], _: Any) -> Any:
+    cast(Any, quantizer).observe(arguments[0])
+    return arguments[0]
+
+
+def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:
+    """Names of the layers that are called first and last."""
+    called: list[str] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, layer in supported_layers(model, weight_types(request.algorithm)).items()
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*moved(request.example_inputs, device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {called[0], called[-1]} if called else set()

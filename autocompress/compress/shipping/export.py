@@ -1,0 +1,207 @@
+"""Shipping a finished model: ONNX, `.pt2`, a graph to look at, or a plain state dict."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from autocompress.compress.quiet import quiet
+from autocompress.compress.shipping.agreement import Run, compare, differences, outputs, rounds
+from autocompress.compress.shipping.checkpoint import STRUCTURE, WEIGHTS, load_compressed, save_checkpoint
+from autocompress.compress.shipping.dot import dot
+from autocompress.compress.shipping.onnx import onnx_runner, require_onnx, write_onnx
+from autocompress.compress.shipping.tracing import batch_of_three, free_batches, traced
+from autocompress.compress.state import device_of, moved, tensors
+from autocompress.errors import ConfigError, StoreError
+
+FORMATS = (".dot", ".onnx", ".pt2")
+"""Suffixes; a path without one is a directory with a plain state dict."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it was compared with the model.
+
+    Attributes:
+        path: the file or directory.
+        format: onnx, pt2, dot or state_dict.
+        bytes: of all files that belong to it, external data included.
+        checked: with what it was run; None where there is nothing to run.
+        batches: sizes of the batches it was run on: the example inputs, and three times as many where it takes any.
+        max_difference: largest absolute difference, on any batch, of the output that came nearest to its tolerance; in
+            ONNX operator by operator as written.
+        tolerance: what was allowed of it: 1e-4 of its largest value; of a model that rounds activations, and of outputs
+            below 1e-3, at least what the model's own output changes by when its inputs change by a millionth.
+        optimized_difference: largest absolute difference of any output with onnxruntime's own kernels. Those for int8
+            round elsewhere, so a model that rounds activations is not judged by it.
+        seconds: how long it took.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    checked: str | None
+    batches: tuple[int, ...]
+    max_difference: float | None
+    tolerance: float | None
+    optimized_difference: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: Any,
+    *,
+    original: nn.Module | None = None,
+) -> ExportReport:
+    """Write a finished model in the format that the path's suffix names; an earlier export there is replaced.
+
+    `.onnx`: checked by onnx and compared with onnxruntime. `.pt2`: torch.export's, loaded again and compared. `.dot`:
+    the graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
+    `structure.json`, loaded again by `load_compressed` and compared. Batches may be of any size where the model lets
+    them.
+
+    Args:
+        model: finished; not changed.
+        path: of the file or the directory.
+        example_inputs: a tensor, or a tuple of the positional arguments of one forward pass.
+        original: the uncompressed model; needed for a directory.
+
+    Raises:
+        ConfigError: an unknown suffix, or the packages or the uncompressed model that a format needs are missing.
+        CompressionError: the model cannot be exported, or what was written computes something else; nothing is left.
+        StoreError: the files cannot be written, or something else than an earlier export is there.
+    """
+    target, started = Path(path), time.monotonic()
+    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    write = _writer(target, original)
+    _refuse_to_replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+            beside = Path(folder, target.name)
+            checked = write(model, beside, inputs)
+            size = _move(Path(folder), target)
+    except OSError as error:
+        raise StoreError(f"the export must be writable; {str(target)!r} is not: {error}") from error
+    kind = target.suffix.removeprefix(".") or "state_dict"
+    seconds = round(time.monotonic() - started, 3)
+    return ExportReport(str(target), kind, size, **checked, seconds=seconds)
+
+
+_Checked = dict[str, Any]
+"""The fields of a report that tell of the comparison."""
+
+_UNCHECKED: _Checked = {
+    "checked": None,
+    "batches": (),
+    "max_difference": None,
+    "tolerance": None,
+    "optimized_difference": None,
+}
+
+
+def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Path, tuple[Any, ...]], _Checked]:
+    if target.suffix == ".onnx":
+        require_onnx()
+        return _onnx
+    if target.suffix == ".pt2":
+        return _pt2
+    if target.suffix == ".dot":
+        return _dot
+    if target.suffix or target.name in ("", "..", *FORMATS):
+        raise ConfigError(
+            f"an export must be named <name>{', <name>'.join(FORMATS)}, or have no suffix for a directory; "
+            f"got {str(target)!r}"
+        )
+    if original is None:
+        raise ConfigError("a directory needs the uncompressed model: export(..., original=model)")
+    return lambda model, path, inputs: _state_dict(model, path, inputs, original)
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """Nothing is deleted that is no export."""
+    if target.suffix and target.is_dir():
+        raise StoreError(f"an export with a suffix is a file; {str(target)!r} is a directory")
+    if target.suffix or not target.exists():
+        return
+    if not target.is_dir():
+        raise StoreError(f"an export without a suffix is a directory; {str(target)!r} is a file")
+    others = sorted({entry.name for entry in target.iterdir()} - {WEIGHTS, STRUCTURE})
+    if others:
+        raise StoreError(
+            f"an export replaces an earlier one or an empty directory; {str(target)!r} holds {others[0]!r}"
+            + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        )
+
+
+def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    program = traced(model, inputs)
+    cases, version = _cases(inputs, program), write_onnx(program, path)
+    checked = _compared(model, cases, onnx_runner(path), version)
+    kernels = onnx_runner(path, optimized=True)
+    if not rounds(model):
+        compare(model, cases, kernels, f"{version}, optimized")
+    return {**checked, "optimized_difference": max(differences(outputs(model, cases[-1]), kernels(cases[-1])))}
+
+
+def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    program = traced(model, inputs)
+    with quiet("torch.export"):
+        torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+
+    def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return tensors(loaded(*moved(given, device_of(model))))
+
+    return _compared(model, _cases(inputs, program), run, f"torch {torch.__version__}")
+
+
+def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    path.write_text(dot(model, inputs), encoding="utf-8")
+    return _UNCHECKED
+
+
+def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
+    save_checkpoint(model, path, original, plain=True)
+    loaded = load_compressed(path, original)
+    return _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+
+
+def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:
+    """The example inputs, and three times as many where the graph takes batches of any size."""
+    free = free_batches(program)
+    return [inputs, batch_of_three(inputs, free)] if any(free) else [inputs]
+
+
+def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> _Checked:
+    found = compare(model, cases, run, checked)
+    return {**_UNCHECKED, "checked": checked, **asdict(found)}
+
+
+def _move(folder: Path, target: Path) -> int:
+    """Put everything in the folder beside the target, in place of an earlier export; the bytes of it."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    new = sorted(folder.iterdir(), reverse=True)  # external data before the file that names it
+    if target.is_dir():
+        target.rename(folder / ".earlier")  # a full directory cannot be renamed over; this one goes with the folder
+    for entry in new:
+        entry.replace(target.with_name(entry.name))
+    if target.suffix == ".onnx" and len(new) == 1:
+        target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+    return size
