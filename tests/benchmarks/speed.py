@@ -1,10 +1,12 @@
-"""What compression costs and brings on resnet18, 32x32 inputs: `python -m tests.benchmarks.speed [--rounds 15]`.
+"""What compression costs and brings on resnet18, 32x32 inputs: `python -m tests.benchmarks.speed [--rounds 25]`.
 
 Seconds to compress are those of the compressor at rate 0.5, its use of data included, the median of three. Ratios are
 of medians; the two models take turns in one process. For the exported models every width is rounded to a multiple of 8.
 """
 
 import argparse
+import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -64,10 +66,11 @@ def training_iteration(model, batch):
     return iterate
 
 
-def inference(model, batch, path):
+def inference(path, batch, threads):
     """One run of the exported model in onnxruntime."""
-    export(model, path, (MODULE.example_inputs(),))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     feed = {given.name: torch.randn(batch, *MODULE.shape).numpy()}
     return lambda: session.run(None, feed)
@@ -81,7 +84,7 @@ def compare(title, tasks, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     rounds = parser.parse_args().rounds
     compressed("l2")  # the first use imports
     print("| pruner | seconds to compress |\n|---|--:|")
@@ -93,21 +96,22 @@ def main():
     print(
         f"{1 - size.parameters / before.parameters:.1%} of the parameters, {1 - size.macs / before.macs:.1%} of MACs\n"
     )
+    threads = torch.get_num_threads()
     print("| | dense, ms | compressed, ms | times faster |\n|---|--:|--:|--:|")
     for batch in (32, 128):
         tasks = {
             "dense": training_iteration(MODULE.model(), batch),
             "compressed": training_iteration(half.model, batch),
         }
-        compare(f"training iteration, batch {batch}", tasks, rounds)
+        compare(f"training iteration, batch {batch}, threads {threads}", tasks, rounds)
     rounded.model.eval()
     with tempfile.TemporaryDirectory() as folder:
-        for batch in (1, 32):
-            tasks = {
-                "dense": inference(MODULE.model(), batch, Path(folder, "dense.onnx")),
-                "compressed": inference(rounded.model, batch, Path(folder, "compressed.onnx")),
-            }
-            compare(f"onnxruntime, batch {batch}", tasks, 4 * rounds)
+        files = {name: Path(folder, f"{name}.onnx") for name in ("dense", "compressed")}
+        for model, path in zip((MODULE.model(), rounded.model), files.values(), strict=True):
+            export(model, path, (MODULE.example_inputs(),))
+        for batch, threads in itertools.product((1, 32), (1, os.cpu_count())):
+            tasks = {name: inference(path, batch, threads) for name, path in files.items()}
+            compare(f"onnxruntime, batch {batch}, threads {threads}", tasks, 4 * rounds)
 
 
 if __name__ == "__main__":
