@@ -70,9 +70,11 @@ def mean(rows):
 
 
 def cell(name, value):
-    if name in ("bytes", "seconds"):
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else value
+    if name.endswith("removed"):
+        return f"{100 * value:.1f} %"
+    return f"{value:,.0f}" if name in ("bytes", "seconds") else f"{value:.3g}" if value > 2 else f"{value:.4f}"
 
 
 def table(rows):
