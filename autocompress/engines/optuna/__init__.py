@@ -1,0 +1,1 @@
+"""Optuna as an engine: the search rule as a sampler, and studies of our own trials."""

@@ -1,0 +1,197 @@
+"""The search rule as an Optuna sampler. It translates; the rule decides."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers._base import _process_constraints_after_trial
+from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.config import AccuracyAwareSettings
+from autocompress.engines.optuna.frozen import ended, require_constraints, to_record
+from autocompress.errors import ConfigError
+from autocompress.records import Proposal, TrialRecord
+from autocompress.search import AdaptiveSearch, RateAxis
+from autocompress.search.speculation import next_beside
+
+_logger = logging.getLogger(__name__)
+
+PROPOSAL = "autocompress:proposal"
+"""User attribute of a trial: what the rule proposed, as JSON."""
+
+
+class AdaptiveCompressionSampler(BaseSampler):
+    """Proposes compression rates by step-halving over the trials of the study, and every other parameter by another.
+
+    Nothing is kept between calls: any worker with this sampler can go on with the study. A trial is feasible where all
+    its constraints are at most 0: `trial.set_constraint("accuracy", threshold - accuracy)` or, before Optuna 5,
+    `constraints_func`. Trials outside the budget are to be COMPLETE, so that other samplers learn from them; PRUNED
+    ones count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search
+    is finished. Workers that run at the same time are given the rates that the search may ask for next.
+
+    What the rule says of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
+    `start_from` the number of the feasible trial with the highest rate not above this one, as text.
+
+    Source: accuracy-aware training of NNCF 2.19, "adaptive_compression_level"; see `search.step_halving`.
+
+    Args:
+        rate: name of the parameter that is the compression rate, suggested as a float or as a choice of numbers.
+        settings: of the search; by default NNCF's. The accuracy budget among them is not read: constraints tell.
+        independent_sampler: for all other parameters; at random by default.
+        constraints_func: of a finished trial, numbers that are at most 0 where it is within the budget.
+    """
+
+    def __init__(
+        self,
+        rate: str = "compression_rate",
+        settings: AccuracyAwareSettings | None = None,
+        *,
+        independent_sampler: BaseSampler | None = None,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
+    ) -> None:
+        self._rate = rate
+        self._settings = settings or AccuracyAwareSettings()
+        self._others = independent_sampler or RandomSampler(seed=self._settings.seed)
+        self._constraints_func = constraints_func
+
+    def reseed_rng(self) -> None:
+        """Of the other sampler; the rule has no randomness."""
+        self._others.reseed_rng()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._others.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """That of the other sampler, without the rate."""
+        space = self._others.infer_relative_search_space(study, trial)
+        return {name: distribution for name, distribution in space.items() if name != self._rate}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Passed on."""
+        return self._others.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The rate by the rule, all others by the other sampler.
+
+        Raises:
+            ConfigError: the rate is not a float or a choice of numbers in [0, 1].
+        """
+        if param_name != self._rate:
+            return self._others.sample_independent(study, trial, param_name, param_distribution)
+        proposal = self._proposal(study, trial, self._search(param_distribution))
+        study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL, proposal.to_dict())
+        trial.set_user_attr(PROPOSAL, proposal.to_dict())  # for the objective and the pruner, which have read it before
+        if isinstance(param_distribution, CategoricalDistribution):  # 0 may be meant by 0.0
+            return next(choice for choice in param_distribution.choices if choice == proposal.compression_rate)
+        return proposal.compression_rate
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Note the constraints, and stop the study when the search is finished.
+
+        Raises:
+            ConfigError: a trial that is COMPLETE has no constraint.
+        """
+        if self._constraints_func is not None:
+            _process_constraints_after_trial(self._constraints_func, study, trial, state)
+            trial = study._storage.get_trial(trial._trial_id)
+        self._others.after_trial(study, trial, state, values)
+        if self._rate not in trial.params:
+            return
+        if state is TrialState.COMPLETE:
+            require_constraints(trial)
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        records = [*self._records(others), to_record(trial, self._rate, state=state)]
+        if self._search(trial.distributions[self._rate]).next(records) is None:
+            with contextlib.suppress(RuntimeError):  # ask and tell: there is no loop to stop
+                study.stop()
+
+    def _proposal(self, study: Study, trial: FrozenTrial, search: AdaptiveSearch) -> Proposal:
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        records = self._records(others)
+        running = {
+            each.params[self._rate] for each in others if not each.state.is_finished() and self._rate in each.params
+        }
+        proposal = next_beside(search, records, running)
+        if proposal is not None:
+            return proposal
+        pending = search.next(records)
+        if pending is not None:
+            return pending  # all that the search may ask for is being tried; so this one is tried twice
+        _logger.warning("the search is finished; trial %d repeats its best rate", trial.number)
+        return _repeated(search, records)
+
+    def _records(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+        return [to_record(trial, self._rate) for trial in ended(trials, self._rate)]
+
+    def _search(self, distribution: BaseDistribution) -> AdaptiveSearch:
+        axis, settings = _axis(self._rate, distribution, self._settings), self._settings
+        return AdaptiveSearch(
+            algorithm=self._rate,
+            axis=axis,
+            rule=settings.rule(axis),
+            initial_epochs=settings.initial_training_phase_epochs,
+            patience_epochs=settings.patience_epochs,
+            maximal_total_epochs=settings.maximal_total_epochs,
+            warm_start=settings.warm_start,
+            seed=settings.seed,
+        )
+
+
+def _axis(name: str, distribution: BaseDistribution, settings: AccuracyAwareSettings) -> RateAxis:
+    """The rates that a parameter can have and the settings allow.
+
+    Raises:
+        ConfigError: it is not a float or a choice of numbers in [0, 1], or none of them is allowed.
+    """
+    low, high = settings.minimal_compression_rate, settings.maximal_compression_rate
+    if isinstance(distribution, FloatDistribution) and distribution.step is None:
+        axis = RateAxis(max(low, distribution.low), min(high, distribution.high))
+    else:
+        rates = sorted(float(rate) for rate in _choices(name, distribution) if low <= rate <= high)
+        axis = RateAxis(rates[0], rates[-1], tuple(rates)) if rates else RateAxis(1.0, 0.0)
+    if not 0 <= axis.low <= axis.high <= 1:
+        raise ConfigError(f"{name} must have a value in [{low:g}, {high:g}]; got {distribution!r}")
+    return axis
+
+
+def _choices(name: str, distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        steps = round((distribution.high - distribution.low) / distribution.step)
+        return [round(distribution.low + step * distribution.step, 9) for step in range(steps + 1)]
+    if isinstance(distribution, CategoricalDistribution) and all(map(_is_number, distribution.choices)):
+        return list(distribution.choices)
+    raise ConfigError(f"{name} must be suggested as a float or as a choice of numbers; got {distribution!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _repeated(search: AdaptiveSearch, records: Sequence[TrialRecord]) -> Proposal:
+    """The best rate of a finished search, or the last one where nothing was within the budget."""
+    moves = search.moves(records)
+    feasible = [move for move in moves if move.feasible]
+    move = max(feasible, key=lambda each: each.rate) if feasible else moves[-1]
+    position = move.position
+    return Proposal(
+        algorithm=search.algorithm,
+        compression_rate=move.rate,
+        step=position.step,
+        direction=position.direction,
+        lr_factor=position.lr_factor,
+        start_from=None,
+        seed=search.seed,
+        epochs=search.patience_epochs,
+        initial=False,
+    )

@@ -1,0 +1,45 @@
+"""Work for idle workers: what the search will ask for whichever way the trials that run come out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from autocompress.records import Proposal, TrialRecord
+from autocompress.search.adaptive import Search
+
+
+def next_beside(search: Search, records: Sequence[TrialRecord], running: Collection[float | None]) -> Proposal | None:
+    """The nearest open proposal whose rate no running trial has.
+
+    Both outcomes of each running trial are followed, feasible first, the nearest decisions first. With no running
+    trial it is the search's own next proposal.
+
+    Args:
+        search: of one algorithm.
+        records: of the trials that have ended.
+        running: requested rates of the algorithm's trials that run.
+
+    Returns:
+        None where every way ends or is being tried.
+    """
+    ways = deque([list(records)])
+    while ways:
+        known = ways.popleft()
+        proposal = search.next(known)
+        if proposal is None:
+            continue
+        if proposal.compression_rate not in running:
+            return proposal
+        ways.extend([*known, _assumed(proposal, feasible)] for feasible in (True, False))
+    return None
+
+
+def _assumed(proposal: Proposal, feasible: bool) -> TrialRecord:
+    return TrialRecord(
+        key="",
+        algorithm=proposal.algorithm,
+        state="completed",
+        requested_rate=proposal.compression_rate,
+        feasible=feasible,
+    )
