@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from autocompress.compress.shipping.export import ExportReport, export
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
     from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.engines.optuna.constraints import set_accuracy_budget
+    from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
+    from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
     from autocompress.errors import (
         AutoCompressError,
         CompressionError,
@@ -37,6 +40,8 @@ _HOMES = {
     "AbstractAutoCompressionModule": "autocompress.compress.module",
     "AccuracyAwareSettings": "autocompress.config",
     "AccuracyBudget": "autocompress.budget",
+    "AdaptiveCompressionPruner": "autocompress.engines.optuna.pruner",
+    "AdaptiveCompressionSampler": "autocompress.engines.optuna.sampler",
     "AlgorithmCheck": "autocompress.trial.checking",
     "AutoCompressError": "autocompress.errors",
     "AutoCompressionExperiment": "autocompress.engines.nni",
@@ -61,12 +66,15 @@ _HOMES = {
     "load_compressed": "autocompress.compress.shipping.checkpoint",
     "register_module": "autocompress.compress.registered",
     "run_trial": "autocompress.trial",
+    "set_accuracy_budget": "autocompress.engines.optuna.constraints",
 }
 
 __all__ = [
     "AbstractAutoCompressionModule",
     "AccuracyAwareSettings",
     "AccuracyBudget",
+    "AdaptiveCompressionPruner",
+    "AdaptiveCompressionSampler",
     "AlgorithmCheck",
     "AutoCompressError",
     "AutoCompressionExperiment",
@@ -92,6 +100,7 @@ __all__ = [
     "load_compressed",
     "register_module",
     "run_trial",
+    "set_accuracy_budget",
 ]
 
 

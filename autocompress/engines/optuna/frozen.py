@@ -6,36 +6,14 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.errors import ConfigError
+from autocompress.engines.optuna.constraints import constraints
 from autocompress.records import State, TrialRecord
 
-_CONSTRAINTS = "constraints"
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "completed",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "lost",
 }
-
-
-def constraints(trial: FrozenTrial) -> list[float]:
-    """All constraints of a trial; at most 0 is within. Written by `set_constraint` or, before Optuna 5, by samplers."""
-    listed = trial.system_attrs.get(_CONSTRAINTS) or ()
-    named = [value for key, value in trial.system_attrs.items() if key.startswith(f"{_CONSTRAINTS}:")]
-    return [*map(float, listed), *map(float, named)]
-
-
-def require_constraints(trial: FrozenTrial) -> None:
-    """Check that a finished trial tells whether it is within the budget.
-
-    Raises:
-        ConfigError: it has no constraint.
-    """
-    if not constraints(trial):
-        raise ConfigError(
-            "a trial must tell whether it is within the accuracy budget; call "
-            f"trial.set_constraint('accuracy', threshold - accuracy) in the objective, or give the sampler a "
-            f"constraints_func; got no constraint of trial {trial.number}"
-        )
 
 
 def to_record(trial: FrozenTrial, rate: str, *, state: TrialState | None = None) -> TrialRecord:

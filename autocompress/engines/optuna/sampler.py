@@ -14,7 +14,8 @@ from optuna.samplers._base import _process_constraints_after_trial
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.config import AccuracyAwareSettings
-from autocompress.engines.optuna.frozen import ended, require_constraints, to_record
+from autocompress.engines.optuna.constraints import require_constraints
+from autocompress.engines.optuna.frozen import ended, to_record
 from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
@@ -30,10 +31,10 @@ class AdaptiveCompressionSampler(BaseSampler):
     """Proposes compression rates by step-halving over the trials of the study, and every other parameter by another.
 
     Nothing is kept between calls: any worker with this sampler can go on with the study. A trial is feasible where all
-    its constraints are at most 0: `trial.set_constraint("accuracy", threshold - accuracy)` or, before Optuna 5,
-    `constraints_func`. Trials outside the budget are to be COMPLETE, so that other samplers learn from them; PRUNED
-    ones count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search
-    is finished. Workers that run at the same time are given the rates that the search may ask for next.
+    its constraints are at most 0; `set_accuracy_budget(trial, accuracy - threshold)` writes one, `constraints_func` is
+    the other way. Trials outside the budget are to be COMPLETE, so that other samplers learn from them; PRUNED ones
+    count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search is
+    finished. Workers that run at the same time are given the rates that the search may ask for next.
 
     What the rule says of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
     `start_from` the number of the feasible trial with the highest rate not above this one, as text.

@@ -9,6 +9,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState
 
 from autocompress.config import AccuracyAwareSettings
+from autocompress.engines.optuna.constraints import set_accuracy_budget
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.sampler import PROPOSAL, AdaptiveCompressionSampler
 from autocompress.errors import ConfigError
@@ -31,7 +32,7 @@ class TestOptunasSuite(BasicSamplerTestCase):
 def objective(curve):
     def measure(trial):
         rate = trial.suggest_float("compression_rate", 0, 0.95)
-        trial.set_constraint("accuracy", THRESHOLD - curve(rate, 9))
+        set_accuracy_budget(trial, curve(rate, 9) - THRESHOLD)
         return rate
 
     return measure
@@ -87,7 +88,7 @@ def test_ask_and_tell():
     for wanted in expected_rates(cliff(0.62)):
         trial = study.ask({"compression_rate": FloatDistribution(0, 0.95)})
         assert trial.params["compression_rate"] == wanted
-        trial.set_constraint("accuracy", THRESHOLD - cliff(0.62)(wanted, 9))
+        set_accuracy_budget(trial, cliff(0.62)(wanted, 9) - THRESHOLD)
         study.tell(trial, wanted)
 
 
@@ -102,7 +103,7 @@ def test_the_objective_knows_what_the_rule_says():
     def measure(trial):
         rate = trial.suggest_float("compression_rate", 0, 0.95)
         assert trial.user_attrs[PROPOSAL]["compression_rate"] == rate
-        trial.set_constraint("accuracy", -1.0)
+        set_accuracy_budget(trial, 1.0)
         return rate
 
     optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler()).optimize(measure, n_trials=2)
@@ -132,7 +133,7 @@ def test_workers_at_the_same_time_are_given_what_may_come_next(name, workers):
             trial = study.ask()
             asked.append((trial, trial.suggest_float("compression_rate", 0, 0.95)))
         for trial, rate in asked:
-            trial.set_constraint("accuracy", THRESHOLD - curve(rate, 9))
+            set_accuracy_budget(trial, curve(rate, 9) - THRESHOLD)
             study.tell(trial, rate)
         if set(wanted) <= set(rates(study)):
             break
@@ -155,7 +156,7 @@ def test_a_rate_whose_trials_fail_is_tried_three_times():
         rate = trial.suggest_float("compression_rate", 0, 0.95)
         if rate == 0.5:
             raise RuntimeError("no memory")
-        trial.set_constraint("accuracy", -1.0)
+        set_accuracy_budget(trial, 1.0)
         return rate
 
     study = optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler())
@@ -188,7 +189,7 @@ def test_choices_and_steps():
 
     def measure(trial):
         rate = trial.suggest_categorical("sparsity", [0, 0.3, 0.5, 0.7, 0.9])
-        trial.set_constraint("accuracy", THRESHOLD - cliff(0.62)(rate, 9))
+        set_accuracy_budget(trial, cliff(0.62)(rate, 9) - THRESHOLD)
         return rate
 
     study.optimize(measure)
@@ -206,7 +207,7 @@ def test_other_parameters_are_anothers():
     def measure(trial):
         lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
         rate = trial.suggest_float("compression_rate", 0, 0.95)
-        trial.set_constraint("accuracy", THRESHOLD - knee(0.8)(rate, 9))
+        set_accuracy_budget(trial, knee(0.8)(rate, 9) - THRESHOLD)
         return rate - abs(lr - 1e-3)
 
     study.optimize(measure, n_trials=20)
@@ -225,7 +226,7 @@ def test_settings_are_the_rules():
 
 def test_trials_without_a_constraint_are_told():
     study = optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler())
-    with pytest.raises(ConfigError, match=r"call trial\.set_constraint\('accuracy', threshold - accuracy\)"):
+    with pytest.raises(ConfigError, match=r"call autocompress\.set_accuracy_budget\(trial, accuracy - threshold\)"):
         study.optimize(lambda trial: trial.suggest_float("compression_rate", 0, 0.95), n_trials=1)
 
 

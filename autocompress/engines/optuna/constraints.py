@@ -1,0 +1,44 @@
+"""Whether a trial is within the accuracy budget, as Optuna 4.9, Optuna 5 and optuna-dashboard read and write it."""
+
+from __future__ import annotations
+
+from optuna import Trial
+from optuna.trial import FrozenTrial
+
+from autocompress.errors import ConfigError
+
+_CONSTRAINTS, _NAME = "constraints", "accuracy"
+
+
+def set_accuracy_budget(trial: Trial, accuracy_budget: float) -> None:
+    """Tell Optuna how far a trial is inside its accuracy budget: `trial.set_constraint`, also before Optuna 5.
+
+    Args:
+        trial: that runs.
+        accuracy_budget: accuracy minus threshold, or the reverse where lower is better; at least 0 is within.
+    """
+    if hasattr(trial, "set_constraint"):
+        trial.set_constraint(_NAME, -accuracy_budget)
+    else:
+        trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_budget,))
+
+
+def constraints(trial: FrozenTrial) -> list[float]:
+    """All constraints of a trial; at most 0 is within."""
+    listed = trial.system_attrs.get(_CONSTRAINTS) or ()
+    named = [value for key, value in trial.system_attrs.items() if key.startswith(f"{_CONSTRAINTS}:")]
+    return [*map(float, listed), *map(float, named)]
+
+
+def require_constraints(trial: FrozenTrial) -> None:
+    """Check that a finished trial tells whether it is within the budget.
+
+    Raises:
+        ConfigError: it has no constraint.
+    """
+    if not constraints(trial):
+        raise ConfigError(
+            "a trial must tell whether it is within the accuracy budget; call "
+            "autocompress.set_accuracy_budget(trial, accuracy - threshold) in the objective, or give the sampler a "
+            f"constraints_func; got no constraint of trial {trial.number}"
+        )
