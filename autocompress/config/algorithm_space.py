@@ -106,19 +106,12 @@ class AlgorithmSpace:
         """
         sparsities = self._sparsities(rate, self._axes(minimal_rate, maximal_rate))
         values: dict[str, Any] = {"_name": self.name}
-        for key, space in self._items():
+        for key, space in self.items():
             values[key] = sparsities[key] if key in sparsities else space.middle()
         return {"algorithm_name": values}
 
-    @property
-    def held(self) -> tuple[tuple[str, Any], ...]:
-        """Key and value of every variable that could vary but is held by the adaptive search."""
-        moved = {entry.key("sparsity") for entry in self.entries if entry.sparsity}
-        return tuple(
-            (key, space.middle()) for key, space in self._items() if key not in moved and not space.is_constant
-        )
-
-    def _items(self) -> list[tuple[str, Values]]:
+    def items(self) -> list[tuple[str, Values]]:
+        """Key and values of every variable, in the order of the config list; arguments last."""
         items: list[tuple[str, Values]] = []
         for entry in self.entries:
             if entry.exclude:
@@ -127,6 +120,12 @@ class AlgorithmSpace:
                 items.append((entry.key("sparsity"), entry.sparsity))
             items += [(entry.key(name), values) for name, values in entry.variables]
         return items + [(str(ArgumentKey(name)), values) for name, values in self.arguments]
+
+    @property
+    def held(self) -> tuple[tuple[str, Any], ...]:
+        """Key and value of every variable that could vary but is held by the adaptive search."""
+        moved = {entry.key("sparsity") for entry in self.entries if entry.sparsity}
+        return tuple((key, space.middle()) for key, space in self.items() if key not in moved and not space.is_constant)
 
     def _axes(self, minimal_rate: float, maximal_rate: float) -> dict[str, RateAxis]:
         """Key -> axis of every sparsity, cut to the bounds; constants stay as they are."""

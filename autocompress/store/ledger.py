@@ -26,6 +26,23 @@ class OpenTrial:
     proposal: Proposal | None = None
 
 
+def record_of_end(trial: OpenTrial, crash: str | None) -> TrialRecord:
+    """The record of a trial that ended without a result.
+
+    Args:
+        trial: as it was proposed.
+        crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
+    """
+    return TrialRecord(
+        key=trial.key,
+        algorithm=str(trial.parameters["algorithm_name"]["_name"]),
+        state="lost" if crash is None else "failed",
+        parameters=trial.parameters,
+        requested_rate=trial.proposal.compression_rate if trial.proposal else None,
+        error="the trial's process was killed" if crash is None else crash.splitlines()[-1],
+    )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a checkpoint evaluated to when it was loaded afresh at the end of the search.
@@ -95,15 +112,7 @@ class Ledger:
             key: the trial's key.
             crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
         """
-        trial = self.open[key]
-        record = TrialRecord(
-            key=key,
-            algorithm=str(trial.parameters["algorithm_name"]["_name"]),
-            state="lost" if crash is None else "failed",
-            parameters=trial.parameters,
-            requested_rate=trial.proposal.compression_rate if trial.proposal else None,
-            error="the trial's process was killed" if crash is None else crash.splitlines()[-1],
-        )
+        record = record_of_end(self.open[key], crash)
         if crash is not None:
             self.directory.trial(key).write_traceback(crash)
         self.add(record)

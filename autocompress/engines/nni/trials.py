@@ -7,15 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autocompress.errors import TrialError
+from autocompress.engines.hope import require_hope
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import Ledger, OpenTrial
 from autocompress.trial.key import trial_key
 
 _logger = logging.getLogger("nni.autocompress")
-
-FAILURES_UNTIL_HOPELESS = 3
-"""So many failed trials with no other result in between end the experiment: the cause is not the rate."""
 
 
 class RunningTrials:
@@ -85,7 +82,7 @@ class RunningTrials:
             record = self.ledger.close(key, self._crashes.get(parameter_id))
         if record is not None and record.error is not None:
             _logger.info("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
-        self._require_hope()
+        require_hope(self.ledger.records, self.ledger.directory)
         return record
 
     def note_crash(self, parameter_id: int, trial_id: str) -> None:
@@ -108,14 +105,3 @@ class RunningTrials:
 
     def _decided(self, key: str) -> bool:
         return any(record.key == key and record.state != "lost" for record in self.ledger.records)
-
-    def _require_hope(self) -> None:
-        records = self.ledger.records
-        recent = records[-FAILURES_UNTIL_HOPELESS:]
-        ended = any(record.state in ("completed", "stopped") for record in records)
-        if ended or len(recent) < FAILURES_UNTIL_HOPELESS or any(record.state != "failed" for record in recent):
-            return
-        raise TrialError(
-            f"all of the first {FAILURES_UNTIL_HOPELESS} trials failed, the last one with {recent[-1].error}",
-            self.ledger.directory.trial(recent[-1].key).traceback(),
-        )

@@ -7,7 +7,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from autocompress.config import AccuracyAwareSettings
-from autocompress.engines.optuna.sampler import PROPOSAL
+from autocompress.engines.optuna.records import PROPOSAL
 from autocompress.search.assess import reason_to_stop
 
 

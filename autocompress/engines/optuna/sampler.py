@@ -16,15 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress.config import AccuracyAwareSettings
 from autocompress.engines.optuna.constraints import require_constraints
 from autocompress.engines.optuna.frozen import ended, to_record
+from autocompress.engines.optuna.records import PROPOSAL
 from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
 from autocompress.search.speculation import next_beside
 
 _logger = logging.getLogger(__name__)
-
-PROPOSAL = "autocompress:proposal"
-"""User attribute of a trial: what the rule proposed, as JSON."""
 
 
 class AdaptiveCompressionSampler(BaseSampler):

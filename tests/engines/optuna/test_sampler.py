@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from autocompress.config import AccuracyAwareSettings
 from autocompress.engines.optuna.constraints import set_accuracy_budget
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
-from autocompress.engines.optuna.sampler import PROPOSAL, AdaptiveCompressionSampler
+from autocompress.engines.optuna.records import PROPOSAL
+from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis

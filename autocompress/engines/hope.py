@@ -1,0 +1,32 @@
+"""When to give up: nothing but failed trials is no answer of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autocompress.errors import TrialError
+from autocompress.records import TrialRecord
+from autocompress.store import ExperimentDirectory
+
+FAILURES_UNTIL_HOPELESS = 3
+"""So many failed trials with no other result in between end the experiment: the cause is not the rate."""
+
+
+def require_hope(records: Sequence[TrialRecord], directory: ExperimentDirectory) -> None:
+    """Check that not all of the first trials have failed.
+
+    Args:
+        records: of all trials, in the order they ended.
+        directory: the experiment's, for the traceback.
+
+    Raises:
+        TrialError: they have, with the last reason.
+    """
+    recent = records[-FAILURES_UNTIL_HOPELESS:]
+    ended = any(record.state in ("completed", "stopped") for record in records)
+    if ended or len(recent) < FAILURES_UNTIL_HOPELESS or any(record.state != "failed" for record in recent):
+        return
+    raise TrialError(
+        f"all of the first {FAILURES_UNTIL_HOPELESS} trials failed, the last one with {recent[-1].error}",
+        directory.trial(recent[-1].key).traceback(),
+    )

@@ -1,0 +1,112 @@
+"""The searches of a plan as an Optuna sampler, for our own trials."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from optuna import Study, Trial
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from autocompress.config.space import ALGORITHM_KEY
+from autocompress.engines.optuna.records import KEY, PARAMETERS, PROPOSAL, records_of, running_keys
+from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import EngineError
+from autocompress.records import Proposal
+from autocompress.search import AdaptiveSearch, proposals
+from autocompress.trial.key import trial_key
+
+_RATE = "compression_rate"
+
+
+class ProposalSampler(BaseSampler):
+    """Gives each trial the first open proposal that no other trial runs. Nothing is kept between calls.
+
+    Args:
+        plan: with its baseline.
+    """
+
+    def __init__(self, plan: ExperimentPlan) -> None:
+        self._plan = plan
+        self._searches = plan.searches
+
+    def open(self, trials: Iterable[FrozenTrial]) -> list[Proposal]:
+        """All proposals that are open, whether they run or not; empty when the search is finished."""
+        return proposals(self._searches, records_of(trials))
+
+    def free(self, trials: list[FrozenTrial]) -> list[Proposal]:
+        """The open proposals that no trial runs."""
+        running = running_keys(trials)
+        return [proposal for proposal in self.open(trials) if self._key(proposal) not in running]
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Write on the trial what it is to do.
+
+        Raises:
+            EngineError: the search is finished.
+        """
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        chosen = self.free(others) or self.open(others)
+        if not chosen:
+            raise EngineError("the search is finished; there is nothing left to try")
+        write_order(study, trial, self._plan, self._plan.trial_parameters(chosen[0]), chosen[0])
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """Nothing: parameters come one by one."""
+        return {}
+
+    def sample_relative(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Any:
+        """What was proposed."""
+        proposal = Proposal.from_dict(study._storage.get_trial(trial._trial_id).user_attrs[PROPOSAL])
+        return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.compression_rate
+
+    def suggest(self, trial: Trial) -> None:
+        """Let the study know the algorithm and the rate that the trial was given."""
+        proposal = Proposal.from_dict(trial.user_attrs[PROPOSAL])
+        trial.suggest_categorical(ALGORITHM_KEY, [search.algorithm for search in self._searches])
+        search = next(each for each in self._searches if each.algorithm == proposal.algorithm)
+        if isinstance(search, AdaptiveSearch):
+            axis, name = search.axis, f"{proposal.algorithm}/{_RATE}"
+            if axis.allowed is None:
+                trial.suggest_float(name, axis.low, axis.high)
+            else:
+                trial.suggest_categorical(name, axis.allowed)
+
+    def _key(self, proposal: Proposal) -> str:
+        return key_of(self._plan, self._plan.trial_parameters(proposal))
+
+
+def key_of(plan: ExperimentPlan, parameters: dict[str, Any]) -> str:
+    """The key of a trial with these parameters."""
+    return trial_key(plan.measured.fingerprint, parameters, plan.threshold)
+
+
+def write_order(
+    study: Study, trial: FrozenTrial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
+) -> None:
+    """Write on a trial what it is to do, before it does."""
+    said = {KEY: key_of(plan, parameters), PARAMETERS: parameters}
+    if proposal is not None:
+        said[PROPOSAL] = proposal.to_dict()
+    for name, value in said.items():
+        study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        with contextlib.suppress(AttributeError):
+            trial.set_user_attr(name, value)

@@ -1,0 +1,189 @@
+"""`CompressionStudy`: the experiment without NNI, on an Optuna study."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autocompress.budget import AccuracyBudget
+from autocompress.compress.loading import ModuleReference
+from autocompress.compress.module import AbstractAutoCompressionModule
+from autocompress.config import AccuracyAwareSettings, load_search_space
+from autocompress.engines.optuna.mirror import Mirror
+from autocompress.engines.optuna.proposing import ProposalSampler
+from autocompress.engines.optuna.records import PLAN
+from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+from autocompress.engines.optuna.worker import Worker
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.errors import ConfigError, ModuleError, StoreError
+from autocompress.records import TrialRecord
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
+from autocompress.trial.child import IN_CHILD, measure_in_child
+
+_logger = logging.getLogger("autocompress.optuna")
+
+
+class CompressionStudy:
+    """Finds the highest compression rate of a model within an accuracy budget, as an Optuna study.
+
+    The study is the truth: workers with the same storage and name share one search. Trials run in processes of their
+    own; their checkpoints are in the directory, which all workers must reach.
+
+    Args:
+        module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
+        search_space: as `AutoCompressionSearchSpaceGenerator.dumps` gives it, or a JSON file.
+        budget: the tolerated accuracy degradation; by default that of the settings, which is 1 % relative.
+        storage: Optuna's: a URL or an object; by default a SQLite file in the directory.
+        sampler: Optuna's, which maximises the score, infeasible trials having a constraint above 0; by default the
+            adaptive search, also for an `AdaptiveCompressionSampler`.
+        settings: all settings of the search.
+        objective: what trials are compared by; by default "rate" for one algorithm, "size" for several.
+        study_name: of a study in the storage; the module's name by default.
+        directory: where checkpoints are kept; `autocompress-<study_name>` by default.
+
+    Raises:
+        ConfigError: the search space, a setting or the objective breaks a rule.
+        ModuleError: the class cannot be found again by a trial's process.
+    """
+
+    def __init__(
+        self,
+        module: type[AbstractAutoCompressionModule] | ModuleReference,
+        search_space: Mapping[str, Any] | str | Path,
+        budget: AccuracyBudget | None = None,
+        storage: str | optuna.storages.BaseStorage | None = None,
+        sampler: optuna.samplers.BaseSampler | None = None,
+        *,
+        settings: AccuracyAwareSettings | None = None,
+        objective: str | None = None,
+        study_name: str | None = None,
+        directory: str | Path | None = None,
+    ) -> None:
+        self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
+        self.settings = settings or AccuracyAwareSettings()
+        if budget is not None:
+            self.settings = self.settings.with_budget(budget)
+        self._sampler = None if isinstance(sampler, AdaptiveCompressionSampler) else sampler
+        self._wanted = self._plan(search_space, objective)
+        self.study_name = study_name or self.module.class_name
+        self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
+        self._mirror = Mirror(self.store)
+        self._storage = storage
+        self._study: optuna.Study | None = None
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study; it is made, and the uncompressed model measured, when it is first asked for.
+
+        Raises:
+            StoreError: the storage has a study of that name with another search.
+            AutoCompressError: the model cannot be measured.
+        """
+        if self._study is None:
+            self._study = self._opened()
+        return self._study
+
+    @property
+    def result(self) -> CompressionResult:
+        """What has been found so far; verified when `optimize` has ended."""
+        self._mirror.sync(self.study)
+        return CompressionResult(self.store)
+
+    def optimize(
+        self,
+        n_trials: int | None = None,
+        n_jobs: int = 1,
+        *,
+        on_record: Callable[[TrialRecord], None] | None = None,
+    ) -> CompressionResult:
+        """Search, then load the best model afresh and evaluate it. Ctrl-C ends it cleanly; call it again to go on.
+
+        Args:
+            n_trials: the most trials that this call runs; needed for samplers that do not end by themselves.
+            n_jobs: how many trials run at a time.
+            on_record: told of each trial that has ended, from the worker's thread.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            TrialError: nothing but failures so far.
+            AutoCompressError: something is wrong with the input, the directory or the storage.
+        """
+        if os.environ.get(IN_CHILD):
+            raise ModuleError(
+                "a study must not be run while a trial loads your module: put the launching code of your script under "
+                '`if __name__ == "__main__":`'
+            )
+        if self._sampler is not None and n_trials is None:
+            raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
+        study, plan = self.study, self._wanted
+        stopping, left = threading.Event(), itertools.count()
+        with ThreadPoolExecutor(max_workers=n_jobs) as pool, _stopped_by_errors(stopping):
+            workers = [Worker(study, plan, self._mirror, stopping, on_record) for _ in range(n_jobs)]
+            runs = [pool.submit(worker.run, lambda: n_trials is None or next(left) < n_trials) for worker in workers]
+            for run in runs:
+                run.result()
+        result = self.result
+        result.verify()
+        return result
+
+    def _plan(self, search_space: Mapping[str, Any] | str | Path, objective: str | None) -> ExperimentPlan:
+        space = load_search_space(search_space)
+        plan = ExperimentPlan(
+            module=self.module.to_dict(),
+            search_space=space.wire,
+            settings=self.settings,
+            objective=choose_objective(space, objective),
+            tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
+            engine={"name": "optuna"},
+        )
+        _ = plan.searches  # an empty range or a bad bound is found here
+        return plan
+
+    def _opened(self) -> optuna.Study:
+        self.store.path.mkdir(parents=True, exist_ok=True)
+        storage = self._storage or f"sqlite:///{self.store.path / 'study.db'}"
+        study = optuna.create_study(
+            study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
+        )
+        known = study.user_attrs.get(PLAN)
+        plan = self._measured() if known is None else ExperimentPlan.from_dict(known)
+        if known is None:
+            study.set_user_attr(PLAN, plan.to_dict())
+        self._require_same(plan)
+        self._wanted = plan
+        self._mirror.prepare(plan)
+        study.sampler = self._sampler or ProposalSampler(plan)
+        return study
+
+    def _measured(self) -> ExperimentPlan:
+        plan = self._wanted
+        distilling = plan.settings.knowledge_distillation is not None
+        baseline = measure_in_child(plan.module, plan.search_space, self.store.path, distilling=distilling)
+        return plan.with_baseline(baseline, plan.engine)
+
+    def _require_same(self, plan: ExperimentPlan) -> None:
+        for name in ("search_space", "settings", "objective"):
+            if getattr(plan, name) != getattr(self._wanted, name):
+                raise StoreError(
+                    f"the study {self.study_name!r} must be of the same search; its {name} is another one: name "
+                    "another study"
+                )
+
+
+@contextlib.contextmanager
+def _stopped_by_errors(stopping: threading.Event) -> Iterator[None]:
+    """Whatever ends the block, Ctrl-C too, ends its workers; their trials save their state."""
+    try:
+        yield
+    finally:
+        stopping.set()
