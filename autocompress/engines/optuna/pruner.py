@@ -6,7 +6,6 @@ from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
-from autocompress.config import AccuracyAwareSettings
 from autocompress.engines.optuna.records import PROPOSAL
 from autocompress.search.assess import reason_to_stop
 
@@ -18,11 +17,12 @@ class AdaptiveCompressionPruner(BasePruner):
     has the patience that `AdaptiveCompressionSampler` gave it; trials of other samplers have none of their own.
 
     Args:
-        settings: `maximal_total_epochs` is read; by default NNCF's.
+        maximal_total_epochs: the most epochs of all trials together; NNCF's by default.
+        stages: how often a trial may use its patience: twice in a mix of two algorithms.
     """
 
-    def __init__(self, settings: AccuracyAwareSettings | None = None) -> None:
-        self._settings = settings or AccuracyAwareSettings()
+    def __init__(self, maximal_total_epochs: int = 10_000, *, stages: int = 1) -> None:
+        self._maximal_total_epochs, self._stages = maximal_total_epochs, stages
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether a trial must end after its latest intermediate value."""
@@ -32,8 +32,8 @@ class AdaptiveCompressionPruner(BasePruner):
         others = (each for each in study.get_trials(deepcopy=False) if each.number != trial.number)
         reason = reason_to_stop(
             trial.last_step,
-            patience=patience,
+            patience=patience and patience * self._stages,
             total_epochs=trial.last_step + sum(each.last_step or 0 for each in others),
-            maximal_total_epochs=self._settings.maximal_total_epochs,
+            maximal_total_epochs=self._maximal_total_epochs,
         )
         return reason is not None

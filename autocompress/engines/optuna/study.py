@@ -14,12 +14,14 @@ from typing import Any
 
 import optuna
 
+from autocompress.algorithms import algorithm
 from autocompress.budget import AccuracyBudget
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings, load_search_space
 from autocompress.engines.optuna.mirror import Mirror
 from autocompress.engines.optuna.proposing import ProposalSampler
+from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
 from autocompress.engines.optuna.worker import Worker
@@ -163,6 +165,8 @@ class CompressionStudy:
         self._wanted = plan
         self._mirror.prepare(plan)
         study.sampler = self._sampler or ProposalSampler(plan)
+        stages = max(len(algorithm(space.name).parts) or 1 for space in plan.space.algorithms)
+        study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=stages)
         return study
 
     def _measured(self) -> ExperimentPlan:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.engines.hope import require_hope
 from autocompress.engines.optuna.constraints import set_accuracy_budget
+from autocompress.engines.optuna.liveness import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
 from autocompress.engines.optuna.mirror import Mirror
 from autocompress.engines.optuna.proposing import ProposalSampler, write_order
 from autocompress.engines.optuna.records import INTERRUPTED, KEY, PARAMETERS, RECORD, open_trial, records_of
@@ -46,6 +49,7 @@ class Worker:
     ) -> None:
         self._study, self._plan, self._mirror, self._stopping = study, plan, mirror, stopping
         self._on_record = on_record or (lambda _: None)
+        self._liveness = Liveness()
 
     def run(self, allowed: Callable[[], bool]) -> None:
         """Go on until the search is finished, is being stopped, or `allowed` says that there were enough trials.
@@ -61,6 +65,7 @@ class Worker:
         """Wait while all that the search asks for is being run by others; whether there is something to run."""
         sampler = self._study.sampler
         while not self._stopping.is_set():
+            self._liveness.bury(self._study)
             trials = self._study.get_trials(deepcopy=False)
             if not isinstance(sampler, ProposalSampler):
                 return sum(record.epochs for record in records_of(trials)) < self._plan.settings.maximal_total_epochs
@@ -77,7 +82,7 @@ class Worker:
         self._mirror.sync(self._study)
         process = TrialProcess(self._mirror.store, key, parameters)
         ending = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(process, ending), daemon=True)
+        watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
         watcher.start()
         try:
             for result in process.results():
@@ -93,12 +98,17 @@ class Worker:
             watcher.join()
         self._tell(trial, key, crash)
 
-    def _watch(self, process: TrialProcess, ending: threading.Event) -> None:
-        """Interrupt the trial when the search is being stopped."""
+    def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
+        """Tell that it is being run, and interrupt it when the search is being stopped."""
+        beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS / 5):
             if self._stopping.is_set():
                 process.interrupt()
                 return
+            if time.monotonic() >= due:
+                beat, due = beat + 1, time.monotonic() + BEAT_SECONDS
+                with contextlib.suppress(Exception):  # the storage may be away; the next beat tells
+                    trial.set_user_attr(BEAT, beat)
 
     def _report(self, trial: optuna.Trial, result: Mapping[str, Any], process: TrialProcess) -> None:
         trial.report(float(result["accuracy"]), int(result["epoch"]))
@@ -139,6 +149,7 @@ class Worker:
         return record_of_end(asked, crash)
 
     def _parameters(self, trial: optuna.Trial) -> Mapping[str, Any]:
+        trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
         if isinstance(sampler, ProposalSampler):
             sampler.suggest(trial)

@@ -268,8 +268,6 @@ def test_the_pruner_ends_trials_beyond_their_patience():
 
 
 def test_the_pruner_ends_trials_beyond_the_epochs_of_the_study():
-    settings = SETTINGS.with_changes({"maximal_total_epochs": 7})
-
     def trains(trial):
         for epoch in range(1, 6):
             trial.report(0.5, epoch)
@@ -277,6 +275,6 @@ def test_the_pruner_ends_trials_beyond_the_epochs_of_the_study():
                 raise optuna.TrialPruned
         return 0.0
 
-    study = optuna.create_study(pruner=AdaptiveCompressionPruner(settings), sampler=optuna.samplers.RandomSampler())
+    study = optuna.create_study(pruner=AdaptiveCompressionPruner(7), sampler=optuna.samplers.RandomSampler())
     study.optimize(trains, n_trials=3)
     assert [trial.last_step for trial in study.trials] == [5, 3, 1]

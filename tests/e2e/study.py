@@ -1,0 +1,30 @@
+"""A worker of a study as a user's script would be: `study.py DIRECTORY MODULE [STORAGE]`."""
+
+import sys
+
+from autocompress.engines.optuna.study import CompressionStudy
+from tests import curve_modules
+from tests.e2e.launch import search_space
+
+FEW = {  # 0.55, 0.6, 0.65 where the edge is at 0.62
+    "initial_compression_rate": 0.55,
+    "initial_compression_rate_step": 0.05,
+    "minimal_compression_rate_step": 0.05,
+}
+
+
+def study(directory, module, storage=None, *names, **settings):
+    """The study that tests run, here or in a process of its own."""
+    from autocompress import AccuracyAwareSettings
+
+    return CompressionStudy(
+        getattr(curve_modules, module),
+        search_space(*(names or ["l2"])),
+        storage=storage,
+        settings=AccuracyAwareSettings.from_dict({**FEW, **settings}),
+        directory=directory,
+    )
+
+
+if __name__ == "__main__":
+    study(*sys.argv[1:]).optimize()
