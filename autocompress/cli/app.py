@@ -13,12 +13,14 @@ from rich.console import Console
 from autocompress.cli import launch
 from autocompress.cli.check import checks_table, tried
 from autocompress.cli.holder import holder
+from autocompress.cli.on_nni import new_experiment, old_experiment
+from autocompress.cli.on_optuna import new_study, old_study
 from autocompress.cli.outcome import told_errors
 from autocompress.cli.picture import still
 from autocompress.cli.shipping import ship
 from autocompress.cli.snapshot import Snapshot, take
 from autocompress.cli.tables import trials_table
-from autocompress.errors import StoreError
+from autocompress.errors import ConfigError, StoreError, unknown_name
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 
@@ -41,6 +43,10 @@ _Port = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Port of the web page on 127.0.0.1. Default: 8080, if taken a free one."),
 ]
+_Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna's storage. Default: a SQLite file in the directory.")
+]
+_Study = Annotated[str | None, typer.Option(metavar="NAME", help="Optuna's study. Default: the class' name.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]
 
@@ -89,6 +95,9 @@ def run(
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
     port: _Port = None,
+    engine: Annotated[str, typer.Option(help="nni, or optuna: without a web page, on any storage.")] = "nni",
+    storage: _Storage = None,
+    study: _Study = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
     ] = None,
@@ -102,20 +111,48 @@ def run(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         wishes = launch.Wishes(search_space, tuner, trials, budget, objective, concurrency, seed)
-        launch.carry_out(launch.new_experiment(module, out, wishes), "run", port, quiet=quiet)
+        launch.carry_out(_new(engine, module, out, wishes, port, storage, study), quiet=quiet)
 
 
 @app.command()
-def resume(directory: _Directory, port: _Port = None, quiet: _Quiet = False, debug: _Debug = False) -> None:
+def resume(
+    directory: _Directory,
+    port: _Port = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials (optuna).")] = None,
+    quiet: _Quiet = False,
+    debug: _Debug = False,
+) -> None:
     """Go on with a search that was stopped or killed; nothing finished is trained again.
 
     Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
     """
     with told_errors(debug=debug):
-        ExperimentDirectory(directory).settings()  # before NNI is imported: the commonest mistake
-        from autocompress.engines.nni import AutoCompressionExperiment
+        engine = ExperimentDirectory(directory).settings()["engine"].get("name")  # before an engine is imported
+        optuna = engine == "optuna"
+        search = old_study(directory, trials=trials) if optuna else old_experiment(directory, port)
+        launch.carry_out(search, quiet=quiet)
 
-        launch.carry_out(AutoCompressionExperiment.open(directory), "resume", port, quiet=quiet)
+
+@app.command()
+def worker(
+    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna's storage, reached by all workers.")],
+    study: Annotated[str, typer.Option(metavar="NAME", help="The study in it.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Its directory, which all workers must reach.")],
+    module: Annotated[
+        str | None, typer.Option(metavar="FILE:CLASS", help="Your module, where it is elsewhere on this machine.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    quiet: _Quiet = False,
+    debug: _Debug = False,
+) -> None:
+    """Help with a study that has begun; may be started and killed at any time.
+
+    Example: autocompress worker --storage postgresql://host/db --study DigitsModule --out /shared/digits
+    """
+    with told_errors(debug=debug):
+        found = old_study(out, storage, study, module, trials=trials, jobs=concurrency, alone=False)
+        launch.carry_out(found, quiet=quiet)
 
 
 @app.command()
@@ -189,6 +226,24 @@ def export(directory: _Directory, path: _Path, as_json: _Json = False, debug: _D
     """
     with told_errors(debug=debug):
         print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
+
+
+def _new(
+    engine: str,
+    module: str,
+    out: Path | None,
+    wishes: launch.Wishes,
+    port: int | None,
+    storage: str | None,
+    study: str | None,
+) -> launch.Search:
+    if engine == "optuna":
+        return new_study(module, out, wishes, storage, study)
+    if engine != "nni":
+        raise ConfigError(unknown_name("engine", engine, ("nni", "optuna")))
+    if storage is not None or study is not None:
+        raise ConfigError("--storage and --study are for --engine optuna; got them for nni")
+    return new_experiment(module, out, wishes, port)
 
 
 def _verdict(result: CompressionResult) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Lines:
             if address is None:
                 return
             self._shown = len(snapshot.records)
-            self._print(f"web page: {address}")
+            if address:
+                self._print(f"web page: {address}")
             self._print(f"accuracy: {accuracy_text(snapshot)}")
         for record in snapshot.records[self._shown :]:
             self._shown += 1

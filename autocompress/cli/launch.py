@@ -1,4 +1,4 @@
-"""Carrying out a search: the experiment, the display around it, and how it ends. Imports NNI only when called."""
+"""Carrying out a search on an engine: the display around it, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 
 if TYPE_CHECKING:
-    from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.compress.loading import ModuleReference
 
 
 @dataclass(frozen=True)
@@ -52,50 +52,51 @@ def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget 
     return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
 
 
-def new_experiment(module: str, out: Path | None, wishes: Wishes) -> AutoCompressionExperiment:
-    """The experiment that was asked for, not yet checked.
+class Search(Protocol):
+    """A search that can be carried out, on whichever engine."""
 
-    Raises:
-        AutoCompressError: there is no such module file, or a setting breaks a rule.
-    """
-    from autocompress.compress.loading import ModuleReference
-    from autocompress.engines.nni import AutoCompressionExperiment
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        ...
 
-    reference = ModuleReference.parse(module)
-    named = f"{reference.class_name}-{datetime.now():%Y%m%d-%H%M%S}"
-    experiment = AutoCompressionExperiment(reference, "local", directory=out or Path("autocompress-out", named))
-    experiment.config.search_space_file = wishes.search_space
-    experiment.config.trial_concurrency = wishes.concurrency
-    experiment.config.max_trial_number = wishes.trials
-    if wishes.tuner is not None:
-        experiment.config.tuner.name = wishes.tuner
-    experiment.settings = experiment.settings.with_changes({"seed": wishes.seed})
-    if wishes.budget is not None:
-        experiment.budget = wishes.budget
-    experiment.objective = wishes.objective
-    return experiment
+    @property
+    def url(self) -> str | None:
+        """Its web page; None while it has not started, empty where there is none."""
+        ...
+
+    def run(self, console: Console) -> bool:
+        """Run to its end. False where it was interrupted and has stopped by itself."""
+        ...
+
+    def stop(self) -> None:
+        """End what is left of it."""
+        ...
 
 
-def carry_out(experiment: AutoCompressionExperiment, action: str, port: int | None, *, quiet: bool) -> None:
-    """Run or resume the experiment to its end and print the result.
+def carry_out(search: Search, *, quiet: bool) -> None:
+    """Run the search to its end and print the result.
 
     Args:
-        experiment: the search.
-        action: "run" or "resume".
-        port: of the web page; None for 8080, or a free one where that is taken.
+        search: on an engine.
         quiet: print nothing but the result.
 
     Raises:
-        AutoCompressError: as the experiment does.
+        AutoCompressError: as the engine does.
         typer.Exit: Ctrl-C; how to go on has been printed.
     """
-    store = ExperimentDirectory(experiment.directory)
+    store = ExperimentDirectory(search.directory)
     with _nothing_left_behind(store):
-        if not _ends_by_itself(experiment, store, action, port, quiet):
+        if not _ends_by_itself(search, store, quiet):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
     print(told(CompressionResult(store)))
+
+
+def new_directory(reference: ModuleReference, out: Path | None) -> Path:
+    """The directory that was asked for, else one named after the module and the time."""
+    return out or Path("autocompress-out", f"{reference.class_name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def told(result: CompressionResult) -> str:
@@ -107,27 +108,22 @@ def told(result: CompressionResult) -> str:
     return f'{result.summary()}\nload it     autocompress.load_compressed("{result.checkpoint}")'
 
 
-def _ends_by_itself(
-    experiment: AutoCompressionExperiment, store: ExperimentDirectory, action: str, port: int | None, quiet: bool
-) -> bool:
-    from autocompress.engines.nni.manager import default_port
-
+def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool) -> bool:
     console, interrupts = Console(), Interrupts()
-    _quieten_nni(console)
     with interrupts.counted():
         try:
-            with watching(store, console, lambda: experiment.url, quiet=quiet, stopping=lambda: interrupts.count > 0):
-                return getattr(experiment, action)(default_port() if port is None else port) is not None
+            with watching(store, console, lambda: search.url, quiet=quiet, stopping=lambda: interrupts.count > 0):
+                return search.run(console)
         except KeyboardInterrupt:
             return False
         finally:
-            experiment.stop()
+            search.stop()
 
 
-def _quieten_nni(console: Console) -> None:
-    """NNI tells every step on standard output; of that only warnings are left, and ours go above the live display."""
-    logging.getLogger("nni").setLevel(logging.WARNING)
-    ours = logging.getLogger("nni.autocompress")
+def quieten(logger: str, above: str, console: Console) -> None:
+    """Of what a framework logs only warnings are left, and ours go above the live display."""
+    logging.getLogger(above).setLevel(logging.WARNING)
+    ours = logging.getLogger(logger)
     ours.propagate = False
     ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]
 

@@ -31,7 +31,7 @@ def picture(
         doing = "stopping ..." if stopping else "measuring the uncompressed model ..."
         return Spinner("dots", Text.assemble(doing, (f" {duration(seconds)}", "dim")), style="cyan")
     parts: list[RenderableType] = [_accuracy(snapshot), _search(snapshot, seconds)]
-    if url is not None:
+    if url:
         parts.append(_labelled("page", Text(url, style=f"link {url}", overflow="fold")))
     shown = snapshot.records[-_SHOWN_TRIALS:]
     if shown:
@@ -102,7 +102,7 @@ def _doing(snapshot: Snapshot, url: str | None, stopping: bool) -> list[Renderab
         return []
     if snapshot.ended:
         return [_spinner("loading the best model afresh and evaluating it ..." if snapshot.best else "ending ...")]
-    return [_spinner("starting NNI ..." if url is None else f"next: {_next(snapshot.waiting)}")]
+    return [_spinner("starting ..." if url is None else f"next: {_next(snapshot.waiting)}")]
 
 
 def _next(waiting: list[Proposal]) -> str:

@@ -27,7 +27,7 @@ def test_before_the_baseline_is_measured(tmp_path):
 
 
 def test_before_the_first_trial(new_store):
-    assert "starting NNI" in shown(new_store, url=None)
+    assert "starting" in shown(new_store, url=None)
     assert "next: l2 at rate 0.5, up to 5 epochs" in shown(new_store)
     assert "best     nothing yet" in shown(new_store)
 

@@ -165,8 +165,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on(tmp_path, epochs_log):
 
 def test_another_sampler_learns_from_trials_outside_the_budget(tmp_path):
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=3)
-    one = study(tmp_path / "experiment", "Cliff")
-    one._sampler = sampler
+    one = study(tmp_path / "experiment", "Cliff", sampler=sampler)
     with pytest.raises(ConfigError, match="TPESampler does not end by itself: n_trials must be given"):
         one.optimize()
     result = one.optimize(n_trials=6)

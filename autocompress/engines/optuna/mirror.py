@@ -8,6 +8,7 @@ import optuna
 
 from autocompress.engines.optuna.records import open_trial, records_of
 from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory, Ledger
 
 
@@ -25,11 +26,16 @@ class Mirror:
         """Write the plan where there is none.
 
         Raises:
-            StoreError: the directory cannot be made, or holds something else.
+            StoreError: the directory cannot be written, or belongs to another experiment.
         """
         if not self.store.exists():
-            self.store.path.mkdir(parents=True, exist_ok=True)
             self.store.write_settings(plan.to_dict())
+            return
+        engine = ExperimentPlan.from_dict(self.store.settings()).engine
+        if (engine.get("name"), engine.get("study")) != ("optuna", plan.engine["study"]):
+            raise StoreError(
+                f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
+            )
 
     def sync(self, study: optuna.Study) -> Ledger:
         """Take over what has happened in the study; the ledger of it.

@@ -24,6 +24,7 @@ from autocompress.engines.optuna.proposing import ProposalSampler
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+from autocompress.engines.optuna.storages import address, default_storage, named_sampler, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError, ModuleError, StoreError
@@ -76,12 +77,51 @@ class CompressionStudy:
         if budget is not None:
             self.settings = self.settings.with_budget(budget)
         self._sampler = None if isinstance(sampler, AdaptiveCompressionSampler) else sampler
-        self._wanted = self._plan(search_space, objective)
         self.study_name = study_name or self.module.class_name
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
-        self._mirror = Mirror(self.store)
         self._storage = storage
+        self._wanted = self._plan(search_space, objective)
+        self._mirror = Mirror(self.store)
         self._study: optuna.Study | None = None
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        storage: str | optuna.storages.BaseStorage | None = None,
+        study_name: str | None = None,
+        module: ModuleReference | None = None,
+    ) -> CompressionStudy:
+        """A study that was started before, here or elsewhere: to go on with, to read its `result`.
+
+        Args:
+            directory: where checkpoints are kept; with nothing else given it tells the storage and the name.
+            storage: of the study.
+            study_name: its name in the storage.
+            module: where the module is on this machine; by default where it was when the study was made.
+
+        Raises:
+            StoreError: there is no such study.
+            ConfigError: the directory does not tell the storage, as its address has a password.
+        """
+        if storage is None:
+            store = ExperimentDirectory(directory or ".")
+            plan = ExperimentPlan.from_dict(store.settings())
+            storage, study_name = told_storage(plan, store)
+        else:
+            plan = plan_of(storage, study_name)
+        adaptive = plan.tuner == ADAPTIVE_TUNER
+        return cls(
+            module or ModuleReference.from_dict(plan.module),
+            plan.search_space,
+            storage=storage,
+            sampler=None if adaptive else named_sampler(plan.tuner, plan.settings.seed),
+            settings=plan.settings,
+            objective=plan.objective,
+            study_name=study_name,
+            directory=directory,
+        )
 
     @property
     def study(self) -> optuna.Study:
@@ -146,14 +186,14 @@ class CompressionStudy:
             settings=self.settings,
             objective=choose_objective(space, objective),
             tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
-            engine={"name": "optuna"},
+            engine={"name": "optuna", "study": self.study_name, "storage": address(self._storage)},
         )
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan
 
     def _opened(self) -> optuna.Study:
         self.store.path.mkdir(parents=True, exist_ok=True)
-        storage = self._storage or f"sqlite:///{self.store.path / 'study.db'}"
+        storage = self._storage or default_storage(self.store)
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )

@@ -1,0 +1,85 @@
+"""Searches on NNI. NNI is imported only when called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from autocompress.cli.launch import Wishes, new_directory, quieten
+
+if TYPE_CHECKING:
+    from autocompress.engines.nni import AutoCompressionExperiment
+
+
+@dataclass
+class NniSearch:
+    """An experiment that is to be run or resumed. Implements `launch.Search`.
+
+    Attributes:
+        experiment: the search.
+        action: "run" or "resume".
+        port: of the web page; None for 8080, or a free one where that is taken.
+    """
+
+    experiment: AutoCompressionExperiment
+    action: str
+    port: int | None
+
+    @property
+    def directory(self) -> Path:
+        """See `launch.Search`."""
+        return self.experiment.directory
+
+    @property
+    def url(self) -> str | None:
+        """See `launch.Search`."""
+        return self.experiment.url
+
+    def run(self, console: Console) -> bool:
+        """See `launch.Search`."""
+        from autocompress.engines.nni.manager import default_port
+
+        quieten("nni.autocompress", "nni", console)
+        port = default_port() if self.port is None else self.port
+        return getattr(self.experiment, self.action)(port) is not None
+
+    def stop(self) -> None:
+        """See `launch.Search`."""
+        self.experiment.stop()
+
+
+def new_experiment(module: str, out: Path | None, wishes: Wishes, port: int | None) -> NniSearch:
+    """The experiment that was asked for, not yet checked.
+
+    Raises:
+        AutoCompressError: there is no such module file, or a setting breaks a rule.
+    """
+    from autocompress.compress.loading import ModuleReference
+    from autocompress.engines.nni import AutoCompressionExperiment
+
+    reference = ModuleReference.parse(module)
+    experiment = AutoCompressionExperiment(reference, "local", directory=new_directory(reference, out))
+    experiment.config.search_space_file = wishes.search_space
+    experiment.config.trial_concurrency = wishes.concurrency
+    experiment.config.max_trial_number = wishes.trials
+    if wishes.tuner is not None:
+        experiment.config.tuner.name = wishes.tuner
+    experiment.settings = experiment.settings.with_changes({"seed": wishes.seed})
+    if wishes.budget is not None:
+        experiment.budget = wishes.budget
+    experiment.objective = wishes.objective
+    return NniSearch(experiment, "run", port)
+
+
+def old_experiment(directory: Path, port: int | None) -> NniSearch:
+    """The experiment in a directory, to be resumed.
+
+    Raises:
+        StoreError: there is none.
+    """
+    from autocompress.engines.nni import AutoCompressionExperiment
+
+    return NniSearch(AutoCompressionExperiment.open(directory), "resume", port)

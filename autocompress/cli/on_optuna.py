@@ -1,0 +1,106 @@
+"""Searches on Optuna, which is imported only when called."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from autocompress.cli.launch import Wishes, new_directory, quieten
+
+if TYPE_CHECKING:
+    from autocompress.engines.optuna.study import CompressionStudy
+
+
+@dataclass
+class OptunaSearch:
+    """A study that is to be gone on with. Implements `launch.Search`.
+
+    Attributes:
+        study: the search.
+        trials: the most trials; None for as many as it takes.
+        jobs: trials at a time.
+        alone: whether nobody else may launch from its directory; workers may.
+    """
+
+    study: CompressionStudy
+    trials: int | None
+    jobs: int
+    alone: bool = True
+    _started: bool = field(default=False, init=False)
+
+    @property
+    def directory(self) -> Path:
+        """See `launch.Search`."""
+        return self.study.store.path
+
+    @property
+    def url(self) -> str | None:
+        """See `launch.Search`: it has no page."""
+        return "" if self._started else None
+
+    def run(self, console: Console) -> bool:
+        """See `launch.Search`."""
+        quieten("autocompress.optuna", "optuna", console)
+        with self.study.store.locked() if self.alone else contextlib.nullcontext():
+            _ = self.study.study
+            self._started = True
+            self.study.optimize(self.trials, self.jobs)
+        return True
+
+    def stop(self) -> None:
+        """See `launch.Search`: nothing is left."""
+
+
+def new_study(module: str, out: Path | None, wishes: Wishes, storage: str | None, name: str | None) -> OptunaSearch:
+    """The study that was asked for, not yet checked against the model.
+
+    Raises:
+        AutoCompressError: there is no such module file, or a setting breaks a rule.
+    """
+    from autocompress.compress.loading import ModuleReference
+    from autocompress.config import AccuracyAwareSettings
+    from autocompress.engines.optuna.storages import named_sampler
+    from autocompress.engines.optuna.study import CompressionStudy
+    from autocompress.engines.plan import ADAPTIVE_TUNER
+
+    reference = ModuleReference.parse(module)
+    adaptive = wishes.tuner is None or wishes.tuner.lower() == ADAPTIVE_TUNER.lower()
+    study = CompressionStudy(
+        reference,
+        wishes.search_space,
+        wishes.budget,
+        storage,
+        None if adaptive else named_sampler(str(wishes.tuner), wishes.seed),
+        settings=AccuracyAwareSettings.from_dict({"seed": wishes.seed}),
+        objective=wishes.objective,
+        study_name=name,
+        directory=new_directory(reference, out),
+    )
+    return OptunaSearch(study, wishes.trials, wishes.concurrency)
+
+
+def old_study(
+    directory: Path | None,
+    storage: str | None = None,
+    name: str | None = None,
+    module: str | None = None,
+    *,
+    trials: int | None = None,
+    jobs: int = 1,
+    alone: bool = True,
+) -> OptunaSearch:
+    """A study that has begun, by its directory or its storage and name.
+
+    Raises:
+        AutoCompressError: there is none, or it cannot be told from the directory.
+    """
+    from autocompress.compress.loading import ModuleReference
+    from autocompress.engines.optuna.study import CompressionStudy
+
+    reference = None if module is None else ModuleReference.parse(module)
+    study = CompressionStudy.open(directory, storage=storage, study_name=name, module=reference)
+    return OptunaSearch(study, trials, jobs, alone)
