@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autocompress.engines.optuna.constraints import set_accuracy_budget
     from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
     from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+    from autocompress.engines.optuna.study import CompressionStudy
     from autocompress.errors import (
         AutoCompressError,
         CompressionError,
@@ -49,6 +50,7 @@ _HOMES = {
     "Baseline": "autocompress.records",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
+    "CompressionStudy": "autocompress.engines.optuna.study",
     "ConfigError": "autocompress.errors",
     "EngineError": "autocompress.errors",
     "ExportReport": "autocompress.compress.shipping.export",
@@ -82,6 +84,7 @@ __all__ = [
     "Baseline",
     "CompressionError",
     "CompressionResult",
+    "CompressionStudy",
     "ConfigError",
     "EngineError",
     "ExportReport",

@@ -47,6 +47,10 @@ _Storage = Annotated[
     str | None, typer.Option(metavar="URL", help="Optuna's storage. Default: a SQLite file in the directory.")
 ]
 _Study = Annotated[str | None, typer.Option(metavar="NAME", help="Optuna's study. Default: the class' name.")]
+_Artefacts = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Where workers on other machines find checkpoints; any fsspec address."),
+]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]
 
@@ -98,6 +102,7 @@ def run(
     engine: Annotated[str, typer.Option(help="nni, or optuna: without a web page, on any storage.")] = "nni",
     storage: _Storage = None,
     study: _Study = None,
+    artefacts: _Artefacts = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
     ] = None,
@@ -111,7 +116,7 @@ def run(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         wishes = launch.Wishes(search_space, tuner, trials, budget, objective, concurrency, seed)
-        launch.carry_out(_new(engine, module, out, wishes, port, storage, study), quiet=quiet)
+        launch.carry_out(_new(engine, module, out, wishes, port, (storage, study, artefacts)), quiet=quiet)
 
 
 @app.command()
@@ -137,7 +142,9 @@ def resume(
 def worker(
     storage: Annotated[str, typer.Option(metavar="URL", help="Optuna's storage, reached by all workers.")],
     study: Annotated[str, typer.Option(metavar="NAME", help="The study in it.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Its directory, which all workers must reach.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Its directory, or one of this machine's own where it has --artefacts.")
+    ],
     module: Annotated[
         str | None, typer.Option(metavar="FILE:CLASS", help="Your module, where it is elsewhere on this machine.")
     ] = None,
@@ -234,15 +241,14 @@ def _new(
     out: Path | None,
     wishes: launch.Wishes,
     port: int | None,
-    storage: str | None,
-    study: str | None,
+    shared: tuple[str | None, str | None, str | None],
 ) -> launch.Search:
     if engine == "optuna":
-        return new_study(module, out, wishes, storage, study)
+        return new_study(module, out, wishes, *shared)
     if engine != "nni":
         raise ConfigError(unknown_name("engine", engine, ("nni", "optuna")))
-    if storage is not None or study is not None:
-        raise ConfigError("--storage and --study are for --engine optuna; got them for nni")
+    if any(each is not None for each in shared):
+        raise ConfigError("--storage, --study and --artefacts are for --engine optuna; the engine is nni")
     return new_experiment(module, out, wishes, port)
 
 

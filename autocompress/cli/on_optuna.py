@@ -55,7 +55,9 @@ class OptunaSearch:
         """See `launch.Search`: nothing is left."""
 
 
-def new_study(module: str, out: Path | None, wishes: Wishes, storage: str | None, name: str | None) -> OptunaSearch:
+def new_study(
+    module: str, out: Path | None, wishes: Wishes, storage: str | None, name: str | None, artefacts: str | None
+) -> OptunaSearch:
     """The study that was asked for, not yet checked against the model.
 
     Raises:
@@ -79,6 +81,7 @@ def new_study(module: str, out: Path | None, wishes: Wishes, storage: str | None
         objective=wishes.objective,
         study_name=name,
         directory=new_directory(reference, out),
+        artefacts=artefacts,
     )
     return OptunaSearch(study, wishes.trials, wishes.concurrency)
 

@@ -13,7 +13,7 @@ FEW = {  # 0.55, 0.6, 0.65 where the edge is at 0.62
 }
 
 
-def study(directory, module, storage=None, *names, sampler=None, **settings):
+def study(directory, module, storage=None, *names, sampler=None, artefacts=None, **settings):
     """The study that tests run, here or in a process of its own."""
     from autocompress import AccuracyAwareSettings
 
@@ -22,6 +22,7 @@ def study(directory, module, storage=None, *names, sampler=None, **settings):
         search_space(*(names or ["l2"])),
         storage=storage,
         sampler=sampler,
+        artefacts=artefacts,
         settings=AccuracyAwareSettings.from_dict({**FEW, **settings}),
         directory=directory,
     )

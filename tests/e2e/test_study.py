@@ -134,6 +134,19 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
     assert trained_epochs(epochs_log) == expected, "nothing is trained twice"
 
 
+def test_workers_without_a_common_directory_share_artefacts(tmp_path, epochs_log):
+    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
+    expected = trained_epochs(epochs_log)
+    epochs_log.unlink()
+    storage, address = f"sqlite:///{tmp_path}/study.db", f"file://{tmp_path}/shared"
+    for machine in range(4):  # each runs one trial with nothing but the storage and the address
+        one = study(tmp_path / f"machine{machine}", "CountsEpochs", storage, artefacts=address)
+        result = one.optimize(n_trials=1)
+    assert told(result) == told(undisturbed)
+    assert trained_epochs(epochs_log) == expected
+    assert result.load_model() is not None
+
+
 def test_a_trial_that_is_killed_is_trained_again(tmp_path):
     directory, storage = tmp_path / "experiment", f"sqlite:///{tmp_path}/study.db"
     worker = Process(directory, "CountsEpochs", storage)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import optuna
 
 from autocompress.engines.optuna.records import open_trial, records_of
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import StoreError
+from autocompress.records import TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.artefacts import Artefacts
 
 
 class Mirror:
@@ -17,10 +21,12 @@ class Mirror:
 
     Args:
         store: the directory.
+        artefacts: where checkpoints are shared with workers that do not share the directory; None where all do.
     """
 
-    def __init__(self, store: ExperimentDirectory) -> None:
+    def __init__(self, store: ExperimentDirectory, artefacts: Artefacts | None = None) -> None:
         self.store = store
+        self._artefacts = artefacts
 
     def prepare(self, plan: ExperimentPlan) -> None:
         """Write the plan where there is none.
@@ -36,6 +42,38 @@ class Mirror:
             raise StoreError(
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )
+
+    def fetch(self, key: str, parameters: Mapping[str, Any]) -> None:
+        """Bring here what a trial needs: the checkpoint it starts from, and its own result if there is one.
+
+        Raises:
+            StoreError: the checkpoint is not there, or cannot be read.
+        """
+        if self._artefacts is None:
+            return
+        start = parameters["search"].get("start_from")
+        if start is not None and not self._artefacts.pull(start, self.store.trial(start).path):
+            raise StoreError(f"{self._artefacts.url} must hold the checkpoint of trial {start}; it does not")
+        self._artefacts.pull(key, self.store.trial(key).path)
+
+    def give(self, record: TrialRecord) -> None:
+        """Share the files of a trial that has ended, before anybody hears of it.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        if self._artefacts is not None:
+            self._artefacts.push(record.key, self.store.trial(record.key).path)
+
+    def fetch_feasible(self, records: Iterable[TrialRecord]) -> None:
+        """Bring here the checkpoints of all models within the budget.
+
+        Raises:
+            StoreError: one cannot be read.
+        """
+        for record in records:
+            if self._artefacts is not None and record.feasible:
+                self._artefacts.pull(record.key, self.store.trial(record.key).path)
 
     def sync(self, study: optuna.Study) -> Ledger:
         """Take over what has happened in the study; the ledger of it.

@@ -31,6 +31,7 @@ from autocompress.errors import ConfigError, ModuleError, StoreError
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
+from autocompress.store.artefacts import Artefacts
 from autocompress.trial.child import IN_CHILD, measure_in_child
 
 _logger = logging.getLogger("autocompress.optuna")
@@ -40,7 +41,7 @@ class CompressionStudy:
     """Finds the highest compression rate of a model within an accuracy budget, as an Optuna study.
 
     The study is the truth: workers with the same storage and name share one search. Trials run in processes of their
-    own; their checkpoints are in the directory, which all workers must reach.
+    own; their checkpoints are in the directory, which all workers must reach, or at the address of `artefacts`.
 
     Args:
         module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
@@ -53,6 +54,7 @@ class CompressionStudy:
         objective: what trials are compared by; by default "rate" for one algorithm, "size" for several.
         study_name: of a study in the storage; the module's name by default.
         directory: where checkpoints are kept; `autocompress-<study_name>` by default.
+        artefacts: address of checkpoints, for workers that share no directory: anything that fsspec knows.
 
     Raises:
         ConfigError: the search space, a setting or the objective breaks a rule.
@@ -71,6 +73,7 @@ class CompressionStudy:
         objective: str | None = None,
         study_name: str | None = None,
         directory: str | Path | None = None,
+        artefacts: str | None = None,
     ) -> None:
         self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
         self.settings = settings or AccuracyAwareSettings()
@@ -79,9 +82,9 @@ class CompressionStudy:
         self._sampler = None if isinstance(sampler, AdaptiveCompressionSampler) else sampler
         self.study_name = study_name or self.module.class_name
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
-        self._storage = storage
+        self._storage, self._artefacts = storage, artefacts
         self._wanted = self._plan(search_space, objective)
-        self._mirror = Mirror(self.store)
+        self._mirror = Mirror(self.store, None if artefacts is None else Artefacts(artefacts))
         self._study: optuna.Study | None = None
 
     @classmethod
@@ -121,6 +124,7 @@ class CompressionStudy:
             objective=plan.objective,
             study_name=study_name,
             directory=directory,
+            artefacts=plan.engine.get("artefacts"),
         )
 
     @property
@@ -138,7 +142,7 @@ class CompressionStudy:
     @property
     def result(self) -> CompressionResult:
         """What has been found so far; verified when `optimize` has ended."""
-        self._mirror.sync(self.study)
+        self._mirror.fetch_feasible(self._mirror.sync(self.study).records)
         return CompressionResult(self.store)
 
     def optimize(
@@ -186,7 +190,12 @@ class CompressionStudy:
             settings=self.settings,
             objective=choose_objective(space, objective),
             tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
-            engine={"name": "optuna", "study": self.study_name, "storage": address(self._storage)},
+            engine={
+                "name": "optuna",
+                "study": self.study_name,
+                "storage": address(self._storage),
+                "artefacts": self._artefacts,
+            },
         )
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan

@@ -80,6 +80,7 @@ class Worker:
         parameters = self._parameters(trial)
         key = str(_frozen(self._study, trial).user_attrs[KEY])
         self._mirror.sync(self._study)
+        self._mirror.fetch(key, parameters)
         process = TrialProcess(self._mirror.store, key, parameters)
         ending = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
@@ -134,6 +135,7 @@ class Worker:
         require_hope(ledger.records, self._mirror.store)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        self._mirror.give(record)
         trial.set_user_attr(RECORD, record.to_dict())
         if record.accuracy_budget is None or record.score is None:
             self._study.tell(trial, state=TrialState.FAIL)
