@@ -26,12 +26,13 @@ class OpenTrial:
     proposal: Proposal | None = None
 
 
-def record_of_end(trial: OpenTrial, crash: str | None) -> TrialRecord:
+def record_of_end(trial: OpenTrial, crash: str | None, killed: str = "the trial's process was killed") -> TrialRecord:
     """The record of a trial that ended without a result.
 
     Args:
         trial: as it was proposed.
         crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
+        killed: how it was killed.
     """
     return TrialRecord(
         key=trial.key,
@@ -39,7 +40,7 @@ def record_of_end(trial: OpenTrial, crash: str | None) -> TrialRecord:
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.compression_rate if trial.proposal else None,
-        error="the trial's process was killed" if crash is None else crash.splitlines()[-1],
+        error=killed if crash is None else crash.splitlines()[-1],
     )
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autocompress.store import ExperimentDirectory
@@ -57,9 +58,25 @@ class TrialProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
-    def wait(self) -> str | None:
-        """Wait for its end; what it printed if it ended with an error by itself, else None."""
+    def wait(self) -> End:
+        """Wait for its end, and tell of it."""
         code = self._process.wait()
-        if code <= 0:
-            return None
-        return self._output.read_text(errors="replace").strip() or f"the trial ended with code {code}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (the machine may have been out of memory)" if -code == signal.SIGKILL else ""
+            return End(killed=f"the trial's process was killed by {name}{hint}")
+        printed = self._output.read_text(errors="replace").strip()
+        return End(crash=printed or f"the trial ended with code {code}") if code else End()
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trial's process ended.
+
+    Attributes:
+        crash: what it printed, where it ended with an error by itself.
+        killed: by which signal, where it was.
+    """
+
+    crash: str | None = None
+    killed: str | None = None

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import optuna
-import psutil
 import pytest
 import torch
 from optuna.storages import InMemoryStorage, JournalStorage
@@ -125,10 +124,9 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
     epochs_log.unlink()
     worker = Process(directory, "CountsEpochs", storage)
     until(lambda: results(directory) if directory.exists() else None, worker)
-    trial = until(lambda: next(processes_of(directory, "-m autocompress.trial "), None), worker)
-    worker.process.kill()
+    until(lambda: next(processes_of(directory, "-m autocompress.trial "), None), worker)
+    worker.process.kill()  # the trial may go on without it, and its record counts
     worker.wait()
-    assert psutil.pid_exists(trial.pid) or True  # it may go on without its worker, and its record counts
     result = study(directory, "CountsEpochs", storage).optimize()
     assert told(result) == told(undisturbed)
     assert trained_epochs(epochs_log) == expected, "nothing is trained twice"
@@ -160,6 +158,7 @@ def test_a_trial_that_is_killed_is_trained_again(tmp_path):
         (0.6, "completed"),
         (0.65, "completed"),
     ], worker.printed()
+    assert records[0].error == "the trial's process was killed by SIGKILL (the machine may have been out of memory)"
 
 
 def test_ctrl_c_ends_it_cleanly_and_it_goes_on(tmp_path, epochs_log):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings, load_search_space
 from autocompress.engines.optuna.mirror import Mirror
+from autocompress.engines.optuna.patience import patient
 from autocompress.engines.optuna.proposing import ProposalSampler
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
@@ -34,7 +34,7 @@ from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
 from autocompress.trial.child import IN_CHILD, measure_in_child
 
-_logger = logging.getLogger("autocompress.optuna")
+_PATIENCE_WHEN_STOPPING = 5.0
 
 
 class CompressionStudy:
@@ -86,6 +86,7 @@ class CompressionStudy:
         self._wanted = self._plan(search_space, objective)
         self._mirror = Mirror(self.store, None if artefacts is None else Artefacts(artefacts))
         self._study: optuna.Study | None = None
+        self._patient: Any = None
 
     @classmethod
     def open(
@@ -173,7 +174,7 @@ class CompressionStudy:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         study, plan = self.study, self._wanted
         stopping, left = threading.Event(), itertools.count()
-        with ThreadPoolExecutor(max_workers=n_jobs) as pool, _stopped_by_errors(stopping):
+        with ThreadPoolExecutor(max_workers=n_jobs) as pool, self._stopping(stopping):
             workers = [Worker(study, plan, self._mirror, stopping, on_record) for _ in range(n_jobs)]
             runs = [pool.submit(worker.run, lambda: n_trials is None or next(left) < n_trials) for worker in workers]
             for run in runs:
@@ -181,6 +182,17 @@ class CompressionStudy:
         result = self.result
         result.verify()
         return result
+
+    @contextlib.contextmanager
+    def _stopping(self, stopping: threading.Event) -> Iterator[None]:
+        """Whatever ends the block, Ctrl-C too, ends its workers; their trials save their state."""
+        seconds = self._patient.seconds
+        try:
+            yield
+        finally:
+            self._patient.seconds = _PATIENCE_WHEN_STOPPING
+            stopping.set()
+        self._patient.seconds = seconds
 
     def _plan(self, search_space: Mapping[str, Any] | str | Path, objective: str | None) -> ExperimentPlan:
         space = load_search_space(search_space)
@@ -202,7 +214,7 @@ class CompressionStudy:
 
     def _opened(self) -> optuna.Study:
         self.store.path.mkdir(parents=True, exist_ok=True)
-        storage = self._storage or default_storage(self.store)
+        storage = self._patient = patient(optuna.storages.get_storage(self._storage or default_storage(self.store)))
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )
@@ -231,12 +243,3 @@ class CompressionStudy:
                     f"the study {self.study_name!r} must be of the same search; its {name} is another one: name "
                     "another study"
                 )
-
-
-@contextlib.contextmanager
-def _stopped_by_errors(stopping: threading.Event) -> Iterator[None]:
-    """Whatever ends the block, Ctrl-C too, ends its workers; their trials save their state."""
-    try:
-        yield
-    finally:
-        stopping.set()

@@ -20,9 +20,10 @@ from autocompress.engines.optuna.proposing import ProposalSampler, write_order
 from autocompress.engines.optuna.records import INTERRUPTED, KEY, PARAMETERS, RECORD, open_trial, records_of
 from autocompress.engines.optuna.suggesting import suggest
 from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import AutoCompressError
 from autocompress.records import TrialRecord
 from autocompress.store import record_of_end
-from autocompress.trial.process import TrialProcess
+from autocompress.trial.process import End, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.5
@@ -88,16 +89,17 @@ class Worker:
         try:
             for result in process.results():
                 self._report(trial, result, process)
-            crash = process.wait()
+            end = process.wait()
         except BaseException:
             process.interrupt()
             process.wait()
-            self._interrupted(trial)
+            with contextlib.suppress(AutoCompressError):  # the storage may be the cause
+                self._interrupted(trial)
             raise
         finally:
             ending.set()
             watcher.join()
-        self._tell(trial, key, crash)
+        self._tell(trial, key, end)
 
     def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
         """Tell that it is being run, and interrupt it when the search is being stopped."""
@@ -121,21 +123,19 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _tell(self, trial: optuna.Trial, key: str, crash: str | None) -> None:
+    def _tell(self, trial: optuna.Trial, key: str, end: End) -> None:
         record = self._mirror.store.trial(key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
             self._interrupted(trial)
             return
-        if record is None and crash is None:  # killed: `records_of` takes it for lost
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._tell_record(trial, record or self._crashed(trial, crash))
+        self._tell_record(trial, record or self._without_result(trial, end))
         ledger = self._mirror.sync(self._study)
         self._on_record(ledger.records[-1])
         require_hope(ledger.records, self._mirror.store)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        self._mirror.give(record)
+        if record.state != "lost":
+            self._mirror.give(record)
         trial.set_user_attr(RECORD, record.to_dict())
         if record.accuracy_budget is None or record.score is None:
             self._study.tell(trial, state=TrialState.FAIL)
@@ -143,11 +143,14 @@ class Worker:
         set_accuracy_budget(trial, record.accuracy_budget)
         self._study.tell(trial, record.score)
 
-    def _crashed(self, trial: optuna.Trial, crash: str | None) -> TrialRecord:
+    def _without_result(self, trial: optuna.Trial, end: End) -> TrialRecord:
         asked = open_trial(_frozen(self._study, trial))
         assert asked is not None  # written before the trial began
-        if crash is not None:
-            self._mirror.store.trial(asked.key).write_traceback(crash)
+        if end.killed is not None:
+            _logger.warning("%s at %s: %s", asked.key, asked.proposal and asked.proposal.compression_rate, end.killed)
+            return record_of_end(asked, None, end.killed)
+        crash = end.crash or "the trial's process ended without a result"
+        self._mirror.store.trial(asked.key).write_traceback(crash)
         return record_of_end(asked, crash)
 
     def _parameters(self, trial: optuna.Trial) -> Mapping[str, Any]:

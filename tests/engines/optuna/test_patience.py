@@ -1,0 +1,80 @@
+"""A storage that goes away for a while, and one that stays away."""
+
+import logging
+import sqlite3
+import threading
+import time
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+
+from autocompress.engines.optuna.patience import patient
+from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+from autocompress.errors import StoreError
+from autocompress.testing import cliff
+from tests.engines.optuna.test_sampler import expected_rates, objective, rates
+
+
+class Away(InMemoryStorage):
+    """Every other call fails."""
+
+    calls = 0
+
+    def _fails(self):
+        self.calls += 1
+        return self.calls % 2
+
+    def get_all_trials(self, *arguments, **keywords):
+        if self._fails():
+            raise ConnectionError("the server is restarting")
+        return super().get_all_trials(*arguments, **keywords)
+
+    def set_trial_state_values(self, *arguments, **keywords):
+        if self._fails():
+            raise optuna.exceptions.StorageInternalError("the connection is lost")
+        return super().set_trial_state_values(*arguments, **keywords)
+
+
+def test_a_search_goes_on_when_the_storage_is_back(caplog):
+    with caplog.at_level(logging.WARNING):
+        study = optuna.create_study(storage=patient(Away()), direction="maximize", sampler=AdaptiveCompressionSampler())
+        study.optimize(objective(cliff(0.62)))
+    assert rates(study) == expected_rates(cliff(0.62))
+    assert "does not answer; trying again" in caplog.text
+
+
+def test_a_database_that_is_locked_for_a_while(tmp_path):
+    path = tmp_path / "study.db"
+    url = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.1}})
+    study = optuna.create_study(storage=patient(url), direction="maximize", sampler=AdaptiveCompressionSampler())
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    released = []
+
+    def release():
+        time.sleep(2)
+        released.append(time.monotonic())
+        other.rollback()
+        other.close()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    study.optimize(objective(cliff(0.62)))
+    thread.join()
+    assert rates(study) == expected_rates(cliff(0.62))
+    assert released[0] < time.monotonic()
+
+
+def test_one_that_stays_away_is_told():
+    class Gone(InMemoryStorage):
+        def get_all_trials(self, *arguments, **keywords):
+            raise ConnectionError("no route to host")
+
+    with pytest.raises(StoreError, match=r"has not answered for \d+ s: no route to host"):
+        optuna.create_study(storage=patient(Gone(), 0.5)).get_trials()
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyError):
+        patient(InMemoryStorage()).get_study_id_from_name("nowhere")
