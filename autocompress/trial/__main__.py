@@ -28,7 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     channel = _channel(parsed.channel)
     module = ModuleReference.from_dict(settings["module"]).load()
     record = run_trial(
-        module, channel.parameters(), threshold=settings["threshold"], directory=parsed.directory, reporter=channel
+        module,
+        channel.parameters(),
+        threshold=settings["threshold"],
+        directory=parsed.directory,
+        reporter=channel,
+        fingerprint=settings["baseline"]["fingerprint"],
     )
     if record.state == "failed":
         print(record.error, file=sys.stderr)

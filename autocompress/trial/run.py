@@ -52,6 +52,7 @@ def run_trial(
     threshold: float,
     directory: str | Path,
     reporter: Reporter | None = None,
+    fingerprint: str | None = None,
 ) -> TrialRecord:
     """Run one trial, or answer it from its record if it has been run.
 
@@ -61,6 +62,8 @@ def run_trial(
         threshold: the worst tolerable accuracy, in the evaluator's unit.
         directory: the experiment's directory; the trial's own is `trials/<key>` in it.
         reporter: told of every evaluation and of the end; nobody by default.
+        fingerprint: hash of the module's source text for the trial's key, where an experiment began with another
+            text; that of the module as it is by default.
 
     Returns:
         the record, which is on disk too. A trial that raised has the state "failed" and the reason.
@@ -70,7 +73,7 @@ def run_trial(
     """
     reporter = reporter or Silent()
     reference = ModuleReference.of(module)
-    key = trial_key(reference.fingerprint(), parameters, threshold)
+    key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
     with trial.locked():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +37,7 @@ from autocompress.store.artefacts import Artefacts
 from autocompress.trial.child import IN_CHILD, measure_in_child
 
 _PATIENCE_WHEN_STOPPING = 5.0
+_logger = logging.getLogger("autocompress.optuna")
 
 
 class CompressionStudy:
@@ -223,7 +226,7 @@ class CompressionStudy:
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
         self._require_same(plan)
-        self._wanted = plan
+        plan = self._wanted = dataclasses.replace(plan, module=self.module.to_dict())  # where it is on this machine
         self._mirror.prepare(plan)
         study.sampler = self._sampler or ProposalSampler(plan)
         stages = max(len(algorithm(space.name).parts) or 1 for space in plan.space.algorithms)
@@ -237,6 +240,8 @@ class CompressionStudy:
         return plan.with_baseline(baseline, plan.engine)
 
     def _require_same(self, plan: ExperimentPlan) -> None:
+        if self.module.fingerprint() != plan.measured.fingerprint:
+            _logger.warning("the module's source has changed since the study began; finished trials keep their results")
         for name in ("search_space", "settings", "objective"):
             if getattr(plan, name) != getattr(self._wanted, name):
                 raise StoreError(
