@@ -153,8 +153,13 @@ class TrialDirectory:
 
     def clear(self) -> None:
         """Drop what an earlier attempt left."""
-        for name in ("record.json", "curve.jsonl", "traceback.txt"):
+        self.clear_curve()
+        for name in ("record.json", "traceback.txt"):
             (self.path / name).unlink(missing_ok=True)
+
+    def clear_curve(self) -> None:
+        """Begin the learning curve anew."""
+        (self.path / "curve.jsonl").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,15 +19,18 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
+from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.trial.key import trial_key
 from autocompress.trial.order import TrialOrder
 from autocompress.trial.reporter import Reporter, Silent
-from autocompress.trial.seeds import seed_everything
+from autocompress.trial.seeds import seed_everything, unchanged_randomness
 from autocompress.trial.stages import Compressed, Pipeline
 from autocompress.trial.surroundings import Surroundings
+
+_logger = logging.getLogger("autocompress.trial")
 
 REPORTED = (
     "accuracy",
@@ -86,6 +90,34 @@ def run_trial(
     return record
 
 
+def train_again(
+    module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: ModuleReference | None = None
+) -> None:
+    """Train a finished trial whose checkpoint is damaged once more; equal parameters give equal weights.
+
+    Args:
+        module: the user's module.
+        key: of the trial, whose record tells its parameters.
+        threshold: as it was.
+        directory: the experiment's.
+        reference: of the module, where it is known.
+
+    Raises:
+        StoreError: there is no such trial, or it cannot be trained again.
+    """
+    experiment = ExperimentDirectory(directory)
+    trial = experiment.trial(key)
+    with trial.locked(), unchanged_randomness():
+        record = trial.record()
+        if record is None:
+            raise StoreError(f"trial {key} cannot be trained again: it has no record")
+        trial.clear_curve()
+        known = reference or ModuleReference.of(module)
+        again = _Trial(module, known, record.parameters, threshold, experiment, key, Silent()).run()
+        if again.state != "completed":
+            raise StoreError(f"trial {key} cannot be trained again: {again.error}")
+
+
 def final_result(record: TrialRecord) -> dict[str, Any]:
     """The final result as it is reported: the score as `default`, and what was measured, booleans as 0 and 1."""
     fields = {name: getattr(record, name) for name in REPORTED}
@@ -140,11 +172,24 @@ class _Trial:
         return self._measured(record, done, surroundings, order.objective)
 
     def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
-        model = copy.deepcopy(original)
         if order.start_from is None:
-            return model
+            return copy.deepcopy(original)
         trial = self.experiment.trial(order.start_from)
-        return load_compressed(trial.pruned if len(order.stages) > 1 else trial.checkpoint, model)
+        path = trial.pruned if len(order.stages) > 1 else trial.checkpoint
+        try:
+            return load_compressed(path, original)
+        except StoreError as error:
+            if trial.record() is None:
+                raise
+            _logger.warning("%s; its trial is trained again", error)
+        train_again(
+            self.module,
+            order.start_from,
+            threshold=self.threshold,
+            directory=self.experiment.path,
+            reference=self.reference,
+        )
+        return load_compressed(path, original)
 
     def _keep(self, surroundings: Surroundings) -> Callable[[nn.Module], None]:
         return lambda model: self._save(model, self.directory.pruned, surroundings)

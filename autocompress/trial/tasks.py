@@ -18,12 +18,13 @@ from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.config import AlgorithmSpace, SearchSpace, read_parameters
-from autocompress.errors import AutoCompressError, ModuleError
+from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.records import Baseline
 from autocompress.store import Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.fine_tune import find_trainer, missing_optimizer
 from autocompress.trial.order import Stage
+from autocompress.trial.run import train_again
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
 
@@ -128,6 +129,16 @@ def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
     return Verdict(accuracy, _holdout(module, model), budget >= 0)
 
 
+def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
+    """The verdict; a damaged checkpoint's trial is trained again first."""
+    checkpoint = Path(order["checkpoint"])
+    try:
+        return verify(module, checkpoint, order["threshold"])
+    except StoreError:
+        train_again(module, checkpoint.parent.name, threshold=order["threshold"], directory=order["directory"])
+        return verify(module, checkpoint, order["threshold"])
+
+
 def _holdout(module: ModuleClass, model: Any) -> float | None:
     evaluator = module.holdout_evaluator()
     return None if evaluator is None else evaluate(evaluator, model.eval())
@@ -141,7 +152,7 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
             return measure_baseline(module, space, distilling=order["distilling"]).to_dict()
         if order["task"] == "check":
             return _check(module, order["search_space"])
-        return dataclasses.asdict(verify(module, Path(order["checkpoint"]), order["threshold"]))
+        return dataclasses.asdict(_verified(module, order))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 

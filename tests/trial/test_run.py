@@ -2,15 +2,18 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 
 from autocompress.compress.hooks import fresh_model
+from autocompress.compress.loading import ModuleReference
 from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
 from autocompress.trial import run_trial
+from autocompress.trial.child import verify_in_child
 from tests import curve_modules as modules
 
 
@@ -283,3 +286,42 @@ def test_a_flat_curve_has_no_nan(tmp_path):
     assert not math.isnan(flat()(0.5, 1))
     record = run_trial(modules.Flat, parameters(0.9), threshold=0.0, directory=tmp_path)
     assert record.feasible
+
+
+def damage(checkpoint):
+    """A bit of the weights file flips."""
+    content = bytearray((checkpoint / "weights.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / "weights.pt").write_bytes(bytes(content))
+
+
+def plain(record):
+    return {**record.to_dict(), "seconds": 0}
+
+
+@pytest.mark.parametrize("harm", ["flipped", "weights gone", "all gone"])
+def test_a_damaged_checkpoint_is_trained_again(tmp_path, caplog, harm):
+    def two(directory, between):
+        first = run_trial(modules.Cliff, parameters(0.5), threshold=0.8, directory=directory)
+        between(directory / first.checkpoint)
+        second = run_trial(modules.Cliff, parameters(0.6, start_from=first.key), threshold=0.8, directory=directory)
+        weights = (directory / first.checkpoint / "weights.pt").read_bytes()
+        return plain(first), plain(second), weights, (directory / second.checkpoint / "weights.pt").read_bytes()
+
+    harms = {
+        "flipped": damage,
+        "weights gone": lambda checkpoint: (checkpoint / "weights.pt").unlink(),
+        "all gone": shutil.rmtree,
+    }
+    undisturbed = two(tmp_path / "undisturbed", lambda _: None)
+    assert two(tmp_path / "disturbed", harms[harm]) == undisturbed
+    assert "its trial is trained again" in caplog.text
+
+
+def test_a_damaged_best_model_is_trained_again_before_it_is_verified(tmp_path):
+    record = run_trial(modules.Cliff, parameters(0.5), threshold=0.8, directory=tmp_path)
+    damage(tmp_path / record.checkpoint)
+    reference = ModuleReference.of(modules.Cliff).to_dict()
+    verdict = verify_in_child(reference, tmp_path / record.checkpoint, 0.8, tmp_path)
+    assert (verdict.accuracy, verdict.feasible) == (record.accuracy, True)
+    assert load_compressed(tmp_path / record.checkpoint, fresh_model(modules.Cliff)) is not None
