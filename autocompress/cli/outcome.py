@@ -51,7 +51,7 @@ def told_errors(*, debug: bool = False) -> Iterator[None]:
 
 
 class Interrupts:
-    """Ctrl-C once stops cleanly; once more changes nothing, so that stopping is not broken off; a third forces it."""
+    """Ctrl-C or SIGTERM stops cleanly; once more changes nothing, not to break off the stopping; a third forces it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -59,11 +59,12 @@ class Interrupts:
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
         """Count interrupts while the block runs."""
-        before = signal.signal(signal.SIGINT, self._handle)
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the interface of signal handlers
         self.count += 1
