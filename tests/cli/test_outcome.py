@@ -60,16 +60,17 @@ def test_other_errors_are_bugs_and_pass():
         _ = 1 / 0
 
 
-def test_ctrl_c_again_does_not_break_off_the_stopping():
-    before, interrupts = signal.getsignal(signal.SIGINT), Interrupts()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_again_does_not_break_off_the_stopping(number):
+    before, interrupts = signal.getsignal(number), Interrupts()
     with interrupts.counted():
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+        signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
     assert interrupts.count == 3
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_version():
