@@ -36,6 +36,11 @@ class Algorithm:
     needs: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Algorithm, ...] = ()
 
+    @property
+    def stages(self) -> tuple[Algorithm, ...]:
+        """The algorithms that are applied one after the other: the parts of a mix, else this one."""
+        return self.parts or (self,)
+
 
 _FILTERS = "autocompress.compress.pruning.filters:FilterPruner"
 _WEIGHTS = "autocompress.compress.pruning.sparsity:LevelPruner"

@@ -36,6 +36,7 @@ Examples:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+_Module = Annotated[str, typer.Argument(metavar="FILE:CLASS", help="Your module, or package.module:CLASS.")]
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The experiment's directory.")]
 _Path = Annotated[Path, typer.Argument(metavar="PATH", help="The file, or the directory, to write.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -82,7 +83,7 @@ def _common(
 
 @app.command(epilog=_EXAMPLES)
 def run(
-    module: Annotated[str, typer.Argument(metavar="FILE:CLASS", help="Your module, or package.module:CLASS.")],
+    module: _Module,
     search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
     tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
@@ -204,7 +205,7 @@ def best(directory: _Directory, as_json: _Json = False) -> None:
 
 @app.command()
 def check(
-    module: Annotated[str, typer.Argument(metavar="FILE:CLASS", help="Your module, or package.module:CLASS.")],
+    module: _Module,
     search_space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
     ] = None,

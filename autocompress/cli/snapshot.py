@@ -145,7 +145,7 @@ def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     last = curve[-1] if curve else {}
     rate = search.get("compression_rate", _only_sparsity(chosen))
     name, epochs = chosen["_name"], search.get("epochs")
-    most = None if epochs is None else epochs * len(algorithm(name).parts or (name,))
+    most = None if epochs is None else epochs * len(algorithm(name).stages)
     return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))
 
 

@@ -71,7 +71,12 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return []
 
 
+def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+    """All tensors of one forward pass in eval mode, without gradients."""
+    with evaluating(model), torch.no_grad():
+        return tensors(model(*moved(inputs, device_of(model))))
+
+
 def output_shapes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
     """Shapes of all output tensors of one forward pass in eval mode."""
-    with evaluating(model), torch.no_grad():
-        return [tuple(tensor.shape) for tensor in tensors(model(*moved(example_inputs, device_of(model))))]
+    return [tuple(tensor.shape) for tensor in outputs(model, example_inputs)]

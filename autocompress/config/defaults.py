@@ -23,7 +23,7 @@ def default_space(names: Iterable[str]) -> SearchSpace:
     generator = AutoCompressionSearchSpaceGenerator()
     for name in names:
         known = algorithm(name)
-        generator.add_config(name, [_entry(part) for part in known.parts or (known,)])
+        generator.add_config(name, [_entry(part) for part in known.stages])
     return SearchSpace.parse(generator.dumps())
 
 

@@ -102,7 +102,7 @@ def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]
         ConfigError: naming the rule that is broken, then the entry.
     """
     seen: set[tuple[Kind, tuple[frozenset[str], ...]]] = set()
-    wanted = [part.kind for part in known.parts or (known,)]
+    wanted = [part.kind for part in known.stages]
     for layers, variables in entries:
         kind = entry_kind(layers.quant_types)
         _require_variables(kind, layers, variables)

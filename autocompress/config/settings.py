@@ -203,6 +203,14 @@ class AccuracyAwareSettings(BaseModel):
     def _search(self, algorithm: str, axis: RateAxis | None) -> Search:
         if axis is None:
             return SingleTrial(algorithm, self.initial_training_phase_epochs, self.seed)
+        return self.adaptive_search(algorithm, axis)
+
+    def adaptive_search(self, algorithm: str, axis: RateAxis) -> AdaptiveSearch:
+        """The search of an algorithm over an axis.
+
+        Raises:
+            ConfigError: the axis is not within [0, 1].
+        """
         return AdaptiveSearch(
             algorithm=algorithm,
             axis=axis,

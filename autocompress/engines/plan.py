@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from autocompress.algorithms import algorithm
 from autocompress.config import AccuracyAwareSettings, SearchSpace
 from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, Proposal
@@ -72,6 +73,11 @@ class ExperimentPlan:
     def searches(self) -> tuple[Search, ...]:
         """One search for each algorithm."""
         return self.settings.searches(self.space)
+
+    @property
+    def stages(self) -> int:
+        """The most algorithms that a trial applies one after the other, each with its own epochs."""
+        return max(len(algorithm(space.name).stages) for space in self.space.algorithms)
 
     @property
     def maximal_total_epochs(self) -> int:

@@ -31,7 +31,7 @@ from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.shipping.export import export
-from autocompress.compress.state import device_of, evaluating, moved, tensors
+from autocompress.compress.state import outputs
 from autocompress.config import default_space, read_parameters
 from autocompress.records import Measurement
 from autocompress.trial.order import Stage
@@ -141,7 +141,7 @@ def _check_rates(found: Sequence[Compressed], surroundings: Surroundings) -> Non
 
 
 def _check_outputs(finished: nn.Module, surroundings: Surroundings) -> None:
-    before, after = (outputs(model, surroundings) for model in (surroundings.original, finished))
+    before, after = (outputs(model, surroundings.inputs) for model in (surroundings.original, finished))
     shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
     assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after), "outputs must be finite"
@@ -160,7 +160,7 @@ def _check_reload(finished: nn.Module, surroundings: Surroundings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(finished, Path(folder, "checkpoint"), surroundings.original)
         loaded = load_compressed(Path(folder, "checkpoint"), surroundings.original)
-    pairs = zip(outputs(finished, surroundings), outputs(loaded, surroundings), strict=True)
+    pairs = zip(outputs(finished, surroundings.inputs), outputs(loaded, surroundings.inputs), strict=True)
     assert all(torch.equal(*pair) for pair in pairs), "a checkpoint must give the same outputs bit for bit"
     state = loaded.state_dict()
     odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
@@ -176,8 +176,7 @@ def _check_export(finished: nn.Module, surroundings: Surroundings) -> None:
 
 
 def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed) -> None:
-    model, last = compressed.compressions[-1].model, registered(algorithm)
-    name = last.parts[-1].name if last.parts else last.name
+    model, name = compressed.compressions[-1].model, registered(algorithm).stages[-1].name
     trainer, optimizer = module.sparsifying_trainer(name), module.optimizer_factory()
     assert trainer is not None, f"{module.__name__} must have a sparsifying_trainer"
     assert optimizer is not None, f"{module.__name__} must have an optimizer_factory"
@@ -208,11 +207,7 @@ def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
 
 def _check_seed(first: Compressed, second: Compressed, surroundings: Surroundings) -> None:
     assert first.achieved == second.achieved, f"a seed must give one rate; {first.achieved} and {second.achieved}"
-    pairs = zip(outputs(first.finished, surroundings), outputs(second.finished, surroundings), strict=True)
+    pairs = zip(
+        outputs(first.finished, surroundings.inputs), outputs(second.finished, surroundings.inputs), strict=True
+    )
     assert all(torch.equal(*pair) for pair in pairs), "the same seed must give the same model"
-
-
-def outputs(model: nn.Module, surroundings: Surroundings) -> list[torch.Tensor]:
-    """The model's outputs of the example inputs, in eval mode."""
-    with evaluating(model), torch.no_grad():
-        return tensors(model(*moved(surroundings.inputs, device_of(model))))

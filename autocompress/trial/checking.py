@@ -127,8 +127,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundi
 
 def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
     """The check, told of the module's hooks."""
-    known = algorithm(check.algorithm)
-    names = [part.name for part in known.parts or (known,)]
+    names = [part.name for part in algorithm(check.algorithm).stages]
     missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
     fine_tunes = find_trainer(module, names[-1]) is not None
     return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)

@@ -15,12 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import errors
-from autocompress.errors import AutoCompressError, TrialError
+from autocompress.errors import AutoCompressError, ModuleError, TrialError
 from autocompress.records import Baseline
 from autocompress.store import Verdict
 
 IN_CHILD = "AUTOCOMPRESS_CHILD"
 """Environment variable that is set in processes that load the user's module for us."""
+
+
+def refuse_in_child(rule: str) -> None:
+    """Check that this process does not load the user's module for us: importing a script must not launch it again.
+
+    Args:
+        rule: what must not be done there.
+
+    Raises:
+        ModuleError: it does.
+    """
+    if os.environ.get(IN_CHILD):
+        raise ModuleError(
+            f"{rule} while a trial loads your module: put the launching code of your script under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def measure_in_child(

@@ -92,7 +92,7 @@ def require_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -
     Raises:
         ModuleError: one is missing; all missing ones are named.
     """
-    for part in algorithm(name).parts or (algorithm(name),):
+    for part in algorithm(name).stages:
         missing = missing_hooks(module, part.name, distilling=distilling)
         if missing:
             reason = "knowledge distillation" if distilling and not part.needs else f"algorithm {part.name!r}"

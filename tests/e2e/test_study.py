@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,16 @@ def test_workers_without_a_common_directory_share_artefacts(tmp_path, epochs_log
     assert told(result) == told(undisturbed)
     assert trained_epochs(epochs_log) == expected
     assert result.load_model() is not None
+
+
+def test_a_trial_that_cannot_begin_is_not_left_running(tmp_path):
+    storage, shared = f"sqlite:///{tmp_path}/study.db", tmp_path / "shared"
+    study(tmp_path / "machine0", "CountsEpochs", storage, artefacts=str(shared)).optimize(n_trials=1)
+    shutil.rmtree(shared)
+    other = study(tmp_path / "machine1", "CountsEpochs", storage, artefacts=str(shared))
+    with pytest.raises(StoreError, match="must hold the checkpoint of trial"):
+        other.optimize(n_trials=1)
+    assert [trial.state for trial in other.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
 def test_a_trial_that_is_killed_is_trained_again(tmp_path):

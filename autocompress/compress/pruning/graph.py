@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -108,7 +108,7 @@ class ChannelGraph:
     def first_convolutions(self) -> set[str]:
         """Names of the convolutions that no other convolution or linear layer comes before."""
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
-        return {self._names[node.module] for node in nodes if not any(True for _ in _layers_before(node))}
+        return {self._names[node.module] for node in nodes if not any(map(_is_layer, _upstream(node.inputs)))}
 
     def normalized(self, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         """For each layer the BatchNorm that alone takes its output, or the layer itself."""
@@ -162,31 +162,30 @@ class ChannelGraph:
     def _output_layers(self, roots: set[Any]) -> frozenset[str]:
         """Walk back from the outputs to the nearest layers that make channels of their own."""
         nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
-        found, seen = set(), set()
-        while nodes:
-            node = nodes.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            name = self._names.get(node.module)
-            if isinstance(node.module, FILTER_TYPES) and name is not None:
-                found.add(name)
-            if not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name)):
-                nodes.extend(node.inputs)
-        return frozenset(found)
+        layers = [node for node in _upstream(nodes, self._passes_on) if _is_layer(node)]
+        return frozenset(self._names[node.module] for node in layers if node.module in self._names)
+
+    def _passes_on(self, node: Any) -> bool:
+        """Whether its output's channels are its input's."""
+        name = self._names.get(node.module)
+        return not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name))
 
 
-def _layers_before(node: Any) -> Iterator[Any]:
-    """All nodes upstream whose modules are convolutions or linear layers."""
-    waiting, seen = list(node.inputs), set()
+def _upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
+    """These nodes and all before them, each once; not what comes before a node where it does not go on."""
+    waiting, seen = list(starts), set()
     while waiting:
-        near = waiting.pop()
-        if near in seen:
+        node = waiting.pop()
+        if node in seen:
             continue
-        seen.add(near)
-        if isinstance(near.module, FILTER_TYPES):
-            yield near
-        waiting.extend(near.inputs)
+        seen.add(node)
+        yield node
+        if goes_on(node):
+            waiting.extend(node.inputs)
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node.module, FILTER_TYPES)
 
 
 @contextmanager
@@ -260,14 +259,5 @@ def _describe_flattening(node: Any) -> None:
 
 def _comes_from_conv1d(node: Any) -> bool:
     """Whether three dimensions are (batch, channels, length), not (batch, length, features)."""
-    waiting, seen = list(node.inputs), set()
-    while waiting:
-        near = waiting.pop()
-        if near in seen:
-            continue
-        seen.add(near)
-        if isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d):
-            return True
-        if not isinstance(near.module, _SOURCES):
-            waiting.extend(near.inputs)
-    return False
+    before = _upstream(node.inputs, lambda near: not isinstance(near.module, _SOURCES))
+    return any(isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d) for near in before)

@@ -12,9 +12,9 @@ from autocompress.compress.quantizing.fusions import constants_of, fast_fusion, 
 from autocompress.compress.quantizing.int8 import TORCHAO_LOGGERS, Int8Model, place
 from autocompress.compress.quantizing.qat_model import QatModel
 from autocompress.compress.quiet import quiet
-from autocompress.compress.shipping.agreement import differences, outputs
+from autocompress.compress.shipping.agreement import differences
 from autocompress.compress.shipping.tracing import any_batch, batch_of_two, first_line
-from autocompress.compress.state import device_of, moved
+from autocompress.compress.state import device_of, moved, outputs
 from autocompress.errors import CompressionError
 
 _SAME = 1e-3

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from autocompress.compress.quantizing.activations import ActivationQuantizer
 from autocompress.compress.quantizing.int8 import Int8Model
 from autocompress.compress.shipping.tracing import first_line
-from autocompress.compress.state import device_of, evaluating, moved, tensors
+from autocompress.compress.state import outputs, tensors
 from autocompress.errors import CompressionError
 
 Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
@@ -67,12 +67,6 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
             shares.append((difference / tolerance if tolerance else 0.0, tolerance, difference))
     _, tolerance, difference = max(shares)
     return Agreement(tuple(batch_size(case) for case in cases), difference, tolerance)
-
-
-def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-    """All tensors of one forward pass in eval mode."""
-    with evaluating(model), torch.no_grad():
-        return tensors(model(*moved(inputs, device_of(model))))
 
 
 def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> list[float]:

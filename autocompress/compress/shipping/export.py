@@ -15,12 +15,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from autocompress.compress.quiet import quiet
-from autocompress.compress.shipping.agreement import Run, compare, differences, outputs, rounds
+from autocompress.compress.shipping.agreement import Run, compare, differences, rounds
 from autocompress.compress.shipping.checkpoint import STRUCTURE, WEIGHTS, load_compressed, save_checkpoint
 from autocompress.compress.shipping.dot import dot
 from autocompress.compress.shipping.onnx import onnx_runner, require_onnx, write_onnx
 from autocompress.compress.shipping.tracing import batch_of_three, free_batches, traced
-from autocompress.compress.state import device_of, moved, tensors
+from autocompress.compress.state import device_of, moved, outputs, tensors
 from autocompress.errors import ConfigError, StoreError
 
 FORMATS = (".dot", ".onnx", ".pt2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, ModuleError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.trial.child import IN_CHILD, measure_in_child
+from autocompress.trial.child import measure_in_child, refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
 
@@ -139,11 +138,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         Raises:
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
         """
-        if os.environ.get(IN_CHILD):
-            raise ModuleError(
-                "an experiment must not be started while a trial loads your module: put the launching code of your "
-                'script under `if __name__ == "__main__":`'
-            )
+        refuse_in_child("an experiment must not be started")
         try:
             self._start(port, debug, run_mode)
         except BaseException:

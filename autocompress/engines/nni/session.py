@@ -12,7 +12,6 @@ from nni.assessor import Assessor
 from nni.experiment import rest
 from nni.tools.package_utils import create_builtin_class_instance
 
-from autocompress.algorithms import algorithm
 from autocompress.engines.nni.assessor import AdaptiveCompressionAssessor
 from autocompress.engines.nni.dispatcher import Dispatcher
 from autocompress.engines.nni.manager import Manager
@@ -67,8 +66,7 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
     done = sum(record.epochs for record in ledger.records)
     if plan.tuner != ADAPTIVE_TUNER:
         return AdaptiveCompressionAssessor(plan.settings.maximal_total_epochs, None, done)
-    stages = max(len(algorithm(space.name).parts) or 1 for space in plan.space.algorithms)
-    patience = stages * max(plan.settings.initial_training_phase_epochs, plan.settings.patience_epochs)
+    patience = plan.stages * max(plan.settings.initial_training_phase_epochs, plan.settings.patience_epochs)
     return AdaptiveCompressionAssessor(plan.maximal_total_epochs, patience, done)
 
 

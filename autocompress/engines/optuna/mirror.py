@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import optuna
 
@@ -12,7 +11,7 @@ from autocompress.engines.optuna.records import open_trial, records_of
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
-from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 from autocompress.store.artefacts import Artefacts
 
 
@@ -43,7 +42,7 @@ class Mirror:
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )
 
-    def fetch(self, key: str, parameters: Mapping[str, Any]) -> None:
+    def fetch(self, asked: OpenTrial) -> None:
         """Bring here what a trial needs: the checkpoint it starts from, and its own result if there is one.
 
         Raises:
@@ -51,10 +50,10 @@ class Mirror:
         """
         if self._artefacts is None:
             return
-        start = parameters["search"].get("start_from")
+        start = asked.parameters["search"].get("start_from")
         if start is not None and not self._artefacts.pull(start, self.store.trial(start).path):
             raise StoreError(f"{self._artefacts.url} must hold the checkpoint of trial {start}; it does not")
-        self._artefacts.pull(key, self.store.trial(key).path)
+        self._artefacts.pull(asked.key, self.store.trial(asked.key).path)
 
     def give(self, record: TrialRecord) -> None:
         """Share the files of a trial that has ended, before anybody hears of it.

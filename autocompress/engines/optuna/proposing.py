@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,10 +36,10 @@ class ProposalSampler(BaseSampler):
         """All proposals that are open, whether they run or not; empty when the search is finished."""
         return proposals(self._searches, records_of(trials))
 
-    def free(self, trials: list[FrozenTrial]) -> list[Proposal]:
-        """The open proposals that no trial runs."""
+    def free(self, wanted: Iterable[Proposal], trials: Iterable[FrozenTrial]) -> list[Proposal]:
+        """Those of the open proposals that none of these trials runs."""
         running = running_keys(trials)
-        return [proposal for proposal in self.open(trials) if self._key(proposal) not in running]
+        return [proposal for proposal in wanted if self._key(proposal) not in running]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Write on the trial what it is to do.
@@ -49,7 +48,8 @@ class ProposalSampler(BaseSampler):
             EngineError: the search is finished.
         """
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
-        chosen = self.free(others) or self.open(others)
+        wanted = self.open(others)
+        chosen = self.free(wanted, others) or wanted
         if not chosen:
             raise EngineError("the search is finished; there is nothing left to try")
         write_order(study, trial, self._plan, self._plan.trial_parameters(chosen[0]), chosen[0])
@@ -69,13 +69,13 @@ class ProposalSampler(BaseSampler):
 
     def sample_independent(
         self,
-        study: Study,
+        study: Study,  # noqa: ARG002
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,  # noqa: ARG002
     ) -> Any:
         """What was proposed."""
-        proposal = Proposal.from_dict(study._storage.get_trial(trial._trial_id).user_attrs[PROPOSAL])
+        proposal = Proposal.from_dict(trial.user_attrs[PROPOSAL])
         return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.compression_rate
 
     def suggest(self, trial: Trial) -> None:
@@ -108,5 +108,4 @@ def write_order(
         said[PROPOSAL] = proposal.to_dict()
     for name, value in said.items():
         study._storage.set_trial_user_attr(trial._trial_id, name, value)
-        with contextlib.suppress(AttributeError):
-            trial.set_user_attr(name, value)
+        trial.set_user_attr(name, value)

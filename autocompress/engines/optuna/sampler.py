@@ -134,17 +134,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         return [to_record(trial, self._rate) for trial in ended(trials, self._rate)]
 
     def _search(self, distribution: BaseDistribution) -> AdaptiveSearch:
-        axis, settings = _axis(self._rate, distribution, self._settings), self._settings
-        return AdaptiveSearch(
-            algorithm=self._rate,
-            axis=axis,
-            rule=settings.rule(axis),
-            initial_epochs=settings.initial_training_phase_epochs,
-            patience_epochs=settings.patience_epochs,
-            maximal_total_epochs=settings.maximal_total_epochs,
-            warm_start=settings.warm_start,
-            seed=settings.seed,
-        )
+        return self._settings.adaptive_search(self._rate, _axis(self._rate, distribution, self._settings))
 
 
 def _axis(name: str, distribution: BaseDistribution, settings: AccuracyAwareSettings) -> RateAxis:

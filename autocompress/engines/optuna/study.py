@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from typing import Any
 
 import optuna
 
-from autocompress.algorithms import algorithm
 from autocompress.budget import AccuracyBudget
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
@@ -29,12 +27,12 @@ from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
 from autocompress.engines.optuna.storages import address, default_storage, named_sampler, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
-from autocompress.errors import ConfigError, ModuleError, StoreError
+from autocompress.errors import ConfigError, StoreError
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
-from autocompress.trial.child import IN_CHILD, measure_in_child
+from autocompress.trial.child import measure_in_child, refuse_in_child
 
 _PATIENCE_WHEN_STOPPING = 5.0
 _logger = logging.getLogger("autocompress.optuna")
@@ -168,11 +166,7 @@ class CompressionStudy:
             TrialError: nothing but failures so far.
             AutoCompressError: something is wrong with the input, the directory or the storage.
         """
-        if os.environ.get(IN_CHILD):
-            raise ModuleError(
-                "a study must not be run while a trial loads your module: put the launching code of your script under "
-                '`if __name__ == "__main__":`'
-            )
+        refuse_in_child("a study must not be run")
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         study, plan = self.study, self._wanted
@@ -229,8 +223,7 @@ class CompressionStudy:
         plan = self._wanted = dataclasses.replace(plan, module=self.module.to_dict())  # where it is on this machine
         self._mirror.prepare(plan)
         study.sampler = self._sampler or ProposalSampler(plan)
-        stages = max(len(algorithm(space.name).parts) or 1 for space in plan.space.algorithms)
-        study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=stages)
+        study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=plan.stages)
         return study
 
     def _measured(self) -> ExperimentPlan:

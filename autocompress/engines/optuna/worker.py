@@ -17,12 +17,12 @@ from autocompress.engines.optuna.constraints import set_accuracy_budget
 from autocompress.engines.optuna.liveness import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
 from autocompress.engines.optuna.mirror import Mirror
 from autocompress.engines.optuna.proposing import ProposalSampler, write_order
-from autocompress.engines.optuna.records import INTERRUPTED, KEY, PARAMETERS, RECORD, open_trial, records_of
+from autocompress.engines.optuna.records import INTERRUPTED, RECORD, open_trial, records_of
 from autocompress.engines.optuna.suggesting import suggest
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import AutoCompressError
+from autocompress.errors import AutoCompressError, EngineError
 from autocompress.records import TrialRecord
-from autocompress.store import record_of_end
+from autocompress.store import OpenTrial, record_of_end
 from autocompress.trial.process import End, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
@@ -70,36 +70,56 @@ class Worker:
             trials = self._study.get_trials(deepcopy=False)
             if not isinstance(sampler, ProposalSampler):
                 return sum(record.epochs for record in records_of(trials)) < self._plan.settings.maximal_total_epochs
-            if not sampler.open(trials):
+            wanted = sampler.open(trials)
+            if not wanted:
                 return False
-            if sampler.free(trials):
+            if sampler.free(wanted, trials):
                 return True
             self._stopping.wait(_POLL_SECONDS)
         return False
 
     def _run_trial(self, trial: optuna.Trial) -> None:
-        parameters = self._parameters(trial)
-        key = str(_frozen(self._study, trial).user_attrs[KEY])
+        try:
+            asked = self._ordered(trial)
+            end = self._ran(trial, asked)
+        except BaseException:
+            with contextlib.suppress(AutoCompressError):  # the storage may be the cause
+                self._interrupted(trial)
+            raise
+        self._tell(trial, asked, end)
+
+    def _ordered(self, trial: optuna.Trial) -> OpenTrial:
+        """What the study's sampler wants of a trial; it is on the trial before it begins."""
+        trial.set_user_attr(OWNER, this_process())
+        sampler = self._study.sampler
+        if isinstance(sampler, ProposalSampler):
+            sampler.suggest(trial)
+        else:
+            chosen = {**suggest(trial, self._plan.space), "search": self._plan.common}
+            write_order(self._study, _frozen(self._study, trial), self._plan, chosen)
+        asked = open_trial(_frozen(self._study, trial))
+        if asked is None:
+            raise EngineError(f"trial {trial.number} must say what it is to do; it does not")
+        return asked
+
+    def _ran(self, trial: optuna.Trial, asked: OpenTrial) -> End:
         self._mirror.sync(self._study)
-        self._mirror.fetch(key, parameters)
-        process = TrialProcess(self._mirror.store, key, parameters)
+        self._mirror.fetch(asked)
+        process = TrialProcess(self._mirror.store, asked.key, asked.parameters)
         ending = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
         watcher.start()
         try:
             for result in process.results():
                 self._report(trial, result, process)
-            end = process.wait()
+            return process.wait()
         except BaseException:
             process.interrupt()
             process.wait()
-            with contextlib.suppress(AutoCompressError):  # the storage may be the cause
-                self._interrupted(trial)
             raise
         finally:
             ending.set()
             watcher.join()
-        self._tell(trial, key, end)
 
     def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
         """Tell that it is being run, and interrupt it when the search is being stopped."""
@@ -123,12 +143,12 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _tell(self, trial: optuna.Trial, key: str, end: End) -> None:
-        record = self._mirror.store.trial(key).record()
+    def _tell(self, trial: optuna.Trial, asked: OpenTrial, end: End) -> None:
+        record = self._mirror.store.trial(asked.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
             self._interrupted(trial)
             return
-        self._tell_record(trial, record or self._without_result(trial, end))
+        self._tell_record(trial, record or self._without_result(asked, end))
         ledger = self._mirror.sync(self._study)
         self._on_record(ledger.records[-1])
         require_hope(ledger.records, self._mirror.store)
@@ -143,26 +163,13 @@ class Worker:
         set_accuracy_budget(trial, record.accuracy_budget)
         self._study.tell(trial, record.score)
 
-    def _without_result(self, trial: optuna.Trial, end: End) -> TrialRecord:
-        asked = open_trial(_frozen(self._study, trial))
-        assert asked is not None  # written before the trial began
+    def _without_result(self, asked: OpenTrial, end: End) -> TrialRecord:
         if end.killed is not None:
             _logger.warning("%s at %s: %s", asked.key, asked.proposal and asked.proposal.compression_rate, end.killed)
             return record_of_end(asked, None, end.killed)
         crash = end.crash or "the trial's process ended without a result"
         self._mirror.store.trial(asked.key).write_traceback(crash)
         return record_of_end(asked, crash)
-
-    def _parameters(self, trial: optuna.Trial) -> Mapping[str, Any]:
-        trial.set_user_attr(OWNER, this_process())
-        sampler = self._study.sampler
-        if isinstance(sampler, ProposalSampler):
-            sampler.suggest(trial)
-        else:
-            chosen = {**suggest(trial, self._plan.space), "search": self._plan.common}
-            write_order(self._study, _frozen(self._study, trial), self._plan, chosen)
-        parameters: Mapping[str, Any] = _frozen(self._study, trial).user_attrs[PARAMETERS]
-        return parameters
 
 
 def _frozen(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
