@@ -1,5 +1,6 @@
 """Modules for the tests, by the shape of their accuracy."""
 
+import atexit
 import os
 from pathlib import Path
 
@@ -80,3 +81,10 @@ class Abstract(CurveModule):
 
 class NotAModule:
     pass
+
+
+class TellsItsEnd(CurveModule):
+    @classmethod
+    def model(cls):
+        atexit.register(print, "the module's last words")
+        return super().model()

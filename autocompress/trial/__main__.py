@@ -47,7 +47,8 @@ def _channel(reference: str) -> Channel:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a trial as SIGINT does: the last state is saved and reported."""
+    """SIGTERM ends a trial as SIGINT does: the last state is saved and reported. Once more must not end the saving."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autocompress.store import ExperimentDirectory
-from autocompress.trial.pipe import PARAMETERS, PIPE
+from autocompress.trial.forking import Starter, fresh_interpreter
+from autocompress.trial.pipe import PARAMETERS
 
 _CHANNEL = "autocompress.trial.pipe:PipeChannel"
 
@@ -28,24 +27,31 @@ class TrialProcess:
         store: the experiment's directory, with its settings.
         key: the trial's key.
         parameters: its JSON object.
+        start: how its process is started.
     """
 
-    def __init__(self, store: ExperimentDirectory, key: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        store: ExperimentDirectory,
+        key: str,
+        parameters: Mapping[str, Any],
+        start: Starter = fresh_interpreter,
+    ) -> None:
+        self._ended = False
         self._output = store.trial(key).path / "output.txt"
         self._output.parent.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "autocompress.trial", str(store.path), "--channel", _CHANNEL],
-                env={**os.environ, PARAMETERS: json.dumps(parameters), PIPE: str(writing)},
-                pass_fds=(writing,),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        os.close(writing)
         self._results = os.fdopen(reading, "r", encoding="utf-8")
+        try:
+            with self._output.open("wb") as output:
+                self._process = start(
+                    [str(store.path), "--channel", _CHANNEL],
+                    {**os.environ, PARAMETERS: json.dumps(parameters)},
+                    output.fileno(),
+                    writing,
+                )
+        finally:
+            os.close(writing)
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Each intermediate result when it arrives, until the process ends."""
@@ -55,12 +61,21 @@ class TrialProcess:
 
     def interrupt(self) -> None:
         """Let it save its state and end, as an assessor or Ctrl-C does."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+            if not self._ended:
+                os.kill(self._process.pid, number)
 
     def wait(self) -> End:
         """Wait for its end, and tell of it."""
         code = self._process.wait()
+        self._ended = True
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (the machine may have been out of memory)" if -code == signal.SIGKILL else ""
