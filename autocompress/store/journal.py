@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from autocompress.errors import StoreError
 
@@ -35,37 +35,58 @@ class Journal:
         except OSError as error:
             raise StoreError(f"the journal {self.path} cannot be written: {error}") from error
 
-    def read(self) -> list[dict[str, Any]]:
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def read(self, start: int = 0) -> list[dict[str, Any]]:
         """All events in order. A last line that was cut by a crash is dropped.
+
+        Args:
+            start: bytes of whole events that are skipped.
 
         Raises:
             StoreError: another line than the last is not a JSON object.
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")
+        with self.path.open("rb") as file:
+            file.seek(start)
+            lines = file.read().split(b"\n")
         complete, rest = lines[:-1], lines[-1]
         if rest and _parsed(rest) is not None:
             complete.append(rest)
         events = [_parsed(line) for line in complete]
         if None in events[:-1]:
-            raise StoreError(f"the journal {self.path} is damaged at line {events.index(None) + 1}")
+            raise StoreError(f"the journal {self.path} is damaged at line {self._line(start) + events.index(None)}")
         return [event for event in events if event is not None]
+
+    def _line(self, position: int) -> int:
+        return self.path.read_bytes()[:position].count(b"\n") + 1
 
     def repair(self) -> None:
         """End a last line that `read` counts and cut off one that it drops, so that the next starts on its own line."""
-        data = self.path.read_bytes() if self.path.exists() else b""
-        if not data:
+        if not self.size():
             return
-        begin = data.rfind(b"\n", 0, -1) + 1
         with self.path.open("r+b") as file:
-            if _parsed(data[begin:]) is None:
+            begin, line = _last_line(file)
+            if _parsed(line) is None:
                 file.truncate(begin)
-            elif not data.endswith(b"\n"):
-                file.seek(0, os.SEEK_END)
+            elif not line.endswith(b"\n"):
                 file.write(b"\n")
                 file.flush()
+            else:
+                return
             os.fsync(file.fileno())
+
+
+def _last_line(file: BinaryIO, window: int = 1 << 16) -> tuple[int, bytes]:
+    """Where it begins, and the line; the file is at its end then."""
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, end - window))
+    data = file.read()
+    begin = data.rfind(b"\n", 0, -1) + 1
+    return (start + begin, data[begin:]) if begin or not start else _last_line(file, 16 * window)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

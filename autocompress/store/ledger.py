@@ -71,20 +71,31 @@ class Ledger:
         self.records: list[TrialRecord] = []
         self.open: dict[str, OpenTrial] = {}
         self.verdicts: dict[str, Verdict] = {}
-        for event in directory.journal.read():
+        self._replayed = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what others have written since, whose journal must have been repaired.
+
+        Raises:
+            StoreError: the journal is damaged.
+        """
+        size = self.directory.journal.size()
+        for event in self.directory.journal.read(self._replayed) if size > self._replayed else ():
             self._replay(event)
+        self._replayed = size
 
     def propose(self, trial: OpenTrial) -> None:
         """Note that a trial is about to run. Proposing an open trial again changes nothing."""
         if trial.key in self.open:
             return
         proposal = trial.proposal.to_dict() if trial.proposal else None
-        self.directory.journal.append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
+        self._append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
         self.open[trial.key] = trial
 
     def add(self, record: TrialRecord) -> None:
         """Note the result of a trial."""
-        self.directory.journal.append("result", record=record.to_dict())
+        self._append("result", record=record.to_dict())
         self._add(record)
 
     def settle(self, key: str, *, stopped_counts: bool = True) -> TrialRecord | None:
@@ -121,13 +132,17 @@ class Ledger:
 
     def add_verdict(self, key: str, verdict: Verdict) -> None:
         """Note what a fresh load of a trial's checkpoint evaluated to."""
-        self.directory.journal.append("verdict", key=key, **dataclasses.asdict(verdict))
+        self._append("verdict", key=key, **dataclasses.asdict(verdict))
         self.verdicts[key] = verdict
 
     def absorb(self) -> None:
         """Take the results of trials that ended while nobody was there to note them."""
         for key in list(self.open):
             self.settle(key, stopped_counts=False)
+
+    def _append(self, event: str, **content: Any) -> None:
+        self.directory.journal.append(event, **content)
+        self._replayed = self.directory.journal.size()
 
     def _replay(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "proposal":

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from autocompress.errors import TrialError
@@ -27,18 +26,17 @@ class Handle(Protocol):
 
 
 class Starter(Protocol):
-    """Starts `python -m autocompress.trial ARGUMENTS`.
+    """Starts `python -m autocompress.trial ARGUMENTS`."""
 
-    Args:
-        arguments: the command's.
-        environment: its whole environment.
-        output: descriptor that it prints to.
-        results: descriptor that its results go to; the environment variable `PIPE` tells it there.
-    """
+    def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
+        """Start one.
 
-    def __call__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int
-    ) -> Handle: ...
+        Args:
+            arguments: the command's.
+            environment: its whole environment.
+            output: descriptor that it prints to.
+            results: descriptor that its results go to; the environment variable `PIPE` tells it there.
+        """
 
 
 def fresh_interpreter(
@@ -70,7 +68,7 @@ class ForkServer:
     def __enter__(self) -> ForkServer:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
@@ -109,7 +107,7 @@ class ForkServer:
             self._requests, theirs = socket.socketpair()
             command = [sys.executable, "-m", "autocompress.trial.forkserver"]
             with theirs:
-                self._server = subprocess.Popen(command, stdin=theirs, start_new_session=True)
+                self._server = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
         return self._requests
 
     def _end(self) -> None:

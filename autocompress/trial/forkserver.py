@@ -6,13 +6,18 @@ a fresh interpreter. In the manner of multiprocessing's forkserver, which would 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
+import selectors
 import signal
 import socket
 import sys
+import threading
+import weakref
 from typing import Any
 
 import setproctitle
@@ -22,46 +27,111 @@ from autocompress.trial.pipe import PIPE
 DESCRIPTORS = 4
 """With each request: where process id and exit code are told, where the trial prints, its results, the request."""
 
-_IMPORTS = ("torch", "torch._dynamo", "torch.utils.flop_counter", "torch_pruning", "autocompress.trial.run")
+_IMPORTS = (
+    "torch",
+    "torch._dynamo",
+    "torch.utils.flop_counter",
+    "torch_pruning",
+    "numpy.ma",
+    "autocompress.trial.__main__",
+    "autocompress.trial.pipe",
+    "autocompress.compress.pruning.filters",
+)
 
 
-def main() -> int:
-    """Serve the socket that is the standard input; each trial returns from here, as from an interpreter of its own."""
+def main() -> None:
+    """Serve the socket that is the standard input; each trial runs and ends in here."""
     setproctitle.getproctitle()  # it looks for the place of titles, which a change of the environment hides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who tell
     requests = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name in _IMPORTS:
         importlib.import_module(name)
-    arguments = _serve(requests)
+    _settle()
+    arguments = _Server(requests).serve()
     if arguments is None:
-        return 0
+        return
     setproctitle.setproctitle(f"{sys.executable} -m autocompress.trial {' '.join(arguments)}")
     code: int = importlib.import_module("autocompress.trial.__main__").main(arguments)
-    return code
+    # An interpreter's end without the taking apart of all modules, which takes 0.7 s; multiprocessing's children do so.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def _serve(requests: socket.socket) -> list[str] | None:
-    """The arguments, in a process that is to be a trial; None in the server, when nobody asks any more."""
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, 1, DESCRIPTORS)
-        if not message:
-            return None
-        if os.fork() == 0:
-            requests.close()
-            return _trial(*descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+def _settle() -> None:
+    """Let trials share this memory and leave it as it is: no collection in it, no taking apart of torch's operators."""
+    gc.collect()
+    gc.freeze()
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
-def _trial(teller: int, output: int, results: int, request: int) -> list[str]:
-    """Fork once more, so that the server need not wait: the parent tells of the child's end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    child = os.fork()
-    if child:
-        os.close(results)
+class _Server:
+    """Forks for each request, and tells of each child's end.
+
+    Args:
+        requests: brings the descriptors.
+    """
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._tellers: dict[int, int] = {}
+        self._woken, self._waker = socket.socketpair()
+
+    def serve(self) -> list[str] | None:
+        """The arguments, in a process that is to be a trial; None in the server, when nobody asks any more."""
+        self._waker.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waker.fileno())
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._requests, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while True:
+                ready = [key.fileobj for key, _ in selector.select()]
+                if self._woken in ready:
+                    self._tell_ends()
+                if self._requests in ready:
+                    message, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
+                    if not message:
+                        return None
+                    if self._is_child(*descriptors):
+                        return _trial(*descriptors[1:])
+
+    def _is_child(self, teller: int, *others: int) -> bool:
+        child = os.fork()
+        if not child:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._requests, self._woken, self._waker):
+                end.close()
+            for each in (teller, *self._tellers.values()):
+                os.close(each)
+            return True
+        self._tellers[child] = teller
         _tell(teller, child)
-    os.close(teller)
+        for each in others:
+            os.close(each)
+        return False
+
+    def _tell_ends(self) -> None:
+        self._woken.recv(4096)
+        for child in list(self._tellers):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                teller = self._tellers.pop(child)
+                _tell(teller, os.waitstatus_to_exitcode(status))
+                os.close(teller)
+
+
+def _tell(teller: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone; the trial's record counts
+        os.write(teller, f"{number}\n".encode())
+
+
+def _trial(output: int, results: int, request: int) -> list[str]:
+    """Become what a fresh interpreter would be; its arguments."""
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -74,13 +144,5 @@ def _trial(teller: int, output: int, results: int, request: int) -> list[str]:
     return arguments
 
 
-def _tell(teller: int, child: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone; the trial's record counts
-        os.write(teller, f"{child}\n".encode())
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os.write(teller, f"{code}\n".encode())
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -50,12 +50,15 @@ class Liveness:
         running = [each for each in trials if each.state is TrialState.RUNNING and OWNER in each.user_attrs]
         return [trial for trial in running if not self._alive(trial)]
 
-    def bury(self, study: optuna.Study) -> None:
-        """End the dead trials of a study. They are no results, and will run again."""
-        for trial in self.dead(study.get_trials(deepcopy=False)):
+    def bury(self, study: optuna.Study) -> list[FrozenTrial]:
+        """End the dead trials of a study, which are no results and will run again; all its trials afterwards."""
+        trials = study.get_trials(deepcopy=False)
+        dead = self.dead(trials)
+        for trial in dead:
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):  # another was first
                 study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
                 study.tell(trial.number, state=TrialState.FAIL)
+        return study.get_trials(deepcopy=False) if dead else trials
 
     def _alive(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs[OWNER]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
-import optuna
+from optuna.trial import FrozenTrial
 
 from autocompress.engines.optuna.records import open_trial, records_of
 from autocompress.engines.plan import ExperimentPlan
@@ -26,6 +28,7 @@ class Mirror:
     def __init__(self, store: ExperimentDirectory, artefacts: Artefacts | None = None) -> None:
         self.store = store
         self._artefacts = artefacts
+        self._known: Ledger | None = None
 
     def prepare(self, plan: ExperimentPlan) -> None:
         """Write the plan where there is none.
@@ -74,25 +77,45 @@ class Mirror:
             if self._artefacts is not None and record.feasible:
                 self._artefacts.pull(record.key, self.store.trial(record.key).path)
 
-    def sync(self, study: optuna.Study) -> Ledger:
-        """Take over what has happened in the study; the ledger of it.
+    def sync(self, trials: Sequence[FrozenTrial]) -> Ledger:
+        """Take over what has happened in the study, all of whose trials these are; the ledger of it.
 
         Raises:
             StoreError: the journal cannot be read or written.
         """
-        trials = study.get_trials(deepcopy=False)
-        with (self.store.path / ".sync").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # several workers may share the directory
-            self.store.journal.repair()
-            ledger = Ledger(self.store)
-            known = [record.to_dict() for record in ledger.records]
-            for record in records_of(trials):
-                if record.to_dict() in known:
-                    known.remove(record.to_dict())
-                else:
-                    ledger.add(record)
+        with self._ledger() as ledger:
+            for record in _unknown(ledger.records, records_of(trials)):
+                ledger.add(record)
             for trial in trials:
-                asked = open_trial(trial)
-                if asked is not None and not trial.state.is_finished():
+                if not trial.state.is_finished() and (asked := open_trial(trial)) is not None:
                     ledger.propose(asked)
             return ledger
+
+    def propose(self, asked: OpenTrial) -> None:
+        """Note that a trial is about to run.
+
+        Raises:
+            StoreError: the journal cannot be read or written.
+        """
+        with self._ledger() as ledger:
+            ledger.propose(asked)
+
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """What the journal tells; several workers may share the directory, one at a time writes."""
+        with (self.store.path / ".sync").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.store.journal.repair()
+            self._known = self._known or Ledger(self.store)
+            self._known.refresh()
+            yield self._known
+
+
+def _unknown(known: Iterable[TrialRecord], records: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
+    """The records that are not known yet. Trials of one key come one after the other, so counting them is enough."""
+    left = Counter(record.key for record in known)
+    for record in records:
+        if left[record.key]:
+            left[record.key] -= 1
+        else:
+            yield record

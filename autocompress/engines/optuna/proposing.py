@@ -11,11 +11,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from autocompress.config.space import ALGORITHM_KEY
-from autocompress.engines.optuna.records import KEY, PARAMETERS, PROPOSAL, records_of, running_keys
+from autocompress.engines.optuna.records import ORDER, proposed, records_of, running_keys
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import EngineError
 from autocompress.records import Proposal
 from autocompress.search import AdaptiveSearch, proposals
+from autocompress.store import OpenTrial
 from autocompress.trial.key import trial_key
 
 _RATE = "compression_rate"
@@ -41,18 +41,22 @@ class ProposalSampler(BaseSampler):
         running = running_keys(trials)
         return [proposal for proposal in wanted if self._key(proposal) not in running]
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Write on the trial what it is to do.
+    def claim(self, study: Study, trial: Trial, proposal: Proposal) -> OpenTrial | None:
+        """Write on a trial what it is to do, unless another one does it.
 
-        Raises:
-            EngineError: the search is finished.
+        Storages have no transaction around it, so each worker writes first and then looks. Of several that chose the
+        same, none can have started unseen; those that see another one let go.
+
+        Returns:
+            None if another worker was quicker.
         """
+        asked = write_order(trial, self._plan, self._plan.trial_parameters(proposal), proposal)
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
-        wanted = self.open(others)
-        chosen = self.free(wanted, others) or wanted
-        if not chosen:
-            raise EngineError("the search is finished; there is nothing left to try")
-        write_order(study, trial, self._plan, self._plan.trial_parameters(chosen[0]), chosen[0])
+        if proposal in self.free(self.open(others), others):
+            self._suggest(trial, proposal)
+            return asked
+        trial.set_user_attr(ORDER, None)
+        return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Nothing: parameters come one by one."""
@@ -75,12 +79,11 @@ class ProposalSampler(BaseSampler):
         param_distribution: BaseDistribution,  # noqa: ARG002
     ) -> Any:
         """What was proposed."""
-        proposal = Proposal.from_dict(trial.user_attrs[PROPOSAL])
+        proposal = Proposal.from_dict(proposed(trial) or {})
         return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.compression_rate
 
-    def suggest(self, trial: Trial) -> None:
+    def _suggest(self, trial: Trial, proposal: Proposal) -> None:
         """Let the study know the algorithm and the rate that the trial was given."""
-        proposal = Proposal.from_dict(trial.user_attrs[PROPOSAL])
         trial.suggest_categorical(ALGORITHM_KEY, [search.algorithm for search in self._searches])
         search = next(each for each in self._searches if each.algorithm == proposal.algorithm)
         if isinstance(search, AdaptiveSearch):
@@ -100,12 +103,10 @@ def key_of(plan: ExperimentPlan, parameters: dict[str, Any]) -> str:
 
 
 def write_order(
-    study: Study, trial: FrozenTrial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
-) -> None:
+    trial: Trial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
+) -> OpenTrial:
     """Write on a trial what it is to do, before it does."""
-    said = {KEY: key_of(plan, parameters), PARAMETERS: parameters}
-    if proposal is not None:
-        said[PROPOSAL] = proposal.to_dict()
-    for name, value in said.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, value)
-        trial.set_user_attr(name, value)
+    key = key_of(plan, parameters)
+    said = proposal and proposal.to_dict()
+    trial.set_user_attr(ORDER, {"key": key, "parameters": parameters, "proposal": said})
+    return OpenTrial(key, parameters, proposal)

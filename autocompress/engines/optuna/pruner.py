@@ -6,7 +6,7 @@ from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
-from autocompress.engines.optuna.records import PROPOSAL
+from autocompress.engines.optuna.records import proposed
 from autocompress.search.assess import reason_to_stop
 
 
@@ -28,7 +28,7 @@ class AdaptiveCompressionPruner(BasePruner):
         """Whether a trial must end after its latest intermediate value."""
         if trial.last_step is None:
             return False
-        patience = trial.user_attrs.get(PROPOSAL, {}).get("epochs")
+        patience = (proposed(trial) or {}).get("epochs")
         others = (each for each in study.get_trials(deepcopy=False) if each.number != trial.number)
         reason = reason_to_stop(
             trial.last_step,

@@ -16,11 +16,8 @@ PLAN = "autocompress:plan"
 PROPOSAL = "autocompress:proposal"
 """User attribute of a trial: what the rule proposed, as JSON."""
 
-PARAMETERS = "autocompress:parameters"
-"""User attribute of a trial: its JSON object."""
-
-KEY = "autocompress:key"
-"""User attribute of a trial: its key."""
+ORDER = "autocompress:order"
+"""User attribute of a trial: its `key`, its JSON object as `parameters`, its `proposal` or null. Null: it has none."""
 
 RECORD = "autocompress:record"
 """User attribute of a trial: its result, as JSON."""
@@ -31,11 +28,17 @@ INTERRUPTED = "autocompress:interrupted"
 
 def open_trial(trial: FrozenTrial) -> OpenTrial | None:
     """What the trial was asked to do; None while that is not written."""
-    attributes = trial.user_attrs
-    if KEY not in attributes or PARAMETERS not in attributes:
+    order = trial.user_attrs.get(ORDER)
+    if order is None:
         return None
-    proposal = attributes.get(PROPOSAL)
-    return OpenTrial(attributes[KEY], attributes[PARAMETERS], proposal and Proposal.from_dict(proposal))
+    return OpenTrial(order["key"], order["parameters"], order["proposal"] and Proposal.from_dict(order["proposal"]))
+
+
+def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
+    """What the rule proposed of a trial, as JSON, whether it is our own or of a user's study."""
+    order: dict[str, Any] = trial.user_attrs.get(ORDER) or {}
+    proposal: dict[str, Any] | None = trial.user_attrs.get(PROPOSAL, order.get("proposal"))
+    return proposal
 
 
 def records_of(trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
@@ -53,5 +56,5 @@ def records_of(trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
 
 def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:
     """Keys of the trials that run."""
-    running = (trial for trial in trials if trial.state is TrialState.RUNNING)
-    return {trial.user_attrs[KEY] for trial in running if KEY in trial.user_attrs}
+    running = (trial.user_attrs.get(ORDER) for trial in trials if trial.state is TrialState.RUNNING)
+    return {order["key"] for order in running if order is not None}

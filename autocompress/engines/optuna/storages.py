@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import optuna
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import ConfigError, StoreError, unknown_name
 from autocompress.store import ExperimentDirectory
 
+_GRPC_PORT = 13000  # Optuna's default
 _SAMPLERS = ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESampler")
 
 
@@ -19,7 +22,28 @@ def default_storage(store: ExperimentDirectory) -> str:
     return f"sqlite:///{store.path / 'study.db'}"
 
 
-def address(storage: str | optuna.storages.BaseStorage | None) -> str | None:
+def opened(storage: str | BaseStorage) -> BaseStorage:
+    """The storage at an address: a database of SQLAlchemy's, `grpc://host:port` of Optuna's proxy, or `journal:///file`.
+
+    Raises:
+        ConfigError: it is no address, or needs a package that is not installed.
+    """
+    if not isinstance(storage, str):
+        return optuna.storages.get_storage(storage)
+    url = _url(storage)
+    try:
+        if url.drivername == "grpc":
+            return optuna.storages.GrpcStorageProxy(host=url.host or "localhost", port=url.port or _GRPC_PORT)
+        if url.drivername == "journal":
+            return JournalStorage(JournalFileBackend(str(url.database)))
+        return optuna.storages.get_storage(storage)
+    except ImportError as error:
+        raise ConfigError(f"the storage {address(storage)} needs a package that is not installed: {error}") from error
+    except NoSuchModuleError as error:
+        raise ConfigError(f"the storage {address(storage)} is of no known kind: {error}") from error
+
+
+def address(storage: str | BaseStorage | None) -> str | None:
     """What is written down of a storage: its address, a password masked; None for the default and for objects.
 
     Raises:
@@ -27,8 +51,12 @@ def address(storage: str | optuna.storages.BaseStorage | None) -> str | None:
     """
     if not isinstance(storage, str):
         return None
+    return _url(storage).render_as_string(hide_password=True)
+
+
+def _url(storage: str) -> URL:
     try:
-        return make_url(storage).render_as_string(hide_password=True)
+        return make_url(storage)
     except ArgumentError as error:
         raise ConfigError(
             f"a storage must be an address such as sqlite:///study.db or postgresql://host/database; got {storage!r}"
@@ -52,16 +80,17 @@ def told_storage(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str,
     return str(told), name
 
 
-def plan_of(storage: str | optuna.storages.BaseStorage, study_name: str | None) -> ExperimentPlan:
+def plan_of(storage: str | BaseStorage, study_name: str | None) -> ExperimentPlan:
     """What a study in a storage searches.
 
     Raises:
         StoreError: the storage has no such study, or one that is not ours.
     """
+    place = opened(storage)
     try:
-        study = optuna.load_study(study_name=study_name, storage=storage)
+        study = optuna.load_study(study_name=study_name, storage=place)
     except (KeyError, ValueError) as error:
-        known = optuna.get_all_study_names(storage)
+        known = optuna.get_all_study_names(place)
         raise StoreError(unknown_name("study", str(study_name), known)) from error
     if PLAN not in study.user_attrs:
         raise StoreError(f"the study {study_name!r} must be one of autocompress that has begun; it has no plan")

@@ -24,7 +24,7 @@ from autocompress.engines.optuna.proposing import ProposalSampler
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
-from autocompress.engines.optuna.storages import address, default_storage, named_sampler, plan_of, told_storage
+from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError, StoreError
@@ -33,6 +33,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
 from autocompress.trial.child import measure_in_child, refuse_in_child
+from autocompress.trial.forking import ForkServer
 
 _PATIENCE_WHEN_STOPPING = 5.0
 _logger = logging.getLogger("autocompress.optuna")
@@ -144,7 +145,7 @@ class CompressionStudy:
     @property
     def result(self) -> CompressionResult:
         """What has been found so far; verified when `optimize` has ended."""
-        self._mirror.fetch_feasible(self._mirror.sync(self.study).records)
+        self._mirror.fetch_feasible(self._mirror.sync(self.study.get_trials(deepcopy=False)).records)
         return CompressionResult(self.store)
 
     def optimize(
@@ -171,8 +172,8 @@ class CompressionStudy:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         study, plan = self.study, self._wanted
         stopping, left = threading.Event(), itertools.count()
-        with ThreadPoolExecutor(max_workers=n_jobs) as pool, self._stopping(stopping):
-            workers = [Worker(study, plan, self._mirror, stopping, on_record) for _ in range(n_jobs)]
+        with ThreadPoolExecutor(max_workers=n_jobs) as pool, ForkServer() as server, self._stopping(stopping):
+            workers = [Worker(study, plan, self._mirror, stopping, server, on_record) for _ in range(n_jobs)]
             runs = [pool.submit(worker.run, lambda: n_trials is None or next(left) < n_trials) for worker in workers]
             for run in runs:
                 run.result()
@@ -211,7 +212,7 @@ class CompressionStudy:
 
     def _opened(self) -> optuna.Study:
         self.store.path.mkdir(parents=True, exist_ok=True)
-        storage = self._patient = patient(optuna.storages.get_storage(self._storage or default_storage(self.store)))
+        storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )

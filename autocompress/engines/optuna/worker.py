@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,16 +18,17 @@ from autocompress.engines.optuna.constraints import set_accuracy_budget
 from autocompress.engines.optuna.liveness import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
 from autocompress.engines.optuna.mirror import Mirror
 from autocompress.engines.optuna.proposing import ProposalSampler, write_order
-from autocompress.engines.optuna.records import INTERRUPTED, RECORD, open_trial, records_of
+from autocompress.engines.optuna.records import INTERRUPTED, RECORD, records_of
 from autocompress.engines.optuna.suggesting import suggest
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import AutoCompressError, EngineError
-from autocompress.records import TrialRecord
+from autocompress.errors import AutoCompressError
+from autocompress.records import Proposal, TrialRecord
 from autocompress.store import OpenTrial, record_of_end
+from autocompress.trial.forking import Starter
 from autocompress.trial.process import End, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 
 
 class Worker:
@@ -37,6 +39,7 @@ class Worker:
         plan: with its baseline.
         mirror: the study's directory.
         stopping: set when the search is to be stopped.
+        start: how trials' processes are started.
         on_record: told of each trial that has ended.
     """
 
@@ -46,9 +49,11 @@ class Worker:
         plan: ExperimentPlan,
         mirror: Mirror,
         stopping: threading.Event,
+        start: Starter,
         on_record: Callable[[TrialRecord], None] | None = None,
     ) -> None:
         self._study, self._plan, self._mirror, self._stopping = study, plan, mirror, stopping
+        self._start = start
         self._on_record = on_record or (lambda _: None)
         self._liveness = Liveness()
 
@@ -59,53 +64,68 @@ class Worker:
             TrialError: nothing but failures so far: the cause is not the rate.
             StoreError: the study's directory cannot be written.
         """
-        while not self._stopping.is_set() and self._wait_for_work() and allowed():
-            self._run_trial(self._study.ask())
-
-    def _wait_for_work(self) -> bool:
-        """Wait while all that the search asks for is being run by others; whether there is something to run."""
         sampler = self._study.sampler
+        own = sampler if isinstance(sampler, ProposalSampler) else None
         while not self._stopping.is_set():
-            self._liveness.bury(self._study)
-            trials = self._study.get_trials(deepcopy=False)
-            if not isinstance(sampler, ProposalSampler):
-                return sum(record.epochs for record in records_of(trials)) < self._plan.settings.maximal_total_epochs
+            proposal = self._free_proposal(own) if own else None
+            if not (proposal if own else self._epochs_left()) or not allowed():
+                return
+            self._run_trial(self._study.ask(), proposal)
+
+    def _epochs_left(self) -> bool:
+        done = records_of(self._trials())
+        return sum(record.epochs for record in done) < self._plan.settings.maximal_total_epochs
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials of the study, which the directory knows from now on."""
+        trials = self._liveness.bury(self._study)
+        require_hope(self._mirror.sync(trials).records, self._mirror.store)
+        return trials
+
+    def _free_proposal(self, sampler: ProposalSampler) -> Proposal | None:
+        """Wait while all that the search asks for is being run by others; what is to be run, None at its end."""
+        while not self._stopping.is_set():
+            trials = self._trials()
             wanted = sampler.open(trials)
             if not wanted:
-                return False
-            if sampler.free(wanted, trials):
-                return True
+                return None
+            if free := sampler.free(wanted, trials):
+                return free[0]
             self._stopping.wait(_POLL_SECONDS)
-        return False
+        return None
 
-    def _run_trial(self, trial: optuna.Trial) -> None:
+    def _run_trial(self, trial: optuna.Trial, proposal: Proposal | None) -> None:
         try:
-            asked = self._ordered(trial)
-            end = self._ran(trial, asked)
+            asked = self._ordered(trial, proposal)
+            end = self._ran(trial, asked) if asked else None
         except BaseException:
             with contextlib.suppress(AutoCompressError):  # the storage may be the cause
                 self._interrupted(trial)
             raise
-        self._tell(trial, asked, end)
+        if asked is None or end is None:
+            self._interrupted(trial)
+        else:
+            self._tell(trial, asked, end)
 
-    def _ordered(self, trial: optuna.Trial) -> OpenTrial:
-        """What the study's sampler wants of a trial; it is on the trial before it begins."""
+    def _ordered(self, trial: optuna.Trial, proposal: Proposal | None) -> OpenTrial | None:
+        """What the study's sampler wants of a trial, which is on the trial before it begins; None: nothing any more."""
         trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
-        if isinstance(sampler, ProposalSampler):
-            sampler.suggest(trial)
-        else:
+        if not isinstance(sampler, ProposalSampler):
             chosen = {**suggest(trial, self._plan.space), "search": self._plan.common}
-            write_order(self._study, _frozen(self._study, trial), self._plan, chosen)
-        asked = open_trial(_frozen(self._study, trial))
-        if asked is None:
-            raise EngineError(f"trial {trial.number} must say what it is to do; it does not")
-        return asked
+            return write_order(trial, self._plan, chosen)
+        while proposal is not None:
+            asked = sampler.claim(self._study, trial, proposal)
+            if asked is not None:
+                return asked
+            self._stopping.wait(random.uniform(0, _POLL_SECONDS))
+            proposal = self._free_proposal(sampler)
+        return None
 
     def _ran(self, trial: optuna.Trial, asked: OpenTrial) -> End:
-        self._mirror.sync(self._study)
+        self._mirror.propose(asked)
         self._mirror.fetch(asked)
-        process = TrialProcess(self._mirror.store, asked.key, asked.parameters)
+        process = TrialProcess(self._mirror.store, asked.key, asked.parameters, self._start)
         ending = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
         watcher.start()
@@ -124,7 +144,7 @@ class Worker:
     def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
         """Tell that it is being run, and interrupt it when the search is being stopped."""
         beat, due = 0, time.monotonic() + BEAT_SECONDS
-        while not ending.wait(_POLL_SECONDS / 5):
+        while not ending.wait(_POLL_SECONDS):
             if self._stopping.is_set():
                 process.interrupt()
                 return
@@ -148,10 +168,9 @@ class Worker:
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
             self._interrupted(trial)
             return
-        self._tell_record(trial, record or self._without_result(asked, end))
-        ledger = self._mirror.sync(self._study)
-        self._on_record(ledger.records[-1])
-        require_hope(ledger.records, self._mirror.store)
+        record = record or self._without_result(asked, end)
+        self._tell_record(trial, record)
+        self._on_record(record)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:
         if record.state != "lost":
@@ -170,7 +189,3 @@ class Worker:
         crash = end.crash or "the trial's process ended without a result"
         self._mirror.store.trial(asked.key).write_traceback(crash)
         return record_of_end(asked, crash)
-
-
-def _frozen(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
-    return study._storage.get_trial(trial._trial_id)
