@@ -1,23 +1,25 @@
 """`CompressionStudy` with real Optuna storages, real trials in processes, real kills."""
 
+import contextlib
 import copy
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import optuna
 import pytest
 import torch
-from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autocompress import AccuracyBudget, AutoCompressionExperiment, InfeasibleBudgetError, StoreError, TrialError
 from autocompress.errors import ConfigError
 from tests import curve_modules
 from tests.e2e.launch import search_space
+from tests.e2e.servers import grpc_proxy, postgresql
 from tests.e2e.study import FEW, study
 from tests.e2e.support import ROOT, free_port, processes_of, results, trained_epochs, until
 
@@ -33,9 +35,9 @@ def epochs_log(tmp_path, monkeypatch):
 class Process:
     """A worker in a process of its own."""
 
-    def __init__(self, directory, module, storage):
+    def __init__(self, directory, module, storage, *names):
         self.output = directory.parent / "worker.log"
-        command = [sys.executable, "-m", "tests.e2e.study", str(directory), module, storage]
+        command = [sys.executable, "-m", "tests.e2e.study", str(directory), module, storage, *names]
         with self.output.open("a") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
 
@@ -73,10 +75,28 @@ def with_a_worker_for_each_trial(directory, *names):
             return result
 
 
+def on_server(serve):
+    """With a storage that a server of its own holds."""
+
+    def run(directory, *names):
+        with serve(directory) as storage:
+            return study(directory, "CountsEpochs", storage, *names).optimize()
+
+    return run
+
+
+@contextlib.contextmanager
+def database(directory):
+    with postgresql() as server:
+        yield server.url
+
+
 ENGINES = {
     "optuna, SQLite": on_optuna(lambda directory: None),
     "optuna, memory": on_optuna(lambda directory: InMemoryStorage()),
-    "optuna, journal": on_optuna(lambda directory: JournalStorage(JournalFileBackend(f"{directory}.journal"))),
+    "optuna, journal": on_optuna(lambda directory: f"journal:///{directory}.journal"),
+    "optuna, PostgreSQL": on_server(database),
+    "optuna, gRPC proxy": on_server(lambda directory: grpc_proxy(f"sqlite:///{directory}.db")),
     "optuna, a worker for each trial": with_a_worker_for_each_trial,
 }
 """Name -> search of CountsEpochs with these algorithms in a directory; all must find what NNI's engine finds."""
@@ -116,6 +136,41 @@ def test_two_jobs_run_two_algorithms_side_by_side(tmp_path, found_by_nni):
     result = ENGINES["optuna, SQLite"](tmp_path / "one", "l2", "level")
     both = study(tmp_path / "two", "CountsEpochs", None, "l2", "level").optimize(n_jobs=2)
     assert told(both) == told(result)
+
+
+def test_workers_of_one_database_share_the_work(tmp_path, epochs_log):
+    names = ("l1", "l2", "fpgm", "level")
+    alone = study(tmp_path / "alone", "CountsEpochs", None, *names).optimize()
+    expected = trained_epochs(epochs_log)
+    epochs_log.unlink()
+    with postgresql() as server:
+        _ = study(tmp_path / "one", "CountsEpochs", server.url, *names).study  # measured once
+        workers = [Process(tmp_path / "one", "CountsEpochs", server.url, *names) for _ in range(4)]
+        codes = [worker.wait() for worker in workers]
+        assert codes == [0] * 4, workers[0].printed()
+        together = study(tmp_path / "one", "CountsEpochs", server.url, *names)
+        assert told(together.result) == told(alone)
+        orders = [trial.user_attrs["autocompress:order"] for trial in together.study.trials]
+    keys = [order["key"] for order in orders if order is not None]
+    assert len(keys) == len(set(keys)) == len(alone.records)
+    assert trained_epochs(epochs_log) == expected
+
+
+def test_a_database_that_is_away_for_a_while_is_waited_for(tmp_path, epochs_log):
+    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
+    expected = trained_epochs(epochs_log)
+    epochs_log.unlink()
+    directory = tmp_path / "experiment"
+    with postgresql() as server:
+        worker = Process(directory, "CountsEpochs", server.url)
+        until(lambda: results(directory) if directory.exists() else None, worker)
+        server.stop()
+        time.sleep(5)
+        assert worker.process.poll() is None, worker.printed()
+        server.start()
+        assert worker.wait() == 0, worker.printed()
+        assert told(study(directory, "CountsEpochs", server.url).result) == told(undisturbed)
+    assert trained_epochs(epochs_log) == expected
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
