@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import signal
+import time
 from pathlib import Path
 
 from autocompress import AbstractAutoCompressionModule
@@ -88,3 +90,32 @@ class TellsItsEnd(CurveModule):
     def model(cls):
         atexit.register(print, "the module's last words")
         return super().model()
+
+
+class HangsAbove(CurveModule):
+    curve = staticmethod(cliff(0.62))
+
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        if cls.rate(model) > 0.62:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # as a call into a library that never returns
+            time.sleep(3600)
+
+
+class KilledAbove(CurveModule):
+    """As the kernel does it where memory is short."""
+
+    curve = staticmethod(cliff(0.62))
+
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        if cls.rate(model) > 0.62:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Bulky(CountsEpochs):
+    """Checkpoints of megabytes."""
+
+    width = 100_000

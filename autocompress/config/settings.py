@@ -26,6 +26,7 @@ _Step = Annotated[float, Field(gt=0, description="a finite number > 0")]
 _Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 _LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 _Rate = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
+_Seconds = Annotated[float | None, Field(gt=0, description="a finite number > 0, or null")]
 _Flag = Annotated[bool, Field(description="true or false")]
 _Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number in [0, 2**32)")]
 
@@ -79,6 +80,7 @@ class AccuracyAwareSettings(BaseModel):
         initial_compression_rate: rate of the first trial, clamped into the range of each algorithm.
         warm_start: start trials from the checkpoint of the highest feasible rate, else from the pretrained model.
         knowledge_distillation: how the uncompressed model teaches; None: it does not.
+        maximal_trial_seconds: a trial that takes longer, as one that hangs does, has failed; None: there is no limit.
         seed: of every trial.
 
     Raises:
@@ -104,6 +106,7 @@ class AccuracyAwareSettings(BaseModel):
     knowledge_distillation: Annotated[
         KnowledgeDistillation | None, Field(description="an object with type, scale and temperature, or null")
     ] = None
+    maximal_trial_seconds: _Seconds = None
     seed: _Seed = 0
 
     @model_validator(mode="wrap")

@@ -6,10 +6,26 @@ from collections.abc import Sequence
 
 from autocompress.errors import TrialError
 from autocompress.records import TrialRecord
+from autocompress.search import LOST_TRIALS_UNTIL_INFEASIBLE
 from autocompress.store import ExperimentDirectory
 
 FAILURES_UNTIL_HOPELESS = 3
 """So many failed trials with no other result in between end the experiment: the cause is not the rate."""
+
+
+def told_loss(lost: TrialRecord, records: Sequence[TrialRecord]) -> str:
+    """What to warn of when a trial's process was killed.
+
+    Args:
+        lost: the trial's record.
+        records: of all trials so far, it among them.
+    """
+    same = [(record.algorithm, record.requested_rate, record.state) for record in records]
+    times = same.count((lost.algorithm, lost.requested_rate, lost.state))
+    told = f"trial {lost.key} ({lost.algorithm} at {lost.requested_rate}): {lost.error}"
+    if times < LOST_TRIALS_UNTIL_INFEASIBLE:
+        return told
+    return f"{told}; after {times} such trials the rate counts as infeasible"
 
 
 def require_hope(records: Sequence[TrialRecord], directory: ExperimentDirectory) -> None:

@@ -1,11 +1,19 @@
 """The search rule and what surrounds it: pure functions of records."""
 
-from autocompress.search.adaptive import AdaptiveSearch, Move, Search, SingleTrial, proposals
+from autocompress.search.adaptive import (
+    LOST_TRIALS_UNTIL_INFEASIBLE,
+    AdaptiveSearch,
+    Move,
+    Search,
+    SingleTrial,
+    proposals,
+)
 from autocompress.search.axis import RateAxis
 from autocompress.search.objective import OBJECTIVES, best, nearest_accuracy, require_objective, score
 from autocompress.search.step_halving import Position, StepHalving
 
 __all__ = [
+    "LOST_TRIALS_UNTIL_INFEASIBLE",
     "OBJECTIVES",
     "AdaptiveSearch",
     "Move",

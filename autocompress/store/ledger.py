@@ -40,8 +40,15 @@ def record_of_end(trial: OpenTrial, crash: str | None, killed: str = "the trial'
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.compression_rate if trial.proposal else None,
-        error=killed if crash is None else crash.splitlines()[-1],
+        error=killed if crash is None else _reason(crash),
     )
+
+
+def _reason(crash: str) -> str:
+    lines = crash.splitlines()
+    if any(line.startswith("Timeout (") for line in lines):  # faulthandler's
+        return "the trial took longer than maximal_trial_seconds; its traceback tells where it was"
+    return lines[-1]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import os
 import signal
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ[IN_CHILD] = "1"
     signal.signal(signal.SIGTERM, _interrupt)
     settings = ExperimentDirectory(parsed.directory).settings()
+    if settings["settings"]["maximal_trial_seconds"] is not None:
+        # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
+        faulthandler.dump_traceback_later(settings["settings"]["maximal_trial_seconds"], exit=True)
     channel = _channel(parsed.channel)
     module = ModuleReference.from_dict(settings["module"]).load()
     record = run_trial(

@@ -23,6 +23,7 @@ from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
+from autocompress.store.space import is_full, told_full
 from autocompress.trial.key import trial_key
 from autocompress.trial.order import TrialOrder
 from autocompress.trial.reporter import Reporter, Silent
@@ -73,7 +74,7 @@ def run_trial(
         the record, which is on disk too. A trial that raised has the state "failed" and the reason.
 
     Raises:
-        StoreError: the record cannot be written.
+        StoreError: the record cannot be written, or the disk is full.
     """
     reporter = reporter or Silent()
     reference = ModuleReference.of(module)
@@ -156,7 +157,9 @@ class _Trial:
                 start_from=order.start_from,
             )
             record = self._completed(record, order)
-        except Exception as error:  # noqa: BLE001 - whatever a user's code raises is this trial's result
+        except Exception as error:
+            if is_full(error):
+                raise StoreError(told_full(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())
             record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))

@@ -40,6 +40,7 @@ def test_defaults_are_those_of_nncf():
         "initial_compression_rate": 0.5,
         "warm_start": True,
         "knowledge_distillation": None,
+        "maximal_trial_seconds": None,
         "seed": 0,
     }
 

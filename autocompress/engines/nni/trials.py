@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autocompress.engines.hope import require_hope
+from autocompress.engines.hope import require_hope, told_loss
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import Ledger, OpenTrial
+from autocompress.store.space import require_space
 from autocompress.trial.key import trial_key
 
 _logger = logging.getLogger("nni.autocompress")
@@ -80,16 +81,23 @@ class RunningTrials:
         del self._running[parameter_id]
         if record is None and key in self.ledger.open:
             record = self.ledger.close(key, self._crashes.get(parameter_id))
-        if record is not None and record.error is not None:
+        if record is not None and record.state == "lost":
+            _logger.warning("%s", told_loss(record, self.ledger.records))
+        elif record is not None and record.error is not None:
             _logger.info("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
         require_hope(self.ledger.records, self.ledger.directory)
         return record
 
     def note_crash(self, parameter_id: int, trial_id: str) -> None:
-        """A trial's process ended with an error code; if it left no record, what it printed last is the reason."""
+        """A trial's process ended with an error code; if it left no record, what it printed last is the reason.
+
+        Raises:
+            StoreError: the disk is full.
+        """
         with self.lock:
             outputs = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/trial.stderr"))
             text = outputs[-1].read_text(errors="replace").strip() if outputs else ""
+            require_space(self.ledger.directory.path, text)
             self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
 
     def close(self) -> None:

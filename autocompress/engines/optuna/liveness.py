@@ -28,7 +28,7 @@ _SILENCE_SECONDS = 90.0
 
 def this_process() -> dict[str, Any]:
     """What tells this process from all others, on this machine and elsewhere."""
-    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 class Liveness:
@@ -74,9 +74,18 @@ class Liveness:
 
 def _runs(owner: dict[str, Any]) -> bool:
     try:
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1)
-    except psutil.NoSuchProcess:
+        return bool(abs(_started(owner["pid"]) - owner["started"]) < 1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
+
+
+def _started(pid: int) -> float:
+    """When a process began, in seconds since the boot: a clock that is set anew changes it on no worker."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return float(psutil.Process(pid).create_time() - psutil.boot_time())
+    fields = stat.read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _host() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.engines.hope import require_hope
+from autocompress.engines.hope import require_hope, told_loss
 from autocompress.engines.optuna.constraints import set_accuracy_budget
 from autocompress.engines.optuna.liveness import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
 from autocompress.engines.optuna.mirror import Mirror
@@ -24,11 +24,13 @@ from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import AutoCompressError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import OpenTrial, record_of_end
+from autocompress.store.space import require_space
 from autocompress.trial.forking import Starter
 from autocompress.trial.process import End, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1
+_SAVING_SECONDS = 60.0  # that an interrupted trial has to save its state
 
 
 class Worker:
@@ -97,15 +99,15 @@ class Worker:
     def _run_trial(self, trial: optuna.Trial, proposal: Proposal | None) -> None:
         try:
             asked = self._ordered(trial, proposal)
-            end = self._ran(trial, asked) if asked else None
+            record = self._result(asked, self._ran(trial, asked)) if asked else None
         except BaseException:
             with contextlib.suppress(AutoCompressError):  # the storage may be the cause
                 self._interrupted(trial)
             raise
-        if asked is None or end is None:
+        if record is None:
             self._interrupted(trial)
         else:
-            self._tell(trial, asked, end)
+            self._tell(trial, record)
 
     def _ordered(self, trial: optuna.Trial, proposal: Proposal | None) -> OpenTrial | None:
         """What the study's sampler wants of a trial, which is on the trial before it begins; None: nothing any more."""
@@ -147,6 +149,8 @@ class Worker:
         while not ending.wait(_POLL_SECONDS):
             if self._stopping.is_set():
                 process.interrupt()
+                if not ending.wait(_SAVING_SECONDS):
+                    process.kill()
                 return
             if time.monotonic() >= due:
                 beat, due = beat + 1, time.monotonic() + BEAT_SECONDS
@@ -163,13 +167,17 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _tell(self, trial: optuna.Trial, asked: OpenTrial, end: End) -> None:
+    def _result(self, asked: OpenTrial, end: End) -> TrialRecord | None:
+        """Of a trial that has ended; None where it is the whole search that is being stopped."""
         record = self._mirror.store.trial(asked.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
-            self._interrupted(trial)
-            return
-        record = record or self._without_result(asked, end)
+            return None
+        return record or self._without_result(asked, end)
+
+    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._tell_record(trial, record)
+        if record.state == "lost":
+            _logger.warning("%s", told_loss(record, records_of(self._study.get_trials(deepcopy=False))))
         self._on_record(record)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -184,8 +192,8 @@ class Worker:
 
     def _without_result(self, asked: OpenTrial, end: End) -> TrialRecord:
         if end.killed is not None:
-            _logger.warning("%s at %s: %s", asked.key, asked.proposal and asked.proposal.compression_rate, end.killed)
             return record_of_end(asked, None, end.killed)
+        require_space(self._mirror.store.path, end.crash or "")
         crash = end.crash or "the trial's process ended without a result"
         self._mirror.store.trial(asked.key).write_traceback(crash)
         return record_of_end(asked, crash)
