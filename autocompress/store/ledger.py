@@ -26,13 +26,24 @@ class OpenTrial:
     proposal: Proposal | None = None
 
 
-def record_of_end(trial: OpenTrial, crash: str | None, killed: str = "the trial's process was killed") -> TrialRecord:
+def told_killed(signal: str = "") -> str:
+    """What is said of a process that was killed.
+
+    Args:
+        signal: its name, where it is known.
+    """
+    by = f" by {signal}" if signal else ""
+    hint = " (the machine may have been out of memory)" if signal == "SIGKILL" else ""
+    return f"the trial's process was killed{by}{hint}"
+
+
+def record_of_end(trial: OpenTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
     """The record of a trial that ended without a result.
 
     Args:
         trial: as it was proposed.
         crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
-        killed: how it was killed.
+        killed: how it was killed, where that is known.
     """
     return TrialRecord(
         key=trial.key,
@@ -40,7 +51,7 @@ def record_of_end(trial: OpenTrial, crash: str | None, killed: str = "the trial'
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.compression_rate if trial.proposal else None,
-        error=killed if crash is None else _reason(crash),
+        error=(killed or told_killed()) if crash is None else _reason(crash),
     )
 
 
@@ -124,14 +135,15 @@ class Ledger:
         self.add(record)
         return record
 
-    def close(self, key: str, crash: str | None = None) -> TrialRecord:
+    def close(self, key: str, crash: str | None = None, killed: str | None = None) -> TrialRecord:
         """Note that an open trial ended without a result: its process was killed, or crashed.
 
         Args:
             key: the trial's key.
             crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
+            killed: how it was killed, where that is known.
         """
-        record = record_of_end(self.open[key], crash)
+        record = record_of_end(self.open[key], crash, killed)
         if crash is not None:
             self.directory.trial(key).write_traceback(crash)
         self.add(record)

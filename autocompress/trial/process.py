@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.store import ExperimentDirectory
+from autocompress.store import ExperimentDirectory, told_killed
 from autocompress.trial.forking import Starter, fresh_interpreter
 from autocompress.trial.pipe import PARAMETERS
 
@@ -77,9 +77,7 @@ class TrialProcess:
         code = self._process.wait()
         self._ended = True
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = " (the machine may have been out of memory)" if -code == signal.SIGKILL else ""
-            return End(killed=f"the trial's process was killed by {name}{hint}")
+            return End(killed=told_killed(signal.Signals(-code).name))
         printed = self._output.read_text(errors="replace").strip()
         return End(crash=printed or f"the trial ended with code {code}") if code else End()
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 from autocompress.compress.loading import ModuleReference
-from autocompress.config import default_space
+from autocompress.config import AccuracyAwareSettings, default_space
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
 from autocompress.trial.key import trial_key
@@ -20,7 +20,8 @@ def begun(directory, module, fingerprint=None):
     store.path.mkdir()
     baseline = measure_in_child(reference.to_dict(), SPACE.wire, store.path).to_dict()
     baseline["fingerprint"] = fingerprint or baseline["fingerprint"]
-    store.write_settings({"module": reference.to_dict(), "threshold": 0.8, "baseline": baseline})
+    settings = AccuracyAwareSettings().to_dict()
+    store.write_settings({"module": reference.to_dict(), "threshold": 0.8, "baseline": baseline, "settings": settings})
     return store, baseline["fingerprint"]
 
 

@@ -30,15 +30,15 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         channel: the manager's tuner channel, a WebSocket URL.
         tuner: told of trials that run again through its `adopt(parameter_id, parameters)`.
         assessor: may be None.
-        on_crash: called with the parameter id and NNI's trial id when a trial's process ended with an error code,
-            before the tuner hears that it ended. A process that was killed is not a crash.
+        on_end: called with the parameter id, NNI's trial id and whether it ended with an error code when a trial's
+            process has ended, before the tuner hears of it. A process that was killed has no such code.
     """
 
     def __init__(
-        self, channel: str, tuner: Tuner, assessor: Assessor | None, on_crash: Callable[[int, str], None]
+        self, channel: str, tuner: Tuner, assessor: Assessor | None, on_end: Callable[[int, str, bool], None]
     ) -> None:
         super().__init__(channel, tuner, assessor)
-        self._on_crash = on_crash
+        self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
         self._error: BaseException | None = None
         # When the manager is gone, NNI prints a traceback for each of its five retries; that it is gone, we tell.
@@ -76,8 +76,8 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
 
     def handle_trial_end(self, data: Any) -> None:
         """A trial's process has ended."""
-        if data["event"] == "FAILED":
-            self._on_crash(nni.load(data["hyper_params"])["parameter_id"], data["trial_job_id"])
+        parameter_id = nni.load(data["hyper_params"])["parameter_id"]
+        self._on_end(parameter_id, data["trial_job_id"], data["event"] == "FAILED")
         super().handle_trial_end(data)
 
     def is_created_in_previous_exp(self, param_id: int | None) -> bool:  # noqa: ARG002 - NNI's signature

@@ -1,12 +1,30 @@
 // Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for these:
 // its server listens on every interface without authentication and tells everyone its secret path in its 404 page,
-// and a tuner has only 10 seconds to connect.
+// a tuner has only 10 seconds to connect, and nobody hears how a trial was killed.
 'use strict';
 const http = require('http');
 const net = require('net');
 
 const HOST = '127.0.0.1';
 const TUNER_PATIENCE_MS = 120000;
+
+// NNI drops the signal that killed a trial; it is written beside what the trial printed.
+const children = require('child_process');
+const fs = require('fs');
+const path = require('path');
+const spawn = children.spawn;
+children.spawn = function (...args) {
+    const child = spawn.apply(this, args);
+    const env = (args[args.length - 1] || {}).env || {};
+    if (env.NNI_TRIAL_JOB_ID && env.NNI_OUTPUT_DIR) {
+        child.on('exit', (code, signal) => {
+            if (signal) {
+                fs.writeFileSync(path.join(env.NNI_OUTPUT_DIR, 'trial.signal'), signal);
+            }
+        });
+    }
+    return child;
+};
 
 // The manager's children (trials) are none of our business.
 delete process.env.NODE_OPTIONS;

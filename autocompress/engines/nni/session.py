@@ -82,7 +82,7 @@ class Session:
         self.manager = manager
         self._trials = algorithms.trials
         self._dispatcher = Dispatcher(
-            manager.tuner_channel, algorithms.tuner, algorithms.assessor, self._trials.note_crash
+            manager.tuner_channel, algorithms.tuner, algorithms.assessor, self._trials.note_end
         )
         self._dispatcher.start()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.engines.hope import require_hope, told_loss
 from autocompress.records import Proposal, TrialRecord
-from autocompress.store import Ledger, OpenTrial
+from autocompress.store import Ledger, OpenTrial, told_killed
 from autocompress.store.space import require_space
 from autocompress.trial.key import trial_key
 
@@ -36,6 +36,7 @@ class RunningTrials:
         self._finish = finish
         self._running: dict[int, str] = {}
         self._crashes: dict[int, str] = {}
+        self._kills: dict[int, str] = {}
         self._closed = False
         self._finished = False
 
@@ -80,7 +81,7 @@ class RunningTrials:
             return None
         del self._running[parameter_id]
         if record is None and key in self.ledger.open:
-            record = self.ledger.close(key, self._crashes.get(parameter_id))
+            record = self.ledger.close(key, self._crashes.get(parameter_id), self._kills.get(parameter_id))
         if record is not None and record.state == "lost":
             _logger.warning("%s", told_loss(record, self.ledger.records))
         elif record is not None and record.error is not None:
@@ -88,17 +89,28 @@ class RunningTrials:
         require_hope(self.ledger.records, self.ledger.directory)
         return record
 
-    def note_crash(self, parameter_id: int, trial_id: str) -> None:
-        """A trial's process ended with an error code; if it left no record, what it printed last is the reason.
+    def note_end(self, parameter_id: int, trial_id: str, crashed: bool) -> None:
+        """A trial's process ended; if it left no record, this tells why.
+
+        Args:
+            parameter_id: NNI's.
+            trial_id: NNI's.
+            crashed: whether it ended with an error code: what it printed last is the reason.
 
         Raises:
             StoreError: the disk is full.
         """
         with self.lock:
-            outputs = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/trial.stderr"))
-            text = outputs[-1].read_text(errors="replace").strip() if outputs else ""
-            require_space(self.ledger.directory.path, text)
-            self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
+            if crashed:
+                text = self._written(trial_id, "trial.stderr")
+                require_space(self.ledger.directory.path, text)
+                self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
+            else:
+                self._kills[parameter_id] = told_killed(self._written(trial_id, "trial.signal"))
+
+    def _written(self, trial_id: str, name: str) -> str:
+        files = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/{name}"))
+        return files[-1].read_text(errors="replace").strip() if files else ""
 
     def close(self) -> None:
         """The experiment is being stopped: what comes in from now on are interrupted trials, not results."""

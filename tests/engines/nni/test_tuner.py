@@ -118,12 +118,24 @@ def test_a_crashed_trial_is_not_run_again_and_tells_what_it_printed(nni):
     output.mkdir(parents=True)
     (output / "trial.stderr").write_text("Traceback ...\nImportError: no module named spam\n")
     nni.request(1)
-    nni.trials.note_crash(0, "abc")
+    nni.trials.note_end(0, "abc", True)
     nni.tuner.trial_end(0, False)
     nni.request(1)
     assert nni.rates() == [0.5, 0.4]
     (record,) = nni.ledger.records
     assert (record.state, record.error) == ("failed", "ImportError: no module named spam")
+
+
+def test_the_signal_that_killed_a_trial_is_told(nni):
+    output = nni.store.path / "nni" / "id" / "environments" / "local-env" / "trials" / "abc"
+    output.mkdir(parents=True)
+    (output / "trial.signal").write_text("SIGKILL")
+    nni.request(1)
+    nni.trials.note_end(0, "abc", False)
+    nni.tuner.trial_end(0, False)
+    (record,) = nni.ledger.records
+    told = "the trial's process was killed by SIGKILL (the machine may have been out of memory)"
+    assert (record.state, record.error) == ("lost", told)
 
 
 def test_nothing_but_failures_ends_the_experiment_with_the_cause(nni):
