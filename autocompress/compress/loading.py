@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +69,11 @@ class ModuleReference:
             raise ModuleError(f"the module's file must exist; there is no {place!r} (in {text!r})")
         name, root = name_in_package(file.resolve())
         return cls(str(file.resolve()), name, str(root), class_name)
+
+    def moved(self, root: Path) -> ModuleReference:
+        """The same module where its root is another directory, on another machine."""
+        home = root.resolve()
+        return replace(self, file=str(home / Path(self.file).relative_to(self.root)), root=str(home))
 
     def load(self) -> ModuleClass:
         """Import the file, not as `__main__`, and give its class.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StoreError
+from autocompress.store.files import write_json
 
 _MANIFEST = "manifest.json"
 _KEPT = ("checkpoint", "pruned", "record.json", "curve.jsonl", "traceback.txt")
@@ -20,18 +21,26 @@ class Artefacts:
     A copy is whole when its manifest is there, which comes last and has every file's checksum.
 
     Args:
-        url: such as `s3://bucket/search`, `sftp://host/search`, or a path.
-
-    Raises:
-        StoreError: fsspec knows no such protocol, or the package for it is not installed.
+        files: fsspec's file system.
+        root: the directory in it.
+        url: what it is called.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, files: Any, root: str, url: str) -> None:
+        self._files, self._root, self.url = files, root, url
+
+    @classmethod
+    def at(cls, url: str) -> Artefacts:
+        """Those at an address such as `s3://bucket/search`, `sftp://host/search`, or a path.
+
+        Raises:
+            StoreError: fsspec knows no such protocol, or the package for it is not installed.
+        """
         import fsspec  # comes with torch; slow to import
 
-        self.url = url
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
+            files, root = fsspec.core.url_to_fs(url)
+            return cls(files, root, url)
         except (ValueError, ImportError) as error:
             raise StoreError(f"artefacts must be at an address that fsspec knows; got {url!r}: {error}") from error
 
@@ -41,15 +50,27 @@ class Artefacts:
         Raises:
             StoreError: the address cannot be written.
         """
-        files = [path for name in _KEPT for path in _files_of(directory / name)]
-        manifest = {path.relative_to(directory).as_posix(): _checksum(path.read_bytes()) for path in files}
+        manifest = _manifest_of(directory)
+        for name in manifest:
+            self.write(f"trials/{key}/{name}", (directory / name).read_bytes())
+        self.write(f"trials/{key}/{_MANIFEST}", json.dumps(manifest).encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file there.
+
+        Raises:
+            StoreError: the address cannot be written.
+        """
+        path = f"{self._root}/{name}"
         try:
-            self._files.makedirs(self._place(key), exist_ok=True)
-            for name in manifest:
-                self._write(key, name, (directory / name).read_bytes())
-            self._write(key, _MANIFEST, json.dumps(manifest).encode())
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(path, content)
         except Exception as error:  # every protocol has errors of its own
-            raise StoreError(f"the artefacts of trial {key} cannot be written to {self.url}: {error}") from error
+            raise StoreError(f"{name} cannot be written to {self.url}: {error}") from error
+
+    def texts(self, pattern: str) -> list[str]:
+        """The texts of all files there that a pattern matches, in the order of their names."""
+        return [self._files.cat_file(path).decode(errors="replace") for path in sorted(self._files.glob(pattern))]
 
     def pull(self, key: str, directory: Path) -> bool:
         """Bring a trial's files here, where they are not; whether there are any.
@@ -84,17 +105,26 @@ class Artefacts:
     def _place(self, key: str) -> str:
         return f"{self._root}/trials/{key}"
 
-    def _write(self, key: str, name: str, content: bytes) -> None:
-        path = f"{self._place(key)}/{name}"
-        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._files.pipe_file(path, content)
-
     def _read(self, key: str, name: str) -> bytes:
         try:
             content: bytes = self._files.cat_file(f"{self._place(key)}/{name}")
         except Exception as error:  # every protocol has errors of its own
             raise StoreError(f"{self.url}: {name} of trial {key} cannot be read: {error}") from error
         return content
+
+
+def write_manifest(directory: Path) -> None:
+    """Tell whoever is to fetch a trial's files from this directory that all are there.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    write_json(directory / _MANIFEST, _manifest_of(directory))
+
+
+def _manifest_of(directory: Path) -> dict[str, str]:
+    files = [path for name in _KEPT for path in _files_of(directory / name)]
+    return {path.relative_to(directory).as_posix(): _checksum(path.read_bytes()) for path in files}
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -8,10 +8,12 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from autocompress.compress.loading import ModuleReference
 from autocompress.store import ExperimentDirectory
+from autocompress.store.artefacts import write_manifest
 from autocompress.trial.child import IN_CHILD
 from autocompress.trial.reporter import Channel
 from autocompress.trial.run import run_trial
@@ -21,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the trial whose parameters the channel brings. The exit code is 0 unless the trial failed."""
     parser = argparse.ArgumentParser(prog="python -m autocompress.trial", description=__doc__)
     parser.add_argument("directory", help="the experiment's directory")
+    parser.add_argument("--module-root", help="where the module's root is, on another machine than the launcher's")
     parser.add_argument("--channel", required=True, help="MODULE:CLASS that brings parameters and takes results")
     parsed = parser.parse_args(arguments)
     os.environ[IN_CHILD] = "1"
@@ -30,15 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
         # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
         faulthandler.dump_traceback_later(settings["settings"]["maximal_trial_seconds"], exit=True)
     channel = _channel(parsed.channel)
-    module = ModuleReference.from_dict(settings["module"]).load()
+    reference = ModuleReference.from_dict(settings["module"])
+    if parsed.module_root is not None:
+        reference = reference.moved(Path(parsed.module_root))
     record = run_trial(
-        module,
+        reference.load(),
         channel.parameters(),
         threshold=settings["threshold"],
         directory=parsed.directory,
         reporter=channel,
         fingerprint=settings["baseline"]["fingerprint"],
     )
+    if parsed.module_root is not None:
+        write_manifest(ExperimentDirectory(parsed.directory).trial(record.key).path)
     if record.state == "failed":
         print(record.error, file=sys.stderr)
     return int(record.state == "failed")

@@ -33,12 +33,13 @@ NOT_MORE_OFTEN = 4
 
 
 def disturb(search, kind, delay):
-    """One fault; whether there was anything to disturb, and what had been trained by then."""
+    """One fault; whether there was anything to disturb, and the epochs trained at each rate that had ended by then."""
     whom, number = KINDS[kind]
     launcher = search.start()
     with contextlib.suppress(subprocess.TimeoutExpired):
         launcher.wait(delay)
-    finished = {record.requested_rate: record.epochs for record in results(search.directory)}
+    ended = {record.requested_rate for record in results(search.directory)}
+    finished = {rate: count for rate, count in search.epochs().items() if rate in ended}
     target = launcher if whom == "launcher" else next(processes_of(search.directory, whom), None)
     hit = target is not None and launcher.poll() is None
     if hit:

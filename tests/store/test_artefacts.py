@@ -19,7 +19,7 @@ def trial(tmp_path):
 @pytest.fixture(params=["path", "file", "memory"])
 def artefacts(request, tmp_path):
     url = {"path": str(tmp_path / "shared"), "file": f"file://{tmp_path}/shared", "memory": "memory://shared"}
-    return Artefacts(url[request.param])
+    return Artefacts.at(url[request.param])
 
 
 def test_there_and_back(artefacts, trial, tmp_path):
@@ -38,14 +38,14 @@ def test_what_is_here_is_not_brought_again(artefacts, trial):
 
 
 def test_a_push_that_was_cut_off_is_not_there(trial, tmp_path):
-    artefacts = Artefacts(str(tmp_path / "shared"))
+    artefacts = Artefacts.at(str(tmp_path / "shared"))
     artefacts.push("k1", trial)
     (tmp_path / "shared" / "trials" / "k1" / "manifest.json").unlink()
     assert not artefacts.pull("k1", tmp_path / "there")
 
 
 def test_damage_is_found(trial, tmp_path):
-    artefacts = Artefacts(str(tmp_path / "shared"))
+    artefacts = Artefacts.at(str(tmp_path / "shared"))
     artefacts.push("k1", trial)
     (tmp_path / "shared" / "trials" / "k1" / "checkpoint" / "weights.pt").write_bytes(b"other")
     with pytest.raises(StoreError, match=r"weights\.pt of trial k1 is damaged; its checksum is another one"):
@@ -54,10 +54,10 @@ def test_damage_is_found(trial, tmp_path):
 
 def test_an_unknown_protocol():
     with pytest.raises(StoreError, match="must be at an address that fsspec knows; got 'nowhere://x'"):
-        Artefacts("nowhere://x")
+        Artefacts.at("nowhere://x")
 
 
 def test_an_address_that_cannot_be_written(trial, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written to"):
-        Artefacts(str(tmp_path / "file")).push("k1", trial)
+        Artefacts.at(str(tmp_path / "file")).push("k1", trial)

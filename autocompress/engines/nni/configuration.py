@@ -15,6 +15,7 @@ from nni.experiment.config.utils import is_missing
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
 from autocompress.engines.nni.flat import flattened
+from autocompress.engines.nni.machines import is_remote, remote_command
 from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError
@@ -66,14 +67,20 @@ def _tell_held(space: SearchSpace) -> None:
             )
 
 
-def complete_config(config: ExperimentConfig, directory: Path, module: ModuleReference, space: SearchSpace) -> None:
+def complete_config(
+    config: ExperimentConfig, experiment_id: str, directory: Path, module: ModuleReference, space: SearchSpace
+) -> None:
     """Fill in what users do not have to set, and what is ours to set: the trial command and NNI's own directory.
 
     Args:
         config: changed in place.
+        experiment_id: NNI's.
         directory: the experiment's directory.
         module: the user's module; trials run beside its file.
         space: the search space.
+
+    Raises:
+        ConfigError: machines or the module cannot be used together; see `remote_command`.
     """
     if is_missing(config.trial_concurrency):
         config.trial_concurrency = 1
@@ -82,8 +89,13 @@ def complete_config(config: ExperimentConfig, directory: Path, module: ModuleRef
     config.search_space = flattened(space.wire)
     config.search_space_file = None
     config.experiment_working_directory = str(directory / "nni")
-    command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
-    config.trial_command = shlex.join(command)
+    if is_remote(config):
+        config.trial_command = remote_command(config, experiment_id, module.root, _CHANNEL, sys.executable)
+        if config.nni_manager_ip is None:
+            config.nni_manager_ip = "127.0.0.1"  # there, where its port is forwarded: see manager_hook.js
+    else:
+        command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
+        config.trial_command = shlex.join(command)
     for kind in ("tuner", "assessor"):
         if _name(getattr(config, kind), kind) is None:
             setattr(config, kind, AlgorithmConfig(name=ADAPTIVE_TUNER, class_args={}))

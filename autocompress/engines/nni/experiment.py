@@ -21,6 +21,7 @@ from autocompress.engines.nni.configuration import (
     plan_experiment,
 )
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
+from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, end_process, find_manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
@@ -212,8 +213,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         require_free_port(port)
         plan = self._resume(store) if self._action == "resume" else self._create(store)
         ledger = Ledger(store)
+        machines = Machines.of(self.config, self.id, store)
+        machines.prepare()
+        for key in ledger.open:
+            machines.fetch(key)
         ledger.absorb()
-        algorithms = create_algorithms(plan, ledger, self._finish)
+        algorithms = create_algorithms(plan, ledger, self._finish, machines)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
         self._session = Session(self._start_manager(port, debug, run_mode), algorithms)
@@ -225,7 +230,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         baseline = measure_in_child(
             plan.module, plan.search_space, store.path, distilling=plan.settings.knowledge_distillation is not None
         )
-        complete_config(self.config, store.path, self.module, plan.space)
+        complete_config(self.config, self.id, store.path, self.module, plan.space)
         engine = {"name": "nni", "id": self.id, "config": canonical_json(self.config)}
         plan = plan.with_baseline(baseline, engine)
         store.write_settings(plan.to_dict())

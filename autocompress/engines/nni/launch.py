@@ -9,6 +9,7 @@ import requests
 from nni.experiment import ExperimentConfig, launcher, rest
 from nni.tools.nnictl.config_utils import Experiments
 
+from autocompress.engines.nni.machines import is_remote
 from autocompress.engines.nni.manager import Manager, new_url_prefix, start_manager
 from autocompress.errors import EngineError
 
@@ -29,7 +30,8 @@ def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, po
     prefix = new_url_prefix()
     channel = None if action == "view" else Manager.tuner_channel_of(port, prefix)
     arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, channel)
-    manager = start_manager(arguments, Path(config.experiment_working_directory, experiment_id, "log"))
+    log = Path(config.experiment_working_directory, experiment_id, "log")
+    manager = start_manager(arguments, log, over_ssh=is_remote(config))
     _register(experiment_id, manager, config)
     return manager
 

@@ -111,12 +111,13 @@ def default_port() -> int:
     return DEFAULT_PORT
 
 
-def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path) -> Manager:
+def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, over_ssh: bool = False) -> Manager:
     """Start the manager and wait until it answers, however loaded the machine is.
 
     Args:
         arguments: NNI's own command line of the manager.
         log_directory: where its output goes.
+        over_ssh: whether trials run on other machines, to which its port is forwarded.
 
     Raises:
         EngineError: the port is taken, or it does not answer in a minute; the end of its output is told.
@@ -130,7 +131,7 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path) -> Ma
             stdout=output,
             stderr=output,
             cwd=_node_directory(),
-            env=_environment(),
+            env=_environment(over_ssh),
             start_new_session=True,
         )
     manager = Manager(process, arguments.port, arguments.url_prefix or "")
@@ -178,9 +179,10 @@ def _command(arguments: launcher.NniManagerArgs) -> list[str]:
     return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *arguments.to_command_line_args()]
 
 
-def _environment() -> dict[str, str]:
+def _environment(over_ssh: bool) -> dict[str, str]:
     inherited = os.environ.get("NODE_OPTIONS", "")
-    return {**os.environ, "NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip()}
+    told = {"AUTOCOMPRESS_OVER_SSH": "1"} if over_ssh else {}
+    return {**os.environ, "NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip(), **told}
 
 
 def _wait_until_it_answers(manager: Manager) -> None:

@@ -76,6 +76,33 @@ http.Server.prototype.emit = function (event, request, other, ...rest) {
     return emit.call(this, event, request, other, ...rest);
 };
 
+// Other machines reach this server through their SSH connection, by the same port on their own 127.0.0.1, so that it
+// need not be open to anybody. And NNI installs itself from the package index at every start, even where it is.
+if (process.env.AUTOCOMPRESS_OVER_SSH) {
+    const { Client } = require(require.resolve('ssh2', { paths: [process.cwd()] }));
+    const connect = Client.prototype.connect;
+    Client.prototype.connect = function (config) {
+        this.on('ready', () => this.forwardIn(HOST, port, () => {}));
+        this.on('tcp connection', (_, accept) => {
+            const stream = accept();
+            const socket = net.connect(port, HOST);
+            socket.on('error', () => stream.destroy());
+            stream.on('error', () => socket.destroy());
+            stream.pipe(socket).pipe(stream);
+        });
+        return connect.call(this, config);
+    };
+    const exec = Client.prototype.exec;
+    Client.prototype.exec = function (command, ...rest) {
+        const install = / -m pip install nni --upgrade$/;
+        if (install.test(command)) {
+            const python = command.replace(install, '');
+            command = `${python} -c "import nni" || ${python} -m pip install nni==3.0`;
+        }
+        return exec.call(this, command, ...rest);
+    };
+}
+
 const setTimer = global.setTimeout;
 global.setTimeout = function (callback, delay, ...rest) {
     const isTunerTimer = delay === 10000 && String(callback).includes('Tuner did not connect');

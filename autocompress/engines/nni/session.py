@@ -14,6 +14,7 @@ from nni.tools.package_utils import create_builtin_class_instance
 
 from autocompress.engines.nni.assessor import AdaptiveCompressionAssessor
 from autocompress.engines.nni.dispatcher import Dispatcher
+from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager
 from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
@@ -34,18 +35,21 @@ class Algorithms:
     assessor: Assessor | None
 
 
-def create_algorithms(plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None]) -> Algorithms:
+def create_algorithms(
+    plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
+) -> Algorithms:
     """The tuner and the assessor that a plan names.
 
     Args:
         plan: the experiment.
         ledger: its records so far.
         finish: called once when there is nothing left to try.
+        machines: where trials run.
 
     Raises:
         ConfigError: one of them cannot be created.
     """
-    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish)
+    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
     tuner: AdaptiveCompression | StockTuner
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autocompress.engines.hope import require_hope, told_loss
+from autocompress.engines.nni.machines import Machines
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import Ledger, OpenTrial, told_killed
 from autocompress.store.space import require_space
@@ -26,10 +27,19 @@ class RunningTrials:
         fingerprint: hash of the module's source text.
         threshold: the worst tolerable accuracy.
         finish: called once when there is nothing left to try.
+        machines: where trials run; here by default.
     """
 
-    def __init__(self, ledger: Ledger, fingerprint: str, threshold: float, finish: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fingerprint: str,
+        threshold: float,
+        finish: Callable[[], None],
+        machines: Machines | None = None,
+    ) -> None:
         self.ledger = ledger
+        self._machines = machines or Machines(ledger.directory)
         self.lock = threading.RLock()
         self._fingerprint = fingerprint
         self._threshold = threshold
@@ -54,6 +64,8 @@ class RunningTrials:
         key = self.key(parameters)
         if not self._decided(key):
             self.ledger.propose(OpenTrial(key, parameters, proposal))
+        if (start := parameters["search"].get("start_from")) is not None:
+            self._machines.give(start)
         self._running[parameter_id] = key
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
@@ -76,6 +88,8 @@ class RunningTrials:
         key = self._running.get(parameter_id)
         if key is None or self._closed:
             return None
+        if ended:
+            self._machines.fetch(key)
         record = self.ledger.settle(key)
         if record is None and not ended:
             return None
@@ -102,7 +116,7 @@ class RunningTrials:
         """
         with self.lock:
             if crashed:
-                text = self._written(trial_id, "trial.stderr")
+                text = self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
                 require_space(self.ledger.directory.path, text)
                 self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
             else:

@@ -86,7 +86,7 @@ class CompressionStudy:
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
         self._storage, self._artefacts = storage, artefacts
         self._wanted = self._plan(search_space, objective)
-        self._mirror = Mirror(self.store, None if artefacts is None else Artefacts(artefacts))
+        self._mirror = Mirror(self.store, None if artefacts is None else Artefacts.at(artefacts))
         self._study: optuna.Study | None = None
         self._patient: Any = None
 
