@@ -6,7 +6,7 @@ any worker can take it over. A rate that has been decided is never proposed agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.records import Proposal, TrialRecord
@@ -63,11 +63,7 @@ class AdaptiveSearch:
 
     def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
         """What to try next given all records so far, or None when the search is finished."""
-        moves: list[Move] = []
-        position: Position | None = self.rule.start()
-        for move in self._moves(_decided(records, self.algorithm)):
-            moves.append(move)
-            position = self.rule.advance(move.position, move.feasible)
+        moves, position = self._walked(_decided(records, self.algorithm))
         remaining = self.maximal_total_epochs - sum(move.record.epochs for move in moves if move.trained)
         if position is None or remaining <= 0:
             return None
@@ -75,19 +71,22 @@ class AdaptiveSearch:
 
     def moves(self, records: Iterable[TrialRecord]) -> list[Move]:
         """The path of the search so far: every decided position in order."""
-        return list(self._moves(_decided(records, self.algorithm)))
+        return self._walked(_decided(records, self.algorithm))[0]
 
-    def _moves(self, decided: Mapping[float | None, TrialRecord]) -> Iterator[Move]:
+    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[Move], Position | None]:
+        """The path, and the position that is not decided yet; None at the search's end."""
+        moves: list[Move] = []
         seen: set[float] = set()
         position: Position | None = self.rule.start()
         while position is not None:
             rate = self.axis.snap(position.rate)
             record = decided.get(rate)
             if record is None:
-                return
-            yield Move(position, rate, record, record.feasible, trained=rate not in seen)
+                break
+            moves.append(Move(position, rate, record, record.feasible, trained=rate not in seen))
             seen.add(rate)
             position = self.rule.advance(position, record.feasible)
+        return moves, position
 
     def _proposal(self, position: Position, moves: Sequence[Move], remaining: int) -> Proposal:
         rate = self.axis.snap(position.rate)

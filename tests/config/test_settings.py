@@ -80,6 +80,7 @@ RULES = {
     "initial_compression_rate": (RATE, [-0.1, 1.0, "0.5", None]),
     "warm_start": ("true or false", [0, 1, "true", None]),
     "knowledge_distillation": ("an object with type, scale and temperature, or null", [True, "softmax", 1]),
+    "maximal_trial_seconds": ("a finite number > 0, or null", [0, -1.0, "60", True, float("inf")]),
     "seed": ("a whole number in [0, 2**32)", [-1, 2**32, "0", True, 1.5]),
 }
 

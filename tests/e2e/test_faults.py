@@ -1,10 +1,13 @@
 """What else may go wrong: full disks, trials that hang or are killed, kills while files are written, odd clocks."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +18,7 @@ from tests import curve_modules
 from tests.e2e.launch import search_space
 from tests.e2e.search import Search
 from tests.e2e.study import FEW, study
-from tests.e2e.support import ROOT, free_port, processes_of, results, trained_epochs
+from tests.e2e.support import ROOT, free_port, processes_of, results, skip, trained_epochs
 
 pytestmark = pytest.mark.e2e
 ENGINES = ["nni", "optuna"]
@@ -30,7 +33,7 @@ def small_disk(tmp_path):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)], check=False).returncode == 0
     )
     if not mounted:
-        pytest.skip("needs the right to mount a disk")
+        skip("needs the right to mount a disk")
     yield folder
     for _ in range(50):
         if subprocess.run(["umount", str(folder)], check=False).returncode == 0:
@@ -57,17 +60,18 @@ def until(condition, search, launcher, seconds=180):
     raise AssertionError(f"it never came to that: {search.printed()[-3000:]}")
 
 
-def undisturbed(folder, engine, module="CountsEpochs"):
+@functools.lru_cache
+def undisturbed(engine):
     """Records, best model, and epochs by rate."""
-    folder.mkdir()
-    search = Search(folder, engine, module)
-    assert search.start().wait(240) == 0, search.printed()
-    return search.told(), search.epochs()
+    with tempfile.TemporaryDirectory() as folder:
+        search = Search(Path(folder), engine, "Bulky")
+        assert search.start().wait(240) == 0, search.printed()
+        return search.told(), search.epochs()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, tmp_path, small_disk):
-    expected, epochs = undisturbed(tmp_path / "undisturbed", engine, "Bulky")
+def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk):
+    expected, epochs = undisturbed(engine)
     search = Search(small_disk, engine, "Bulky")
     launcher = search.start()
     try:
@@ -146,10 +150,8 @@ def test_a_rate_whose_trials_are_killed_counts_as_infeasible_in_the_end(run, tmp
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path):
-    expected, epochs = undisturbed(tmp_path / "undisturbed", engine, "Bulky")
-    folder = tmp_path / "disturbed"
-    folder.mkdir()
-    search = Search(folder, engine, "Bulky")
+    expected, epochs = undisturbed(engine)
+    search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()
     try:
         half = until(lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search, launcher)

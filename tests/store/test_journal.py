@@ -153,3 +153,23 @@ def test_a_killed_writer_leaves_whole_events(tmp_path):
     numbers = [event["number"] for event in journal.read()]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) >= 19
+
+
+def test_reading_on_from_where_it_ended(two):
+    start = two.size()
+    assert two.read(start) == []
+    two.append("note", text="after")
+    assert two.read(start) == [{"event": "note", "text": "after"}]
+    with two.path.open("ab") as file:
+        file.write(b"broken\n")
+    two.append("note", text="last")
+    with pytest.raises(StoreError, match="damaged at line 4"):
+        two.read(start)
+
+
+def test_a_last_line_longer_than_a_block_is_repaired(two):
+    two.append("note", text="x" * 200_000)
+    whole = two.path.read_bytes()
+    two.path.write_bytes(whole[:-5])
+    two.repair()
+    assert two.path.read_bytes() == whole[: whole.rindex(b"\n", 0, -1) + 1]

@@ -249,3 +249,16 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path_factory
         ledger = perhaps_killed(ledger)
     assert proposed == undisturbed
     assert ledger.records == records
+
+
+def test_a_ledger_takes_over_what_others_have_written(tmp_path):
+    here, there = (Ledger(ExperimentDirectory(tmp_path)) for _ in range(2))
+    here.propose(OPEN)
+    there.refresh()
+    assert there.open == {"a": OPEN}
+    record = trial(0.5, key="a")
+    there.add(record)
+    there.refresh()
+    here.refresh()
+    assert here.records == there.records == [record], "each event once, whoever wrote it"
+    assert here.open == {}

@@ -1,7 +1,10 @@
 """A trial in a process of its own, seen from outside."""
 
+import functools
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AccuracyAwareSettings, default_space
@@ -14,11 +17,17 @@ from tests import curve_modules
 SPACE = default_space(["l2"])
 
 
+@functools.lru_cache
+def measured(module):
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_in_child(ModuleReference.of(module).to_dict(), SPACE.wire, Path(folder)).to_dict()
+
+
 def begun(directory, module, fingerprint=None):
     """An experiment's directory, its uncompressed model measured."""
     store, reference = ExperimentDirectory(directory), ModuleReference.of(module)
     store.path.mkdir()
-    baseline = measure_in_child(reference.to_dict(), SPACE.wire, store.path).to_dict()
+    baseline = dict(measured(module))
     baseline["fingerprint"] = fingerprint or baseline["fingerprint"]
     settings = AccuracyAwareSettings().to_dict()
     store.write_settings({"module": reference.to_dict(), "threshold": 0.8, "baseline": baseline, "settings": settings})

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from autocompress.config.space import ALGORITHM_KEY
 from autocompress.engines.optuna.records import ORDER, proposed, records_of, running_keys
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.records import Proposal
+from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, proposals
 from autocompress.store import OpenTrial
 from autocompress.trial.key import trial_key
@@ -22,7 +22,7 @@ _RATE = "compression_rate"
 
 
 class ProposalSampler(BaseSampler):
-    """Gives each trial the first open proposal that no other trial runs. Nothing is kept between calls.
+    """Gives each trial an open proposal that no other trial runs. The study tells all; what was read of it is kept.
 
     Args:
         plan: with its baseline.
@@ -30,11 +30,12 @@ class ProposalSampler(BaseSampler):
 
     def __init__(self, plan: ExperimentPlan) -> None:
         self._plan = plan
+        self._known: dict[int, TrialRecord | None] = {}
         self._searches = plan.searches
 
     def open(self, trials: Iterable[FrozenTrial]) -> list[Proposal]:
         """All proposals that are open, whether they run or not; empty when the search is finished."""
-        return proposals(self._searches, records_of(trials))
+        return proposals(self._searches, records_of(trials, self._known))
 
     def free(self, wanted: Iterable[Proposal], trials: Iterable[FrozenTrial]) -> list[Proposal]:
         """Those of the open proposals that none of these trials runs."""

@@ -41,17 +41,35 @@ def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
     return proposal
 
 
-def records_of(trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
-    """Of the trials that have ended, in their order, each key once; those whose process was killed are lost."""
+def records_of(trials: Iterable[FrozenTrial], known: dict[int, TrialRecord | None] | None = None) -> list[TrialRecord]:
+    """Of the trials that have ended, in their order, each key once; those whose process was killed are lost.
+
+    Args:
+        trials: of one study.
+        known: what was read of trials that have ended, by their numbers; added to. They do not change any more.
+    """
+    known = {} if known is None else known
     records: dict[Any, TrialRecord] = {}
     for trial in trials:
-        asked = open_trial(trial)
-        if not trial.state.is_finished() or asked is None or INTERRUPTED in trial.user_attrs:
-            continue
-        written = trial.user_attrs.get(RECORD)
-        record = TrialRecord.from_dict(written) if written else record_of_end(asked, None)
-        records.setdefault((trial.number if record.state == "lost" else record.key), record)
+        number = trial.number
+        if number not in known:
+            if not trial.state.is_finished():
+                continue
+            known[number] = _record(trial)
+        record = known[number]
+        if record is not None:
+            records.setdefault((number if record.state == "lost" else record.key), record)
     return list(records.values())
+
+
+def _record(trial: FrozenTrial) -> TrialRecord | None:
+    attributes = trial.user_attrs
+    if attributes.get(ORDER) is None or INTERRUPTED in attributes:
+        return None
+    if RECORD in attributes:
+        return TrialRecord.from_dict(attributes[RECORD])
+    asked = open_trial(trial)
+    return None if asked is None else record_of_end(asked, None)
 
 
 def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:
