@@ -1,7 +1,5 @@
 """NNI's trials on another machine, over SSH, as a user would configure it."""
 
-import sys
-
 import pytest
 import torch
 from nni.experiment.config import RemoteMachineConfig
@@ -98,14 +96,3 @@ def test_what_fails_there_is_told_here(tmp_path, code):
     assert (first.requested_rate, first.state) == (0.55, "completed"), "within the budget without training"
     assert (failed.requested_rate, failed.state, failed.error) == (0.6, "failed", "RuntimeError: broken over there")
     assert str(there.home) in remote.result.directory.trial(failed.key).traceback()
-
-
-def test_the_interpreter_is_named_in_full(tmp_path, code):
-    from autocompress.engines.nni.machines import remote_command
-
-    config = experiment_of(code, "Shipped", "remote", tmp_path / "remote").config
-    config.trial_code_directory = str(code)
-    config.training_service.machine_list = [RemoteMachineConfig(host="a", user="u", python_path="/opt/python/bin")]
-    assert remote_command(config, "id", str(code), "a:B", sys.executable).startswith("/opt/python/bin/python -m ")
-    config.training_service.machine_list = [RemoteMachineConfig(host="a", user="u")]
-    assert remote_command(config, "id", str(code), "a:B", sys.executable).startswith(sys.executable)
