@@ -159,7 +159,8 @@ class Worker:
 
     def _report(self, trial: optuna.Trial, result: Mapping[str, Any], process: TrialProcess) -> None:
         trial.report(float(result["accuracy"]), int(result["epoch"]))
-        if trial.should_prune():
+        # A proposal names its epochs, which are those that are left; only trials of other samplers may need an end.
+        if not isinstance(self._study.sampler, ProposalSampler) and trial.should_prune():
             process.interrupt()
 
     def _interrupted(self, trial: optuna.Trial) -> None:
