@@ -18,6 +18,8 @@ from autocompress.trial.child import IN_CHILD
 from autocompress.trial.reporter import Channel
 from autocompress.trial.run import run_trial
 
+_INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the trial whose parameters the channel brings. The exit code is 0 unless the trial failed."""
@@ -27,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--channel", required=True, help="MODULE:CLASS that brings parameters and takes results")
     parsed = parser.parse_args(arguments)
     os.environ[IN_CHILD] = "1"
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _INTERRUPTS:
+        signal.signal(number, _interrupt)
     settings = ExperimentDirectory(parsed.directory).settings()
     if settings["settings"]["maximal_trial_seconds"] is not None:
         # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
@@ -58,8 +61,9 @@ def _channel(reference: str) -> Channel:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a trial as SIGINT does: the last state is saved and reported. Once more must not end the saving."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """The last state is saved and reported. Once more must not end the saving."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

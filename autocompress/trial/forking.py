@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -94,12 +95,14 @@ class ForkServer:
         os.lseek(request, 0, os.SEEK_SET)
         ours, theirs = socket.socketpair()
         with self._lock, theirs:
-            try:
-                socket.send_fds(self._running(), [b"."], [theirs.fileno(), output, results, request])
-            except BrokenPipeError:
+            requests, server = self._running(), self._server
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(requests, [b"."], [theirs.fileno(), output, results, request])
+        forked = ForkedProcess.told_by(ours)
+        with self._lock:
+            if forked is None and self._server is server:
                 self._end()
-                return None
-        return ForkedProcess.told_by(ours)
+        return forked
 
     def _running(self) -> socket.socket:
         if self._requests is None or self._server is None or self._server.poll() is not None:

@@ -128,7 +128,9 @@ def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
 def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
     reads = []
     read = type(store.journal).read
-    monkeypatch.setattr(type(store.journal), "read", lambda self: reads.append(self.path.name) or read(self))
+    monkeypatch.setattr(
+        type(store.journal), "read", lambda self, start=0: reads.append(self.path.name) or read(self, start)
+    )
     reader = Reader(store)
     for _ in range(3):
         assert reader.take().running[0].epoch == 2

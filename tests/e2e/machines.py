@@ -1,6 +1,7 @@
 """Another machine, as far as this one can be: a network of its own, an SSH server, and a home of its own."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tests.e2e.support import skip
 
+_NUMBERS = itertools.count()
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
@@ -36,7 +38,8 @@ def machine(folder, **environment):
         folder: for its keys and its home.
         environment: variables of all its processes.
     """
-    name, net = f"ac{os.getpid()}", f"10.213.{os.getpid() % 256}"
+    number = next(_NUMBERS)  # a network that was deleted takes its time to go
+    name, net = f"ac{os.getpid()}n{number}", f"10.213.{(7 * os.getpid() + number) % 256}"
     with network(name, net):
         home = folder / "home"
         home.mkdir()

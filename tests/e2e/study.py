@@ -1,5 +1,6 @@
 """A worker of a study as a user's script would be: `study.py DIRECTORY MODULE [STORAGE]`."""
 
+import signal
 import sys
 
 from autocompress.engines.optuna.study import CompressionStudy
@@ -29,4 +30,5 @@ def study(directory, module, storage=None, *names, sampler=None, artefacts=None,
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let their background jobs ignore
     study(*sys.argv[1:]).optimize()

@@ -228,6 +228,15 @@ def test_a_failed_trial_is_run_again_when_asked_again(tmp_path):
     assert second.state == "failed"
 
 
+@pytest.fixture
+def interruptible():
+    """Shells let their background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_trial_saves_and_reports_its_last_state(tmp_path):
     listener = Listener()
     record = run_trial(Interrupted, parameters(0.5), threshold=0.8, directory=tmp_path, reporter=listener)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.plan import ExperimentPlan
@@ -27,6 +29,7 @@ def opened(storage: str | BaseStorage) -> BaseStorage:
 
     Raises:
         ConfigError: it is no address, or needs a package that is not installed.
+        StoreError: it cannot be opened.
     """
     if not isinstance(storage, str):
         return optuna.storages.get_storage(storage)
@@ -36,11 +39,23 @@ def opened(storage: str | BaseStorage) -> BaseStorage:
             return optuna.storages.GrpcStorageProxy(host=url.host or "localhost", port=url.port or _GRPC_PORT)
         if url.drivername == "journal":
             return JournalStorage(JournalFileBackend(str(url.database)))
-        return optuna.storages.get_storage(storage)
+        return _database(storage)
     except ImportError as error:
         raise ConfigError(f"the storage {address(storage)} needs a package that is not installed: {error}") from error
     except NoSuchModuleError as error:
         raise ConfigError(f"the storage {address(storage)} is of no known kind: {error}") from error
+
+
+def _database(storage: str) -> BaseStorage:
+    """Tried again, as of several workers that make the same tables at the same time Optuna lets one succeed."""
+    for wait in (0.5, 2.0, None):
+        try:
+            return optuna.storages.get_storage(storage)
+        except DBAPIError as error:
+            if wait is None:
+                raise StoreError(f"the storage {address(storage)} cannot be opened: {error.orig}") from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 def address(storage: str | BaseStorage | None) -> str | None:
