@@ -5,7 +5,8 @@ import pytest
 from optuna.storages import JournalStorage
 
 from autocompress.engines.optuna.storages import address, opened
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, StoreError
+from tests.e2e.support import free_port
 
 
 def test_a_journal_by_its_file(tmp_path):
@@ -37,3 +38,12 @@ def test_an_object_is_taken_as_it_is():
 def test_what_is_no_storage_is_told(storage, rule):
     with pytest.raises(ConfigError, match=rule):
         opened(storage)
+
+
+def test_a_server_that_is_not_there_is_told_without_its_password():
+    storage = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/db"
+    with pytest.raises(
+        StoreError, match=r"the storage postgresql\+psycopg://me:\*\*\*@127.* cannot be opened"
+    ) as caught:
+        opened(storage)
+    assert "secret" not in str(caught.value)
