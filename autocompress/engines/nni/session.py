@@ -20,10 +20,12 @@ from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
 from autocompress.engines.nni.tuner import AdaptiveCompression
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
-from autocompress.errors import ConfigError, EngineError
+from autocompress.errors import ConfigError, EngineError, StoreError
 from autocompress.store import Ledger
+from autocompress.store.space import told_full
 
 _POLL_SECONDS = 0.2
+_DISK_FULL = ("SQLITE_FULL", "ENOSPC")  # as NNI's manager tells of it
 
 
 @dataclass
@@ -120,7 +122,10 @@ class Session:
             raise EngineError(f"NNI's manager does not answer: {error}") from error
         if answer["status"] == "ERROR":
             self._dispatcher.raise_error()
-            raise EngineError(f"NNI's manager failed: {'; '.join(answer.get('errors') or ['(no reason given)'])}")
+            reasons = "; ".join(answer.get("errors") or ["(no reason given)"])
+            if any(code in reasons for code in _DISK_FULL):
+                raise StoreError(f"{told_full(self._trials.ledger.directory.path)} (NNI's manager: {reasons})")
+            raise EngineError(f"NNI's manager failed: {reasons}")
         return str(answer["status"])
 
 
