@@ -72,6 +72,10 @@ class Artefacts:
         """The texts of all files there that a pattern matches, in the order of their names."""
         return [self._files.cat_file(path).decode(errors="replace") for path in sorted(self._files.glob(pattern))]
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a whole copy of a trial's files."""
+        return bool(self._files.exists(f"{self._place(key)}/{_MANIFEST}"))
+
     def pull(self, key: str, directory: Path) -> bool:
         """Bring a trial's files here, where they are not; whether there are any.
 
@@ -97,7 +101,7 @@ class Artefacts:
         return True
 
     def _manifest(self, key: str) -> dict[str, str] | None:
-        if not self._files.exists(f"{self._place(key)}/{_MANIFEST}"):
+        if not self.holds(key):
             return None
         manifest: dict[str, str] = json.loads(self._read(key, _MANIFEST))
         return manifest

@@ -12,6 +12,8 @@ from autocompress.errors import StoreError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 16
 _MARK = f"{StoreError.__module__}.{StoreError.__name__}: "
+_CODES = ("SQLITE_FULL", "ENOSPC")
+"""As data bases and NNI's manager tell of a full disk."""
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -23,19 +25,21 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def require_space(directory: Path, crash: str = "") -> None:
-    """Check that it was not for a full disk that a trial's process ended without a result.
+def require_space(directory: Path, told: str) -> None:
+    """Check that it was not for a full disk that a process failed.
 
     Args:
         directory: the experiment's.
-        crash: what the process printed; empty where even that found no space.
+        told: what the process told of it; empty where even that found no space.
 
     Raises:
         StoreError: it was.
     """
-    last = next(iter(crash.splitlines()[-1:]), "")
+    last = next(iter(told.splitlines()[-1:]), "")
     if last.startswith(_MARK):
         raise StoreError(last.removeprefix(_MARK))
+    if any(code in told for code in _CODES):
+        raise StoreError(told_full(directory))
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_PROBE_BYTES))

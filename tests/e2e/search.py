@@ -36,13 +36,14 @@ class Search:
             arguments = ["run", self.module, "--search-space", space, "--out", str(self.directory), *port]
             arguments += ["--engine", self.engine]
         with (self.folder / "output.txt").open("a") as output:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "autocompress.cli", *arguments],
                 cwd=ROOT,
                 env={**os.environ, "EPOCHS_LOG": str(self.log)},
                 stdout=output,
                 stderr=output,
             )
+        return self.process
 
     def printed(self):
         """Of all its launchers."""

@@ -6,6 +6,7 @@ import sys
 from autocompress.engines.optuna.study import CompressionStudy
 from tests import curve_modules
 from tests.e2e.launch import search_space
+from tests.e2e.support import free_port
 
 FEW = {  # 0.55, 0.6, 0.65 where the edge is at 0.62
     "initial_compression_rate": 0.55,
@@ -27,6 +28,18 @@ def study(directory, module, storage=None, *names, sampler=None, artefacts=None,
         settings=AccuracyAwareSettings.from_dict({**FEW, **settings}),
         directory=directory,
     )
+
+
+def on_nni(directory, module, *names, **settings):
+    """What the same search finds on NNI."""
+    from autocompress import AutoCompressionExperiment
+
+    experiment = AutoCompressionExperiment(getattr(curve_modules, module), "local", directory=directory)
+    experiment.config.search_space = search_space(*(names or ["l2"]))
+    experiment.config.tuner.class_args = {**FEW, **settings}
+    experiment.run(free_port())
+    experiment.stop()
+    return experiment.result
 
 
 if __name__ == "__main__":

@@ -76,14 +76,14 @@ def manager_of(directory):
     return next(processes_of(directory, "nni_node/main.js"), None)
 
 
-def until(condition, launcher, seconds=120):
-    """Wait for a condition and return what it gave."""
+def until(condition, launcher, seconds=180, every=0.05):
+    """Wait for a condition and return what it gave; a launcher has a `process` and what it `printed`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := condition():
             return answer
         assert launcher.process.poll() is None, f"the launcher ended: {launcher.printed()[-3000:]}"
-        time.sleep(0.05)
+        time.sleep(every)
     raise AssertionError(f"it never came to that: {launcher.printed()[-3000:]}")
 
 

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from autocompress import AutoCompressionExperiment
 from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
-from tests import curve_modules
-from tests.e2e.launch import search_space
 from tests.e2e.search import Search
-from tests.e2e.study import FEW, study
-from tests.e2e.support import ROOT, free_port, processes_of, results, skip, trained_epochs
+from tests.e2e.study import on_nni, study
+from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, until
 
 pytestmark = pytest.mark.e2e
 ENGINES = ["nni", "optuna"]
@@ -50,16 +47,6 @@ def fill(folder, leave):
     return filler
 
 
-def until(condition, search, launcher, seconds=180):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := condition():
-            return answer
-        assert launcher.poll() is None, f"it ended: {search.printed()[-3000:]}"
-        time.sleep(0.002)
-    raise AssertionError(f"it never came to that: {search.printed()[-3000:]}")
-
-
 @functools.lru_cache
 def undisturbed(engine):
     """Records, best model, and epochs by rate."""
@@ -75,7 +62,7 @@ def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk):
     search = Search(small_disk, engine, "Bulky")
     launcher = search.start()
     try:
-        until(lambda: results(search.directory), search, launcher)
+        until(lambda: results(search.directory), search, every=0.002)
         filler = fill(small_disk, leave=600_000)  # a checkpoint does not fit, what is written beside it does
         assert launcher.wait(240) != 0, search.printed()
         assert f"the disk of {search.directory} is full: free some space, then resume" in search.printed()
@@ -102,15 +89,6 @@ def test_a_journal_on_a_full_disk_is_whole_afterwards(small_disk):
     store.journal.repair()
     store.journal.append("note", text="after")
     assert [event["text"] for event in store.journal.read()] == [*(event["text"] for event in kept), "after"]
-
-
-def on_nni(directory, module, **settings):
-    experiment = AutoCompressionExperiment(getattr(curve_modules, module), "local", directory=directory)
-    experiment.config.search_space = search_space("l2")
-    experiment.config.tuner.class_args = {**FEW, **settings}
-    experiment.run(free_port())
-    experiment.stop()
-    return experiment.result
 
 
 def on_optuna(directory, module, **settings):
@@ -154,7 +132,9 @@ def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path)
     search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()
     try:
-        half = until(lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search, launcher)
+        half = until(
+            lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search, every=0.002
+        )
         next(processes_of(search.directory, "-m autocompress.trial ")).kill()
         assert half.exists(), "it was killed before the checkpoint was whole"
         assert not (half.parents[1] / "record.json").exists()
@@ -171,7 +151,7 @@ def test_a_second_launcher_of_a_study_is_refused(tmp_path):
     search = Search(tmp_path, "optuna", "Slow")
     first = search.start()
     try:
-        until(lambda: next(processes_of(search.directory, "-m autocompress.trial "), None), search, first)
+        until(lambda: next(processes_of(search.directory, "-m autocompress.trial "), None), search)
         assert search.start().wait(120) != 0
         assert f"is being run by process {first.pid}" in search.printed(), search.printed()
         assert first.poll() is None, search.printed()

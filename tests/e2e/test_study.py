@@ -15,13 +15,13 @@ import torch
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from autocompress import AccuracyBudget, AutoCompressionExperiment, InfeasibleBudgetError, StoreError, TrialError
+from autocompress import AccuracyBudget, InfeasibleBudgetError, StoreError, TrialError
 from autocompress.errors import ConfigError
 from tests import curve_modules
 from tests.e2e.launch import search_space
 from tests.e2e.servers import grpc_proxy, postgresql
-from tests.e2e.study import FEW, study
-from tests.e2e.support import ROOT, free_port, processes_of, results, trained_epochs, until
+from tests.e2e.study import on_nni, study
+from tests.e2e.support import ROOT, processes_of, results, trained_epochs, until
 
 pytestmark = pytest.mark.e2e
 
@@ -46,15 +46,6 @@ class Process:
 
     def wait(self, seconds=120):
         return self.process.wait(seconds)
-
-
-def on_nni(directory, *names):
-    experiment = AutoCompressionExperiment(curve_modules.CountsEpochs, "local", directory=directory)
-    experiment.config.search_space = search_space(*names)
-    experiment.config.tuner.class_args = FEW
-    experiment.run(free_port())
-    experiment.stop()
-    return experiment.result
 
 
 def on_optuna(storage):
@@ -106,7 +97,7 @@ ENGINES = {
 def found_by_nni(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nni")
     os.environ["EPOCHS_LOG"] = str(folder / "epochs.log")
-    return on_nni(folder / "experiment", "l2", "level")
+    return on_nni(folder / "experiment", "CountsEpochs", "l2", "level")
 
 
 def told(result):

@@ -62,13 +62,14 @@ class Machines:
             other.files.write(self._store.settings_path.name, self._store.settings_path.read_bytes())
 
     def give(self, key: str) -> None:
-        """Bring a trial's checkpoint there, from which another trial is to start.
+        """Bring a trial's checkpoint to where it is not, as another trial is to start from it.
 
         Raises:
             StoreError: a machine cannot be written to.
         """
         for other in self._others:
-            other.files.push(key, self._store.trial(key).path)
+            if not other.files.holds(key):
+                other.files.push(key, self._store.trial(key).path)
 
     def fetch(self, key: str) -> None:
         """Bring back what came of a trial, if it has ended.

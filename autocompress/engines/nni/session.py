@@ -20,12 +20,11 @@ from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
 from autocompress.engines.nni.tuner import AdaptiveCompression
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
-from autocompress.errors import ConfigError, EngineError, StoreError
+from autocompress.errors import ConfigError, EngineError
 from autocompress.store import Ledger
-from autocompress.store.space import told_full
+from autocompress.store.space import require_space
 
 _POLL_SECONDS = 0.2
-_DISK_FULL = ("SQLITE_FULL", "ENOSPC")  # as NNI's manager tells of it
 
 
 @dataclass
@@ -123,8 +122,7 @@ class Session:
         if answer["status"] == "ERROR":
             self._dispatcher.raise_error()
             reasons = "; ".join(answer.get("errors") or ["(no reason given)"])
-            if any(code in reasons for code in _DISK_FULL):
-                raise StoreError(f"{told_full(self._trials.ledger.directory.path)} (NNI's manager: {reasons})")
+            require_space(self._trials.ledger.directory.path, reasons)
             raise EngineError(f"NNI's manager failed: {reasons}")
         return str(answer["status"])
 

@@ -54,6 +54,12 @@ class Nni:
         )
         self.store.trial(key).write_record(record)
 
+    def leave(self, trial_id, name, text):
+        """A file that NNI or its hook leaves in a trial's folder."""
+        output = self.store.path / "nni" / "id" / "environments" / "local-env" / "trials" / trial_id
+        output.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(text)
+
     def rates(self):
         return [sent["search"]["compression_rate"] for sent in self.sent.values()]
 
@@ -114,9 +120,7 @@ def test_a_killed_trial_is_run_again_twice_and_then_counts_as_infeasible(nni):
 
 
 def test_a_crashed_trial_is_not_run_again_and_tells_what_it_printed(nni):
-    output = nni.store.path / "nni" / "id" / "environments" / "local-env" / "trials" / "abc"
-    output.mkdir(parents=True)
-    (output / "trial.stderr").write_text("Traceback ...\nImportError: no module named spam\n")
+    nni.leave("abc", "trial.stderr", "Traceback ...\nImportError: no module named spam\n")
     nni.request(1)
     nni.trials.note_end(0, "abc", True)
     nni.tuner.trial_end(0, False)
@@ -127,9 +131,7 @@ def test_a_crashed_trial_is_not_run_again_and_tells_what_it_printed(nni):
 
 
 def test_the_signal_that_killed_a_trial_is_told(nni):
-    output = nni.store.path / "nni" / "id" / "environments" / "local-env" / "trials" / "abc"
-    output.mkdir(parents=True)
-    (output / "trial.signal").write_text("SIGKILL")
+    nni.leave("abc", "trial.signal", "SIGKILL")
     nni.request(1)
     nni.trials.note_end(0, "abc", False)
     nni.tuner.trial_end(0, False)
