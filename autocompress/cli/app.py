@@ -14,13 +14,13 @@ from autocompress.cli import launch
 from autocompress.cli.check import checks_table, tried
 from autocompress.cli.holder import holder
 from autocompress.cli.on_nni import new_experiment, old_experiment
-from autocompress.cli.on_optuna import new_study, old_study
+from autocompress.cli.on_optuna import new_study, old_study, workers
 from autocompress.cli.outcome import told_errors
 from autocompress.cli.picture import still
 from autocompress.cli.shipping import ship
 from autocompress.cli.snapshot import Snapshot, take
 from autocompress.cli.tables import trials_table
-from autocompress.errors import ConfigError, StoreError, unknown_name
+from autocompress.errors import AutoCompressError, ConfigError, StoreError, unknown_name
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 
@@ -265,6 +265,12 @@ def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) 
         return f"running (process {process})"
     if snapshot.ended and (snapshot.verdict is not None or snapshot.best is None):
         return "ended"
+    try:
+        helping = workers(store)
+    except AutoCompressError as error:
+        return f"not run from here; whether by workers is not known: {error}"
+    if helping:
+        return f"run by workers ({', '.join(helping)})"
     return f"not running; go on with: autocompress resume {store.path}"
 
 

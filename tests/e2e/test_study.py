@@ -18,10 +18,11 @@ from optuna.trial import TrialState
 from autocompress import AccuracyBudget, InfeasibleBudgetError, StoreError, TrialError
 from autocompress.errors import ConfigError
 from tests import curve_modules
+from tests.cli.support import invoke
 from tests.e2e.launch import search_space
-from tests.e2e.servers import grpc_proxy, postgresql
+from tests.e2e.servers import grpc_proxy, mysql, postgresql
 from tests.e2e.study import on_nni, study
-from tests.e2e.support import ROOT, processes_of, results, trained_epochs, until
+from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, until
 
 pytestmark = pytest.mark.e2e
 
@@ -82,11 +83,20 @@ def database(directory):
         yield server.url
 
 
+@contextlib.contextmanager
+def mysql_database(directory):
+    if not shutil.which("mariadbd"):
+        skip("needs MariaDB")
+    with mysql() as url:
+        yield url
+
+
 ENGINES = {
     "optuna, SQLite": on_optuna(lambda directory: None),
     "optuna, memory": on_optuna(lambda directory: InMemoryStorage()),
     "optuna, journal": on_optuna(lambda directory: f"journal:///{directory}.journal"),
     "optuna, PostgreSQL": on_server(database),
+    "optuna, MySQL": on_server(mysql_database),
     "optuna, gRPC proxy": on_server(lambda directory: grpc_proxy(f"sqlite:///{directory}.db")),
     "optuna, a worker for each trial": with_a_worker_for_each_trial,
 }
@@ -172,8 +182,10 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
     worker = Process(directory, "CountsEpochs", storage)
     until(lambda: results(directory) if directory.exists() else None, worker)
     until(lambda: next(processes_of(directory, "-m autocompress.trial "), None), worker)
+    assert f"state    run by workers (process {worker.process.pid})" in invoke("status", directory).output
     worker.process.kill()  # the trial may go on without it, and its record counts
     worker.wait()
+    assert "state    not running" in invoke("status", directory).output
     result = study(directory, "CountsEpochs", storage).optimize()
     assert told(result) == told(undisturbed)
     assert trained_epochs(epochs_log) == expected, "nothing is trained twice"

@@ -72,6 +72,19 @@ class Liveness:
         return now - since < self._silence
 
 
+def owners(trials: Iterable[FrozenTrial]) -> list[str]:
+    """Which workers run a trial, as far as one look can tell: those of other machines count as alive."""
+    trials = list(trials)
+    dead = {each.number for each in Liveness().dead(trials)}
+    running = [each for each in trials if each.state is TrialState.RUNNING and each.number not in dead]
+    return sorted({_told(each.user_attrs[OWNER]) for each in running if OWNER in each.user_attrs})
+
+
+def _told(owner: dict[str, Any]) -> str:
+    process = f"process {owner['pid']}"
+    return process if owner["host"] == _host() else f"{process} on {owner['host'].partition('/')[0]}"
+
+
 def _runs(owner: dict[str, Any]) -> bool:
     try:
         return bool(abs(_started(owner["pid"]) - owner["started"]) < 1)

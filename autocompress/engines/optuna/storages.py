@@ -101,15 +101,24 @@ def plan_of(storage: str | BaseStorage, study_name: str | None) -> ExperimentPla
     Raises:
         StoreError: the storage has no such study, or one that is not ours.
     """
-    place = opened(storage)
-    try:
-        study = optuna.load_study(study_name=study_name, storage=place)
-    except (KeyError, ValueError) as error:
-        known = optuna.get_all_study_names(place)
-        raise StoreError(unknown_name("study", str(study_name), known)) from error
+    study = found_study(storage, study_name)
     if PLAN not in study.user_attrs:
         raise StoreError(f"the study {study_name!r} must be one of autocompress that has begun; it has no plan")
     return ExperimentPlan.from_dict(study.user_attrs[PLAN])
+
+
+def found_study(storage: str | BaseStorage, study_name: str | None) -> optuna.Study:
+    """A study in a storage.
+
+    Raises:
+        StoreError: the storage has no such study.
+    """
+    place = opened(storage)
+    try:
+        return optuna.load_study(study_name=study_name, storage=place)
+    except (KeyError, ValueError) as error:
+        known = optuna.get_all_study_names(place)
+        raise StoreError(unknown_name("study", str(study_name), known)) from error
 
 
 def named_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
