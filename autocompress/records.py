@@ -65,6 +65,48 @@ class Measurement(Record):
 
 
 @dataclass(frozen=True)
+class LayerSize(Record):
+    """Size of one layer.
+
+    Attributes:
+        name: dotted, in the model.
+        kind: its class.
+        parameters: number of its own parameter values that are not zero.
+        macs: multiply-accumulates of one forward pass of the example inputs on dense kernels.
+        seconds: median time in one forward pass; None where the layer is not called as a module.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    macs: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ModelSizes(Record):
+    """The uncompressed model and a compressed one, layer by layer.
+
+    Attributes:
+        before: layers of the uncompressed model, in its order.
+        after: layers of the compressed one; empty where they cannot be told apart, as in an int8 graph.
+        seconds_before: median time of one forward pass of the uncompressed model.
+        seconds_after: of the compressed one, measured in turns with it.
+    """
+
+    before: tuple[LayerSize, ...]
+    after: tuple[LayerSize, ...]
+    seconds_before: float
+    seconds_after: float
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> ModelSizes:
+        for name in ("before", "after"):
+            fields[name] = tuple(LayerSize(**layer) for layer in fields.get(name, ()))
+        return super()._from_fields(fields)
+
+
+@dataclass(frozen=True)
 class Baseline(Record):
     """The uncompressed model, measured once before the search.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from autocompress.errors import InfeasibleBudgetError
 from autocompress.records import Baseline, TrialRecord
+from autocompress.report import write_report
+from autocompress.report.story import story_of
 from autocompress.search import best, nearest_accuracy
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 if TYPE_CHECKING:
+    import pandas
     from torch import nn
 
     from autocompress.compress.module import ModuleClass
@@ -108,6 +112,33 @@ class CompressionResult:
         if target.suffix == ".dot":
             export(original, target.with_suffix(".uncompressed.dot"), inputs)
         return report
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write one self-contained HTML page, and its plots as SVG and PNG in `plots/` beside it.
+
+        Args:
+            path: of the page; `report.html` in the experiment's directory by default.
+
+        Returns:
+            the page.
+
+        Raises:
+            StoreError: the experiment's files are damaged, or the report cannot be written.
+        """
+        return write_report(self.directory, path)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a trial in the order they ended; the columns are the fields of `TrialRecord`."""
+        import pandas
+
+        names = [field.name for field in dataclasses.fields(TrialRecord)]
+        return pandas.DataFrame([dataclasses.asdict(record) for record in self.records], columns=names)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from autocompress.report.page import notebook
+
+        return notebook(story_of(self.directory))
 
     def verify(self) -> TrialRecord:
         """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.

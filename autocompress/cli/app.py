@@ -236,6 +236,21 @@ def export(directory: _Directory, path: _Path, as_json: _Json = False, debug: _D
         print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
 
 
+@app.command()
+def report(
+    directory: _Directory,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page. Default: report.html in the experiment's directory.")
+    ] = None,
+) -> None:
+    """Write what was found and how, as one HTML page that needs no network; finished or not.
+
+    Its plots are written beside it, in plots/, as SVG and PNG.
+    """
+    with told_errors():
+        print(f"wrote {CompressionResult(_existing(directory)).report(out)}")
+
+
 def _new(
     engine: str,
     module: str,

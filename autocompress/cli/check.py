@@ -10,7 +10,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.cli.tables import percent
+from autocompress.report.phrases import percent
 
 if TYPE_CHECKING:
     from autocompress.trial.checking import AlgorithmCheck, Reduction

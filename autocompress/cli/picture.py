@@ -7,8 +7,9 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from autocompress.cli.snapshot import RunningTrial, Snapshot
-from autocompress.cli.tables import at_rate, counted, duration, gain, number, trials_table
+from autocompress.cli.tables import trials_table
 from autocompress.records import Proposal
+from autocompress.report.phrases import at_rate, counted, duration, gain, number
 
 _SHOWN_TRIALS = 12
 

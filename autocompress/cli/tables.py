@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
+from autocompress.report.phrases import at_rate, counted, gain, number, percent, verdict
 
 _COLUMNS = (
     "#",
@@ -40,72 +41,27 @@ def trials_table(records: Iterable[TrialRecord], first: int = 1, *, cut: bool = 
         justify: JustifyMethod = "left" if column in _LEFT else "right"
         table.add_column(column, justify=justify, no_wrap=cut or column != "verdict")
     for index, record in enumerate(records, first):
-        table.add_row(str(index), *_cells(record), verdict(record))
+        table.add_row(str(index), *_cells(record), styled_verdict(record))
     return table
 
 
-def verdict(record: TrialRecord) -> Text:
-    """Whether the trial is within the budget, or why there is no answer."""
+def styled_verdict(record: TrialRecord) -> Text:
+    """The verdict in its colour."""
     if record.error is not None:
-        return Text(f"{record.state}: {first_line(record.error)}", style="red", overflow="ellipsis")
-    stopped = "" if record.state == "completed" else f"{record.state}, "
-    if record.feasible:
-        return Text(f"{stopped}within", style="green")
-    return Text(f"{stopped}outside", style="yellow")
-
-
-def first_line(text: str) -> str:
-    """The first line of a text that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number in as few figures as it takes; a dash for none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:.{digits}g}"
-
-
-def percent(share: float | None) -> str:
-    """A share as percent; a dash for none."""
-    return "-" if share is None else f"{share:.1%}"
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def duration(seconds: float) -> str:
-    """A time in seconds, minutes or hours."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+        return Text(verdict(record), style="red", overflow="ellipsis")
+    return Text(verdict(record), style="green" if record.feasible else "yellow")
 
 
 def line(record: TrialRecord, index: int) -> str:
     """One finished trial in one line of plain text."""
     named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
     if record.accuracy is None:
-        return f"{named}{verdict(record).plain}"
+        return f"{named}{verdict(record)}"
     return (
         f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_budget, '+.2g')} to the threshold), "
         f"{gain(record)}, {counted(record.epochs, 'epoch')}, "
-        f"{record.seconds:.1f} s: {verdict(record).plain}"
+        f"{record.seconds:.1f} s: {verdict(record)}"
     )
-
-
-def gain(record: TrialRecord) -> str:
-    """How much smaller the model has become."""
-    return f"{percent(record.parameters_removed)} of the parameters removed, {percent(record.size_removed)} smaller"
-
-
-def at_rate(algorithm: str, rate: float | None) -> str:
-    """An algorithm and the rate asked of it, if any."""
-    return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 
 def _cells(record: TrialRecord) -> tuple[str, ...]:

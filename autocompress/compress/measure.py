@@ -44,7 +44,7 @@ def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
 def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
     """Multiply-accumulates of one forward pass in eval mode on dense kernels: convolutions and matrix products."""
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), _countable_attention(), counter:
+    with evaluating(model), torch.no_grad(), countable_attention(), counter:
         model(*moved(example_inputs, device_of(model)))
     return int(counter.get_total_flops()) // 2
 
@@ -71,8 +71,8 @@ class _ByteCounter(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _countable_attention() -> Iterator[None]:
-    # The fused kernel of nn.MultiheadAttention in eval mode is unknown to the counter and would count nothing.
+def countable_attention() -> Iterator[None]:
+    """Without the fused kernel of nn.MultiheadAttention in eval mode, which the counter takes for nothing."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -2,7 +2,8 @@
 
 experiment.json   settings, seed, versions, baseline
 journal.jsonl     proposals, results, verdicts; the truth
-trials/<key>/     record.json, curve.jsonl, checkpoint/
+trials/<key>/     record.json, curve.jsonl, checkpoint/, of the best one layers.json
+report.html       and plots/, when a report was asked for
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StoreError
-from autocompress.records import SCHEMA_VERSION, TrialRecord
+from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.files import read_json, write_json
 from autocompress.store.journal import Journal
 
@@ -130,6 +131,19 @@ class TrialDirectory:
     def write_record(self, record: TrialRecord) -> None:
         """Write the trial's record; from then on the trial has ended."""
         write_json(self.path / "record.json", record.to_dict())
+
+    def sizes(self) -> ModelSizes | None:
+        """The model's layers beside the uncompressed ones; None where the model was never verified.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        path = self.path / "layers.json"
+        return ModelSizes.from_dict(read_json(path)) if path.exists() else None
+
+    def write_sizes(self, sizes: ModelSizes) -> None:
+        """Write the model's layers beside the uncompressed ones."""
+        write_json(self.path / "layers.json", sizes.to_dict())
 
     def append_epoch(self, epoch: Mapping[str, Any]) -> None:
         """Add a line to the learning curve."""

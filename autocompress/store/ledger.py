@@ -82,12 +82,19 @@ class Ledger:
 
     Args:
         directory: the experiment; its journal is replayed at once.
+
+    Attributes:
+        records: in the order they ended.
+        open: the trials without a result, by key.
+        asked: all trials as they were proposed, by key.
+        verdicts: of trials whose checkpoint was loaded afresh, by key.
     """
 
     def __init__(self, directory: ExperimentDirectory) -> None:
         self.directory = directory
         self.records: list[TrialRecord] = []
         self.open: dict[str, OpenTrial] = {}
+        self.asked: dict[str, OpenTrial] = {}
         self.verdicts: dict[str, Verdict] = {}
         self._replayed = 0
         self.refresh()
@@ -109,7 +116,7 @@ class Ledger:
             return
         proposal = trial.proposal.to_dict() if trial.proposal else None
         self._append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
-        self.open[trial.key] = trial
+        self.open[trial.key] = self.asked[trial.key] = trial
 
     def add(self, record: TrialRecord) -> None:
         """Note the result of a trial."""
@@ -166,7 +173,8 @@ class Ledger:
     def _replay(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "proposal":
             proposal = Proposal.from_dict(event["proposal"]) if event["proposal"] else None
-            self.open[event["key"]] = OpenTrial(event["key"], event["parameters"], proposal)
+            trial = OpenTrial(event["key"], event["parameters"], proposal)
+            self.open[trial.key] = self.asked[trial.key] = trial
         elif event["event"] == "result":
             self._add(TrialRecord.from_dict(event["record"]))
         elif event["event"] == "verdict":

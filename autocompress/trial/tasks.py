@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from autocompress.algorithms import algorithm
 from autocompress.budget import accuracy_budget
-from autocompress.compress.hooks import evaluate, fresh_model
+from autocompress.compress.breakdown import layer_sizes
+from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
+from autocompress.compress.latency import measure_latency
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.config import AlgorithmSpace, SearchSpace, read_parameters
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
-from autocompress.records import Baseline
-from autocompress.store import Verdict
+from autocompress.records import Baseline, ModelSizes
+from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.fine_tune import find_trainer, missing_optimizer
 from autocompress.trial.order import Stage
@@ -116,7 +120,7 @@ def missing_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -
 
 
 def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
-    """Load a checkpoint into a fresh model and evaluate it.
+    """Load a checkpoint into a fresh model and evaluate it; its layers' sizes are written beside it.
 
     Raises:
         StoreError: the checkpoint is damaged.
@@ -124,9 +128,21 @@ def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
     """
     seed_everything(0)
     model = load_compressed(checkpoint, fresh_model(module))
+    TrialDirectory(checkpoint.parent).write_sizes(_sizes(module, model))
     accuracy = evaluate(module.evaluator(), model.eval())
     budget = accuracy_budget(accuracy, threshold, higher_is_better=module.higher_is_better)
     return Verdict(accuracy, _holdout(module, model), budget >= 0)
+
+
+def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
+    original, inputs = fresh_model(module), example_inputs(module)
+    latency = measure_latency(model, original, inputs)
+    return ModelSizes(
+        before=tuple(layer_sizes(original, inputs)),
+        after=tuple(layer_sizes(model, inputs)),
+        seconds_before=latency.original_seconds,
+        seconds_after=latency.seconds,
+    )
 
 
 def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:

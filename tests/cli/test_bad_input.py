@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from tests.cli.conftest import SPACE
 from tests.cli.support import invoke
+from tests.written import SPACE
 
 CLIFF = "tests/curve_modules.py:Cliff"
 

@@ -11,7 +11,7 @@ from autocompress.cli.picture import picture
 from autocompress.cli.snapshot import Reader, take
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
-from tests.cli.conftest import finish, plan, record
+from tests.written import finish, plan, record
 
 URL = "http://127.0.0.1:8080/secret/oview"
 

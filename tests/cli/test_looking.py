@@ -9,8 +9,8 @@ import pytest
 from autocompress.cli.holder import holder
 from autocompress.records import TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
-from tests.cli.conftest import finish, propose, record
 from tests.cli.support import invoke
+from tests.written import finish, propose, record
 
 HOLD = """
 import sys

@@ -1,0 +1,91 @@
+"""How plots look, and how they are written: matplotlib's, without its global state."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
+WITHIN, OUTSIDE, FAILED, ACCENT = "#0b7a53", "#b35309", "#a3232b", "#2456c4"
+PALETTE = (ACCENT, WITHIN, OUTSIDE, "#7a3fb0", "#0a7488", "#a8286b", "#636a1e", FAILED)
+
+_NAMES = {
+    INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "paper", WITHIN: "within", OUTSIDE: "outside", FAILED: "failed",
+    ACCENT: "accent", **{colour: f"series{index}" for index, colour in enumerate(PALETTE) if index in (3, 4, 5, 6)},
+}  # fmt: skip
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
+    "svg.hashsalt": "autocompress",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "legend.frameon": False,
+}
+_SIZE = (6.0, 3.6)
+
+Draw = Callable[[Axes], None]
+"""Draws into axes."""
+
+
+def svg(draw: Draw, *, themed: bool = False) -> str:
+    """A plot as an SVG element.
+
+    Args:
+        draw: the plot.
+        themed: colours are CSS variables (`--ink`, `--within`, ...) of the page around it, instead of fixed ones.
+    """
+    written = io.StringIO()
+    _save(draw, written, "svg", transparent=True)
+    text = written.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return _themed(text) if themed else text
+
+
+def write(draw: Draw, path: Path) -> None:
+    """Write a plot as `<path>.svg` and `<path>.png`, on paper's white."""
+    _save(draw, path.with_suffix(".svg"), "svg")
+    _save(draw, path.with_suffix(".png"), "png")
+
+
+def png(draw: Draw) -> bytes:
+    """A plot as a PNG image."""
+    written = io.BytesIO()
+    _save(draw, written, "png")
+    return written.getvalue()
+
+
+def _save(draw: Draw, target: Path | io.StringIO | io.BytesIO, kind: str, *, transparent: bool = False) -> None:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained", facecolor=PAPER)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        draw(axes)
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(target, format=kind, dpi=160, transparent=transparent, metadata=metadata)
+
+
+def _themed(text: str) -> str:
+    for colour, name in _NAMES.items():
+        text = text.replace(colour, f"var(--{name})")
+    width, height = (f"{72 * size:g}" for size in _SIZE)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    if "viewBox" not in text[:800]:
+        text = text.replace("<svg ", f'<svg viewBox="0 0 {width} {height}" ', 1)
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)

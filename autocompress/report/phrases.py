@@ -1,0 +1,57 @@
+"""Figures and phrases for people: the same ones in the terminal and in reports."""
+
+from __future__ import annotations
+
+import math
+
+from autocompress.records import TrialRecord
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number in as few figures as it takes; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.{digits}g}"
+
+
+def percent(share: float | None) -> str:
+    """A share as percent; a dash for none."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def gain(record: TrialRecord) -> str:
+    """How much smaller the model has become."""
+    return f"{percent(record.parameters_removed)} of the parameters removed, {percent(record.size_removed)} smaller"
+
+
+def at_rate(algorithm: str, rate: float | None) -> str:
+    """An algorithm and the rate asked of it, if any."""
+    return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
+
+
+def verdict(record: TrialRecord) -> str:
+    """Whether a trial is within the budget, or why there is no answer."""
+    if record.error is not None:
+        return f"{record.state}: {first_line(record.error)}"
+    stopped = "" if record.state == "completed" else f"{record.state}, "
+    return f"{stopped}{'within' if record.feasible else 'outside'}"

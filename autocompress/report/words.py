@@ -1,0 +1,134 @@
+"""The verdict in words: what was found, how sure it is, and what to try next."""
+
+from __future__ import annotations
+
+from autocompress.algorithms import algorithm
+from autocompress.report.phrases import at_rate, counted, duration, number, percent
+from autocompress.report.story import Story
+from autocompress.search import nearest_accuracy
+
+_SURELY_INSIDE = 1.0
+"""Margin in spreads of the last trial's accuracies beyond which a result is not called close."""
+
+
+def headline(story: Story) -> str:
+    """What was found, in one sentence."""
+    best = story.best
+    if best is None:
+        return f"Nothing stayed within the accuracy budget in {counted(len(story.records), 'trial')}."
+    return (
+        f"{at_rate(best.algorithm, best.requested_rate)} removes {percent(best.parameters_removed)} of the parameters "
+        f"and {percent(best.macs_removed)} of the multiply-accumulates, and makes the file "
+        f"{percent(best.size_removed)} smaller, within the accuracy budget."
+    )
+
+
+def findings(story: Story) -> list[str]:
+    """How sure it is: accuracies, margins, the nearest failure, what it took."""
+    return [
+        text
+        for text in (_accuracy(story), _holdout(story), _closeness(story), _failure(story), _speed(story), _cost(story))
+        if text
+    ]
+
+
+def advice(story: Story) -> list[str]:
+    """What to try next; what speaks most for itself comes first."""
+    return _after_nothing(story) if story.best is None else _after_success(story)
+
+
+def _accuracy(story: Story) -> str:
+    base = f"{number(story.baseline.accuracy)} uncompressed, {number(story.threshold)} tolerated"
+    if story.best is None:
+        nearest = nearest_accuracy(story.records)
+        return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
+    verdict = story.verdict
+    margin = number(story.best.accuracy_budget, 2)
+    checked = (
+        "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh in a new process"
+    )
+    return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
+
+
+def _holdout(story: Story) -> str:
+    margin, verdict = story.holdout_margin, story.verdict
+    if margin is None or verdict is None:
+        return (
+            "" if story.best is None else "Hold-out: the module has no hold-out evaluator, so selection is unchecked."
+        )
+    place = "inside" if margin >= 0 else "outside"
+    return (
+        f"Hold-out: {number(verdict.holdout_accuracy)} ({number(story.baseline.holdout_accuracy)} uncompressed, "
+        f"{number(story.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} {place} it."
+    )
+
+
+def _closeness(story: Story) -> str:
+    if story.best is None or (spread := story.spread(story.best)) is None:
+        return ""
+    width = spread[1] - spread[0]
+    sure = (story.best.accuracy_budget or 0.0) > _SURELY_INSIDE * width
+    told = "more than" if sure else "no more than"
+    end = "" if sure else " Another seed may fall on the other side."
+    return f"Margin: {told} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
+
+
+def _failure(story: Story) -> str:
+    if story.best is None:
+        return ""
+    failure = story.nearest_failure
+    if failure is None:
+        return "Nearest failure: none; nothing beyond it was tried and fell outside the budget."
+    return (
+        f"Nearest failure: {at_rate(failure.algorithm, failure.requested_rate)}, accuracy {number(failure.accuracy)}, "
+        f"short by {number(abs(failure.accuracy_budget or 0.0), 2)}."
+    )
+
+
+def _speed(story: Story) -> str:
+    sizes = story.sizes
+    if sizes is None or not sizes.seconds_after:
+        return ""
+    times = f"{1000 * sizes.seconds_before:.3g} ms before, {1000 * sizes.seconds_after:.3g} ms after"
+    kind = " (simulated: other kernels would be needed)" if story.best and story.best.simulated else ""
+    return f"Latency: {times}, {sizes.seconds_before / sizes.seconds_after:.2g} times as fast in PyTorch{kind}."
+
+
+def _cost(story: Story) -> str:
+    epochs = sum(record.epochs for record in story.records)
+    seconds = sum(record.seconds for record in story.records)
+    return (
+        f"Search: {counted(len(story.records), 'trial')}, {counted(epochs, 'epoch')} of training, {duration(seconds)} "
+        f"of trials, chosen by {story.tuner}."
+    )
+
+
+def _after_nothing(story: Story) -> list[str]:
+    settings = story.settings["settings"]
+    rates = [record.requested_rate for record in story.records if record.requested_rate is not None]
+    tips = [f"Give fine-tuning more epochs: patience_epochs is {settings['patience_epochs']}."]
+    if rates:
+        tips.insert(0, f"Start lower, or allow lower rates: the lowest that was tried is {number(min(rates))}.")
+    tips.append("Widen the budget: it may ask for more than fine-tuning can give back.")
+    return tips
+
+
+def _after_success(story: Story) -> list[str]:
+    best, settings = story.best, story.settings["settings"]
+    assert best is not None
+    tips = []
+    if (story.holdout_margin or 0.0) < 0:
+        tips.append("Use more validation data, or a tighter budget: the hold-out data does not confirm the result.")
+    if story.nearest_failure is None and best.requested_rate is not None:
+        tips.append(
+            f"Search higher: nothing failed up to {number(best.requested_rate)}; maximal_compression_rate is "
+            f"{number(settings['maximal_compression_rate'])}, and the search space may end below it."
+        )
+    elif best.requested_rate is not None:
+        tips.append(
+            f"Take smaller steps: minimal_compression_rate_step is {number(settings['minimal_compression_rate_step'])}."
+        )
+    tips.append(f"Train longer at each rate: patience_epochs is {settings['patience_epochs']}.")
+    if algorithm(best.algorithm).kind == "pruner":
+        tips.append(f"Quantize what is left: {best.algorithm}+qat stores int8 weights, about a quarter of the bytes.")
+    return tips
