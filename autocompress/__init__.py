@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
+    from autocompress.compare.comparing import compare_tuners
     from autocompress.compress.module import AbstractAutoCompressionModule
     from autocompress.compress.registered import register_module
     from autocompress.compress.shipping.checkpoint import load_compressed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         TrialError,
     )
     from autocompress.records import Baseline, Measurement, Proposal, TrialRecord
+    from autocompress.report.comparison import Comparison
     from autocompress.result import CompressionResult
     from autocompress.search import Position, StepHalving
     from autocompress.trial import run_trial
@@ -48,6 +50,7 @@ _HOMES = {
     "AutoCompressionExperiment": "autocompress.engines.nni",
     "AutoCompressionSearchSpaceGenerator": "autocompress.config",
     "Baseline": "autocompress.records",
+    "Comparison": "autocompress.report.comparison",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
     "CompressionStudy": "autocompress.engines.optuna.study",
@@ -64,6 +67,7 @@ _HOMES = {
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
     "check_module": "autocompress.trial.checking",
+    "compare_tuners": "autocompress.compare.comparing",
     "export": "autocompress.compress.shipping.export",
     "load_compressed": "autocompress.compress.shipping.checkpoint",
     "register_module": "autocompress.compress.registered",
@@ -82,6 +86,7 @@ __all__ = [
     "AutoCompressionExperiment",
     "AutoCompressionSearchSpaceGenerator",
     "Baseline",
+    "Comparison",
     "CompressionError",
     "CompressionResult",
     "CompressionStudy",
@@ -99,6 +104,7 @@ __all__ = [
     "TrialRecord",
     "__version__",
     "check_module",
+    "compare_tuners",
     "export",
     "load_compressed",
     "register_module",

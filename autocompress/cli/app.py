@@ -12,7 +12,9 @@ from rich.console import Console
 
 from autocompress.cli import launch
 from autocompress.cli.check import checks_table, tried
+from autocompress.cli.compare import print_comparison, told_outcome
 from autocompress.cli.holder import holder
+from autocompress.cli.launch import new_directory
 from autocompress.cli.on_nni import new_experiment, old_experiment
 from autocompress.cli.on_optuna import new_study, old_study, workers
 from autocompress.cli.outcome import told_errors
@@ -20,6 +22,7 @@ from autocompress.cli.picture import still
 from autocompress.cli.shipping import ship
 from autocompress.cli.snapshot import Snapshot, take
 from autocompress.cli.tables import trials_table
+from autocompress.compare.names import DEFAULT_TUNERS
 from autocompress.errors import AutoCompressError, ConfigError, StoreError, unknown_name
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -51,6 +54,16 @@ _Study = Annotated[str | None, typer.Option(metavar="NAME", help="Optuna's study
 _Artefacts = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Where workers on other machines find checkpoints; any fsspec address."),
+]
+_RelativeDrop = Annotated[
+    float | None, typer.Option(metavar="P", help="Tolerated loss in percent of the uncompressed accuracy. [1.0]")
+]
+_AbsoluteDrop = Annotated[
+    float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
+]
+_Objective = Annotated[
+    str | None,
+    typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
 ]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]
@@ -87,16 +100,9 @@ def run(
     search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
     tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
-    max_relative_drop: Annotated[
-        float | None, typer.Option(metavar="P", help="Tolerated loss in percent of the uncompressed accuracy. [1.0]")
-    ] = None,
-    max_absolute_drop: Annotated[
-        float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
-    ] = None,
+    max_relative_drop: _RelativeDrop = None,
+    max_absolute_drop: _AbsoluteDrop = None,
+    objective: _Objective = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
     port: _Port = None,
@@ -234,6 +240,60 @@ def export(directory: _Directory, path: _Path, as_json: _Json = False, debug: _D
     """
     with told_errors(debug=debug):
         print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
+
+
+@app.command()
+def compare(
+    module: _Module,
+    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    tuners: Annotated[
+        str,
+        typer.Option(help="adaptive; NNI's tpe, random, grid, evolution, ...; Optuna's as optuna-tpe, optuna-gp, ..."),
+    ] = ",".join(DEFAULT_TUNERS),
+    seeds: Annotated[int, typer.Option(min=1, help="Each tuner searches once with each of so many seeds.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, help="At most so many trials of each search.")] = 20,
+    max_relative_drop: _RelativeDrop = None,
+    max_absolute_drop: _AbsoluteDrop = None,
+    objective: _Objective = None,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
+    ] = "in-process",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Searches at a time. Default: one for each core.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep it; the same one again goes on with it.")
+    ] = None,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+    debug: _Debug = False,
+) -> None:
+    """Let tuners search the same and compare what they reach, after how much training.
+
+    Writes comparison.json, comparison.html and plots/. Ctrl-C stops it; the same command with the same --out goes on.
+    """
+    with told_errors(debug=debug):
+        from autocompress.compare.comparing import compare_tuners
+        from autocompress.compress.loading import ModuleReference
+
+        reference = ModuleReference.parse(module)
+        home = new_directory(reference, out)
+        found = compare_tuners(
+            reference,
+            search_space,
+            tuners,
+            budget=launch.tolerated(max_relative_drop, max_absolute_drop),
+            objective=objective,
+            seeds=seeds,
+            trials=trials,
+            directory=home,
+            engine=engine,
+            jobs=jobs,
+            on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
+        )
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2))
+            return
+        print_comparison(found, _console())
+        print(f"wrote {home / 'comparison.html'}")
 
 
 @app.command()

@@ -1,27 +1,48 @@
-"""Writing a report's files."""
+"""Writing reports' files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import StoreError
+from autocompress.report.comparison import Comparison
+from autocompress.report.comparison_page import comparison_page, comparison_plots
+from autocompress.report.drawing import Draw
 from autocompress.report.drawing import write as write_plot
 from autocompress.report.page import page
 from autocompress.report.plots import plots
 from autocompress.report.story import story_of
 from autocompress.store import ExperimentDirectory
+from autocompress.store.files import write_json
 
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
     """See `autocompress.report.write_report`."""
     story, path = story_of(directory), path.expanduser().resolve()
     trials = os.path.relpath(directory.path / "trials", path.parent)
+    _write(path, page(story, trials), plots(story))
+    return path
+
+
+def write_comparison(comparison: Comparison, directory: Path) -> Path:
+    """Write `comparison.json`, `comparison.html` and the plot as SVG and PNG in `plots/`; the page.
+
+    Raises:
+        StoreError: they cannot be written.
+    """
+    path = directory / "comparison.html"
+    write_json(directory / "comparison.json", comparison.to_dict())
+    _write(path, comparison_page(comparison), comparison_plots(comparison))
+    return path
+
+
+def _write(path: Path, text: str, drawn: Mapping[str, tuple[str, Draw]]) -> None:
     try:
         (path.parent / "plots").mkdir(parents=True, exist_ok=True)
-        path.write_text(page(story, trials), encoding="utf-8")
-        for name, (_, draw) in plots(story).items():
+        path.write_text(text, encoding="utf-8")
+        for name, (_, draw) in drawn.items():
             write_plot(draw, path.parent / "plots" / name)
     except OSError as error:
         raise StoreError(f"the report {path} cannot be written: {error}") from error
-    return path

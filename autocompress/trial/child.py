@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,23 @@ def verify_in_child(module: Mapping[str, Any], checkpoint: Path, threshold: floa
     """
     task = {"module": module, "checkpoint": str(checkpoint), "threshold": threshold}
     return Verdict(**_run("verify", task, directory))
+
+
+def holdouts_in_child(module: Mapping[str, Any], checkpoints: Iterable[Path]) -> dict[Path, float | None]:
+    """Evaluate checkpoints on hold-out data.
+
+    Args:
+        module: reference to the user's module, as JSON.
+        checkpoints: of its trials.
+
+    Returns:
+        checkpoint -> accuracy, None without such data.
+
+    Raises:
+        AutoCompressError: a checkpoint or the module is damaged.
+    """
+    answer = _run("holdout", {"module": module, "checkpoints": [str(each) for each in checkpoints]}, None)
+    return {Path(place): accuracy for place, accuracy in answer["accuracies"].items()}
 
 
 def check_in_child(module: Mapping[str, Any], search_space: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,13 @@ def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
         return verify(module, checkpoint, order["threshold"])
 
 
+def _holdouts(module: ModuleClass, checkpoints: Iterable[str]) -> dict[str, Any]:
+    """Accuracy on hold-out data by checkpoint; None without such data."""
+    seed_everything(0)
+    models = ((place, load_compressed(Path(place), fresh_model(module))) for place in checkpoints)
+    return {place: _holdout(module, model) for place, model in models}
+
+
 def _holdout(module: ModuleClass, model: Any) -> float | None:
     evaluator = module.holdout_evaluator()
     return None if evaluator is None else evaluate(evaluator, model.eval())
@@ -168,6 +175,8 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
             return measure_baseline(module, space, distilling=order["distilling"]).to_dict()
         if order["task"] == "check":
             return _check(module, order["search_space"])
+        if order["task"] == "holdout":
+            return {"accuracies": _holdouts(module, order["checkpoints"])}
         return dataclasses.asdict(_verified(module, order))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

@@ -102,13 +102,18 @@ def require_free_port(port: int) -> None:
 
 def default_port() -> int:
     """NNI's own port, or a free one where that is taken."""
-    with socket.socket() as probe:
-        try:
-            require_free_port(DEFAULT_PORT)
-        except EngineError:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+    try:
+        require_free_port(DEFAULT_PORT)
+    except EngineError:
+        return free_port()
     return DEFAULT_PORT
+
+
+def free_port() -> int:
+    """One that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, over_ssh: bool = False) -> Manager:

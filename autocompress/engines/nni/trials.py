@@ -116,11 +116,21 @@ class RunningTrials:
         """
         with self.lock:
             if crashed:
-                text = self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
-                require_space(self.ledger.directory.path, text)
-                self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
+                self.note_crash(
+                    parameter_id, self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
+                )
             else:
                 self._kills[parameter_id] = told_killed(self._written(trial_id, "trial.signal"))
+
+    def note_crash(self, parameter_id: int, text: str) -> None:
+        """A trial's process ended with an error, and printed this.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        with self.lock:
+            require_space(self.ledger.directory.path, text)
+            self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
 
     def _written(self, trial_id: str, name: str) -> str:
         files = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/{name}"))

@@ -121,19 +121,29 @@ def found_study(storage: str | BaseStorage, study_name: str | None) -> optuna.St
         raise StoreError(unknown_name("study", str(study_name), known)) from error
 
 
+def sampler_name(name: str) -> str:
+    """The short name of one of Optuna's samplers, as it is written in the list of known ones: `TPE`.
+
+    Raises:
+        ConfigError: no sampler has that name.
+    """
+    names = [each.removesuffix("Sampler") for each in _SAMPLERS]
+    wanted = name.lower().removesuffix("sampler").replace("-", "")
+    for known in names:
+        if known.lower() == wanted:
+            return known
+    raise ConfigError(unknown_name("sampler of Optuna", name, ["AdaptiveCompression", *names]))
+
+
 def named_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """One of Optuna's samplers: `TPESampler`, or `TPE` for short.
 
     Raises:
         ConfigError: no sampler has that name, or it needs a package that is not installed.
     """
-    known = {each.removesuffix("Sampler").lower(): each for each in _SAMPLERS}
-    short = name.lower().removesuffix("sampler").replace("-", "")
-    if short not in known:
-        names = [each.removesuffix("Sampler") for each in _SAMPLERS]
-        raise ConfigError(unknown_name("sampler of Optuna", name, ["AdaptiveCompression", *names]))
     try:
-        sampler: optuna.samplers.BaseSampler = getattr(optuna.samplers, known[short])(seed=seed)
+        kind = getattr(optuna.samplers, f"{sampler_name(name)}Sampler")
+        sampler: optuna.samplers.BaseSampler = kind(seed=seed)
     except ImportError as error:
         raise ConfigError(f"sampler {name!r} needs a package that is not installed: {error}") from error
     return sampler

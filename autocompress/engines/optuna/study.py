@@ -28,7 +28,7 @@ from autocompress.engines.optuna.storages import address, default_storage, named
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.errors import ConfigError, StoreError
-from autocompress.records import TrialRecord
+from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
@@ -57,6 +57,7 @@ class CompressionStudy:
         study_name: of a study in the storage; the module's name by default.
         directory: where checkpoints are kept; `autocompress-<study_name>` by default.
         artefacts: address of checkpoints, for workers that share no directory: anything that fsspec knows.
+        baseline: the uncompressed model, where it has been measured already.
 
     Raises:
         ConfigError: the search space, a setting or the objective breaks a rule.
@@ -76,6 +77,7 @@ class CompressionStudy:
         study_name: str | None = None,
         directory: str | Path | None = None,
         artefacts: str | None = None,
+        baseline: Baseline | None = None,
     ) -> None:
         self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
         self.settings = settings or AccuracyAwareSettings()
@@ -85,6 +87,7 @@ class CompressionStudy:
         self.study_name = study_name or self.module.class_name
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
         self._storage, self._artefacts = storage, artefacts
+        self._baseline = baseline
         self._wanted = self._plan(search_space, objective)
         self._mirror = Mirror(self.store, None if artefacts is None else Artefacts.at(artefacts))
         self._study: optuna.Study | None = None
@@ -230,7 +233,9 @@ class CompressionStudy:
     def _measured(self) -> ExperimentPlan:
         plan = self._wanted
         distilling = plan.settings.knowledge_distillation is not None
-        baseline = measure_in_child(plan.module, plan.search_space, self.store.path, distilling=distilling)
+        baseline = self._baseline or measure_in_child(
+            plan.module, plan.search_space, self.store.path, distilling=distilling
+        )
         return plan.with_baseline(baseline, plan.engine)
 
     def _require_same(self, plan: ExperimentPlan) -> None:

@@ -1,0 +1,145 @@
+"""Tuners compared: each over its seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.records import Record
+from autocompress.report.outcomes import SearchOutcome
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over several seeds.
+
+    Attributes:
+        median: of those that have it; None where none has.
+        low: the lowest of them.
+        high: the highest.
+        missing: how many seeds have none.
+    """
+
+    median: float | None
+    low: float | None
+    high: float | None
+    missing: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Of these values."""
+        values = list(values)
+        known = [value for value in values if value is not None]
+        if not known:
+            return cls(None, None, None, len(values))
+        return cls(statistics.median(known), min(known), max(known), len(values) - len(known))
+
+
+@dataclass(frozen=True)
+class TunerRow:
+    """One tuner over all seeds; a figure that a seed has not is missing in its spread.
+
+    Attributes:
+        tuner: as users name it.
+        best_rate: the objective's highest reduction within the budget.
+        holdout_accuracy: of that model.
+        trials_to_best: trials until within one minimal step of the best known rate.
+        epochs_to_best: the same in epochs of training.
+        false_feasible: trials within the budget that are outside it on hold-out data.
+        trials: in all.
+        epochs: in all.
+        seconds: wall time of its trials.
+        errors: why seeds have no result.
+    """
+
+    tuner: str
+    best_rate: Spread
+    holdout_accuracy: Spread
+    trials_to_best: Spread
+    epochs_to_best: Spread
+    false_feasible: Spread
+    trials: Spread
+    epochs: Spread
+    seconds: Spread
+    errors: tuple[str, ...]
+
+
+def row(tuner: str, outcomes: Iterable[SearchOutcome], within_reach: float | None) -> TunerRow:
+    """A tuner's row.
+
+    Args:
+        tuner: as users name it.
+        outcomes: its searches.
+        within_reach: the rate that counts as the best known; None where there is none.
+    """
+    outcomes = list(outcomes)
+    ended = [each for each in outcomes if each.error is None]
+
+    def spread(figure: Callable[[SearchOutcome], float | None]) -> Spread:
+        return Spread.of(figure(each) for each in ended)
+
+    reached = {each.seed: None if within_reach is None else each.reaches(within_reach) for each in ended}
+    return TunerRow(
+        tuner=tuner,
+        best_rate=spread(lambda each: each.best_rate),
+        holdout_accuracy=spread(lambda each: each.holdout_accuracy),
+        trials_to_best=spread(lambda each: getattr(reached[each.seed], "trials", None)),
+        epochs_to_best=spread(lambda each: getattr(reached[each.seed], "epochs", None)),
+        false_feasible=spread(lambda each: each.false_feasible),
+        trials=spread(lambda each: each.trials),
+        epochs=spread(lambda each: each.epochs),
+        seconds=spread(lambda each: each.seconds),
+        errors=tuple(dict.fromkeys(each.error for each in outcomes if each.error is not None)),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """Tuners on the same module, budget, objective, trial runner and number of trials.
+
+    Attributes:
+        module: name of the user's class.
+        objective: what trials are compared by.
+        threshold: the worst tolerable accuracy.
+        baseline_accuracy: of the uncompressed model.
+        trials: the most trials of a search.
+        minimal_step: what counts as close to the best known rate.
+        engine: where NNI's tuners and ours ran: "in-process" or "nni".
+        versions: of Python and of the packages that matter.
+        outcomes: of all searches.
+    """
+
+    module: str
+    objective: str
+    threshold: float
+    baseline_accuracy: float
+    trials: int
+    minimal_step: float
+    engine: str
+    versions: dict[str, str]
+    outcomes: tuple[SearchOutcome, ...]
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> Comparison:
+        fields["outcomes"] = tuple(SearchOutcome._from_fields(dict(each)) for each in fields["outcomes"])
+        return super()._from_fields(fields)
+
+    @property
+    def best_known(self) -> float | None:
+        """The highest rate within the budget that any search found."""
+        return max((each.best_rate for each in self.outcomes if each.best_rate is not None), default=None)
+
+    @property
+    def rows(self) -> list[TunerRow]:
+        """One for each tuner: those first that always came close to the best known rate, by the epochs it took them."""
+        near = None if self.best_known is None else self.best_known - self.minimal_step
+        names = dict.fromkeys(each.tuner for each in self.outcomes)
+        rows = [row(name, (each for each in self.outcomes if each.tuner == name), near) for name in names]
+        return sorted(rows, key=_order)
+
+
+def _order(entry: TunerRow) -> tuple[Any, ...]:
+    late = entry.epochs_to_best.median
+    return bool(entry.errors), entry.epochs_to_best.missing, late is None, late or 0.0, -(entry.best_rate.median or 0.0)
