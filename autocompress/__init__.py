@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from autocompress.report.comparison import Comparison
     from autocompress.result import CompressionResult
     from autocompress.search import Position, StepHalving
+    from autocompress.tracking import Callback
+    from autocompress.tracking.mlflow import MlflowCallback
+    from autocompress.tracking.tensorboard import TensorBoardCallback
+    from autocompress.tracking.wandb import WandbCallback
     from autocompress.trial import run_trial
     from autocompress.trial.checking import AlgorithmCheck, check_module
 
@@ -51,6 +55,7 @@ _HOMES = {
     "AutoCompressionSearchSpaceGenerator": "autocompress.config",
     "Baseline": "autocompress.records",
     "Comparison": "autocompress.report.comparison",
+    "Callback": "autocompress.tracking",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
     "CompressionStudy": "autocompress.engines.optuna.study",
@@ -59,13 +64,16 @@ _HOMES = {
     "ExportReport": "autocompress.compress.shipping.export",
     "InfeasibleBudgetError": "autocompress.errors",
     "Measurement": "autocompress.records",
+    "MlflowCallback": "autocompress.tracking.mlflow",
     "ModuleError": "autocompress.errors",
     "Position": "autocompress.search",
     "Proposal": "autocompress.records",
     "StepHalving": "autocompress.search",
     "StoreError": "autocompress.errors",
+    "TensorBoardCallback": "autocompress.tracking.tensorboard",
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
+    "WandbCallback": "autocompress.tracking.wandb",
     "check_module": "autocompress.trial.checking",
     "compare_tuners": "autocompress.compare.comparing",
     "export": "autocompress.compress.shipping.export",
@@ -86,6 +94,7 @@ __all__ = [
     "AutoCompressionExperiment",
     "AutoCompressionSearchSpaceGenerator",
     "Baseline",
+    "Callback",
     "Comparison",
     "CompressionError",
     "CompressionResult",
@@ -95,13 +104,16 @@ __all__ = [
     "ExportReport",
     "InfeasibleBudgetError",
     "Measurement",
+    "MlflowCallback",
     "ModuleError",
     "Position",
     "Proposal",
     "StepHalving",
     "StoreError",
+    "TensorBoardCallback",
     "TrialError",
     "TrialRecord",
+    "WandbCallback",
     "__version__",
     "check_module",
     "compare_tuners",

@@ -66,6 +66,10 @@ _Objective = Annotated[
     typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
 ]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
+_Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=WHERE", help="Tell tensorboard=DIR, mlflow=URI or wandb=PROJECT; more than once."),
+]
 _Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]
 
 
@@ -113,6 +117,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
     ] = None,
+    track: _Track = None,
     quiet: _Quiet = False,
     debug: _Debug = False,
 ) -> None:
@@ -123,7 +128,9 @@ def run(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         wishes = launch.Wishes(search_space, tuner, trials, budget, objective, concurrency, seed)
-        launch.carry_out(_new(engine, module, out, wishes, port, (storage, study, artefacts)), quiet=quiet)
+        launch.carry_out(
+            _new(engine, module, out, wishes, port, (storage, study, artefacts)), quiet=quiet, trackers=track or ()
+        )
 
 
 @app.command()
@@ -131,6 +138,7 @@ def resume(
     directory: _Directory,
     port: _Port = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials (optuna).")] = None,
+    track: _Track = None,
     quiet: _Quiet = False,
     debug: _Debug = False,
 ) -> None:
@@ -142,7 +150,7 @@ def resume(
         engine = ExperimentDirectory(directory).settings()["engine"].get("name")  # before an engine is imported
         optuna = engine == "optuna"
         search = old_study(directory, trials=trials) if optuna else old_experiment(directory, port)
-        launch.carry_out(search, quiet=quiet)
+        launch.carry_out(search, quiet=quiet, trackers=track or ())
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,9 +21,11 @@ from autocompress.cli.outcome import INTERRUPTED, Interrupts
 from autocompress.errors import ConfigError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
+from autocompress.tracking.named import tracker
 
 if TYPE_CHECKING:
     from autocompress.compress.loading import ModuleReference
+    from autocompress.tracking import Callback
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class Search(Protocol):
         """Its web page; None while it has not started, empty where there is none."""
         ...
 
+    def follow(self, callbacks: list[Callback]) -> None:
+        """Tell callbacks of it while it runs."""
+        ...
+
     def run(self, console: Console) -> bool:
         """Run to its end. False where it was interrupted and has stopped by itself."""
         ...
@@ -74,18 +80,20 @@ class Search(Protocol):
         ...
 
 
-def carry_out(search: Search, *, quiet: bool) -> None:
+def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = ()) -> None:
     """Run the search to its end and print the result.
 
     Args:
         search: on an engine.
         quiet: print nothing but the result.
+        trackers: told of it while it runs, each as `<name>=<where>`.
 
     Raises:
         AutoCompressError: as the engine does.
         typer.Exit: Ctrl-C; how to go on has been printed.
     """
     store = ExperimentDirectory(search.directory)
+    search.follow([tracker(text) for text in trackers])
     with _nothing_left_behind(store):
         if not _ends_by_itself(search, store, quiet):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"

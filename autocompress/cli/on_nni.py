@@ -12,6 +12,7 @@ from autocompress.cli.launch import Wishes, new_directory, quieten
 
 if TYPE_CHECKING:
     from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.tracking import Callback
 
 
 @dataclass
@@ -27,6 +28,10 @@ class NniSearch:
     experiment: AutoCompressionExperiment
     action: str
     port: int | None
+
+    def follow(self, callbacks: list[Callback]) -> None:
+        """See `launch.Search`."""
+        self.experiment.callbacks = callbacks
 
     @property
     def directory(self) -> Path:

@@ -15,6 +15,7 @@ from autocompress.engines.plan import ExperimentPlan
 if TYPE_CHECKING:
     from autocompress.engines.optuna.study import CompressionStudy
     from autocompress.store import ExperimentDirectory
+    from autocompress.tracking import Callback
 
 
 @dataclass
@@ -33,6 +34,11 @@ class OptunaSearch:
     jobs: int
     alone: bool = True
     _started: bool = field(default=False, init=False)
+    _callbacks: list[Callback] = field(default_factory=list, init=False)
+
+    def follow(self, callbacks: list[Callback]) -> None:
+        """See `launch.Search`."""
+        self._callbacks = callbacks
 
     @property
     def directory(self) -> Path:
@@ -50,7 +56,7 @@ class OptunaSearch:
         with self.study.store.locked() if self.alone else contextlib.nullcontext():
             _ = self.study.study
             self._started = True
-            self.study.optimize(self.trials, self.jobs)
+            self.study.optimize(self.trials, self.jobs, callbacks=self._callbacks)
         return True
 
     def stop(self) -> None:

@@ -30,13 +30,14 @@ def study(directory, module, storage=None, *names, sampler=None, artefacts=None,
     )
 
 
-def on_nni(directory, module, *names, **settings):
+def on_nni(directory, module, *names, callbacks=(), **settings):
     """What the same search finds on NNI."""
     from autocompress import AutoCompressionExperiment
 
     experiment = AutoCompressionExperiment(getattr(curve_modules, module), "local", directory=directory)
     experiment.config.search_space = search_space(*(names or ["l2"]))
     experiment.config.tuner.class_args = {**FEW, **settings}
+    experiment.callbacks = list(callbacks)
     experiment.run(free_port())
     experiment.stop()
     return experiment.result

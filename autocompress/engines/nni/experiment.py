@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, ModuleError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
@@ -52,6 +54,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         settings: all settings of the search, the budget among them.
         objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
             algorithm, "size" for several.
+        callbacks: told of the search while it runs.
 
     Raises:
         ModuleError: the class cannot be found again by a trial's process, or lacks a required method.
@@ -78,6 +81,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._manager: Manager | None = None
         self._session: Session | None = None
         self._held = contextlib.ExitStack()
+        self.callbacks: list[Callback] = []
+        self._following = contextlib.ExitStack()
+        self._tell_end: Callable[[], None] = lambda: None
 
     @classmethod
     def open(cls, directory: str | Path) -> AutoCompressionExperiment:
@@ -205,7 +211,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         except Exception:
             self.stop()
             raise
-        self.result.verify()
+        with self._following:
+            self.result.verify()
+            self._tell_end()
         return True
 
     def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
@@ -221,6 +229,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         algorithms = create_algorithms(plan, ledger, self._finish, machines)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
+        self._tell_end = self._following.enter_context(following(store, self.callbacks))
         self._session = Session(self._start_manager(port, debug, run_mode), algorithms)
 
     def _create(self, store: ExperimentDirectory) -> ExperimentPlan:
@@ -277,6 +286,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         session, self._session = self._session, None
         if session is not None:
             session.stop()
+        self._following.close()
         self._held.close()
 
     def _forget_manager(self) -> None:

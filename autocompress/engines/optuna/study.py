@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
 from autocompress.trial.forking import ForkServer
 
@@ -157,6 +158,7 @@ class CompressionStudy:
         n_jobs: int = 1,
         *,
         on_record: Callable[[TrialRecord], None] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> CompressionResult:
         """Search, then load the best model afresh and evaluate it. Ctrl-C ends it cleanly; call it again to go on.
 
@@ -164,6 +166,7 @@ class CompressionStudy:
             n_trials: the most trials that this call runs; needed for samplers that do not end by themselves.
             n_jobs: how many trials run at a time.
             on_record: told of each trial that has ended, from the worker's thread.
+            callbacks: told of the search while it runs, other workers' trials included.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
@@ -173,6 +176,15 @@ class CompressionStudy:
         refuse_in_child("a study must not be run")
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
+        _ = self.study  # its directory is there from now on
+        with following(self.store, callbacks) as tell_end:
+            self._search(n_trials, n_jobs, on_record)
+            result = self.result
+            result.verify()
+            tell_end()
+        return result
+
+    def _search(self, n_trials: int | None, n_jobs: int, on_record: Callable[[TrialRecord], None] | None) -> None:
         study, plan = self.study, self._wanted
         stopping, left = threading.Event(), itertools.count()
         with ThreadPoolExecutor(max_workers=n_jobs) as pool, ForkServer() as server, self._stopping(stopping):
@@ -180,9 +192,6 @@ class CompressionStudy:
             runs = [pool.submit(worker.run, lambda: n_trials is None or next(left) < n_trials) for worker in workers]
             for run in runs:
                 run.result()
-        result = self.result
-        result.verify()
-        return result
 
     @contextlib.contextmanager
     def _stopping(self, stopping: threading.Event) -> Iterator[None]:

@@ -1,0 +1,109 @@
+"""Following a search in its directory, whatever engine runs it: off its path, so that nothing here slows or ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from autocompress.errors import InfeasibleBudgetError, StoreError
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.tracking.callback import Callback
+
+_SECONDS_BETWEEN = 0.5
+_logger = logging.getLogger("autocompress.tracking")
+
+
+class Follower:
+    """Tells callbacks what is new in an experiment's directory.
+
+    Args:
+        store: the directory; it need not exist yet. What it holds already is not told.
+        callbacks: who is told.
+    """
+
+    def __init__(self, store: ExperimentDirectory, callbacks: Sequence[Callback]) -> None:
+        self._store = store
+        self._callbacks = list(callbacks)
+        known = Ledger(store).records if store.journal.path.exists() else []
+        self._told = len(known)
+        self._epochs = {record.key: len(store.trial(record.key).curve()) for record in known}
+
+    def look(self) -> None:
+        """Tell what has happened since the last look."""
+        if not self._callbacks or not self._store.journal.path.exists():
+            return
+        ledger = Ledger(self._store)
+        for record in ledger.records[self._told :]:
+            if record.key in ledger.asked:
+                self._tell_epochs(ledger.asked[record.key])
+            self._tell("on_trial_end", record)
+            self._told += 1
+        for trial in ledger.open.values():
+            self._tell_epochs(trial)
+
+    def end(self) -> None:
+        """The search has ended by itself: tell what is left, and that."""
+        from autocompress.result import CompressionResult
+
+        self.look()
+        self._tell("on_search_end", CompressionResult(self._store))
+
+    def close(self) -> None:
+        """There is no more to tell."""
+        self._tell("close")
+
+    def _tell_epochs(self, trial: OpenTrial) -> None:
+        curve = self._store.trial(trial.key).curve()
+        told = self._epochs.get(trial.key, 0)
+        for epoch in curve[told if told <= len(curve) else 0 :]:  # one that runs again begins its curve anew
+            self._tell("on_epoch_end", trial, epoch)
+        self._epochs[trial.key] = len(curve)
+
+    def _tell(self, what: str, *told: Any) -> None:
+        for callback in list(self._callbacks):
+            try:
+                getattr(callback, what)(*told)
+            except Exception:
+                self._callbacks.remove(callback)
+                _logger.exception("%s failed and is not called again; the search goes on", type(callback).__name__)
+
+
+@contextlib.contextmanager
+def following(store: ExperimentDirectory, callbacks: Sequence[Callback]) -> Iterator[Callable[[], None]]:
+    """Tell callbacks of a search while the block runs.
+
+    Args:
+        store: the experiment's directory.
+        callbacks: who is told.
+
+    Yields:
+        what is to be called when the search has ended by itself.
+    """
+    follower, ended = Follower(store, callbacks), threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(_SECONDS_BETWEEN):
+            with contextlib.suppress(StoreError):  # a file that is being written; whoever runs the search tells of more
+                follower.look()
+
+    thread = threading.Thread(target=follow, name="autocompress-callbacks", daemon=True)
+    thread.start()
+    over = False
+
+    def end() -> None:
+        nonlocal over
+        over = True
+
+    try:
+        yield end
+    except InfeasibleBudgetError:
+        end()
+        raise
+    finally:
+        ended.set()
+        thread.join()
+        follower.end() if over else follower.look()
+        follower.close()

@@ -1,0 +1,70 @@
+"""TensorBoard: one run for the search, one for each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocompress.errors import ConfigError
+from autocompress.records import TrialRecord
+from autocompress.store import OpenTrial
+from autocompress.tracking.callback import Callback
+from autocompress.tracking.facts import figures, named
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from autocompress.result import CompressionResult
+
+
+class TensorBoardCallback(Callback):
+    """Writes event files: `search` with a point for each trial, and a learning curve for each trial.
+
+    Args:
+        directory: TensorBoard's log directory.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(f"TensorBoard must be installed (pip install tensorboard): {error}") from error
+        self._directory, self._open = Path(directory), SummaryWriter
+        self._search = SummaryWriter(str(self._directory / "search"))
+        self._trials: dict[str, SummaryWriter] = {}
+        self._ended = 0
+
+    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+        """See `Callback`."""
+        if trial.key not in self._trials:
+            self._trials[trial.key] = self._open(str(self._directory / f"{named(trial)}-{trial.key[:6]}"))
+        for name in ("accuracy", "accuracy_budget"):
+            if name in epoch:
+                self._trials[trial.key].add_scalar(f"trial/{name}", epoch[name], epoch["epoch"])
+        self._trials[trial.key].flush()
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """See `Callback`."""
+        self._ended += 1
+        for name, value in figures(record).items():
+            self._search.add_scalar(f"search/{name}", value, self._ended)
+        self._search.flush()
+        if record.key in self._trials:
+            self._trials.pop(record.key).close()
+
+    def on_search_end(self, result: CompressionResult) -> None:
+        """See `Callback`."""
+        from autocompress.report.story import story_of
+        from autocompress.report.words import findings, headline
+
+        story = story_of(result.directory)
+        self._search.add_text("verdict", "\n\n".join([headline(story), *findings(story)]))
+
+    def close(self) -> None:
+        """See `Callback`."""
+        for writer in (*self._trials.values(), self._search):
+            writer.close()

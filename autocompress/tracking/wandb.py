@@ -1,0 +1,71 @@
+"""Weights & Biases: a run for each trial, in one group, and one for the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autocompress.errors import ConfigError
+from autocompress.records import TrialRecord
+from autocompress.store import OpenTrial
+from autocompress.tracking.callback import Callback
+from autocompress.tracking.facts import choices, figures, named
+
+if TYPE_CHECKING:
+    from autocompress.result import CompressionResult
+
+
+class WandbCallback(Callback):
+    """Writes to Weights & Biases. `WANDB_MODE=offline` keeps everything on this machine.
+
+    Args:
+        project: there.
+        group: of the runs; a new one by default.
+
+    Raises:
+        ConfigError: wandb is not installed, or the project cannot be used.
+    """
+
+    def __init__(self, project: str, group: str | None = None) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(f"Weights & Biases must be installed (pip install wandb): {error}") from error
+        self._wandb, self._project = wandb, project
+        self._group = group or f"search-{wandb.util.generate_id()}"
+        self._trials: dict[str, Any] = {}
+        try:
+            self._search = self._begun("search", {})
+        except Exception as error:  # wandb raises what it likes
+            raise ConfigError(f"the project {project!r} of Weights & Biases cannot be used: {error}") from error
+
+    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+        """See `Callback`."""
+        self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_budget") if name in epoch})
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """See `Callback`."""
+        run = self._run(OpenTrial(record.key, record.parameters))
+        run.summary.update({**figures(record), "state": record.state, "error": record.error})
+        run.finish(exit_code=0 if record.error is None else 1)
+        del self._trials[record.key]
+        self._search.log(figures(record))
+
+    def on_search_end(self, result: CompressionResult) -> None:
+        """See `Callback`."""
+        self._search.log({"report": self._wandb.Html(result.report().read_text(encoding="utf-8"))})
+
+    def close(self) -> None:
+        """See `Callback`."""
+        for run in (*self._trials.values(), self._search):
+            run.finish()
+
+    def _run(self, trial: OpenTrial) -> Any:
+        if trial.key not in self._trials:
+            self._trials[trial.key] = self._begun(named(trial), choices(trial))
+        return self._trials[trial.key]
+
+    def _begun(self, name: str, config: Mapping[str, Any]) -> Any:
+        return self._wandb.init(
+            project=self._project, group=self._group, name=name, config=dict(config), reinit="create_new"
+        )
