@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,13 +81,14 @@ class Search(Protocol):
         ...
 
 
-def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = ()) -> None:
+def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False) -> None:
     """Run the search to its end and print the result.
 
     Args:
         search: on an engine.
         quiet: print nothing but the result.
         trackers: told of it while it runs, each as `<name>=<where>`.
+        keep_page: leave its web page up at the end, until Ctrl-C.
 
     Raises:
         AutoCompressError: as the engine does.
@@ -95,11 +97,23 @@ def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = ()) -> N
     store = ExperimentDirectory(search.directory)
     search.follow([tracker(text) for text in trackers])
     with _nothing_left_behind(store):
-        if not _ends_by_itself(search, store, quiet):
+        if not _ends_by_itself(search, store, quiet, keep_page):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
-    print(told(CompressionResult(store)))
+    try:
+        print(told(CompressionResult(store)))
+        if keep_page and search.url:
+            show_page(search.url)
+    finally:
+        search.stop()
+
+
+def show_page(url: str) -> None:
+    """Tell where a web page is, and wait for Ctrl-C."""
+    print(f"page     {url}  (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt), Interrupts().counted():
+        threading.Event().wait()
 
 
 def new_directory(reference: ModuleReference, out: Path | None) -> Path:
@@ -116,16 +130,18 @@ def told(result: CompressionResult) -> str:
     return f'{result.summary()}\nload it     autocompress.load_compressed("{result.checkpoint}")'
 
 
-def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool) -> bool:
-    console, interrupts = Console(), Interrupts()
+def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, keep_page: bool) -> bool:
+    console, interrupts, ended = Console(), Interrupts(), False
     with interrupts.counted():
         try:
             with watching(store, console, lambda: search.url, quiet=quiet, stopping=lambda: interrupts.count > 0):
-                return search.run(console)
+                ended = search.run(console)
+                return ended
         except KeyboardInterrupt:
             return False
         finally:
-            search.stop()
+            if not (ended and keep_page):
+                search.stop()
 
 
 def quieten(logger: str, above: str, console: Console) -> None:

@@ -88,3 +88,35 @@ def old_experiment(directory: Path, port: int | None) -> NniSearch:
     from autocompress.engines.nni import AutoCompressionExperiment
 
     return NniSearch(AutoCompressionExperiment.open(directory), "resume", port)
+
+
+@dataclass
+class Page:
+    """The web page of an experiment that has ended.
+
+    Attributes:
+        experiment: whose manager serves it.
+        url: its address.
+    """
+
+    experiment: AutoCompressionExperiment
+    url: str
+
+    def close(self) -> None:
+        """End it."""
+        self.experiment.stop()
+
+
+def old_page(directory: Path, port: int | None) -> Page:
+    """Serve the web page of the experiment in a directory.
+
+    Raises:
+        AutoCompressError: there is none, it is running, or its manager does not start.
+    """
+    from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.engines.nni.manager import default_port
+
+    experiment = AutoCompressionExperiment.open(directory)
+    quieten("nni.autocompress", "nni", Console(quiet=True))
+    experiment.view(default_port() if port is None else port, non_blocking=True)
+    return Page(experiment, str(experiment.url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from rich.console import Console
 
 from autocompress.cli.launch import Wishes, new_directory, quieten
 from autocompress.engines.plan import ExperimentPlan
+from autocompress.store import ExperimentDirectory
 
 if TYPE_CHECKING:
     from autocompress.engines.optuna.study import CompressionStudy
-    from autocompress.store import ExperimentDirectory
     from autocompress.tracking import Callback
 
 
@@ -135,3 +136,16 @@ def _owners(plan: ExperimentPlan, store: ExperimentDirectory) -> list[str]:
     if storage == default_storage(store) and not (store.path / "study.db").exists():
         return []  # it was in the memory of a process
     return owners(found_study(storage, name).get_trials(deepcopy=False))
+
+
+def dashboard_command(directory: Path) -> str:
+    """The command that shows a study in optuna-dashboard, artefacts included.
+
+    Raises:
+        AutoCompressError: the directory does not tell its storage.
+    """
+    from autocompress.engines.optuna.storages import told_storage
+
+    store = ExperimentDirectory(directory)
+    storage, _ = told_storage(ExperimentPlan.from_dict(store.settings()), store)
+    return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / "artefacts")])

@@ -10,13 +10,13 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from autocompress.compress.loading import ModuleReference
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import write_manifest
 from autocompress.trial.child import IN_CHILD
 from autocompress.trial.reporter import Channel
-from autocompress.trial.run import run_trial
+from autocompress.trial.uncompressed import is_uncompressed, uncompressed_result
 
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
 
@@ -36,12 +36,24 @@ def main(arguments: list[str] | None = None) -> int:
         # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
         faulthandler.dump_traceback_later(settings["settings"]["maximal_trial_seconds"], exit=True)
     channel = _channel(parsed.channel)
+    parameters = channel.parameters()
+    if is_uncompressed(parameters):
+        channel.report_final(uncompressed_result(settings))
+        return 0
+    return _run(parsed, settings, channel, parameters)
+
+
+def _run(parsed: argparse.Namespace, settings: dict[str, Any], channel: Channel, parameters: dict[str, Any]) -> int:
+    # These bring torch, which the trial of the uncompressed model does not wait for.
+    from autocompress.compress.loading import ModuleReference
+    from autocompress.trial.run import run_trial
+
     reference = ModuleReference.from_dict(settings["module"])
     if parsed.module_root is not None:
         reference = reference.moved(Path(parsed.module_root))
     record = run_trial(
         reference.load(),
-        channel.parameters(),
+        parameters,
         threshold=settings["threshold"],
         directory=parsed.directory,
         reporter=channel,

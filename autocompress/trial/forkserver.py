@@ -35,6 +35,7 @@ _IMPORTS = (
     "numpy.ma",
     "autocompress.trial.__main__",
     "autocompress.trial.pipe",
+    "autocompress.trial.run",
     "autocompress.compress.pruning.filters",
 )
 

@@ -19,6 +19,7 @@ from autocompress.config import AccuracyAwareSettings
 from autocompress.engines.nni.configuration import (
     canonical_json,
     complete_config,
+    module_reference,
     plan_experiment,
 )
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
@@ -26,7 +27,7 @@ from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, end_process, find_manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import EngineError, ModuleError, StoreError
+from autocompress.errors import EngineError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, following
@@ -73,7 +74,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.url_prefix: str | None
         self._proc: Any
         self.config: ExperimentConfig = self.config or ExperimentConfig("local")
-        self.module = module if isinstance(module, ModuleReference) else _reference(module)
+        self.module = module if isinstance(module, ModuleReference) else module_reference(module)
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
         self._given_directory = directory
@@ -230,7 +231,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
         self._tell_end = self._following.enter_context(following(store, self.callbacks))
-        self._session = Session(self._start_manager(port, debug, run_mode), algorithms)
+        manager = self._start_manager(port, debug, run_mode)
+        self._session = Session(manager, algorithms, resumed=self._action == "resume")
 
     def _create(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = plan_experiment(self.config, self.module, self.settings, self.objective)
@@ -260,6 +262,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
         config = self.config.canonical_copy()
+        if config.max_trial_number is not None:
+            config.max_trial_number += 1  # the first one shows the uncompressed model
         self._start_logging(debug)
         manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self._held.callback(self._forget_manager)
@@ -292,12 +296,3 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
     def _forget_manager(self) -> None:
         self._manager = None
         self.port = self._proc = self.url_prefix = None  # NNI's own
-
-
-def _reference(module: type[AbstractAutoCompressionModule]) -> ModuleReference:
-    reference = ModuleReference.of(module)
-    if not issubclass(module, AbstractAutoCompressionModule):
-        raise ModuleError(
-            f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
-        )
-    return reference

@@ -19,6 +19,7 @@ from autocompress.engines.nni.manager import Manager
 from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
 from autocompress.engines.nni.tuner import AdaptiveCompression
+from autocompress.engines.nni.uncompressed import UncompressedFirst
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import ConfigError, EngineError
 from autocompress.store import Ledger
@@ -81,14 +82,14 @@ class Session:
     Args:
         manager: started, the experiment posted to it.
         algorithms: the tuner and the assessor; connected to the manager at once.
+        resumed: whether NNI knows trials of it already.
     """
 
-    def __init__(self, manager: Manager, algorithms: Algorithms) -> None:
+    def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
         self.manager = manager
         self._trials = algorithms.trials
-        self._dispatcher = Dispatcher(
-            manager.tuner_channel, algorithms.tuner, algorithms.assessor, self._trials.note_end
-        )
+        tuner = UncompressedFirst(algorithms.tuner, shown=resumed)
+        self._dispatcher = Dispatcher(manager.tuner_channel, tuner, algorithms.assessor, self._trials.note_end)
         self._dispatcher.start()
 
     def wait(self) -> None:

@@ -1,0 +1,132 @@
+"""The commands that look at what has been found."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autocompress.cli import launch
+from autocompress.cli.holder import holder
+from autocompress.cli.on_nni import old_page
+from autocompress.cli.on_optuna import dashboard_command, workers
+from autocompress.cli.options import (
+    Debug,
+    Directory,
+    Json,
+    Port,
+    Target,
+)
+from autocompress.cli.outcome import told_errors
+from autocompress.cli.picture import still
+from autocompress.cli.shipping import ship
+from autocompress.cli.snapshot import Snapshot, take
+from autocompress.cli.tables import trials_table
+from autocompress.cli.terminal import piped_console
+from autocompress.errors import AutoCompressError, StoreError
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
+
+
+def status(directory: Directory) -> None:
+    """Show whether it runs, what has been found so far, and what comes next."""
+    with told_errors():
+        store, process = ExperimentDirectory(directory), holder(ExperimentDirectory(directory))
+        snapshot = take(store)
+        if snapshot is not None:
+            piped_console().print(still(snapshot, _state(snapshot, store, process)), soft_wrap=True, highlight=False)
+        elif process is not None:
+            print(f"state    running (process {process}), measuring the uncompressed model")
+        else:
+            _existing(directory)
+
+
+def trials(directory: Directory, as_json: Json = False) -> None:
+    """List all trials.
+
+    rate is what was requested, achieved what was measured; budget is how far the accuracy is inside the threshold.
+    """
+    with told_errors():
+        records = CompressionResult(_existing(directory)).records
+        if as_json:
+            print(json.dumps([record.to_dict() for record in records], indent=2))
+        else:
+            piped_console().print(trials_table(records) if records else "no trial has ended yet")
+
+
+def best(directory: Directory, as_json: Json = False) -> None:
+    """Show the best model and how to load it; exit code 3 where nothing is within the budget."""
+    with told_errors():
+        result = CompressionResult(_existing(directory))
+        if as_json:
+            checkpoint = {"checkpoint": str(result.checkpoint)}
+            print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result)}, indent=2))
+        else:
+            print(launch.told(result))
+
+
+def view(directory: Directory, port: Port = None, debug: Debug = False) -> None:
+    """Show the web page of an experiment that has ended, until Ctrl-C; nothing is run.
+
+    Of a study on Optuna it tells the command that shows it.
+    """
+    with told_errors(debug=debug):
+        if _existing(directory).settings()["engine"].get("name") == "optuna":
+            print(f"a study on Optuna is shown by: {dashboard_command(directory)}")
+            return
+        with closing(old_page(directory, port)) as page:
+            launch.show_page(page.url)
+
+
+def report(
+    directory: Directory,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page. Default: report.html in the experiment's directory.")
+    ] = None,
+) -> None:
+    """Write what was found and how, as one HTML page that needs no network; finished or not.
+
+    Its plots are written beside it, in plots/, as SVG and PNG.
+    """
+    with told_errors():
+        print(f"wrote {CompressionResult(_existing(directory)).report(out)}")
+
+
+def export(directory: Directory, path: Target, as_json: Json = False, debug: Debug = False) -> None:
+    """Write the best model for other tools: PATH ends in .onnx, .pt2 or .dot, or is a directory for a state dict.
+
+    What was written is loaded again and compared with the model. Example: autocompress export DIR small.onnx
+    """
+    with told_errors(debug=debug):
+        print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
+
+
+def _verdict(result: CompressionResult) -> dict[str, Any]:
+    verdict = result.verdict
+    if verdict is None:
+        return {"verified_accuracy": None, "holdout_accuracy": None}
+    return {"verified_accuracy": verdict.accuracy, "holdout_accuracy": verdict.holdout_accuracy}
+
+
+def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) -> str:
+    if process is not None:
+        return f"running (process {process})"
+    if snapshot.ended and (snapshot.verdict is not None or snapshot.best is None):
+        return "ended"
+    try:
+        helping = workers(store)
+    except AutoCompressError as error:
+        return f"not run from here; whether by workers is not known: {error}"
+    if helping:
+        return f"run by workers ({', '.join(helping)})"
+    return f"not running; go on with: autocompress resume {store.path}"
+
+
+def _existing(directory: Path) -> ExperimentDirectory:
+    store = ExperimentDirectory(directory)
+    if not store.exists():
+        raise StoreError(f"{store.path} holds no experiment: experiment.json is missing")
+    return store

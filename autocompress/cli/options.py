@@ -1,0 +1,41 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Module = Annotated[str, typer.Argument(metavar="FILE:CLASS", help="Your module, or package.module:CLASS.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The experiment's directory.")]
+Target = Annotated[Path, typer.Argument(metavar="PATH", help="The file, or the directory, to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Port of the web page on 127.0.0.1. Default: 8080, if taken a free one."),
+]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna's storage. Default: a SQLite file in the directory.")
+]
+Study = Annotated[str | None, typer.Option(metavar="NAME", help="Optuna's study. Default: the class' name.")]
+Artefacts = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Where workers on other machines find checkpoints; any fsspec address."),
+]
+RelativeDrop = Annotated[
+    float | None, typer.Option(metavar="P", help="Tolerated loss in percent of the uncompressed accuracy. [1.0]")
+]
+AbsoluteDrop = Annotated[
+    float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=WHERE", help="Tell tensorboard=DIR, mlflow=URI or wandb=PROJECT; more than once."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]

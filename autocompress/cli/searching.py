@@ -1,0 +1,206 @@
+"""The commands that run something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli import launch
+from autocompress.cli.check import checks_table, tried
+from autocompress.cli.compare import print_comparison, told_outcome
+from autocompress.cli.launch import new_directory
+from autocompress.cli.on_nni import new_experiment, old_experiment
+from autocompress.cli.on_optuna import new_study, old_study
+from autocompress.cli.options import (
+    AbsoluteDrop,
+    Artefacts,
+    Debug,
+    Directory,
+    Json,
+    Module,
+    Objective,
+    Port,
+    Quiet,
+    RelativeDrop,
+    Storage,
+    Study,
+    Track,
+)
+from autocompress.cli.outcome import told_errors
+from autocompress.cli.terminal import piped_console
+from autocompress.compare.names import DEFAULT_TUNERS
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.store import ExperimentDirectory
+
+
+def run(
+    module: Module,
+    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    objective: Objective = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
+    port: Port = None,
+    engine: Annotated[str, typer.Option(help="nni, or optuna: without a web page, on any storage.")] = "nni",
+    storage: Storage = None,
+    study: Study = None,
+    artefacts: Artefacts = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
+    ] = None,
+    track: Track = None,
+    keep_page: Annotated[
+        bool, typer.Option("--keep-page", help="Leave NNI's web page up at the end, until Ctrl-C.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search the highest compression rate within the budget.
+
+    It ends by itself. Ctrl-C stops it cleanly, and `autocompress resume DIR` goes on.
+    """
+    with told_errors(debug=debug):
+        budget = launch.tolerated(max_relative_drop, max_absolute_drop)
+        wishes = launch.Wishes(search_space, tuner, trials, budget, objective, concurrency, seed)
+        search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
+        launch.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
+
+
+def resume(
+    directory: Directory,
+    port: Port = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials (optuna).")] = None,
+    track: Track = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a search that was stopped or killed; nothing finished is trained again.
+
+    Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
+    """
+    with told_errors(debug=debug):
+        engine = ExperimentDirectory(directory).settings()["engine"].get("name")  # before an engine is imported
+        optuna = engine == "optuna"
+        search = old_study(directory, trials=trials) if optuna else old_experiment(directory, port)
+        launch.carry_out(search, quiet=quiet, trackers=track or ())
+
+
+def worker(
+    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna's storage, reached by all workers.")],
+    study: Annotated[str, typer.Option(metavar="NAME", help="The study in it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Its directory, or one of this machine's own where it has --artefacts.")
+    ],
+    module: Annotated[
+        str | None, typer.Option(metavar="FILE:CLASS", help="Your module, where it is elsewhere on this machine.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Help with a study that has begun; may be started and killed at any time.
+
+    Example: autocompress worker --storage postgresql://host/db --study DigitsModule --out /shared/digits
+    """
+    with told_errors(debug=debug):
+        found = old_study(out, storage, study, module, trials=trials, jobs=concurrency, alone=False)
+        launch.carry_out(found, quiet=quiet)
+
+
+def check(
+    module: Module,
+    search_space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try algorithms on your model before any search: what applies, and what it would remove, untrained.
+
+    Exit code 2 where an algorithm of the search space does not apply.
+    """
+    with told_errors(debug=debug):
+        found = tried(module, search_space)
+        if as_json:
+            print(json.dumps([each.to_dict() for each in found], indent=2))
+        else:
+            piped_console().print(checks_table(found))
+    if search_space is not None and not all(each.applies for each in found):
+        raise typer.Exit(2)
+
+
+def compare(
+    module: Module,
+    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    tuners: Annotated[
+        str,
+        typer.Option(help="adaptive; NNI's tpe, random, grid, evolution, ...; Optuna's as optuna-tpe, optuna-gp, ..."),
+    ] = ",".join(DEFAULT_TUNERS),
+    seeds: Annotated[int, typer.Option(min=1, help="Each tuner searches once with each of so many seeds.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, help="At most so many trials of each search.")] = 20,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    objective: Objective = None,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
+    ] = "in-process",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Searches at a time. Default: one for each core.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep it; the same one again goes on with it.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Let tuners search the same and compare what they reach, after how much training.
+
+    Writes comparison.json, comparison.html and plots/. Ctrl-C stops it; the same command with the same --out goes on.
+    """
+    with told_errors(debug=debug):
+        from autocompress.compare.comparing import compare_tuners
+        from autocompress.compress.loading import ModuleReference
+
+        reference = ModuleReference.parse(module)
+        home = new_directory(reference, out)
+        found = compare_tuners(
+            reference,
+            search_space,
+            tuners,
+            budget=launch.tolerated(max_relative_drop, max_absolute_drop),
+            objective=objective,
+            seeds=seeds,
+            trials=trials,
+            directory=home,
+            engine=engine,
+            jobs=jobs,
+            on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
+        )
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2))
+            return
+        print_comparison(found, piped_console())
+        print(f"wrote {home / 'comparison.html'}")
+
+
+def _new(
+    engine: str,
+    module: str,
+    out: Path | None,
+    wishes: launch.Wishes,
+    port: int | None,
+    shared: tuple[str | None, str | None, str | None],
+) -> launch.Search:
+    if engine == "optuna":
+        return new_study(module, out, wishes, *shared)
+    if engine != "nni":
+        raise ConfigError(unknown_name("engine", engine, ("nni", "optuna")))
+    if any(each is not None for each in shared):
+        raise ConfigError("--storage, --study and --artefacts are for --engine optuna; the engine is nni")
+    return new_experiment(module, out, wishes, port)

@@ -1,0 +1,46 @@
+"""The uncompressed model as a trial: nothing is run, its measurements are reported as the result at rate 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autocompress.budget import accuracy_budget
+from autocompress.records import Baseline
+
+UNCOMPRESSED = "uncompressed"
+"""Stands where other trials name their algorithm."""
+
+
+def uncompressed_parameters() -> dict[str, Any]:
+    """The parameters of such a trial."""
+    return {"algorithm_name": {"_name": UNCOMPRESSED}, "search": {"compression_rate": 0.0}}
+
+
+def is_uncompressed(parameters: Mapping[str, Any]) -> bool:
+    """Whether these are the parameters of such a trial."""
+    chosen = parameters.get("algorithm_name")
+    return isinstance(chosen, Mapping) and chosen.get("_name") == UNCOMPRESSED
+
+
+def uncompressed_result(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Its final result, with the names that other trials' have.
+
+    Args:
+        settings: what `experiment.json` holds.
+    """
+    baseline = Baseline.from_dict(settings["baseline"])
+    higher = baseline.higher_is_better
+    return {
+        "default": 0.0,
+        "accuracy": baseline.accuracy,
+        "accuracy_budget": accuracy_budget(baseline.accuracy, settings["threshold"], higher_is_better=higher),
+        "feasible": True,
+        "requested_rate": 0.0,
+        "compression_rate": 0.0,
+        "parameters_removed": 0.0,
+        "macs_removed": 0.0,
+        "bytes": baseline.measurement.bytes,
+        "epochs": 0,
+        "algorithm": UNCOMPRESSED,
+    }
