@@ -144,8 +144,9 @@ def dashboard_command(directory: Path) -> str:
     Raises:
         AutoCompressError: the directory does not tell its storage.
     """
+    from autocompress.engines.optuna.showing import SHOWN
     from autocompress.engines.optuna.storages import told_storage
 
     store = ExperimentDirectory(directory)
     storage, _ = told_storage(ExperimentPlan.from_dict(store.settings()), store)
-    return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / "artefacts")])
+    return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / SHOWN)])

@@ -14,7 +14,7 @@ from autocompress.report.outcomes import SearchOutcome
 from autocompress.report.phrases import counted, number
 from autocompress.report.templates import rendered
 
-_RATE = "Best rate within the budget against epochs of training: median over seeds; the band is their range."
+_RATE = "Best rate within the budget against epochs of training: medians over seeds, the first tuner's range as a band."
 HEADS = ("tuner", "best rate", "hold-out", "trials to best", "epochs to best", "false", "trials", "epochs", "seconds")
 """Of the table's columns."""
 
@@ -108,8 +108,9 @@ def _draw_tuner(axes: Axes, searches: Sequence[SearchOutcome], colour: str, long
     axes.step(
         epochs, medians, where="post", color=colour, linewidth=width, label=searches[0].tuner, zorder=4 if first else 3
     )
-    low, high = [min(values) for values in reached], [max(values) for values in reached]
-    axes.fill_between(epochs, low, high, step="post", color=colour, alpha=0.10, linewidth=0)
+    if first:  # all bands above each other would hide one another
+        low, high = [min(values) for values in reached], [max(values) for values in reached]
+        axes.fill_between(epochs, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
 
 
 def _at(search: SearchOutcome, epochs: int) -> float:

@@ -32,7 +32,9 @@ _STYLE: Any = {
     "axes.facecolor": "none",
     "xtick.color": FAINT,
     "ytick.color": FAINT,
-    "legend.frameon": False,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
 }
 _SIZE = (6.0, 3.6)
 

@@ -21,7 +21,8 @@ def draw_path(story: Story, axes: Axes) -> None:
         return numbers[id(record)], rate or 0.0
 
     named = 1 < len(story.algorithms) <= len(PALETTE)
-    for colour, name in zip(colours(story.algorithms), story.algorithms, strict=True):
+    joined = list(zip(colours(story.algorithms), story.algorithms, strict=True))
+    for colour, name in joined if len(story.records) <= MANY else ():
         points = [place(record) for record in story.records if record.algorithm == name]
         line = axes.plot([point[0] for point in points], [point[1] for point in points], linewidth=1.2)[0]
         line.set(color=colour if named else FAINT, label=name if named else "_")

@@ -51,15 +51,15 @@ def _accuracy(story: Story) -> str:
 
 
 def _holdout(story: Story) -> str:
+    if story.best is not None and story.baseline.holdout_accuracy is None:
+        return "Hold-out: the module has no such data, so that nothing checks the choice by validation data."
     margin, verdict = story.holdout_margin, story.verdict
     if margin is None or verdict is None:
-        return (
-            "" if story.best is None else "Hold-out: the module has no hold-out evaluator, so selection is unchecked."
-        )
-    place = "inside" if margin >= 0 else "outside"
+        return ""
     return (
         f"Hold-out: {number(verdict.holdout_accuracy)} ({number(story.baseline.holdout_accuracy)} uncompressed, "
-        f"{number(story.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} {place} it."
+        f"{number(story.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
+        f"{'inside' if margin >= 0 else 'outside'} it."
     )
 
 

@@ -15,6 +15,9 @@ _MEMBER = "/"
 """Joins a key and the name of a value nested under it; no variable's name has it."""
 
 
+_SEARCH = "search"
+
+
 def flattened(search_space: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a search space in which nested values have keys of their own: `...::quant_bits/weight`."""
     flat = copy.deepcopy(dict(search_space))
@@ -48,3 +51,17 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
+    search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (parameters.get(_SEARCH) or {}).items()}
+    return {**{name: value for name, value in parameters.items() if name != _SEARCH}, **search}
+
+
+def taken(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `shown`."""
+    prefix = f"{_SEARCH}{_MEMBER}"
+    search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+    others = {name: value for name, value in parameters.items() if not name.startswith(prefix)}
+    return {**others, _SEARCH: search} if search else others

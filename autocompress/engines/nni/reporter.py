@@ -7,6 +7,8 @@ from typing import Any
 
 import nni
 
+from autocompress.engines.nni.flat import taken
+
 _logger = logging.getLogger(__name__)
 
 
@@ -15,7 +17,7 @@ class NniChannel:
 
     def parameters(self) -> dict[str, Any]:
         """What the tuner wants tried."""
-        return dict(nni.get_next_parameter())
+        return taken(nni.get_next_parameter())
 
     def report_epoch(self, result: dict[str, Any]) -> None:
         """Report an intermediate result. If NNI has gone, the trial goes on: its record on disk is what counts."""

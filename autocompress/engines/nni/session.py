@@ -16,10 +16,10 @@ from autocompress.engines.nni.assessor import AdaptiveCompressionAssessor
 from autocompress.engines.nni.dispatcher import Dispatcher
 from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager
+from autocompress.engines.nni.shown import ShownTuner
 from autocompress.engines.nni.stock import StockTuner, create_stock_tuner
 from autocompress.engines.nni.trials import RunningTrials
 from autocompress.engines.nni.tuner import AdaptiveCompression
-from autocompress.engines.nni.uncompressed import UncompressedFirst
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import ConfigError, EngineError
 from autocompress.store import Ledger
@@ -88,7 +88,7 @@ class Session:
     def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
         self.manager = manager
         self._trials = algorithms.trials
-        tuner = UncompressedFirst(algorithms.tuner, shown=resumed)
+        tuner = ShownTuner(algorithms.tuner, begun=resumed)
         self._dispatcher = Dispatcher(manager.tuner_channel, tuner, algorithms.assessor, self._trials.note_end)
         self._dispatcher.start()
 

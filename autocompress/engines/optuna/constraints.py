@@ -7,20 +7,20 @@ from optuna.trial import FrozenTrial
 
 from autocompress.errors import ConfigError
 
-_CONSTRAINTS, _NAME = "constraints", "accuracy"
+_CONSTRAINTS = "constraints"
 
 
 def set_accuracy_budget(trial: Trial, accuracy_budget: float) -> None:
-    """Tell Optuna how far a trial is inside its accuracy budget: `trial.set_constraint`, also before Optuna 5.
+    """Tell Optuna how far a trial is inside its accuracy budget.
+
+    It is written as a `constraints_func` of Optuna's has it: Optuna 4 and 5 read that, and optuna-dashboard reads
+    nothing else, not even what Optuna 5's own `trial.set_constraint` writes.
 
     Args:
         trial: that runs.
         accuracy_budget: accuracy minus threshold, or the reverse where lower is better; at least 0 is within.
     """
-    if hasattr(trial, "set_constraint"):
-        trial.set_constraint(_NAME, -accuracy_budget)
-    else:
-        trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_budget,))
+    trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_budget,))
 
 
 def constraints(trial: FrozenTrial) -> list[float]:

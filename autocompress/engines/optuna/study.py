@@ -24,6 +24,7 @@ from autocompress.engines.optuna.proposing import ProposalSampler
 from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+from autocompress.engines.optuna.showing import show_files
 from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
@@ -180,7 +181,8 @@ class CompressionStudy:
         with following(self.store, callbacks) as tell_end:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
-            result.verify()
+            best = result.verify()
+            show_files(self.study, self.store, best.key)
             tell_end()
         return result
 
