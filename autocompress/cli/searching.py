@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ from autocompress.cli.options import (
     Study,
     Track,
 )
-from autocompress.cli.outcome import told_errors
+from autocompress.cli.outcome import INTERRUPTED, told_errors
 from autocompress.cli.terminal import piped_console
 from autocompress.compare.names import DEFAULT_TUNERS
 from autocompress.errors import ConfigError, unknown_name
@@ -169,19 +170,23 @@ def compare(
 
         reference = ModuleReference.parse(module)
         home = new_directory(reference, out)
-        found = compare_tuners(
-            reference,
-            search_space,
-            tuners,
-            budget=launch.tolerated(max_relative_drop, max_absolute_drop),
-            objective=objective,
-            seeds=seeds,
-            trials=trials,
-            directory=home,
-            engine=engine,
-            jobs=jobs,
-            on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
-        )
+        try:
+            found = compare_tuners(
+                reference,
+                search_space,
+                tuners,
+                budget=launch.tolerated(max_relative_drop, max_absolute_drop),
+                objective=objective,
+                seeds=seeds,
+                trials=trials,
+                directory=home,
+                engine=engine,
+                jobs=jobs,
+                on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
+            )
+        except KeyboardInterrupt:
+            print(f"stopped; the same command with --out {home} goes on", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
         if as_json:
             print(json.dumps(found.to_dict(), indent=2))
             return

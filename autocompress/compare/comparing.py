@@ -16,7 +16,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings, load_search_space
 from autocompress.engines.plan import choose_objective, installed_versions
-from autocompress.errors import ConfigError, unknown_name
+from autocompress.errors import AutoCompressError, ConfigError, unknown_name
 from autocompress.report.comparison import Comparison
 from autocompress.report.outcomes import SearchOutcome, outcome
 from autocompress.report.story import Story, story_of
@@ -89,11 +89,12 @@ def compare_tuners(
         "engine": engine,
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
-    baseline = begun(home, wanted, reference)
-    orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
-    outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
-    comparison = _compared(orders[0], trials, engine, outcomes)
-    write_comparison(comparison, home)
+    with ExperimentDirectory(home).locked():
+        baseline = begun(home, wanted, reference)
+        orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
+        outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
+        comparison = _compared(orders[0], trials, engine, outcomes)
+        write_comparison(comparison, home)
     return comparison
 
 
@@ -129,8 +130,15 @@ def _answer_file(order: SearchOrder) -> Path:
 
 def _outcome(home: Path, order: SearchOrder, error: str | None) -> SearchOutcome:
     place = str(order.directory.relative_to(home))
-    if error is not None:  # not kept: the next call tries again
-        return SearchOutcome(order.tuner.label, order.seed, place, error=error)
+    if error is None:
+        try:
+            return _found(order, place)
+        except AutoCompressError as failed:
+            error = str(failed.args[0])
+    return SearchOutcome(order.tuner.label, order.seed, place, error=error)  # not kept: the next call tries again
+
+
+def _found(order: SearchOrder, place: str) -> SearchOutcome:
     story = story_of(ExperimentDirectory(order.directory))
     result = outcome(story, order.tuner.label, place, _holdouts(order, story))
     write_json(_answer_file(order), result.to_dict())

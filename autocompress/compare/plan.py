@@ -20,7 +20,7 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
     """The uncompressed model, measured once for all searches; what is compared is written down beside it.
 
     Args:
-        home: the comparison's directory.
+        home: the comparison's directory, which is there, and held.
         wanted: what is compared, as JSON.
         reference: the user's module.
 
@@ -30,7 +30,7 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
     """
     path = home / "plan.json"
     if not path.exists():
-        if home.exists() and any(home.iterdir()):
+        if any(entry.name != ".lock" for entry in home.iterdir()):
             raise StoreError(f"the directory must be empty, or of this comparison; {home} holds other files")
         distilling = wanted["settings"]["knowledge_distillation"] is not None
         measured = measure_in_child(wanted["module"], wanted["search_space"], home.parent, distilling=distilling)

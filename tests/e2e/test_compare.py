@@ -76,6 +76,11 @@ def test_another_comparison_needs_another_directory(comparison):
         compared(home, "adaptive", seeds=1, trials=4)
 
 
+def test_a_second_comparison_in_one_directory_is_refused(tmp_path):
+    with ExperimentDirectory(tmp_path / "home").locked(), pytest.raises(StoreError, match="is being run by process"):
+        compared(tmp_path / "home", "adaptive", seeds=1, trials=3)
+
+
 def test_bad_input_is_told_before_anything_is_measured(tmp_path):
     for options, told in (({"seeds": 0}, "seeds must be"), ({"engine": "moon"}, "unknown engine 'moon'")):
         with pytest.raises(ConfigError, match=told):
@@ -117,6 +122,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
     until(lambda: list(home.glob("*/0/trials/*/record.json")), first)
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(120) == 130, first.printed()
+    assert f"the same command with --out {home} goes on" in first.printed()
     assert not list(processes_of(home)), "nothing may be left running"
     ended = [path for path in home.glob("*/0/trials/*/record.json") if '"completed"' in path.read_text()]
     kept = {path: path.stat().st_mtime_ns for path in ended}

@@ -86,6 +86,10 @@ class Command:
     def printed(self):
         return self.output.read_text(errors="replace")
 
+    def address(self):
+        """Of its page, as soon as it is there."""
+        return until(lambda: re.search(r"page +(http\S+)", self.printed()), self)[1]
+
     def page(self):
         """Its address, as soon as it is told to stay."""
         return until(lambda: re.search(r"page +(http\S+) +\(Ctrl-C ends it\)", self.printed()), self)[1]
@@ -95,16 +99,25 @@ class Command:
         assert self.process.wait(60) == 0, self.printed()
 
 
-def test_a_page_that_stays_and_one_that_is_opened_again(tmp_path, monkeypatch):
+def look_at(url, text, name):
+    with looking(url) as look:
+        look.page.get_by_text(text).first.wait_for()
+        look.keep(name)
+        assert complaints(look) == []
+
+
+def test_a_page_while_it_runs_that_stays_and_is_opened_again(tmp_path, monkeypatch):
     monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
     space, out = tmp_path / "space.json", tmp_path / "experiment"
     space.write_text(json.dumps(search_space("l2")))
-    module = ["tests/curve_modules.py:Cliff", "--search-space", space, "--out", out, "--port", free_port()]
-    for command in (["run", *module, "--keep-page"], ["view", out, "--port", free_port()]):
-        shown = Command(tmp_path, *command)
-        with looking(shown.page()) as look:
-            look.page.get_by_text("Cliff").first.wait_for()
-            assert complaints(look) == []
-        shown.end()
-        assert not list(processes_of(out)), "nothing may be left running"
-    assert "load it" in (tmp_path / "run.txt").read_text()
+    module = ["tests/curve_modules.py:Slow", "--search-space", space, "--out", out, "--port", free_port()]
+    shown = Command(tmp_path, "run", *module, "--keep-page")
+    look_at(shown.address(), "RUNNING", "nni-running")
+    look_at(shown.page(), "DONE", "nni-kept")
+    shown.end()
+    assert "load it" in shown.printed()
+    assert not list(processes_of(out)), "nothing may be left running"
+    again = Command(tmp_path, "view", out, "--port", free_port())
+    look_at(again.page(), "Slow", "nni-viewed")
+    again.end()
+    assert not list(processes_of(out)), "nothing may be left running"
