@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autocompress.compress.shipping.checkpoint import load_compressed
     from autocompress.compress.shipping.export import ExportReport, export
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
+    from autocompress.config.nncf import CompressionConfig
     from autocompress.engines.nni import AutoCompressionExperiment
     from autocompress.engines.optuna.constraints import set_accuracy_budget
     from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
@@ -56,6 +57,7 @@ _HOMES = {
     "Baseline": "autocompress.records",
     "Comparison": "autocompress.report.comparison",
     "Callback": "autocompress.tracking",
+    "CompressionConfig": "autocompress.config.nncf",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
     "CompressionStudy": "autocompress.engines.optuna.study",
@@ -96,6 +98,7 @@ __all__ = [
     "Baseline",
     "Callback",
     "Comparison",
+    "CompressionConfig",
     "CompressionError",
     "CompressionResult",
     "CompressionStudy",

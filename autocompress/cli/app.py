@@ -57,5 +57,6 @@ for _command in (
     looking.export,
     searching.check,
     searching.compare,
+    looking.schema,
 ):
     app.command()(_command)

@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from autocompress.budget import AccuracyBudget
 from autocompress.cli.display import watching
 from autocompress.cli.outcome import INTERRUPTED, Interrupts
+from autocompress.config import AccuracyAwareSettings, SearchSpaceSource
 from autocompress.errors import ConfigError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -33,13 +34,31 @@ if TYPE_CHECKING:
 class Wishes:
     """What `run` was asked for; None leaves the default."""
 
-    search_space: Path
+    search_space: SearchSpaceSource
+    settings: AccuracyAwareSettings
     tuner: str | None
     trials: int | None
     budget: AccuracyBudget | None
     objective: str | None
     concurrency: int
     seed: int
+
+
+def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSource, AccuracyAwareSettings]:
+    """The search space, and the settings: from an NNCF-style configuration, or the defaults.
+
+    Raises:
+        ConfigError: both or neither are given, or the configuration breaks a rule.
+    """
+    if (search_space is None) == (config is None):
+        given = "neither is" if config is None else "both are"
+        raise ConfigError(f"--search-space or --config must be given; {given}")
+    if config is None:
+        return str(search_space), AccuracyAwareSettings()
+    from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
+
+    read = CompressionConfig.from_json(config)
+    return search_space_of(read), settings_of(read)
 
 
 def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget | None:

@@ -104,6 +104,16 @@ def export(directory: Directory, path: Target, as_json: Json = False, debug: Deb
         print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
 
 
+def schema() -> None:
+    """Print the JSON schema of NNCF-style configuration files, for editors.
+
+    Example: autocompress schema > schema.json
+    """
+    from autocompress.config.nncf import CompressionConfig
+
+    print(json.dumps(CompressionConfig.model_json_schema(), indent=2))
+
+
 def _verdict(result: CompressionResult) -> dict[str, Any]:
     verdict = result.verdict
     if verdict is None:

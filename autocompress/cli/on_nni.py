@@ -63,16 +63,17 @@ def new_experiment(module: str, out: Path | None, wishes: Wishes, port: int | No
         AutoCompressError: there is no such module file, or a setting breaks a rule.
     """
     from autocompress.compress.loading import ModuleReference
+    from autocompress.config import load_search_space
     from autocompress.engines.nni import AutoCompressionExperiment
 
     reference = ModuleReference.parse(module)
     experiment = AutoCompressionExperiment(reference, "local", directory=new_directory(reference, out))
-    experiment.config.search_space_file = wishes.search_space
+    experiment.config.search_space = load_search_space(wishes.search_space).wire
     experiment.config.trial_concurrency = wishes.concurrency
     experiment.config.max_trial_number = wishes.trials
     if wishes.tuner is not None:
         experiment.config.tuner.name = wishes.tuner
-    experiment.settings = experiment.settings.with_changes({"seed": wishes.seed})
+    experiment.settings = wishes.settings.with_changes({"seed": wishes.seed})
     if wishes.budget is not None:
         experiment.budget = wishes.budget
     experiment.objective = wishes.objective

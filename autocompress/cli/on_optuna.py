@@ -73,7 +73,6 @@ def new_study(
         AutoCompressError: there is no such module file, or a setting breaks a rule.
     """
     from autocompress.compress.loading import ModuleReference
-    from autocompress.config import AccuracyAwareSettings
     from autocompress.engines.optuna.storages import named_sampler
     from autocompress.engines.optuna.study import CompressionStudy
     from autocompress.engines.plan import ADAPTIVE_TUNER
@@ -86,7 +85,7 @@ def new_study(
         wishes.budget,
         storage,
         None if adaptive else named_sampler(str(wishes.tuner), wishes.seed),
-        settings=AccuracyAwareSettings.from_dict({"seed": wishes.seed}),
+        settings=wishes.settings.with_changes({"seed": wishes.seed}),
         objective=wishes.objective,
         study_name=name,
         directory=new_directory(reference, out),

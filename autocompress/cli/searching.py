@@ -39,7 +39,12 @@ from autocompress.store import ExperimentDirectory
 
 def run(
     module: Module,
-    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    search_space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The search space, NNI's JSON; it or --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An NNCF-style configuration: search space, settings, budget.")
+    ] = None,
     tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
     max_relative_drop: RelativeDrop = None,
@@ -68,7 +73,8 @@ def run(
     """
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
-        wishes = launch.Wishes(search_space, tuner, trials, budget, objective, concurrency, seed)
+        space, settings = launch.asked(search_space, config)
+        wishes = launch.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed)
         search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
         launch.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 

@@ -16,22 +16,19 @@ from autocompress.budget import AccuracyBudget
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings
-from autocompress.engines.nni.configuration import (
-    canonical_json,
-    complete_config,
-    module_reference,
-    plan_experiment,
-)
+from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.engines.nni.beginning import created, reopened
+from autocompress.engines.nni.configuration import module_reference, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
 from autocompress.engines.nni.machines import Machines
-from autocompress.engines.nni.manager import Manager, end_process, find_manager, require_free_port
+from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, following
-from autocompress.trial.child import measure_in_child, refuse_in_child
+from autocompress.trial.child import refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
 
@@ -85,6 +82,26 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.callbacks: list[Callback] = []
         self._following = contextlib.ExitStack()
         self._tell_end: Callable[[], None] = lambda: None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: CompressionConfig,
+        module: type[AbstractAutoCompressionModule] | ModuleReference,
+        config_or_platform: ExperimentConfig | str | list[str] | None = "local",
+        *,
+        directory: str | Path | None = None,
+    ) -> AutoCompressionExperiment:
+        """An experiment that searches what an NNCF-style configuration describes.
+
+        Raises:
+            ConfigError: the configuration asks for no search, or for what an experiment cannot do.
+            ModuleError: as for the class itself.
+        """
+        experiment = cls(module, config_or_platform, directory=directory)
+        experiment.config.search_space = search_space_of(config)
+        experiment.settings = settings_of(config)
+        return experiment
 
     @classmethod
     def open(cls, directory: str | Path) -> AutoCompressionExperiment:
@@ -220,7 +237,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
     def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
         store = self._directory()
         require_free_port(port)
-        plan = self._resume(store) if self._action == "resume" else self._create(store)
+        plan = self._reopened(store) if self._action == "resume" else self._created(store)
         ledger = Ledger(store)
         machines = Machines.of(self.config, self.id, store)
         machines.prepare()
@@ -234,28 +251,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         manager = self._start_manager(port, debug, run_mode)
         self._session = Session(manager, algorithms, resumed=self._action == "resume")
 
-    def _create(self, store: ExperimentDirectory) -> ExperimentPlan:
+    def _created(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = plan_experiment(self.config, self.module, self.settings, self.objective)
-        store.create()
-        self._held.enter_context(store.locked())
-        baseline = measure_in_child(
-            plan.module, plan.search_space, store.path, distilling=plan.settings.knowledge_distillation is not None
-        )
-        complete_config(self.config, self.id, store.path, self.module, plan.space)
-        engine = {"name": "nni", "id": self.id, "config": canonical_json(self.config)}
-        plan = plan.with_baseline(baseline, engine)
-        store.write_settings(plan.to_dict())
-        return plan
+        return created(plan, self.config, self.id, self.module, store, self._held)
 
-    def _resume(self, store: ExperimentDirectory) -> ExperimentPlan:
-        plan = ExperimentPlan.from_dict(store.settings())
-        self._held.enter_context(store.locked())
-        end_process(find_manager(self.id))
-        store.journal.repair()
-        if self.module.fingerprint() != plan.measured.fingerprint:
-            _logger.warning(
-                "the module's source has changed since the experiment began; finished trials keep their results"
-            )
+    def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
+        plan = reopened(self.id, self.module, store, self._held)
         if not known_to_nni(self.id, store.path / "nni"):
             self._action = "create"
         return plan

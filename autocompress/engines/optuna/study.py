@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import optuna
 from autocompress.budget import AccuracyBudget
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
-from autocompress.config import AccuracyAwareSettings, load_search_space
+from autocompress.config import AccuracyAwareSettings, SearchSpaceSource, load_search_space
 from autocompress.engines.optuna.mirror import Mirror
 from autocompress.engines.optuna.patience import patient
 from autocompress.engines.optuna.proposing import ProposalSampler
@@ -69,7 +69,7 @@ class CompressionStudy:
     def __init__(
         self,
         module: type[AbstractAutoCompressionModule] | ModuleReference,
-        search_space: Mapping[str, Any] | str | Path,
+        search_space: SearchSpaceSource,
         budget: AccuracyBudget | None = None,
         storage: str | optuna.storages.BaseStorage | None = None,
         sampler: optuna.samplers.BaseSampler | None = None,
@@ -206,7 +206,7 @@ class CompressionStudy:
             stopping.set()
         self._patient.seconds = seconds
 
-    def _plan(self, search_space: Mapping[str, Any] | str | Path, objective: str | None) -> ExperimentPlan:
+    def _plan(self, search_space: SearchSpaceSource, objective: str | None) -> ExperimentPlan:
         space = load_search_space(search_space)
         plan = ExperimentPlan(
             module=self.module.to_dict(),

@@ -1,0 +1,77 @@
+"""How an experiment's directory begins, or is gone on with."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+from nni.experiment import ExperimentConfig
+
+from autocompress.compress.loading import ModuleReference
+from autocompress.engines.nni.configuration import canonical_json, complete_config
+from autocompress.engines.nni.manager import end_process, find_manager
+from autocompress.engines.plan import ExperimentPlan
+from autocompress.store import ExperimentDirectory
+from autocompress.trial.child import measure_in_child
+
+_logger = logging.getLogger("nni.autocompress")
+
+
+def created(
+    plan: ExperimentPlan,
+    config: ExperimentConfig,
+    experiment_id: str,
+    module: ModuleReference,
+    store: ExperimentDirectory,
+    held: ExitStack,
+) -> ExperimentPlan:
+    """Make the directory, measure the uncompressed model, and write the plan down.
+
+    Args:
+        plan: checked, without a baseline.
+        config: NNI's, which is completed in place.
+        experiment_id: NNI's.
+        module: the user's.
+        store: the directory.
+        held: what is to be let go when the experiment stops; the directory's lock is added.
+
+    Returns:
+        the plan with its baseline.
+
+    Raises:
+        AutoCompressError: the directory is taken, or the model cannot be measured.
+    """
+    store.create()
+    held.enter_context(store.locked())
+    distilling = plan.settings.knowledge_distillation is not None
+    baseline = measure_in_child(plan.module, plan.search_space, store.path, distilling=distilling)
+    complete_config(config, experiment_id, store.path, module, plan.space)
+    engine = {"name": "nni", "id": experiment_id, "config": canonical_json(config)}
+    plan = plan.with_baseline(baseline, engine)
+    store.write_settings(plan.to_dict())
+    return plan
+
+
+def reopened(
+    experiment_id: str, module: ModuleReference, store: ExperimentDirectory, held: ExitStack
+) -> ExperimentPlan:
+    """Take over a directory: end a manager that was left, repair the journal.
+
+    Args:
+        experiment_id: NNI's.
+        module: the user's.
+        store: the directory.
+        held: what is to be let go when the experiment stops; the directory's lock is added.
+
+    Raises:
+        StoreError: there is no experiment, or somebody runs it.
+    """
+    plan = ExperimentPlan.from_dict(store.settings())
+    held.enter_context(store.locked())
+    end_process(find_manager(experiment_id))
+    store.journal.repair()
+    if module.fingerprint() != plan.measured.fingerprint:
+        _logger.warning(
+            "the module's source has changed since the experiment began; finished trials keep their results"
+        )
+    return plan
