@@ -58,6 +58,7 @@ def test_two_algorithms_side_by_side_give_the_sequential_answers(run):
     assert both.get_status() == "DONE"
     assert both.result.best.algorithm == "l2", "by size: level does not make the file smaller"
     alone = run(modules.Cliff, search_space("l2", "level"), concurrency=1, **few)
+    assert {record.state for record in both.result.records} == {"completed"}, "each trial ran with its own parameters"
     assert sorted(path_of(both)) == sorted(path_of(alone))
     assert both.result.best.key == alone.result.best.key
     trials = both.get_job_statistics()

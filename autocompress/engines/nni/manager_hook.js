@@ -1,6 +1,7 @@
 // Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for these:
 // its server listens on every interface without authentication and tells everyone its secret path in its 404 page,
-// a tuner has only 10 seconds to connect, and nobody hears how a trial was killed.
+// a tuner has only 10 seconds to connect, nobody hears how a trial was killed, and parameters go to whichever trial
+// asks first.
 'use strict';
 const http = require('http');
 const net = require('net');
@@ -24,6 +25,31 @@ children.spawn = function (...args) {
         });
     }
     return child;
+};
+
+// NNI gives the oldest parameters to the trial that asks first, and tells the end of a trial with those it was made for.
+// Here a trial is given its own; none asks before it has been started, which takes it longer than this.
+function bindParameters(service) {
+    const submit = service.submitTrialJob;
+    service.submitTrialJob = async function (form) {
+        const trial = await submit.call(this, form);
+        const waiting = this.parameters.indexOf(form.hyperParameters.value);
+        if (waiting >= 0) {
+            this.parameters.splice(waiting, 1);
+            this.allocatedParameters.set(trial.id, form.hyperParameters.value);
+        }
+        return trial;
+    };
+}
+const Module = require('module');
+const load = Module._load;
+Module._load = function (...args) {
+    const loaded = load.apply(this, args);
+    if (loaded && loaded.V3asV1 && !loaded.V3asV1.ownParameters) {
+        loaded.V3asV1.ownParameters = true;
+        bindParameters(loaded.V3asV1.prototype);
+    }
+    return loaded;
 };
 
 // The manager's children (trials) are none of our business.
