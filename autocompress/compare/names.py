@@ -63,11 +63,12 @@ def tuner_named(label: str) -> TunerName:
 
 def _of_nni(text: str) -> str:
     from autocompress.engines.nni.stock import stock_tuner_names
+    from autocompress.engines.optuna.storages import sampler_names
 
     known = {name.lower(): name for name in stock_tuner_names()}
     wanted = _SHORT.get(text, text).lower()
     if wanted not in known:
-        others = ["optuna-tpe", "optuna-gp", "optuna-random", "optuna-cmaes", "optuna-qmc"]
+        others = [f"{_OPTUNA}{name.lower()}" for name in sampler_names()]
         raise ConfigError(unknown_name("tuner", text, ["adaptive", *sorted(known), *_SHORT, *others]))
     return known[wanted]
 

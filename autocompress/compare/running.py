@@ -60,7 +60,7 @@ class Running:
             command = [sys.executable, "-m", "autocompress.compare.one", str(request), str(answer)]
             with self._lock:
                 process = subprocess.Popen(
-                    command, stdout=output, stderr=output, env=self._environment, process_group=0
+                    command, stdout=output, stderr=output, env=self._environment, start_new_session=True
                 )
                 self._processes.add(process)
             code = process.wait()

@@ -127,12 +127,16 @@ def sampler_name(name: str) -> str:
     Raises:
         ConfigError: no sampler has that name.
     """
-    names = [each.removesuffix("Sampler") for each in _SAMPLERS]
     wanted = name.lower().removesuffix("sampler").replace("-", "")
-    for known in names:
+    for known in sampler_names():
         if known.lower() == wanted:
             return known
-    raise ConfigError(unknown_name("sampler of Optuna", name, ["AdaptiveCompression", *names]))
+    raise ConfigError(unknown_name("sampler of Optuna", name, ["AdaptiveCompression", *sampler_names()]))
+
+
+def sampler_names() -> list[str]:
+    """Short names of Optuna's samplers."""
+    return [name.removesuffix("Sampler") for name in _SAMPLERS]
 
 
 def named_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
