@@ -24,11 +24,11 @@ from autocompress.config import (
     read_parameters,
 )
 from autocompress.errors import AutoCompressError
-from autocompress.trial.fine_tune import find_trainer
 from autocompress.trial.order import Stage
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
 from autocompress.trial.tasks import missing_hooks, require_hooks
+from autocompress.trial.training import find_trainer
 
 RATES = (0.3, 0.9)
 """A low and a high rate."""

@@ -15,6 +15,7 @@ from autocompress.compress.registry import compressor
 from autocompress.trial.fine_tune import FineTuning, Tuned
 from autocompress.trial.order import Stage, TrialOrder
 from autocompress.trial.surroundings import Surroundings
+from autocompress.trial.training import ModuleTraining
 
 
 @dataclass
@@ -91,14 +92,16 @@ class Pipeline:
     def _fine_tuning(self, stage: Stage, done: Compressed, *, first: bool) -> FineTuning:
         before = done.epochs
         return FineTuning(
-            module=self.module,
-            algorithm=stage.name,
+            training=ModuleTraining(
+                module=self.module,
+                algorithm=stage.name,
+                lr_factor=self.order.lr_factor,
+                distillation=self.order.distillation,
+                teacher=self.surroundings.original,
+            ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
-            lr_factor=self.order.lr_factor,
             evaluate_first=self.order.initial or not first,
             validate_every_n_epochs=self.order.validate_every_n_epochs,
             on_epoch=lambda epoch, accuracy, budget: self.on_epoch(before + epoch, accuracy, budget),
-            distillation=self.order.distillation,
-            teacher=self.surroundings.original,
         )

@@ -26,11 +26,11 @@ from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.records import Baseline, ModelSizes
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.files import read_json, write_json
-from autocompress.trial.fine_tune import find_trainer, missing_optimizer
 from autocompress.trial.order import Stage
 from autocompress.trial.run import train_again
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
+from autocompress.trial.training import find_trainer, missing_optimizer
 
 _ALL_RATES = (0.0, 1.0)
 _DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
