@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from autocompress.compress.shipping.export import ExportReport, export
     from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
     from autocompress.config.nncf import CompressionConfig
+    from autocompress.controller.controller import CompressionController
+    from autocompress.controller.creating import create_compressed_model
+    from autocompress.controller.data import register_default_init_args
+    from autocompress.controller.loading import load_state
+    from autocompress.controller.stages import CompressionStage
+    from autocompress.engines.inprocess.creating import create_accuracy_aware_training_loop
+    from autocompress.engines.inprocess.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
     from autocompress.engines.nni import AutoCompressionExperiment
     from autocompress.engines.optuna.constraints import set_accuracy_budget
     from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
@@ -50,18 +57,22 @@ _HOMES = {
     "AccuracyBudget": "autocompress.budget",
     "AdaptiveCompressionPruner": "autocompress.engines.optuna.pruner",
     "AdaptiveCompressionSampler": "autocompress.engines.optuna.sampler",
+    "AdaptiveCompressionTrainingLoop": "autocompress.engines.inprocess.loop",
     "AlgorithmCheck": "autocompress.trial.checking",
     "AutoCompressError": "autocompress.errors",
     "AutoCompressionExperiment": "autocompress.engines.nni",
     "AutoCompressionSearchSpaceGenerator": "autocompress.config",
     "Baseline": "autocompress.records",
-    "Comparison": "autocompress.report.comparison",
     "Callback": "autocompress.tracking",
+    "Comparison": "autocompress.report.comparison",
     "CompressionConfig": "autocompress.config.nncf",
+    "CompressionController": "autocompress.controller.controller",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
+    "CompressionStage": "autocompress.controller.stages",
     "CompressionStudy": "autocompress.engines.optuna.study",
     "ConfigError": "autocompress.errors",
+    "EarlyExitCompressionTrainingLoop": "autocompress.engines.inprocess.loop",
     "EngineError": "autocompress.errors",
     "ExportReport": "autocompress.compress.shipping.export",
     "InfeasibleBudgetError": "autocompress.errors",
@@ -78,8 +89,12 @@ _HOMES = {
     "WandbCallback": "autocompress.tracking.wandb",
     "check_module": "autocompress.trial.checking",
     "compare_tuners": "autocompress.compare.comparing",
+    "create_accuracy_aware_training_loop": "autocompress.engines.inprocess.creating",
+    "create_compressed_model": "autocompress.controller.creating",
     "export": "autocompress.compress.shipping.export",
     "load_compressed": "autocompress.compress.shipping.checkpoint",
+    "load_state": "autocompress.controller.loading",
+    "register_default_init_args": "autocompress.controller.data",
     "register_module": "autocompress.compress.registered",
     "run_trial": "autocompress.trial",
     "set_accuracy_budget": "autocompress.engines.optuna.constraints",
@@ -91,6 +106,7 @@ __all__ = [
     "AccuracyBudget",
     "AdaptiveCompressionPruner",
     "AdaptiveCompressionSampler",
+    "AdaptiveCompressionTrainingLoop",
     "AlgorithmCheck",
     "AutoCompressError",
     "AutoCompressionExperiment",
@@ -99,10 +115,13 @@ __all__ = [
     "Callback",
     "Comparison",
     "CompressionConfig",
+    "CompressionController",
     "CompressionError",
     "CompressionResult",
+    "CompressionStage",
     "CompressionStudy",
     "ConfigError",
+    "EarlyExitCompressionTrainingLoop",
     "EngineError",
     "ExportReport",
     "InfeasibleBudgetError",
@@ -120,8 +139,12 @@ __all__ = [
     "__version__",
     "check_module",
     "compare_tuners",
+    "create_accuracy_aware_training_loop",
+    "create_compressed_model",
     "export",
     "load_compressed",
+    "load_state",
+    "register_default_init_args",
     "register_module",
     "run_trial",
     "set_accuracy_budget",

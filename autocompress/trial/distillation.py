@@ -43,34 +43,64 @@ class DistillingCriterion:
         return getattr(self._criterion, name)
 
 
+class Lesson:
+    """What a student answered last in training mode, and what its teacher answers to the same.
+
+    The teacher sees what the student sees, in eval mode and without gradients.
+
+    Args:
+        student: is listened to until `end`.
+        teacher: the uncompressed model.
+        settings: the kind of loss, its scale and temperature.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, settings: KnowledgeDistillation) -> None:
+        self._student, self._teacher, self._settings = student, teacher.eval(), settings
+        self._latest: tuple[Any, Any] | None = None
+        self._handle = student.register_forward_hook(self._watch, with_kwargs=True)
+
+    def distance(self) -> torch.Tensor | None:
+        """The distillation loss of the latest answer, once; None where there is no new one."""
+        if self._latest is None:
+            return None
+        answers, self._latest = self._latest, None
+        return loss(*answers, self._settings)
+
+    def end(self) -> None:
+        """Listen no longer."""
+        self._handle.remove()
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Lesson:
+        """A copy of the student is still taught by the same teacher."""
+        return self
+
+    @staticmethod
+    def forget(copied: nn.Module) -> None:
+        """Do not listen to a copy of a student."""
+        for key, known in list(copied._forward_hooks.items()):
+            if isinstance(getattr(known, "__self__", None), Lesson):
+                del copied._forward_hooks[key]
+
+    def _watch(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
+        if self._student.training and torch.is_grad_enabled():
+            self._latest = (answer, _taught(self._teacher, arguments, keywords))
+
+
 @contextmanager
 def distilling(
     student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: KnowledgeDistillation
 ) -> Iterator[DistillingCriterion]:
     """A criterion that adds the distillation loss, while the student is trained inside the block.
 
-    The teacher sees what the student sees, in eval mode and without gradients; only forward passes in training mode
-    count.
-
     Raises:
         ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
     """
-    teacher = teacher.eval()
-    latest: list[tuple[Any, Any]] = []
-
-    def watch(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
-        if student.training and torch.is_grad_enabled():
-            latest[:] = [(answer, _taught(teacher, arguments, keywords))]
-
-    def distance() -> torch.Tensor | None:
-        return loss(*latest.pop(), settings) if latest else None
-
-    handle = student.register_forward_hook(watch, with_kwargs=True)
-    wrapped = DistillingCriterion(criterion, distance)
+    lesson = Lesson(student, teacher, settings)
+    wrapped = DistillingCriterion(criterion, lesson.distance)
     try:
         yield wrapped
     finally:
-        handle.remove()
+        lesson.end()
     if not wrapped.calls:
         raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
 

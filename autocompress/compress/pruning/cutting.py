@@ -14,7 +14,7 @@ from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.pruning.graph import ChannelGraph, Coupling
 from autocompress.compress.pruning.importance import Importance
 from autocompress.compress.pruning.ranking import importance_of, is_global, selectable
-from autocompress.compress.pruning.removal import remove
+from autocompress.compress.pruning.removal import Removal, remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
 from autocompress.errors import CompressionError
@@ -70,12 +70,19 @@ class Cut:
 
     def remove(self, kept: Sequence[int], model: nn.Module | None = None) -> None:
         """Remove all but so many channels of each coupling from the model, or from a copy of it."""
-        chosen = [
+        remove(self.model if model is None else model, self.removals(kept))
+
+    def removals(self, kept: Sequence[int]) -> list[Removal]:
+        """What must go so that so many channels of each coupling stay."""
+        return self.graph.removals(self.chosen(kept))
+
+    def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
+        """The couplings that lose channels so that so many stay, with those that go."""
+        return [
             (coupling, _least_important(coupling, scores, coupling.width - count))
             for coupling, count, scores in zip(self.couplings, kept, self.scores, strict=True)
             if count < coupling.width
         ]
-        remove(self.model if model is None else model, self.graph.removals(chosen))
 
     def kept(self, width: float | None = None) -> list[int]:
         """Channels that stay of each coupling.

@@ -91,9 +91,7 @@ class LevelPruner:
             CompressionError: nothing would change at a rate > 0; a weight is shared or parametrized in a way a mask
                 cannot hold.
         """
-        self.check(model, request)
-        rates = self._rates(model, request)
-        pruned = _masks(model, rates, request)
+        rates, pruned = self._rates(model, request), self.masks(model, request)
         if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
             counts = ", ".join(f"{name}: {mask.numel()}" for name, mask in pruned.items())
             raise CompressionError(
@@ -104,6 +102,15 @@ class LevelPruner:
             parametrize.register_parametrization(model.get_submodule(name), WEIGHT, Mask(mask))
         layers = tuple(supported_layers(model, weight_types(request.algorithm)))
         return LevelCompression(model, tuple(rates), layers)
+
+    def masks(self, model: nn.Module, request: CompressionRequest) -> dict[str, torch.Tensor]:
+        """Layer -> where its weight would be zero; the model is not changed.
+
+        Raises:
+            ConfigError, CompressionError: as `check`.
+        """
+        self.check(model, request)
+        return _masks(model, self._rates(model, request), request)
 
     def _rates(self, model: nn.Module, request: CompressionRequest) -> dict[str, float]:
         return layer_rates(model, request.targets, weight_types(request.algorithm), request.scopes)

@@ -64,11 +64,30 @@ def attach(layer: nn.Module, quant_type: str, bits: int, start_step: int = 0) ->
     quantizer = ActivationQuantizer(bits, start_step)
     parameter = next(layer.parameters(), None)
     layer.add_module(_PLACES[quant_type], quantizer.to(parameter.device) if parameter is not None else quantizer)
+    _hook(layer, quant_type)
+    return quantizer
+
+
+def detach(layer: nn.Module) -> None:
+    """Take the quantizers off a layer again, those below it not regarded."""
+    for quant_type in activation_quantizers(layer):
+        delattr(layer, _PLACES[quant_type])
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+        for key in [key for key, known in hooks.items() if known in (_quantize_input, _quantize_output)]:
+            del hooks[key]
+
+
+def hook(layer: nn.Module) -> None:
+    """Let the quantizers that a layer has, and that nothing calls, be called."""
+    for quant_type in activation_quantizers(layer):
+        _hook(layer, quant_type)
+
+
+def _hook(layer: nn.Module, quant_type: str) -> None:
     if quant_type == "input":
         layer.register_forward_pre_hook(_quantize_input)
     else:
         layer.register_forward_hook(_quantize_output)
-    return quantizer
 
 
 def activation_quantizers(layer: nn.Module) -> dict[str, ActivationQuantizer]:

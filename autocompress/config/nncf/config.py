@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import json5
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from autocompress.config.nncf.algorithms import KINDS, Compression
 from autocompress.config.nncf.fields import Flag, PositiveCount, Scopes, Section, Text
@@ -74,6 +74,18 @@ class CompressionConfig(Section):
     validate_scopes: Flag = True
     compression: tuple[Compression, ...]
     accuracy_aware_training: AccuracyAwareTraining | None = None
+    _data: Any = PrivateAttr(default=None)
+
+    @property
+    def data(self) -> Any:
+        """Batches of training data, which statistics and ranges are taken from; None: none were registered."""
+        return self._data
+
+    def with_data(self, data: Any) -> CompressionConfig:
+        """The same configuration with training data."""
+        other = self.model_copy()
+        other._data = data
+        return other
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> CompressionConfig:

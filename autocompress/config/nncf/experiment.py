@@ -19,7 +19,7 @@ from autocompress.config.nncf.training import SECTION, AdaptiveParams
 from autocompress.config.settings import AccuracyAwareSettings
 from autocompress.errors import ConfigError
 
-_RATES = {"_type": "uniform", "_value": [0.0, 0.95]}
+DEFAULT_BOUNDS = (0.0, 0.95)
 """NNCF's lowest and highest rate."""
 
 _ALL = ["default"]
@@ -61,20 +61,28 @@ def adaptive_params(config: CompressionConfig) -> AdaptiveParams:
     return training.params
 
 
-def search_space_of(config: CompressionConfig) -> dict[str, Any]:
+def search_space_of(
+    config: CompressionConfig, bounds: tuple[float, float] = DEFAULT_BOUNDS, *, simulated: bool = False
+) -> dict[str, Any]:
     """The search space, in NNI's wire format.
 
+    Args:
+        config: in adaptive mode.
+        bounds: lowest and highest compression rate.
+        simulated: quantization is simulated, so that nothing depends on what int8 kernels can do.
+
     Raises:
-        ConfigError: the algorithms of a mix have different scopes.
+        ConfigError: the algorithms of a mix have different scopes, or int8 kernels cannot do what is asked.
     """
     adaptive_params(config)
     pruners = [each for each in config.compression if isinstance(each, FilterPruning | MagnitudeSparsity)]
     quantizers = [each for each in config.compression if isinstance(each, Quantization)]
     name = MIX.join([pruners[0].algorithm, *("qat" for _ in quantizers)])
-    entries: list[dict[str, Any]] = [{"sparsity": _RATES, "op_types": _ALL}]
-    entries += [_quantized(each) for each in quantizers]
+    entries: list[dict[str, Any]] = [{"sparsity": {"_type": "uniform", "_value": list(bounds)}, "op_types": _ALL}]
+    entries += [_quantized(each, simulated=simulated) for each in quantizers]
     generator = AutoCompressionSearchSpaceGenerator()
-    generator.add_config(name, entries, **_arguments(pruners[0]), **_scopes(config, [*pruners, *quantizers]))
+    scoped = pruners if simulated else [*pruners, *quantizers]
+    generator.add_config(name, entries, **options_of(pruners[0]), **_scopes(config, scoped))
     return generator.dumps()
 
 
@@ -90,7 +98,8 @@ def _initial_rate(config: CompressionConfig) -> float:
     raise ConfigError("compression must have filter_pruning or magnitude_sparsity; it has neither")
 
 
-def _arguments(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
+def options_of(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
+    """The arguments of the algorithm's compressor, its scopes left out."""
     if isinstance(section, MagnitudeSparsity):
         return section.params.model_dump(include={"weight_importance", "sparsity_level_setting_mode"})
     kept = section.params.model_dump(include={"all_weights", "prune_first_conv", "prune_downsample_convs"})
@@ -98,16 +107,16 @@ def _arguments(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
     return {"filter_importance": section.params.importance, **kept, **of}
 
 
-def _quantized(section: Quantization) -> dict[str, Any]:
+def _quantized(section: Quantization, *, simulated: bool) -> dict[str, Any]:
     """What is not said of scales and ranges, int8 kernels decide: weights by channel and symmetric."""
-    if section.weights.mode == "asymmetric":
+    if not simulated and section.weights.mode == "asymmetric":
         raise ConfigError("quantization.weights.mode must be 'symmetric' in an experiment; got 'asymmetric'")
     bits = {"weight": section.weights.bits, "output": section.activations.bits}
     return {"quant_types": ["weight", "output"], "quant_bits": bits, "op_types": _ALL}
 
 
 def _scopes(config: CompressionConfig, sections: Sequence[Compression]) -> dict[str, Any]:
-    found = {_of(config, section) for section in sections}
+    found = {all_scopes(config, section) for section in sections}
     if len(found) > 1:
         raise ConfigError(
             "in an experiment the algorithms of a mix must have the same ignored_scopes and target_scopes; they have "
@@ -122,7 +131,8 @@ def _scopes(config: CompressionConfig, sections: Sequence[Compression]) -> dict[
     }
 
 
-def _of(config: CompressionConfig, section: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def all_scopes(config: CompressionConfig, section: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What one algorithm must leave alone and what it may touch, the whole configuration's scopes among them."""
     return _joined(config.ignored_scopes, section.ignored_scopes), _joined(config.target_scopes, section.target_scopes)
 
 

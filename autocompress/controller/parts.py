@@ -1,0 +1,240 @@
+"""The algorithms of a configuration at work on a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape
+from autocompress.compress.folding import WEIGHT
+from autocompress.compress.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
+from autocompress.compress.pruning.cutting import Cut
+from autocompress.compress.pruning.filters import FilterPruner, removed_share
+from autocompress.compress.pruning.graph import Coupling
+from autocompress.compress.pruning.removal import Removal, remove
+from autocompress.compress.pruning.shares import Share
+from autocompress.compress.pruning.sparsity import LevelPruner, zero_share
+from autocompress.compress.state import evaluating, requiring_gradients
+from autocompress.controller.masks import Masks
+from autocompress.controller.schedules import Schedule
+from autocompress.errors import CompressionError
+
+Ask = Callable[[float], CompressionRequest]
+"""From a level to what is asked of the compressor."""
+
+
+class LevelPart(Protocol):
+    """An algorithm with a level that a schedule or a search moves."""
+
+    name: str
+    schedule: Schedule
+    level: float
+
+    def attach(self, model: nn.Module) -> None:
+        """Begin to work on a model that has nothing of this algorithm on it."""
+
+    def set_level(self, level: float, plain: nn.Module) -> None:
+        """Compress the model to a level in [0, 1).
+
+        Args:
+            level: requested compression rate.
+            plain: a copy of the model without anything of ours on it, which may be used up.
+        """
+
+    def reached(self) -> bool:
+        """Whether the model is at its level; what is learned takes its time."""
+        ...
+
+    def loss(self) -> torch.Tensor | None:
+        """What is to be added to the training loss; None: nothing."""
+        ...
+
+    def freeze(self) -> None:
+        """Leave the masks as they are from now on."""
+
+    def remove(self, plain: nn.Module, level: float) -> nn.Module:
+        """Compress a plain model physically, where the algorithm can, for a model that is to be trained on.
+
+        Raises:
+            CompressionError: nothing would change, or the model fails without its filters.
+        """
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """What a state dict does not hold, as JSON."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
+        """Go on from there, attached anew; values come with a state dict afterwards.
+
+        Args:
+            state: what `get_state` gave.
+            plain: a copy of the model without anything of ours on it, which may be used up.
+        """
+
+    def finish(self, model: nn.Module) -> None:
+        """Take out of a copy of the model, its weights folded, what the masks have emptied."""
+
+    def achieved(self, finished: nn.Module) -> float:
+        """Share of the filters or weights that are gone or zero in a finished model."""
+        ...
+
+
+class _MaskedPart:
+    """What parts whose masks follow from the weights have in common."""
+
+    def __init__(self, name: str, ask: Ask, schedule: Schedule) -> None:
+        self.name, self.schedule = name, schedule
+        self.level = schedule.initial
+        self._ask = ask
+        self._frozen = False
+
+    def attach(self, model: nn.Module) -> None:
+        """See `LevelPart`."""
+        self._masks = Masks(model)
+        self._model = model
+
+    def reached(self) -> bool:
+        """See `LevelPart`."""
+        return True
+
+    def loss(self) -> torch.Tensor | None:
+        """See `LevelPart`."""
+        return None
+
+    def freeze(self) -> None:
+        """See `LevelPart`."""
+        self._frozen = True
+
+    def get_state(self) -> dict[str, Any]:
+        """See `LevelPart`."""
+        return {"level": self.level, "frozen": self._frozen}
+
+    def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:  # noqa: ARG002
+        """See `LevelPart`."""
+        self.level, self._frozen = float(state["level"]), bool(state["frozen"])
+
+
+class SparsityPart(_MaskedPart):
+    """`magnitude_sparsity`: the smallest weights are masked. Implements `LevelPart`."""
+
+    def attach(self, model: nn.Module) -> None:
+        """See `LevelPart`: all layers have their masks at once, so that a state dict always has the same names."""
+        super().attach(model)
+        layers = layer_rates(model, self._ask(0.0).targets, weight_types(self.name), self._ask(0.0).scopes)
+        self._layers = tuple(layers)
+        self._masks.put(f"{layer}.{WEIGHT}" for layer in layers)
+
+    def set_level(self, level: float, plain: nn.Module) -> None:
+        """See `LevelPart`."""
+        if not self._frozen or level != self.level:
+            found = LevelPruner().masks(plain, self._ask(level))
+            self._masks.set({f"{layer}.{WEIGHT}": mask for layer, mask in found.items()})
+        self.level = level
+
+    def remove(self, plain: nn.Module, level: float) -> nn.Module:  # noqa: ARG002
+        """Single weights cannot be taken out; see `LevelPart`."""
+        return plain
+
+    def finish(self, model: nn.Module) -> None:
+        """The zeros are in the weights; see `LevelPart`."""
+
+    def achieved(self, finished: nn.Module) -> float:
+        """See `LevelPart`."""
+        return zero_share(finished, self._layers)
+
+
+class PruningPart(_MaskedPart):
+    """`filter_pruning`: the filters that would be removed are masked, and all that belongs to them.
+
+    Implements `LevelPart`.
+    """
+
+    def __init__(self, ask: Ask, schedule: Schedule, shapes: dict[str, LayerShape]) -> None:
+        super().__init__("filter_pruning", ask, schedule)
+        self._shapes = shapes
+        self._removals: list[Removal] = []
+        self._chosen: dict[str, list[int]] = {}
+        self._targets: tuple[str, ...] = ()
+
+    def attach(self, model: nn.Module) -> None:
+        """See `LevelPart`."""
+        super().attach(model)
+        self._removals, self._chosen = [], {}
+
+    def set_level(self, level: float, plain: nn.Module) -> None:
+        """See `LevelPart`."""
+        request = self._ask(level)
+        share = Share.wanted(plain, request)
+        with evaluating(plain), requiring_gradients(plain):
+            cut = Cut.of(plain, request, self._shapes)
+            chosen = cut.chosen(cut.kept() if share is None else cut.kept_for(share))
+        self._choose(cut, chosen)
+        self._require_not_wider(plain, level)
+        self._masks.set(_emptied(plain, self._removals))
+        self.level = level
+
+    def remove(self, plain: nn.Module, level: float) -> nn.Module:
+        """See `LevelPart`."""
+        found = FilterPruner().compress(plain, self._ask(level))
+        self._targets, self.level = found.targets, level
+        return found.model
+
+    def get_state(self) -> dict[str, Any]:
+        """See `LevelPart`."""
+        return {**super().get_state(), "removed": self._chosen}
+
+    def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
+        """See `LevelPart`."""
+        super().load_state(state, plain)
+        with evaluating(plain), requiring_gradients(plain):
+            cut = Cut.of(plain, self._ask(self.level), self._shapes)
+        gone = state["removed"]
+        self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
+        self._masks.set(_emptied(plain, self._removals))
+
+    def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
+        self._removals, self._targets = cut.graph.removals(chosen), cut.targets
+        self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
+
+    def finish(self, model: nn.Module) -> None:
+        """See `LevelPart`."""
+        remove(model, self._removals)
+
+    def achieved(self, finished: nn.Module) -> float:
+        """See `LevelPart`."""
+        share = Share.wanted(finished, self._ask(self.level))
+        return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)
+
+    def _require_not_wider(self, plain: nn.Module, level: float) -> None:
+        gone = removed_share(plain, self._shapes, self._targets)
+        narrower = any(
+            layer_shape(layer).width < self._shapes[name].width
+            for name, layer in supported_layers(plain, FILTER_TYPES).items()
+        )
+        if narrower and not self._removals and level < gone - 1e-3:
+            raise CompressionError(
+                f"filters that were removed cannot come back: the compression rate must be >= {gone:.3g}; got {level:g}"
+            )
+
+
+def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
+    """Parameter -> True at the values that a removal takes away, found by removing numbers."""
+    probe = copy.deepcopy(plain)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)
+            parameter.data = numbers.view(parameter.shape)
+    remove(probe, removals)
+    found = {}
+    left = dict(probe.named_parameters())
+    for name, parameter in plain.named_parameters():
+        if left[name].numel() < parameter.numel():
+            gone = torch.ones(parameter.numel(), dtype=torch.bool, device=parameter.device)
+            gone[left[name].detach().long().flatten()] = False
+            found[name] = gone.view(parameter.shape)
+    return found

@@ -1,0 +1,113 @@
+"""From a configuration's sections to what compressors are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from autocompress.compress.base import CompressionRequest, LayerShape
+from autocompress.compress.hooks import batch_input
+from autocompress.compress.layers import LayerTarget
+from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.config.nncf import CompressionConfig, all_scopes, options_of
+from autocompress.config.nncf.algorithms import FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
+from autocompress.controller.parts import Ask
+from autocompress.errors import ConfigError
+from autocompress.records import Measurement
+
+_ALL = ("default",)
+
+
+class Requests:
+    """Makes requests about one model.
+
+    Args:
+        config: whose sections they are made from.
+        inputs: positional arguments of one forward pass.
+        shapes: of the uncompressed model's layers.
+        size: of the uncompressed model.
+    """
+
+    def __init__(
+        self,
+        config: CompressionConfig,
+        inputs: tuple[Any, ...],
+        shapes: dict[str, LayerShape],
+        size: Measurement,
+    ) -> None:
+        self._config, self._inputs, self._shapes, self._size = config, inputs, shapes, size
+
+    def at_level(self, section: FilterPruning | MagnitudeSparsity | RbSparsity) -> Ask:
+        """What a level of a section asks."""
+        options = {} if isinstance(section, RbSparsity) else options_of(section)
+        return lambda level: self._request(section, LayerTarget(op_types=_ALL, rate=level), options)
+
+    def quantization(self, section: Quantization) -> CompressionRequest:
+        """What a section asks of the quantizer.
+
+        Raises:
+            ConfigError: it asks for what cannot be simulated, or there is no data.
+        """
+        for name, part in (("weights", section.weights), ("activations", section.activations)):
+            if part.per_channel and part.mode is not None and name == "activations":
+                raise ConfigError(f"quantization.{name}.per_channel must be false; got {part.per_channel!r}")
+        target = LayerTarget(
+            op_types=_ALL,
+            quant_types=("weight", "output"),
+            quant={
+                "quant_bits": {"weight": section.weights.bits, "output": section.activations.bits},
+                "quant_scheme": {"weight": _scheme(section.weights.mode)},
+            },
+        )
+        return self._request(section, target, {}, algorithm="qat", module=_module_of(self._config, section))
+
+    def _request(
+        self,
+        section: Any,
+        target: LayerTarget,
+        options: dict[str, Any],
+        *,
+        algorithm: str | None = None,
+        module: ModuleClass | None = None,
+    ) -> CompressionRequest:
+        ignored, targets = all_scopes(self._config, section)
+        validate = self._config.validate_scopes and section.validate_scopes
+        scopes = {"ignored_scopes": ignored, "target_scopes": targets, "validate_scopes": validate}
+        return CompressionRequest(
+            algorithm=algorithm or section.algorithm,
+            targets=(target,),
+            example_inputs=self._inputs,
+            original=self._shapes,
+            arguments={**options, **scopes},
+            module=module,
+            uncompressed=self._size,
+        )
+
+
+def _scheme(mode: str | None) -> str:
+    return "per_tensor_affine" if mode == "asymmetric" else "per_tensor_symmetric"
+
+
+def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass | None:
+    """Brings the registered data to where a user's module would; None without data."""
+    if config.data is None:
+        return None
+    samples = section.initializer.range.num_init_samples
+
+    def calibration_data(_: ModuleClass) -> Iterable[Any]:
+        return first_samples(config.data, samples)
+
+    return type("RegisteredData", (AbstractAutoCompressionModule,), {"calibration_data": classmethod(calibration_data)})
+
+
+def first_samples(data: Iterable[Any], samples: int) -> Iterator[Any]:
+    """The model's inputs in the first batches, until there are so many samples."""
+    seen = 0
+    for batch in data:
+        if seen >= samples:
+            return
+        inputs = batch_input(batch)
+        seen += inputs.shape[0] if isinstance(inputs, torch.Tensor) and inputs.dim() else 1
+        yield inputs

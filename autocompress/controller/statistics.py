@@ -1,0 +1,72 @@
+"""What compression has come to, measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.controller.stages import CompressionStage
+from autocompress.records import Measurement
+
+
+@dataclass(frozen=True)
+class CompressionStatistics:
+    """A model under compression beside the uncompressed one.
+
+    Attributes:
+        algorithms: their names.
+        stage: how far it has come.
+        requested_rate: the level in force in [0, 1); None where no algorithm has one.
+        compression_rate: what is achieved, measured: of filters removed, of weights zeroed, or of bits saved.
+        before: size of the uncompressed model.
+        after: size of the compressed model when stripped.
+    """
+
+    algorithms: tuple[str, ...]
+    stage: CompressionStage
+    requested_rate: float | None
+    compression_rate: float
+    before: Measurement
+    after: Measurement
+
+    @property
+    def parameters_removed(self) -> float:
+        """Share of the uncompressed model's parameters that are gone or zero."""
+        return 1 - self.after.nonzero_parameters / self.before.nonzero_parameters
+
+    @property
+    def macs_removed(self) -> float:
+        """Share of the uncompressed model's multiply-accumulates that dense kernels no longer do."""
+        return 1 - self.after.macs / self.before.macs if self.before.macs else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            **plain,
+            "algorithms": list(self.algorithms),
+            "stage": self.stage.name,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "parameters_removed": self.parameters_removed,
+            "macs_removed": self.macs_removed,
+        }
+
+    def to_str(self) -> str:
+        """A few lines of text."""
+        rate = "" if self.requested_rate is None else f", requested {self.requested_rate:g}"
+        achieved = f", achieved {self.compression_rate:.4g}"
+        before, after = self.before, self.after
+        return "\n".join(
+            [
+                f"{' + '.join(self.algorithms)}: {self.stage.name}{rate}{achieved}",
+                f"parameters           {before.parameters:,} -> {after.parameters:,} "
+                f"({after.nonzero_parameters:,} not zero, {self.parameters_removed:.1%} removed)",
+                f"multiply-accumulates {before.macs:,} -> {after.macs:,} ({self.macs_removed:.1%} removed)",
+                f"bytes                {before.bytes:,} -> {after.bytes:,}",
+            ]
+        )
+
+    def __str__(self) -> str:
+        return self.to_str()

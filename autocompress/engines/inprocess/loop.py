@@ -1,0 +1,245 @@
+"""The training loops: they ask the search what to try, have it run, and write down what came of it. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from autocompress.engines.hope import require_hope
+from autocompress.engines.inprocess.functions import UserFunctions
+from autocompress.engines.inprocess.outcome import LoopStatistics, statistics_of
+from autocompress.engines.inprocess.plans import algorithm_of, searches
+from autocompress.engines.inprocess.scalars import Scalars
+from autocompress.engines.inprocess.showing import show
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.errors import InfeasibleBudgetError, StoreError
+from autocompress.records import Proposal, TrialRecord
+from autocompress.report.story import story_of
+from autocompress.report.words import findings, headline
+from autocompress.result import CompressionResult
+from autocompress.search import best, nearest_accuracy, proposals
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+
+_logger = logging.getLogger("autocompress.loop")
+
+
+class Runner(Protocol):
+    """Trains, compresses and saves: what of a loop depends on the framework."""
+
+    def begin(
+        self,
+        model: Any,
+        functions: UserFunctions,
+        store: ExperimentDirectory,
+        plan: ExperimentPlan,
+        on_epoch: Callable[[int, float, float], None],
+    ) -> AbstractContextManager[None]:
+        """Be ready for trials on a model while the block runs."""
+        ...
+
+    def key(self, parameters: dict[str, Any]) -> str:
+        """The key of a trial."""
+        ...
+
+    def run(self, trial: OpenTrial, epochs_before: int) -> TrialRecord:
+        """Run a trial, which is in its directory afterwards."""
+        ...
+
+    def verify(self, key: str) -> Verdict:
+        """Let the model become that of a trial's checkpoint, and validate it."""
+        ...
+
+    def deliver(self) -> Any:
+        """The model, as the user handed it over."""
+        ...
+
+
+class _TrainingLoop:
+    """What both loops have in common.
+
+    Args:
+        plan: what to do.
+        runner: does it.
+
+    Attributes:
+        directory: of the latest run; None before it.
+    """
+
+    def __init__(self, plan: ExperimentPlan, runner: Runner) -> None:
+        self._plan, self._runner = plan, runner
+        self.directory: Path | None = None
+
+    def run(
+        self,
+        model: Any,
+        train_epoch_fn: Callable[..., Any],
+        validate_fn: Callable[..., Any],
+        configure_optimizers_fn: Callable[[], Any] | None = None,
+        dump_checkpoint_fn: Callable[..., Any] | None = None,
+        load_checkpoint_fn: Callable[..., Any] | None = None,
+        early_stopping_fn: Callable[[float], bool] | None = None,
+        tensorboard_writer: Any = None,
+        log_dir: str | Path | None = None,
+        update_learning_rate_fn: Callable[..., Any] | None = None,
+        *,
+        resume: str | Path | None = None,
+    ) -> Any:
+        """Search, and give the best model back: the same object, with its filters removed.
+
+        The arguments are NNCF's; `functions.UserFunctions` tells how each function is called. Each rate begins with
+        the same seed, whatever was drawn before; afterwards random numbers go on as if nothing had been drawn.
+
+        Args:
+            model: of `create_compressed_model`, which may be wrapped for several devices by now.
+            train_epoch_fn: trains one epoch.
+            validate_fn: returns the accuracy.
+            configure_optimizers_fn: makes an optimizer and a learning-rate scheduler for each rate.
+            dump_checkpoint_fn: called besides the loop's own saving, when a rate was left within the budget.
+            load_checkpoint_fn: called with what it returned, when that rate's model is loaded again.
+            early_stopping_fn: leaves a rate early.
+            tensorboard_writer: gets NNCF's scalars.
+            log_dir: in which the run's directory is made; by default the configuration's, else `runs`.
+            update_learning_rate_fn: called after each epoch instead of the scheduler's step.
+            resume: directory of a run that was killed, to go on from there with the same answer.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            TrialError: nothing but failures so far.
+            StoreError: `resume` names no run, or one of another search; or its directory cannot be written.
+        """
+        functions = UserFunctions(
+            train_epoch_fn,
+            validate_fn,
+            configure_optimizers_fn,
+            dump_checkpoint_fn,
+            load_checkpoint_fn,
+            early_stopping_fn,
+            update_learning_rate_fn,
+        )
+        store = self._store(log_dir, resume)
+        self.directory = store.path
+        _logger.info("the search is in %s; run(..., resume=%r) goes on with it", store.path, str(store.path))
+        with store.locked():
+            plan = self._prepared(store, resumed=resume is not None)
+            scalars = Scalars(tensorboard_writer, plan.threshold, plan.measured.higher_is_better)
+            with self._runner.begin(model, functions, store, plan, scalars.on_epoch):
+                self._search(store, plan, scalars)
+                found = self._verified(store, plan)
+            show(store)
+        _logger.info("%s", headline(story_of(store)))
+        _logger.debug("delivered trial %s", found.key)
+        return self._runner.deliver()
+
+    @property
+    def result(self) -> CompressionResult:
+        """The records and the verdict of the latest run.
+
+        Raises:
+            StoreError: there was none.
+        """
+        if self.directory is None:
+            raise StoreError("there is no result before run(...)")
+        return CompressionResult(ExperimentDirectory(self.directory))
+
+    @property
+    def statistics(self) -> LoopStatistics:
+        """What the latest run came to, measured on the model that it gave back.
+
+        Raises:
+            StoreError: there was no run.
+            InfeasibleBudgetError: nothing stayed within the budget.
+        """
+        return statistics_of(self.result)
+
+    @property
+    def verdict(self) -> str:
+        """The latest run in words, also where nothing stayed within the budget.
+
+        Raises:
+            StoreError: there was no run.
+        """
+        story = story_of(self.result.directory)
+        return "\n".join([headline(story), *findings(story)])
+
+    def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
+        if resume is not None:
+            return ExperimentDirectory(resume)
+        folder = Path(log_dir or self._plan.engine["config"]["log_dir"] or "runs")
+        return ExperimentDirectory(folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+    def _prepared(self, store: ExperimentDirectory, *, resumed: bool) -> ExperimentPlan:
+        if not resumed:
+            store.create()
+            store.write_settings(self._plan.to_dict())
+            return self._plan
+        plan = ExperimentPlan.from_dict(store.settings())
+        store.journal.repair()
+        for name in ("search_space", "settings", "tuner", "baseline"):
+            known, wanted = getattr(plan, name), getattr(self._plan, name)
+            if name == "baseline":
+                known, wanted = (dataclasses.replace(each, seconds=0.0) for each in (known, wanted))
+            if known != wanted:
+                raise StoreError(f"the run in {store.path} must be of the same search; its {name} is another one")
+        return plan
+
+    def _search(self, store: ExperimentDirectory, plan: ExperimentPlan, scalars: Scalars) -> None:
+        ledger = Ledger(store)
+        ledger.absorb()
+        while (proposal := self._next(plan, ledger)) is not None:
+            trial = self._asked(plan, proposal)
+            ledger.propose(trial)
+            epochs = sum(record.epochs for record in ledger.records)
+            scalars.on_proposal(proposal, epochs)
+            record = self._runner.run(trial, epochs)
+            ledger.add(record)
+            scalars.on_record(record, epochs + record.epochs)
+            _logger.info("%s", _told(record))
+            require_hope(ledger.records, store)
+
+    def _next(self, plan: ExperimentPlan, ledger: Ledger) -> Proposal | None:
+        first = ledger.records[0].requested_rate if ledger.records else None
+        return next(iter(proposals(searches(plan, first), ledger.records)), None)
+
+    def _asked(self, plan: ExperimentPlan, proposal: Proposal) -> OpenTrial:
+        if plan.tuner == ADAPTIVE_TUNER:
+            parameters = plan.trial_parameters(proposal)
+        else:
+            search = {"epochs": proposal.epochs, "initial": True, "lr_factor": 1.0, "start_from": None}
+            parameters = {
+                "algorithm_name": {"_name": algorithm_of(plan)},
+                "search": {**search, "compression_rate": None, **plan.common},
+            }
+        return OpenTrial(self._runner.key(parameters), parameters, proposal)
+
+    def _verified(self, store: ExperimentDirectory, plan: ExperimentPlan) -> TrialRecord:
+        """The best trial whose model, loaded afresh, still is within the budget."""
+        ledger = Ledger(store)
+        disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
+        while (record := best(each for each in ledger.records if each.key not in disproved)) is not None:
+            verdict = self._runner.verify(record.key)
+            ledger.add_verdict(record.key, verdict)
+            if verdict.feasible:
+                return record
+            disproved.add(record.key)
+        raise InfeasibleBudgetError(nearest_accuracy(ledger.records), plan.threshold, ledger.records)
+
+
+class AdaptiveCompressionTrainingLoop(_TrainingLoop):
+    """Searches the highest compression rate within the accuracy budget: `adaptive_compression_level`."""
+
+
+class EarlyExitCompressionTrainingLoop(_TrainingLoop):
+    """Trains along the schedule until the accuracy is within the budget: `early_exit`."""
+
+
+def _told(record: TrialRecord) -> str:
+    rate = "" if record.requested_rate is None else f" at rate {record.requested_rate:g}"
+    if record.accuracy is None:
+        return f"{record.algorithm}{rate}: {record.error}"
+    side = "within" if record.feasible else "outside"
+    return f"{record.algorithm}{rate}: accuracy {record.accuracy:g}, {side} the budget after {record.epochs} epochs"

@@ -1,0 +1,216 @@
+"""Trials of a loop on PyTorch: in this process, on the user's own model object."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress.budget import accuracy_budget
+from autocompress.compress.measure import macs, nonzero_parameters
+from autocompress.compress.shipping.checkpoint import WEIGHTS, load_compressed, save_checkpoint
+from autocompress.controller.controller import CompressionController
+from autocompress.engines.inprocess.functions import UserFunctions
+from autocompress.engines.inprocess.training import FunctionTraining
+from autocompress.engines.inprocess.wrapping import agreed, rewrapped, unwrapped
+from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.errors import CompressionError, ModuleError, StoreError
+from autocompress.records import TrialRecord
+from autocompress.search import score
+from autocompress.store import ExperimentDirectory, OpenTrial, TrialDirectory, Verdict
+from autocompress.trial.fine_tune import FineTuning, Tuned
+from autocompress.trial.key import trial_key
+from autocompress.trial.seeds import seed_everything, unchanged_randomness
+
+_USERS = "user_checkpoint.json"
+
+
+class TorchRunner:
+    """Implements `loop.Runner`.
+
+    Args:
+        controller: of the model.
+        masked: whether filters are masked between rates, not removed.
+    """
+
+    def __init__(self, controller: CompressionController, *, masked: bool) -> None:
+        self._controller, self._masked = controller, masked
+
+    @contextlib.contextmanager
+    def begin(
+        self,
+        model: nn.Module,
+        functions: UserFunctions,
+        store: ExperimentDirectory,
+        plan: ExperimentPlan,
+        on_epoch: Callable[[int, float, float], None],
+    ) -> Iterator[None]:
+        """See `loop.Runner`.
+
+        Raises:
+            StoreError: the model is not the controller's.
+        """
+        if unwrapped(model) is not self._controller.model:
+            raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
+        self._model, self._functions, self._store, self._plan = model, functions, store, plan
+        self._on_epoch = on_epoch
+        self._pretrained = self._controller.plain()
+        with unchanged_randomness():
+            yield
+
+    def key(self, parameters: dict[str, Any]) -> str:
+        """See `loop.Runner`."""
+        return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
+
+    def run(self, trial: OpenTrial, epochs_before: int) -> TrialRecord:
+        """See `loop.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
+        started, search = time.monotonic(), trial.parameters["search"]
+        record = TrialRecord(
+            key=trial.key,
+            algorithm=trial.parameters["algorithm_name"]["_name"],
+            state="failed",
+            parameters=trial.parameters,
+            requested_rate=search["compression_rate"],
+            lr_factor=search["lr_factor"],
+            seed=search["seed"],
+            start_from=search["start_from"],
+        )
+        directory = self._store.trial(trial.key)
+        directory.clear()
+        seed_everything(search["seed"])
+        try:
+            fields = self._trained(search, directory, epochs_before)
+        except (CompressionError, ModuleError) as error:
+            fields = {"error": f"{type(error).__name__}: {error}"}
+        seconds = round(time.monotonic() - started, 3)
+        record = TrialRecord(**{**vars(record), **fields, "seconds": seconds})
+        directory.write_record(record)
+        return record
+
+    def verify(self, key: str) -> Verdict:
+        """See `loop.Runner`."""
+        record = self._store.trial(key).record()
+        self._controller.settle(self._restored(key), None if record is None else record.requested_rate)
+        self._model = rewrapped(self._model)
+        self._controller.model.eval()
+        accuracy = agreed(self._functions.accuracy(self._model, 0))
+        return Verdict(accuracy, None, self._budget(accuracy) >= 0)
+
+    def deliver(self) -> nn.Module:
+        """See `loop.Runner`."""
+        return self._model
+
+    def _trained(self, search: dict[str, Any], directory: TrialDirectory, epochs_before: int) -> dict[str, Any]:
+        if not search["initial"]:
+            self._start(search)
+        training = FunctionTraining(
+            self._functions,
+            self._controller,
+            self._model,
+            search["lr_factor"],
+            self._plan.measured.higher_is_better,
+            epochs_before,
+            agreed,
+        )
+
+        def note(epoch: int, accuracy: float, budget: float) -> None:
+            told = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
+            directory.append_epoch({**told, "time": time.time()})
+            self._on_epoch(epochs_before + epoch, accuracy, budget)
+
+        tuned = FineTuning(
+            training=training,
+            threshold=self._plan.threshold,
+            epochs=search["epochs"],
+            evaluate_first=search["initial"],
+            validate_every_n_epochs=search["validate_every_n_epochs"],
+            on_epoch=note,
+        ).run(self._controller.model)
+        if tuned.interrupted:
+            raise KeyboardInterrupt
+        return self._saved(tuned, directory)
+
+    def _start(self, search: dict[str, Any]) -> None:
+        key = search["start_from"]
+        start = copy.deepcopy(self._pretrained) if key is None else self._start_of(key)
+        self._controller.start_from(start, search["compression_rate"], removed=not self._masked)
+        self._model = rewrapped(self._model)
+
+    def _start_of(self, key: str) -> nn.Module:
+        trial = self._store.trial(key)
+        if self._functions.load_checkpoint is not None and (trial.path / _USERS).exists():
+            return self._loaded_by_user(key)
+        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
+        return load_compressed(path, self._controller.uncompressed.model)
+
+    def _restored(self, key: str) -> nn.Module:
+        """The finished model of a trial."""
+        trial = self._store.trial(key)
+        if self._functions.load_checkpoint is not None and (trial.path / _USERS).exists():
+            self._loaded_by_user(key)
+            return self._controller.strip()
+        return load_compressed(trial.checkpoint, self._controller.uncompressed.model)
+
+    def _loaded_by_user(self, key: str) -> nn.Module:
+        """Put the model together as it was when the user saved it, and let the user load it; its plain weights."""
+        trial = self._store.trial(key)
+        assert self._functions.load_checkpoint is not None
+        record = trial.record()
+        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
+        start = load_compressed(path, self._controller.uncompressed.model)
+        rate = None if record is None else record.requested_rate
+        self._controller.start_from(start, rate, removed=not self._masked)
+        self._model = rewrapped(self._model)
+        self._functions.load_checkpoint(self._model, json.loads((trial.path / _USERS).read_text()))
+        return self._controller.plain()
+
+    def _saved(self, tuned: Tuned, directory: TrialDirectory) -> dict[str, Any]:
+        controller = self._controller
+        original = controller.uncompressed.model
+        finished = controller.strip()
+        save_checkpoint(finished, directory.checkpoint, original=original)
+        if self._masked or controller.quantizes:
+            save_checkpoint(controller.plain(), directory.pruned, original=original)
+        self._dump(tuned, directory)
+        before, size = controller.uncompressed.size, (directory.checkpoint / WEIGHTS).stat().st_size
+        rate = controller.achieved_rate(finished)
+        budget = self._budget(tuned.accuracy)
+        return {
+            "state": "completed",
+            "requested_rate": controller.level,
+            "accuracy": tuned.accuracy,
+            "accuracy_budget": budget,
+            "feasible": budget >= 0,
+            "score": score(rate, budget, self._plan.threshold),
+            "compression_rate": rate,
+            "parameters_removed": 1 - nonzero_parameters(finished) / before.nonzero_parameters,
+            "macs_removed": 1 - macs(finished, controller.uncompressed.inputs) / before.macs if before.macs else 0.0,
+            "size_removed": 1 - size / before.bytes,
+            "bytes": size,
+            "simulated": controller.quantizes,
+            "epochs": tuned.epochs,
+            "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
+        }
+
+    def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
+        dump = self._functions.dump_checkpoint
+        if dump is None or tuned.budget < 0:
+            return
+        answer = dump(self._model, self._controller, self, str(self._store.path))
+        if isinstance(answer, str | Path):
+            (directory.path / _USERS).write_text(json.dumps(str(answer)))
+
+    def _budget(self, accuracy: float) -> float:
+        higher = self._plan.measured.higher_is_better
+        return accuracy_budget(accuracy, self._plan.threshold, higher_is_better=higher)
+
+
+def adaptive(plan: ExperimentPlan) -> bool:
+    """Whether a plan searches a rate."""
+    return plan.tuner == ADAPTIVE_TUNER

@@ -1,0 +1,102 @@
+"""Training with the user's functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from autocompress.controller.controller import CompressionController
+from autocompress.engines.inprocess.functions import UserFunctions, as_number, call
+from autocompress.errors import ModuleError
+
+_RATES_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
+
+
+@dataclass
+class FunctionTraining:
+    """Implements `autocompress.trial.training.Training` with the functions that the user handed over.
+
+    Attributes:
+        functions: the user's.
+        controller: handed to them.
+        model: handed to them: the controller's model, or what it is wrapped in.
+        lr_factor: factor on the learning rates.
+        higher_is_better: direction of the accuracy.
+        epochs_before: epochs of all rates before this one, which the user's functions count too.
+        agree: makes a number equal on all processes that train together.
+    """
+
+    functions: UserFunctions
+    controller: CompressionController
+    model: Any
+    lr_factor: float
+    higher_is_better: bool
+    epochs_before: int
+    agree: Callable[[float], float] = float
+    _accuracy: float = float("nan")
+    _optimizer: Any = None
+    _scheduler: Any = None
+
+    def begin(self, model: nn.Module) -> Callable[[int], None]:  # noqa: ARG002 - the user's functions know their own
+        """See `Training`.
+
+        Raises:
+            ModuleError: `configure_optimizers_fn` returns no pair.
+        """
+        if self.functions.configure_optimizers is not None:
+            self._optimizer, self._scheduler = self._configured(self.functions.configure_optimizers())
+        return self._train
+
+    def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
+        """See `Training`."""
+        self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
+        return self._accuracy
+
+    def settled(self) -> bool:
+        """Whether the schedule has come to its end."""
+        return self.controller.scheduler.is_finished()
+
+    def enough(self, accuracy: float) -> bool:
+        """What the user's early stopping says."""
+        stop = self.functions.early_stopping
+        return stop is not None and bool(self.agree(float(bool(stop(accuracy)))))
+
+    def _train(self, epoch: int) -> None:
+        count = self.epochs_before + epoch
+        answer = call(
+            self.functions.train_epoch,
+            self.controller,
+            self.model,
+            epoch=count,
+            optimizer=self._optimizer,
+            lr_scheduler=self._scheduler,
+        )
+        self._update(epoch, as_number(answer))
+
+    def _update(self, epoch: int, loss: float | None) -> None:
+        if self.functions.update_learning_rate is not None:
+            self.functions.update_learning_rate(self._scheduler, epoch, self._accuracy, loss)
+        elif isinstance(self._scheduler, ReduceLROnPlateau):
+            value = loss if self._scheduler.mode == "min" else self._accuracy
+            if value is None:
+                raise ModuleError("ReduceLROnPlateau in mode 'min' needs the loss: train_epoch_fn must return it")
+            self._scheduler.step(value)
+        elif self._scheduler is not None:
+            self._scheduler.step()
+
+    def _configured(self, answer: Any) -> tuple[Any, Any]:
+        pair = tuple(answer) if isinstance(answer, tuple | list) else (answer, None)
+        if len(pair) != 2 or not hasattr(pair[0], "param_groups"):
+            raise ModuleError(
+                f"configure_optimizers_fn must return an optimizer and a scheduler or None; got {answer!r}"
+            )
+        optimizer, scheduler = pair
+        for group in optimizer.param_groups:
+            group.update({name: group[name] * self.lr_factor for name in _RATES_OF_GROUPS if name in group})
+        if hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs = [rate * self.lr_factor for rate in scheduler.base_lrs]
+        return optimizer, scheduler
