@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +44,14 @@ class Surveyed:
         model: a copy; not changed.
         inputs: positional arguments of one forward pass.
         size: its size.
+        output_shapes: of that forward pass.
         data: registered training data; None without any.
     """
 
     model: nn.Module
     inputs: tuple[Any, ...]
     size: Measurement
+    output_shapes: list[tuple[int, ...]]
     data: Any = None
 
 
@@ -300,11 +301,21 @@ class CompressionController:
         folded = fold(model)
         for part in self._parts:
             part.finish(folded)
-        with _told_of_filters():
-            before = output_shapes(self.uncompressed.model, self.uncompressed.inputs)
-            if output_shapes(folded, self.uncompressed.inputs) != before:
-                raise CompressionError("the output's shape must not change")
+        if any(part.removes for part in self._parts):
+            self._require_shapes(folded)
         return folded
+
+    def _require_shapes(self, model: nn.Module) -> None:
+        try:
+            found = output_shapes(model, self.uncompressed.inputs)
+        except Exception as error:
+            raise CompressionError(
+                f"the model must run without the removed filters; its forward pass fails: {error}"
+            ) from error
+        if found != self.uncompressed.output_shapes:
+            raise CompressionError(
+                f"the output's shape must not change; {self.uncompressed.output_shapes} became {found}"
+            )
 
     def _bits_saved(self) -> float:
         request = self._quantization
@@ -325,18 +336,6 @@ def _copied(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model)
     Lesson.forget(copied)
     return copied
-
-
-@contextmanager
-def _told_of_filters() -> Iterator[None]:
-    try:
-        yield
-    except CompressionError:
-        raise
-    except Exception as error:
-        raise CompressionError(
-            f"the model must run without the removed filters; its forward pass fails: {error}"
-        ) from error
 
 
 def _without_data(request: CompressionRequest) -> CompressionRequest:

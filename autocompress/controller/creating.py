@@ -50,9 +50,9 @@ def create_compressed_model(
         StoreError: the compression state is of another version, or of another model or configuration.
     """
     inputs = example_inputs(config, model)
-    _require_runs(model, inputs)
+    shapes = _output_shapes(model, inputs)
     original = copy.deepcopy(model)
-    surveyed = Surveyed(original, inputs, measure(original, inputs), config.data)
+    surveyed = Surveyed(original, inputs, measure(original, inputs), shapes, config.data)
     controller = _controller(model, config, surveyed)
     if compression_state is None:
         controller.attach()
@@ -99,9 +99,9 @@ def _restore(controller: CompressionController, state: Mapping[str, Any]) -> Non
         raise StoreError(f"compression_state is of another configuration: it has no {error}") from error
 
 
-def _require_runs(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _output_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
     try:
-        output_shapes(model, inputs)
+        return output_shapes(model, inputs)
     except Exception as error:
         shapes = ", ".join(str(list(item.shape)) for item in inputs if hasattr(item, "shape"))
         raise ConfigError(f"input_info must describe the model's inputs; it fails on {shapes}: {error}") from error

@@ -121,6 +121,11 @@ class LearnedPart:
         if state["frozen"]:
             self.freeze()
 
+    @property
+    def removes(self) -> bool:
+        """See `LevelPart`."""
+        return False
+
     def finish(self, model: nn.Module) -> None:
         """See `LevelPart`."""
 

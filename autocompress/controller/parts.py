@@ -76,6 +76,11 @@ class LevelPart(Protocol):
             plain: a copy of the model without anything of ours on it, which may be used up.
         """
 
+    @property
+    def removes(self) -> bool:
+        """Whether `finish` takes something out."""
+        ...
+
     def finish(self, model: nn.Module) -> None:
         """Take out of a copy of the model, its weights folded, what the masks have emptied."""
 
@@ -109,6 +114,11 @@ class _MaskedPart:
     def freeze(self) -> None:
         """See `LevelPart`."""
         self._frozen = True
+
+    @property
+    def removes(self) -> bool:
+        """See `LevelPart`."""
+        return False
 
     def get_state(self) -> dict[str, Any]:
         """See `LevelPart`."""
@@ -200,6 +210,11 @@ class PruningPart(_MaskedPart):
     def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
         self._removals, self._targets = cut.graph.removals(chosen), cut.targets
         self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
+
+    @property
+    def removes(self) -> bool:
+        """See `LevelPart`."""
+        return bool(self._removals)
 
     def finish(self, model: nn.Module) -> None:
         """See `LevelPart`."""

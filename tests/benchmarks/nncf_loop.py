@@ -15,8 +15,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from autocompress import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
-from autocompress import register_default_init_args
+from autocompress import (
+    CompressionConfig,
+    create_accuracy_aware_training_loop,
+    create_compressed_model,
+    register_default_init_args,
+)
 
 SPARSITY = {
     "algorithm": "magnitude_sparsity",
@@ -146,7 +150,8 @@ def search(name, seed, directory, model=None):
             "compression": ALGORITHMS[name],
         }
     )
-    config = register_default_init_args(config, [TRAIN[0][:256]])
+    if "quantization" in name:
+        config = register_default_init_args(config, TRAIN[0].split(256))
     controller, model = create_compressed_model(model, config)
     loop = create_accuracy_aware_training_loop(config, controller, base, seed=seed)
 
@@ -156,6 +161,7 @@ def search(name, seed, directory, model=None):
     started = time.perf_counter()
     loop.run(model, clock(train_epoch), clock(accuracy), clock(optimizers), log_dir=directory)
     seconds = time.perf_counter() - started
+    loop.report()  # before anything else is timed
     found = loop.statistics
     return {
         "algorithm": name,

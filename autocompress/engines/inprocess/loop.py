@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,8 @@ from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.outcome import LoopStatistics, statistics_of
 from autocompress.engines.inprocess.plans import algorithm_of, searches
 from autocompress.engines.inprocess.scalars import Scalars
-from autocompress.engines.inprocess.showing import show
+from autocompress.engines.inprocess.showing import Report
+from autocompress.engines.inprocess.writing import Outcome, Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import InfeasibleBudgetError, StoreError
 from autocompress.records import Proposal, TrialRecord
@@ -46,8 +47,12 @@ class Runner(Protocol):
         """The key of a trial."""
         ...
 
-    def run(self, trial: OpenTrial, epochs_before: int) -> TrialRecord:
-        """Run a trial, which is in its directory afterwards."""
+    def run(self, trial: OpenTrial, epochs_before: int) -> Outcome:
+        """Run a trial; the outcome's `written` saves it."""
+        ...
+
+    def holds(self, key: str) -> bool:
+        """Whether a trial can start from another one without reading its files."""
         ...
 
     def verify(self, key: str) -> Verdict:
@@ -73,6 +78,7 @@ class _TrainingLoop:
     def __init__(self, plan: ExperimentPlan, runner: Runner) -> None:
         self._plan, self._runner = plan, runner
         self.directory: Path | None = None
+        self._report: Report | None = None
 
     def run(
         self,
@@ -130,7 +136,7 @@ class _TrainingLoop:
             with self._runner.begin(model, functions, store, plan, scalars.on_epoch):
                 self._search(store, plan, scalars)
                 found = self._verified(store, plan)
-            show(store)
+            self._report = Report(store)
         _logger.info("%s", headline(story_of(store)))
         _logger.debug("delivered trial %s", found.key)
         return self._runner.deliver()
@@ -166,6 +172,16 @@ class _TrainingLoop:
         story = story_of(self.result.directory)
         return "\n".join([headline(story), *findings(story)])
 
+    def report(self) -> Path:
+        """The page and the plots of the latest run that has ended, which a process of their own draws.
+
+        Raises:
+            StoreError: there was no such run, or they cannot be written.
+        """
+        if self._report is None:
+            raise StoreError("there is no report before run(...) has ended")
+        return self._report.wait()
+
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
         if resume is not None:
             return ExperimentDirectory(resume)
@@ -188,22 +204,20 @@ class _TrainingLoop:
         return plan
 
     def _search(self, store: ExperimentDirectory, plan: ExperimentPlan, scalars: Scalars) -> None:
-        ledger = Ledger(store)
-        ledger.absorb()
-        while (proposal := self._next(plan, ledger)) is not None:
-            trial = self._asked(plan, proposal)
-            ledger.propose(trial)
-            epochs = sum(record.epochs for record in ledger.records)
-            scalars.on_proposal(proposal, epochs)
-            record = self._runner.run(trial, epochs)
-            ledger.add(record)
-            scalars.on_record(record, epochs + record.epochs)
-            _logger.info("%s", _told(record))
-            require_hope(ledger.records, store)
+        with Writing(store, scalars) as writing:
+            while (proposal := self._next(plan, writing.records)) is not None:
+                trial = self._asked(plan, proposal)
+                writing.propose(trial, proposal)
+                if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
+                    writing.wait()
+                outcome = self._runner.run(trial, sum(record.epochs for record in writing.records))
+                _logger.info("%s", _told(outcome.record))
+                writing.add(outcome)
+                require_hope(writing.records, store)
 
-    def _next(self, plan: ExperimentPlan, ledger: Ledger) -> Proposal | None:
-        first = ledger.records[0].requested_rate if ledger.records else None
-        return next(iter(proposals(searches(plan, first), ledger.records)), None)
+    def _next(self, plan: ExperimentPlan, records: Sequence[TrialRecord]) -> Proposal | None:
+        first = records[0].requested_rate if records else None
+        return next(iter(proposals(searches(plan, first), records)), None)
 
     def _asked(self, plan: ExperimentPlan, proposal: Proposal) -> OpenTrial:
         if plan.tuner == ADAPTIVE_TUNER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from autocompress.controller.controller import CompressionController
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.training import FunctionTraining
 from autocompress.engines.inprocess.wrapping import agreed, rewrapped, unwrapped
-from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.engines.inprocess.writing import Outcome
+from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import CompressionError, ModuleError, StoreError
 from autocompress.records import TrialRecord
 from autocompress.search import score
@@ -41,6 +43,7 @@ class TorchRunner:
 
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
+        self._kept: tuple[str, nn.Module] | None = None
 
     @contextlib.contextmanager
     def begin(
@@ -60,7 +63,7 @@ class TorchRunner:
             raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
         self._on_epoch = on_epoch
-        self._pretrained = self._controller.plain()
+        self._pretrained, self._kept = self._controller.plain(), None
         with unchanged_randomness():
             yield
 
@@ -68,7 +71,11 @@ class TorchRunner:
         """See `loop.Runner`."""
         return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
 
-    def run(self, trial: OpenTrial, epochs_before: int) -> TrialRecord:
+    def holds(self, key: str) -> bool:
+        """See `loop.Runner`."""
+        return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
+
+    def run(self, trial: OpenTrial, epochs_before: int) -> Outcome:
         """See `loop.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
@@ -84,14 +91,19 @@ class TorchRunner:
         directory = self._store.trial(trial.key)
         directory.clear()
         seed_everything(search["seed"])
+        write: Callable[[], dict[str, Any]] = dict
         try:
-            fields = self._trained(search, directory, epochs_before)
+            fields, write = self._trained(search, directory, epochs_before)
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
-        seconds = round(time.monotonic() - started, 3)
-        record = TrialRecord(**{**vars(record), **fields, "seconds": seconds})
-        directory.write_record(record)
-        return record
+        record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
+
+        def written() -> TrialRecord:
+            whole = dataclasses.replace(record, **write())
+            directory.write_record(whole)
+            return whole
+
+        return Outcome(record, written)
 
     def verify(self, key: str) -> Verdict:
         """See `loop.Runner`."""
@@ -106,7 +118,10 @@ class TorchRunner:
         """See `loop.Runner`."""
         return self._model
 
-    def _trained(self, search: dict[str, Any], directory: TrialDirectory, epochs_before: int) -> dict[str, Any]:
+    def _trained(
+        self, search: dict[str, Any], directory: TrialDirectory, epochs_before: int
+    ) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
+        """What the rule needs of the record, and what measures and saves the rest of it."""
         if not search["initial"]:
             self._start(search)
         training = FunctionTraining(
@@ -138,7 +153,12 @@ class TorchRunner:
 
     def _start(self, search: dict[str, Any]) -> None:
         key = search["start_from"]
-        start = copy.deepcopy(self._pretrained) if key is None else self._start_of(key)
+        if key is None:
+            start = copy.deepcopy(self._pretrained)
+        elif self._kept is not None and self.holds(key):
+            start = copy.deepcopy(self._kept[1])
+        else:
+            start = self._start_of(key)
         self._controller.start_from(start, search["compression_rate"], removed=not self._masked)
         self._model = rewrapped(self._model)
 
@@ -170,18 +190,16 @@ class TorchRunner:
         self._functions.load_checkpoint(self._model, json.loads((trial.path / _USERS).read_text()))
         return self._controller.plain()
 
-    def _saved(self, tuned: Tuned, directory: TrialDirectory) -> dict[str, Any]:
+    def _saved(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
         controller = self._controller
-        original = controller.uncompressed.model
         finished = controller.strip()
-        save_checkpoint(finished, directory.checkpoint, original=original)
-        if self._masked or controller.quantizes:
-            save_checkpoint(controller.plain(), directory.pruned, original=original)
-        self._dump(tuned, directory)
-        before, size = controller.uncompressed.size, (directory.checkpoint / WEIGHTS).stat().st_size
-        rate = controller.achieved_rate(finished)
+        start = controller.plain() if self._masked or controller.quantizes else finished
         budget = self._budget(tuned.accuracy)
-        return {
+        if budget >= 0:
+            self._kept = (directory.path.name, start)
+        self._dump(tuned, directory)
+        rate = controller.achieved_rate(finished)
+        fields = {
             "state": "completed",
             "requested_rate": controller.level,
             "accuracy": tuned.accuracy,
@@ -189,13 +207,24 @@ class TorchRunner:
             "feasible": budget >= 0,
             "score": score(rate, budget, self._plan.threshold),
             "compression_rate": rate,
-            "parameters_removed": 1 - nonzero_parameters(finished) / before.nonzero_parameters,
-            "macs_removed": 1 - macs(finished, controller.uncompressed.inputs) / before.macs if before.macs else 0.0,
-            "size_removed": 1 - size / before.bytes,
-            "bytes": size,
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
+        }
+        return fields, lambda: self._written(finished, start, directory)
+
+    def _written(self, finished: nn.Module, start: nn.Module, directory: TrialDirectory) -> dict[str, Any]:
+        """Save a trial's models, which nobody changes any more, and measure the finished one."""
+        uncompressed = self._controller.uncompressed
+        if start is not finished:
+            save_checkpoint(start, directory.pruned, original=uncompressed.model)
+        save_checkpoint(finished, directory.checkpoint, original=uncompressed.model)
+        before, size = uncompressed.size, (directory.checkpoint / WEIGHTS).stat().st_size
+        return {
+            "parameters_removed": 1 - nonzero_parameters(finished) / before.nonzero_parameters,
+            "macs_removed": 1 - macs(finished, uncompressed.inputs) / before.macs if before.macs else 0.0,
+            "size_removed": 1 - size / before.bytes,
+            "bytes": size,
         }
 
     def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
@@ -209,8 +238,3 @@ class TorchRunner:
     def _budget(self, accuracy: float) -> float:
         higher = self._plan.measured.higher_is_better
         return accuracy_budget(accuracy, self._plan.threshold, higher_is_better=higher)
-
-
-def adaptive(plan: ExperimentPlan) -> bool:
-    """Whether a plan searches a rate."""
-    return plan.tuner == ADAPTIVE_TUNER
