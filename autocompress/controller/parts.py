@@ -169,6 +169,7 @@ class PruningPart(_MaskedPart):
         self._shapes = shapes
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
+        self._proven = False
         self._targets: tuple[str, ...] = ()
 
     def attach(self, model: nn.Module) -> None:
@@ -190,9 +191,18 @@ class PruningPart(_MaskedPart):
 
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
         """See `LevelPart`."""
-        found = FilterPruner().compress(plain, self._ask(level))
-        self._targets, self.level = found.targets, level
-        return found.model
+        request = self._ask(level)
+        if not self._proven:  # that the model runs without filters is checked once
+            self._targets = FilterPruner().compress(plain, request).targets
+            self._proven = True
+        else:
+            with evaluating(plain), requiring_gradients(plain):
+                cut = Cut.of(plain, request, self._shapes)
+                share = Share.wanted(plain, request)
+                cut.remove(cut.kept() if share is None else cut.kept_for(share))
+            self._targets = cut.targets
+        self.level = level
+        return plain
 
     def get_state(self) -> dict[str, Any]:
         """See `LevelPart`."""

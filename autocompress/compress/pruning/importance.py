@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compress.layers import FILTER_TYPES
 
@@ -74,9 +75,32 @@ def distances(layer: nn.Module) -> torch.Tensor:
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
     between squared weights and fails on grouped convolutions.
     """
-    rows = by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float()
+    return between(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
+
+
+def between(rows: torch.Tensor) -> torch.Tensor:
+    """Distance of each row to all others, summed."""
     # In parts: all pairs of a wide layer at once do not fit into memory.
     return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
+
+
+def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
+    """Scores of filters as the BatchNorm behind them scales them: what of a filter the next layer gets to see.
+
+    Args:
+        score: from one row per filter to one score per filter.
+        norms: layer -> the BatchNorm that alone takes its output, or whatever else stands there.
+    """
+
+    def of(layer: nn.Module) -> torch.Tensor:
+        rows = by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float()
+        norm = norms.get(layer)
+        if isinstance(norm, _BatchNorm) and norm.running_var is not None:
+            scale = (norm.running_var + norm.eps).rsqrt()
+            rows = rows * (scale if norm.weight is None else scale * norm.weight.detach())[:, None]
+        return score(rows)
+
+    return of
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:

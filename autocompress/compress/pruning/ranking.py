@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -11,10 +12,22 @@ from autocompress.compress.base import CompressionRequest
 from autocompress.compress.layers import FILTER_TYPES, supported_layers
 from autocompress.compress.pruning.evidence import activity, taylor
 from autocompress.compress.pruning.graph import ChannelGraph
-from autocompress.compress.pruning.importance import Importance, LayerImportance, ScaleImportance, distances, norms
+from autocompress.compress.pruning.importance import (
+    Importance,
+    LayerImportance,
+    ScaleImportance,
+    between,
+    distances,
+    norms,
+    with_norms,
+)
 from autocompress.errors import ConfigError, unknown_name
 
-_NNCF_IMPORTANCES = {"L1": "l1", "L2": "l2", "geometric_median": "fpgm"}
+_NNCF_IMPORTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "L1": lambda rows: rows.abs().sum(1),
+    "L2": lambda rows: rows.norm(dim=1),
+    "geometric_median": between,
+}
 _RANKINGS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation")
 
 
@@ -25,18 +38,19 @@ def importance_of(model: nn.Module, request: CompressionRequest, graph: ChannelG
         ConfigError: no filter pruner has that name.
         ModuleError: the user's module lacks a hook that the algorithm needs.
     """
-    name = request.algorithm
-    ranking = _NNCF_IMPORTANCES[request.argument("filter_importance")] if name == "filter_pruning" else name
-    if ranking in ("l1", "l2"):
-        return norms(int(ranking[1]))
-    if ranking == "fpgm":
+    name, layers = request.algorithm, supported_layers(model, FILTER_TYPES)
+    if name == "filter_pruning":
+        behind = {layers[layer]: norm for layer, norm in graph.normalized(layers).items()}
+        return LayerImportance(with_norms(_NNCF_IMPORTANCES[request.argument("filter_importance")], behind))
+    if name in ("l1", "l2"):
+        return norms(int(name[1]))
+    if name == "fpgm":
         return LayerImportance(distances)
-    if ranking == "slim":
+    if name == "slim":
         return ScaleImportance()
-    layers = supported_layers(model, FILTER_TYPES)
-    if ranking == "taylorfo":
+    if name == "taylorfo":
         return LayerImportance(taylor(model, request, layers))
-    if ranking in ("apoz", "mean_activation"):
+    if name in ("apoz", "mean_activation"):
         return LayerImportance(activity(model, request, layers, graph.normalized(layers)))
     raise ConfigError(unknown_name("filter pruning algorithm", name, _RANKINGS))
 

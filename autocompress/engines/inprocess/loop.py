@@ -47,8 +47,14 @@ class Runner(Protocol):
         """The key of a trial."""
         ...
 
-    def run(self, trial: OpenTrial, epochs_before: int) -> Outcome:
-        """Run a trial; the outcome's `written` saves it."""
+    def run(self, trial: OpenTrial, epochs_before: int, on_training: Callable[[], None]) -> Outcome:
+        """Run a trial; the outcome's `written` saves it.
+
+        Args:
+            trial: what to do.
+            epochs_before: of all rates before this one.
+            on_training: called when the model has been compressed.
+        """
         ...
 
     def holds(self, key: str) -> bool:
@@ -210,7 +216,8 @@ class _TrainingLoop:
                 writing.propose(trial, proposal)
                 if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
                     writing.wait()
-                outcome = self._runner.run(trial, sum(record.epochs for record in writing.records))
+                epochs = sum(record.epochs for record in writing.records)
+                outcome = self._runner.run(trial, epochs, writing.release)
                 _logger.info("%s", _told(outcome.record))
                 writing.add(outcome)
                 require_hope(writing.records, store)

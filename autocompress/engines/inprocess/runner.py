@@ -75,7 +75,7 @@ class TorchRunner:
         """See `loop.Runner`."""
         return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
 
-    def run(self, trial: OpenTrial, epochs_before: int) -> Outcome:
+    def run(self, trial: OpenTrial, epochs_before: int, on_training: Callable[[], None]) -> Outcome:
         """See `loop.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
@@ -93,6 +93,9 @@ class TorchRunner:
         seed_everything(search["seed"])
         write: Callable[[], dict[str, Any]] = dict
         try:
+            if not search["initial"]:
+                self._start(search)
+            on_training()
             fields, write = self._trained(search, directory, epochs_before)
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
@@ -122,8 +125,6 @@ class TorchRunner:
         self, search: dict[str, Any], directory: TrialDirectory, epochs_before: int
     ) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
         """What the rule needs of the record, and what measures and saves the rest of it."""
-        if not search["initial"]:
-            self._start(search)
         training = FunctionTraining(
             self._functions,
             self._controller,

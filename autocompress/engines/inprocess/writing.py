@@ -6,6 +6,7 @@ that rate again, with the same answer.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,18 +48,21 @@ class Writing:
         self.records: list[TrialRecord] = list(self._ledger.records)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
         self._pending: list[Future[Any]] = []
+        self._quiet = threading.Event()
 
     def __enter__(self) -> Writing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.release()
         self._pool.shutdown(wait=True)
         if kind is None:
             self.wait()
 
     def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
-        """Note that a trial is about to run."""
+        """Note that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
+        self._quiet.clear()
         epochs = sum(record.epochs for record in self.records)
         self._pending.append(self._pool.submit(self._ledger.propose, trial))
         self._pending.append(self._pool.submit(self._scalars.on_proposal, proposal, epochs))
@@ -69,17 +73,23 @@ class Writing:
         epochs = sum(record.epochs for record in self.records)
         self._pending.append(self._pool.submit(self._write, outcome, epochs))
 
+    def release(self) -> None:
+        """Let everything be written now: the processor is busy with training, not with Python."""
+        self._quiet.set()
+
     def wait(self) -> None:
         """Return when all is on disk.
 
         Raises:
             StoreError: something cannot be written.
         """
+        self.release()
         for future in self._pending:
             future.result()
         self._pending.clear()
 
     def _write(self, outcome: Outcome, epochs: int) -> None:
+        self._quiet.wait()
         record = outcome.written()
         self._ledger.add(record)
         self._scalars.on_record(record, epochs)
