@@ -4,8 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from autocompress import AutoCompressionExperiment, CompressionConfig
+from autocompress import (
+    AutoCompressionExperiment,
+    CompressionConfig,
+    CompressionStudy,
+    create_accuracy_aware_training_loop,
+    create_compressed_model,
+)
+from autocompress.config.nncf import search_space_of, settings_of
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.support import ROOT, free_port, results
@@ -16,7 +24,7 @@ CONFIG = {
         "mode": "adaptive_compression_level",
         "params": {"initial_compression_rate_step": 0.05, "minimal_compression_rate_step": 0.05},
     },
-    "compression": {"algorithm": "filter_pruning", "params": {"pruning_target": 0.55}},
+    "compression": {"algorithm": "filter_pruning", "params": {"schedule": "baseline", "pruning_target": 0.55}},
 }
 
 
@@ -28,6 +36,67 @@ def test_an_nni_experiment(tmp_path, monkeypatch):
     experiment.stop()
     assert [record.requested_rate for record in experiment.result.records] == [0.55, 0.6, 0.65]
     assert experiment.result.best.algorithm == "filter_pruning"
+
+
+def by_optuna(config, module, directory):
+    study = CompressionStudy(module, search_space_of(config), settings=settings_of(config), directory=directory)
+    return study.optimize()
+
+
+def by_nni(config, module, directory):
+    experiment = AutoCompressionExperiment.from_config(config, module, directory=directory)
+    experiment.run(free_port())
+    experiment.stop()
+    return experiment.result
+
+
+def by_loop(config, module, directory, *, masked):
+    """The same functions, handed over; the model that is given back."""
+    controller, model = create_compressed_model(module.model(), config)
+    uncompressed = module.evaluator()(model)
+    loop = create_accuracy_aware_training_loop(config, controller, uncompressed, masked=masked)
+
+    def train_epoch(controller, model, optimizer, epoch, **_):
+        controller.scheduler.epoch_step()
+        module.train_epoch(model, optimizer, None, epoch)
+
+    given = loop.run(
+        model,
+        train_epoch,
+        lambda model, **_: module.evaluator()(model),
+        lambda: (module.optimizer_factory()(model.parameters()), None),
+        log_dir=directory,
+    )
+    loop.report()
+    return loop.result, given
+
+
+def told(result):
+    """All records without keys, which hash other things, and without what a clock says."""
+    rates = {record.key: record.requested_rate for record in result.records}
+    names = ("requested_rate", "accuracy", "accuracy_budget", "feasible", "score", "compression_rate", "macs_removed")
+    names += ("parameters_removed", "size_removed", "bytes", "epochs", "lr_factor", "seed", "state", "algorithm")
+    return [
+        {**{name: getattr(record, name) for name in names}, "start": rates.get(record.start_from)}
+        for record in result.records
+    ]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loop_finds_what_the_engines_find(tmp_path, monkeypatch, masked):
+    """One rule, one trial runner, one record format."""
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
+    config = CompressionConfig.from_dict({"input_info": {"sample_size": [1, 4]}, **CONFIG})
+    module = curve_modules.CountsEpochs
+    by_loop_found, model = by_loop(config, module, tmp_path / "loop", masked=masked)
+    studied = by_optuna(config, module, tmp_path / "study")
+    assert told(by_loop_found) == told(studied)
+    if not masked:
+        assert told(by_nni(config, module, tmp_path / "experiment")) == told(studied)
+    other = studied.load_model().state_dict()
+    assert model.state_dict().keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
+    assert by_loop_found.verdict == studied.verdict
 
 
 def test_a_study_by_the_command_line(tmp_path):

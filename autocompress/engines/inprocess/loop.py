@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,15 @@ _logger = logging.getLogger("autocompress.loop")
 
 class Runner(Protocol):
     """Trains, compresses and saves: what of a loop depends on the framework."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes: of several that train together one does."""
+        ...
+
+    def share(self, value: str | None = None) -> str | None:
+        """The leading process' value; all processes come here together."""
+        ...
 
     def begin(
         self,
@@ -133,18 +142,19 @@ class _TrainingLoop:
             early_stopping_fn,
             update_learning_rate_fn,
         )
-        store = self._store(log_dir, resume)
+        store, leads = self._store(log_dir, resume), self._runner.leads
         self.directory = store.path
-        _logger.info("the search is in %s; run(..., resume=%r) goes on with it", store.path, str(store.path))
-        with store.locked():
-            plan = self._prepared(store, resumed=resume is not None)
-            scalars = Scalars(tensorboard_writer, plan.threshold, plan.measured.higher_is_better)
-            with self._runner.begin(model, functions, store, plan, scalars.on_epoch):
-                self._search(store, plan, scalars)
-                found = self._verified(store, plan)
-            self._report = Report(store)
-        _logger.info("%s", headline(story_of(store)))
-        _logger.debug("delivered trial %s", found.key)
+        with store.locked() if leads else nullcontext():
+            if leads:
+                _logger.info("the search is in %s; run(..., resume=%r) goes on with it", store.path, str(store.path))
+                self._prepare(store, resumed=resume is not None)
+            self._runner.share()
+            scalars = Scalars(
+                tensorboard_writer if leads else None, self._plan.threshold, self._plan.measured.higher_is_better
+            )
+            with self._runner.begin(model, functions, store, self._plan, scalars.on_epoch), self._told(store):
+                self._search(store, scalars)
+                self._deliver_best(store)
         return self._runner.deliver()
 
     @property
@@ -189,44 +199,61 @@ class _TrainingLoop:
         return self._report.wait()
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
-        if resume is not None:
-            return ExperimentDirectory(resume)
         folder = Path(log_dir or self._plan.engine["config"]["log_dir"] or "runs")
-        return ExperimentDirectory(folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+        new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        path = self._runner.share(str(new if resume is None else resume))
+        assert path is not None
+        return ExperimentDirectory(path)
 
-    def _prepared(self, store: ExperimentDirectory, *, resumed: bool) -> ExperimentPlan:
+    def _prepare(self, store: ExperimentDirectory, *, resumed: bool) -> None:
         if not resumed:
             store.create()
             store.write_settings(self._plan.to_dict())
-            return self._plan
+            return
         plan = ExperimentPlan.from_dict(store.settings())
         store.journal.repair()
+        Ledger(store).absorb()
         for name in ("search_space", "settings", "tuner", "baseline"):
             known, wanted = getattr(plan, name), getattr(self._plan, name)
             if name == "baseline":
                 known, wanted = (dataclasses.replace(each, seconds=0.0) for each in (known, wanted))
             if known != wanted:
                 raise StoreError(f"the run in {store.path} must be of the same search; its {name} is another one")
-        return plan
 
-    def _search(self, store: ExperimentDirectory, plan: ExperimentPlan, scalars: Scalars) -> None:
-        with Writing(store, scalars) as writing:
-            while (proposal := self._next(plan, writing.records)) is not None:
-                trial = self._asked(plan, proposal)
+    @contextmanager
+    def _told(self, store: ExperimentDirectory) -> Iterator[None]:
+        """Tell of the search when it has ended, whatever it found."""
+        found: InfeasibleBudgetError | None = None
+        try:
+            yield
+        except InfeasibleBudgetError as error:
+            found = error
+        if self._runner.leads:
+            self._report = Report(store)
+            _logger.info("%s", headline(story_of(store)))
+        if found is not None:
+            raise found
+
+    def _search(self, store: ExperimentDirectory, scalars: Scalars) -> None:
+        with Writing(store, scalars, leads=self._runner.leads) as writing:
+            while (proposal := self._next(writing.records)) is not None:
+                trial = self._asked(proposal)
                 writing.propose(trial, proposal)
                 if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
                     writing.wait()
+                    self._runner.share()
                 epochs = sum(record.epochs for record in writing.records)
                 outcome = self._runner.run(trial, epochs, writing.release)
                 _logger.info("%s", _told(outcome.record))
                 writing.add(outcome)
                 require_hope(writing.records, store)
 
-    def _next(self, plan: ExperimentPlan, records: Sequence[TrialRecord]) -> Proposal | None:
+    def _next(self, records: Sequence[TrialRecord]) -> Proposal | None:
         first = records[0].requested_rate if records else None
-        return next(iter(proposals(searches(plan, first), records)), None)
+        return next(iter(proposals(searches(self._plan, first), records)), None)
 
-    def _asked(self, plan: ExperimentPlan, proposal: Proposal) -> OpenTrial:
+    def _asked(self, proposal: Proposal) -> OpenTrial:
+        plan = self._plan
         if plan.tuner == ADAPTIVE_TUNER:
             parameters = plan.trial_parameters(proposal)
         else:
@@ -237,17 +264,19 @@ class _TrainingLoop:
             }
         return OpenTrial(self._runner.key(parameters), parameters, proposal)
 
-    def _verified(self, store: ExperimentDirectory, plan: ExperimentPlan) -> TrialRecord:
-        """The best trial whose model, loaded afresh, still is within the budget."""
+    def _deliver_best(self, store: ExperimentDirectory) -> None:
+        """Let the model become that of the best trial which, loaded afresh, still is within the budget."""
+        self._runner.share()
         ledger = Ledger(store)
         disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
         while (record := best(each for each in ledger.records if each.key not in disproved)) is not None:
             verdict = self._runner.verify(record.key)
-            ledger.add_verdict(record.key, verdict)
+            if self._runner.leads:
+                ledger.add_verdict(record.key, verdict)
             if verdict.feasible:
-                return record
+                return
             disproved.add(record.key)
-        raise InfeasibleBudgetError(nearest_accuracy(ledger.records), plan.threshold, ledger.records)
+        raise InfeasibleBudgetError(nearest_accuracy(ledger.records), self._plan.threshold, ledger.records)
 
 
 class AdaptiveCompressionTrainingLoop(_TrainingLoop):

@@ -19,7 +19,7 @@ from autocompress.compress.shipping.checkpoint import WEIGHTS, load_compressed, 
 from autocompress.controller.controller import CompressionController
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.training import FunctionTraining
-from autocompress.engines.inprocess.wrapping import agreed, rewrapped, unwrapped
+from autocompress.engines.inprocess.wrapping import rank, rewrapped, shared, unwrapped
 from autocompress.engines.inprocess.writing import Outcome
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import CompressionError, ModuleError, StoreError
@@ -44,6 +44,15 @@ class TorchRunner:
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
         self._kept: tuple[str, nn.Module] | None = None
+
+    @property
+    def leads(self) -> bool:
+        """See `loop.Runner`."""
+        return rank() == 0
+
+    def share(self, value: str | None = None) -> str | None:
+        """See `loop.Runner`."""
+        return shared(value)
 
     @contextlib.contextmanager
     def begin(
@@ -89,8 +98,9 @@ class TorchRunner:
             start_from=search["start_from"],
         )
         directory = self._store.trial(trial.key)
-        directory.clear()
-        seed_everything(search["seed"])
+        if self.leads:
+            directory.clear()
+        seed_everything(search["seed"] + rank())
         write: Callable[[], dict[str, Any]] = dict
         try:
             if not search["initial"]:
@@ -114,7 +124,7 @@ class TorchRunner:
         self._controller.settle(self._restored(key), None if record is None else record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
-        accuracy = agreed(self._functions.accuracy(self._model, 0))
+        accuracy = shared(self._functions.accuracy(self._model, 0))
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 
     def deliver(self) -> nn.Module:
@@ -132,12 +142,13 @@ class TorchRunner:
             search["lr_factor"],
             self._plan.measured.higher_is_better,
             epochs_before,
-            agreed,
+            shared,
         )
 
         def note(epoch: int, accuracy: float, budget: float) -> None:
             told = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
-            directory.append_epoch({**told, "time": time.time()})
+            if self.leads:
+                directory.append_epoch({**told, "time": time.time()})
             self._on_epoch(epochs_before + epoch, accuracy, budget)
 
         tuned = FineTuning(
@@ -233,7 +244,7 @@ class TorchRunner:
         if dump is None or tuned.budget < 0:
             return
         answer = dump(self._model, self._controller, self, str(self._store.path))
-        if isinstance(answer, str | Path):
+        if isinstance(answer, str | Path) and self.leads:
             (directory.path / _USERS).write_text(json.dumps(str(answer)))
 
     def _budget(self, accuracy: float) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+_T = TypeVar("_T")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -30,15 +32,19 @@ def rewrapped(model: nn.Module) -> nn.Module:
     )
 
 
-def agreed(value: float) -> float:
-    """The first process' value, where several train together: all must decide alike."""
-    if not together():
+def shared(value: _T) -> _T:
+    """The first process' value, where several train together: all must decide alike, and come here together."""
+    if not _together():
         return value
-    told: list[Any] = [value]
+    told = [value]
     torch.distributed.broadcast_object_list(told, src=0)
-    return float(told[0])
+    return told[0]
 
 
-def together() -> bool:
-    """Whether several processes train together."""
+def rank() -> int:
+    """Number of this process among those that train together; 0 where it is alone."""
+    return torch.distributed.get_rank() if _together() else 0
+
+
+def _together() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -37,14 +37,14 @@ class Writing:
     Args:
         store: the run's directory, whose journal is read.
         scalars: told of what is noted.
+        leads: whether this process writes; others only remember.
 
     Attributes:
         records: of all trials so far, of the last ones only what the rule needs.
     """
 
-    def __init__(self, store: ExperimentDirectory, scalars: Scalars) -> None:
-        self._ledger, self._scalars = Ledger(store), scalars
-        self._ledger.absorb()
+    def __init__(self, store: ExperimentDirectory, scalars: Scalars, *, leads: bool = True) -> None:
+        self._ledger, self._scalars, self._leads = Ledger(store), scalars, leads
         self.records: list[TrialRecord] = list(self._ledger.records)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
         self._pending: list[Future[Any]] = []
@@ -63,6 +63,8 @@ class Writing:
         """Note that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
         self._quiet.clear()
+        if not self._leads:
+            return
         epochs = sum(record.epochs for record in self.records)
         self._pending.append(self._pool.submit(self._ledger.propose, trial))
         self._pending.append(self._pool.submit(self._scalars.on_proposal, proposal, epochs))
@@ -70,6 +72,8 @@ class Writing:
     def add(self, outcome: Outcome) -> None:
         """Note what came of it."""
         self.records.append(outcome.record)
+        if not self._leads:
+            return
         epochs = sum(record.epochs for record in self.records)
         self._pending.append(self._pool.submit(self._write, outcome, epochs))
 

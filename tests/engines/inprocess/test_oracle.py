@@ -11,6 +11,7 @@ import pytest
 
 from autocompress import InfeasibleBudgetError
 from autocompress.budget import accuracy_budget
+from autocompress.store import Ledger
 from tests.engines.inprocess.support import config_of, loop_of
 from tests.search import test_oracle as rule
 
@@ -108,8 +109,14 @@ def test_the_whole_loop_decides_as_nncf(case, tmp_path):
     first, rows = rule.rule_of(case).start(), expected_rows(case)
     assert records[0].requested_rate == pytest.approx(first.rate, abs=CLOSE)
     assert (records[0].epochs, records[0].feasible) == (rule.initial_epochs(case), rule.first_verdict(case))
-    told = [(record.requested_rate, record.lr_factor, record.epochs, record.feasible) for record in records[1:]]
-    wanted = [(position.rate, position.lr_factor, row["epochs"], feasible) for position, feasible, row in rows]
+    asked = Ledger(loop.result.directory).asked
+    told = [
+        (record.requested_rate, asked[record.key].proposal.step, record.lr_factor, record.epochs, record.feasible)
+        for record in records[1:]
+    ]
+    wanted = [
+        (position.rate, row["step"], row["lr_factor"], row["epochs"], feasible) for position, feasible, row in rows
+    ]
     assert told[: len(wanted)] == [pytest.approx(row, abs=CLOSE) for row in wanted]
     beyond = rule.replay(case).ours  # the bound that NNCF did not try; the search goes on from there
     assert [row[0] for row in told[len(wanted) :][:1]] == ([] if beyond is None else [beyond.rate]), told
@@ -118,7 +125,7 @@ def test_the_whole_loop_decides_as_nncf(case, tmp_path):
 
 @rule.by_name([case for case in PLAYED if case["name"] not in rule.CHANGING | rule.OUT_OF_EPOCHS])
 def test_every_returned_model_is_within_the_limit_and_that_of_the_best_rate(case, tmp_path):
-    loop, teller, model, error = played(case, tmp_path)
+    loop, _, model, error = played(case, tmp_path)
     records, threshold = loop.result.records, rule.threshold_of(case)
     if error is not None:
         assert error.threshold == threshold
