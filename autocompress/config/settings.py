@@ -75,6 +75,8 @@ class AccuracyAwareSettings(BaseModel):
         lr_reduction_factor: factor on fine-tuning's learning rates where the search turns.
         maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
         validate_every_n_epochs: epochs of fine-tuning between two evaluations.
+        validate_before_training: whether every trial is evaluated before its first epoch, and not trained if it is
+            within the budget; else only the first trial is.
         minimal_compression_rate: lowest rate that is requested.
         maximal_compression_rate: highest rate that is requested.
         initial_compression_rate: rate of the first trial, clamped into the range of each algorithm.
@@ -99,6 +101,7 @@ class AccuracyAwareSettings(BaseModel):
     lr_reduction_factor: _LrFactor = 0.5
     maximal_total_epochs: _Positive = 10_000
     validate_every_n_epochs: _Positive = 1
+    validate_before_training: _Flag = False
     minimal_compression_rate: _Rate = 0.0
     maximal_compression_rate: _Rate = 0.95
     initial_compression_rate: _Rate = 0.5

@@ -89,7 +89,9 @@ class ExperimentPlan:
     def common(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
         taught = self.settings.knowledge_distillation
+        eager = {"validate_before_training": True} if self.settings.validate_before_training else {}
         return {
+            **eager,
             "seed": self.settings.seed,
             "validate_every_n_epochs": self.settings.validate_every_n_epochs,
             "objective": self.objective,

@@ -20,6 +20,7 @@ _SEARCH_KEYS = frozenset(
         "seed",
         "epochs",
         "initial",
+        "validate_before_training",
         "validate_every_n_epochs",
         "objective",
         "knowledge_distillation",
@@ -75,7 +76,7 @@ class TrialOrder:
         lr_factor: factor on the learning rates of fine-tuning.
         start_from: key of the trial whose checkpoint to start from; None for the pretrained model.
         seed: seed of everything random.
-        initial: evaluate before the first epoch; if that is feasible, do not train at all.
+        evaluate_first: evaluate before the first epoch; if that is feasible, do not train at all.
         validate_every_n_epochs: evaluate after each so many epochs, and after the last.
         objective: what the score measures.
         distillation: how the uncompressed model teaches the compressed one; None: it does not.
@@ -86,7 +87,7 @@ class TrialOrder:
     lr_factor: float
     start_from: str | None
     seed: int
-    initial: bool
+    evaluate_first: bool
     validate_every_n_epochs: int
     objective: str
     distillation: KnowledgeDistillation | None = None
@@ -113,7 +114,7 @@ class TrialOrder:
             lr_factor=float(search.get("lr_factor", 1.0)),
             start_from=search.get("start_from"),
             seed=int(search.get("seed", 0)),
-            initial=bool(search.get("initial", False)),
+            evaluate_first=bool(search.get("initial", False) or search.get("validate_before_training", False)),
             validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
             objective=require_objective(search.get("objective", "rate")),
             distillation=None if distillation is None else KnowledgeDistillation.from_dict(distillation),

@@ -101,7 +101,7 @@ class Pipeline:
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
-            evaluate_first=self.order.initial or not first,
+            evaluate_first=self.order.evaluate_first or not first,
             validate_every_n_epochs=self.order.validate_every_n_epochs,
             on_epoch=lambda epoch, accuracy, budget: self.on_epoch(before + epoch, accuracy, budget),
         )

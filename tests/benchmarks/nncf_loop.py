@@ -132,7 +132,7 @@ def trained(seed):
     return model
 
 
-def search(name, seed, directory, model=None):
+def search(name, seed, directory, model=None, **arguments):
     """One search: what it came to."""
     model = trained(seed) if model is None else model
     base, clock = accuracy(model), Clock()
@@ -153,7 +153,7 @@ def search(name, seed, directory, model=None):
     if "quantization" in name:
         config = register_default_init_args(config, TRAIN[0].split(256))
     controller, model = create_compressed_model(model, config)
-    loop = create_accuracy_aware_training_loop(config, controller, base, seed=seed)
+    loop = create_accuracy_aware_training_loop(config, controller, base, seed=seed, **arguments)
 
     def optimizers():
         return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4), None
@@ -210,12 +210,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
     parser.add_argument("--each", action="store_true", help="one line a seed, with the path of the search")
+    parser.add_argument("--validate-before-training", action="store_true")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         for name in arguments.algorithms:
             for seed in range(arguments.seeds):
-                rows.append(search(name, seed, f"{directory}/{name}-{seed}"))
+                eager = {"validate_before_training": arguments.validate_before_training}
+                rows.append(search(name, seed, f"{directory}/{name}-{seed}", **eager))
                 if arguments.each:
                     print(rows[-1])
         print(table(rows))

@@ -28,6 +28,7 @@ def create_accuracy_aware_training_loop(
     minimal_compression_rate: float = DEFAULT_BOUNDS[0],
     maximal_compression_rate: float = DEFAULT_BOUNDS[1],
     masked: bool = False,
+    validate_before_training: bool = False,
     higher_is_better: bool = True,
     seed: int = 0,
 ) -> AdaptiveCompressionTrainingLoop | EarlyExitCompressionTrainingLoop:
@@ -41,6 +42,8 @@ def create_accuracy_aware_training_loop(
         maximal_compression_rate: highest rate of the search.
         masked: filters are masked between rates and may come back, as in NNCF; by default they are removed, so that
             epochs get faster.
+        validate_before_training: a rate whose model is within the budget as soon as it is compressed is not trained,
+            which saves epochs; NNCF trains each rate for at least one.
         higher_is_better: direction of the metric.
         seed: each rate begins with.
 
@@ -57,6 +60,7 @@ def create_accuracy_aware_training_loop(
         baseline,
         initial_rate=compression_ctrl.level_after(training.params.initial_training_phase_epochs),
         bounds=(minimal_compression_rate, maximal_compression_rate),
+        validate_before_training=validate_before_training,
         seed=seed,
     )
     return AdaptiveCompressionTrainingLoop(plan, runner)

@@ -20,7 +20,13 @@ _ENGINE = "inprocess"
 
 
 def adaptive_plan(
-    config: CompressionConfig, baseline: Baseline, *, initial_rate: float, bounds: tuple[float, float], seed: int
+    config: CompressionConfig,
+    baseline: Baseline,
+    *,
+    initial_rate: float,
+    bounds: tuple[float, float],
+    validate_before_training: bool,
+    seed: int,
 ) -> ExperimentPlan:
     """The plan of an adaptive search.
 
@@ -29,6 +35,7 @@ def adaptive_plan(
         baseline: the uncompressed model.
         initial_rate: in force when the initial training phase ends.
         bounds: lowest and highest rate.
+        validate_before_training: whether a rate that is within the budget without training is not trained.
         seed: of each trial.
 
     Raises:
@@ -45,6 +52,7 @@ def adaptive_plan(
             "initial_compression_rate": initial_rate,
             "minimal_compression_rate": low,
             "maximal_compression_rate": high,
+            "validate_before_training": validate_before_training,
             "seed": seed,
         }
     )

@@ -155,7 +155,7 @@ class TorchRunner:
             training=training,
             threshold=self._plan.threshold,
             epochs=search["epochs"],
-            evaluate_first=search["initial"],
+            evaluate_first=search["initial"] or search.get("validate_before_training", False),
             validate_every_n_epochs=search["validate_every_n_epochs"],
             on_epoch=note,
         ).run(self._controller.model)
