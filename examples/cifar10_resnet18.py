@@ -16,8 +16,12 @@ import torch
 from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from autocompress import CompressionConfig, create_accuracy_aware_training_loop
-from autocompress import create_compressed_model, register_default_init_args  # isort: skip
+from autocompress import (
+    CompressionConfig,
+    create_accuracy_aware_training_loop,
+    create_compressed_model,
+    register_default_init_args,
+)
 
 # isort: split
 # After autocompress: beside a CPU-only torch, torchvision cannot be imported before it.
@@ -28,7 +32,7 @@ TOGETHER = "RANK" in os.environ  # torchrun started several of these
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", LOCAL_RANK) if CUDA else torch.device("cpu")
 CONFIG = Path(__file__).parents[1] / "search_spaces" / "resnet18_cifar10.json5"
-FEWER = {"initial_training_phase_epochs": 2, "patience_epochs": 1}  # with generated data: four rates, five epochs
+FEWER = {"initial_training_phase_epochs": 2, "patience_epochs": 2}  # with generated data: about four rates
 FEWER |= {"initial_compression_rate_step": 0.3, "minimal_compression_rate_step": 0.15}
 NO_CONTROLLER = SimpleNamespace(loss=float, scheduler=SimpleNamespace(epoch_step=int, step=int))  # all of them give 0
 
@@ -37,7 +41,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="data", help="directory of CIFAR-10, downloaded where it is missing")
-    add("--generated-data", type=int, nargs="?", const=400, metavar="IMAGES", help="instead of CIFAR-10")
+    add("--generated-data", type=int, nargs="?", const=240, metavar="IMAGES", help="instead of CIFAR-10")
     add("--config", type=Path, default=CONFIG, help="NNCF-style configuration")
     add("--log-dir", type=Path, default=Path("runs"), help="each run gets a directory in it")
     add("--pretrained", type=Path, help="state dict of the model, which is trained and saved where it is missing")
@@ -157,6 +161,7 @@ def main(given):
         settings = json5.loads(given.config.read_text())
         settings["accuracy_aware_training"]["params"].update(FEWER)
         config = CompressionConfig.from_dict(settings)
+    torch.manual_seed(0)  # again: from here on the same whether the model was trained or loaded
     config = register_default_init_args(config, train)
     compression_ctrl, model = create_compressed_model(model, config)
     model = parallel(model)

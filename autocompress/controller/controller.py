@@ -34,6 +34,7 @@ from autocompress.trial.distillation import Lesson
 
 STATE_VERSION = 1
 _SAMPLES_FOR_STATISTICS = 2000
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,14 @@ class CompressionController:
 
     @property
     def level(self) -> float | None:
-        """The requested level in force, in [0, 1); None where no algorithm has one."""
+        """The requested level in force, in [0, 1), to nine digits as the search has it; None where there is none."""
         part = self._adaptive()
-        return None if part is None else part.level
+        return None if part is None else round(part.level, _DIGITS)
 
     def level_after(self, epochs: int) -> float:
         """The level that the schedule has in force when so many epochs have been trained."""
         part = self._adaptive()
-        return 0.0 if part is None else self.scheduler.levels_after(epochs)[part.name]
+        return 0.0 if part is None else round(self.scheduler.levels_after(epochs)[part.name], _DIGITS)
 
     @property
     def quantizes(self) -> bool:

@@ -45,14 +45,14 @@ def _accuracy(story: Story) -> str:
     verdict = story.verdict
     margin = number(story.best.accuracy_budget, 2)
     checked = (
-        "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh in a new process"
+        "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
     )
     return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
 
 
 def _holdout(story: Story) -> str:
     if story.best is not None and story.baseline.holdout_accuracy is None:
-        return "Hold-out: the module has no such data, so that nothing checks the choice by validation data."
+        return "Hold-out: there is no such data, so that nothing checks the choice by validation data."
     margin, verdict = story.holdout_margin, story.verdict
     if margin is None or verdict is None:
         return ""

@@ -18,7 +18,7 @@ from autocompress.engines.inprocess.scalars import Scalars
 from autocompress.engines.inprocess.showing import Report
 from autocompress.engines.inprocess.writing import Outcome, Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
-from autocompress.errors import InfeasibleBudgetError, StoreError
+from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.report.story import story_of
 from autocompress.report.words import findings, headline
@@ -238,6 +238,8 @@ class _TrainingLoop:
         with Writing(store, scalars, leads=self._runner.leads) as writing:
             while (proposal := self._next(writing.records)) is not None:
                 trial = self._asked(proposal)
+                if any(record.key == trial.key for record in writing.records):
+                    raise EngineError(f"the search asks for trial {trial.key} again, which has been decided")
                 writing.propose(trial, proposal)
                 if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
                     writing.wait()

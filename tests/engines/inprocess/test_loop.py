@@ -1,0 +1,342 @@
+"""How the loops call the user's functions, and what they say of what was found."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from autocompress import (
+    AdaptiveCompressionTrainingLoop,
+    CompressionConfig,
+    ConfigError,
+    EarlyExitCompressionTrainingLoop,
+    InfeasibleBudgetError,
+    ModuleError,
+    StoreError,
+    TrialError,
+    create_accuracy_aware_training_loop,
+    create_compressed_model,
+)
+from autocompress.testing import cliff, flat, never
+from tests.engines.inprocess.support import Net, config_of, loop_of
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+PARAMS = {"initial_training_phase_epochs": 2, "patience_epochs": 2, "maximal_relative_accuracy_degradation": 1.0}
+
+
+def told(curve):
+    """An accuracy of the rate and the epochs trained at it."""
+    return lambda rate, at_rate, _: curve(rate, at_rate)
+
+
+def run(tell, directory, params=PARAMS, *, config=None, uncompressed=0.9, functions=None, **arguments):
+    config = config or config_of(params)
+    loop, model, teller = loop_of(config, uncompressed, tell, **arguments)
+    given = {"train_epoch_fn": teller.train_epoch, "validate_fn": teller.validate, "log_dir": directory}
+    return loop, loop.run(model, **{**given, **(functions or {})}), teller
+
+
+def rates(loop):
+    return [record.requested_rate for record in loop.result.records]
+
+
+def test_each_mode_has_its_loop(tmp_path):
+    for mode, kind in (
+        ("adaptive_compression_level", AdaptiveCompressionTrainingLoop),
+        ("early_exit", EarlyExitCompressionTrainingLoop),
+    ):
+        config = config_of({}, mode=mode)
+        controller, _ = create_compressed_model(Net(), config)
+        assert type(create_accuracy_aware_training_loop(config, controller, 0.9)) is kind
+
+
+def test_functions_get_what_the_documents_promise(tmp_path):
+    config, calls = config_of(PARAMS), []
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+
+    def train_epoch(compression_ctrl, model, **kwargs):
+        calls.append(("train", compression_ctrl is controller, model is net, sorted(kwargs), kwargs["epoch"]))
+        assert isinstance(kwargs["optimizer"], torch.optim.SGD)
+        assert model.training
+
+    def validate(model, **kwargs):
+        calls.append(("validate", model is net, kwargs))
+        return 0.9 if controller.compression_rate <= 0.6 else 0.5
+
+    def optimizers():
+        calls.append(("optimizers",))
+        return torch.optim.SGD(net.parameters(), lr=0.1), None
+
+    net = model
+    assert loop.run(model, train_epoch, validate, optimizers, log_dir=tmp_path) is net
+    kinds = [call[0] for call in calls]
+    assert kinds[:2] == ["optimizers", "validate"], "the initial phase validates before it trains"
+    trained = [call for call in calls if call[0] == "train"]
+    assert all(call[1:4] == (True, True, ["epoch", "lr_scheduler", "optimizer"]) for call in trained), trained
+    assert [call[4] for call in trained] == list(range(len(trained))), "epochs are counted over all rates"
+    assert kinds.count("optimizers") == len(loop.result.records), "a new optimizer for each rate"
+
+
+def test_functions_may_take_only_what_they_need(tmp_path):
+    config = config_of(PARAMS)
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+    loop.run(model, lambda controller, model: None, lambda model: 0.9, log_dir=tmp_path)
+    assert loop.statistics.compressed_accuracy == 0.9
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_learning_rates_fall_where_the_search_turns(tmp_path, scheduled):
+    config, seen = config_of(PARAMS), []
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+
+    def optimizers():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+        return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5) if scheduled else None
+
+    def train_epoch(controller, model, optimizer, **_):
+        seen.append((controller.compression_rate, optimizer.param_groups[0]["lr"]))
+
+    loop.run(model, train_epoch, lambda model: 0.9 if controller.compression_rate <= 0.62 else 0.5, optimizers,
+             log_dir=tmp_path)  # fmt: skip
+    first = dict(reversed(seen))
+    factors = {record.requested_rate: record.lr_factor for record in loop.result.records if record.epochs}
+    assert set(factors.values()) >= {1.0, 0.5}
+    assert first == {rate: pytest.approx(0.4 * factor) for rate, factor in factors.items()}
+    if scheduled:
+        second = [lr for rate, lr in seen if rate == 0.7][1]
+        assert second == pytest.approx(0.2), "the scheduler steps after each epoch"
+
+
+def test_a_plateau_scheduler_gets_the_loss(tmp_path):
+    config, seen = config_of({**PARAMS, "patience_epochs": 3}), []
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+
+    def optimizers():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+        return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+
+    with pytest.raises(TrialError, match="train_epoch_fn must return it"):
+        loop.run(model, lambda *_, **__: None, lambda model: 0.5, optimizers, log_dir=tmp_path / "no loss")
+    with pytest.raises(InfeasibleBudgetError):
+        loop.run(model, lambda _, __, optimizer: seen.append(optimizer.param_groups[0]["lr"]) or 1.0,
+                 lambda model: 0.5, optimizers, log_dir=tmp_path / "loss")  # fmt: skip
+    assert len(set(seen)) > 1, seen
+
+
+def test_the_users_way_to_update_learning_rates(tmp_path):
+    seen = []
+    functions = {"update_learning_rate_fn": lambda *told: seen.append(told), "configure_optimizers_fn": None}
+    run(told(cliff(0.62, epochs_needed=1)), tmp_path, functions=functions)
+    assert seen[0] == (None, 0, 0.5, None)
+
+
+def test_early_stopping_leaves_a_rate(tmp_path):
+    loop, _, _ = run(told(cliff(0.62)), tmp_path, functions={"early_stopping_fn": lambda accuracy: accuracy < 0.6})
+    assert max(record.epochs for record in loop.result.records) == 1
+
+
+def test_the_users_checkpoints(tmp_path):
+    dumped, loaded = {}, []
+    config = config_of(PARAMS)
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+
+    def dump(model, compression_controller, accuracy_aware_runner, save_dir):
+        path = f"{save_dir}/mine-{compression_controller.compression_rate:g}.pt"
+        assert compression_controller is controller
+        torch.save(model.state_dict(), path)
+        dumped[compression_controller.compression_rate] = path
+        return path
+
+    def load(model, path):
+        loaded.append(path)
+        model.load_state_dict(torch.load(path))
+
+    accuracy = lambda model: 0.9 if controller.compression_rate <= 0.62 else 0.5  # noqa: E731
+    loop.run(model, lambda *_, **__: None, accuracy, None, dump, load, log_dir=tmp_path)
+    feasible = [record.requested_rate for record in loop.result.records if record.feasible]
+    assert list(dumped) == feasible
+    assert loaded[-1] == dumped[max(feasible)], "the best is the user's own"
+    assert float((model.layer.weight == 0).float().mean()) == pytest.approx(max(feasible), abs=1e-3)
+
+
+def test_tensorboard_gets_nncfs_tags(tmp_path):
+    class Writer:
+        def __init__(self):
+            self.scalars = {}
+
+        def add_scalar(self, tag, value, step):
+            self.scalars.setdefault(tag, []).append((step, value))
+
+    writer = Writer()
+    loop, _, _ = run(told(cliff(0.62)), tmp_path, functions={"tensorboard_writer": writer})
+    scalars = writer.scalars
+    targets = [value for _, value in scalars["compression/accuracy_aware/target_compression_rate"]]
+    assert targets == rates(loop)
+    assert len(scalars["compression/accuracy_aware/compression_rate_step"]) == len(targets)
+    budgets = [round(value, 6) for _, value in scalars["val/accuracy_aware/accuracy_budget"]]
+    assert budgets == [round(v - 0.891, 6) for _, v in scalars["val/accuracy_aware/metric_value"]]
+    assert len(scalars["compression/statistics/parameters_removed"]) == len(targets)
+    steps = [step for step, _ in scalars["val/accuracy_aware/metric_value"]]
+    assert steps == sorted(steps)
+    assert steps[-1] == sum(record.epochs for record in loop.result.records)
+
+
+def test_statistics_and_the_verdict_tell_of_the_model_that_is_given_back(tmp_path):
+    loop, model, _ = run(told(cliff(0.62)), tmp_path)
+    found = loop.statistics
+    zeros = float((model.layer.weight == 0).float().mean())
+    assert found.compression_rate == pytest.approx(zeros)
+    assert found.compressed_accuracy == 0.9
+    assert found.relative_accuracy_degradation == 0.0
+    assert found.trials == len(loop.result.records)
+    assert "rates" in str(found)
+    assert "within the accuracy budget" in loop.verdict
+
+
+def test_nothing_within_the_budget(tmp_path):
+    config = config_of(PARAMS, target=0.2)
+    with pytest.raises(InfeasibleBudgetError) as infeasible:
+        run(told(never()), tmp_path, config=config)
+    assert infeasible.value.best_accuracy == 0.1
+    assert [record.requested_rate for record in infeasible.value.trials] == [0.2, 0.1, 0.0]
+
+
+def test_the_verdict_where_nothing_is_within_the_budget(tmp_path):
+    loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(never()))
+    with pytest.raises(InfeasibleBudgetError):
+        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+    assert "Nothing stayed within the accuracy budget" in loop.verdict
+    with pytest.raises(InfeasibleBudgetError):
+        _ = loop.statistics
+
+
+def test_a_metric_that_is_no_number_fails_its_rate_only(tmp_path):
+    loop, _, _ = run(lambda rate, *_: float("nan") if rate > 0.62 else 0.9, tmp_path)
+    failed = [record for record in loop.result.records if record.state == "failed"]
+    assert failed
+    assert "validate_fn must return a finite number; got nan" in failed[0].error
+    assert loop.result.best.requested_rate == 0.6
+
+
+def test_lower_is_better(tmp_path):
+    loop, _, _ = run(lambda rate, *_: 1.0 if rate <= 0.62 else 2.0, tmp_path, uncompressed=1.0, higher_is_better=False)
+    assert loop.result.best.requested_rate == 0.6
+
+
+def test_what_a_user_raises_reaches_the_user_and_loses_nothing(tmp_path):
+    calls = []
+
+    def train_epoch(controller, model, **_):
+        calls.append(controller.compression_rate)
+        if controller.compression_rate > 0.62:
+            raise RuntimeError("the disk of the user is on fire")
+
+    loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(flat()))
+    with pytest.raises(RuntimeError, match="on fire"):
+        loop.run(model, train_epoch, teller.validate, log_dir=tmp_path)
+    assert rates(loop) == [0.5, 0.6]
+    other, model, teller = loop_of(config_of(PARAMS), 0.9, told(cliff(0.62)))
+    other.run(model, teller.train_epoch, teller.validate, resume=loop.directory)
+    assert rates(other)[:2] == [0.5, 0.6]
+    assert all(rate not in (0.5, 0.6) for rate, at_rate, _ in teller.told[:-1]), "they are not trained again"
+
+
+def test_a_run_of_another_search_is_not_resumed(tmp_path):
+    loop, _, _ = run(told(cliff(0.62)), tmp_path)
+    for params, uncompressed, name in (({**PARAMS, "patience_epochs": 3}, 0.9, "settings"), (PARAMS, 0.8, "baseline")):
+        other, model, teller = loop_of(config_of(params), uncompressed, told(cliff(0.62)))
+        with pytest.raises(StoreError, match=f"its {name} is another one"):
+            other.run(model, teller.train_epoch, teller.validate, resume=loop.directory)
+    with pytest.raises(StoreError, match="holds no experiment"):
+        other.run(model, teller.train_epoch, teller.validate, resume=tmp_path / "nowhere")
+
+
+def test_an_ended_run_that_is_resumed_gives_its_model(tmp_path):
+    loop, model, _ = run(told(cliff(0.62)), tmp_path)
+    other, again, teller = loop_of(config_of(PARAMS), 0.9, told(cliff(0.62)))
+    given = other.run(again, teller.train_epoch, teller.validate, resume=loop.directory)
+    assert teller.total == 0
+    assert all(torch.equal(each, given.state_dict()[name]) for name, each in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("tell", "left"), [("cliff", [0.0273, 0.1273, 0.2273]), ("flat", [0.0273, 0.1273, 0.2273])], ids=["cliff", "flat"]
+)
+def test_the_search_begins_where_an_unfinished_schedule_ends(tmp_path, tell, left):
+    config = CompressionConfig.from_dict(
+        {
+            "input_info": {"sample_size": [1, 60]},
+            "accuracy_aware_training": {"mode": "adaptive_compression_level", "params": {}},
+            "compression": {
+                "algorithm": "magnitude_sparsity",
+                "params": {"schedule": "exponential", "sparsity_target": 0.5, "sparsity_target_epoch": 100},
+            },
+        }
+    )
+    curve = {"cliff": cliff(0.3), "flat": flat()}[tell]
+    loop, _, _ = run(told(curve), tmp_path, config=config)
+    assert [round(rate, 4) for rate in rates(loop)[:3]] == left
+    assert loop.result.records[0].epochs == 5, "it is not fully compressed before"
+
+
+def test_a_schedule_that_is_never_stepped_leaves_the_search_where_it_is(tmp_path):
+    ramp = config_of(PARAMS, ramp=[0.1, 0.2, 0.3])
+    loop, model, teller = loop_of(ramp, 0.9, told(cliff(0.25)))
+    loop.run(model, lambda *_, **__: None, teller.validate, log_dir=tmp_path)
+    assert rates(loop)[:2] == [0.1, 0.2]
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_drawn(tmp_path):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(5)
+    wanted = draw()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(5)
+    loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(cliff(0.62)))
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    loop.run(model, teller.train_epoch, lambda model: torch.rand(()).item() and 0.9, log_dir=tmp_path)
+    random.setstate(state[0])
+    assert np.array_equal(np.random.get_state()[1], state[1][1])
+    assert torch.equal(torch.get_rng_state(), state[2])
+    assert wanted
+
+
+def test_validation_before_training_saves_epochs(tmp_path):
+    plain, _, _ = run(told(cliff(0.62)), tmp_path / "plain")
+    eager, _, _ = run(told(cliff(0.62)), tmp_path / "eager", validate_before_training=True)
+    assert rates(eager) == rates(plain)
+    assert [record.epochs for record in eager.result.records if record.feasible] == [0, 0]
+    assert eager.statistics.epochs < plain.statistics.epochs
+
+
+def test_bad_arguments_are_told_before_training(tmp_path):
+    config = config_of(PARAMS)
+    controller, model = create_compressed_model(Net(), config)
+    with pytest.raises(ConfigError, match="uncompressed_model_accuracy must be a finite number; got 'high'"):
+        create_accuracy_aware_training_loop(config, controller, "high")
+    with pytest.raises(ConfigError, match=r"maximal_compression_rate \(0.4\); it leads to 0.5"):
+        create_accuracy_aware_training_loop(config, controller, 0.9, maximal_compression_rate=0.4)
+    sections = {"input_info": {"sample_size": [1, 60]}, "compression": {"algorithm": "magnitude_sparsity"}}
+    without = CompressionConfig.from_dict(sections)
+    with pytest.raises(ConfigError, match="accuracy_aware_training must be given"):
+        create_accuracy_aware_training_loop(without, controller, 0.9)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+    with pytest.raises(ConfigError, match="validate_fn must be a function; got None"):
+        loop.run(model, lambda *_: None, None, log_dir=tmp_path)
+    with pytest.raises(StoreError, match="model of create_compressed_model"):
+        loop.run(Net(), lambda *_: None, lambda _: 0.9, log_dir=tmp_path)
+    with pytest.raises(StoreError, match="no result before"):
+        _ = create_accuracy_aware_training_loop(config, controller, 0.9).result
+    with pytest.raises(TrialError, match="must return an optimizer"):
+        loop.run(model, lambda *_: None, lambda _: 0.5, lambda: ("SGD", None), log_dir=tmp_path)
+    assert issubclass(ModuleError, Exception)
