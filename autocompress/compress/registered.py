@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from autocompress.algorithms import algorithm
+from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.errors import ConfigError
 
 _M = TypeVar("_M", bound=type[nn.Module])
+_OF_CONTROLLERS = ("rb_sparsity",)
+"""Algorithms that no search space names."""
 _REGISTERED: dict[type[nn.Module], frozenset[str]] = {}
 
 
@@ -22,12 +24,13 @@ def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M
     with it keep theirs.
 
     Args:
-        ignored_algorithms: names of algorithms that leave the modules of this class alone.
+        ignored_algorithms: names of algorithms that leave the modules of this class alone; NNCF's `quantization` stands
+            for all quantizers.
 
     Raises:
         ConfigError: not a class of modules, or an unknown algorithm.
     """
-    names = frozenset(algorithm(name).name for name in ignored_algorithms)
+    names = frozenset(known for name in ignored_algorithms for known in _known(name))
 
     def register(module: _M) -> _M:
         if not isinstance(module, type) or not issubclass(module, nn.Module):
@@ -41,3 +44,9 @@ def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M
 def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module], ...]:
     """The registered classes, or those of them that an algorithm may compress."""
     return tuple(module for module, ignored in _REGISTERED.items() if algorithm_name not in ignored)
+
+
+def _known(name: str) -> list[str]:
+    if name == "quantization":
+        return [each.name for each in ALGORITHMS.values() if each.kind == "quantizer"]
+    return [name] if name in _OF_CONTROLLERS else [algorithm(name).name]

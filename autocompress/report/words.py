@@ -44,9 +44,7 @@ def _accuracy(story: Story) -> str:
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = story.verdict
     margin = number(story.best.accuracy_budget, 2)
-    checked = (
-        "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
-    )
+    checked = "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
     return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
 
 
