@@ -28,11 +28,11 @@ from autocompress import (
 from torchvision import datasets, models, transforms
 
 RANK, LOCAL_RANK = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-TOGETHER = "RANK" in os.environ  # torchrun started several of these
+TOGETHER, WORLD = "RANK" in os.environ, int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets them
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", LOCAL_RANK) if CUDA else torch.device("cpu")
 CONFIG = Path(__file__).parents[1] / "search_spaces" / "resnet18_cifar10.json5"
-FEWER = {"initial_training_phase_epochs": 2, "patience_epochs": 2}  # with generated data: about four rates
+FEWER = {"initial_training_phase_epochs": 3, "patience_epochs": 2}  # with generated data: about four rates
 FEWER |= {"initial_compression_rate_step": 0.3, "minimal_compression_rate_step": 0.15}
 NO_CONTROLLER = SimpleNamespace(loss=float, scheduler=SimpleNamespace(epoch_step=int, step=int))  # all of them give 0
 
@@ -99,8 +99,8 @@ class Training:
     def configure_optimizers(self, lr=0.01):
         """Called anew for each rate: the model stays the same object, its parameters do not."""
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.amp and CUDA)
-        parameters = self.model.parameters()
-        optimizer = torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        lr *= self.train.batch_size * WORLD / 128
+        optimizer = torch.optim.SGD(self.model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
         return optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)  # the loop steps it after each epoch
 
     def train_epoch(self, compression_ctrl, model, epoch, optimizer, lr_scheduler, **kwargs):
@@ -129,11 +129,10 @@ class Training:
         accuracy = 100 * right / len(self.test.sampler)
         if TOGETHER:
             distributed.all_reduce(accuracy)
-            accuracy /= distributed.get_world_size()
-        return accuracy.item()
+        return accuracy.item() / WORLD
 
     def pretrain(self, model, epochs, file):
-        optimizer, lr_scheduler = self.configure_optimizers(lr=0.05)
+        optimizer, lr_scheduler = self.configure_optimizers(lr=0.1)
         for epoch in range(epochs):
             self.train_epoch(NO_CONTROLLER, model, epoch, optimizer, lr_scheduler)
             lr_scheduler.step()
@@ -144,6 +143,8 @@ class Training:
 
 def main(given):
     torch.manual_seed(0)
+    if given.generated_data:
+        torch.set_num_threads(1)  # for so little work more of them mostly wait for each other
     train, test = generated(given.generated_data) if given.generated_data else cifar10(given.data)
     train, test = loader(train, given.batch_size, train=True), loader(test, given.batch_size, train=False)
     model = models.resnet18(num_classes=10)

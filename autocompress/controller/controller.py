@@ -220,13 +220,15 @@ class CompressionController:
         """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
         return _copied(self.model) if self._finished else self._plain()
 
-    def start_from(self, model: nn.Module, rate: float | None, *, removed: bool) -> None:
+    def start_from(self, model: nn.Module, rate: float | None, *, removed: bool, recalibrated: bool = False) -> None:
         """Put other weights in the model and compress them; the schedule has ended.
 
         Args:
             model: with plain weights; used up.
             rate: compression rate in [0, 1); None: the algorithms have none.
             removed: remove filters physically, so that epochs get faster; else they are masked.
+            recalibrated: estimate BatchNorm's statistics anew on the registered data, for a model that is to be
+                evaluated before it is trained.
 
         Raises:
             CompressionError: nothing would change, or the model fails without its filters.
@@ -239,7 +241,7 @@ class CompressionController:
         self.attach()
         if part is not None and rate is not None and not (removed and isinstance(part, PruningPart)):
             self._set_levels({part.name: rate})
-        if self.uncompressed.data is not None:
+        if recalibrated and self.uncompressed.data is not None:
             recalibrate(self.model, first_samples(self.uncompressed.data, _SAMPLES_FOR_STATISTICS))
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:

@@ -52,6 +52,11 @@ def test_the_package_needs_nothing_heavy():
     assert seen.returncode == 0, seen.stderr
 
 
+def test_the_training_loops_know_no_framework():
+    seen = run_blocked("import autocompress.engines.inprocess.loop", ("torch", "nni", "optuna", "torch_pruning"))
+    assert seen.returncode == 0, seen.stderr
+
+
 RULE = ["search", "budget", "records", "errors", "algorithms", "arguments", "search.assess"]
 
 

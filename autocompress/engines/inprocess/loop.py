@@ -230,7 +230,8 @@ class _TrainingLoop:
             found = error
         if self._runner.leads:
             self._report = Report(store)
-            _logger.info("%s", headline(story_of(store)))
+            if _logger.isEnabledFor(logging.INFO):
+                _logger.info("%s", headline(story_of(store)))
         if found is not None:
             raise found
 

@@ -171,7 +171,12 @@ class TorchRunner:
             start = copy.deepcopy(self._kept[1])
         else:
             start = self._start_of(key)
-        self._controller.start_from(start, search["compression_rate"], removed=not self._masked)
+        self._controller.start_from(
+            start,
+            search["compression_rate"],
+            removed=not self._masked,
+            recalibrated=search.get("validate_before_training", False),
+        )
         self._model = rewrapped(self._model)
 
     def _start_of(self, key: str) -> nn.Module:

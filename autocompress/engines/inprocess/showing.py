@@ -25,6 +25,7 @@ class Report:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            close_fds=False,  # a spawn instead of a fork, which takes longer the more memory there is
         )
         atexit.register(self._process.wait)
 
