@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autocompress.errors import InfeasibleBudgetError
+from autocompress.errors import InfeasibleBudgetError, ModuleError
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
 from autocompress.report.story import story_of
@@ -90,7 +90,13 @@ class CompressionResult:
     def _module(self) -> ModuleClass:
         from autocompress.compress.loading import ModuleReference
 
-        return ModuleReference.from_dict(self.directory.settings()["module"]).load()
+        reference = self.directory.settings()["module"]
+        if "name" not in reference:
+            raise ModuleError(
+                "a run of a training loop has no module to build the model from: give the uncompressed model to "
+                f"load_compressed({str(self.checkpoint)!r}, model), and what it gives to export(...)"
+            )
+        return ModuleReference.from_dict(reference).load()
 
     def export(self, path: str | os.PathLike[str]) -> ExportReport:
         """Write the best model as `.onnx`, `.pt2`, `.dot`, or a directory with a plain state dict.

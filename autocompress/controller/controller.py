@@ -17,7 +17,7 @@ from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.folding import bare, fold
 from autocompress.compress.measure import measure
 from autocompress.compress.quantizing.activations import detach
-from autocompress.compress.quantizing.fake_quantizers import FakeQuantizer
+from autocompress.compress.quantizing.fake_quantizers import FakeQuantizer, calibrate, unrounded
 from autocompress.compress.shipping.export import ExportReport, export
 from autocompress.compress.shipping.structure import structure_of
 from autocompress.compress.state import device_of, output_shapes
@@ -33,7 +33,7 @@ from autocompress.records import Measurement
 from autocompress.trial.distillation import Lesson
 
 STATE_VERSION = 1
-_SAMPLES_FOR_STATISTICS = 2000
+_SAMPLES_FOR_STATISTICS = 512
 _DIGITS = 9
 
 
@@ -238,11 +238,10 @@ class CompressionController:
         if part is not None and rate is not None and removed:
             model = part.remove(model, rate)
         become(self.model, model)
-        self.attach()
+        self.attach(with_data=False)
         if part is not None and rate is not None and not (removed and isinstance(part, PruningPart)):
             self._set_levels({part.name: rate})
-        if recalibrated and self.uncompressed.data is not None:
-            recalibrate(self.model, first_samples(self.uncompressed.data, _SAMPLES_FOR_STATISTICS))
+        self._take_statistics(recalibrated=recalibrated)
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:
         """Let the model become a finished one, which nothing of ours is on.
@@ -258,15 +257,15 @@ class CompressionController:
         if part is not None and rate is not None:
             part.level = rate
 
-    def attach(self, *, calibrate: bool = True) -> None:
+    def attach(self, *, with_data: bool = True) -> None:
         """Put all algorithms on the model, which has nothing of ours on it.
 
         Args:
-            calibrate: take ranges of activations from data; else they come with a state dict.
+            with_data: take ranges of activations from data; else they are taken, or loaded, afterwards.
         """
         self._finished = False
         if self._quantization is not None:
-            request = self._quantization if calibrate else _without_data(self._quantization)
+            request = self._quantization if with_data else _without_data(self._quantization)
             FakeQuantizer().compress(self.model, request)
         for part in self._parts:
             part.attach(self.model)
@@ -280,6 +279,15 @@ class CompressionController:
                 part.level = float(state["parts"][part.name]["level"])
             else:
                 part.load_state(state["parts"][part.name], self._plain())
+
+    def _take_statistics(self, *, recalibrated: bool) -> None:
+        """BatchNorm's statistics first, as ranges taken with those of the wider model would be far too wide."""
+        data = self.uncompressed.data
+        if data is not None and (recalibrated or self._quantization is not None):
+            with unrounded(self.model):
+                recalibrate(self.model, first_samples(data, _SAMPLES_FOR_STATISTICS))
+        if self._quantization is not None:
+            calibrate(self.model, self._quantization)
 
     def _adaptive(self) -> LevelPart | None:
         """The algorithm whose level is the compression rate: filters before weights."""

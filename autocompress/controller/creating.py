@@ -92,7 +92,7 @@ def _restore(controller: CompressionController, state: Mapping[str, Any]) -> Non
         )
     apply_structure(controller.model, state["structure"])
     if not state["finished"]:
-        controller.attach(calibrate=False)
+        controller.attach(with_data=False)
     try:
         controller.restore(state)
     except KeyError as error:

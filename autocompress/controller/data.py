@@ -26,8 +26,8 @@ def register_default_init_args(
 ) -> CompressionConfig:
     """The configuration with training data, as NNCF's function of that name gives it.
 
-    Ranges of activations are taken from the first `num_init_samples` samples. Where rates are validated before they are
-    trained, BatchNorm's statistics are estimated anew on the first 2,000.
+    Ranges of activations are taken from the first `num_init_samples` samples. With quantization, or where rates are
+    validated before they are trained, BatchNorm's statistics are estimated anew on the first 512 before.
 
     Args:
         config: not changed.

@@ -20,7 +20,7 @@ from autocompress.compress.folding import WEIGHT, WeightTransform, fold, transfo
 from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compress.quantizing import rounding
-from autocompress.compress.quantizing.activations import attach
+from autocompress.compress.quantizing.activations import ActivationQuantizer, attach
 from autocompress.compress.quantizing.precision import Precision, Precisions, quantized_layers
 from autocompress.compress.quantizing.rounding import WeightRounding
 from autocompress.compress.sparsifying import calibration_inputs, show
@@ -193,16 +193,31 @@ def _quantize_activations(model: nn.Module, wanted: Precisions, request: Compres
         for quant_type, precision in kinds.items()
         if quant_type != "weight"
     ]
-    if not quantizers:
-        return
+    if quantizers:
+        calibrate(model, request)
+
+
+def calibrate(model: nn.Module, request: CompressionRequest) -> None:
+    """Take the ranges of all activations that are quantized anew, from the module's data or the example inputs.
+
+    Raises:
+        ModuleError: the user's module has neither data nor a trainer.
+    """
     inputs = calibration_inputs(request, model)
-    with _observing(quantizers):
+    for quantizer in _quantizers(model):
+        quantizer.steps.zero_()
+    with unrounded(model):
         show(model, inputs)
 
 
+def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
+    return [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+
+
 @contextmanager
-def _observing(quantizers: list[Any]) -> Iterator[None]:
+def unrounded(model: nn.Module) -> Iterator[None]:
     """Quantizers watch the values that pass without changing them, though everything is in eval mode."""
+    quantizers = _quantizers(model)
     handles = [quantizer.register_forward_hook(_watch) for quantizer in quantizers]
     try:
         yield

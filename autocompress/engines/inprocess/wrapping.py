@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import inspect
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 _T = TypeVar("_T")
+
+_NAMES = ("forward_sync_buffers", "broadcast_buffers")  # newer releases of torch call it by the first
+_SYNC_BUFFERS = next(name for name in _NAMES if name in inspect.signature(DistributedDataParallel.__init__).parameters)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -20,16 +24,17 @@ def rewrapped(model: nn.Module) -> nn.Module:
     """The same wrapper around the model as it is now, whose parameters may be others."""
     if not isinstance(model, DistributedDataParallel):
         return model
-    return DistributedDataParallel(
-        model.module,
-        device_ids=model.device_ids,
-        output_device=model.output_device,
-        dim=model.dim,
-        broadcast_buffers=model.broadcast_buffers,
-        find_unused_parameters=model.find_unused_parameters,
-        gradient_as_bucket_view=model.gradient_as_bucket_view,
-        static_graph=model.static_graph,
-    )
+    settings: dict[str, Any] = {
+        "device_ids": model.device_ids,
+        "output_device": model.output_device,
+        "dim": model.dim,
+        "process_group": model.process_group,
+        "find_unused_parameters": model.find_unused_parameters,
+        "gradient_as_bucket_view": model.gradient_as_bucket_view,
+        "static_graph": model.static_graph,
+        _SYNC_BUFFERS: getattr(model, _SYNC_BUFFERS, True),
+    }
+    return DistributedDataParallel(model.module, **settings)
 
 
 def shared(value: _T) -> _T:
