@@ -237,10 +237,12 @@ class CompressionController:
         part = self._adaptive()
         if part is not None and rate is not None and removed:
             model = part.remove(model, rate)
+        masked = part is not None and rate is not None and not (removed and isinstance(part, PruningPart))
+        plain = copy.deepcopy(model) if masked else model
         become(self.model, model)
         self.attach(with_data=False)
-        if part is not None and rate is not None and not (removed and isinstance(part, PruningPart)):
-            self._set_levels({part.name: rate})
+        if masked and part is not None and rate is not None:
+            part.set_level(rate, plain)
         self._take_statistics(recalibrated=recalibrated)
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:
