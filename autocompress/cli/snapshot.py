@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.algorithms import algorithm
+from autocompress.algorithms import MIX
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
@@ -145,7 +145,7 @@ def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     last = curve[-1] if curve else {}
     rate = search.get("compression_rate", _only_sparsity(chosen))
     name, epochs = chosen["_name"], search.get("epochs")
-    most = None if epochs is None else epochs * len(algorithm(name).stages)
+    most = None if epochs is None else epochs * (name.count(MIX) + 1)
     return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))
 
 

@@ -17,9 +17,10 @@ from autocompress.compress.state import output_shapes
 from autocompress.config import KnowledgeDistillation
 from autocompress.config.nncf import CompressionConfig
 from autocompress.config.nncf.algorithms import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.controller.controller import STATE_VERSION, CompressionController, Surveyed
+from autocompress.controller.controller import STATE_VERSION, CompressionController
 from autocompress.controller.data import example_inputs
 from autocompress.controller.learned import LearnedPart
+from autocompress.controller.model import CompressedModel, Surveyed
 from autocompress.controller.parts import LevelPart, PruningPart, SparsityPart
 from autocompress.controller.requests import Requests
 from autocompress.controller.schedules import schedule_of
@@ -53,9 +54,10 @@ def create_compressed_model(
     shapes = _output_shapes(model, inputs)
     original = copy.deepcopy(model)
     surveyed = Surveyed(original, inputs, measure(original, inputs), shapes, config.data)
-    controller = _controller(model, config, surveyed)
+    compressed, lesson = _compressed(model, config, surveyed)
+    controller = CompressionController(compressed, lesson, tuple(section.algorithm for section in config.compression))
     if compression_state is None:
-        controller.attach()
+        compressed.attach()
         controller.scheduler.begin()
     else:
         _restore(controller, compression_state)
@@ -64,14 +66,16 @@ def create_compressed_model(
     return controller, model
 
 
-def _controller(model: nn.Module, config: CompressionConfig, surveyed: Surveyed) -> CompressionController:
+def _compressed(
+    model: nn.Module, config: CompressionConfig, surveyed: Surveyed
+) -> tuple[CompressedModel, Lesson | None]:
     shapes = layer_shapes(surveyed.model)
     requests = Requests(config, surveyed.inputs, shapes, surveyed.size)
     parts: list[LevelPart] = []
     quantization = lesson = None
     for section in config.compression:
         if isinstance(section, FilterPruning):
-            parts.append(PruningPart(requests.at_level(section), schedule_of(section), shapes))
+            parts.append(PruningPart(requests.at_level(section), schedule_of(section), shapes, surveyed.model))
         elif isinstance(section, MagnitudeSparsity):
             parts.append(SparsityPart(section.algorithm, requests.at_level(section), schedule_of(section)))
         elif isinstance(section, RbSparsity):
@@ -81,8 +85,7 @@ def _controller(model: nn.Module, config: CompressionConfig, surveyed: Surveyed)
         elif isinstance(section, Distillation):
             settings = KnowledgeDistillation.from_dict(section.model_dump(include={"type", "scale", "temperature"}))
             lesson = Lesson(model, copy.deepcopy(surveyed.model), settings)
-    names = tuple(section.algorithm for section in config.compression)
-    return CompressionController(model, surveyed, parts, quantization, lesson, names)
+    return CompressedModel(model, surveyed, parts, quantization), lesson
 
 
 def _restore(controller: CompressionController, state: Mapping[str, Any]) -> None:
@@ -91,10 +94,8 @@ def _restore(controller: CompressionController, state: Mapping[str, Any]) -> Non
             f"compression_state: schema_version must be {STATE_VERSION}; got {state.get('schema_version')!r}"
         )
     apply_structure(controller.model, state["structure"])
-    if not state["finished"]:
-        controller.attach(with_data=False)
     try:
-        controller.restore(state)
+        controller.load_compression_state(state)
     except KeyError as error:
         raise StoreError(f"compression_state is of another configuration: it has no {error}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -71,8 +71,7 @@ class LearnedPart:
         self._masks = []
         for name in self._layers:
             layer = model.get_submodule(name)
-            weight = layer.get_parameter(WEIGHT)
-            mask = LearnedMask(weight)
+            mask = LearnedMask(cast(torch.Tensor, layer.weight))
             parametrize.register_parametrization(layer, WEIGHT, mask)
             self._masks.append(mask)
 

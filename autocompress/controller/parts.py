@@ -164,9 +164,9 @@ class PruningPart(_MaskedPart):
     Implements `LevelPart`.
     """
 
-    def __init__(self, ask: Ask, schedule: Schedule, shapes: dict[str, LayerShape]) -> None:
+    def __init__(self, ask: Ask, schedule: Schedule, shapes: dict[str, LayerShape], original: nn.Module) -> None:
         super().__init__("filter_pruning", ask, schedule)
-        self._shapes = shapes
+        self._shapes, self._original = shapes, original
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
         self._proven = False
@@ -233,6 +233,9 @@ class PruningPart(_MaskedPart):
     def achieved(self, finished: nn.Module) -> float:
         """See `LevelPart`."""
         share = Share.wanted(finished, self._ask(self.level))
+        if not self._targets:  # the model came finished
+            with evaluating(self._original), requiring_gradients(self._original):
+                self._targets = Cut.of(self._original, self._ask(self.level), self._shapes).targets
         return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)
 
     def _require_not_wider(self, plain: nn.Module, level: float) -> None:

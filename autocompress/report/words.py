@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autocompress.algorithms import algorithm
+from autocompress.algorithms import ALGORITHMS
 from autocompress.report.phrases import at_rate, counted, duration, number, percent
 from autocompress.report.story import Story
 from autocompress.search import nearest_accuracy
@@ -127,6 +127,6 @@ def _after_success(story: Story) -> list[str]:
             f"Take smaller steps: minimal_compression_rate_step is {number(settings['minimal_compression_rate_step'])}."
         )
     tips.append(f"Train longer at each rate: patience_epochs is {settings['patience_epochs']}.")
-    if algorithm(best.algorithm).kind == "pruner":
+    if best.algorithm in ALGORITHMS and ALGORITHMS[best.algorithm].kind == "pruner":
         tips.append(f"Quantize what is left: {best.algorithm}+qat stores int8 weights, about a quarter of the bytes.")
     return tips

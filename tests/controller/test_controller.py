@@ -320,3 +320,11 @@ def test_a_model_that_is_settled_is_plain_and_keeps_hooks():
     load_state(again, model.state_dict(), is_resume=True)
     assert torch.equal(again.eval()(X), model.eval()(X))
     assert other.compression_rate == controller.compression_rate
+
+
+def test_what_was_achieved_is_known_of_a_model_that_came_finished():
+    controller, model = created(FILTERS)
+    controller.strip(do_copy=False)
+    other, again = created(FILTERS, state=controller.get_compression_state())
+    load_state(again, model.state_dict(), is_resume=True)
+    assert other.statistics().compression_rate == controller.statistics().compression_rate == 0.25

@@ -107,3 +107,23 @@ def test_a_mix_on_digits_ends_as_an_int8_model_that_ships(tmp_path):
     report = json.loads(shipped.stdout)
     assert report["max_difference"] <= report["tolerance"], report
     assert report["bytes"] == (tmp_path / "small.onnx").stat().st_size < result.baseline.measurement.bytes / 5
+
+
+def test_the_nncf_style_example(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "nncf_style.py"), "--log-dir", "runs"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (directory,) = (tmp_path / "runs").iterdir()
+    result = CompressionResult(ExperimentDirectory(directory))
+    assert result.verdict.feasible
+    assert result.best.parameters_removed > 0.5, result.best
+    assert (directory / "report.html").exists()
+    assert (tmp_path / "digits.onnx").exists()
+    assert "within the accuracy budget" in done.stdout

@@ -17,8 +17,10 @@ from autocompress import (
     TrialError,
     create_accuracy_aware_training_loop,
     create_compressed_model,
+    load_compressed,
 )
 from autocompress.testing import cliff, flat, never
+from tests.cli.support import invoke
 from tests.engines.inprocess.support import Net, config_of, loop_of
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -317,6 +319,37 @@ def test_validation_before_training_saves_epochs(tmp_path):
     assert rates(eager) == rates(plain)
     assert [record.epochs for record in eager.result.records if record.feasible] == [0, 0]
     assert eager.statistics.epochs < plain.statistics.epochs
+
+
+def test_early_exit_with_learned_masks(tmp_path):
+    """An algorithm that no search space names, in a run that everything else can read."""
+    config = CompressionConfig.from_dict(
+        {
+            "input_info": {"sample_size": [1, 60]},
+            "accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_total_epochs": 4}},
+            "compression": [
+                {"algorithm": "rb_sparsity", "params": {"sparsity_target": 0.3, "sparsity_target_epoch": 2}},
+                {"algorithm": "quantization"},
+            ],
+        }
+    )
+    controller, model = create_compressed_model(Net(), config)
+    loop = create_accuracy_aware_training_loop(config, controller, 0.9)
+
+    def train_epoch(controller, model, **_):
+        controller.scheduler.epoch_step()
+
+    loop.run(model, train_epoch, lambda model: 0.9, log_dir=tmp_path)
+    (record,) = loop.result.records
+    assert record.algorithm == "rb_sparsity+qat"
+    assert record.epochs == 3, "the schedule ends with its third epoch"
+    assert "rb_sparsity" in loop.result.report().read_text()
+    answer = invoke("status", loop.directory)
+    assert answer.exit_code == 0, answer.output
+    with pytest.raises(ModuleError, match="give the uncompressed model to load_compressed"):
+        loop.result.load_model()
+    checkpoint = load_compressed(loop.result.checkpoint, Net())
+    assert all(torch.equal(each, checkpoint.state_dict()[name]) for name, each in model.state_dict().items())
 
 
 def test_bad_arguments_are_told_before_training(tmp_path):

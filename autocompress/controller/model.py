@@ -1,0 +1,212 @@
+"""A model with the algorithms of a configuration on it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from autocompress.compress.base import CompressionRequest
+from autocompress.compress.batchnorm import recalibrate
+from autocompress.compress.folding import bare, fold
+from autocompress.compress.quantizing.activations import detach
+from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
+from autocompress.compress.state import output_shapes
+from autocompress.controller.becoming import become
+from autocompress.controller.parts import LevelPart, PruningPart
+from autocompress.controller.requests import first_samples
+from autocompress.errors import CompressionError, ConfigError
+from autocompress.records import Measurement
+from autocompress.trial.distillation import Lesson
+
+_SAMPLES_FOR_STATISTICS = 512
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """The uncompressed model.
+
+    Attributes:
+        model: a copy; not changed.
+        inputs: positional arguments of one forward pass.
+        size: its size.
+        output_shapes: of that forward pass.
+        data: registered training data; None without any.
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    size: Measurement
+    output_shapes: list[tuple[int, ...]]
+    data: Any = None
+
+
+class CompressedModel:
+    """A model that stays the same object whatever is put on it or taken out of it.
+
+    Args:
+        model: the model.
+        uncompressed: as it was.
+        parts: the algorithms with a level.
+        quantization: what is asked of the quantizer; None: nothing is quantized.
+
+    Attributes:
+        finished: whether nothing of ours is on the model any more.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        uncompressed: Surveyed,
+        parts: list[LevelPart],
+        quantization: CompressionRequest | None,
+    ) -> None:
+        self.model, self.uncompressed = model, uncompressed
+        self.parts, self.quantization = parts, quantization
+        self.finished = False
+
+    @property
+    def rated(self) -> LevelPart | None:
+        """The algorithm whose level is the compression rate: filters before weights."""
+        return min(self.parts, key=lambda part: not isinstance(part, PruningPart), default=None)
+
+    def attach(self, *, with_data: bool = True) -> None:
+        """Put all algorithms on the model, which has nothing of ours on it.
+
+        Args:
+            with_data: take ranges of activations from data; else they are taken, or loaded, afterwards.
+        """
+        self.finished = False
+        if self.quantization is not None:
+            request = self.quantization if with_data else dataclasses.replace(self.quantization, module=None)
+            FakeQuantizer().compress(self.model, request)
+        for part in self.parts:
+            part.attach(self.model)
+
+    def set_levels(self, levels: Mapping[str, float]) -> None:
+        """Compress the model to these levels, by the algorithms' names.
+
+        Raises:
+            ConfigError: the model is finished.
+        """
+        if self.finished:
+            raise ConfigError("the model is finished: its compression rate can no longer be set")
+        moving = [part for part in self.parts if part.name in levels]
+        plain = self.plain() if moving else self.model
+        for part in moving:
+            part.set_level(levels[part.name], plain)
+
+    def plain(self) -> nn.Module:
+        """A copy with the weights below masks and rounding; what was removed stays removed."""
+        copied = _copied(self.model)
+        if self.finished:
+            return copied
+        for module in bare(copied).modules():
+            detach(module)
+        return copied
+
+    def stripped(self) -> nn.Module:
+        """A copy without anything of ours on it: filters removed, zeros and rounded values written.
+
+        Raises:
+            CompressionError: it fails without its filters.
+        """
+        copied = _copied(self.model)
+        if self.finished:
+            return copied
+        folded = fold(copied)
+        for part in self.parts:
+            part.finish(folded)
+        if any(part.removes for part in self.parts):
+            self._require_shapes(folded)
+        return folded
+
+    def start_from(self, model: nn.Module, rate: float | None, *, removed: bool, recalibrated: bool = False) -> None:
+        """Put other weights in the model and compress them.
+
+        Args:
+            model: with plain weights; used up.
+            rate: compression rate in [0, 1); None: the algorithms have none.
+            removed: remove filters physically, so that epochs get faster; else they are masked.
+            recalibrated: estimate BatchNorm's statistics anew on the registered data, for a model that is to be
+                evaluated before it is trained.
+
+        Raises:
+            CompressionError: nothing would change, or the model fails without its filters.
+        """
+        part = None if rate is None else self.rated
+        if part is not None and rate is not None and removed:
+            model = part.remove(model, rate)
+        masked = part is not None and not (removed and isinstance(part, PruningPart))
+        plain = copy.deepcopy(model) if masked else model
+        become(self.model, model)
+        self.attach(with_data=False)
+        if masked and part is not None and rate is not None:
+            part.set_level(rate, plain)
+        self._take_statistics(recalibrated=recalibrated)
+
+    def settle(self, finished: nn.Module, rate: float | None = None) -> None:
+        """Become a finished model, which nothing of ours is on.
+
+        Args:
+            finished: used up.
+            rate: its compression rate; that in force by default.
+        """
+        become(self.model, finished)
+        self.finished = True
+        if self.rated is not None and rate is not None:
+            self.rated.level = rate
+
+    def achieved_rate(self, stripped: nn.Module) -> float:
+        """The compression rate measured on what `stripped` gave; with quantization alone, of bits saved."""
+        return self.bits_saved() if self.rated is None else self.rated.achieved(stripped)
+
+    def bits_saved(self) -> float:
+        """Share in [0, 1) of the bits of the quantized weights that are saved."""
+        if self.quantization is None:
+            return 0.0
+        return float(1 - self.quantization.targets[0].quant["quant_bits"]["weight"] / FLOAT_BITS)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a state dict does not hold, as JSON."""
+        return {"finished": self.finished, "parts": {part.name: part.get_state() for part in self.parts}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `get_state` was asked, attached to a model of that structure."""
+        self.finished = bool(state["finished"])
+        for part in self.parts:
+            known = state["parts"][part.name]
+            if self.finished:
+                part.level = float(known["level"])
+            else:
+                part.load_state(known, self.plain())
+
+    def _take_statistics(self, *, recalibrated: bool) -> None:
+        """BatchNorm's statistics first, as ranges taken with those of the wider model would be far too wide."""
+        data = self.uncompressed.data
+        if data is not None and (recalibrated or self.quantization is not None):
+            with unrounded(self.model):
+                recalibrate(self.model, first_samples(data, _SAMPLES_FOR_STATISTICS))
+        if self.quantization is not None:
+            calibrate(self.model, self.quantization)
+
+    def _require_shapes(self, model: nn.Module) -> None:
+        wanted = self.uncompressed.output_shapes
+        try:
+            found = output_shapes(model, self.uncompressed.inputs)
+        except Exception as error:
+            raise CompressionError(
+                f"the model must run without the removed filters; its forward pass fails: {error}"
+            ) from error
+        if found != wanted:
+            raise CompressionError(f"the output's shape must not change; {wanted} became {found}")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model)
+    Lesson.forget(copied)
+    return copied
