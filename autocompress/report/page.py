@@ -12,7 +12,7 @@ from autocompress.report.drawing import png, svg
 from autocompress.report.phrases import number, percent
 from autocompress.report.plots import plots
 from autocompress.report.reasons import reasons
-from autocompress.report.reproduce import changed_settings, command
+from autocompress.report.reproduce import recipe
 from autocompress.report.story import Story
 from autocompress.report.templates import rendered
 from autocompress.report.words import advice, findings, headline
@@ -60,9 +60,8 @@ def page(story: Story, trials: str) -> str:
         trials=list(zip(story.records, reasons(story), strict=True)),
         place=trials,
         layers=layer_rows(story),
-        command=command(story),
-        changed=changed_settings(story),
-        search_space=json.dumps(story.settings["search_space"], indent=2),
+        recipe=(again := recipe(story)),
+        described=json.dumps(again.content, indent=2),
         settings=json.dumps(story.settings["settings"], indent=2),
         versions=sorted(story.settings["versions"].items()),
     )

@@ -18,8 +18,7 @@ def test_what_was_found_and_how_sure_it_is(ended):
         "57.5% smaller, within the accuracy budget."
     )
     assert findings(story) == [
-        "Accuracy: 0.895 (0.9 uncompressed, 0.891 tolerated): 0.004 inside the threshold; 0.895 when loaded afresh in "
-        "a new process.",
+        "Accuracy: 0.895 (0.9 uncompressed, 0.891 tolerated): 0.004 inside the threshold; 0.895 when loaded afresh.",
         "Hold-out: 0.87 (0.88 uncompressed, 0.8712 tolerated by the same budget): 0.0012 outside it.",
         "Margin: more than the 0.002 by which its accuracy moved from epoch to epoch.",
         "Nearest failure: l2 at rate 0.6, accuracy 0.5, short by 0.39.",

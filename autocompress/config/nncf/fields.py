@@ -30,12 +30,18 @@ Scopes = Annotated[
 ]
 Rate = Annotated[float, BeforeValidator(_sized), Field(ge=0, lt=1, description="a number in [0, 1)")]
 OptionalRate = Annotated[
-    float | None, BeforeValidator(_sized), Field(ge=0, lt=1, description="a number in [0, 1), or null")
+    Annotated[float, Field(ge=0, lt=1)] | None,
+    BeforeValidator(_sized),
+    Field(description="a number in [0, 1), or null"),
 ]
 Factor = Annotated[float, BeforeValidator(_sized), Field(gt=0, lt=1, description="a number in (0, 1)")]
 LrFactor = Annotated[float, BeforeValidator(_sized), Field(gt=0, le=1, description="a number in (0, 1]")]
 Positive = Annotated[float, BeforeValidator(_sized), Field(gt=0, description="a finite number > 0")]
-Degradation = Annotated[float | None, BeforeValidator(_sized), Field(ge=0, description="a finite number >= 0, or null")]
+Degradation = Annotated[
+    Annotated[float, Field(ge=0)] | None,
+    BeforeValidator(_sized),
+    Field(description="a finite number >= 0, or null"),
+]
 Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
 PositiveCount = Annotated[int, Field(ge=1, description="a whole number >= 1")]
 Flag = Annotated[bool, Field(description="true or false")]

@@ -279,3 +279,20 @@ def test_files_that_cannot_be_read(text, told, tmp_path):
     assert told in str(refused.value)
     with pytest.raises(ConfigError, match="must be readable"):
         CompressionConfig.from_json(tmp_path / "nowhere.json")
+
+
+def test_null_is_as_good_as_nothing():
+    given = {
+        "accuracy_aware_training": {
+            "mode": "adaptive_compression_level",
+            "params": {"maximal_relative_accuracy_degradation": None, "maximal_absolute_accuracy_degradation": 0.5},
+        },
+        "compression": {
+            "algorithm": "filter_pruning",
+            "params": {"pruning_flops_target": None, "pruning_target": 0.4, "filter_importance": None},
+        },
+    }
+    config = CompressionConfig.from_dict(given)
+    assert config.accuracy_aware_training.params.maximal_relative_accuracy_degradation is None
+    assert config.compression[0].params.target == 0.4
+    assert CompressionConfig.from_dict(config.model_dump(mode="json")) == config

@@ -343,7 +343,11 @@ def test_early_exit_with_learned_masks(tmp_path):
     (record,) = loop.result.records
     assert record.algorithm == "rb_sparsity+qat"
     assert record.epochs == 3, "the schedule ends with its third epoch"
-    assert "rb_sparsity" in loop.result.report().read_text()
+    page = loop.result.report().read_text()
+    assert "rb_sparsity" in page
+    assert "create_accuracy_aware_training_loop(config, compression_ctrl, 0.9," in page
+    told = loop.result.directory.settings()["engine"]["config"]
+    assert CompressionConfig.from_dict(told) == config, "what the page tells makes the same loop"
     answer = invoke("status", loop.directory)
     assert answer.exit_code == 0, answer.output
     with pytest.raises(ModuleError, match="give the uncompressed model to load_compressed"):
