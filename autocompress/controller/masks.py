@@ -23,11 +23,6 @@ class Masks:
         self._model = model
         self._steps: dict[str, Mask] = {}
 
-    @property
-    def names(self) -> list[str]:
-        """Dotted names of the parameters that have one."""
-        return list(self._steps)
-
     def put(self, names: Iterable[str]) -> None:
         """Put masks that mask nothing on parameters that have none."""
         for name in names:

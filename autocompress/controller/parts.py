@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -101,7 +102,6 @@ class _MaskedPart:
     def attach(self, model: nn.Module) -> None:
         """See `LevelPart`."""
         self._masks = Masks(model)
-        self._model = model
 
     def reached(self) -> bool:
         """See `LevelPart`."""
@@ -179,11 +179,8 @@ class PruningPart(_MaskedPart):
 
     def set_level(self, level: float, plain: nn.Module) -> None:
         """See `LevelPart`."""
-        request = self._ask(level)
-        share = Share.wanted(plain, request)
-        with evaluating(plain), requiring_gradients(plain):
-            cut = Cut.of(plain, request, self._shapes)
-            chosen = cut.chosen(cut.kept() if share is None else cut.kept_for(share))
+        with self._cut(plain, level) as cut:
+            chosen = cut.chosen(cut.wanted(Share.wanted(plain, cut.request)))
         self._choose(cut, chosen)
         self._require_not_wider(plain, level)
         self._masks.set(_emptied(plain, self._removals))
@@ -191,15 +188,12 @@ class PruningPart(_MaskedPart):
 
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
         """See `LevelPart`."""
-        request = self._ask(level)
         if not self._proven:  # that the model runs without filters is checked once
-            self._targets = FilterPruner().compress(plain, request).targets
+            self._targets = FilterPruner().compress(plain, self._ask(level)).targets
             self._proven = True
         else:
-            with evaluating(plain), requiring_gradients(plain):
-                cut = Cut.of(plain, request, self._shapes)
-                share = Share.wanted(plain, request)
-                cut.remove(cut.kept() if share is None else cut.kept_for(share))
+            with self._cut(plain, level) as cut:
+                cut.remove(cut.wanted(Share.wanted(plain, cut.request)))
             self._targets = cut.targets
         self.level = level
         return plain
@@ -211,11 +205,17 @@ class PruningPart(_MaskedPart):
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
         """See `LevelPart`."""
         super().load_state(state, plain)
-        with evaluating(plain), requiring_gradients(plain):
-            cut = Cut.of(plain, self._ask(self.level), self._shapes)
         gone = state["removed"]
-        self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
+        with self._cut(plain, self.level) as cut:
+            chosen = [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone]
+        self._choose(cut, chosen)
         self._masks.set(_emptied(plain, self._removals))
+
+    @contextmanager
+    def _cut(self, plain: nn.Module, level: float) -> Iterator[Cut]:
+        """What can be removed from a plain model, which is as `Cut.of` needs it inside the block."""
+        with evaluating(plain), requiring_gradients(plain):
+            yield Cut.of(plain, self._ask(level), self._shapes)
 
     def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
         self._removals, self._targets = cut.graph.removals(chosen), cut.targets
@@ -234,8 +234,8 @@ class PruningPart(_MaskedPart):
         """See `LevelPart`."""
         share = Share.wanted(finished, self._ask(self.level))
         if not self._targets:  # the model came finished
-            with evaluating(self._original), requiring_gradients(self._original):
-                self._targets = Cut.of(self._original, self._ask(self.level), self._shapes).targets
+            with self._cut(self._original, self.level) as cut:
+                self._targets = cut.targets
         return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)
 
     def _require_not_wider(self, plain: nn.Module, level: float) -> None:

@@ -48,11 +48,11 @@ class Requests:
         """What a section asks of the quantizer.
 
         Raises:
-            ConfigError: it asks for what cannot be simulated, or there is no data.
+            ConfigError: it asks for what cannot be simulated.
         """
-        for name, part in (("weights", section.weights), ("activations", section.activations)):
-            if part.per_channel and part.mode is not None and name == "activations":
-                raise ConfigError(f"quantization.{name}.per_channel must be false; got {part.per_channel!r}")
+        activations = section.activations
+        if activations.per_channel and activations.mode is not None:
+            raise ConfigError(f"quantization.activations.per_channel must be false; got {activations.per_channel!r}")
         target = LayerTarget(
             op_types=_ALL,
             quant_types=("weight", "output"),

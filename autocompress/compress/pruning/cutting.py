@@ -84,6 +84,14 @@ class Cut:
             if count < coupling.width
         ]
 
+    def wanted(self, share: Share | None) -> list[int]:
+        """Channels that stay of each coupling at the requested rates, which count filters or a share of the model.
+
+        Raises:
+            CompressionError: the share is beyond what can be removed.
+        """
+        return self.kept() if share is None else self.kept_for(share)
+
     def kept(self, width: float | None = None) -> list[int]:
         """Channels that stay of each coupling.
 

@@ -90,7 +90,7 @@ class FilterPruner:
         shapes = output_shapes(model, request.example_inputs)
         with evaluating(model), requiring_gradients(model):
             cut = Cut.of(model, request, original)
-            cut.remove(cut.kept() if share is None else cut.kept_for(share))
+            cut.remove(cut.wanted(share))
         changed = _narrower(model, original)
         if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
             raise CompressionError(_why_nothing(cut))

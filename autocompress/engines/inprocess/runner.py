@@ -180,29 +180,32 @@ class TorchRunner:
         self._model = rewrapped(self._model)
 
     def _start_of(self, key: str) -> nn.Module:
-        trial = self._store.trial(key)
-        if self._functions.load_checkpoint is not None and (trial.path / _USERS).exists():
-            return self._loaded_by_user(key)
-        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
-        return load_compressed(path, self._controller.uncompressed.model)
+        return self._loaded_by_user(key) if self._is_users(key) else self._plain_start(key)
 
     def _restored(self, key: str) -> nn.Module:
         """The finished model of a trial."""
-        trial = self._store.trial(key)
-        if self._functions.load_checkpoint is not None and (trial.path / _USERS).exists():
+        if self._is_users(key):
             self._loaded_by_user(key)
             return self._controller.strip()
-        return load_compressed(trial.checkpoint, self._controller.uncompressed.model)
+        return load_compressed(self._store.trial(key).checkpoint, self._controller.uncompressed.model)
+
+    def _is_users(self, key: str) -> bool:
+        """Whether the user saved the trial's model and can load it."""
+        return self._functions.load_checkpoint is not None and (self._store.trial(key).path / _USERS).exists()
+
+    def _plain_start(self, key: str) -> nn.Module:
+        """The model of a trial with the weights below masks and rounding."""
+        trial = self._store.trial(key)
+        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
+        return load_compressed(path, self._controller.uncompressed.model)
 
     def _loaded_by_user(self, key: str) -> nn.Module:
         """Put the model together as it was when the user saved it, and let the user load it; its plain weights."""
         trial = self._store.trial(key)
         assert self._functions.load_checkpoint is not None
         record = trial.record()
-        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
-        start = load_compressed(path, self._controller.uncompressed.model)
         rate = None if record is None else record.requested_rate
-        self._controller.start_from(start, rate, removed=not self._masked)
+        self._controller.start_from(self._plain_start(key), rate, removed=not self._masked)
         self._model = rewrapped(self._model)
         self._functions.load_checkpoint(self._model, json.loads((trial.path / _USERS).read_text()))
         return self._controller.plain()
