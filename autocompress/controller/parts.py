@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +12,14 @@ from torch import nn
 from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compress.folding import WEIGHT
 from autocompress.compress.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
+from autocompress.compress.pruning.channels import Channels
+from autocompress.compress.pruning.coupling import Coupling, removals
 from autocompress.compress.pruning.cutting import Cut
-from autocompress.compress.pruning.filters import FilterPruner, removed_share
-from autocompress.compress.pruning.graph import Coupling
+from autocompress.compress.pruning.filters import cut_out, removed_share
 from autocompress.compress.pruning.removal import Removal, remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.sparsity import LevelPruner, zero_share
-from autocompress.compress.state import evaluating, requiring_gradients
+from autocompress.compress.state import evaluating, output_shapes, requiring_gradients
 from autocompress.controller.masks import Masks
 from autocompress.controller.schedules import Schedule
 from autocompress.errors import CompressionError
@@ -167,6 +167,7 @@ class PruningPart(_MaskedPart):
     def __init__(self, ask: Ask, schedule: Schedule, shapes: dict[str, LayerShape], original: nn.Module) -> None:
         super().__init__("filter_pruning", ask, schedule)
         self._shapes, self._original = shapes, original
+        self._whole: Channels | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
         self._proven = False
@@ -179,23 +180,22 @@ class PruningPart(_MaskedPart):
 
     def set_level(self, level: float, plain: nn.Module) -> None:
         """See `LevelPart`."""
-        with self._cut(plain, level) as cut:
-            chosen = cut.chosen(cut.wanted(Share.wanted(plain, cut.request)))
-        self._choose(cut, chosen)
+        cut = self._cut(plain, level)
+        self._choose(cut, cut.chosen(cut.wanted(Share.wanted(plain, cut.request))))
         self._require_not_wider(plain, level)
         self._masks.set(_emptied(plain, self._removals))
         self.level = level
 
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
         """See `LevelPart`."""
-        if not self._proven:  # that the model runs without filters is checked once
-            self._targets = FilterPruner().compress(plain, self._ask(level)).targets
+        cut = self._cut(plain, level)
+        share = Share.wanted(plain, cut.request)
+        if self._proven:
+            cut.remove(cut.wanted(share))
+        else:  # that the model runs without filters is checked once
+            cut_out(cut, share, output_shapes(plain, cut.request.example_inputs))
             self._proven = True
-        else:
-            with self._cut(plain, level) as cut:
-                cut.remove(cut.wanted(Share.wanted(plain, cut.request)))
-            self._targets = cut.targets
-        self.level = level
+        self.level, self._targets = level, cut.targets
         return plain
 
     def get_state(self) -> dict[str, Any]:
@@ -206,19 +206,22 @@ class PruningPart(_MaskedPart):
         """See `LevelPart`."""
         super().load_state(state, plain)
         gone = state["removed"]
-        with self._cut(plain, self.level) as cut:
-            chosen = [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone]
-        self._choose(cut, chosen)
+        cut = self._cut(plain, self.level)
+        self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
         self._masks.set(_emptied(plain, self._removals))
 
-    @contextmanager
-    def _cut(self, plain: nn.Module, level: float) -> Iterator[Cut]:
-        """What can be removed from a plain model, which is as `Cut.of` needs it inside the block."""
-        with evaluating(plain), requiring_gradients(plain):
-            yield Cut.of(plain, self._ask(level), self._shapes)
+    def _cut(self, plain: nn.Module, level: float) -> Cut:
+        """What can be removed from a plain model; the channels of the uncompressed one are followed once for all."""
+        if self._whole is None:
+            self._whole = self._followed(self._original)
+        return Cut.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
+
+    def _followed(self, model: nn.Module) -> Channels:
+        with evaluating(model), requiring_gradients(model):
+            return Channels.of(model, self._ask(self.level), self._shapes)
 
     def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
-        self._removals, self._targets = cut.graph.removals(chosen), cut.targets
+        self._removals, self._targets = removals(chosen), cut.targets
         self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
 
     @property
@@ -234,8 +237,7 @@ class PruningPart(_MaskedPart):
         """See `LevelPart`."""
         share = Share.wanted(finished, self._ask(self.level))
         if not self._targets:  # the model came finished
-            with self._cut(self._original, self.level) as cut:
-                self._targets = cut.targets
+            self._targets = self._cut(self._original, self.level).targets
         return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)
 
     def _require_not_wider(self, plain: nn.Module, level: float) -> None:

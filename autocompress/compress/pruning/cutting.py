@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autocompress.compress.base import CompressionRequest, LayerShape
+from autocompress.compress.base import CompressionRequest
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
-from autocompress.compress.pruning.graph import ChannelGraph, Coupling
+from autocompress.compress.pruning.channels import Channels
+from autocompress.compress.pruning.coupling import Coupling, removals
 from autocompress.compress.pruning.importance import Importance
-from autocompress.compress.pruning.ranking import importance_of, is_global, selectable
+from autocompress.compress.pruning.ranking import importance_of, is_global
 from autocompress.compress.pruning.removal import Removal, remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
@@ -29,44 +30,45 @@ class Cut:
     Attributes:
         model: not changed yet.
         request: what was asked.
-        graph: which channels belong together.
+        channels: which of them belong together.
         rates: layer -> requested rate.
         couplings: what can be removed.
         scores: of each coupling, one per channel of a part; the lowest go first.
-        original: sizes of the uncompressed model's layers.
     """
 
     model: nn.Module
     request: CompressionRequest
-    graph: ChannelGraph
+    channels: Channels
     rates: Mapping[str, float]
     couplings: tuple[Coupling, ...]
     scores: tuple[list[float], ...]
-    original: Mapping[str, LayerShape]
 
     @classmethod
-    def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Cut:
-        """Find and rank what can be removed; the model must be in eval mode, and its parameters require gradients.
+    def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
+        """Rank what can be removed.
+
+        Args:
+            model: its parameters require gradients where the algorithm trains.
+            request: what is asked.
+            channels: of the model.
 
         Raises:
-            CompressionError: the model cannot be traced.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        importance = importance_of(model, request, graph)
+        importance = importance_of(model, request, channels.behind)
         found = [
             (coupling, scores)
-            for coupling in graph.couplings(selectable(model, request, graph, rates))
+            for coupling in channels.couplings
             if (scores := _scores(coupling, importance)) is not None
         ]
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
-        return cls(model, request, graph, rates, couplings, ranked, original)
+        return cls(model, request, channels, rates, couplings, ranked)
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers with a rate, output layers left out."""
-        return tuple(name for name in self.rates if name not in self.graph.outputs)
+        return tuple(name for name in self.rates if name not in self.channels.outputs)
 
     def remove(self, kept: Sequence[int], model: nn.Module | None = None) -> None:
         """Remove all but so many channels of each coupling from the model, or from a copy of it."""
@@ -74,7 +76,7 @@ class Cut:
 
     def removals(self, kept: Sequence[int]) -> list[Removal]:
         """What must go so that so many channels of each coupling stay."""
-        return self.graph.removals(self.chosen(kept))
+        return removals(self.chosen(kept))
 
     def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels so that so many stay, with those that go."""
@@ -133,7 +135,7 @@ class Cut:
         return [
             Slot(
                 width=coupling.width,
-                original=self.original[coupling.members[0]].width,
+                original=self.channels.original[coupling.members[0]].width,
                 parts=coupling.channel_groups,
                 members=len(coupling.members),
                 rate=min(self.rates[name] for name in coupling.members) if width is None else width,
@@ -144,7 +146,7 @@ class Cut:
 
 def _scores(coupling: Coupling, importance: Importance) -> list[float] | None:
     """One score per channel of a part; None: cannot tell."""
-    scores, parts = importance(coupling.group), coupling.channel_groups
+    scores, parts = importance(coupling), coupling.channel_groups
     if scores is None or coupling.width % parts:
         return None
     averaged: list[float] = scores.view(parts, -1).mean(0).tolist()

@@ -13,6 +13,7 @@ from torch import nn
 
 from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
+from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.cutting import Cut
 from autocompress.compress.pruning.evidence import require_scales, sparsify_scales
 from autocompress.compress.pruning.ranking import is_global
@@ -89,14 +90,32 @@ class FilterPruner:
         epochs = sparsify_scales(model, request) if request.algorithm == "slim" else 0
         shapes = output_shapes(model, request.example_inputs)
         with evaluating(model), requiring_gradients(model):
-            cut = Cut.of(model, request, original)
-            cut.remove(cut.wanted(share))
-        changed = _narrower(model, original)
-        if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
-            raise CompressionError(_why_nothing(cut))
-        _verify(model, request, shapes, changed)
-        layers = tuple(name for name in original if name not in cut.graph.outputs)
+            cut = Cut.of(model, request, Channels.of(model, request, original))
+            changed = cut_out(cut, share, shapes)
+        layers = tuple(name for name in original if name not in cut.channels.outputs)
         return FilterCompression(model, cut.targets, layers, original, changed, share, epochs)
+
+
+def cut_out(cut: Cut, share: Share | None, shapes: list[tuple[int, ...]]) -> tuple[str, ...]:
+    """Remove from a cut's model what is wanted, and check that it still runs.
+
+    Args:
+        cut: what can be removed.
+        share: what its rate counts; None: filters.
+        shapes: of the model's outputs, which must not change.
+
+    Returns:
+        names of the layers that have lost filters, counted from the uncompressed model.
+
+    Raises:
+        CompressionError: nothing has changed at a rate > 0, or the model fails without its filters.
+    """
+    cut.remove(cut.wanted(share))
+    changed = _narrower(cut.model, cut.channels.original)
+    if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
+        raise CompressionError(_why_nothing(cut))
+    _verify(cut.model, cut.request, shapes, changed)
+    return changed
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
@@ -117,7 +136,7 @@ def _why_nothing(cut: Cut) -> str:
             f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
             "input, or a layer that may not lose any"
         )
-    free = [(name, cut.original[name].width) for coupling in cut.couplings for name in coupling.members]
+    free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
     return f"{start}the layers are too narrow for that rate (filters: {widths})"
 

@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
-from autocompress.compress.pruning.removal import Removal, removals
+from autocompress.compress.pruning.coupling import Coupling, Place
 from autocompress.compress.registered import registered_types
 from autocompress.compress.state import device_of, moved, tensors
 from autocompress.compress.ties import tied_parameters
@@ -29,26 +28,6 @@ from autocompress.errors import CompressionError
 
 _SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
 """Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """Filters that can only be removed together.
-
-    Attributes:
-        group: torch-pruning's group over all channels of its root layer.
-        members: names of the layers that lose filters with it, the root first.
-        channel_groups: channels come in that many equal parts, each of which loses the same.
-    """
-
-    group: Any
-    members: tuple[str, ...]
-    channel_groups: int
-
-    @property
-    def width(self) -> int:
-        """Channels of the root layer when the coupling was found."""
-        return len(self.group[0].idxs)
 
 
 class ChannelGraph:
@@ -72,7 +51,12 @@ class ChannelGraph:
             _describe_flattening(node)
 
     def couplings(self, selected: Iterable[str]) -> list[Coupling]:
-        """All sets of filters that can be removed when only the selected layers may lose filters."""
+        """All sets of filters that can be removed when only the selected layers may lose filters.
+
+        torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
+        the time on networks with many concatenations; what it says once of whole groups is enough for any choice of
+        their channels.
+        """
         ignored = self._untouchable(set(selected))
         found = []
         with _followed():
@@ -83,41 +67,33 @@ class ChannelGraph:
                 self._original[name].depthwise for name in members
             )  # nothing that could lose channels feeds them
             if not on_inputs and not any(id(item.dep.target.module) in self._fixed for item in group):
-                found.append(Coupling(group, members, self._channel_groups(group)))
+                found.append(Coupling(tuple(self._places(group)), members, self._channel_groups(group), group))
         return found
 
-    def removals(self, chosen: Iterable[tuple[Coupling, list[int]]]) -> list[Removal]:
-        """What goes from which modules with these channels of the couplings' root layers, and all that belongs to them.
-
-        A coupling of which some layer would lose all its channels stays whole.
-        """
+    def _places(self, group: Any) -> Iterator[Place]:
         names = {**self._names, **self._graph._param_to_name}
-        possible = ((coupling.group, channels) for coupling, channels in chosen if self._some_stay(coupling, channels))
-        return removals(possible, names)
-
-    def _some_stay(self, coupling: Coupling, channels: list[int]) -> bool:
-        going = set(channels)
-        for item in coupling.group:
-            layer, lost = item.dep.target.module, sum(root in going for root in item.root_idxs)
-            out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
-            has = self._graph.get_out_channels(layer) if out else self._graph.get_in_channels(layer)
-            if has is not None and lost >= has:
-                return False
-        return True
+        for item in group:
+            target, prune = item.dep.target, item.dep.handler
+            if target.module in names:  # else an operation of the forward pass, which has nothing to remove
+                out = self._graph.is_out_channel_pruning_fn(prune)
+                has = self._graph.get_out_channels(target) if out else self._graph.get_in_channels(target)
+                yield Place(
+                    names[target.module], prune, target.pruning_dim, tuple(item.idxs), tuple(item.root_idxs), has
+                )
 
     def first_convolutions(self) -> set[str]:
         """Names of the convolutions that no other convolution or linear layer comes before."""
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
         return {self._names[node.module] for node in nodes if not any(map(_is_layer, _upstream(node.inputs)))}
 
-    def normalized(self, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-        """For each layer the BatchNorm that alone takes its output, or the layer itself."""
+    def normalized(self, layers: Iterable[str]) -> dict[str, str]:
+        """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
+        nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
         found = {}
-        for name, layer in layers.items():
-            node = self._graph.module2node.get(layer)
-            after = [] if node is None else node.outputs
+        for name in layers:
+            after = nodes[name].outputs if name in nodes else []
             alone = after[0].module if len(after) == 1 else None
-            found[name] = alone if isinstance(alone, _BatchNorm) else layer
+            found[name] = self._names[alone] if isinstance(alone, _BatchNorm) else name
         return found
 
     def _losing(self, group: Any) -> Iterator[nn.Module]:

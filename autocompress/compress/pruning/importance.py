@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.pruning.coupling import Coupling
 
-Importance = Callable[[Any], "torch.Tensor | None"]
-"""From a torch-pruning group over all channels of its root to one score per channel; None: cannot tell."""
+Importance = Callable[[Coupling], "torch.Tensor | None"]
+"""From a coupling to one score per channel of its root layer; None: cannot tell."""
 
 LayerScore = Callable[[nn.Module], "torch.Tensor"]
 """From a layer to one score per filter."""
@@ -26,22 +26,22 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
 
     Args:
         score: one score per filter of a layer.
+        layers: those that may lose filters, by name.
     """
 
-    def __init__(self, score: LayerScore) -> None:
+    def __init__(self, score: LayerScore, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self._score = score
+        self._score, self._layers = score, layers
 
     @torch.no_grad()
-    def __call__(self, group: Any) -> torch.Tensor | None:
-        """One score per channel of the group's root."""
+    def __call__(self, coupling: Coupling) -> torch.Tensor | None:
+        """One score per channel of the coupling's root."""
         scores, roots = [], []
-        for item in group:
-            layer, handler = item.dep.target.module, item.dep.handler
-            if isinstance(layer, FILTER_TYPES) and handler.__name__ == "prune_out_channels":
-                found = self._score(layer)[item.idxs].float()
+        for place in coupling.places:
+            if place.makes_width_of(self._layers):
+                found = self._score(self._layers[place.name])[list(place.indices)].float()
                 scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
-                roots.append(item.root_idxs)
+                roots.append(place.roots)
         return cast(torch.Tensor, self._reduce(scores, roots)) if scores else None
 
 
@@ -55,10 +55,10 @@ class ScaleImportance:
         self._scales = tp.importance.BNScaleImportance()
         self._norms = tp.importance.GroupMagnitudeImportance(p=2)
 
-    def __call__(self, group: Any) -> torch.Tensor | None:
-        """One score per channel of the group's root."""
-        scores = self._scales(group)
-        return cast("torch.Tensor | None", self._norms(group) if scores is None else scores)
+    def __call__(self, coupling: Coupling) -> torch.Tensor | None:
+        """One score per channel of the coupling's root."""
+        scores = self._scales(coupling.group)
+        return cast("torch.Tensor | None", self._norms(coupling.group) if scores is None else scores)
 
 
 def norms(p: int) -> Importance:
@@ -66,7 +66,8 @@ def norms(p: int) -> Importance:
 
     Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710; l2 is the same with p = 2.
     """
-    return cast(Importance, tp.importance.GroupMagnitudeImportance(p=p))
+    importance = tp.importance.GroupMagnitudeImportance(p=p)
+    return lambda coupling: importance(coupling.group)
 
 
 def distances(layer: nn.Module) -> torch.Tensor:

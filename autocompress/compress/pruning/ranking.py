@@ -31,8 +31,13 @@ _NNCF_IMPORTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _RANKINGS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation")
 
 
-def importance_of(model: nn.Module, request: CompressionRequest, graph: ChannelGraph) -> Importance:
+def importance_of(model: nn.Module, request: CompressionRequest, behind: Mapping[str, str]) -> Importance:
     """How the algorithm of a request ranks filters; those that need data look at it now.
+
+    Args:
+        model: not changed.
+        request: whose algorithm it is.
+        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
 
     Raises:
         ConfigError: no filter pruner has that name.
@@ -40,18 +45,20 @@ def importance_of(model: nn.Module, request: CompressionRequest, graph: ChannelG
     """
     name, layers = request.algorithm, supported_layers(model, FILTER_TYPES)
     if name == "filter_pruning":
-        behind = {layers[layer]: norm for layer, norm in graph.normalized(layers).items()}
-        return LayerImportance(with_norms(_NNCF_IMPORTANCES[request.argument("filter_importance")], behind))
+        score = _NNCF_IMPORTANCES[request.argument("filter_importance")]
+        scales = {layers[layer]: model.get_submodule(norm) for layer, norm in behind.items()}
+        return LayerImportance(with_norms(score, scales), layers)
     if name in ("l1", "l2"):
         return norms(int(name[1]))
     if name == "fpgm":
-        return LayerImportance(distances)
+        return LayerImportance(distances, layers)
     if name == "slim":
         return ScaleImportance()
     if name == "taylorfo":
-        return LayerImportance(taylor(model, request, layers))
+        return LayerImportance(taylor(model, request, layers), layers)
     if name in ("apoz", "mean_activation"):
-        return LayerImportance(activity(model, request, layers, graph.normalized(layers)))
+        judged = {layer: model.get_submodule(norm) for layer, norm in behind.items()}
+        return LayerImportance(activity(model, request, layers, judged), layers)
     raise ConfigError(unknown_name("filter pruning algorithm", name, _RANKINGS))
 
 
