@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 
 from autocompress.compress.base import CompressionRequest
 from autocompress.compress.batchnorm import recalibrate
+from autocompress.compress.copying import copied
 from autocompress.compress.folding import bare, fold
 from autocompress.compress.quantizing.activations import detach
 from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
@@ -102,12 +102,12 @@ class CompressedModel:
 
     def plain(self) -> nn.Module:
         """A copy with the weights below masks and rounding; what was removed stays removed."""
-        copied = _copied(self.model)
+        plain = _copied(self.model)
         if self.finished:
-            return copied
-        for module in bare(copied).modules():
+            return plain
+        for module in bare(plain).modules():
             detach(module)
-        return copied
+        return plain
 
     def stripped(self) -> nn.Module:
         """A copy without anything of ours on it: filters removed, zeros and rounded values written.
@@ -115,10 +115,10 @@ class CompressedModel:
         Raises:
             CompressionError: it fails without its filters.
         """
-        copied = _copied(self.model)
+        twin = _copied(self.model)
         if self.finished:
-            return copied
-        folded = fold(copied)
+            return twin
+        folded = fold(twin)
         for part in self.parts:
             part.finish(folded)
         if any(part.removes for part in self.parts):
@@ -142,7 +142,7 @@ class CompressedModel:
         if part is not None and rate is not None and removed:
             model = part.remove(model, rate)
         masked = part is not None and not (removed and isinstance(part, PruningPart))
-        plain = copy.deepcopy(model) if masked else model
+        plain = copied(model) if masked else model
         become(self.model, model)
         self.attach(with_data=False)
         if masked and part is not None and rate is not None:
@@ -207,6 +207,6 @@ class CompressedModel:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(model)
-    Lesson.forget(copied)
-    return copied
+    twin = copied(model)
+    Lesson.forget(twin)
+    return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape
+from autocompress.compress.copying import copied
 from autocompress.compress.folding import WEIGHT
 from autocompress.compress.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compress.pruning.channels import Channels
@@ -254,7 +254,7 @@ class PruningPart(_MaskedPart):
 
 def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
     """Parameter -> True at the values that a removal takes away, found by removing numbers."""
-    probe = copy.deepcopy(plain)
+    probe = copied(plain)
     with torch.no_grad():
         for parameter in probe.parameters():
             numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)

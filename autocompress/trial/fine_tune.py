@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ class Tuned:
     accuracy: float = math.nan
     budget: float = -math.inf
     epochs: int = 0
-    state: dict[str, torch.Tensor] | None = None
+    state: dict[str, Any] | None = None
     interrupted: bool = False
 
 
@@ -96,5 +97,11 @@ class FineTuning:
         if counts and budget > tuned.budget:
             tuned.accuracy, tuned.budget = accuracy, budget
             last = budget >= 0 or tuned.epochs >= self.epochs
-            tuned.state = None if last else copy.deepcopy(model.state_dict())
+            tuned.state = None if last else _snapshot(model)
         return accuracy
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    # Other values than tensors are extra state, which a module may have.
+    state = model.state_dict()
+    return {name: value.clone() if torch.is_tensor(value) else copy.deepcopy(value) for name, value in state.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.compress.copying import copied
 from autocompress.compress.hooks import fresh_model
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.quantizing.int8 import Int8Model
@@ -80,7 +80,7 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module | None = None
     description, weights = _read(directory)
     if description["kind"] == INT8:
         return _int8(description["structure"], weights, directory)
-    loaded = _uncompressed(description, directory) if model is None else copy.deepcopy(model)
+    loaded = _uncompressed(description, directory) if model is None else copied(model)
     try:
         apply_structure(loaded, description["structure"])
         loaded.load_state_dict(weights, strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.budget import accuracy_budget
+from autocompress.compress.copying import copied
 from autocompress.compress.measure import macs, nonzero_parameters
 from autocompress.compress.shipping.checkpoint import WEIGHTS, load_compressed, save_checkpoint
 from autocompress.controller.controller import CompressionController
@@ -166,9 +166,9 @@ class TorchRunner:
     def _start(self, search: dict[str, Any]) -> None:
         key = search["start_from"]
         if key is None:
-            start = copy.deepcopy(self._pretrained)
+            start = copied(self._pretrained)
         elif self._kept is not None and self.holds(key):
-            start = copy.deepcopy(self._kept[1])
+            start = copied(self._kept[1])
         else:
             start = self._start_of(key)
         self._controller.start_from(
