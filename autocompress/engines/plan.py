@@ -6,6 +6,7 @@ import dataclasses
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -51,7 +52,7 @@ class ExperimentPlan:
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     baseline: Baseline | None = None
 
-    @property
+    @cached_property
     def space(self) -> SearchSpace:
         """The search space, read."""
         return SearchSpace.parse(self.search_space)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,6 @@ class Runner(Protocol):
         functions: UserFunctions,
         store: ExperimentDirectory,
         plan: ExperimentPlan,
-        on_epoch: Callable[[int, float, float], None],
     ) -> AbstractContextManager[None]:
         """Be ready for trials on a model while the block runs."""
         ...
@@ -56,13 +56,20 @@ class Runner(Protocol):
         """The key of a trial."""
         ...
 
-    def run(self, trial: OpenTrial, epochs_before: int, on_training: Callable[[], None]) -> Outcome:
+    def run(
+        self,
+        trial: OpenTrial,
+        epochs_before: int,
+        on_training: Callable[[], None],
+        on_epoch: Callable[[dict[str, Any]], None],
+    ) -> Outcome:
         """Run a trial; the outcome's `written` saves it.
 
         Args:
             trial: what to do.
             epochs_before: of all rates before this one.
             on_training: called when the model has been compressed.
+            on_epoch: told of each evaluation, as the learning curve has it.
         """
         ...
 
@@ -152,9 +159,13 @@ class _TrainingLoop:
             scalars = Scalars(
                 tensorboard_writer if leads else None, self._plan.threshold, self._plan.measured.higher_is_better
             )
-            with self._runner.begin(model, functions, store, self._plan, scalars.on_epoch), self._told(store):
-                self._search(store, scalars)
-                self._deliver_best(store)
+            with (
+                self._runner.begin(model, functions, store, self._plan),
+                self._told(store),
+                Writing(store, scalars, leads=leads) as writing,
+            ):
+                self._search(store, writing)
+                self._deliver_best(writing)
         return self._runner.deliver()
 
     @property
@@ -235,21 +246,19 @@ class _TrainingLoop:
         if found is not None:
             raise found
 
-    def _search(self, store: ExperimentDirectory, scalars: Scalars) -> None:
-        with Writing(store, scalars, leads=self._runner.leads) as writing:
-            while (proposal := self._next(writing.records)) is not None:
-                trial = self._asked(proposal)
-                if any(record.key == trial.key for record in writing.records):
-                    raise EngineError(f"the search asks for trial {trial.key} again, which has been decided")
-                writing.propose(trial, proposal)
-                if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
-                    writing.wait()
-                    self._runner.share()
-                epochs = sum(record.epochs for record in writing.records)
-                outcome = self._runner.run(trial, epochs, writing.release)
-                _logger.info("%s", _told(outcome.record))
-                writing.add(outcome)
-                require_hope(writing.records, store)
+    def _search(self, store: ExperimentDirectory, writing: Writing) -> None:
+        while (proposal := self._next(writing.records)) is not None:
+            trial = self._asked(proposal)
+            if any(record.key == trial.key for record in writing.records):
+                raise EngineError(f"the search asks for trial {trial.key} again, which has been decided")
+            writing.propose(trial, proposal)
+            if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
+                writing.wait()
+                self._runner.share()
+            outcome = self._runner.run(trial, writing.epochs, writing.release, partial(writing.add_epoch, trial.key))
+            _logger.info("%s", _told(outcome.record))
+            writing.add(outcome)
+            require_hope(writing.records, store)
 
     def _next(self, records: Sequence[TrialRecord]) -> Proposal | None:
         first = records[0].requested_rate if records else None
@@ -267,19 +276,19 @@ class _TrainingLoop:
             }
         return OpenTrial(self._runner.key(parameters), parameters, proposal)
 
-    def _deliver_best(self, store: ExperimentDirectory) -> None:
+    def _deliver_best(self, writing: Writing) -> None:
         """Let the model become that of the best trial which, loaded afresh, still is within the budget."""
-        self._runner.share()
-        ledger = Ledger(store)
-        disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
-        while (record := best(each for each in ledger.records if each.key not in disproved)) is not None:
+        disproved = {key for key, verdict in writing.verdicts.items() if not verdict.feasible}
+        while (record := best(each for each in writing.records if each.key not in disproved)) is not None:
+            writing.wait(record.key)
+            self._runner.share()
             verdict = self._runner.verify(record.key)
-            if self._runner.leads:
-                ledger.add_verdict(record.key, verdict)
+            writing.add_verdict(record.key, verdict)
             if verdict.feasible:
                 return
             disproved.add(record.key)
-        raise InfeasibleBudgetError(nearest_accuracy(ledger.records), self._plan.threshold, ledger.records)
+        writing.wait()
+        raise InfeasibleBudgetError(nearest_accuracy(writing.records), self._plan.threshold, writing.records)
 
 
 class AdaptiveCompressionTrainingLoop(_TrainingLoop):

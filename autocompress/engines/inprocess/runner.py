@@ -61,7 +61,6 @@ class TorchRunner:
         functions: UserFunctions,
         store: ExperimentDirectory,
         plan: ExperimentPlan,
-        on_epoch: Callable[[int, float, float], None],
     ) -> Iterator[None]:
         """See `loop.Runner`.
 
@@ -71,7 +70,6 @@ class TorchRunner:
         if unwrapped(model) is not self._controller.model:
             raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
-        self._on_epoch = on_epoch
         self._pretrained, self._kept = self._controller.plain(), None
         with unchanged_randomness():
             yield
@@ -84,7 +82,13 @@ class TorchRunner:
         """See `loop.Runner`."""
         return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
 
-    def run(self, trial: OpenTrial, epochs_before: int, on_training: Callable[[], None]) -> Outcome:
+    def run(
+        self,
+        trial: OpenTrial,
+        epochs_before: int,
+        on_training: Callable[[], None],
+        on_epoch: Callable[[dict[str, Any]], None],
+    ) -> Outcome:
         """See `loop.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
@@ -106,7 +110,7 @@ class TorchRunner:
             if not search["initial"]:
                 self._start(search)
             on_training()
-            fields, write = self._trained(search, directory, epochs_before)
+            fields, write = self._trained(search, directory, epochs_before, on_epoch)
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
         record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
@@ -132,7 +136,11 @@ class TorchRunner:
         return self._model
 
     def _trained(
-        self, search: dict[str, Any], directory: TrialDirectory, epochs_before: int
+        self,
+        search: dict[str, Any],
+        directory: TrialDirectory,
+        epochs_before: int,
+        on_epoch: Callable[[dict[str, Any]], None],
     ) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
         """What the rule needs of the record, and what measures and saves the rest of it."""
         training = FunctionTraining(
@@ -147,9 +155,7 @@ class TorchRunner:
 
         def note(epoch: int, accuracy: float, budget: float) -> None:
             told = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
-            if self.leads:
-                directory.append_epoch({**told, "time": time.time()})
-            self._on_epoch(epochs_before + epoch, accuracy, budget)
+            on_epoch({**told, "time": time.time()})
 
         tuned = FineTuning(
             training=training,
@@ -253,6 +259,7 @@ class TorchRunner:
             return
         answer = dump(self._model, self._controller, self, str(self._store.path))
         if isinstance(answer, str | Path) and self.leads:
+            directory.path.mkdir(parents=True, exist_ok=True)
             (directory.path / _USERS).write_text(json.dumps(str(answer)))
 
     def _budget(self, accuracy: float) -> float:

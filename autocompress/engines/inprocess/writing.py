@@ -7,7 +7,7 @@ that rate again, with the same answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any
 
 from autocompress.engines.inprocess.scalars import Scalars
 from autocompress.records import Proposal, TrialRecord
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Writing:
         leads: whether this process writes; others only remember.
 
     Attributes:
-        records: of all trials so far, of the last ones only what the rule needs.
+        records: of all trials so far; one that is not written yet has only what the rule needs.
     """
 
     def __init__(self, store: ExperimentDirectory, scalars: Scalars, *, leads: bool = True) -> None:
-        self._ledger, self._scalars, self._leads = Ledger(store), scalars, leads
+        self._store, self._ledger, self._scalars, self._leads = store, Ledger(store), scalars, leads
         self.records: list[TrialRecord] = list(self._ledger.records)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
         self._pending: list[Future[Any]] = []
+        self._outcomes: dict[str, Future[Any]] = {}
         self._quiet = threading.Event()
 
     def __enter__(self) -> Writing:
@@ -59,44 +60,73 @@ class Writing:
         if kind is None:
             self.wait()
 
+    @property
+    def epochs(self) -> int:
+        """Of all trials so far."""
+        return sum(record.epochs for record in self.records)
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What earlier runs found when they loaded checkpoints afresh, by the trials' keys."""
+        return self._ledger.verdicts
+
     def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
         """Note that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
         self._quiet.clear()
-        if not self._leads:
-            return
-        epochs = sum(record.epochs for record in self.records)
-        self._pending.append(self._pool.submit(self._ledger.propose, trial))
-        self._pending.append(self._pool.submit(self._scalars.on_proposal, proposal, epochs))
+        self._submit(self._ledger.propose, trial)
+        self._submit(self._scalars.on_proposal, proposal, self.epochs)
+
+    def add_epoch(self, key: str, told: dict[str, Any]) -> None:
+        """Note an evaluation of the trial that is running, as its learning curve has it."""
+        self._submit(self._write_epoch, key, told, self.epochs + told["epoch"])
 
     def add(self, outcome: Outcome) -> None:
         """Note what came of it."""
         self.records.append(outcome.record)
-        if not self._leads:
-            return
-        epochs = sum(record.epochs for record in self.records)
-        self._pending.append(self._pool.submit(self._write, outcome, epochs))
+        written = self._submit(self._write, outcome, len(self.records) - 1, self.epochs)
+        if written is not None:
+            self._outcomes[outcome.record.key] = written
+
+    def add_verdict(self, key: str, verdict: Verdict) -> None:
+        """Note what loading a trial's checkpoint afresh came to."""
+        self._submit(self._ledger.add_verdict, key, verdict)
 
     def release(self) -> None:
         """Let everything be written now: the processor is busy with training, not with Python."""
         self._quiet.set()
 
-    def wait(self) -> None:
-        """Return when all is on disk.
+    def wait(self, key: str | None = None) -> None:
+        """Return when all is on disk, or what came of one trial.
 
         Raises:
             StoreError: something cannot be written.
         """
         self.release()
+        if key is not None:
+            if (written := self._outcomes.get(key)) is not None:
+                written.result()
+            return
         for future in self._pending:
             future.result()
         self._pending.clear()
 
-    def _write(self, outcome: Outcome, epochs: int) -> None:
+    def _write(self, outcome: Outcome, index: int, epochs: int) -> None:
         self._quiet.wait()
-        record = outcome.written()
+        record = self.records[index] = outcome.written()
         self._ledger.add(record)
         self._scalars.on_record(record, epochs)
+
+    def _write_epoch(self, key: str, told: dict[str, Any], epochs: int) -> None:
+        self._store.trial(key).append_epoch(told)
+        self._scalars.on_epoch(epochs, told["accuracy"], told["accuracy_budget"])
+
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[Any] | None:
+        if not self._leads:
+            return None
+        future = self._pool.submit(write, *arguments)
+        self._pending.append(future)
+        return future
 
     def _raise_failures(self) -> None:
         done = [future for future in self._pending if future.done()]
