@@ -35,3 +35,13 @@ def become(model: nn.Module, source: nn.Module) -> None:
     model._modules = kept
     if activation_quantizers(model):
         hook(model)
+
+
+def renew(model: nn.Module) -> None:
+    """Give a model new parameters of the same values: gradients, hooks and optimizers stay with the old ones."""
+    known: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                known[old] = known.get(old, nn.Parameter(old.data, old.requires_grad))
+                module._parameters[name] = known[old]

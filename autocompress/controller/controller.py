@@ -191,7 +191,9 @@ class CompressionController:
         """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
         return self._compressed.plain()
 
-    def start_from(self, model: nn.Module, rate: float | None, *, removed: bool, recalibrated: bool = False) -> None:
+    def start_from(
+        self, model: nn.Module | None, rate: float | None, *, removed: bool, recalibrated: bool = False
+    ) -> None:
         """End the schedule, put other weights in the model and compress them; see `CompressedModel.start_from`."""
         self.disable_scheduler()
         self._compressed.start_from(model, rate, removed=removed, recalibrated=recalibrated)

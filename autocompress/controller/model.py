@@ -16,7 +16,7 @@ from autocompress.compress.folding import bare, fold
 from autocompress.compress.quantizing.activations import detach
 from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
 from autocompress.compress.state import output_shapes
-from autocompress.controller.becoming import become
+from autocompress.controller.becoming import become, renew
 from autocompress.controller.parts import LevelPart, PruningPart
 from autocompress.controller.requests import first_samples
 from autocompress.errors import CompressionError, ConfigError
@@ -125,11 +125,14 @@ class CompressedModel:
             self._require_shapes(folded)
         return folded
 
-    def start_from(self, model: nn.Module, rate: float | None, *, removed: bool, recalibrated: bool = False) -> None:
+    def start_from(
+        self, model: nn.Module | None, rate: float | None, *, removed: bool, recalibrated: bool = False
+    ) -> None:
         """Put other weights in the model and compress them.
 
         Args:
-            model: with plain weights; used up.
+            model: with plain weights; used up. None: go on from the model's own, of which nothing is masked that could
+                be removed.
             rate: compression rate in [0, 1); None: the algorithms have none.
             removed: remove filters physically, so that epochs get faster; else they are masked.
             recalibrated: estimate BatchNorm's statistics anew on the registered data, for a model that is to be
@@ -138,12 +141,14 @@ class CompressedModel:
         Raises:
             CompressionError: nothing would change, or the model fails without its filters.
         """
+        start = self._laid_bare() if model is None else model
         part = None if rate is None else self.rated
         if part is not None and rate is not None and removed:
-            model = part.remove(model, rate)
+            start = part.remove(start, rate)
         masked = part is not None and not (removed and isinstance(part, PruningPart))
-        plain = copied(model) if masked else model
-        become(self.model, model)
+        plain = copied(start) if masked else start
+        if start is not self.model:
+            become(self.model, start)
         self.attach(with_data=False)
         if masked and part is not None and rate is not None:
             part.set_level(rate, plain)
@@ -184,6 +189,14 @@ class CompressedModel:
                 part.level = float(known["level"])
             else:
                 part.load_state(known, self.plain())
+
+    def _laid_bare(self) -> nn.Module:
+        """The model itself, as it would be started from: rounding is undone, zeros stay."""
+        (fold if self.quantization is None else bare)(self.model)
+        for module in self.model.modules():
+            detach(module)
+        renew(self.model)
+        return self.model
 
     def _take_statistics(self, *, recalibrated: bool) -> None:
         """BatchNorm's statistics first, as ranges taken with those of the wider model would be far too wide."""

@@ -44,6 +44,7 @@ class TorchRunner:
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
         self._kept: tuple[str, nn.Module] | None = None
+        self._standing: str | None = None
 
     @property
     def leads(self) -> bool:
@@ -70,7 +71,7 @@ class TorchRunner:
         if unwrapped(model) is not self._controller.model:
             raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
-        self._pretrained, self._kept = self._controller.plain(), None
+        self._pretrained, self._kept, self._standing = self._controller.plain(), None, None
         with unchanged_randomness():
             yield
 
@@ -167,12 +168,22 @@ class TorchRunner:
         ).run(self._controller.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
-        return self._saved(tuned, directory)
+        saved = self._saved(tuned, directory)
+        self._standing = directory.path.name if self._may_go_on(tuned, search) else None
+        return saved
+
+    def _may_go_on(self, tuned: Tuned, search: dict[str, Any]) -> bool:
+        """Whether the next rate may start from the model as it stands, with no copy."""
+        users = self._functions.dump_checkpoint or self._functions.load_checkpoint  # they may have changed it
+        return tuned.budget >= 0 and not search["initial"] and not self._masked and users is None
 
     def _start(self, search: dict[str, Any]) -> None:
-        key = search["start_from"]
+        key, standing, self._standing = search["start_from"], self._standing, None
+        start: nn.Module | None
         if key is None:
             start = copied(self._pretrained)
+        elif key == standing:
+            start = None
         elif self._kept is not None and self.holds(key):
             start = copied(self._kept[1])
         else:
