@@ -13,7 +13,7 @@ from autocompress.compress.hooks import batch_input
 from autocompress.compress.state import device_of, evaluating, moved
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
     """Estimate the running statistics of all BatchNorm layers anew, as the plain average over the batches.
 
     Everything else is in eval mode meanwhile; modes and momenta are restored. Without BatchNorm layers no batch is
@@ -22,10 +22,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     Args:
         model: the compressed model, changed in place.
         batches: model inputs, or sequences whose first item is one.
+
+    Returns:
+        whether there are BatchNorm layers.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
-        return
+        return False
     momenta = [norm.momentum for norm in norms]
     with evaluating(model), torch.no_grad():
         try:
@@ -33,6 +36,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+    return True
 
 
 def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:

@@ -16,6 +16,7 @@ from autocompress.compress.state import device_of
 from autocompress.controller.learned import LearnedPart
 from autocompress.controller.model import CompressedModel, Surveyed
 from autocompress.controller.scheduler import CompressionScheduler
+from autocompress.controller.snapshot import Snapshot
 from autocompress.controller.stages import CompressionStage, combined, stage_of_level
 from autocompress.controller.statistics import CompressionStatistics
 from autocompress.errors import ConfigError
@@ -124,10 +125,6 @@ class CompressionController:
         stages = [stage_of_level(part.level, part.level if ended else part.schedule.target) for part in parts]
         return combined([*stages, *([CompressionStage.FULLY_COMPRESSED] if self.quantizes else [])])
 
-    def achieved_rate(self, stripped: nn.Module) -> float:
-        """The compression rate measured on what `strip` gave."""
-        return self._compressed.achieved_rate(stripped)
-
     def statistics(self) -> CompressionStatistics:
         """What has been achieved, measured on a stripped copy of the model."""
         stripped = self.strip()
@@ -135,7 +132,7 @@ class CompressionController:
             algorithms=self.names,
             stage=self.compression_stage(),
             requested_rate=self.level,
-            compression_rate=self.achieved_rate(stripped),
+            compression_rate=self._compressed.achieved_rate(stripped),
             before=self.uncompressed.size,
             after=measure(stripped, self.uncompressed.inputs),
         )
@@ -191,12 +188,16 @@ class CompressionController:
         """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
         return self._compressed.plain()
 
+    def snapshot(self) -> Snapshot:
+        """What the model is now; see `CompressedModel.snapshot`."""
+        return self._compressed.snapshot()
+
     def start_from(
-        self, model: nn.Module | None, rate: float | None, *, removed: bool, recalibrated: bool = False
+        self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
     ) -> None:
         """End the schedule, put other weights in the model and compress them; see `CompressedModel.start_from`."""
         self.disable_scheduler()
-        self._compressed.start_from(model, rate, removed=removed, recalibrated=recalibrated)
+        self._compressed.start_from(model, rate, removed=removed, evaluated=evaluated)
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:
         """Let the model become a finished one; see `CompressedModel.settle`."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from autocompress.compress.base import CompressionRequest
 from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.copying import copied
-from autocompress.compress.folding import bare, fold
-from autocompress.compress.quantizing.activations import detach
+from autocompress.compress.folding import fold
 from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
 from autocompress.compress.state import output_shapes
 from autocompress.controller.becoming import become, renew
 from autocompress.controller.parts import LevelPart, PruningPart
 from autocompress.controller.requests import first_samples
+from autocompress.controller.snapshot import Snapshot, laid_bare
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.records import Measurement
 from autocompress.trial.distillation import Lesson
 
 _SAMPLES_FOR_STATISTICS = 512
+_SAMPLES_TO_BEGIN_WITH = 64
+"""For a model that training follows: it moves the statistics on at once."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class CompressedModel:
         """
         self.finished = False
         if self.quantization is not None:
-            request = self.quantization if with_data else dataclasses.replace(self.quantization, module=None)
-            FakeQuantizer().compress(self.model, request)
+            put = FakeQuantizer().compress if with_data else FakeQuantizer().attach
+            put(self.model, self.quantization)
         for part in self.parts:
             part.attach(self.model)
 
@@ -105,9 +107,7 @@ class CompressedModel:
         plain = _copied(self.model)
         if self.finished:
             return plain
-        for module in bare(plain).modules():
-            detach(module)
-        return plain
+        return laid_bare(plain)
 
     def stripped(self) -> nn.Module:
         """A copy without anything of ours on it: filters removed, zeros and rounded values written.
@@ -125,8 +125,19 @@ class CompressedModel:
             self._require_shapes(folded)
         return folded
 
+    def snapshot(self) -> Snapshot:
+        """What the model is now, whatever becomes of it afterwards.
+
+        Raises:
+            CompressionError: it fails without its filters.
+        """
+        twin = _copied(self.model).eval()
+        finished = self.stripped() if any(part.removes for part in self.parts) else None
+        with torch.no_grad():
+            return Snapshot(twin, self.achieved_rate(twin if finished is None else finished), finished)
+
     def start_from(
-        self, model: nn.Module | None, rate: float | None, *, removed: bool, recalibrated: bool = False
+        self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
     ) -> None:
         """Put other weights in the model and compress them.
 
@@ -135,8 +146,8 @@ class CompressedModel:
                 be removed.
             rate: compression rate in [0, 1); None: the algorithms have none.
             removed: remove filters physically, so that epochs get faster; else they are masked.
-            recalibrated: estimate BatchNorm's statistics anew on the registered data, for a model that is to be
-                evaluated before it is trained.
+            evaluated: the model is to be evaluated before it is trained: estimate BatchNorm's statistics, and the
+                ranges of activations, thoroughly on the registered data. Else training soon does.
 
         Raises:
             CompressionError: nothing would change, or the model fails without its filters.
@@ -152,7 +163,7 @@ class CompressedModel:
         self.attach(with_data=False)
         if masked and part is not None and rate is not None:
             part.set_level(rate, plain)
-        self._take_statistics(recalibrated=recalibrated)
+        self._take_statistics(thoroughly=evaluated)
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:
         """Become a finished model, which nothing of ours is on.
@@ -167,7 +178,7 @@ class CompressedModel:
             self.rated.level = rate
 
     def achieved_rate(self, stripped: nn.Module) -> float:
-        """The compression rate measured on what `stripped` gave; with quantization alone, of bits saved."""
+        """The compression rate measured on a model whose filters are gone; with quantization alone, of bits saved."""
         return self.bits_saved() if self.rated is None else self.rated.achieved(stripped)
 
     def bits_saved(self) -> float:
@@ -192,19 +203,21 @@ class CompressedModel:
 
     def _laid_bare(self) -> nn.Module:
         """The model itself, as it would be started from: rounding is undone, zeros stay."""
-        (fold if self.quantization is None else bare)(self.model)
-        for module in self.model.modules():
-            detach(module)
+        (fold if self.quantization is None else laid_bare)(self.model)
         renew(self.model)
         return self.model
 
-    def _take_statistics(self, *, recalibrated: bool) -> None:
-        """BatchNorm's statistics first, as ranges taken with those of the wider model would be far too wide."""
-        data = self.uncompressed.data
-        if data is not None and (recalibrated or self.quantization is not None):
+    def _take_statistics(self, *, thoroughly: bool) -> None:
+        """BatchNorm's statistics first, as ranges taken with those of the wider model would be far too wide.
+
+        Where a few samples do, the same pass gives both.
+        """
+        data, estimated = self.uncompressed.data, False
+        if data is not None and (thoroughly or self.quantization is not None):
+            samples = _SAMPLES_FOR_STATISTICS if thoroughly else _SAMPLES_TO_BEGIN_WITH
             with unrounded(self.model):
-                recalibrate(self.model, first_samples(data, _SAMPLES_FOR_STATISTICS))
-        if self.quantization is not None:
+                estimated = recalibrate(self.model, first_samples(data, samples))
+        if self.quantization is not None and (thoroughly or not estimated):
             calibrate(self.model, self.quantization)
 
     def _require_shapes(self, model: nn.Module) -> None:

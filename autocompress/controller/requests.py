@@ -103,11 +103,15 @@ def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass 
 
 
 def first_samples(data: Iterable[Any], samples: int) -> Iterator[Any]:
-    """The model's inputs in the first batches, until there are so many samples."""
-    seen = 0
+    """The model's inputs in the first batches, until there are so many samples; what is no tensor counts as one."""
+    left = samples
     for batch in data:
-        if seen >= samples:
+        if left <= 0:
             return
         inputs = batch_input(batch)
-        seen += inputs.shape[0] if isinstance(inputs, torch.Tensor) and inputs.dim() else 1
+        if isinstance(inputs, torch.Tensor) and inputs.dim():
+            inputs = inputs[:left]
+            left -= inputs.shape[0]
+        else:
+            left -= 1
         yield inputs

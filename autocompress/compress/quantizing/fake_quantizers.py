@@ -21,7 +21,7 @@ from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compress.quantizing import rounding
 from autocompress.compress.quantizing.activations import ActivationQuantizer, attach
-from autocompress.compress.quantizing.precision import Precision, Precisions, quantized_layers
+from autocompress.compress.quantizing.precision import Precision, quantized_layers
 from autocompress.compress.quantizing.rounding import WeightRounding
 from autocompress.compress.sparsifying import calibration_inputs, show
 from autocompress.compress.state import device_of, evaluating, moved
@@ -132,11 +132,21 @@ class FakeQuantizer:
             ModuleError: activations are to be calibrated, and the user's module has neither data nor a trainer.
         """
         self.check(model, request)
+        compression = self.attach(model, request)
+        if _quantizers(model):
+            calibrate(model, request)
+        return compression
+
+    def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
+        """Put quantizers on a model that has been checked; the ranges of activations are to be taken afterwards."""
         wanted, types = self._wanted(model, request), weight_types(request.algorithm)
         for name, kinds in wanted.items():
+            layer = model.get_submodule(name)
             if "weight" in kinds:
-                _quantize_weight(model.get_submodule(name), request.algorithm, kinds["weight"])
-        _quantize_activations(model, wanted, request)
+                _quantize_weight(layer, request.algorithm, kinds["weight"])
+            for quant_type, precision in kinds.items():
+                if quant_type != "weight":
+                    attach(layer, quant_type, precision.bits, precision.start_step)
         bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
         return FakeQuantization(model, bits, types)
 
@@ -173,7 +183,8 @@ def _require(algorithm: str, family: Family, quant_type: str, precision: Precisi
 def _quantize_weight(layer: nn.Module, algorithm: str, precision: Precision) -> None:
     masks = [step for step in transforms(layer) if isinstance(step, Mask)]
     step = RoundedWeight(_rounding(algorithm, precision), precision.bits, precision.start_step)
-    parametrize.register_parametrization(layer, WEIGHT, step)
+    # Nothing to check: shape and type stay.
+    parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
     for mask in masks:  # once more on top: not every grid has a zero
         parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
 
@@ -184,17 +195,6 @@ def _rounding(algorithm: str, precision: Precision) -> WeightRounding:
     if algorithm == "bnn":
         return rounding.binary
     return rounding.affine if precision.scheme == "per_tensor_affine" else rounding.symmetric
-
-
-def _quantize_activations(model: nn.Module, wanted: Precisions, request: CompressionRequest) -> None:
-    quantizers = [
-        attach(model.get_submodule(name), quant_type, precision.bits, precision.start_step)
-        for name, kinds in wanted.items()
-        for quant_type, precision in kinds.items()
-        if quant_type != "weight"
-    ]
-    if quantizers:
-        calibrate(model, request)
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:

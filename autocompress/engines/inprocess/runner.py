@@ -17,6 +17,7 @@ from autocompress.compress.copying import copied
 from autocompress.compress.measure import macs, nonzero_parameters
 from autocompress.compress.shipping.checkpoint import WEIGHTS, load_compressed, save_checkpoint
 from autocompress.controller.controller import CompressionController
+from autocompress.controller.snapshot import Snapshot
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.training import FunctionTraining
 from autocompress.engines.inprocess.wrapping import rank, rewrapped, shared, unwrapped
@@ -43,7 +44,7 @@ class TorchRunner:
 
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
-        self._kept: tuple[str, nn.Module] | None = None
+        self._kept: tuple[str, Snapshot] | None = None
         self._standing: str | None = None
 
     @property
@@ -185,14 +186,14 @@ class TorchRunner:
         elif key == standing:
             start = None
         elif self._kept is not None and self.holds(key):
-            start = copied(self._kept[1])
+            start = copied(self._start_in(self._kept[1]))
         else:
             start = self._start_of(key)
         self._controller.start_from(
             start,
             search["compression_rate"],
             removed=not self._masked,
-            recalibrated=search.get("validate_before_training", False),
+            evaluated=search.get("validate_before_training", False),
         )
         self._model = rewrapped(self._model)
 
@@ -229,30 +230,30 @@ class TorchRunner:
 
     def _saved(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
         controller = self._controller
-        finished = controller.strip()
-        start = controller.plain() if self._masked or controller.quantizes else finished
-        budget = self._budget(tuned.accuracy)
+        snapshot, budget = controller.snapshot(), self._budget(tuned.accuracy)
         if budget >= 0:
-            self._kept = (directory.path.name, start)
+            self._kept = (directory.path.name, snapshot)
         self._dump(tuned, directory)
-        rate = controller.achieved_rate(finished)
         fields = {
             "state": "completed",
             "requested_rate": controller.level,
             "accuracy": tuned.accuracy,
             "accuracy_budget": budget,
             "feasible": budget >= 0,
-            "score": score(rate, budget, self._plan.threshold),
-            "compression_rate": rate,
+            "score": score(snapshot.rate, budget, self._plan.threshold),
+            "compression_rate": snapshot.rate,
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
         }
-        return fields, lambda: self._written(finished, start, directory)
+        return fields, lambda: self._written(snapshot, directory)
 
-    def _written(self, finished: nn.Module, start: nn.Module, directory: TrialDirectory) -> dict[str, Any]:
-        """Save a trial's models, which nobody changes any more, and measure the finished one."""
-        uncompressed = self._controller.uncompressed
+    def _start_in(self, snapshot: Snapshot) -> nn.Module:
+        return snapshot.plain if self._masked or self._controller.quantizes else snapshot.finished
+
+    def _written(self, snapshot: Snapshot, directory: TrialDirectory) -> dict[str, Any]:
+        """Save a trial's models, and measure the finished one."""
+        uncompressed, finished, start = self._controller.uncompressed, snapshot.finished, self._start_in(snapshot)
         if start is not finished:
             save_checkpoint(start, directory.pruned, original=uncompressed.model)
         save_checkpoint(finished, directory.checkpoint, original=uncompressed.model)
