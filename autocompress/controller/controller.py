@@ -188,9 +188,9 @@ class CompressionController:
         """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
         return self._compressed.plain()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, plain: bool) -> Snapshot:
         """What the model is now; see `CompressedModel.snapshot`."""
-        return self._compressed.snapshot()
+        return self._compressed.snapshot(plain=plain)
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False

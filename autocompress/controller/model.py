@@ -24,7 +24,7 @@ from autocompress.records import Measurement
 from autocompress.trial.distillation import Lesson
 
 _SAMPLES_FOR_STATISTICS = 512
-_SAMPLES_TO_BEGIN_WITH = 64
+_SAMPLES_TO_BEGIN_WITH = 32
 """For a model that training follows: it moves the statistics on at once."""
 
 
@@ -125,16 +125,24 @@ class CompressedModel:
             self._require_shapes(folded)
         return folded
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, plain: bool) -> Snapshot:
         """What the model is now, whatever becomes of it afterwards.
+
+        Args:
+            plain: whether rates are to start from the weights below masks, filters among them that may come back; where
+                weights are rounded they always start from what is below the rounding.
 
         Raises:
             CompressionError: it fails without its filters.
         """
+        plain = plain or self.quantization is not None
+        if any(part.removes for part in self.parts):  # what is left of the model is to be checked now
+            finished = self.stripped()
+            start = self.plain() if plain else finished
+            return Snapshot(self.achieved_rate(finished), lambda: finished, lambda: start)
         twin = _copied(self.model).eval()
-        finished = self.stripped() if any(part.removes for part in self.parts) else None
-        with torch.no_grad():
-            return Snapshot(twin, self.achieved_rate(twin if finished is None else finished), finished)
+        start_of_twin = (lambda: laid_bare(copied(twin))) if plain else None
+        return Snapshot(self.achieved_rate(twin), lambda: fold(copied(twin)), start_of_twin)
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
@@ -177,6 +185,7 @@ class CompressedModel:
         if self.rated is not None and rate is not None:
             self.rated.level = rate
 
+    @torch.no_grad()
     def achieved_rate(self, stripped: nn.Module) -> float:
         """The compression rate measured on a model whose filters are gone; with quantization alone, of bits saved."""
         return self.bits_saved() if self.rated is None else self.rated.achieved(stripped)

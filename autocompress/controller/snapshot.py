@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from torch import nn
 
-from autocompress.compress.copying import copied
-from autocompress.compress.folding import bare, fold
+from autocompress.compress.folding import bare
 from autocompress.compress.quantizing.activations import detach
 
 
 class Snapshot:
-    """What a model was, made of one copy when it is asked for, by whatever thread has time for it.
+    """What a model was, made when it is asked for, by whatever thread has time for it.
 
     Args:
-        twin: a copy of the model with all that was on it; not changed.
         rate: the compression rate that it had reached.
-        finished: the finished model, where it has been made already.
+        finish: makes the finished model.
+        begin: makes what rates start from; None: they start from the finished model.
     """
 
-    def __init__(self, twin: nn.Module, rate: float, finished: nn.Module | None = None) -> None:
-        self._twin, self.rate, self._finished = twin, rate, finished
-        self._plain: nn.Module | None = None
-        self._lock = threading.Lock()
+    def __init__(
+        self, rate: float, finish: Callable[[], nn.Module], begin: Callable[[], nn.Module] | None = None
+    ) -> None:
+        self.rate, self._finish, self._begin = rate, finish, begin
+        self._finished: nn.Module | None = None
+        self._start: nn.Module | None = None
+        self._lock = threading.RLock()
 
     @property
     def finished(self) -> nn.Module:
-        """Without anything of ours on it: zeros and rounded values written."""
+        """Without anything of ours on it: filters removed, zeros and rounded values written."""
         with self._lock:
             if self._finished is None:
-                self._finished = fold(copied(self._twin))
+                self._finished = self._finish()
             return self._finished
 
     @property
-    def plain(self) -> nn.Module:
-        """With the weights below masks and rounding."""
+    def start(self) -> nn.Module:
+        """What rates start from; to be copied, as a rate uses it up."""
         with self._lock:
-            if self._plain is None:
-                self._plain = laid_bare(copied(self._twin))
-            return self._plain
+            if self._start is None:
+                self._start = self.finished if self._begin is None else self._begin()
+            return self._start
 
 
 def laid_bare(model: nn.Module) -> nn.Module:

@@ -25,6 +25,9 @@ class ActivationQuantizer(nn.Module):
     Args:
         bits: of each value; with one bit the two levels are the range's ends.
         start_step: forward passes in training mode before it is switched on.
+
+    Attributes:
+        watching: whether it lets values pass as they are, and only takes their range.
     """
 
     low: torch.Tensor
@@ -34,12 +37,16 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int, start_step: int = 0) -> None:
         super().__init__()
         self.bits, self.start_step = bits, start_step
+        self.watching = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The rounded values, of the same shape."""
+        if self.watching:
+            self.observe(values)
+            return values
         if self.training:
             self.observe(values)
             if self.steps <= self.start_step:

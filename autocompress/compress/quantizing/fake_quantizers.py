@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -216,19 +216,15 @@ def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
 
 @contextmanager
 def unrounded(model: nn.Module) -> Iterator[None]:
-    """Quantizers watch the values that pass without changing them, though everything is in eval mode."""
+    """Quantizers watch the values that pass without changing them, though everything may be in eval mode."""
     quantizers = _quantizers(model)
-    handles = [quantizer.register_forward_hook(_watch) for quantizer in quantizers]
+    for quantizer in quantizers:
+        quantizer.watching = True
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _watch(quantizer: nn.Module, arguments: tuple[Any, ...], _: Any) -> Any:
-    cast(Any, quantizer).observe(arguments[0])
-    return arguments[0]
+        for quantizer in quantizers:
+            quantizer.watching = False
 
 
 def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:

@@ -63,7 +63,7 @@ class Runner(Protocol):
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
     ) -> Outcome:
-        """Run a trial; the outcome's `written` saves it.
+        """Run a trial, which the outcome saves.
 
         Args:
             trial: what to do.
@@ -77,7 +77,7 @@ class Runner(Protocol):
         """Whether a trial can start from another one without reading its files."""
         ...
 
-    def verify(self, key: str) -> Verdict:
+    def verify(self, record: TrialRecord) -> Verdict:
         """Let the model become that of a trial's checkpoint, and validate it."""
         ...
 
@@ -282,7 +282,7 @@ class _TrainingLoop:
         while (record := best(each for each in writing.records if each.key not in disproved)) is not None:
             writing.wait(record.key)
             self._runner.share()
-            verdict = self._runner.verify(record.key)
+            verdict = self._runner.verify(record)
             writing.add_verdict(record.key, verdict)
             if verdict.feasible:
                 return

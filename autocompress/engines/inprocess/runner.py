@@ -14,11 +14,11 @@ from torch import nn
 
 from autocompress.budget import accuracy_budget
 from autocompress.compress.copying import copied
-from autocompress.compress.measure import macs, nonzero_parameters
-from autocompress.compress.shipping.checkpoint import WEIGHTS, load_compressed, save_checkpoint
+from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.controller.controller import CompressionController
 from autocompress.controller.snapshot import Snapshot
 from autocompress.engines.inprocess.functions import UserFunctions
+from autocompress.engines.inprocess.saving import Saving
 from autocompress.engines.inprocess.training import FunctionTraining
 from autocompress.engines.inprocess.wrapping import rank, rewrapped, shared, unwrapped
 from autocompress.engines.inprocess.writing import Outcome
@@ -107,27 +107,22 @@ class TorchRunner:
         if self.leads:
             directory.clear()
         seed_everything(search["seed"] + rank())
-        write: Callable[[], dict[str, Any]] = dict
+        snapshot: Snapshot | None = None
         try:
             if not search["initial"]:
                 self._start(search)
             on_training()
-            fields, write = self._trained(search, directory, epochs_before, on_epoch)
+            tuned = self._trained(search, epochs_before, on_epoch)
+            fields, snapshot = self._came_to(tuned, directory)
+            self._standing = trial.key if self._may_go_on(tuned, search) else None
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
         record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
+        return Saving(record, directory, self._controller.uncompressed, snapshot)
 
-        def written() -> TrialRecord:
-            whole = dataclasses.replace(record, **write())
-            directory.write_record(whole)
-            return whole
-
-        return Outcome(record, written)
-
-    def verify(self, key: str) -> Verdict:
+    def verify(self, record: TrialRecord) -> Verdict:
         """See `loop.Runner`."""
-        record = self._store.trial(key).record()
-        self._controller.settle(self._restored(key), None if record is None else record.requested_rate)
+        self._controller.settle(self._restored(record), record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
         accuracy = shared(self._functions.accuracy(self._model, 0))
@@ -137,14 +132,7 @@ class TorchRunner:
         """See `loop.Runner`."""
         return self._model
 
-    def _trained(
-        self,
-        search: dict[str, Any],
-        directory: TrialDirectory,
-        epochs_before: int,
-        on_epoch: Callable[[dict[str, Any]], None],
-    ) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
-        """What the rule needs of the record, and what measures and saves the rest of it."""
+    def _trained(self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]) -> Tuned:
         training = FunctionTraining(
             self._functions,
             self._controller,
@@ -169,9 +157,7 @@ class TorchRunner:
         ).run(self._controller.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
-        saved = self._saved(tuned, directory)
-        self._standing = directory.path.name if self._may_go_on(tuned, search) else None
-        return saved
+        return tuned
 
     def _may_go_on(self, tuned: Tuned, search: dict[str, Any]) -> bool:
         """Whether the next rate may start from the model as it stands, with no copy."""
@@ -180,14 +166,10 @@ class TorchRunner:
 
     def _start(self, search: dict[str, Any]) -> None:
         key, standing, self._standing = search["start_from"], self._standing, None
-        start: nn.Module | None
+        start: nn.Module | None = None
         if key is None:
             start = copied(self._pretrained)
-        elif key == standing:
-            start = None
-        elif self._kept is not None and self.holds(key):
-            start = copied(self._start_in(self._kept[1]))
-        else:
+        elif key != standing:
             start = self._start_of(key)
         self._controller.start_from(
             start,
@@ -198,39 +180,42 @@ class TorchRunner:
         self._model = rewrapped(self._model)
 
     def _start_of(self, key: str) -> nn.Module:
-        return self._loaded_by_user(key) if self._is_users(key) else self._plain_start(key)
+        if not self._is_users(key):
+            return self._plain_start(key)
+        record = self._store.trial(key).record()
+        return self._loaded_by_user(key, None if record is None else record.requested_rate)
 
-    def _restored(self, key: str) -> nn.Module:
+    def _restored(self, record: TrialRecord) -> nn.Module:
         """The finished model of a trial."""
-        if self._is_users(key):
-            self._loaded_by_user(key)
+        if self._is_users(record.key):
+            self._loaded_by_user(record.key, record.requested_rate)
             return self._controller.strip()
-        return load_compressed(self._store.trial(key).checkpoint, self._controller.uncompressed.model)
+        return load_compressed(self._store.trial(record.key).checkpoint, self._controller.uncompressed.model)
 
     def _is_users(self, key: str) -> bool:
         """Whether the user saved the trial's model and can load it."""
         return self._functions.load_checkpoint is not None and (self._store.trial(key).path / _USERS).exists()
 
     def _plain_start(self, key: str) -> nn.Module:
-        """The model of a trial with the weights below masks and rounding."""
+        """The model of a trial as rates start from it."""
+        if self._kept is not None and self._kept[0] == key:
+            return copied(self._kept[1].start)
         trial = self._store.trial(key)
         path = trial.pruned if trial.pruned.exists() else trial.checkpoint
         return load_compressed(path, self._controller.uncompressed.model)
 
-    def _loaded_by_user(self, key: str) -> nn.Module:
+    def _loaded_by_user(self, key: str, rate: float | None) -> nn.Module:
         """Put the model together as it was when the user saved it, and let the user load it; its plain weights."""
-        trial = self._store.trial(key)
         assert self._functions.load_checkpoint is not None
-        record = trial.record()
-        rate = None if record is None else record.requested_rate
         self._controller.start_from(self._plain_start(key), rate, removed=not self._masked)
         self._model = rewrapped(self._model)
-        self._functions.load_checkpoint(self._model, json.loads((trial.path / _USERS).read_text()))
+        self._functions.load_checkpoint(self._model, json.loads((self._store.trial(key).path / _USERS).read_text()))
         return self._controller.plain()
 
-    def _saved(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
+    def _came_to(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Snapshot]:
+        """What the rule needs of the record, and the model."""
         controller = self._controller
-        snapshot, budget = controller.snapshot(), self._budget(tuned.accuracy)
+        snapshot, budget = controller.snapshot(plain=self._masked), self._budget(tuned.accuracy)
         if budget >= 0:
             self._kept = (directory.path.name, snapshot)
         self._dump(tuned, directory)
@@ -246,24 +231,7 @@ class TorchRunner:
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
         }
-        return fields, lambda: self._written(snapshot, directory)
-
-    def _start_in(self, snapshot: Snapshot) -> nn.Module:
-        return snapshot.plain if self._masked or self._controller.quantizes else snapshot.finished
-
-    def _written(self, snapshot: Snapshot, directory: TrialDirectory) -> dict[str, Any]:
-        """Save a trial's models, and measure the finished one."""
-        uncompressed, finished, start = self._controller.uncompressed, snapshot.finished, self._start_in(snapshot)
-        if start is not finished:
-            save_checkpoint(start, directory.pruned, original=uncompressed.model)
-        save_checkpoint(finished, directory.checkpoint, original=uncompressed.model)
-        before, size = uncompressed.size, (directory.checkpoint / WEIGHTS).stat().st_size
-        return {
-            "parameters_removed": 1 - nonzero_parameters(finished) / before.nonzero_parameters,
-            "macs_removed": 1 - macs(finished, uncompressed.inputs) / before.macs if before.macs else 0.0,
-            "size_removed": 1 - size / before.bytes,
-            "bytes": size,
-        }
+        return fields, snapshot
 
     def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
         dump = self._functions.dump_checkpoint

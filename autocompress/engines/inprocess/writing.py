@@ -9,26 +9,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from autocompress.engines.inprocess.scalars import Scalars
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A trial that has been trained.
+class Outcome(Protocol):
+    """A trial that has been trained."""
 
-    Attributes:
-        record: all that the rule needs to know.
-        written: saves the model, measures it, and gives the whole record.
-    """
+    @property
+    def record(self) -> TrialRecord:
+        """All that the rule needs to know."""
+        ...
 
-    record: TrialRecord
-    written: Callable[[], TrialRecord]
+    def save_model(self) -> None:
+        """Save the model, so that it can be loaded afresh."""
+
+    def save_rest(self) -> TrialRecord:
+        """Save all else, and measure: the whole record, which is saved too."""
+        ...
 
 
 class Writing:
@@ -48,7 +50,7 @@ class Writing:
         self.records: list[TrialRecord] = list(self._ledger.records)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
         self._pending: list[Future[Any]] = []
-        self._outcomes: dict[str, Future[Any]] = {}
+        self._saved: dict[str, Future[Any]] = {}
         self._quiet = threading.Event()
 
     def __enter__(self) -> Writing:
@@ -84,9 +86,10 @@ class Writing:
     def add(self, outcome: Outcome) -> None:
         """Note what came of it."""
         self.records.append(outcome.record)
-        written = self._submit(self._write, outcome, len(self.records) - 1, self.epochs)
-        if written is not None:
-            self._outcomes[outcome.record.key] = written
+        saved = self._submit(self._save_model, outcome)
+        if saved is not None:
+            self._saved[outcome.record.key] = saved
+        self._submit(self._save_rest, outcome, saved, len(self.records) - 1, self.epochs)
 
     def add_verdict(self, key: str, verdict: Verdict) -> None:
         """Note what loading a trial's checkpoint afresh came to."""
@@ -97,23 +100,27 @@ class Writing:
         self._quiet.set()
 
     def wait(self, key: str | None = None) -> None:
-        """Return when all is on disk, or what came of one trial.
+        """Return when all is on disk, or the model of one trial.
 
         Raises:
             StoreError: something cannot be written.
         """
         self.release()
         if key is not None:
-            if (written := self._outcomes.get(key)) is not None:
-                written.result()
+            if (saved := self._saved.get(key)) is not None:
+                saved.result()
             return
         for future in self._pending:
             future.result()
         self._pending.clear()
 
-    def _write(self, outcome: Outcome, index: int, epochs: int) -> None:
+    def _save_model(self, outcome: Outcome) -> None:
         self._quiet.wait()
-        record = self.records[index] = outcome.written()
+        outcome.save_model()
+
+    def _save_rest(self, outcome: Outcome, saved: Future[None], index: int, epochs: int) -> None:
+        saved.result()  # without its model there is no record
+        record = self.records[index] = outcome.save_rest()
         self._ledger.add(record)
         self._scalars.on_record(record, epochs)
 
