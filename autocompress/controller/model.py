@@ -141,8 +141,10 @@ class CompressedModel:
             start = self.plain() if plain else finished
             return Snapshot(self.achieved_rate(finished), lambda: finished, lambda: start)
         twin = _copied(self.model).eval()
-        start_of_twin = (lambda: laid_bare(copied(twin))) if plain else None
-        return Snapshot(self.achieved_rate(twin), lambda: fold(copied(twin)), start_of_twin)
+        rate = self.achieved_rate(twin)
+        if not plain:
+            return Snapshot(rate, lambda: fold(twin))
+        return Snapshot(rate, lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False

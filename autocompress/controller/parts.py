@@ -19,7 +19,7 @@ from autocompress.compress.pruning.filters import cut_out, removed_share
 from autocompress.compress.pruning.removal import Removal, remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.sparsity import LevelPruner, zero_share
-from autocompress.compress.state import evaluating, output_shapes, requiring_gradients
+from autocompress.compress.state import evaluating, requiring_gradients
 from autocompress.controller.masks import Masks
 from autocompress.controller.schedules import Schedule
 from autocompress.errors import CompressionError
@@ -162,11 +162,25 @@ class PruningPart(_MaskedPart):
     """`filter_pruning`: the filters that would be removed are masked, and all that belongs to them.
 
     Implements `LevelPart`.
+
+    Args:
+        ask: what a level asks.
+        schedule: of the level.
+        shapes: of the uncompressed model's layers.
+        original: the uncompressed model.
+        outputs: shapes of its outputs.
     """
 
-    def __init__(self, ask: Ask, schedule: Schedule, shapes: dict[str, LayerShape], original: nn.Module) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        schedule: Schedule,
+        shapes: dict[str, LayerShape],
+        original: nn.Module,
+        outputs: list[tuple[int, ...]],
+    ) -> None:
         super().__init__("filter_pruning", ask, schedule)
-        self._shapes, self._original = shapes, original
+        self._shapes, self._original, self._outputs = shapes, original, outputs
         self._whole: Channels | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
@@ -193,7 +207,7 @@ class PruningPart(_MaskedPart):
         if self._proven:
             cut.remove(cut.wanted(share))
         else:  # that the model runs without filters is checked once
-            cut_out(cut, share, output_shapes(plain, cut.request.example_inputs))
+            cut_out(cut, share, self._outputs)
             self._proven = True
         self.level, self._targets = level, cut.targets
         return plain

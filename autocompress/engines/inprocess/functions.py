@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from autocompress.errors import ConfigError, ModuleError
@@ -43,22 +44,30 @@ class UserFunctions:
             if not callable(function) and (needed or function is not None):
                 raise ConfigError(f"{name}_fn must be a function; got {function!r}")
 
+    @cached_property
+    def _taken(self) -> tuple[Collection[str] | None, Collection[str] | None]:
+        """The optional arguments that training and validation take."""
+        return _names(self.train_epoch), _names(self.validate)
+
+    def train(self, controller: Any, model: Any, **optional: Any) -> Any:
+        """What `train_epoch_fn` returns, called with those of the optional arguments that it takes."""
+        return self.train_epoch(controller, model, **_among(optional, self._taken[0]))
+
     def accuracy(self, model: Any, epoch: int) -> float:
         """What `validate_fn` returns.
 
         Raises:
             ModuleError: it is no finite number.
         """
-        answer = call(self.validate, model, epoch=epoch)
+        answer = self.validate(model, **_among({"epoch": epoch}, self._taken[1]))
         number = as_number(answer)
         if number is None or not math.isfinite(number):
             raise ModuleError(f"validate_fn must return a finite number; got {answer!r}")
         return number
 
 
-def call(function: Callable[..., Any], *arguments: Any, **optional: Any) -> Any:
-    """Call a function with those of the optional arguments that it takes."""
-    return function(*arguments, **_taken(function, optional))
+def _among(optional: Mapping[str, Any], names: Collection[str] | None) -> dict[str, Any]:
+    return {name: value for name, value in optional.items() if names is None or name in names}
 
 
 def as_number(answer: Any) -> float | None:
@@ -69,12 +78,12 @@ def as_number(answer: Any) -> float | None:
     return float(number)
 
 
-def _taken(function: Callable[..., Any], optional: Mapping[str, Any]) -> dict[str, Any]:
+def _names(function: Callable[..., Any]) -> Collection[str] | None:
+    """Names of the arguments that a function takes; None: any."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function of C
-        return dict(optional)
+        return None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return dict(optional)
-    names = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY}
-    return {name: value for name, value in optional.items() if name in names}
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autocompress.controller.controller import CompressionController
-from autocompress.engines.inprocess.functions import UserFunctions, as_number, call
+from autocompress.engines.inprocess.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 
 _RATES_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -67,8 +67,7 @@ class FunctionTraining:
 
     def _train(self, epoch: int) -> None:
         count = self.epochs_before + epoch
-        answer = call(
-            self.functions.train_epoch,
+        answer = self.functions.train(
             self.controller,
             self.model,
             epoch=count,
