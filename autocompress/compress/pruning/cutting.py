@@ -149,7 +149,7 @@ def _scores(coupling: Coupling, importance: Importance) -> list[float] | None:
     scores, parts = importance(coupling), coupling.channel_groups
     if scores is None or coupling.width % parts:
         return None
-    averaged: list[float] = scores.view(parts, -1).mean(0).tolist()
+    averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
     return averaged
 
 

@@ -42,6 +42,8 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
                 found = self._score(self._layers[place.name])[list(place.indices)].float()
                 scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(place.roots)
+        if len(scores) == 1 and roots[0] == tuple(range(coupling.width)):  # nothing to average
+            return scores[0]
         return cast(torch.Tensor, self._reduce(scores, roots)) if scores else None
 
 
