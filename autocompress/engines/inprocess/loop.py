@@ -77,8 +77,8 @@ class Runner(Protocol):
         """Whether a trial can start from another one without reading its files."""
         ...
 
-    def verify(self, record: TrialRecord) -> Verdict:
-        """Let the model become that of a trial's checkpoint, and validate it."""
+    def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
+        """Let the model become that of a trial's checkpoint, and validate it, of which `on_validation` is told."""
         ...
 
     def deliver(self) -> Any:
@@ -278,11 +278,12 @@ class _TrainingLoop:
 
     def _deliver_best(self, writing: Writing) -> None:
         """Let the model become that of the best trial which, loaded afresh, still is within the budget."""
+        writing.hold()
         disproved = {key for key, verdict in writing.verdicts.items() if not verdict.feasible}
         while (record := best(each for each in writing.records if each.key not in disproved)) is not None:
-            writing.wait(record.key)
+            writing.wait_for_model(record.key)
             self._runner.share()
-            verdict = self._runner.verify(record)
+            verdict = self._runner.verify(record, writing.release)
             writing.add_verdict(record.key, verdict)
             if verdict.feasible:
                 return

@@ -120,11 +120,12 @@ class TorchRunner:
         record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
         return Saving(record, directory, self._controller.uncompressed, snapshot)
 
-    def verify(self, record: TrialRecord) -> Verdict:
+    def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
         """See `loop.Runner`."""
         self._controller.settle(self._restored(record), record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
+        on_validation()
         accuracy = shared(self._functions.accuracy(self._model, 0))
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 

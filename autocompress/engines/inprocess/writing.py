@@ -51,7 +51,8 @@ class Writing:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
         self._pending: list[Future[Any]] = []
         self._saved: dict[str, Future[Any]] = {}
-        self._quiet = threading.Event()
+        self._gate = threading.Condition()
+        self._open, self._urgent = False, ""
 
     def __enter__(self) -> Writing:
         return self
@@ -75,7 +76,7 @@ class Writing:
     def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
         """Note that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
-        self._quiet.clear()
+        self.hold()
         self._submit(self._ledger.propose, trial)
         self._submit(self._scalars.on_proposal, proposal, self.epochs)
 
@@ -97,29 +98,47 @@ class Writing:
 
     def release(self) -> None:
         """Let everything be written now: the processor is busy with training, not with Python."""
-        self._quiet.set()
+        self._set(is_open=True)
 
-    def wait(self, key: str | None = None) -> None:
-        """Return when all is on disk, or the model of one trial.
+    def hold(self) -> None:
+        """Let models wait from now on, and all that comes after them."""
+        self._set(is_open=False)
+
+    def wait_for_model(self, key: str) -> None:
+        """Return when the model of a trial can be loaded; what comes after it waits on.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if (saved := self._saved.get(key)) is not None:
+            self._set(is_open=self._open, urgent=key)
+            saved.result()
+
+    def wait(self) -> None:
+        """Return when all is on disk.
 
         Raises:
             StoreError: something cannot be written.
         """
         self.release()
-        if key is not None:
-            if (saved := self._saved.get(key)) is not None:
-                saved.result()
-            return
         for future in self._pending:
             future.result()
         self._pending.clear()
 
+    def _set(self, *, is_open: bool, urgent: str = "") -> None:
+        with self._gate:
+            self._open, self._urgent = is_open, urgent
+            self._gate.notify()
+
     def _save_model(self, outcome: Outcome) -> None:
-        self._quiet.wait()
+        with self._gate:
+            self._gate.wait_for(lambda: self._open or self._urgent)
         outcome.save_model()
 
     def _save_rest(self, outcome: Outcome, saved: Future[None], index: int, epochs: int) -> None:
         saved.result()  # without its model there is no record
+        with self._gate:
+            self._gate.wait_for(lambda: self._open or self._urgent not in ("", outcome.record.key))
         record = self.records[index] = outcome.save_rest()
         self._ledger.add(record)
         self._scalars.on_record(record, epochs)
