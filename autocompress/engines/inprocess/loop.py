@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autocompress.engines.hope import require_hope
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.outcome import LoopStatistics, statistics_of
 from autocompress.engines.inprocess.plans import algorithm_of, searches
+from autocompress.engines.inprocess.running import Runner
 from autocompress.engines.inprocess.scalars import Scalars
 from autocompress.engines.inprocess.showing import Report
-from autocompress.engines.inprocess.writing import Outcome, Writing
+from autocompress.engines.inprocess.writing import Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.records import Proposal, TrialRecord
@@ -25,65 +26,9 @@ from autocompress.report.story import story_of
 from autocompress.report.words import findings, headline
 from autocompress.result import CompressionResult
 from autocompress.search import best, nearest_accuracy, proposals
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 
 _logger = logging.getLogger("autocompress.loop")
-
-
-class Runner(Protocol):
-    """Trains, compresses and saves: what of a loop depends on the framework."""
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes: of several that train together one does."""
-        ...
-
-    def share(self, value: str | None = None) -> str | None:
-        """The leading process' value; all processes come here together."""
-        ...
-
-    def begin(
-        self,
-        model: Any,
-        functions: UserFunctions,
-        store: ExperimentDirectory,
-        plan: ExperimentPlan,
-    ) -> AbstractContextManager[None]:
-        """Be ready for trials on a model while the block runs."""
-        ...
-
-    def key(self, parameters: dict[str, Any]) -> str:
-        """The key of a trial."""
-        ...
-
-    def run(
-        self,
-        trial: OpenTrial,
-        epochs_before: int,
-        on_training: Callable[[], None],
-        on_epoch: Callable[[dict[str, Any]], None],
-    ) -> Outcome:
-        """Run a trial, which the outcome saves.
-
-        Args:
-            trial: what to do.
-            epochs_before: of all rates before this one.
-            on_training: called when the model has been compressed.
-            on_epoch: told of each evaluation, as the learning curve has it.
-        """
-        ...
-
-    def holds(self, key: str) -> bool:
-        """Whether a trial can start from another one without reading its files."""
-        ...
-
-    def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
-        """Let the model become that of a trial's checkpoint, and validate it, of which `on_validation` is told."""
-        ...
-
-    def deliver(self) -> Any:
-        """The model, as the user handed it over."""
-        ...
 
 
 class _TrainingLoop:

@@ -35,7 +35,7 @@ _USERS = "user_checkpoint.json"
 
 
 class TorchRunner:
-    """Implements `loop.Runner`.
+    """Implements `running.Runner`.
 
     Args:
         controller: of the model.
@@ -49,11 +49,11 @@ class TorchRunner:
 
     @property
     def leads(self) -> bool:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         return rank() == 0
 
     def share(self, value: str | None = None) -> str | None:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         return shared(value)
 
     @contextlib.contextmanager
@@ -64,7 +64,7 @@ class TorchRunner:
         store: ExperimentDirectory,
         plan: ExperimentPlan,
     ) -> Iterator[None]:
-        """See `loop.Runner`.
+        """See `running.Runner`.
 
         Raises:
             StoreError: the model is not the controller's.
@@ -77,11 +77,11 @@ class TorchRunner:
             yield
 
     def key(self, parameters: dict[str, Any]) -> str:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
 
     def holds(self, key: str) -> bool:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
 
     def run(
@@ -91,7 +91,7 @@ class TorchRunner:
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
     ) -> Outcome:
-        """See `loop.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
+        """See `running.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
             key=trial.key,
@@ -121,7 +121,7 @@ class TorchRunner:
         return Saving(record, directory, self._controller.uncompressed, snapshot)
 
     def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         self._controller.settle(self._restored(record), record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
@@ -130,7 +130,7 @@ class TorchRunner:
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 
     def deliver(self) -> nn.Module:
-        """See `loop.Runner`."""
+        """See `running.Runner`."""
         return self._model
 
     def _trained(self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]) -> Tuned:

@@ -377,3 +377,33 @@ def test_bad_arguments_are_told_before_training(tmp_path):
     with pytest.raises(TrialError, match="must return an optimizer"):
         loop.run(model, lambda *_: None, lambda _: 0.5, lambda: ("SGD", None), log_dir=tmp_path)
     assert issubclass(ModuleError, Exception)
+
+
+@pytest.mark.parametrize("algorithm", ["magnitude_sparsity", "quantization"])
+def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(tmp_path, algorithm):
+    """A user who saves checkpoints may change the model meanwhile: then a copy is started from."""
+    config = config_of({**PARAMS, "patience_epochs": 1})
+    if algorithm == "quantization":
+        config = config.model_copy(update={"compression": (*config.compression, *quantization())})
+    found = []
+    for functions in ({}, {"dump_checkpoint_fn": lambda *_: None}):
+        loop, model, teller = loop_of(config, 0.9, lambda rate, *_: 0.9 if rate <= 0.82 else 0.5)
+
+        def train_epoch(controller, model, teller=teller, **_):
+            teller.train_epoch(controller, model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(torch.rand(4, 60)).square().sum().backward()
+            optimizer.step()
+
+        directory = tmp_path / str(len(found))
+        loop.run(model, train_epoch, teller.validate, log_dir=directory, **functions)
+        found.append((rates(loop), [record.compression_rate for record in loop.result.records], model.state_dict()))
+    assert found[0][:2] == found[1][:2]
+    assert len(set(found[0][0])) > 4, "rates within the budget follow each other"
+    assert all(torch.equal(value, found[1][2][name]) for name, value in found[0][2].items())
+
+
+def quantization():
+    return CompressionConfig.from_dict(
+        {"input_info": {"sample_size": [1, 60]}, "compression": {"algorithm": "quantization"}}
+    ).compression
