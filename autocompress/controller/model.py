@@ -213,7 +213,7 @@ class CompressedModel:
                 part.load_state(known, self.plain())
 
     def _laid_bare(self) -> nn.Module:
-        """The model itself, as it would be started from: rounding is undone, zeros stay."""
+        """The model itself, as `snapshot` gives what rates start from where filters do not come back."""
         (fold if self.quantization is None else laid_bare)(self.model)
         renew(self.model)
         return self.model

@@ -23,7 +23,9 @@ class Snapshot:
     def __init__(
         self, rate: float, finish: Callable[[], nn.Module], begin: Callable[[], nn.Module] | None = None
     ) -> None:
-        self.rate, self._finish, self._begin = rate, finish, begin
+        self.rate = rate
+        self._finish: Callable[[], nn.Module] | None = finish
+        self._begin = begin
         self._finished: nn.Module | None = None
         self._start: nn.Module | None = None
         self._lock = threading.RLock()
@@ -32,17 +34,18 @@ class Snapshot:
     def finished(self) -> nn.Module:
         """Without anything of ours on it: filters removed, zeros and rounded values written."""
         with self._lock:
-            if self._finished is None:
-                self._finished = self._finish()
+            if self._finish is not None:
+                self._finished, self._finish = self._finish(), None  # what it is made of is not needed any more
+            assert self._finished is not None
             return self._finished
 
     @property
     def start(self) -> nn.Module:
         """What rates start from; to be copied, as a rate uses it up."""
         with self._lock:
-            if self._start is None:
-                self._start = self.finished if self._begin is None else self._begin()
-            return self._start
+            if self._begin is not None:
+                self._start, self._begin = self._begin(), None
+            return self.finished if self._start is None else self._start
 
 
 def laid_bare(model: nn.Module) -> nn.Module:

@@ -4,76 +4,15 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
 from autocompress import (
-    CompressionConfig,
     CompressionError,
     CompressionStage,
     ConfigError,
-    StoreError,
-    create_compressed_model,
     load_state,
-    register_default_init_args,
 )
-
-FILTERS = {
-    "algorithm": "filter_pruning",
-    "pruning_init": 0.25,
-    "params": {"schedule": "exponential", "pruning_target": 0.75, "pruning_steps": 2, "prune_first_conv": True},
-}
-SPARSITY = {
-    "algorithm": "magnitude_sparsity",
-    "params": {"schedule": "multistep", "multistep_steps": [1, 2], "multistep_sparsity_levels": [0.0, 0.3, 0.6]},
-}
-LEARNED = {
-    "algorithm": "rb_sparsity",
-    "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 1, "schedule": "exponential"},
-}
-QUANTIZATION = {"algorithm": "quantization"}
-TEACHER = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 2.0}
-
-
-class Net(nn.Module):
-    """Two convolutions with BatchNorm, an addition that couples them, a classifier."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.head((x + self.second(x)).mean((2, 3)))
-
-
-X = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(32) % 4
-
-
-def created(*compression, data=True, model=None, state=None, **top):
-    config = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": list(compression), **top}
-    config = CompressionConfig.from_dict(config)
-    if data:
-        config = register_default_init_args(config, [(X, Y)])
-    return create_compressed_model(Net() if model is None else model, config, state)
-
-
-def train(controller, model, epochs=1, lr=0.05, step=True):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    for _ in range(epochs):
-        if step:
-            controller.scheduler.epoch_step()
-        model.train()
-        for _ in range(3):
-            controller.scheduler.step()
-            optimizer.zero_grad()
-            (nn.functional.cross_entropy(model(X), Y) + controller.loss()).backward()
-            optimizer.step()
-    return model.eval()
-
+from autocompress.compress.copying import copied
+from tests.controller.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
 
 ALL = {
     "filters": [FILTERS],
@@ -247,49 +186,6 @@ def test_the_export_is_run_and_compared(compression, tmp_path):
     assert [4, 1, 3, 3] in shapes.values(), shapes
 
 
-def test_graphs_are_written_to_the_log_directory(tmp_path):
-    created(FILTERS, QUANTIZATION, log_dir=str(tmp_path / "logs"))
-    original = (tmp_path / "logs" / "original_graph.dot").read_text()
-    compressed = (tmp_path / "logs" / "compressed_graph.dot").read_text()
-    assert "first.0" in original
-    assert original.startswith("digraph")
-    assert compressed.startswith("digraph")
-    assert original != compressed
-
-
-def test_scopes_hold():
-    controller, model = created({**SPARSITY, "ignored_scopes": "second"}, ignored_scopes=["{re}head"])
-    controller.compression_rate = 0.5
-    assert bool((model.second[0].weight != 0).all())
-    assert bool((model.head.weight != 0).all())
-    assert float((model.first[0].weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
-
-
-def test_what_is_wrong_is_said_before_training():
-    with pytest.raises(ConfigError, match="'frist' matches nothing"):
-        created({**FILTERS, "ignored_scopes": "frist"})
-    with pytest.raises(ConfigError, match="input_info must be given"):
-        create_compressed_model(Net(), CompressionConfig.from_dict({"compression": FILTERS}))
-    wrong = CompressionConfig.from_dict({"input_info": {"sample_size": [1, 3, 8, 8]}, "compression": FILTERS})
-    with pytest.raises(ConfigError, match=r"input_info must describe the model's inputs; it fails on \[1, 3, 8, 8\]"):
-        create_compressed_model(Net(), wrong)
-    controller, _ = created(FILTERS)
-    with pytest.raises(ConfigError, match=r"must be in \[0, 1\); got 1.5"):
-        controller.compression_rate = 1.5
-    with pytest.raises(ConfigError, match="needs pruning or sparsity; the algorithms are quantization"):
-        created(QUANTIZATION)[0].compression_rate = 0.5
-    with pytest.raises(StoreError, match="schema_version must be 1; got 7"):
-        created(FILTERS, state={"schema_version": 7})
-    with pytest.raises(StoreError, match="another configuration: it has no 'magnitude_sparsity'"):
-        created(SPARSITY, state=controller.get_compression_state())
-
-
-def test_inputs_come_from_the_data_where_none_are_described():
-    config = CompressionConfig.from_dict({"compression": FILTERS})
-    controller, _ = create_compressed_model(Net(), register_default_init_args(config, [(X, Y)]))
-    assert controller.uncompressed.inputs[0].shape == (1, 1, 8, 8)
-
-
 def test_removed_filters_cannot_come_back():
     controller, model = created(FILTERS)
     controller.start_from(controller.plain(), 0.5, removed=True)
@@ -328,3 +224,37 @@ def test_what_was_achieved_is_known_of_a_model_that_came_finished():
     other, again = created(FILTERS, state=controller.get_compression_state())
     load_state(again, model.state_dict(), is_resume=True)
     assert other.statistics().compression_rate == controller.statistics().compression_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    "compression", [[FILTERS], [FILTERS, QUANTIZATION], [SPARSITY]], ids=["filters", "both", "zeros"]
+)
+def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compression):
+    states = []
+    for stands in (True, False):
+        torch.manual_seed(1)
+        controller, model = created(*compression)
+        calls = []
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        controller.start_from(controller.plain(), 0.25, removed=True)
+        train(controller, model, epochs=2)
+        controller.start_from(None if stands else copied(controller.snapshot(plain=False).start), 0.5, removed=True)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        train(controller, model)
+        assert calls, "the user's hooks stay"
+        states.append(model.state_dict())
+    assert sorted(states[0]) == sorted(states[1])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_snapshot_does_not_change():
+    controller, model = created(FILTERS, QUANTIZATION)
+    train(controller, model)
+    snapshot, stripped, plain = controller.snapshot(plain=True), controller.strip().eval(), controller.plain()
+    rate = controller.statistics().compression_rate
+    train(controller, model)
+    assert torch.equal(snapshot.finished.eval()(X), stripped(X))
+    state = snapshot.start.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    assert snapshot.rate == rate > 0
+    assert snapshot.finished is snapshot.finished

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.compress.copying import copied
 from autocompress.compress.measure import macs, nonzero_parameters
 from autocompress.compress.shipping.checkpoint import WEIGHTS, save_checkpoint
 from autocompress.controller.model import Surveyed
@@ -47,10 +48,12 @@ class Saving:
 
     def _measured(self, snapshot: Snapshot) -> dict[str, Any]:
         before, finished = self.uncompressed.size, snapshot.finished
+        # Counting puts hooks on a model for a moment, and somebody may be copying this one.
+        computed = macs(copied(finished), self.uncompressed.inputs)
         size = (self.directory.checkpoint / WEIGHTS).stat().st_size
         return {
             "parameters_removed": 1 - nonzero_parameters(finished) / before.nonzero_parameters,
-            "macs_removed": 1 - macs(finished, self.uncompressed.inputs) / before.macs if before.macs else 0.0,
+            "macs_removed": 1 - computed / before.macs if before.macs else 0.0,
             "size_removed": 1 - size / before.bytes,
             "bytes": size,
         }

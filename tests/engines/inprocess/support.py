@@ -72,3 +72,22 @@ def loop_of(config, uncompressed, tell, **arguments):
     controller, model = create_compressed_model(Net(), config)
     loop = create_accuracy_aware_training_loop(config, controller, uncompressed, **arguments)
     return loop, model, Teller(controller, tell)
+
+
+PARAMS = {"initial_training_phase_epochs": 2, "patience_epochs": 2, "maximal_relative_accuracy_degradation": 1.0}
+
+
+def told(curve):
+    """An accuracy of the rate and the epochs trained at it."""
+    return lambda rate, at_rate, _: curve(rate, at_rate)
+
+
+def run(tell, directory, params=PARAMS, *, config=None, uncompressed=0.9, functions=None, **arguments):
+    config = config or config_of(params)
+    loop, model, teller = loop_of(config, uncompressed, tell, **arguments)
+    given = {"train_epoch_fn": teller.train_epoch, "validate_fn": teller.validate, "log_dir": directory}
+    return loop, loop.run(model, **{**given, **(functions or {})}), teller
+
+
+def rates(loop):
+    return [record.requested_rate for record in loop.result.records]
