@@ -14,10 +14,11 @@ from autocompress.compress.module import AbstractAutoCompressionModule, ModuleCl
 from autocompress.config.nncf import CompressionConfig, all_scopes, options_of
 from autocompress.config.nncf.algorithms import FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
 from autocompress.controller.parts import Ask
-from autocompress.errors import ConfigError
 from autocompress.records import Measurement
 
 _ALL = ("default",)
+_MODES = {"performance": "symmetric", "mixed": "asymmetric"}
+"""Preset -> mode of activations."""
 
 
 class Requests:
@@ -45,20 +46,17 @@ class Requests:
         return lambda level: self._request(section, LayerTarget(op_types=_ALL, rate=level), options)
 
     def quantization(self, section: Quantization) -> CompressionRequest:
-        """What a section asks of the quantizer.
-
-        Raises:
-            ConfigError: it asks for what cannot be simulated.
-        """
+        """What a section asks of the quantizer."""
         activations = section.activations
-        if activations.per_channel and activations.mode is not None:
-            raise ConfigError(f"quantization.activations.per_channel must be false; got {activations.per_channel!r}")
         target = LayerTarget(
             op_types=_ALL,
             quant_types=("weight", "output"),
             quant={
                 "quant_bits": {"weight": section.weights.bits, "output": section.activations.bits},
-                "quant_scheme": {"weight": _scheme(section.weights.mode)},
+                "quant_scheme": {
+                    "weight": _scheme(section.weights.mode, by_channel=bool(section.weights.per_channel)),
+                    "output": _scheme(activations.mode or _MODES[section.preset]),
+                },
             },
         )
         return self._request(section, target, {}, algorithm="qat", module=_module_of(self._config, section))
@@ -86,8 +84,8 @@ class Requests:
         )
 
 
-def _scheme(mode: str | None) -> str:
-    return "per_tensor_affine" if mode == "asymmetric" else "per_tensor_symmetric"
+def _scheme(mode: str | None, *, by_channel: bool = False) -> str:
+    return f"per_{'channel' if by_channel else 'tensor'}_{'affine' if mode == 'asymmetric' else 'symmetric'}"
 
 
 def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass | None:

@@ -53,3 +53,18 @@ def test_inputs_come_from_the_data_where_none_are_described():
     config = CompressionConfig.from_dict({"compression": FILTERS})
     controller, _ = create_compressed_model(Net(), register_default_init_args(config, [(X, Y)]))
     assert controller.uncompressed.inputs[0].shape == (1, 1, 8, 8)
+
+
+def test_how_values_are_rounded_is_the_configurations():
+    def quantized(**options):
+        return created({**QUANTIZATION, **options})[1].second[0]
+
+    assert quantized().output_quantizer.symmetric
+    assert not quantized(preset="mixed").output_quantizer.symmetric
+    assert quantized(preset="mixed", activations={"mode": "symmetric"}).output_quantizer.symmetric
+    assert not quantized(activations={"mode": "asymmetric"}).output_quantizer.symmetric
+    levels = {
+        by_channel: int(quantized(weights={"bits": 3, "per_channel": by_channel}).weight.unique().numel())
+        for by_channel in (False, True)
+    }
+    assert levels[False] <= 7 < levels[True], levels

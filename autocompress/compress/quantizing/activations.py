@@ -25,6 +25,8 @@ class ActivationQuantizer(nn.Module):
     Args:
         bits: of each value; with one bit the two levels are the range's ends.
         start_step: forward passes in training mode before it is switched on.
+        symmetric: whether the range is as wide below zero as above it, with zero among the levels, where values below
+            zero were seen; else it begins at zero.
 
     Attributes:
         watching: whether it lets values pass as they are, and only takes their range.
@@ -34,9 +36,9 @@ class ActivationQuantizer(nn.Module):
     high: torch.Tensor
     steps: torch.Tensor
 
-    def __init__(self, bits: int, start_step: int = 0) -> None:
+    def __init__(self, bits: int, start_step: int = 0, symmetric: bool = False) -> None:
         super().__init__()
-        self.bits, self.start_step = bits, start_step
+        self.bits, self.start_step, self.symmetric = bits, start_step, symmetric
         self.watching = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
@@ -51,7 +53,7 @@ class ActivationQuantizer(nn.Module):
             self.observe(values)
             if self.steps <= self.start_step:
                 return values
-        return between(values, self.low, self.high, self.bits)
+        return between(values, *self._range(), self.bits)
 
     @torch.no_grad()
     def observe(self, values: torch.Tensor) -> None:
@@ -61,14 +63,23 @@ class ActivationQuantizer(nn.Module):
         self.high.lerp_(values.detach().amax().to(self.high), weight)
         self.steps.add_(1)
 
-    def to_dict(self) -> dict[str, int]:
+    def _range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.symmetric:
+            return self.low, self.high
+        high, above = torch.maximum(self.high, -self.low), max(1, 2 ** (self.bits - 1) - 1)
+        below = -high * (2 ** (self.bits - 1) / above)  # one level more than above, as integers have it
+        return torch.where(self.low < 0, below, torch.zeros_like(below)), high
+
+    def to_dict(self) -> dict[str, int | bool]:
         """What `attach` needs to make it again."""
-        return {"bits": self.bits, "start_step": self.start_step}
+        return {"bits": self.bits, "start_step": self.start_step, "symmetric": self.symmetric}
 
 
-def attach(layer: nn.Module, quant_type: str, bits: int, start_step: int = 0) -> ActivationQuantizer:
+def attach(
+    layer: nn.Module, quant_type: str, bits: int, start_step: int = 0, *, symmetric: bool = False
+) -> ActivationQuantizer:
     """Quantize what goes into a layer ("input": its first argument) or comes out of it ("output")."""
-    quantizer = ActivationQuantizer(bits, start_step)
+    quantizer = ActivationQuantizer(bits, start_step, symmetric)
     parameter = next(layer.parameters(), None)
     layer.add_module(_PLACES[quant_type], quantizer.to(parameter.device) if parameter is not None else quantizer)
     _hook(layer, quant_type)
@@ -110,9 +121,10 @@ def attach_described(layer: nn.Module, described: Mapping[str, Any]) -> None:
         StoreError: the description is damaged.
     """
     for quant_type, settings in described.items():
-        if quant_type not in _PLACES or settings.keys() != {"bits", "start_step"}:
+        if quant_type not in _PLACES or settings.keys() != {"bits", "start_step", "symmetric"}:
             raise StoreError(f"the checkpoint describes no activation quantizer by {quant_type!r}: {settings!r}")
-        attach(layer, quant_type, int(settings["bits"]), int(settings["start_step"]))
+        bits, start_step = int(settings["bits"]), int(settings["start_step"])
+        attach(layer, quant_type, bits, start_step, symmetric=bool(settings["symmetric"]))
 
 
 def _quantize_input(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

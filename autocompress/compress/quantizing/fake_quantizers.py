@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -38,19 +39,21 @@ class Family:
         bits: lowest and highest number of bits.
         quant_types: what it can quantize.
         spares_ends: whether the first and the last layer stay as they are unless a rule names them.
+        by_channel: whether each filter may have a scale of its own.
     """
 
     bits: tuple[int, int]
     quant_types: tuple[str, ...]
     spares_ends: bool
+    by_channel: bool = False
 
 
 _ALL = ("input", "output", "weight")
 FAMILIES: dict[str, Family] = {
-    "naive": Family((2, 8), ("weight",), False),
+    "naive": Family((2, 8), ("weight",), False, True),
     "dorefa": Family((1, 8), _ALL, True),
     "bnn": Family((1, 1), _ALL, True),
-    "qat": Family((2, 8), _ALL, False),
+    "qat": Family((2, 8), _ALL, False, True),
 }
 
 
@@ -146,7 +149,8 @@ class FakeQuantizer:
                 _quantize_weight(layer, request.algorithm, kinds["weight"])
             for quant_type, precision in kinds.items():
                 if quant_type != "weight":
-                    attach(layer, quant_type, precision.bits, precision.start_step)
+                    symmetric = precision.scheme == "per_tensor_symmetric"
+                    attach(layer, quant_type, precision.bits, precision.start_step, symmetric=symmetric)
         bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
         return FakeQuantization(model, bits, types)
 
@@ -176,25 +180,34 @@ def _require(algorithm: str, family: Family, quant_type: str, precision: Precisi
     if not low <= precision.bits <= high:
         allowed = f"{low}" if low == high else f"{low} to {high}"
         raise ConfigError(f"quant_bits of {algorithm} must be {allowed}; got {precision.bits} for {quant_type}")
-    if precision.scheme is not None and precision.scheme.startswith("per_channel"):
-        raise ConfigError(f"quant_scheme of simulated quantization must be per_tensor_...; got {precision.scheme!r}")
+    by_channel = quant_type == "weight" and family.by_channel
+    if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
+        raise ConfigError(
+            f"quant_scheme of {algorithm}, which is simulated, must be per_tensor_... for {quant_type}; "
+            f"got {precision.scheme!r}"
+        )
 
 
 def _quantize_weight(layer: nn.Module, algorithm: str, precision: Precision) -> None:
     masks = [step for step in transforms(layer) if isinstance(step, Mask)]
-    step = RoundedWeight(_rounding(algorithm, precision), precision.bits, precision.start_step)
+    step = RoundedWeight(_rounding(algorithm, precision, layer), precision.bits, precision.start_step)
     # Nothing to check: shape and type stay.
     parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
     for mask in masks:  # once more on top: not every grid has a zero
         parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
 
 
-def _rounding(algorithm: str, precision: Precision) -> WeightRounding:
+def _rounding(algorithm: str, precision: Precision, layer: nn.Module) -> WeightRounding:
     if algorithm == "dorefa":
         return rounding.dorefa
     if algorithm == "bnn":
         return rounding.binary
-    return rounding.affine if precision.scheme == "per_tensor_affine" else rounding.symmetric
+    scheme = precision.scheme or "per_tensor_symmetric"
+    chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
+    if not scheme.startswith("per_channel"):
+        return chosen
+    # A transposed convolution has its filters in the second dimension.
+    return partial(chosen, channels=1 if getattr(layer, "transposed", False) else 0)
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:

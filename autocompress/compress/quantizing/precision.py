@@ -31,10 +31,6 @@ class Precision:
     start_step: int = 0
 
 
-Precisions = Mapping[str, Mapping[str, Precision]]
-"""Layer -> input, output or weight -> its precision."""
-
-
 def quantized_layers(
     model: nn.Module, request: CompressionRequest, types: tuple[type[nn.Module], ...], default_bits: int = DEFAULT_BITS
 ) -> dict[str, dict[str, Precision]]:

@@ -34,21 +34,36 @@ def straight_through(values: torch.Tensor, replaced: torch.Tensor) -> torch.Tens
     return cast(torch.Tensor, _StraightThrough.apply(values, replaced))  # type: ignore[no-untyped-call]
 
 
-def symmetric(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Nearest of the 2 ** bits - 1 levels spread evenly over [-max, max] of the magnitudes; zero stays zero."""
+def symmetric(weight: torch.Tensor, bits: int, channels: int | None = None) -> torch.Tensor:
+    """Nearest of the 2 ** bits - 1 levels spread evenly over [-max, max] of the magnitudes; zero stays zero.
+
+    Args:
+        weight: of any shape.
+        bits: of each value, from 2.
+        channels: dimension of which each index has levels of its own; None: all have the same.
+    """
     levels = 2 ** (bits - 1) - 1
-    scale = (weight.detach().abs().max() / levels).clamp_min(torch.finfo(weight.dtype).tiny)
+    largest = _over(torch.amax, weight.detach().abs(), channels)
+    scale = (largest / levels).clamp_min(torch.finfo(weight.dtype).tiny)
     return straight_through(weight, (weight.detach() / scale).round().clamp(-levels, levels) * scale)
 
 
-def affine(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Nearest of the 2 ** bits levels spread evenly over [min, max], zero among them."""
-    low, high = weight.detach().min().clamp_max(0), weight.detach().max().clamp_min(0)
+def affine(weight: torch.Tensor, bits: int, channels: int | None = None) -> torch.Tensor:
+    """Nearest of the 2 ** bits levels spread evenly over [min, max], zero among them; see `symmetric`."""
+    low = _over(torch.amin, weight.detach(), channels).clamp_max(0)
+    high = _over(torch.amax, weight.detach(), channels).clamp_min(0)
     levels = 2**bits - 1
     scale = ((high - low) / levels).clamp_min(torch.finfo(weight.dtype).tiny)
     zero = (-low / scale).round()
     codes = ((weight.detach() / scale).round() + zero).clamp(0, levels)
     return straight_through(weight, (codes - zero) * scale)
+
+
+def _over(extreme: Callable[..., torch.Tensor], values: torch.Tensor, channels: int | None) -> torch.Tensor:
+    """The least or greatest of all values, or for each channel, in a shape that goes with them."""
+    if channels is None:
+        return extreme(values)
+    return extreme(values, dim=[dim for dim in range(values.dim()) if dim != channels], keepdim=True)
 
 
 def dorefa(weight: torch.Tensor, bits: int) -> torch.Tensor:

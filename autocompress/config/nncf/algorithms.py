@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from autocompress.config.nncf.fields import (
+    FROM_LIST,
     Count,
     Flag,
     OptionalRate,
@@ -34,12 +35,12 @@ class _Compression(Section):
 
 _Levels = Annotated[
     tuple[Rate, ...] | None,
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    FROM_LIST,
     Field(description="a list of numbers in [0, 1), one more than multistep_steps has"),
 ]
 _Steps = Annotated[
     tuple[PositiveCount, ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    FROM_LIST,
     Field(description="a list of rising epochs"),
 ]
 _Importance = Annotated[Literal["abs", "normed_abs"], Field(description="'abs' or 'normed_abs'")]

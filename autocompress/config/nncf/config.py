@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import json5
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from autocompress.config.nncf.algorithms import KINDS, Compression
-from autocompress.config.nncf.fields import Flag, PositiveCount, Scopes, Section, Text
+from autocompress.config.nncf.fields import FROM_LIST, Flag, PositiveCount, Scopes, Section, Text
 from autocompress.config.nncf.refusing import read
 from autocompress.config.nncf.rules import check_algorithms
 from autocompress.config.nncf.training import SECTION, AccuracyAwareTraining, read_old_training, read_training
@@ -30,7 +30,7 @@ class InputInfo(Section):
 
     sample_size: Annotated[
         tuple[PositiveCount, ...],
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        FROM_LIST,
         Field(min_length=1, description="a list of whole numbers >= 1"),
     ]
     type: Annotated[str, Field(pattern="^(float|long)$", description="'float' or 'long'")] = "float"

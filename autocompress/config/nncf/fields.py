@@ -28,6 +28,9 @@ Scopes = Annotated[
     Field(description="a name, {re} and a regular expression, or a list of them"),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""A list of JSON becomes a tuple, which settings that never change hold."""
+
 Rate = Annotated[float, BeforeValidator(_sized), Field(ge=0, lt=1, description="a number in [0, 1)")]
 OptionalRate = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | None,

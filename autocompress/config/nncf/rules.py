@@ -10,6 +10,7 @@ from autocompress.config.nncf.algorithms import (
     Compression,
     FilterPruning,
     MagnitudeSparsity,
+    Quantization,
     RbSparsity,
     SparsityParams,
 )
@@ -35,6 +36,8 @@ def check_algorithms(compression: Sequence[Compression], training: AccuracyAware
             _check_multistep(section.params, f"{where}.params")
         if isinstance(section, FilterPruning):
             _check_targets(section, f"{where}.params")
+        if isinstance(section, Quantization) and section.activations.per_channel:
+            raise ConfigError(f"{where}.activations.per_channel must be false: activations have one range; got true")
     if training is not None and training.mode == "adaptive_compression_level":
         _check_adaptive(compression)
 

@@ -192,12 +192,55 @@ def test_rounding_starts_when_it_is_told_to(quant_types):
         ("naive", ("weight",), {"quant_bits": 16}, "quant_bits of naive must be 2 to 8; got 16 for weight"),
         ("bnn", ("weight",), {"quant_bits": 2}, "quant_bits of bnn must be 1; got 2 for weight"),
         ("dorefa", ("weight",), {"quant_bits": {"weight": 9}}, "quant_bits of dorefa must be 1 to 8; got 9"),
-        ("dorefa", ("weight",), {"quant_scheme": "per_channel_affine"}, "quant_scheme of simulated quantization must"),
+        ("dorefa", ("weight",), {"quant_scheme": "per_channel_affine"}, "quant_scheme of dorefa, which is simulated"),
+        ("qat", ("output",), {"quant_scheme": "per_channel_affine"}, "must be per_tensor_... for output; got 'per_ch"),
     ],
 )
 def test_what_cannot_be_done_is_refused(algorithm, quant_types, quant, message):
     with pytest.raises(ConfigError, match=message):
         quantize(Plain(), algorithm, (LayerTarget(("default",), quant_types=quant_types, quant=quant),))
+
+
+@pytest.mark.parametrize("scheme", ["per_channel_symmetric", "per_channel_affine"])
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 3), nn.Linear(7, 5)], ids=lambda each: type(each).__name__
+)
+def test_each_filter_may_have_levels_of_its_own(layer, scheme):
+    layer, channel = copy.deepcopy(layer), 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    with torch.no_grad():
+        for index, filter_ in enumerate(layer.weight.unbind(channel)):
+            filter_.mul_(10.0**-index)
+    before = layer.weight.detach().clone()
+    rules = (LayerTarget(("default",), quant_types=("weight",), quant={"quant_bits": 3, "quant_scheme": scheme}),)
+    compression = quantize(nn.Sequential(layer), "qat", rules)
+    after = compression.finish(compression.model)[0].weight.detach()
+    for one, other in zip(before.unbind(channel), after.unbind(channel), strict=True):
+        assert other.unique().numel() <= 8
+        assert float((one - other).abs().max()) <= float(one.abs().max()) / 3, "the smallest filter has fine levels too"
+
+
+def test_a_symmetric_range_has_zero_and_is_as_wide_below_as_above():
+    values = torch.tensor([-1.0, -0.3, 0.0, 0.4, 0.5])
+    quantizer = ActivationQuantizer(bits=3, symmetric=True)
+    rounded = quantizer.train()(values)
+    assert rounded.tolist() == pytest.approx([-1.0, -1 / 3, 0.0, 1 / 3, 2 / 3]), "steps of a third, from -4/3 to 1"
+    assert quantizer.eval()(torch.tensor([5.0, -5.0])).tolist() == pytest.approx([1.0, -4 / 3])
+    above = ActivationQuantizer(bits=2, symmetric=True)
+    assert above.train()(values.clamp_min(0)).tolist() == pytest.approx([0, 0, 0, 1 / 3, 1 / 2]), (
+        "nothing is below zero"
+    )
+
+
+def test_a_symmetric_range_is_reloaded(tmp_path):
+    original = Plain()
+    quant = {"quant_bits": 4, "quant_scheme": {"output": "per_tensor_symmetric", "weight": "per_channel_symmetric"}}
+    rules = (LayerTarget(("default",), quant_types=("weight", "output"), quant=quant),)
+    compression = quantize(copy.deepcopy(original), "qat", rules)
+    finished = compression.finish(compression.model).eval()
+    save_checkpoint(finished, tmp_path / "model", original)
+    loaded = load_compressed(tmp_path / "model", original).eval()
+    assert loaded.conv1.output_quantizer.symmetric
+    assert torch.equal(loaded(IMAGE[0]), finished(IMAGE[0]))
 
 
 def test_bits_by_quant_type():

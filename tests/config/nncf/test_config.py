@@ -148,6 +148,10 @@ WRONG = {
         sparsity(sparsity_target=1),
         "compression[0].params.sparsity_target must be a number in [0, 1); got 1",
     ),
+    "activations by channel": (
+        config([{**PRUNING}, {"algorithm": "quantization", "activations": {"per_channel": True}}]),
+        "compression[1].activations.per_channel must be false: activations have one range; got true",
+    ),
     "unknown top-level key": (config(logdir="x"), "the configuration: unknown key 'logdir'; did you mean 'log_dir'"),
     "unknown key below": (
         pruning(prunning_target=0.5),
