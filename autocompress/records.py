@@ -63,6 +63,17 @@ class Measurement(Record):
     macs: int
     bytes: int
 
+    def removed_in(self, after: Measurement) -> dict[str, Any]:
+        """Shares of this model that are gone in another one: parameters that are not zero, MACs and bytes.
+
+        The names are those of `TrialRecord`; each is in [0, 1], or below 0 where the other one is larger.
+        """
+        return {
+            "parameters_removed": 1 - after.nonzero_parameters / self.nonzero_parameters,
+            "macs_removed": 1 - after.macs / self.macs if self.macs else 0.0,
+            "size_removed": 1 - after.bytes / self.bytes,
+        }
+
 
 @dataclass(frozen=True)
 class LayerSize(Record):

@@ -56,7 +56,7 @@ class CompressionResult:
             InfeasibleBudgetError: there is none.
         """
         ledger = Ledger(self.directory)
-        record = _best(ledger)
+        record = best(ledger.standing)
         if record is None:
             raise InfeasibleBudgetError(nearest_accuracy(ledger.records), self.threshold, ledger.records)
         return record
@@ -158,7 +158,7 @@ class CompressionResult:
         from autocompress.trial.child import verify_in_child
 
         ledger, settings = Ledger(self.directory), self.directory.settings()
-        while (record := _best(ledger)) is not None and record.key not in ledger.verdicts:
+        while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
             verdict = verify_in_child(settings["module"], checkpoint, settings["threshold"], self.directory.path)
             ledger.add_verdict(record.key, verdict)
@@ -196,8 +196,3 @@ class CompressionResult:
                     3, f"hold-out    {verdict.holdout_accuracy:g} (uncompressed {baseline.holdout_accuracy:g})"
                 )
         return "\n".join(lines)
-
-
-def _best(ledger: Ledger) -> TrialRecord | None:
-    disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
-    return best(record for record in ledger.records if record.key not in disproved)

@@ -113,8 +113,7 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 
 
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
-    disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
-    found = best(record for record in ledger.records if record.key not in disproved)
+    found = best(ledger.standing)
     waiting = proposals(plan.searches, ledger.records) if plan.tuner == ADAPTIVE_TUNER else []
     return Snapshot(
         module=plan.module["class_name"],

@@ -13,10 +13,10 @@ from autocompress.compress.measure import measure
 from autocompress.compress.shipping.export import ExportReport, export
 from autocompress.compress.shipping.structure import structure_of
 from autocompress.compress.state import device_of
+from autocompress.controller.capture import Capture
 from autocompress.controller.learned import LearnedPart
 from autocompress.controller.model import CompressedModel, Surveyed
 from autocompress.controller.scheduler import CompressionScheduler
-from autocompress.controller.snapshot import Snapshot
 from autocompress.controller.stages import CompressionStage, combined, stage_of_level
 from autocompress.controller.statistics import CompressionStatistics
 from autocompress.errors import ConfigError
@@ -188,9 +188,9 @@ class CompressionController:
         """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
         return self._compressed.plain()
 
-    def snapshot(self, *, plain: bool) -> Snapshot:
-        """What the model is now; see `CompressedModel.snapshot`."""
-        return self._compressed.snapshot(plain=plain)
+    def capture(self, *, plain: bool) -> Capture:
+        """What the model is now; see `CompressedModel.capture`."""
+        return self._compressed.capture(plain=plain)
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False

@@ -16,9 +16,9 @@ from autocompress.compress.folding import fold
 from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
 from autocompress.compress.state import output_shapes
 from autocompress.controller.becoming import become, renew
+from autocompress.controller.capture import Capture, laid_bare
 from autocompress.controller.parts import LevelPart, PruningPart
 from autocompress.controller.requests import first_samples
-from autocompress.controller.snapshot import Snapshot, laid_bare
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.records import Measurement
 from autocompress.trial.distillation import Lesson
@@ -125,7 +125,7 @@ class CompressedModel:
             self._require_shapes(folded)
         return folded
 
-    def snapshot(self, *, plain: bool) -> Snapshot:
+    def capture(self, *, plain: bool) -> Capture:
         """What the model is now, whatever becomes of it afterwards.
 
         Args:
@@ -139,12 +139,12 @@ class CompressedModel:
         if any(part.removes for part in self.parts):  # what is left of the model is to be checked now
             finished = self.stripped()
             start = self.plain() if plain else finished
-            return Snapshot(self.achieved_rate(finished), lambda: finished, lambda: start)
+            return Capture(self.achieved_rate(finished), lambda: finished, lambda: start)
         twin = _copied(self.model).eval()
         rate = self.achieved_rate(twin)
         if not plain:
-            return Snapshot(rate, lambda: fold(twin))
-        return Snapshot(rate, lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
+            return Capture(rate, lambda: fold(twin))
+        return Capture(rate, lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
@@ -213,7 +213,7 @@ class CompressedModel:
                 part.load_state(known, self.plain())
 
     def _laid_bare(self) -> nn.Module:
-        """The model itself, as `snapshot` gives what rates start from where filters do not come back."""
+        """The model itself, as `capture` gives what rates start from where filters do not come back."""
         (fold if self.quantization is None else laid_bare)(self.model)
         renew(self.model)
         return self.model

@@ -33,12 +33,12 @@ class CompressionStatistics:
     @property
     def parameters_removed(self) -> float:
         """Share of the uncompressed model's parameters that are gone or zero."""
-        return 1 - self.after.nonzero_parameters / self.before.nonzero_parameters
+        return float(self.before.removed_in(self.after)["parameters_removed"])
 
     @property
     def macs_removed(self) -> float:
         """Share of the uncompressed model's multiply-accumulates that dense kernels no longer do."""
-        return 1 - self.after.macs / self.before.macs if self.before.macs else 0.0
+        return float(self.before.removed_in(self.after)["macs_removed"])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

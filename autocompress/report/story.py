@@ -114,8 +114,7 @@ def story_of(directory: ExperimentDirectory) -> Story:
         StoreError: there is none, its baseline has not been measured, or its files are damaged.
     """
     settings, ledger = directory.settings(), Ledger(directory)
-    disproved = {key for key, verdict in ledger.verdicts.items() if not verdict.feasible}
-    found = best(record for record in ledger.records if record.key not in disproved)
+    found = best(ledger.standing)
     return Story(
         directory=directory.path,
         module=settings["module"]["class_name"],

@@ -99,6 +99,12 @@ class Ledger:
         self._replayed = 0
         self.refresh()
 
+    @property
+    def standing(self) -> list[TrialRecord]:
+        """The records that no verdict has disproved."""
+        verdicts = self.verdicts
+        return [each for each in self.records if each.key not in verdicts or verdicts[each.key].feasible]
+
     def refresh(self) -> None:
         """Take over what others have written since, whose journal must have been repaired.
 

@@ -172,9 +172,7 @@ def _reduction(
     return Reduction(
         requested_rate=requested,
         compression_rate=achieved,
-        parameters_removed=1 - after.nonzero_parameters / before.nonzero_parameters,
-        macs_removed=1 - after.macs / before.macs if before.macs else 0.0,
-        size_removed=1 - after.bytes / before.bytes,
+        **before.removed_in(after),
         seconds=round(seconds, 3),
     )
 

@@ -208,8 +208,8 @@ class _Trial:
     def _measured(
         self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
     ) -> TrialRecord:
-        before, after = surroundings.size, measure(done.model, surroundings.inputs)
         size = _weights_size(self.directory.checkpoint)
+        after = dataclasses.replace(measure(done.model, surroundings.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
             state="stopped" if done.interrupted else "completed",
@@ -217,13 +217,11 @@ class _Trial:
             accuracy_budget=done.tuned.budget,
             feasible=done.tuned.budget >= 0,
             compression_rate=done.rate,
-            parameters_removed=1 - after.nonzero_parameters / before.nonzero_parameters,
-            macs_removed=1 - after.macs / before.macs if before.macs else 0.0,
-            size_removed=1 - size / before.bytes,
             bytes=size,
             simulated=done.simulated,
             epochs=done.epochs,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
+            **surroundings.size.removed_in(after),
             **(_latency(done.model, surroundings) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])

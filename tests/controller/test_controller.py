@@ -238,7 +238,7 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
         model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         controller.start_from(controller.plain(), 0.25, removed=True)
         train(controller, model, epochs=2)
-        controller.start_from(None if stands else copied(controller.snapshot(plain=False).start), 0.5, removed=True)
+        controller.start_from(None if stands else copied(controller.capture(plain=False).start), 0.5, removed=True)
         assert all(parameter.grad is None for parameter in model.parameters())
         train(controller, model)
         assert calls, "the user's hooks stay"
@@ -247,14 +247,14 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_a_snapshot_does_not_change():
+def test_a_capture_does_not_change():
     controller, model = created(FILTERS, QUANTIZATION)
     train(controller, model)
-    snapshot, stripped, plain = controller.snapshot(plain=True), controller.strip().eval(), controller.plain()
+    capture, stripped, plain = controller.capture(plain=True), controller.strip().eval(), controller.plain()
     rate = controller.statistics().compression_rate
     train(controller, model)
-    assert torch.equal(snapshot.finished.eval()(X), stripped(X))
-    state = snapshot.start.state_dict()
+    assert torch.equal(capture.finished.eval()(X), stripped(X))
+    state = capture.start.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
-    assert snapshot.rate == rate > 0
-    assert snapshot.finished is snapshot.finished
+    assert capture.rate == rate > 0
+    assert capture.finished is capture.finished

@@ -15,8 +15,8 @@ from torch import nn
 from autocompress.budget import accuracy_budget
 from autocompress.compress.copying import copied
 from autocompress.compress.shipping.checkpoint import load_compressed
+from autocompress.controller.capture import Capture
 from autocompress.controller.controller import CompressionController
-from autocompress.controller.snapshot import Snapshot
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.saving import Saving
 from autocompress.engines.inprocess.training import FunctionTraining
@@ -44,7 +44,7 @@ class TorchRunner:
 
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
-        self._kept: tuple[str, Snapshot] | None = None
+        self._kept: tuple[str, Capture] | None = None
         self._standing: str | None = None
 
     @property
@@ -107,18 +107,18 @@ class TorchRunner:
         if self.leads:
             directory.clear()
         seed_everything(search["seed"] + rank())
-        snapshot: Snapshot | None = None
+        capture: Capture | None = None
         try:
             if not search["initial"]:
                 self._start(search)
             on_training()
             tuned = self._trained(search, epochs_before, on_epoch)
-            fields, snapshot = self._came_to(tuned, directory)
+            fields, capture = self._came_to(tuned, directory)
             self._standing = trial.key if self._may_go_on(tuned, search) else None
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
         record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
-        return Saving(record, directory, self._controller.uncompressed, snapshot)
+        return Saving(record, directory, self._controller.uncompressed, capture)
 
     def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
         """See `running.Runner`."""
@@ -213,12 +213,12 @@ class TorchRunner:
         self._functions.load_checkpoint(self._model, json.loads((self._store.trial(key).path / _USERS).read_text()))
         return self._controller.plain()
 
-    def _came_to(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Snapshot]:
+    def _came_to(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Capture]:
         """What the rule needs of the record, and the model."""
         controller = self._controller
-        snapshot, budget = controller.snapshot(plain=self._masked), self._budget(tuned.accuracy)
+        capture, budget = controller.capture(plain=self._masked), self._budget(tuned.accuracy)
         if budget >= 0:
-            self._kept = (directory.path.name, snapshot)
+            self._kept = (directory.path.name, capture)
         self._dump(tuned, directory)
         fields = {
             "state": "completed",
@@ -226,13 +226,13 @@ class TorchRunner:
             "accuracy": tuned.accuracy,
             "accuracy_budget": budget,
             "feasible": budget >= 0,
-            "score": score(snapshot.rate, budget, self._plan.threshold),
-            "compression_rate": snapshot.rate,
+            "score": score(capture.rate, budget, self._plan.threshold),
+            "compression_rate": capture.rate,
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
         }
-        return fields, snapshot
+        return fields, capture
 
     def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
         dump = self._functions.dump_checkpoint

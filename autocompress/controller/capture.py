@@ -11,7 +11,7 @@ from autocompress.compress.folding import bare
 from autocompress.compress.quantizing.activations import detach
 
 
-class Snapshot:
+class Capture:
     """What a model was, made when it is asked for, by whatever thread has time for it.
 
     Args:
