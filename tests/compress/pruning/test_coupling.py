@@ -58,6 +58,7 @@ def test_narrowed_couplings_are_those_that_following_the_narrower_model_gives(ne
         narrowed = whole.narrowed(model)
         assert narrowed is not None
         assert told(narrowed) == told(followed(model, original))
+        assert all(coupling.group is None for coupling in narrowed.couplings), "nothing holds on to the other model"
 
 
 @pytest.mark.parametrize("net", NETS)
