@@ -6,6 +6,7 @@ import copy
 import copyreg
 from collections import OrderedDict
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -20,6 +21,7 @@ _COMPILED = "_compiled_call_impl"
 _RESTORING = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _OWN_WAYS = ("__deepcopy__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__")
 """Methods by which a class can have a say in how it is copied."""
+_plain: WeakKeyDictionary[type[Any], bool] = WeakKeyDictionary()
 
 
 def copied(model: _Module) -> _Module:
@@ -53,6 +55,12 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
 
 def _is_plain(kind: Any) -> bool:
     """Whether copying the attributes is all that a module's class wants done."""
+    if kind not in _plain:
+        _plain[kind] = _wants_no_more(kind)
+    return _plain[kind]
+
+
+def _wants_no_more(kind: Any) -> bool:
     slots: list[str] = copyreg._slotnames(kind)  # type: ignore[attr-defined]
     bases = [base for base in kind.__mro__ if base not in (nn.Module, object)]
     ways = [vars(base)[name] for name in _OWN_WAYS for base in bases if name in vars(base)]

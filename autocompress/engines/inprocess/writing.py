@@ -77,8 +77,7 @@ class Writing:
         """Note that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
         self.hold()
-        self._submit(self._ledger.propose, trial)
-        self._submit(self._scalars.on_proposal, proposal, self.epochs)
+        self._submit(self._write_proposal, trial, proposal, self.epochs)
 
     def add_epoch(self, key: str, told: dict[str, Any]) -> None:
         """Note an evaluation of the trial that is running, as its learning curve has it."""
@@ -101,7 +100,7 @@ class Writing:
         self._set(is_open=True)
 
     def hold(self) -> None:
-        """Let models wait from now on, and all that comes after them."""
+        """Let proposals and models wait from now on, and all that comes after them."""
         self._set(is_open=False)
 
     def wait_for_model(self, key: str) -> None:
@@ -130,9 +129,17 @@ class Writing:
             self._open, self._urgent = is_open, urgent
             self._gate.notify()
 
-    def _save_model(self, outcome: Outcome) -> None:
+    def _pass(self) -> None:
         with self._gate:
             self._gate.wait_for(lambda: self._open or self._urgent)
+
+    def _write_proposal(self, trial: OpenTrial, proposal: Proposal, epochs: int) -> None:
+        self._pass()
+        self._ledger.propose(trial)
+        self._scalars.on_proposal(proposal, epochs)
+
+    def _save_model(self, outcome: Outcome) -> None:
+        self._pass()
         outcome.save_model()
 
     def _save_rest(self, outcome: Outcome, saved: Future[None], index: int, epochs: int) -> None:
