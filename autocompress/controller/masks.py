@@ -31,9 +31,8 @@ class Masks:
                 module = self._model.get_submodule(layer)
                 weight = cast(torch.Tensor, getattr(module, key))
                 self._steps[name] = Mask(torch.zeros_like(weight, dtype=torch.bool))
-                parametrize.register_parametrization(
-                    module, key, self._steps[name], unsafe=True
-                )  # keeps shape and type
+                # Nothing to check: shape and type stay.
+                parametrize.register_parametrization(module, key, self._steps[name], unsafe=True)
 
     def set(self, pruned: Mapping[str, torch.Tensor]) -> None:
         """Mask exactly this: parameter -> True where it is zero."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.compress.base import CompressionRequest
+from autocompress.compress.copying import copied
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import Coupling, removals
@@ -117,7 +117,7 @@ class Cut:
 
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
-                probe = copy.deepcopy(self.model)
+                probe = copied(self.model)
                 self.remove(kept, probe)
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]
