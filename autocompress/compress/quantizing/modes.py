@@ -6,10 +6,13 @@ dropout and the constants of BatchNorm, and knows no other operator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import fx
 
-_FLAGS_AND_PROBABILITIES = {
+FLAGS_AND_PROBABILITIES = {
     "aten.alpha_dropout.default": 2,
     "aten.alpha_dropout_.default": 2,
     "aten.batch_norm.default": 5,
@@ -30,7 +33,7 @@ _FLAGS_AND_PROBABILITIES = {
 }
 """Operator -> place of the argument that is false, or 0.0, in eval mode."""
 
-_MEANS = {
+MEANS = {
     "aten.bernoulli.p": torch.ops.aten.full_like.default,
     "aten.bernoulli_.float": torch.ops.aten.fill_.Scalar,
 }
@@ -58,21 +61,21 @@ def switch(graph: fx.GraphModule, *, training: bool) -> None:
 
 
 def _remember(node: fx.Node) -> None:
-    place = _FLAGS_AND_PROBABILITIES.get(str(node.target))
-    if str(node.target) in _MEANS:
+    place = FLAGS_AND_PROBABILITIES.get(str(node.target))
+    if str(node.target) in MEANS:
         node.meta[_IN_TRAINING] = node.target
-    elif place is not None and len(node.args) > place and not _always_by_batch(node):
+    elif place is not None and len(node.args) > place and not always_by_batch(node.target, node.args):
         node.meta[_IN_TRAINING] = node.args[place]
 
 
-def _always_by_batch(node: fx.Node) -> bool:
-    """Normalization without running statistics does the same in both modes."""
-    return str(node.target).endswith("_norm.default") and node.args[_RUNNING_MEAN] is None
+def always_by_batch(target: Any, arguments: Sequence[Any]) -> bool:
+    """Whether a call normalizes without running statistics, which is the same in both modes."""
+    return str(target).endswith("_norm.default") and arguments[_RUNNING_MEAN] is None
 
 
 def _switch(node: fx.Node, training: bool) -> None:
     before = node.meta[_IN_TRAINING]
-    if str(before) in _MEANS:
-        node.target = before if training else _MEANS[str(before)]
+    if str(before) in MEANS:
+        node.target = before if training else MEANS[str(before)]
     else:
-        node.update_arg(_FLAGS_AND_PROBABILITIES[str(node.target)], before if training else type(before)(0))
+        node.update_arg(FLAGS_AND_PROBABILITIES[str(node.target)], before if training else type(before)(0))

@@ -1,0 +1,134 @@
+"""The operators that an int8 graph may consist of: functions of tensors and numbers, by name.
+
+A checkpoint comes from wherever it comes from, so this list is closed: nothing in it reads or writes files, draws random
+numbers, resizes or aliases memory, or prints. What is not in it is refused when a model is prepared and saved, so that
+what is written can be read.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from autocompress.compress.quantizing.modes import FLAGS_AND_PROBABILITIES, MEANS, always_by_batch
+
+_ELEMENTWISE = """
+abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan
+atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
+clamp_max clamp_min clip conj conj_physical copysign cos cosh deg2rad digamma div divide elu eq erf erfc erfinv exp exp2
+expm1 fill fix float_power floor floor_divide fmax fmin fmod frac ge gelu greater greater_equal gt hardshrink hardsigmoid
+hardswish hardtanh heaviside hypot i0 imag isclose isfinite isinf isnan isneginf isposinf ldexp le leaky_relu lerp less
+less_equal lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor
+logit lt maximum minimum mish mul multiply nan_to_num ne neg negative not_equal polar positive pow prelu rad2deg real
+reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
+special_entr special_erf special_erfc special_expit special_expm1 special_log1p special_logit special_round special_sinc
+special_xlogy sqrt square sub subtract tan tanh threshold true_divide trunc where xlogy zero
+"""
+_REDUCTIONS = """
+all amax amin aminmax any argmax argmin argsort bucketize cosine_similarity count_nonzero cummax cummin cumprod cumsum
+dist kthvalue linalg_norm linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min mode msort nanmean
+nansum norm prod quantile searchsorted softmax sort special_log_softmax special_softmax std std_mean sum sum_to_size topk
+var var_mean
+"""
+_SHAPES = """
+adjoint alias atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to cartesian_prod cat
+channel_shuffle chunk clone column_stack complex concat concatenate constant_pad_nd contiguous copy detach diag
+diag_embed diagflat diagonal dsplit dstack expand expand_as flatten flip fliplr flipud gather hsplit hstack index
+index_add index_copy index_fill index_put index_select lift_fresh lift_fresh_copy masked_fill masked_scatter
+masked_select meshgrid moveaxis movedim mH mT narrow native_channel_shuffle nonzero numpy_T one_hot pad permute
+pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+replication_pad1d replication_pad2d replication_pad3d reshape reshape_as roll rot90 row_stack scatter scatter_add
+scatter_reduce select select_scatter slice slice_scatter split split_with_sizes squeeze stack swapaxes swapdims t take
+take_along_dim tensor_split tile to _to_copy transpose tril triu type_as unbind unflatten unfold unsafe_chunk unsafe_split
+unsafe_split_with_sizes unsqueeze view view_as view_as_complex view_as_real vsplit vstack
+"""
+_LAYERS = """
+adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+affine_grid_generator alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm bilinear col2im conv1d conv2d conv3d
+conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout embedding embedding_bag feature_alpha_dropout
+feature_dropout glu grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col instance_norm layer_norm
+linear lstm lstm_cell max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
+max_pool3d_with_indices max_unpool2d max_unpool3d native_group_norm native_layer_norm pairwise_distance rms_norm rnn_relu
+rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu scaled_dot_product_attention upsample_bicubic2d upsample_bilinear2d
+upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_bicubic2d_aa
+_upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+"""
+_PRODUCTS = """
+addbmm addmm addmv addr baddbmm bmm cdist chain_matmul cross dot einsum fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft
+fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn inner
+kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
+"""
+_MAKERS = """
+arange empty empty_like eye full full_like linspace new_empty new_full new_ones new_zeros ones ones_like scalar_tensor
+zeros zeros_like
+"""
+_CHECKS = """
+item sym_constrain_range sym_constrain_range_for_size sym_numel sym_size _assert_scalar _assert_tensor_metadata
+"""
+_PURE = frozenset("".join((_ELEMENTWISE, _REDUCTIONS, _SHAPES, _LAYERS, _PRODUCTS, _MAKERS, _CHECKS)).split())
+_IN_PLACE = frozenset(f"{name}_" for name in _PURE if not name.startswith("_")) | {"copy_"}
+_QUANTIZING = frozenset(
+    f"{way}_{per}"
+    for way in ("quantize", "dequantize")
+    for per in ("per_tensor", "per_channel", "per_channel_group", "per_token")
+)
+_KNOWN = {"aten": _PURE | _IN_PLACE, "quantized_decomposed": _QUANTIZING}
+_BUILTINS = {
+    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg")
+}
+
+
+def operator_name(target: Any) -> str | None:
+    """The name of an operator in the list; None: it is not in there."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target) if _is_known(str(target)) and not _writes_elsewhere(target) else None
+    return next((name for name, function in _BUILTINS.items() if target is function), None)
+
+
+def named_operator(name: str) -> Any | None:
+    """The operator of a name; None: it is not in the list, or this version of torch does not have it."""
+    if name in _BUILTINS:
+        return _BUILTINS[name]
+    if not _is_known(name):
+        return None
+    namespace, packet, overload = name.split(".")
+    found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
+    return found if isinstance(found, torch._ops.OpOverload) and not _writes_elsewhere(found) else None
+
+
+def takes(target: Any, arguments: int, keywords: set[str]) -> bool:
+    """Whether an operator can be called with so many arguments and these keywords."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return not keywords and arguments in (1, 2)
+    known = [argument.name for argument in target._schema.arguments]
+    return arguments <= len(known) and keywords <= set(known[arguments:])
+
+
+def draws(target: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether a call draws random numbers or updates statistics, as layers do in training mode."""
+    place = FLAGS_AND_PROBABILITIES.get(str(target))
+    if place is None:
+        return False
+    name = target._schema.arguments[place].name
+    given = arguments[place] if len(arguments) > place else keywords.get(name, False)
+    return given not in (False, 0.0) and not always_by_batch(target, arguments)
+
+
+def unknown_operators(graph: fx.Graph) -> list[str]:
+    """Operators of a training graph that an int8 graph must not have."""
+    called = {node.target for node in graph.nodes if node.op == "call_function"}
+    return sorted(str(target) for target in called if operator_name(target) is None and str(target) not in MEANS)
+
+
+def _is_known(name: str) -> bool:
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    return overload.isidentifier() and not overload.startswith("_") and packet in _KNOWN.get(namespace, ())
+
+
+def _writes_elsewhere(target: torch._ops.OpOverload) -> bool:
+    """Whether it writes its result into a tensor that is given."""
+    return any(argument.is_out for argument in target._schema.arguments)
