@@ -23,7 +23,11 @@ def loading_file() -> Path | None:
 
 
 @contextlib.contextmanager
-def _on_path(root: str) -> Iterator[None]:
+def on_path(root: str) -> Iterator[None]:
+    """Have a directory on `sys.path`, which is left as it was; other entries that the block adds stay."""
+    if root in sys.path:
+        yield
+        return
     sys.path.insert(0, root)
     try:
         yield
@@ -32,13 +36,22 @@ def _on_path(root: str) -> Iterator[None]:
             sys.path.remove(root)
 
 
+def known(file: str, name: str, class_name: str) -> ModuleType | None:
+    """The module of a file, if this process has imported it already and it has the class; nothing is run."""
+    for each in ("__main__", name, _path_name(file)):
+        module = sys.modules.get(each)
+        if module is not None and _is(module, file) and attribute(module, class_name) is not None:
+            return module
+    return None
+
+
 def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
     """The module of a file: the launching script if it is that, else imported by name, else by path.
 
     Args:
         file: absolute path of the source file.
         name: name to import it by.
-        root: directory to have on `sys.path`; it stays there, as modules import more while they work.
+        root: directory to have on `sys.path` meanwhile.
         class_name: qualified name of the class that is wanted from it.
 
     Raises:
@@ -48,12 +61,11 @@ def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
     if _is(main, file) and attribute(main, class_name) is not None:
         return main  # the launching script itself: a second copy would run it again
     source(file)
-    if root not in sys.path:
-        sys.path.insert(0, root)
     _loading.append(Path(file))
     try:
-        importlib.invalidate_caches()
-        return _by_name(name, file) or _by_path(file)
+        with on_path(root):
+            importlib.invalidate_caches()
+            return _by_name(name, file) or _by_path(file)
     except (Exception, SystemExit) as error:
         reason = f"it exits ({error})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         raise ModuleError(f"the module's file must be importable; importing {file!r} fails: {reason}") from error
@@ -74,8 +86,12 @@ def _by_name(name: str, file: str) -> ModuleType | None:
     return known if _is(known, file) else None
 
 
+def _path_name(file: str) -> str:
+    return f"_autocompress_{hashlib.sha256(file.encode()).hexdigest()[:8]}_{Path(file).stem}"
+
+
 def _by_path(file: str) -> ModuleType:
-    name = f"_autocompress_{hashlib.sha256(file.encode()).hexdigest()[:8]}_{Path(file).stem}"
+    name = _path_name(file)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -113,10 +129,10 @@ def source(file: str) -> bytes:
 
 
 def attribute(module: ModuleType, dotted: str) -> Any | None:
-    """What a dotted name in a module stands for; None where there is nothing."""
+    """What a dotted name of a class in a module stands for; None where there is nothing. No code of the module runs."""
     value: Any = module
     for part in dotted.split("."):
-        value = getattr(value, part, None)
+        value = vars(value).get(part) if isinstance(value, ModuleType | type) else None
     return value
 
 
@@ -150,7 +166,7 @@ def found(name: str) -> Path:
         ModuleError: there is none.
     """
     try:
-        with _on_path(str(Path.cwd())):
+        with on_path(str(Path.cwd())):
             importlib.invalidate_caches()
             spec = importlib.util.find_spec(name)
     except Exception as error:

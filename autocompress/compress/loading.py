@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import keyword
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autocompress.compress.importing import attribute, found, import_name, imported, name_in_package, source
+from autocompress.compress.importing import (
+    attribute,
+    found,
+    import_name,
+    imported,
+    known,
+    name_in_package,
+    on_path,
+    source,
+)
 from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.compress.torchvision_operators import define_torchvision_operators
 from autocompress.errors import ModuleError, unknown_name
+
+_LONGEST = 4096
+_PATH_CHARACTERS = frozenset("/\\\0")
 
 
 @dataclass(frozen=True)
@@ -75,14 +89,44 @@ class ModuleReference:
         home = root.resolve()
         return replace(self, file=str(home / Path(self.file).relative_to(self.root)), root=str(home))
 
-    def load(self) -> ModuleClass:
-        """Import the file, not as `__main__`, and give its class.
+    def load(self, *, keep_path: bool = False) -> ModuleClass:
+        """Import the file, which runs it, not as `__main__`, and give its class.
+
+        Args:
+            keep_path: leave its root on `sys.path`, as a process does that is there for this module. Else `sys.path` is
+                left as it was, and hooks are to be called within `on_path`.
 
         Raises:
             ModuleError: the file cannot be imported; the class is missing, of another kind, or lacks methods.
         """
         define_torchvision_operators()
+        if keep_path and self.root not in sys.path:
+            sys.path.insert(0, self.root)
         return _checked(imported(self.file, self.name, self.root, self.class_name), self)
+
+    def imported(self) -> ModuleClass | None:
+        """The class, if this process has imported its file already; None: it has not. Nothing is run."""
+        module = known(self.file, self.name, self.class_name)
+        return None if module is None else _checked(module, self)
+
+    def on_path(self) -> AbstractContextManager[None]:
+        """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
+        return on_path(self.root)
+
+    def untrusted(self, what: str, call: Callable[[str], str]) -> str:
+        """The message where a file names this module and nobody has said that it may be run.
+
+        Args:
+            what: names the module.
+            call: what to call instead, given an argument.
+        """
+        outer = self.class_name.partition(".")[0]
+        importing = f"from {self.name} import {outer}; " if _is_dotted(self.name) else ""
+        return (
+            f"{what} is of {self.class_name} in {self.file!r}, a file that is not run unless you say so: give the "
+            f"uncompressed model,  {importing}{call(f'{self.class_name}.model()')}  or, where the file is yours or you "
+            f"trust it,  {call('trust_module=True')}"
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of the file's source text.
@@ -101,15 +145,29 @@ class ModuleReference:
         """The reference that `to_dict` wrote.
 
         Raises:
-            ModuleError: a field is missing, unknown, or not a text.
+            ModuleError: a field is missing or unknown, a path is not absolute, or a name is not one.
         """
         try:
             reference = cls(**data)
         except TypeError as error:
             raise ModuleError(f"a module reference must have file, name, root and class_name; {error}") from error
-        if not all(isinstance(value, str) for value in data.values()):
-            raise ModuleError(f"a module reference must consist of texts; got {dict(data)!r}")
+        values = (reference.file, reference.name, reference.root, reference.class_name)
+        if not all(isinstance(value, str) and value.isprintable() and len(value) < _LONGEST for value in values):
+            raise ModuleError("a module reference must consist of printable texts")
+        file, root = Path(reference.file), Path(reference.root)
+        if not file.is_absolute() or file.suffix != ".py" or ".." in file.parts or not file.is_relative_to(root):
+            raise ModuleError(
+                f"a module's file must be given by its absolute path, below its root; got {str(file)!r} and {str(root)!r}"
+            )
+        if not root.is_absolute() or not _is_dotted(reference.class_name) or _PATH_CHARACTERS & set(reference.name):
+            raise ModuleError(
+                f"a module must be given by dotted names; got {reference.name!r} and {reference.class_name!r}"
+            )
         return reference
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
 
 
 def _checked(module: ModuleType, reference: ModuleReference) -> ModuleClass:

@@ -52,7 +52,7 @@ def _run(parsed: argparse.Namespace, settings: dict[str, Any], channel: Channel,
     if parsed.module_root is not None:
         reference = reference.moved(Path(parsed.module_root))
     record = run_trial(
-        reference.load(),
+        reference.load(keep_path=True),
         parameters,
         threshold=settings["threshold"],
         directory=parsed.directory,

@@ -169,7 +169,7 @@ def _holdout(module: ModuleClass, model: Any) -> float | None:
 
 def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        module = ModuleReference.from_dict(order["module"]).load()
+        module = ModuleReference.from_dict(order["module"]).load(keep_path=True)
         if order["task"] == "measure":
             space = SearchSpace.parse(order["search_space"])
             return measure_baseline(module, space, distilling=order["distilling"]).to_dict()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from autocompress.compress.quantizing.rounding import between
+from autocompress.compress.shipping.grammar import boolean, integer, mapping, record, word
 from autocompress.errors import StoreError
 
 _MOMENTUM = 0.1
@@ -114,17 +114,22 @@ def activation_quantizers(layer: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, ActivationQuantizer)}
 
 
-def attach_described(layer: nn.Module, described: Mapping[str, Any]) -> None:
+QUANTIZERS = mapping(
+    word(*_PLACES), record(bits=integer(1, 32), start_step=integer(0, 1 << 53), symmetric=boolean), most=len(_PLACES)
+)
+"""Of one layer: quant type -> what `to_dict` gives."""
+
+
+def attach_described(layer: nn.Module, described: Any) -> None:
     """Attach the quantizers that `to_dict` describes, by quant type; their ranges come with the weights.
 
     Raises:
-        StoreError: the description is damaged.
+        StoreError: the description is damaged, or the layer has something else by that name.
     """
-    for quant_type, settings in described.items():
-        if quant_type not in _PLACES or settings.keys() != {"bits", "start_step", "symmetric"}:
-            raise StoreError(f"the checkpoint describes no activation quantizer by {quant_type!r}: {settings!r}")
-        bits, start_step = int(settings["bits"]), int(settings["start_step"])
-        attach(layer, quant_type, bits, start_step, symmetric=bool(settings["symmetric"]))
+    for quant_type, settings in QUANTIZERS(described, "quantizers").items():
+        if hasattr(layer, _PLACES[quant_type]):
+            raise StoreError(f"a {type(layer).__name__} must have no {_PLACES[quant_type]} of its own")
+        attach(layer, quant_type, settings["bits"], settings["start_step"], symmetric=settings["symmetric"])
 
 
 def _quantize_input(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from autocompress.compress.quantizing.fusions import constants_of, fast_fusion, move_constants, restore_constants
+from autocompress.compress.quantizing.graphs import unstorable
 from autocompress.compress.quantizing.int8 import TORCHAO_LOGGERS, Int8Model, place
 from autocompress.compress.quantizing.qat_model import QatModel
 from autocompress.compress.quiet import quiet
@@ -39,6 +40,9 @@ def prepared(
     wanted = outputs(model, inputs)
     constants = constants_of(model)
     graph = _exported(model, inputs)
+    reason = unstorable(graph.graph)
+    if reason is not None:
+        raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
     try:
         with quiet(*TORCHAO_LOGGERS):
             found = _with_quantizers(graph, left_out)

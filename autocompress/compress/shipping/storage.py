@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.compress.shipping.codes import bits_for, codebook, codebooks, pack, unpack
+from autocompress.compress.shipping.codes import MOST_VALUES, bits_for, codebook, codebooks, pack, unpack
+from autocompress.compress.shipping.dtypes import DTYPES, name_of
+from autocompress.compress.shipping.grammar import SHAPE, boolean, integer, record, shown, word
 from autocompress.errors import StoreError
 
 State = Mapping[str, torch.Tensor]
@@ -28,6 +30,15 @@ _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> the integers of that size; signed, as not every version of torch knows the others."""
 _PARTS = ("bitmap", "codes", "values")
 _SMALLEST, _WORTHWHILE = 64, 0.95
+_MOST_EXPANSION = 64
+STORED = record(
+    shape=SHAPE,
+    dtype=word(*(name for name, dtype in DTYPES.items() if dtype.itemsize in _PATTERNS)),
+    sparse=boolean,
+    codebooks=integer(0, 1 << 32),
+    count=integer(0, 1 << 48),
+)
+"""How a tensor is stored."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class _Stored:
         """What `decode` needs to know beside the parts."""
         return {
             "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "dtype": name_of(tensor.dtype),
             "sparse": self.bitmap is not None,
             "codebooks": 0 if self.codes is None else self.values.shape[0],
             "count": self.count,
@@ -93,20 +104,33 @@ def encode(state: State) -> tuple[State, Description]:
     return (encoded, description) if description else (state, {})
 
 
-def decode(encoded: State, description: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The state dict that `encode` was given, bit for bit; tensors that were encoded come last.
+
+    Args:
+        encoded: the tensors of a file.
+        description: how they are stored; whoever wrote it, the tensors made take at most 64 times the bytes of the
+            file's, as much as a bit for an element of eight bytes.
 
     Raises:
         StoreError: the parts do not fit their description.
     """
-    parts = {f"{name}::{part}" for name in description for part in _PARTS}
-    state = {name: tensor for name, tensor in encoded.items() if name not in parts}
+    made: dict[Any, torch.Tensor] = {}
+    state, left, room = {}, dict(encoded), _MOST_EXPANSION * _bytes(encoded)
     for name, how in description.items():
         try:
-            state[name] = _restored(encoded, name, how)
-        except (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
-            raise StoreError(f"the stored tensor {name!r} does not fit its description: {error}") from error
-    return state
+            stored = _described(left, name, how)
+            if stored.key not in made:
+                room -= stored.size
+                if room < 0:
+                    raise ValueError("together they would take more than 64 times the file's bytes")
+                made[stored.key] = stored.restored()
+        except (StoreError, ValueError, IndexError, RuntimeError) as error:
+            raise StoreError(f"the stored tensor {shown(name)} does not fit its description: {error}") from error
+        state[name] = made[stored.key]
+    if left.keys() & state.keys():
+        raise StoreError(f"a tensor must be stored one way; {shown(min(left.keys() & state.keys()))} is twice")
+    return left | state
 
 
 def _identity(tensor: Any) -> Any:
@@ -156,23 +180,70 @@ def _coded_by_filter(patterns: _Array, limit: float) -> _Stored | None:
     return _Stored(None, pack(numbers.ravel(), bits_for(values.shape[1])), values, patterns.size)
 
 
-def _restored(encoded: State, name: str, how: Mapping[str, Any]) -> torch.Tensor:
-    shape, dtype, count = [int(size) for size in how["shape"]], getattr(torch, how["dtype"]), int(how["count"])
-    size = math.prod(shape)
-    values = encoded[f"{name}::values"]
-    wanted = _PATTERNS[torch.empty((), dtype=dtype).element_size()]
-    if values.dtype != wanted or values.dim() != 1:
-        raise ValueError(f"values must be one row of {wanted}; they are {tuple(values.shape)} of {values.dtype}")
-    stored: _Array = values.numpy()
-    if how["codebooks"]:
-        stored = _looked_up(stored, encoded[f"{name}::codes"].numpy(), int(how["codebooks"]), count)
-    if stored.size != count:
-        raise ValueError(f"{count} values must be stored; there are {stored.size}")
-    if how["sparse"]:
-        stored = _scattered(encoded[f"{name}::bitmap"].numpy(), stored, size)
-    if stored.size != size or min(shape, default=1) < 0:
-        raise ValueError(f"a tensor of shape {shape} has {size} elements; there are {stored.size}")
-    return torch.from_numpy(stored.copy()).view(dtype).reshape(shape)
+@dataclass(frozen=True)
+class _Described:
+    """A tensor to be restored, its parts as many bytes as its description says."""
+
+    parts: Mapping[str, _Array]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    codebooks: int
+    count: int
+    key: Any
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def restored(self) -> torch.Tensor:
+        stored = self.parts["values"]
+        if self.codebooks:
+            stored = _looked_up(stored, self.parts["codes"], self.codebooks, self.count)
+        if "bitmap" in self.parts:
+            stored = _scattered(self.parts["bitmap"], stored, math.prod(self.shape))
+        return torch.from_numpy(stored.copy()).view(self.dtype).reshape(self.shape)
+
+
+def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
+    """Takes the parts of a tensor out of what is left of the file, and compares their sizes with the description."""
+    how = STORED(how, "it")
+    dtype, count, size = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"])
+    wanted = ["values", *(["codes"] if how["codebooks"] else []), *(["bitmap"] if how["sparse"] else [])]
+    missing = [part for part in wanted if not isinstance(left.get(f"{name}::{part}"), torch.Tensor)]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be there")
+    tensors = {part: left.pop(f"{name}::{part}") for part in wanted}
+    for part, tensor in tensors.items():
+        kind = _PATTERNS.get(dtype.itemsize) if part == "values" else torch.uint8
+        if tensor.dtype != kind or tensor.dim() != 1 or not tensor.is_contiguous():
+            raise ValueError(f"{part} must be one row of {kind}; they are {tuple(tensor.shape)} of {tensor.dtype}")
+    _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, how["codebooks"], count, size)
+    key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, how["codebooks"])
+    parts = {part: tensor.numpy() for part, tensor in tensors.items()}
+    return _Described(parts, tuple(how["shape"]), dtype, how["codebooks"], count, key)
+
+
+def _require_sizes(parts: Mapping[str, int], books: int, count: int, size: int) -> None:
+    values = parts["values"]
+    if books and (values % books or count % books or not 0 < values // books <= MOST_VALUES):
+        raise ValueError(f"{values} values of {count} codes cannot be {books} codebooks of at most {MOST_VALUES}")
+    if not books and values != count:
+        raise ValueError(f"{count} values must be stored; there are {values}")
+    if books and parts["codes"] != math.ceil(count * bits_for(values // books) / 8):
+        raise ValueError(f"{count} codes of {values // books} values do not take {parts['codes']} bytes")
+    if "bitmap" not in parts and count != size:
+        raise ValueError(f"a tensor of {size} elements must have them all; {count} are stored")
+    if "bitmap" in parts and parts["bitmap"] != math.ceil(size / 8):
+        raise ValueError(
+            f"the bitmap of {size} elements takes {math.ceil(size / 8)} bytes; there are {parts['bitmap']}"
+        )
+
+
+def _bytes(tensors: State) -> int:
+    """Of the memory that tensors lie in, shared memory once."""
+    storages = [tensor.untyped_storage() for tensor in tensors.values() if isinstance(tensor, torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _looked_up(values: _Array, codes: _Array, books: int, count: int) -> _Array:
@@ -183,8 +254,6 @@ def _looked_up(values: _Array, codes: _Array, books: int, count: int) -> _Array:
 
 
 def _scattered(bitmap: _Array, stored: _Array, size: int) -> _Array:
-    if bitmap.size != math.ceil(size / 8):
-        raise ValueError(f"the bitmap of {size} elements takes {math.ceil(size / 8)} bytes; there are {bitmap.size}")
     where = np.unpackbits(bitmap, count=size, bitorder="little").astype(bool)
     if int(where.sum()) != stored.size:
         raise ValueError(f"the bitmap has {int(where.sum())} elements; {stored.size} are stored")

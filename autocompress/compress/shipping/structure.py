@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from autocompress.compress.quantizing.activations import ActivationQuantizer, activation_quantizers, attach_described
+from autocompress.compress.quantizing.activations import (
+    QUANTIZERS,
+    ActivationQuantizer,
+    activation_quantizers,
+    attach_described,
+)
+from autocompress.compress.shipping.dtypes import DTYPES, name_of
+from autocompress.compress.shipping.grammar import (
+    ANY_NAME,
+    SHAPE,
+    integer,
+    listing,
+    mapping,
+    record,
+    shown,
+    text,
+    word,
+)
 from autocompress.errors import StoreError
 
 Structure = dict[str, dict[str, Any]]
+_NUMBER = integer(-(1 << 63), (1 << 63) - 1)
+STRUCTURE = mapping(
+    text(r"[^\x00-\x1f\x7f]*", "a name without control characters", 1024),
+    record(
+        attributes=mapping(
+            ANY_NAME, lambda value, where: (_NUMBER if type(value) is int else listing(_NUMBER, 32))(value, where)
+        ),
+        tensors=mapping(ANY_NAME, record(shape=SHAPE, dtype=word(*DTYPES))),
+        quantizers=QUANTIZERS,
+    ),
+)
 """Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
 `quantizers` of activations (quant type -> settings)."""
 
@@ -27,8 +56,10 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
     for name, module in _submodules(model).items():
         if name not in originals or type(module) is not type(originals[name]):
             raise StoreError(_mismatch(name, type(module).__name__, originals.get(name)))
-        attributes = _different(_attributes(module), _attributes(originals[name]))
+        known = _attributes(originals[name])  # what the original does not have, a forward pass has left there
+        attributes = _different({key: value for key, value in _attributes(module).items() if key in known}, known)
         tensors = _different(_tensors(module), _tensors(originals[name]))
+        _require_storable(name, tensors, module, originals[name])
         quantizers = {kind: quantizer.to_dict() for kind, quantizer in activation_quantizers(module).items()}
         if attributes or tensors or quantizers:
             structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
@@ -37,31 +68,58 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
         raise StoreError(
             f"a compressed model must have the uncompressed model's tensors; these differ: {', '.join(odd)}"
         )
-    return structure
+    checked: Structure = STRUCTURE(structure, "the structure")
+    return checked
 
 
-def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
+def apply_structure(model: nn.Module, structure: Any) -> None:
     """Give the uncompressed model the shapes and attributes of the compressed one; its values are then to be loaded.
 
     Shared parameters stay shared.
 
+    Args:
+        model: the uncompressed model.
+        structure: from wherever. Only attributes that the model has, whole numbers or tuples of them, are set, and only
+            tensors that it has get another shape, no larger than before.
+
     Raises:
         StoreError: the structure does not fit the model.
     """
-    modules, replaced = _submodules(model), {}
-    for name, differences in structure.items():
+    modules, replaced = _submodules(model), dict[int, tuple[torch.Tensor, torch.Tensor]]()
+    for name, differences in STRUCTURE(structure, "structure").items():
         if name not in modules:
-            raise StoreError(f"the checkpoint does not fit the model, which has no submodule {name!r}")
+            raise StoreError(f"the checkpoint does not fit the model, which has no submodule {shown(name)}")
         for key, value in differences["attributes"].items():
-            setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
+            _set_attribute(modules[name], name, key, value)
         for key, description in differences["tensors"].items():
-            old = getattr(modules[name], key, None)
-            if not isinstance(old, torch.Tensor):
-                raise StoreError(f"the checkpoint does not fit the model, which has no tensor {name}.{key}")
-            if id(old) not in replaced:
-                replaced[id(old)] = (old, _empty(old, description))  # the old one is kept alive: its id stays its own
-            setattr(modules[name], key, replaced[id(old)][1])
+            _replace(modules[name], f"{name}.{key}", key, description, replaced)
         attach_described(modules[name], differences["quantizers"])
+
+
+def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int]) -> None:
+    """Set an attribute that `structure_of` describes, to a value of the kind that it has."""
+    new = tuple(value) if isinstance(value, list) else value
+    old = _attributes(module).get(key)
+    if old is None or isinstance(old, list) != isinstance(new, tuple):
+        raise StoreError(f"the checkpoint does not fit the model, which has no such number {shown(f'{name}.{key}')}")
+    setattr(module, key, new)
+
+
+def _replace(
+    module: nn.Module,
+    name: str,
+    key: str,
+    description: Mapping[str, Any],
+    replaced: dict[int, tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    old = {**module._parameters, **module._buffers}.get(key)
+    if old is None:
+        raise StoreError(f"the checkpoint does not fit the model, which has no tensor {shown(name)}")
+    if math.prod(description["shape"]) > old.numel():
+        raise StoreError(_larger(name))
+    if id(old) not in replaced:
+        replaced[id(old)] = (old, _empty(old, description))  # the old one is kept alive: its id stays its own
+    setattr(module, key, replaced[id(old)][1])
 
 
 def _submodules(model: nn.Module) -> dict[str, nn.Module]:
@@ -74,6 +132,20 @@ def _names(model: nn.Module) -> set[str]:
     """Names of the tensors in the state dict of everything but the quantizers of activations."""
     added = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, ActivationQuantizer))
     return {name for name in model.state_dict() if not name.startswith(added)}
+
+
+def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, original: nn.Module) -> None:
+    """Tensors that changed must be in the state dict, and no larger than they were."""
+    before = _tensors(original)
+    for key, description in tensors.items():
+        if key in module._non_persistent_buffers_set:
+            raise StoreError(f"a compressed model's tensors must be in its state dict; {name}.{key} is not")
+        if key in before and math.prod(description["shape"]) > math.prod(before[key]["shape"]):
+            raise StoreError(_larger(f"{name}.{key}"))
+
+
+def _larger(name: str) -> str:
+    return f"a compressed model's tensors must be no larger than the uncompressed one's; {shown(name)} is"
 
 
 def _mismatch(name: str, kind: str, original: nn.Module | None) -> str:
@@ -106,12 +178,9 @@ def _is_int_tuple(value: Any) -> bool:
 
 def _tensors(module: nn.Module) -> dict[str, Any]:
     own = (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
-    return {
-        key: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")} for key, tensor in own
-    }
+    return {key: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for key, tensor in own}
 
 
 def _empty(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:
-    dtype = cast(torch.dtype, getattr(torch, description["dtype"]))
-    new = torch.empty(description["shape"], dtype=dtype, device=old.device)
+    new = torch.empty(description["shape"], dtype=DTYPES[description["dtype"]], device=old.device)
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new

@@ -23,9 +23,11 @@ def model():
 
 
 def test_there_and_back_through_json(model):
-    again = Int8Model.from_dict(json.loads(json.dumps(model.to_dict())))
+    description = json.loads(json.dumps(model.to_dict()))
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    again = Int8Model.from_dict(description, zeros)
     assert not torch.equal(again(IMAGE[0]), model(IMAGE[0])), "without its tensors"
-    again.load_state_dict(model.state_dict())
+    again = Int8Model.from_dict(description, model.state_dict())
     assert torch.equal(again(IMAGE[0]), model(IMAGE[0]))
     assert again.to_dict() == model.to_dict()
 
@@ -44,7 +46,7 @@ def test_its_weights_are_bytes(model):
 
 
 def node(description, target="add"):
-    return next(each for each in description["nodes"] if target in str(each["target"]))
+    return next(each for each in description["nodes"] if target in str(each.get("target")))
 
 
 @pytest.mark.parametrize(
@@ -68,4 +70,4 @@ def test_a_damaged_graph_is_refused(model, change):
     description = copy.deepcopy(model.to_dict())
     change(description)
     with pytest.raises(StoreError, match="the checkpoint's int8 graph cannot be built: "):
-        Int8Model.from_dict(description)
+        Int8Model.from_dict(description, model.state_dict())

@@ -1,0 +1,171 @@
+"""Reading what anybody may have written: JSON is checked against a closed grammar before anything is made of it.
+
+A rule takes a value and the place where it stands, and gives the value back or raises `StoreError`. What no rule names
+is refused, so a reader never meets a kind, a key or a size that the writer does not write.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import math
+import re
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+from autocompress.errors import StoreError
+
+Rule = Callable[[Any, str], Any]
+
+MOST_BYTES = 1 << 26
+"""Of a JSON file."""
+MOST_ITEMS = 100_000
+"""Of one list or object."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
+
+
+def parsed(data: bytes) -> Any:
+    """JSON without the liberties of `json.loads`: no key twice, finite numbers only.
+
+    Raises:
+        StoreError: it is not that, too long, or nested too deeply.
+    """
+    if len(data) > MOST_BYTES:
+        raise StoreError(f"it must have at most {MOST_BYTES:,} bytes; it has {len(data):,}")
+    try:
+        return json.loads(
+            data.decode(), object_pairs_hook=_object, parse_constant=_refused_constant, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as error:
+        raise StoreError(str(error)) from error
+
+
+def refuse(where: str, rule: str, value: Any) -> StoreError:
+    """The error of a value that breaks a rule."""
+    return StoreError(f"{where} must be {rule}; got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value in few characters, none of them a control character."""
+    return _SHORT.repr(value)
+
+
+def boolean(value: Any, where: str) -> bool:
+    """True or false."""
+    if type(value) is not bool:
+        raise refuse(where, "true or false", value)
+    return value
+
+
+def integer(low: int, high: int) -> Rule:
+    """A whole number of a range, both ends included."""
+
+    def check(value: Any, where: str) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise refuse(where, f"a whole number from {low} to {high}", value)
+        return value
+
+    return check
+
+
+def text(pattern: str, what: str, longest: int = 256) -> Rule:
+    """A text that a regular expression matches as a whole."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: Any, where: str) -> str:
+        if type(value) is not str or len(value) > longest or not compiled.fullmatch(value):
+            raise refuse(where, what, value)
+        return value
+
+    return check
+
+
+def word(*known: str) -> Rule:
+    """One of a few texts."""
+
+    def check(value: Any, where: str) -> str:
+        if type(value) is not str or value not in known:
+            raise refuse(where, f"one of {', '.join(known)}", value)
+        return value
+
+    return check
+
+
+def identifier(value: Any, where: str) -> str:
+    """A name that Python source text may have, neither a keyword nor one of Python's own (`__x__`)."""
+    if type(value) is not str or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,127}", value, re.ASCII):
+        raise refuse(where, "an identifier", value)
+    if keyword.iskeyword(value) or value.startswith("__"):
+        raise refuse(where, "an identifier, not a keyword or a name of Python's own", value)
+    return value
+
+
+def optional(rule: Rule) -> Rule:
+    """Null, or what a rule allows."""
+    return lambda value, where: None if value is None else rule(value, where)
+
+
+def listing(item: Rule, most: int = MOST_ITEMS) -> Rule:
+    """A list whose items keep a rule."""
+
+    def check(value: Any, where: str) -> list[Any]:
+        if type(value) is not list or len(value) > most:
+            raise refuse(where, f"a list of at most {most} items", value)
+        return [item(each, f"{where}[{index}]") for index, each in enumerate(value)]
+
+    return check
+
+
+def mapping(key: Rule, item: Rule, most: int = MOST_ITEMS) -> Rule:
+    """An object with any keys and values that keep rules."""
+
+    def check(value: Any, where: str) -> dict[str, Any]:
+        if type(value) is not dict or len(value) > most:
+            raise refuse(where, f"an object of at most {most} keys", value)
+        return {key(name, f"a key of {where}"): item(each, f"{where}.{name}") for name, each in value.items()}
+
+    return check
+
+
+def record(**fields: Rule) -> Rule:
+    """An object with exactly these keys."""
+
+    def check(value: Any, where: str) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise refuse(where, "an object", value)
+        missing, unknown = fields.keys() - value.keys(), value.keys() - fields.keys()
+        if missing:
+            raise StoreError(f"{where}: {', '.join(sorted(missing))} must be there")
+        if unknown:
+            raise StoreError(f"{where}: unknown key {shown(min(unknown))} (known: {', '.join(sorted(fields))})")
+        return {name: rule(value[name], f"{where}.{name}") for name, rule in fields.items()}
+
+    return check
+
+
+SHAPE = listing(integer(0, 1 << 40), 32)
+ANY_NAME = text(r"[^\x00-\x1f\x7f]+", "a name without control characters", 1024)
+"""Of a submodule or a tensor; it is looked up in a model, never made source text."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict[str, Any]()
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {shown(name)} is there twice")
+        found[name] = value
+    return found
+
+
+def _refused_constant(name: str) -> float:
+    raise ValueError(f"numbers must be finite; got {name}")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"numbers must be finite; got {digits[:40]}")
+    return number
