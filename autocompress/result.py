@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autocompress.errors import InfeasibleBudgetError, ModuleError
+from autocompress.compress.shipping.grammar import parsed, shown_path
+from autocompress.errors import InfeasibleBudgetError, ModuleError, StoreError
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
 from autocompress.report.story import story_of
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
-    from autocompress.compress.module import ModuleClass
+    from autocompress.compress.loading import ModuleReference
     from autocompress.compress.shipping.export import ExportReport
 
 
@@ -29,9 +31,12 @@ class CompressionResult:
 
     Attributes:
         directory: the experiment's files.
+        module: the user's module, where this process runs or has run the search. A directory that was only opened names
+            a file that anybody may have written: it is not run unless the caller says so.
     """
 
     directory: ExperimentDirectory
+    module: ModuleReference | None = None
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -75,48 +80,91 @@ class CompressionResult:
         """
         return self.directory.trial(self.best.key).checkpoint
 
-    def load_model(self) -> nn.Module:
-        """The best model, physically smaller, on the device its module builds models on, in eval mode.
+    @property
+    def loading_line(self) -> str:
+        """The line of Python that loads the best model in any process on this machine.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
             StoreError: the checkpoint is damaged.
         """
+        place, reference = json.dumps(str(self.checkpoint), ensure_ascii=False), self.directory.settings().get("module")
+        if self._needs_no_module():
+            return f"autocompress.load_compressed({place})"
+        if not reference or "name" not in reference:
+            return f"autocompress.load_compressed({place}, model)  # model: the uncompressed one"
+        return f"autocompress.load_compressed({place}, trust_module=True)  # runs {shown_path(reference['file'])}"
+
+    def _needs_no_module(self) -> bool:
+        file = self.checkpoint / "structure.json"
+        described = parsed(file.read_bytes()) if file.is_file() else {}
+        return isinstance(described, dict) and described.get("kind") == "int8"
+
+    def load_model(self, model: nn.Module | None = None, *, trust_module: bool = False) -> nn.Module:
+        """The best model, physically smaller, on the device its module builds models on, in eval mode.
+
+        Args:
+            model: the uncompressed model, copied, not changed; by default the module's.
+            trust_module: run the module's file that the directory names, though it was not this process that began or
+                resumed the search, and has not imported that file.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            StoreError: the checkpoint is damaged, or the module's file would have to be run.
+        """
         from autocompress.compress.hooks import fresh_model
         from autocompress.compress.shipping.checkpoint import load_compressed
 
-        return load_compressed(self.checkpoint, fresh_model(self._module())).eval()
+        if model is None and not self._needs_no_module():
+            reference = self._module("load_model", trust_module)
+            with reference.on_path():
+                model = fresh_model(reference.load())
+        return load_compressed(self.checkpoint, model).eval()
 
-    def _module(self) -> ModuleClass:
+    def _module(self, call: str, trust_module: bool) -> ModuleReference:
+        """Where the module is, if it may be run."""
         from autocompress.compress.loading import ModuleReference
 
-        reference = self.directory.settings()["module"]
-        if "name" not in reference:
+        if self.module is not None:
+            return self.module
+        recorded = self.directory.settings()["module"]
+        if "name" not in recorded:
             raise ModuleError(
                 "a run of a training loop has no module to build the model from: give the uncompressed model to "
                 f"load_compressed({str(self.checkpoint)!r}, model), and what it gives to export(...)"
             )
-        return ModuleReference.from_dict(reference).load()
+        reference = ModuleReference.from_dict(recorded)
+        if not trust_module and reference.in_memory() is None:
+            what = f"the experiment in {str(self.directory.path)!r}"
+            raise StoreError(reference.untrusted(what, lambda given: f"{call}({given})"))
+        return reference
 
-    def export(self, path: str | os.PathLike[str]) -> ExportReport:
+    def export(self, path: str | os.PathLike[str], *, trust_module: bool = False) -> ExportReport:
         """Write the best model as `.onnx`, `.pt2`, `.dot`, or a directory with a plain state dict.
 
         Beside a `.dot` file the uncompressed model's graph is written too, as `<name>.uncompressed.dot`.
+
+        Args:
+            path: of the file, or of the directory.
+            trust_module: see `load_model`; the module gives the inputs that an export needs.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
             ConfigError: an unknown suffix, or packages that a format needs are missing.
             CompressionError: the model cannot be exported, or what was written computes something else.
-            StoreError: the checkpoint is damaged, or the files cannot be written.
+            StoreError: the checkpoint is damaged, the module's file would have to be run, or the files cannot be
+                written.
         """
         from autocompress.compress.hooks import example_inputs, fresh_model
         from autocompress.compress.shipping.export import export
 
-        module, target = self._module(), Path(path)
-        original, inputs = fresh_model(module), example_inputs(module)
-        report = export(self.load_model(), target, inputs, original=original)
-        if target.suffix == ".dot":
-            export(original, target.with_suffix(".uncompressed.dot"), inputs)
+        reference, target = self._module("export", trust_module), Path(path)
+        with reference.on_path():
+            module = reference.load()
+            original, inputs = fresh_model(module), example_inputs(module)
+            report = export(self.load_model(original), target, inputs, original=original)
+            if target.suffix == ".dot":
+                export(original, target.with_suffix(".uncompressed.dot"), inputs)
         return report
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:

@@ -146,7 +146,7 @@ def told(result: CompressionResult) -> str:
     Raises:
         InfeasibleBudgetError: nothing stayed within the budget.
     """
-    return f'{result.summary()}\nload it     autocompress.load_compressed("{result.checkpoint}")'
+    return f"{result.summary()}\nload it     {result.loading_line}"
 
 
 def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, keep_page: bool) -> bool:

@@ -95,13 +95,23 @@ def report(
         print(f"wrote {CompressionResult(_existing(directory)).report(out)}")
 
 
-def export(directory: Directory, path: Target, as_json: Json = False, debug: Debug = False) -> None:
+def export(
+    directory: Directory,
+    path: Target,
+    trust_module: Annotated[
+        bool, typer.Option("--trust-module", help="Run your module's file though it changed or lies in DIR.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Write the best model for other tools: PATH ends in .onnx, .pt2 or .dot, or is a directory for a state dict.
 
-    What was written is loaded again and compared with the model. Example: autocompress export DIR small.onnx
+    What was written is loaded again and compared with the model. It runs the module's file that DIR names, as `resume`
+    does; other commands that look at DIR do not. Example: autocompress export DIR small.onnx
     """
     with told_errors(debug=debug):
-        print(ship(CompressionResult(_existing(directory)), path, as_json=as_json))
+        result = CompressionResult(_existing(directory))
+        print(ship(result, path, as_json=as_json, trust_module=trust_module))
 
 
 def schema() -> None:

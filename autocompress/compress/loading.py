@@ -104,10 +104,13 @@ class ModuleReference:
             sys.path.insert(0, self.root)
         return _checked(imported(self.file, self.name, self.root, self.class_name), self)
 
-    def imported(self) -> ModuleClass | None:
+    def in_memory(self) -> ModuleClass | None:
         """The class, if this process has imported its file already; None: it has not. Nothing is run."""
         module = known(self.file, self.name, self.class_name)
-        return None if module is None else _checked(module, self)
+        try:
+            return None if module is None else _checked(module, self)
+        except ModuleError:
+            return None
 
     def on_path(self) -> AbstractContextManager[None]:
         """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
@@ -157,7 +160,7 @@ class ModuleReference:
         file, root = Path(reference.file), Path(reference.root)
         if not file.is_absolute() or file.suffix != ".py" or ".." in file.parts or not file.is_relative_to(root):
             raise ModuleError(
-                f"a module's file must be given by its absolute path, below its root; got {str(file)!r} and {str(root)!r}"
+                f"a module's file must be an absolute path below its root; got {str(file)!r} and {str(root)!r}"
             )
         if not root.is_absolute() or not _is_dotted(reference.class_name) or _PATH_CHARACTERS & set(reference.name):
             raise ModuleError(

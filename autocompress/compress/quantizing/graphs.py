@@ -225,8 +225,8 @@ def _node_to_dict(node: fx.Node, numbers: Mapping[fx.Node, int]) -> dict[str, An
     name = operator_name(node.target)
     if node.op != "call_function" or name is None or draws(node.target, node.args, node.kwargs):
         raise StoreError(
-            f"an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval mode; "
-            f"it has {node.target!r}"
+            "an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval "
+            f"mode; it has {node.target!r}"
         )
     keywords = {key: _plain(value, numbers) for key, value in node.kwargs.items()}
     return {"op": node.op, "target": name, "args": arguments, "kwargs": keywords}

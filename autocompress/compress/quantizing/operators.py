@@ -1,8 +1,8 @@
 """The operators that an int8 graph may consist of: functions of tensors and numbers, by name.
 
-A checkpoint comes from wherever it comes from, so this list is closed: nothing in it reads or writes files, draws random
-numbers, resizes or aliases memory, or prints. What is not in it is refused when a model is prepared and saved, so that
-what is written can be read.
+Anybody may have written a checkpoint, so this list is closed: nothing in it reads or writes files, draws random
+numbers, resizes memory, or prints. What is not in it is refused when a model is prepared and saved, so that what is
+written can be read.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from autocompress.compress.quantizing.modes import FLAGS_AND_PROBABILITIES, MEAN
 _ELEMENTWISE = """
 abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan
 atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
-clamp_max clamp_min clip conj conj_physical copysign cos cosh deg2rad digamma div divide elu eq erf erfc erfinv exp exp2
-expm1 fill fix float_power floor floor_divide fmax fmin fmod frac ge gelu greater greater_equal gt hardshrink hardsigmoid
-hardswish hardtanh heaviside hypot i0 imag isclose isfinite isinf isnan isneginf isposinf ldexp le leaky_relu lerp less
-less_equal lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor
-logit lt maximum minimum mish mul multiply nan_to_num ne neg negative not_equal polar positive pow prelu rad2deg real
-reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
-special_entr special_erf special_erfc special_expit special_expm1 special_log1p special_logit special_round special_sinc
-special_xlogy sqrt square sub subtract tan tanh threshold true_divide trunc where xlogy zero
+clamp_max clamp_min clip conj conj_physical copysign cos cosh deg2rad digamma div divide elu eq erf erfc erfinv exp
+exp2 expm1 fill fix float_power floor floor_divide fmax fmin fmod frac ge gelu greater greater_equal gt hardshrink
+hardsigmoid hardswish hardtanh heaviside hypot i0 imag isclose isfinite isinf isnan isneginf isposinf ldexp le
+leaky_relu lerp less less_equal lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not
+logical_or logical_xor logit lt maximum minimum mish mul multiply nan_to_num ne neg negative not_equal polar positive
+pow prelu rad2deg real reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
+sinh softplus softshrink special_entr special_erf special_erfc special_expit special_expm1 special_log1p special_logit
+special_round special_sinc special_xlogy sqrt square sub subtract tan tanh threshold true_divide trunc where xlogy
+zero
 """
 _REDUCTIONS = """
 all amax amin aminmax any argmax argmin argsort bucketize cosine_similarity count_nonzero cummax cummin cumprod cumsum
 dist kthvalue linalg_norm linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min mode msort nanmean
-nansum norm prod quantile searchsorted softmax sort special_log_softmax special_softmax std std_mean sum sum_to_size topk
-var var_mean
+nansum norm prod quantile searchsorted softmax sort special_log_softmax special_softmax std std_mean sum sum_to_size
+topk var var_mean
 """
 _SHAPES = """
 adjoint alias atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to cartesian_prod cat
@@ -42,24 +43,25 @@ masked_select meshgrid moveaxis movedim mH mT narrow native_channel_shuffle nonz
 pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
 replication_pad1d replication_pad2d replication_pad3d reshape reshape_as roll rot90 row_stack scatter scatter_add
 scatter_reduce select select_scatter slice slice_scatter split split_with_sizes squeeze stack swapaxes swapdims t take
-take_along_dim tensor_split tile to _to_copy transpose tril triu type_as unbind unflatten unfold unsafe_chunk unsafe_split
-unsafe_split_with_sizes unsqueeze view view_as view_as_complex view_as_real vsplit vstack
+take_along_dim tensor_split tile to _to_copy transpose tril triu type_as unbind unflatten unfold unsafe_chunk
+unsafe_split unsafe_split_with_sizes unsqueeze view view_as view_as_complex view_as_real vsplit vstack
 """
 _LAYERS = """
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-affine_grid_generator alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm bilinear col2im conv1d conv2d conv3d
-conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout embedding embedding_bag feature_alpha_dropout
-feature_dropout glu grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col instance_norm layer_norm
-linear lstm lstm_cell max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
-max_pool3d_with_indices max_unpool2d max_unpool3d native_group_norm native_layer_norm pairwise_distance rms_norm rnn_relu
-rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu scaled_dot_product_attention upsample_bicubic2d upsample_bilinear2d
-upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_bicubic2d_aa
-_upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+adaptive_max_pool3d affine_grid_generator alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm bilinear col2im
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout embedding embedding_bag
+feature_alpha_dropout feature_dropout glu grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col
+instance_norm layer_norm linear lstm lstm_cell max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices
+max_pool3d max_pool3d_with_indices max_unpool2d max_unpool3d native_group_norm native_layer_norm pairwise_distance
+rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu scaled_dot_product_attention upsample_bicubic2d
+upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
+_upsample_nearest_exact3d
 """
 _PRODUCTS = """
-addbmm addmm addmv addr baddbmm bmm cdist chain_matmul cross dot einsum fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft
-fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn inner
-kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
+addbmm addmm addmv addr baddbmm bmm cdist chain_matmul cross dot einsum fft_fft fft_fft2 fft_fftn fft_fftshift
+fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
+fft_rfftn inner kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
 """
 _MAKERS = """
 arange empty empty_like eye full full_like linspace new_empty new_full new_ones new_zeros ones ones_like scalar_tensor

@@ -242,8 +242,7 @@ class _Index:
 def _tensor(
     storage: _Storage, dtype: torch.dtype | None, offset: Any, shape: Any, strides: Any, more: list[Any]
 ) -> torch.Tensor:
-    """A view of a storage that lies within it and has no more elements than it; `more` are hooks and bits, of which
-    there must be none."""
+    """A view of a storage, within it and of no more elements; `more` are hooks and bits: there must be none."""
     numbers = [offset, *shape, *strides]
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers) or any(more) or dtype is None:
         raise StoreError("its tensors must be plain ones")

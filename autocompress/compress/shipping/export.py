@@ -16,8 +16,9 @@ from torch.export import ExportedProgram
 
 from autocompress.compress.quiet import quiet
 from autocompress.compress.shipping.agreement import Run, compare, differences, rounds
-from autocompress.compress.shipping.checkpoint import STRUCTURE, WEIGHTS, load_compressed, save_checkpoint
+from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.shipping.dot import dot
+from autocompress.compress.shipping.files import STRUCTURE, WEIGHTS
 from autocompress.compress.shipping.onnx import onnx_runner, require_onnx, write_onnx
 from autocompress.compress.shipping.tracing import batch_of_three, free_batches, traced
 from autocompress.compress.state import device_of, moved, outputs, tensors

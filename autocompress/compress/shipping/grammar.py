@@ -53,6 +53,16 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def shown_path(path: Any) -> str:
+    """A path as it is, if it has printable characters only, so that a terminal does nothing but show it."""
+    return path if isinstance(path, str) and path.isprintable() else ascii(path)
+
+
+def anything(value: Any, where: str) -> Any:  # noqa: ARG001
+    """What another rule will check."""
+    return value
+
+
 def boolean(value: Any, where: str) -> bool:
     """True or false."""
     if type(value) is not bool:

@@ -121,9 +121,7 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
         try:
             stored = _described(left, name, how)
             if stored.key not in made:
-                room -= stored.size
-                if room < 0:
-                    raise ValueError("together they would take more than 64 times the file's bytes")
+                room = _reserved(room, stored.size)
                 made[stored.key] = stored.restored()
         except (StoreError, ValueError, IndexError, RuntimeError) as error:
             raise StoreError(f"the stored tensor {shown(name)} does not fit its description: {error}") from error
@@ -238,6 +236,12 @@ def _require_sizes(parts: Mapping[str, int], books: int, count: int, size: int) 
         raise ValueError(
             f"the bitmap of {size} elements takes {math.ceil(size / 8)} bytes; there are {parts['bitmap']}"
         )
+
+
+def _reserved(room: int, size: int) -> int:
+    if size > room:
+        raise ValueError(f"together they would take more than {_MOST_EXPANSION} times the file's bytes")
+    return room - size
 
 
 def _bytes(tensors: State) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from autocompress.compress.copying import copied
 from autocompress.compress.measure import macs, nonzero_parameters, parameters
-from autocompress.compress.shipping.checkpoint import WEIGHTS, save_checkpoint
+from autocompress.compress.shipping.checkpoint import save_checkpoint
+from autocompress.compress.shipping.files import WEIGHTS
 from autocompress.controller.capture import Capture
 from autocompress.controller.model import Surveyed
 from autocompress.records import Measurement, TrialRecord

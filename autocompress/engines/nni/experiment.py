@@ -72,6 +72,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._proc: Any
         self.config: ExperimentConfig = self.config or ExperimentConfig("local")
         self.module = module if isinstance(module, ModuleReference) else module_reference(module)
+        self._runs_module = True  # the caller has named it
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
         self._given_directory = directory
@@ -120,7 +121,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             plan.engine["id"],
             directory=store.path,
         )
-        experiment._store = store
+        experiment._store, experiment._runs_module = store, False
         experiment.settings, experiment.objective = plan.settings, plan.objective
         return experiment
 
@@ -150,7 +151,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         Raises:
             StoreError: the experiment has not been started.
         """
-        return CompressionResult(self._directory())
+        return CompressionResult(self._directory(), self.module if self._runs_module else None)
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Check everything, measure the uncompressed model, and start the experiment in the background.
@@ -187,7 +188,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         Raises:
             AutoCompressError: there is no such experiment, it is running, or as in `run`.
         """
-        self._action = "resume"
+        self._action, self._runs_module = "resume", True
         return self._run_impl(port, wait_completion, debug)
 
     def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:

@@ -82,6 +82,7 @@ class CompressionStudy:
         baseline: Baseline | None = None,
     ) -> None:
         self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
+        self._runs_module = True  # the caller has named it
         self.settings = settings or AccuracyAwareSettings()
         if budget is not None:
             self.settings = self.settings.with_budget(budget)
@@ -123,7 +124,7 @@ class CompressionStudy:
         else:
             plan = plan_of(storage, study_name)
         adaptive = plan.tuner == ADAPTIVE_TUNER
-        return cls(
+        opened = cls(
             module or ModuleReference.from_dict(plan.module),
             plan.search_space,
             storage=storage,
@@ -134,6 +135,8 @@ class CompressionStudy:
             directory=directory,
             artefacts=plan.engine.get("artefacts"),
         )
+        opened._runs_module = module is not None
+        return opened
 
     @property
     def study(self) -> optuna.Study:
@@ -151,7 +154,7 @@ class CompressionStudy:
     def result(self) -> CompressionResult:
         """What has been found so far; verified when `optimize` has ended."""
         self._mirror.fetch_feasible(self._mirror.sync(self.study.get_trials(deepcopy=False)).records)
-        return CompressionResult(self.store)
+        return CompressionResult(self.store, self.module if self._runs_module else None)
 
     def optimize(
         self,
@@ -175,6 +178,7 @@ class CompressionStudy:
             AutoCompressError: something is wrong with the input, the directory or the storage.
         """
         refuse_in_child("a study must not be run")
+        self._runs_module = True
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         _ = self.study  # its directory is there from now on
