@@ -79,11 +79,13 @@ class Int8Model(nn.Module):
 
         try:
             described = GRAPH(description, "graph")
-            root = nn.Module()
+            if {f"{_GRAPH}{name}" for name in described["tensors"]} != tensors.keys():
+                raise StoreError("its tensors must be those of the weights")
+            graph, root = graph_from_dict(described), nn.Module()
             for name, kind in described["tensors"].items():
                 place(root, name, _fitting(tensors, name, kind))
-            return cls(fx.GraphModule(root, graph_from_dict(described)))
-        except (StoreError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            return cls(fx.GraphModule(root, graph))
+        except Exception as error:  # torch's reasons are many
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
 
 

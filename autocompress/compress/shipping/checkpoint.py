@@ -122,11 +122,9 @@ def _require_fitting(state: Mapping[str, Any], weights: Mapping[str, Any]) -> No
 
 def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Module:
     try:
-        loaded = Int8Model.from_dict(structure, weights)
-        _require_fitting(loaded.state_dict(), weights)
+        return Int8Model.from_dict(structure, weights)
     except StoreError as error:
         raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
-    return loaded
 
 
 def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
