@@ -79,14 +79,18 @@ class Int8Model(nn.Module):
 
         try:
             described = GRAPH(description, "graph")
-            if {f"{_GRAPH}{name}" for name in described["tensors"]} != tensors.keys():
-                raise StoreError("its tensors must be those of the weights")
+            _require_all(tensors, described["tensors"])
             graph, root = graph_from_dict(described), nn.Module()
             for name, kind in described["tensors"].items():
                 place(root, name, _fitting(tensors, name, kind))
             return cls(fx.GraphModule(root, graph))
         except Exception as error:  # torch's reasons are many
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
+
+
+def _require_all(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    if {f"{_GRAPH}{name}" for name in described} != tensors.keys():
+        raise StoreError("its tensors must be those of the weights")
 
 
 def _fitting(tensors: Mapping[str, torch.Tensor], name: str, kind: Mapping[str, Any]) -> torch.Tensor:

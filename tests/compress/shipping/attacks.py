@@ -176,7 +176,7 @@ def link(name: str, to: str) -> Callable[[Place], Path]:
     def attack(place: Place) -> Path:
         folder = place.checkpoint("float")
         (folder / name).unlink()
-        (folder / name).symlink_to(place.valid / "float" / name if not to else to)
+        (folder / name).symlink_to(to or place.valid / "float" / name)
         return folder
 
     return attack
@@ -327,7 +327,7 @@ def main(valid: Path, folder: Path) -> dict[str, Any]:
             answer = "loaded"
         except StoreError as error:
             answer = f"StoreError: {error}"
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - any other is a failure
             answer = f"{type(error).__name__}: {error}"
         found[name] = {"answer": answer[:500], "seen": watch.seen, "compiled": watch.compiled}
     return {

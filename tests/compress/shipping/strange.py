@@ -130,11 +130,12 @@ class Watch:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        self.active, path = True, list(sys.path)
+        self.active, path, modules = True, list(sys.path), set(sys.modules)
         try:
             yield
         finally:
             self.active = False
+            self.imports += sorted(sys.modules.keys() - modules)  # importlib.import_module raises no event
             if sys.path != path:
                 self.executions.append(f"sys.path {set(sys.path) - set(path)}")
 
@@ -192,7 +193,7 @@ NASTY: tuple[Any, ...] = (
     *(f'x", "z={CODE}', f"x={CODE}", f"x); {CODE}", f"x:{CODE}", f"\n{CODE}\n", f'a"]; {CODE}; self["b'),
     *("aten.from_file.default", "aten.set_.source_Tensor", "aten.zeros.default", "aten.manual_seed.default"),
     *("prim.Print.default", "getitem", "builtins.eval", "torch.load", "torch.ops.load_library", "dtype:load"),
-    *("collections.defaultdict", "builtins.eval", "\ud800", "\x00", "\x1b[2J", "ｆｏｒｗａｒｄ", "x" * 5000),
+    *("collections.defaultdict", "builtins.eval", "\ud800", "\x00", "\x1b[2J", "\uff46\uff4f\uff52", "x" * 5000),
     *([], {}, [[]], [1, 2, 3], [-1], [1 << 40, 1 << 40], {"node": 0}, {"node": -1}, {"node": 10**9}),
     *({"torch": "dtype:float32"}, {"torch": "device:cuda"}, {"torch": "load"}, {"float": "nan"}, {"tuple": []}),
     *({"node": 0, "torch": "dtype:int8"}, {"type": "canary_module.Thing", "context": None}, {"__class__": "os"}),

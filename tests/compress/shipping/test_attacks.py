@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,8 @@ import torch
 
 from autocompress.compress.shipping.checkpoint import load_compressed
 
-from .attacks import ATTACKS
-from .strange import KINDS, Small, outputs, write_checkpoint
+from .attacks import ATTACKS, Runs
+from .strange import KINDS, Small, outputs, watch, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,25 @@ def test_nothing_was_run_imported_or_taken(suffered):
     assert not suffered["canary"]
     assert not suffered["imported"]
     assert suffered["bytes"] < 400 << 20
+
+
+def test_the_watch_sees_what_it_is_there_for(tmp_path):
+    (tmp_path / "seen_by_watch.py").write_text("")
+    (tmp_path / "pickle").write_bytes(pickle.dumps(Runs("__import__('os').system('true')")))
+    seeing, path = watch(tmp_path), list(sys.path)
+    with seeing.on():
+        sys.path.insert(0, str(tmp_path))
+        importlib.import_module("seen_by_watch")
+        pickle.loads((tmp_path / "pickle").read_bytes())
+        (tmp_path / "written").write_text("")
+        Path("/etc/hosts").read_bytes()
+        subprocess.run(["true"], check=True)
+    sys.path[:] = path
+    assert "seen_by_watch" in seeing.imports
+    assert [str(tmp_path / "written") in seeing.files[0], "/etc/hosts" in seeing.files[1]] == [True, True]
+    for event in ("os.system", "pickle.find_class", "subprocess.Popen", "sys.path"):
+        assert any(each.startswith(event) for each in seeing.executions), event
+    assert seeing.compiled > 0
 
 
 def test_the_attacked_checkpoints_are_fine_themselves(tmp_path):
