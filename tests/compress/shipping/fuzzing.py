@@ -22,7 +22,7 @@ from .attacks import MODULE
 from .strange import KINDS, Small, little_memory, mutate, mutate_bytes, mutate_tensors, outputs, saved, signed
 
 WAYS = ("description", "tensors", "bytes", "accident")
-"""What is changed: what a stranger describes, and stores, with checksums that fit; or anything, with those of before."""
+"""What is changed: what a stranger describes or stores, with checksums that fit; or anything, with those of before."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Small(nn.Module):
 
 
 def write_checkpoint(kind: str, folder: Path) -> Path:
-    """A valid checkpoint: of a pruned model, of an int8 model, or of one whose tensors are stored as codes or sparse."""
+    """A valid checkpoint: of a pruned model, an int8 model, or one whose tensors are stored as codes or sparse."""
     model = Small().eval()
     algorithm, rule = {
         "float": ("l1", LayerTarget(("default",), rate=0.5)),
@@ -122,7 +122,7 @@ class Watch:
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
         if isinstance(path, int):
             return
-        place = os.path.abspath(os.fsdecode(path))
+        place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - which opens nothing itself
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
         own = place.startswith((str(self.home), sys.prefix, sys.base_prefix)) or place.endswith(".py")
         if writes or not own:
