@@ -126,9 +126,9 @@ class ModuleReference:
         outer = self.class_name.partition(".")[0]
         importing = f"from {self.name} import {outer}; " if _is_dotted(self.name) else ""
         return (
-            f"{what} is of {self.class_name} in {self.file!r}, a file that is not run unless you say so: give the "
-            f"uncompressed model,  {importing}{call(f'{self.class_name}.model()')}  or, where the file is yours or you "
-            f"trust it,  {call('trust_module=True')}"
+            f"{what} is of {self.class_name} in {self.file!r}, a file that is not run unless you say so; give the "
+            f"uncompressed model:\n    {importing}{call(f'{self.class_name}.model()')}\n"
+            f"or, where the file is yours or you trust it:\n    {call('trust_module=True')}"
         )
 
     def fingerprint(self) -> str:
