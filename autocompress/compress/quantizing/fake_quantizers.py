@@ -106,12 +106,16 @@ class FakeQuantization:
         In a finished model a layer saves bits where its weight has no more distinct values than they tell apart, zero
         not counted, which a mask may have added.
         """
-        bits = {name: count if self._fits(model, name) else FLOAT_BITS for name, count in self.bits.items()}
+        bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
         return bits_saved(model, bits, self.types, whole_model=whole_model)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
         return fold(model)
+
+    def wider(self, model: nn.Module) -> list[str]:
+        """Names of the layers of a finished model whose weights have more values than their bits tell apart."""
+        return [name for name in self.bits if not self._fits(model, name)]
 
     def _fits(self, model: nn.Module, name: str) -> bool:
         layer = model.get_submodule(name)
