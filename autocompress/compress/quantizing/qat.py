@@ -40,13 +40,15 @@ class Int8Quantization:
 
     Attributes:
         model: prepared, to be trained.
-        quantized: number of weights that will be int8.
+        quantized: number of weights that will be int8, of the targeted layers.
+        stored: how many of these a file must hold; layers that share a weight have it once.
         targeted: number of weights of the targeted layers.
         all_weights: number of weights of all layers that could be quantized.
     """
 
     model: QatModel
     quantized: int
+    stored: int
     targeted: int
     all_weights: int
     simulated: bool = False
@@ -54,12 +56,13 @@ class Int8Quantization:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; a finished model's int8 weights are counted in it.
+        """Share of the weights' bits that are saved; of a finished model the int8 weights are counted.
 
         See `base.Compression`.
         """
-        count = _int8_weights(model) if isinstance(model, Int8Model) else self.quantized
-        return (1 - _BITS / FLOAT_BITS) * count / (self.all_weights if whole_model else self.targeted)
+        missing = max(0, self.stored - _int8_weights(model)) if isinstance(model, Int8Model) else 0
+        total = self.all_weights if whole_model else self.targeted
+        return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The int8 model; see `base.Compression`."""
@@ -102,8 +105,10 @@ class QatQuantizer:
         if not quantized:
             raise CompressionError(f"qat must quantize something; torchao quantizes none of {', '.join(wanted)}")
         graph.calibrate(inputs)
-        counts = (sum(sizes[name] for name in names) for names in (quantized, wanted, sizes))
-        return Int8Quantization(graph, *counts)
+        weights = [cast(torch.Tensor, model.get_submodule(name).weight) for name in quantized]
+        stored = {id(weight): weight.numel() for weight in weights}
+        counts = [sum(sizes[name] for name in names) for names in (quantized, wanted, sizes)]
+        return Int8Quantization(graph, counts[0], sum(stored.values()), *counts[1:])
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
         """Whether all that is asked for has int8 kernels."""

@@ -127,7 +127,7 @@ class Claim:
         Args:
             kept: the model before the second algorithm, as its file gave it back.
             finished: the model after that one, as its file gave it back. A graph of int8 weights has no layers to
-                measure: its weights must be as many and of the same shapes, and no more of them may differ from zero.
+                measure: each weight must have a shape that is left, and no more values that differ from zero.
 
         Raises:
             StoreError: something has come back.
@@ -157,20 +157,20 @@ def require_same_rate(found: float, claimed: float, path: str | os.PathLike[str]
 
 
 def _require_no_more(kept: nn.Module, finished: Int8Model) -> None:
-    left = [parameter.detach() for parameter in kept.parameters() if parameter.dim() > 1]
+    left = [parameter.detach() for parameter in kept.parameters()]
     for weight in finished.weights():
         if weight.dtype is not torch.int8:
             continue
         values = int(torch.count_nonzero(weight))
-        fitting = [each for each in left if sorted(each.shape) == sorted(weight.shape)]
-        enough = [each for each in fitting if int(torch.count_nonzero(each)) >= values]
-        if not enough:
+        if not any(_holds(each, weight.shape, values) for each in left):
             raise StoreError(
                 f"quantization must leave what was removed; the saved model has int8 weights {tuple(weight.shape)} with "
-                f"{values} values that are not zero, which the pruned model has not"
+                f"{values} values that are not zero, and the model before it has none such"
             )
-        used = min(enough, key=lambda each: int(torch.count_nonzero(each)))
-        left = [each for each in left if each is not used]
+
+
+def _holds(weight: torch.Tensor, shape: torch.Size, values: int) -> bool:
+    return sorted(weight.shape) == sorted(shape) and int(torch.count_nonzero(weight)) >= values
 
 
 def _outputs(loaded: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]) -> list[torch.Tensor]:
