@@ -58,7 +58,9 @@ def require_same_tensors(found: Mapping[str, Any], saved: Mapping[str, Any], pat
     Raises:
         StoreError: a tensor is missing, is one too many, or has another shape, type or value.
     """
-    odd = sorted(found.keys() ^ saved.keys()) or [name for name, value in saved.items() if not _same(found[name], value)]
+    odd = sorted(found.keys() ^ saved.keys()) or [
+        name for name, value in saved.items() if not _same(found[name], value)
+    ]
     if odd:
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise StoreError(
