@@ -194,8 +194,8 @@ class TrialRecord(Record):
         size_removed: share of the uncompressed weights file that is saved on disk.
         bytes: size of the weights file.
         simulated: whether the model computes in floating point what only other kernels would compute in fewer bits.
-        simulated_accuracy: what fine-tuning reached with simulated rounding, where the model in the checkpoint is a real
-            int8 one; None otherwise.
+        simulated_accuracy: what fine-tuning reached with simulated rounding, where the model in the checkpoint is a
+            real int8 one; None otherwise.
         latency: median seconds of one forward pass of the example inputs; None where it is not the objective.
         latency_removed: share of the uncompressed model's latency that is saved, negative where it is slower; measured
             in turns with it; None where it is not the objective.

@@ -17,8 +17,8 @@ class Capture:
 
     Args:
         rate: the compression rate that it had reached.
-        require: checks that the finished model, as its file at a path gave it back, has that rate and its weights few bits;
-            raises StoreError.
+        require: checks that the finished model, as its file at a path gave it back, has that rate and weights of few
+            bits; raises StoreError.
         finish: makes the finished model.
         begin: makes what rates start from; None: they start from the finished model.
     """

@@ -103,7 +103,7 @@ class Story:
         return value
 
     def simulated_margin(self, record: TrialRecord) -> float:
-        """How far a trial was inside the threshold while its rounding was simulated; minus infinity where it was not."""
+        """How far a trial was inside the threshold while rounding was simulated; minus infinity where it was not."""
         if record.simulated_accuracy is None:
             return -math.inf
         higher = self.baseline.higher_is_better

@@ -8,8 +8,8 @@ from autocompress.report.phrases import at_rate, counted, duration, number, perc
 from autocompress.report.story import Story
 
 _SAME_EACH_TIME = (
-    "Let the evaluator call model.eval(), and see the same data in the same order each time: its answers differ for one "
-    "model."
+    "Let the evaluator call model.eval(), and see the same data in the same order each time: its answers differ for "
+    "one model."
 )
 _SURELY_INSIDE = 1.0
 """Margin in spreads of the last trial's accuracies beyond which a result is not called close."""

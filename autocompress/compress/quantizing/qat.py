@@ -107,8 +107,13 @@ class QatQuantizer:
         graph.calibrate(inputs)
         weights = [cast(torch.Tensor, model.get_submodule(name).weight) for name in quantized]
         stored = {id(weight): weight.numel() for weight in weights}
-        counts = [sum(sizes[name] for name in names) for names in (quantized, wanted, sizes)]
-        return Int8Quantization(graph, counts[0], sum(stored.values()), *counts[1:])
+        return Int8Quantization(
+            model=graph,
+            quantized=sum(sizes[name] for name in quantized),
+            stored=sum(stored.values()),
+            targeted=sum(sizes[name] for name in wanted),
+            all_weights=sum(sizes.values()),
+        )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
         """Whether all that is asked for has int8 kernels."""

@@ -1,8 +1,8 @@
 """Whether a checkpoint that has just been written holds the model that it was written from.
 
 What a record says of a model is measured on the model as its file gives it back. That is only right where the two are
-one, which is checked here: all tensors bit for bit, then the outputs on the example inputs, which also depend on what is
-not in any tensor.
+one, which is checked here: all tensors bit for bit, then the outputs on the example inputs, which also depend on what
+is not in any tensor.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def require_same_outputs(
     except CompressionError as error:
         raise StoreError(f"{_computes(path)}: {error}") from error
     raise StoreError(
-        f"{_computes(path)}: an output differs by {apart:.2g}, though all tensors are the same; what the model computes "
-        "with must be parameters or buffers of its state dict"
+        f"{_computes(path)}: an output differs by {apart:.2g}, though all tensors are the same; what the model "
+        "computes with must be parameters or buffers of its state dict"
     )
 
 
@@ -166,8 +166,8 @@ def _require_no_more(kept: nn.Module, finished: Int8Model) -> None:
         values = int(torch.count_nonzero(weight))
         if not any(_holds(each, weight.shape, values) for each in left):
             raise StoreError(
-                f"quantization must leave what was removed; the saved model has int8 weights {tuple(weight.shape)} with "
-                f"{values} values that are not zero, and the model before it has none such"
+                f"quantization must leave what was removed; the saved model has int8 weights {tuple(weight.shape)} "
+                f"with {values} values that are not zero, and the model before it has none such"
             )
 
 
