@@ -152,9 +152,13 @@ def test_filters_that_are_still_there_are_found() -> None:
 
 
 def test_weights_that_are_not_int8_are_found() -> None:
-    claim = Claim.of(compress(Plain(), "qat"))
-    some = (LayerTarget(("Linear",), quant_types=("weight", "output")),)
-    partly = compressor("qat").compress(Plain(), CompressionRequest("qat", some, IMAGE, module=Calibrated))
+    def quantized(rule: LayerTarget) -> Compression:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
+        return compressor("qat").compress(model, CompressionRequest("qat", (rule,), IMAGE, module=Calibrated))
+
+    both = ("weight", "output")
+    claim = Claim.of(quantized(LayerTarget(("default",), quant_types=both)))
+    partly = quantized(LayerTarget(op_names=("1",), quant_types=both))
     with pytest.raises(StoreError, match="compression rate"):
         claim.require(partly.finish(partly.model), "anywhere")
 
