@@ -42,9 +42,7 @@ ASKED = {
 
 def compress(model: nn.Module, name: str) -> Compression:
     algorithm = name.split()[0]
-    return compressor(algorithm).compress(
-        model, CompressionRequest(algorithm, ASKED[name], IMAGE, module=Calibrated)
-    )
+    return compressor(algorithm).compress(model, CompressionRequest(algorithm, ASKED[name], IMAGE, module=Calibrated))
 
 
 def saved(model: nn.Module, path: Path) -> nn.Module:
@@ -141,7 +139,9 @@ def test_a_rate_that_the_file_has_not_is_found(name: str, tmp_path: Path) -> Non
     finished = compression.finish(compression.model)
     with torch.no_grad():
         finished.hidden.weight.copy_(torch.randn_like(finished.hidden.weight))
-    with pytest.raises(StoreError, match=rf"must have the compression rate of the model that was saved, {claim.rate:g}"):
+    with pytest.raises(
+        StoreError, match=rf"must have the compression rate of the model that was saved, {claim.rate:g}"
+    ):
         claim.require(saved(finished, tmp_path / "model"), tmp_path / "model")
 
 
