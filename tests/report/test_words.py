@@ -131,7 +131,7 @@ def test_an_int8_model_that_is_worse_than_its_simulation_is_told(begun):
     found = dataclasses.replace(record(key, rate, feasible=False), algorithm="l2+qat", simulated_accuracy=0.892)
     ledger.add(found)
     assert (
-        "Int8: 1 trial within the budget in simulation, and outside as the int8 model that was saved; the last l2+qat at "
-        "rate 0.5, 0.892 and 0.5."
+        "Int8: 1 trial within the budget in simulation, and outside as the int8 model that was saved; the last l2+qat "
+        "at rate 0.5, 0.892 and 0.5."
     ) in findings(story_of(begun))
     assert verdict(found) == "outside as int8; 0.892 in simulation"
