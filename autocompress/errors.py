@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,28 +54,72 @@ class InfeasibleBudgetError(AutoCompressError):
         best_accuracy: the accuracy nearest to the threshold that any trial reached, None when none was evaluated.
         threshold: the lowest tolerable accuracy (the highest, where lower is better).
         trials: records of everything that was tried.
+        disproved: the records that were within the budget, and what each one's model evaluated to when it was loaded
+            afresh, outside of it.
     """
 
-    def __init__(self, best_accuracy: float | None, threshold: float, trials: Sequence[TrialRecord]) -> None:
+    def __init__(
+        self,
+        best_accuracy: float | None,
+        threshold: float,
+        trials: Sequence[TrialRecord],
+        disproved: Sequence[tuple[TrialRecord, float]] = (),
+    ) -> None:
         self.best_accuracy = best_accuracy
         self.threshold = threshold
         self.trials = tuple(trials)
+        self.disproved = tuple(disproved)
         reached = "no trial was evaluated" if best_accuracy is None else f"the best accuracy was {best_accuracy:g}"
         super().__init__(
             f"no compressed model stayed within the accuracy budget: the threshold is {threshold:g}, {reached}; "
-            f"tried {_tried(trials)}"
+            f"{_disproved(disproved)}tried {_tried(trials)}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.best_accuracy, self.threshold, self.trials)
+        return type(self), (self.best_accuracy, self.threshold, self.trials, self.disproved)
 
 
 def _tried(trials: Sequence[TrialRecord]) -> str:
-    if not trials:
-        return "nothing"
-    return ", ".join(
-        f"{trial.algorithm} at {trial.requested_rate:g}" if trial.requested_rate is not None else trial.algorithm
-        for trial in trials
+    return ", ".join(map(_named, trials)) or "nothing"
+
+
+def _disproved(disproved: Sequence[tuple[TrialRecord, float]]) -> str:
+    told = [
+        (trial, sentence)
+        for trial, accuracy in disproved
+        if (sentence := evaluates_differently(accuracy, trial.accuracy)) is not None
+    ]
+    if not told:
+        return ""
+    more = f" (so of {len(told)} trials)" if len(told) > 1 else ""
+    return f"{_named(told[0][0])} {told[0][1]}{more}; "
+
+
+def _named(trial: TrialRecord) -> str:
+    return trial.algorithm if trial.requested_rate is None else f"{trial.algorithm} at {trial.requested_rate:g}"
+
+
+_SAME_ACCURACY = 1e-6
+"""Relative difference of two accuracies below which they are one: an average of float32 values keeps about that when it
+is summed in another order, and one sample more or less that is classified rightly changes an accuracy by more."""
+
+
+def evaluates_differently(fresh: float, recorded: float | None) -> str | None:
+    """What is said where a model evaluates differently when it is loaded afresh.
+
+    Args:
+        fresh: its accuracy then.
+        recorded: the accuracy that its trial has recorded; None: there is none.
+
+    Returns:
+        a sentence without its subject; None where the two agree, up to rounding.
+    """
+    if recorded is None or math.isclose(fresh, recorded, rel_tol=_SAME_ACCURACY):
+        return None
+    digits = next((few for few in range(4, 9) if f"{fresh:.{few}g}" != f"{recorded:.{few}g}"), 9)
+    return (
+        f"evaluates differently when loaded afresh: {fresh:.{digits}g} against {recorded:.{digits}g}; the evaluator is "
+        "not deterministic or leaves the model in training mode"
     )
 
 

@@ -194,6 +194,8 @@ class TrialRecord(Record):
         size_removed: share of the uncompressed weights file that is saved on disk.
         bytes: size of the weights file.
         simulated: whether the model computes in floating point what only other kernels would compute in fewer bits.
+        simulated_accuracy: what fine-tuning reached with simulated rounding, where the model in the checkpoint is a
+            real int8 one; None otherwise.
         latency: median seconds of one forward pass of the example inputs; None where it is not the objective.
         latency_removed: share of the uncompressed model's latency that is saved, negative where it is slower; measured
             in turns with it; None where it is not the objective.
@@ -221,6 +223,7 @@ class TrialRecord(Record):
     size_removed: float | None = None
     bytes: int | None = None
     simulated: bool = False
+    simulated_accuracy: float | None = None
     latency: float | None = None
     latency_removed: float | None = None
     epochs: int = 0

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autocompress.compress.shipping.grammar import parsed, shown_path
-from autocompress.errors import InfeasibleBudgetError, ModuleError, StoreError
+from autocompress.errors import ModuleError, StoreError
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
+from autocompress.report.disagreement import disagreements, infeasible
 from autocompress.report.story import story_of
-from autocompress.search import best, nearest_accuracy
+from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 if TYPE_CHECKING:
@@ -63,13 +65,25 @@ class CompressionResult:
         ledger = Ledger(self.directory)
         record = best(ledger.standing)
         if record is None:
-            raise InfeasibleBudgetError(nearest_accuracy(ledger.records), self.threshold, ledger.records)
+            higher = self.baseline.higher_is_better
+            raise infeasible(ledger.records, ledger.verdicts, self.threshold, higher_is_better=higher)
         return record
 
     @property
     def verdict(self) -> Verdict | None:
         """What the best model evaluated to when loaded afresh; None while the search has not ended."""
         return Ledger(self.directory).verdicts.get(self.best.key)
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What models evaluated to when loaded afresh, by the keys of their trials."""
+        return Ledger(self.directory).verdicts
+
+    @property
+    def disagreements(self) -> list[str]:
+        """A sentence about each trial whose model evaluates differently when loaded afresh; of many the first three."""
+        ledger = Ledger(self.directory)
+        return disagreements(ledger.records, ledger.verdicts)
 
     @property
     def checkpoint(self) -> Path:
@@ -237,6 +251,7 @@ class CompressionResult:
         failed = [entry for entry in self.records if entry.error is not None]
         if failed:
             lines.append(f"failed      {len(failed)} of them, the last with {failed[-1].error}")
+        lines += [f"warning     {told}" for told in self.disagreements]
         if verdict is not None:
             lines.insert(2, f"verified    {verdict.accuracy:g} when loaded afresh")
             if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:

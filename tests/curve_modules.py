@@ -6,8 +6,12 @@ import signal
 import time
 from pathlib import Path
 
+import torch
+from torch.nn import functional
+
 from autocompress import AbstractAutoCompressionModule
 from autocompress.testing import CurveModule, cliff, flat, knee, never
+from autocompress.testing.fakes import CurveNet
 
 
 class Knee(CurveModule):
@@ -123,3 +127,27 @@ class Bulky(CountsEpochs):
     """Checkpoints of megabytes."""
 
     width = 100_000
+
+
+class WithDropout(CurveNet):
+    def forward(self, x):
+        return self.head(functional.dropout(torch.relu(self.hidden(x)), training=self.training))
+
+
+class LeavesDropoutOn(CurveModule):
+    """Its evaluator forgets the mode, so that its accuracy depends on what was drawn before."""
+
+    @classmethod
+    def model(cls):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return WithDropout(cls.width)
+
+    @classmethod
+    def evaluator(cls):
+        def evaluate(model):
+            model.train()
+            with torch.no_grad():
+                return 0.9 + 0.01 * float(model(torch.ones(8, 4)).mean())
+
+        return evaluate

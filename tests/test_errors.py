@@ -5,7 +5,13 @@ import pickle
 import pytest
 
 from autocompress import errors
-from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError, unknown_name
+from autocompress.errors import (
+    AutoCompressError,
+    InfeasibleBudgetError,
+    TrialError,
+    evaluates_differently,
+    unknown_name,
+)
 from tests.search.support import trial
 
 TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
@@ -47,6 +53,7 @@ def test_an_infeasible_budget_without_any_trial():
     [
         InfeasibleBudgetError(0.87, 0.891, [trial(0.5, False)]),
         InfeasibleBudgetError(None, 0.891, []),
+        InfeasibleBudgetError(0.87, 0.891, [trial(0.5)], [(trial(0.5), 0.87)]),
         TrialError("it failed", "Traceback"),
         TrialError("it failed"),
     ],
@@ -70,3 +77,37 @@ def test_an_error_survives_the_way_to_another_process(error):
 )
 def test_unknown_name(name, known, message):
     assert unknown_name("algorithm", name, iter(known)) == message
+
+
+DIFFERS = "the evaluator is not deterministic or leaves the model in training mode"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "recorded", "told"),
+    [
+        (0.9636, 0.9667, f"evaluates differently when loaded afresh: 0.9636 against 0.9667; {DIFFERS}"),
+        (96.36, 96.67, f"evaluates differently when loaded afresh: 96.36 against 96.67; {DIFFERS}"),
+        (-1.5, -1.25, f"evaluates differently when loaded afresh: -1.5 against -1.25; {DIFFERS}"),
+        (0.0, 0.5, f"evaluates differently when loaded afresh: 0 against 0.5; {DIFFERS}"),
+        # as many digits as it takes to tell them apart
+        (0.96361, 0.96362, f"evaluates differently when loaded afresh: 0.96361 against 0.96362; {DIFFERS}"),
+        (0.9667, 0.9667, None),
+        (0.0, 0.0, None),
+        (0.9667, 0.9667 * (1 + 5e-7), None),  # rounding
+        (1 - 2e-6, 1.0, f"evaluates differently when loaded afresh: 0.999998 against 1; {DIFFERS}"),
+        (0.9667, None, None),
+    ],
+)
+def test_what_is_said_where_a_model_evaluates_differently(fresh, recorded, told):
+    assert evaluates_differently(fresh, recorded) == told
+
+
+def test_an_infeasible_budget_tells_what_verification_has_disproved():
+    trials = [trial(0.5, accuracy=0.9667), trial(0.6, accuracy=0.9667), trial(0.7, False)]
+    error = InfeasibleBudgetError(0.96, 0.9636, trials, [(trials[0], 0.96), (trials[1], 0.95)])
+    assert str(error) == (
+        "no compressed model stayed within the accuracy budget: the threshold is 0.9636, the best accuracy was 0.96; "
+        f"l1 at 0.5 evaluates differently when loaded afresh: 0.96 against 0.9667; {DIFFERS} (so of 2 trials); "
+        "tried l1 at 0.5, l1 at 0.6, l1 at 0.7"
+    )
+    assert error.disproved == ((trials[0], 0.96), (trials[1], 0.95))

@@ -153,3 +153,38 @@ def test_no_experiment(tmp_path):
     result = CompressionResult(ExperimentDirectory(tmp_path / "nowhere"))
     with pytest.raises(StoreError, match=r"nowhere holds no experiment: experiment\.json is missing$"):
         _ = result.baseline
+
+
+DIFFERS = "the evaluator is not deterministic or leaves the model in training mode"
+
+
+def test_where_verification_disproves_all_that_is_said(write):
+    """An accuracy beyond the threshold and no result would be a riddle."""
+    records = [trial(0.5, key="a", accuracy=0.9, accuracy_budget=0.009), trial(0.6, False, accuracy=0.88)]
+    result = write(*records, a=BREAKS)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        result.summary()
+    assert str(caught.value) == (
+        "no compressed model stayed within the accuracy budget: the threshold is 0.891, the best accuracy was 0.88; "
+        f"l1 at 0.5 evaluates differently when loaded afresh: 0.85 against 0.9; {DIFFERS}; tried l1 at 0.5, l1 at 0.6"
+    )
+    assert (caught.value.best_accuracy, caught.value.disproved) == (0.88, ((records[0], 0.85),))
+    assert result.disagreements == [
+        f"l1 at rate 0.5 evaluates differently when loaded afresh: 0.85 against 0.9; {DIFFERS}"
+    ]
+
+
+def test_the_summary_warns_of_a_best_model_that_evaluates_differently(write):
+    result = write(sized(0.85, key="best"), best=Verdict(0.9, None, True))
+    assert result.summary().splitlines()[-1] == (
+        f"warning     l1 at rate 0.85 evaluates differently when loaded afresh: 0.9 against 0.8925; {DIFFERS}"
+    )
+    assert "verified    0.9 when loaded afresh" in result.summary()
+
+
+def test_of_many_that_evaluate_differently_the_first_are_told(write):
+    keys = "abcde"
+    result = write(*(trial(index / 10, key=key) for index, key in enumerate(keys)), **dict.fromkeys(keys, BREAKS))
+    assert [text.split(" evaluates")[0] for text in result.disagreements] == [
+        "l1 at rate 0", "l1 at rate 0.1", "l1 at rate 0.2", "and so do 2 more"
+    ]  # fmt: skip

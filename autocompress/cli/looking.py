@@ -27,8 +27,9 @@ from autocompress.cli.snapshot import Snapshot, take
 from autocompress.cli.tables import trials_table
 from autocompress.cli.terminal import piped_console
 from autocompress.errors import AutoCompressError, StoreError
+from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
-from autocompress.store import ExperimentDirectory
+from autocompress.store import ExperimentDirectory, Verdict
 
 
 def status(directory: Directory) -> None:
@@ -47,14 +48,17 @@ def status(directory: Directory) -> None:
 def trials(directory: Directory, as_json: Json = False) -> None:
     """List all trials.
 
-    rate is what was requested, achieved what was measured; budget is how far the accuracy is inside the threshold.
+    rate is what was requested, achieved what was measured; budget is how far the accuracy is inside the threshold. As
+    JSON, trials whose model was loaded afresh have its verified_accuracy and holdout_accuracy as well.
     """
     with told_errors():
-        records = CompressionResult(_existing(directory)).records
+        result = CompressionResult(_existing(directory))
+        records, verdicts = result.records, result.verdicts
         if as_json:
-            print(json.dumps([record.to_dict() for record in records], indent=2))
+            print(json.dumps([_with_verdict(record, verdicts.get(record.key)) for record in records], indent=2))
         else:
-            piped_console().print(trials_table(records) if records else "no trial has ended yet")
+            table = trials_table(records, verdicts=verdicts)
+            piped_console().print(table if records else "no trial has ended yet")
 
 
 def best(directory: Directory, as_json: Json = False) -> None:
@@ -63,7 +67,8 @@ def best(directory: Directory, as_json: Json = False) -> None:
         result = CompressionResult(_existing(directory))
         if as_json:
             checkpoint = {"checkpoint": str(result.checkpoint)}
-            print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result)}, indent=2))
+            told = {"disagreements": result.disagreements}
+            print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result.verdict), **told}, indent=2))
         else:
             print(launch.told(result))
 
@@ -124,8 +129,11 @@ def schema() -> None:
     print(json.dumps(CompressionConfig.model_json_schema(), indent=2))
 
 
-def _verdict(result: CompressionResult) -> dict[str, Any]:
-    verdict = result.verdict
+def _with_verdict(record: TrialRecord, verdict: Verdict | None) -> dict[str, Any]:
+    return record.to_dict() if verdict is None else {**record.to_dict(), **_verdict(verdict)}
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any]:
     if verdict is None:
         return {"verified_accuracy": None, "holdout_accuracy": None}
     return {"verified_accuracy": verdict.accuracy, "holdout_accuracy": verdict.holdout_accuracy}

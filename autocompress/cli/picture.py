@@ -9,6 +9,7 @@ from rich.text import Text
 from autocompress.cli.snapshot import RunningTrial, Snapshot
 from autocompress.cli.tables import trials_table
 from autocompress.records import Proposal
+from autocompress.report.disagreement import disagreements
 from autocompress.report.phrases import at_rate, counted, duration, gain, number
 
 _SHOWN_TRIALS = 12
@@ -36,8 +37,9 @@ def picture(
         parts.append(_labelled("page", Text(url, style=f"link {url}", overflow="fold")))
     shown = snapshot.records[-_SHOWN_TRIALS:]
     if shown:
-        parts += [Text(), trials_table(shown, len(snapshot.records) - len(shown) + 1, cut=True)]
-    parts += [Text(), *([] if ended else _doing(snapshot, url, stopping)), best_line(snapshot)]
+        first = len(snapshot.records) - len(shown) + 1
+        parts += [Text(), trials_table(shown, first, cut=True, verdicts=snapshot.verdicts)]
+    parts += [Text(), *([] if ended else _doing(snapshot, url, stopping)), best_line(snapshot), *_warnings(snapshot)]
     return Group(*parts)
 
 
@@ -53,6 +55,7 @@ def still(snapshot: Snapshot, state: str) -> RenderableType:
     parts.append(best_line(snapshot))
     if snapshot.verdict is not None:
         parts.append(_labelled("verified", Text(f"{number(snapshot.verdict.accuracy)} when loaded afresh")))
+    parts += _warnings(snapshot)
     if not snapshot.ended and not snapshot.running:
         parts.append(_labelled("next", Text(_next(snapshot.waiting))))
     return Group(*parts)
@@ -83,6 +86,11 @@ def accuracy_text(snapshot: Snapshot) -> str:
     """The uncompressed accuracy and the threshold."""
     bound = "at least" if snapshot.higher_is_better else "at most"
     return f"{number(snapshot.uncompressed)} uncompressed, {bound} {number(snapshot.threshold)} to hold"
+
+
+def _warnings(snapshot: Snapshot) -> list[Text]:
+    told = disagreements(snapshot.records, snapshot.verdicts)
+    return [_labelled("warning", Text(each, style="yellow")) for each in told]
 
 
 def _accuracy(snapshot: Snapshot) -> Text:

@@ -49,6 +49,8 @@ def _require_own(reference: ModuleReference, result: CompressionResult) -> None:
 
 def _told(report: ExportReport, uncompressed: int) -> str:
     lines = [f"wrote     {report.path}, {report.bytes:,} bytes (uncompressed weights {uncompressed:,})"]
+    if report.weights is not None:
+        lines.append(f"holds     {report.weights:,} weights, {report.zeros:,} of them zero")
     if report.checked is not None:
         sizes = " and ".join(str(size) for size in report.batches)
         lines.append(f"checked   with {report.checked} on batches of {sizes}")

@@ -45,6 +45,7 @@ class Snapshot:
         running: trials without a result.
         best: the best feasible one so far.
         verdict: what the best one evaluated to when loaded afresh; None before the end.
+        verdicts: of all trials whose model was loaded afresh, by key.
         ended: whether there is nothing left to try.
         waiting: what the rule would try next; empty where a stock tuner decides.
     """
@@ -57,6 +58,7 @@ class Snapshot:
     running: list[RunningTrial]
     best: TrialRecord | None
     verdict: Verdict | None
+    verdicts: Mapping[str, Verdict]
     ended: bool
     waiting: list[Proposal]
 
@@ -124,6 +126,7 @@ def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
         running=[_running(ledger.directory, trial) for trial in ledger.open.values()],
         best=found,
         verdict=ledger.verdicts.get(found.key) if found else None,
+        verdicts=ledger.verdicts,
         ended=_ended(plan, ledger, waiting),
         waiting=waiting,
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
-from autocompress.report.phrases import at_rate, counted, gain, number, percent, verdict
+from autocompress.report.disagreement import disagreement
+from autocompress.report.phrases import at_rate, counted, gain, holds, number, percent, verdict
+from autocompress.store import Verdict
 
 _COLUMNS = (
     "#",
@@ -28,28 +31,36 @@ _COLUMNS = (
 _LEFT = ("algorithm", "verdict")
 
 
-def trials_table(records: Iterable[TrialRecord], first: int = 1, *, cut: bool = False) -> Table:
+def trials_table(
+    records: Iterable[TrialRecord],
+    first: int = 1,
+    *,
+    cut: bool = False,
+    verdicts: Mapping[str, Verdict] = MappingProxyType({}),
+) -> Table:
     """One row a trial: requested and achieved rate, share of parameters removed, of bytes saved, accuracy, verdict.
 
     Args:
         records: the rows.
         first: number of the first of them.
         cut: cut long reasons of failure to the width instead of wrapping them.
+        verdicts: what trials' models came to when they were loaded afresh, by the trials' keys.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in _COLUMNS:
         justify: JustifyMethod = "left" if column in _LEFT else "right"
         table.add_column(column, justify=justify, no_wrap=cut or column != "verdict")
     for index, record in enumerate(records, first):
-        table.add_row(str(index), *_cells(record), styled_verdict(record))
+        table.add_row(str(index), *_cells(record), styled_verdict(record, verdicts.get(record.key)))
     return table
 
 
-def styled_verdict(record: TrialRecord) -> Text:
+def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     """The verdict in its colour."""
+    told, sure = verdict(record, fresh), holds(record, fresh) and disagreement(record, fresh) is None
     if record.error is not None:
-        return Text(verdict(record), style="red", overflow="ellipsis")
-    return Text(verdict(record), style="green" if record.feasible else "yellow")
+        return Text(told, style="red", overflow="ellipsis")
+    return Text(told, style="green" if sure else "yellow", overflow="ellipsis")
 
 
 def line(record: TrialRecord, index: int) -> str:

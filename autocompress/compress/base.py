@@ -90,6 +90,11 @@ class Compression(Protocol):
         ...
 
     @property
+    def converts(self) -> bool:
+        """Whether the finished model computes something else than the one that is trained, so that its accuracy too."""
+        ...
+
+    @property
     def epochs(self) -> int:
         """Epochs of training that compressing itself took."""
         ...
@@ -100,7 +105,7 @@ class Compression(Protocol):
         ...
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """The compression rate in [0, 1) measured on the model, finished or not.
+        """The compression rate in [0, 1) measured on the model, finished or not, also as a checkpoint gives it back.
 
         Args:
             model: the compressed model or a copy of it.

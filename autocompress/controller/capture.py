@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
@@ -16,14 +17,20 @@ class Capture:
 
     Args:
         rate: the compression rate that it had reached.
+        require: checks that the finished model, as its file at a path gave it back, has that rate and weights of few
+            bits; raises StoreError.
         finish: makes the finished model.
         begin: makes what rates start from; None: they start from the finished model.
     """
 
     def __init__(
-        self, rate: float, finish: Callable[[], nn.Module], begin: Callable[[], nn.Module] | None = None
+        self,
+        rate: float,
+        require: Callable[[nn.Module, Path], None],
+        finish: Callable[[], nn.Module],
+        begin: Callable[[], nn.Module] | None = None,
     ) -> None:
-        self.rate = rate
+        self.rate, self.require = rate, require
         self._finish: Callable[[], nn.Module] | None = finish
         self._begin = begin
         self._finished: nn.Module | None = None

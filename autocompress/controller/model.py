@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +15,20 @@ from autocompress.compress.base import CompressionRequest
 from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.copying import copied
 from autocompress.compress.folding import fold
-from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer, calibrate, unrounded
+from autocompress.compress.quantizing.fake_quantizers import (
+    FLOAT_BITS,
+    FakeQuantization,
+    FakeQuantizer,
+    calibrate,
+    unrounded,
+)
+from autocompress.compress.shipping.claims import require_same_rate
 from autocompress.compress.state import output_shapes
 from autocompress.controller.becoming import become, renew
 from autocompress.controller.capture import Capture, laid_bare
 from autocompress.controller.parts import LevelPart, PruningPart
 from autocompress.controller.requests import first_samples
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.records import Measurement
 from autocompress.trial.distillation import Lesson
 
@@ -70,6 +79,7 @@ class CompressedModel:
         self.model, self.uncompressed = model, uncompressed
         self.parts, self.quantization = parts, quantization
         self.finished = False
+        self._rounding: FakeQuantization | None = None
 
     @property
     def rated(self) -> LevelPart | None:
@@ -85,7 +95,7 @@ class CompressedModel:
         self.finished = False
         if self.quantization is not None:
             put = FakeQuantizer().compress if with_data else FakeQuantizer().attach
-            put(self.model, self.quantization)
+            self._rounding = put(self.model, self.quantization)
         for part in self.parts:
             part.attach(self.model)
 
@@ -138,13 +148,13 @@ class CompressedModel:
         plain = plain or self.quantization is not None
         if any(part.removes for part in self.parts):  # what is left of the model is to be checked now
             finished = self.stripped()
-            start = self.plain() if plain else finished
-            return Capture(self.achieved_rate(finished), lambda: finished, lambda: start)
+            start, rate = self.plain() if plain else finished, self.achieved_rate(finished)
+            return Capture(rate, self._claims(rate), lambda: finished, lambda: start)
         twin = _copied(self.model).eval()
         rate = self.achieved_rate(twin)
         if not plain:
-            return Capture(rate, lambda: fold(twin))
-        return Capture(rate, lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
+            return Capture(rate, self._claims(rate), lambda: fold(twin))
+        return Capture(rate, self._claims(rate), lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
@@ -197,6 +207,22 @@ class CompressedModel:
         if self.quantization is None:
             return 0.0
         return float(1 - self.quantization.targets[0].quant["quant_bits"]["weight"] / FLOAT_BITS)
+
+    def _claims(self, rate: float) -> Callable[[nn.Module, Path], None]:
+        """Checks a model's file against what is claimed now, whatever becomes of the algorithms afterwards."""
+        rated, rounding = copy.copy(self.rated), self._rounding
+
+        @torch.no_grad()
+        def require(loaded: nn.Module, path: Path) -> None:
+            if rated is not None:
+                require_same_rate(rated.achieved(loaded), rate, path)
+            if rounding is not None and (wider := rounding.wider(loaded)):
+                raise StoreError(
+                    f"the checkpoint {str(path)!r} must have weights of few bits; {', '.join(wider)} have more values "
+                    "than their bits tell apart"
+                )
+
+        return require
 
     def get_state(self) -> dict[str, Any]:
         """What a state dict does not hold, as JSON."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from autocompress.errors import evaluates_differently
 from autocompress.records import TrialRecord
+from autocompress.store import Verdict
 
 
 def first_line(text: str) -> str:
@@ -49,9 +51,23 @@ def at_rate(algorithm: str, rate: float | None) -> str:
     return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 
-def verdict(record: TrialRecord) -> str:
-    """Whether a trial is within the budget, or why there is no answer."""
+def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
+    """Whether a trial is within the budget, or why there is no answer.
+
+    Args:
+        record: of the trial.
+        fresh: what loading its model afresh came to; None: that has not been done.
+    """
     if record.error is not None:
         return f"{record.state}: {first_line(record.error)}"
     stopped = "" if record.state == "completed" else f"{record.state}, "
-    return f"{stopped}{'within' if record.feasible else 'outside'}"
+    told = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
+    if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):
+        told += f" as int8; {number(record.simulated_accuracy)} in simulation"
+    differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
+    return told if differs is None else f"{told}; {differs}"
+
+
+def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:
+    """Whether a trial is within the budget, when loaded afresh too where that has been done."""
+    return record.feasible and (fresh is None or fresh.feasible)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,13 @@ class Story:
         """The objective's achieved reduction of a trial."""
         value: float | None = getattr(record, OBJECTIVES[self.objective])
         return value
+
+    def simulated_margin(self, record: TrialRecord) -> float:
+        """How far a trial was inside the threshold while rounding was simulated; minus infinity where it was not."""
+        if record.simulated_accuracy is None:
+            return -math.inf
+        higher = self.baseline.higher_is_better
+        return accuracy_budget(record.simulated_accuracy, self.threshold, higher_is_better=higher)
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy that a trial had while it was fine-tuned."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autocompress.report.phrases import duration, number, percent, verdict
+from autocompress.report.phrases import duration, holds, number, percent, verdict
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -30,6 +30,7 @@ def _environment() -> Environment:
         percent=percent,
         duration=duration,
         verdict=verdict,
+        holds=holds,
         count=_count,
         signed=_signed,
         milliseconds=_milliseconds,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from autocompress.algorithms import ALGORITHMS
+from autocompress.report.disagreement import disagreements, nearest_fresh
 from autocompress.report.phrases import at_rate, counted, duration, number, percent
 from autocompress.report.story import Story
-from autocompress.search import nearest_accuracy
 
+_SAME_EACH_TIME = (
+    "Let the evaluator call model.eval(), and see the same data in the same order each time: its answers differ for "
+    "one model."
+)
 _SURELY_INSIDE = 1.0
 """Margin in spreads of the last trial's accuracies beyond which a result is not called close."""
 
@@ -27,7 +31,16 @@ def findings(story: Story) -> list[str]:
     """How sure it is: accuracies, margins, the nearest failure, what it took."""
     return [
         text
-        for text in (_accuracy(story), _holdout(story), _closeness(story), _failure(story), _speed(story), _cost(story))
+        for text in (
+            _accuracy(story),
+            *_disagreements(story),
+            _holdout(story),
+            _closeness(story),
+            _failure(story),
+            _conversions(story),
+            _speed(story),
+            _cost(story),
+        )
         if text
     ]
 
@@ -40,12 +53,30 @@ def advice(story: Story) -> list[str]:
 def _accuracy(story: Story) -> str:
     base = f"{number(story.baseline.accuracy)} uncompressed, {number(story.threshold)} tolerated"
     if story.best is None:
-        nearest = nearest_accuracy(story.records)
+        higher = story.baseline.higher_is_better
+        nearest = nearest_fresh(story.records, story.verdicts, story.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = story.verdict
     margin = number(story.best.accuracy_budget, 2)
     checked = "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
     return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
+
+
+def _disagreements(story: Story) -> list[str]:
+    return [f"Verification: {told}." for told in disagreements(story.records, story.verdicts)]
+
+
+def _conversions(story: Story) -> str:
+    """Trials that were within the budget as long as rounding was simulated."""
+    worse = [record for record in story.records if not record.feasible and story.simulated_margin(record) >= 0]
+    if not worse:
+        return ""
+    last = worse[-1]
+    return (
+        f"Int8: {counted(len(worse), 'trial')} within the budget in simulation, and outside as the int8 model that was "
+        f"saved; the last {at_rate(last.algorithm, last.requested_rate)}, {number(last.simulated_accuracy)} and "
+        f"{number(last.accuracy)}."
+    )
 
 
 def _holdout(story: Story) -> str:
@@ -105,6 +136,8 @@ def _after_nothing(story: Story) -> list[str]:
     settings = story.settings["settings"]
     rates = [record.requested_rate for record in story.records if record.requested_rate is not None]
     tips = [f"Give fine-tuning more epochs: patience_epochs is {settings['patience_epochs']}."]
+    if disagreements(story.records, story.verdicts):
+        return [_SAME_EACH_TIME, *tips]
     if rates:
         tips.insert(0, f"Start lower, or allow lower rates: the lowest that was tried is {number(min(rates))}.")
     tips.append("Widen the budget: it may ask for more than fine-tuning can give back.")
@@ -114,7 +147,7 @@ def _after_nothing(story: Story) -> list[str]:
 def _after_success(story: Story) -> list[str]:
     best, settings = story.best, story.settings["settings"]
     assert best is not None
-    tips = []
+    tips = [_SAME_EACH_TIME] if disagreements(story.records, story.verdicts) else []
     if (story.holdout_margin or 0.0) < 0:
         tips.append("Use more validation data, or a tighter budget: the hold-out data does not confirm the result.")
     if story.nearest_failure is None and best.requested_rate is not None:

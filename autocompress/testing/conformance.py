@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -68,8 +69,8 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
 
     Outputs keep their shape; the achieved rate is near the requested one, never beyond it, and rises with it, as do the
     parameters and MACs removed; the output layer keeps its shape; gradients reach every parameter and a training step
-    leaves the rate; the same seed gives the same model; a checkpoint gives the same outputs bit for bit; an export
-    computes the same (ONNX where it is installed, else torch.export).
+    leaves the rate; the same seed gives the same model; a checkpoint gives the same outputs bit for bit and has the
+    rate; an export computes the same (ONNX where it is installed, else torch.export).
 
     Args:
         module: with a trainer, and data to calibrate with.
@@ -88,7 +89,7 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
         _check_outputs(each.finished, surroundings)
         _check_head(each.finished, surroundings.original)
     last = found[-1]
-    _check_reload(last.finished, surroundings)
+    _check_reload(last, surroundings)
     _check_export(last.finished, surroundings)
     _check_training(module, algorithm, last)
     _check_seed(last, compress(module, algorithm, last.rate, surroundings), surroundings)
@@ -156,7 +157,8 @@ def _check_head(finished: nn.Module, original: nn.Module) -> None:
         assert width[0] == width[1], f"the output layer must keep its width; {width[1]} became {width[0]}"
 
 
-def _check_reload(finished: nn.Module, surroundings: Surroundings) -> None:
+def _check_reload(compressed: Compressed, surroundings: Surroundings) -> None:
+    finished = compressed.finished
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(finished, Path(folder, "checkpoint"), surroundings.original)
         loaded = load_compressed(Path(folder, "checkpoint"), surroundings.original)
@@ -165,6 +167,9 @@ def _check_reload(finished: nn.Module, surroundings: Surroundings) -> None:
     state = loaded.state_dict()
     odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
     assert not odd, f"a checkpoint must give the same tensors; these differ: {odd}"
+    compression = compressed.compressions[-1]
+    rates = compression.achieved_rate(compression.model), compression.achieved_rate(loaded)
+    assert math.isclose(*rates, abs_tol=1e-9), f"a checkpoint must have the rate {rates[0]}; it has {rates[1]}"
 
 
 def _check_export(finished: nn.Module, surroundings: Surroundings) -> None:

@@ -7,18 +7,19 @@ import dataclasses
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from autocompress.budget import accuracy_budget
 from autocompress.compress.latency import measure_latency
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
-from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
+from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
@@ -44,6 +45,7 @@ REPORTED = (
     "latency_removed",
     "bytes",
     "simulated",
+    "simulated_accuracy",
     "epochs",
     "algorithm",
 )
@@ -168,10 +170,16 @@ class _Trial:
         seed_everything(order.seed)
         surroundings = Surroundings.of(self.module)
         pipeline = Pipeline(
-            self.module, order, surroundings, self.threshold, self._report_epoch, self._keep(surroundings)
+            module=self.module,
+            order=order,
+            surroundings=surroundings,
+            threshold=self.threshold,
+            on_epoch=self._report_epoch,
+            kept=self.directory.pruned,
+            checkpoint=self.directory.checkpoint,
+            reference=self.reference,
         )
         done = pipeline.run(self._start(surroundings.original, order))
-        self._save(done.model, self.directory.checkpoint, surroundings)
         return self._measured(record, done, surroundings, order.objective)
 
     def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
@@ -194,12 +202,6 @@ class _Trial:
         )
         return load_compressed(path, original)
 
-    def _keep(self, surroundings: Surroundings) -> Callable[[nn.Module], None]:
-        return lambda model: self._save(model, self.directory.pruned, surroundings)
-
-    def _save(self, model: nn.Module, path: Path, surroundings: Surroundings) -> None:
-        save_checkpoint(model, path, original=surroundings.original, module=self.reference)
-
     def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
         result = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
         self.directory.append_epoch({**result, "time": time.time()})
@@ -208,14 +210,16 @@ class _Trial:
     def _measured(
         self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
     ) -> TrialRecord:
+        budget = accuracy_budget(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
         size = _weights_size(self.directory.checkpoint)
         after = dataclasses.replace(measure(done.model, surroundings.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
             state="stopped" if done.interrupted else "completed",
-            accuracy=done.tuned.accuracy,
-            accuracy_budget=done.tuned.budget,
-            feasible=done.tuned.budget >= 0,
+            accuracy=done.accuracy,
+            accuracy_budget=budget,
+            feasible=budget >= 0,
+            simulated_accuracy=done.simulated_accuracy,
             compression_rate=done.rate,
             bytes=size,
             simulated=done.simulated,
@@ -225,7 +229,7 @@ class _Trial:
             **(_latency(done.model, surroundings) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])
-        return dataclasses.replace(measured, score=score(reduction, done.tuned.budget, self.threshold))
+        return dataclasses.replace(measured, score=score(reduction, budget, self.threshold))
 
 
 def _latency(model: nn.Module, surroundings: Surroundings) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
-from autocompress.compress.base import Compression
 from autocompress.compress.batchnorm import recalibrate
+from autocompress.compress.hooks import evaluate
+from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
+from autocompress.compress.shipping.checkpoint import save_checkpoint
+from autocompress.compress.shipping.claims import Claim, reread
 from autocompress.trial.fine_tune import FineTuning, Tuned
 from autocompress.trial.order import Stage, TrialOrder
 from autocompress.trial.surroundings import Surroundings
@@ -23,8 +28,11 @@ class Compressed:
     """What the stages came to.
 
     Attributes:
-        model: the finished model.
-        tuned: the last stage's fine-tuning: the finished model's accuracy.
+        model: the finished model, as its file gives it back once `Pipeline.run` has ended.
+        tuned: the last stage's fine-tuning.
+        accuracy: the finished model's, in the evaluator's unit.
+        simulated_accuracy: that of the model that was fine-tuned, where finishing it has changed what it computes; else
+            None.
         rate: achieved compression rate in [0, 1): that of the pruner where there is one.
         epochs: epochs of training of all stages.
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
@@ -33,6 +41,8 @@ class Compressed:
 
     model: nn.Module
     tuned: Tuned = field(default_factory=Tuned)
+    accuracy: float = math.nan
+    simulated_accuracy: float | None = None
     rate: float = 0.0
     epochs: int = 0
     simulated: bool = False
@@ -49,7 +59,9 @@ class Pipeline:
         surroundings: the uncompressed model and what was measured on it.
         threshold: the worst tolerable accuracy.
         on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy budget).
-        keep: called with the finished model of each stage but the last: from there a later trial can go on.
+        kept: where the finished model of each stage but the last is saved: from there a later trial can go on.
+        checkpoint: where the finished model is saved.
+        reference: of the module, for checkpoints; None: they name none.
     """
 
     module: ModuleClass
@@ -57,37 +69,61 @@ class Pipeline:
     surroundings: Surroundings
     threshold: float
     on_epoch: Callable[[int, float, float], None]
-    keep: Callable[[nn.Module], None]
+    kept: Path
+    checkpoint: Path
+    reference: ModuleReference | None = None
 
     def run(self, model: nn.Module) -> Compressed:
-        """Compress and fine-tune the model, which is changed, stage after stage; then finish it.
+        """Compress and fine-tune the model, which is changed, stage after stage; then finish it and save it.
+
+        What is told of the model is measured on what its file gives back. Where finishing changes what it computes, as
+        with int8 weights, it is evaluated again.
 
         Raises:
+            StoreError: a file cannot be written, or does not hold what was claimed of the model.
             AutoCompressError: a stage cannot be applied; whatever the user's code raises.
         """
         done = Compressed(model)
-        compressions: list[Compression] = []
+        claims: list[Claim] = []
+        kept: nn.Module | None = None
         for stage in self.order.stages:
-            if compressions:
-                self.keep(compressions[-1].finish(copy.deepcopy(done.model)))
-            compressions.append(self._stage(stage, done, first=not compressions))
-        for compression in reversed(compressions):
-            done.model = compression.finish(done.model)
+            if claims:
+                kept = self._saved(claims[-1].compression.finish(copy.deepcopy(done.model)), self.kept)
+                claims[-1].require(kept, self.kept)
+            claims.append(self._stage(stage, done, first=not claims))
+        for claim in reversed(claims):
+            done.model = claim.compression.finish(done.model)
+        done.model = self._saved(done.model, self.checkpoint)
+        claims[-1].require(done.model, self.checkpoint)
+        if kept is not None:
+            claims[0].require_carried(kept, done.model)
+        done.rate = claims[0].rate
+        self._judge(done, converted=any(claim.compression.converts for claim in claims))
         return done
 
-    def _stage(self, stage: Stage, done: Compressed, *, first: bool) -> Compression:
+    def _saved(self, model: nn.Module, path: Path) -> nn.Module:
+        """The model as its file gives it back."""
+        original = self.surroundings.original
+        save_checkpoint(model, path, original=original, module=self.reference)
+        return reread(path, model, original, self.surroundings.inputs)
+
+    def _judge(self, done: Compressed, *, converted: bool) -> None:
+        done.accuracy = done.tuned.accuracy
+        if converted:
+            done.simulated_accuracy = done.accuracy
+            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
+
+    def _stage(self, stage: Stage, done: Compressed, *, first: bool) -> Claim:
         request = self.surroundings.request(stage, self.module)
         compression = compressor(stage.name).compress(done.model, request)
         if stage.choice.kind == "pruner" and (batches := self.module.calibration_data()) is not None:
             recalibrate(compression.model, batches)
         done.tuned = self._fine_tuning(stage, done, first=first).run(compression.model)
-        if first:
-            done.rate = compression.achieved_rate(compression.model, whole_model=stage.several_rates)
         done.model = compression.model
         done.epochs += compression.epochs + done.tuned.epochs
         done.simulated |= compression.simulated
         done.interrupted |= done.tuned.interrupted
-        return compression
+        return Claim.of(compression, whole_model=stage.several_rates)
 
     def _fine_tuning(self, stage: Stage, done: Compressed, *, first: bool) -> FineTuning:
         before = done.epochs

@@ -203,3 +203,11 @@ def test_watching_on_a_terminal(store):
     assert "l2 at rate 0.55: epoch 2 of 3" in output.getvalue()
     last = [text for text in output.getvalue().splitlines() if "best     " in text][-1]
     assert "at rate 0.55" in last, "the last picture is that of the end"
+
+
+def test_a_model_that_evaluates_differently_is_shown(store):
+    Ledger(store).add_verdict("key0", Verdict(0.88, None, False))
+    text = shown(store, width=200)
+    assert "outside; evaluates differently when loaded afresh: 0.88 against 0.895" in text
+    assert "warning  l2 at rate 0.5 evaluates differently when loaded afresh: 0.88 against 0.895" in text
+    assert max(map(len, shown(store, width=80).splitlines())) <= 80

@@ -210,3 +210,37 @@ def test_an_experiment_need_not_be_named_absolutely(store, monkeypatch):
     monkeypatch.chdir(store.path.parent)
     assert invoke("best", store.path.name).exit_code == 0
     assert ExperimentDirectory(store.path.name).exists()
+
+
+DIFFERS = "the evaluator is not deterministic or leaves the model in training mode"
+
+
+@pytest.mark.parametrize(("fresh", "feasible"), [(0.893, True), (0.88, False)])
+def test_a_model_that_evaluates_differently_is_told_of_everywhere(store, fresh, feasible):
+    Ledger(store).add_verdict("key0", Verdict(fresh, None, feasible))
+    told = f"evaluates differently when loaded afresh: {fresh} against 0.895; {DIFFERS}"
+    assert f"warning  l2 at rate 0.5 {told}\n" in invoke("status", store.path).output
+    row = invoke("trials", store.path).output.splitlines()[1]
+    assert row.endswith(f"{'within' if feasible else 'outside'}; {told}"), row
+    best = invoke("best", store.path)
+    assert best.exit_code == (0 if feasible else 3)
+    if feasible:
+        assert f"warning     l2 at rate 0.5 {told}\n" in best.stdout
+    else:
+        assert f"l2 at 0.5 {told}; tried l2 at 0.5, l2 at 0.6" in best.stderr
+
+
+def test_json_has_both_numbers(store):
+    Ledger(store).add_verdict("key0", Verdict(0.893, 0.87, True))
+    first, second = json.loads(invoke("trials", store.path, "--json").output)
+    assert (first["accuracy"], first["verified_accuracy"], first["holdout_accuracy"]) == (0.895, 0.893, 0.87)
+    assert "verified_accuracy" not in second, "it has not been loaded afresh"
+    best = json.loads(invoke("best", store.path, "--json").output)
+    assert (best["accuracy"], best["verified_accuracy"]) == (0.895, 0.893)
+    assert len(best["disagreements"]) == 1
+
+
+def test_nothing_is_said_of_rounding(store):
+    Ledger(store).add_verdict("key0", Verdict(0.895 * (1 - 2e-7), None, True))
+    for command in ("status", "trials", "best"):
+        assert "differently" not in invoke(command, store.path).output

@@ -9,9 +9,12 @@ from autocompress import (
     CompressionError,
     CompressionStage,
     ConfigError,
+    StoreError,
     load_state,
 )
 from autocompress.compress.copying import copied
+from autocompress.compress.shipping.checkpoint import save_checkpoint
+from autocompress.compress.shipping.claims import reread
 from tests.controller.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
 
 ALL = {
@@ -258,3 +261,16 @@ def test_a_capture_does_not_change():
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
     assert capture.rate == rate > 0
     assert capture.finished is capture.finished
+
+
+@pytest.mark.parametrize("compression", ALL.values(), ids=ALL)
+def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
+    controller, model = created(*compression)
+    train(controller, model, epochs=3)
+    original, capture = controller.uncompressed.model, controller.capture(plain=False)
+    train(controller, model)  # what it is held to does not move on with the model
+    save_checkpoint(capture.finished, tmp_path / "model", original)
+    loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
+    capture.require(loaded, tmp_path / "model")
+    with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
+        capture.require(copied(original), tmp_path / "model")

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
+from autocompress.report.page import page
+from autocompress.report.phrases import verdict
 from autocompress.report.reasons import reasons
 from autocompress.report.story import story_of
 from autocompress.report.words import advice, findings, headline
-from autocompress.store import Ledger
+from autocompress.store import Ledger, Verdict
 from tests.written import finish, plan, propose, record
 
 
@@ -92,3 +94,44 @@ def test_a_killed_trial_is_run_again(begun):
     _, rate = propose(ledger)
     ledger.add(record(key, rate, feasible=True))
     assert reasons(story_of(begun))[1] == "run again, as its process was killed"
+
+
+DIFFERS = "the evaluator is not deterministic or leaves the model in training mode"
+
+
+def test_a_trial_that_evaluates_differently_when_loaded_afresh_is_told(begun):
+    ledger = Ledger(begun)
+    key, rate = propose(ledger)
+    ledger.add(record(key, rate, feasible=True))
+    ledger.add_verdict(key, Verdict(0.88, None, False))
+    story = story_of(begun)
+    assert headline(story) == "Nothing stayed within the accuracy budget in 1 trial."
+    assert findings(story)[:2] == [
+        "Accuracy: 0.9 uncompressed, 0.891 tolerated; the nearest trial reached 0.88.",
+        f"Verification: l2 at rate 0.5 evaluates differently when loaded afresh: 0.88 against 0.895; {DIFFERS}.",
+    ]
+    assert advice(story)[0].startswith("Let the evaluator call model.eval()")
+    told = f"outside; evaluates differently when loaded afresh: 0.88 against 0.895; {DIFFERS}"
+    assert verdict(story.records[0], story.verdicts[key]) == told
+    shown = page(story, "trials")
+    assert f'<td class="text outside">{told}</td>' in shown
+    assert f"<li>Verification: l2 at rate 0.5 {told.partition('; ')[2]}.</li>" in shown
+
+
+def test_where_it_agrees_nothing_is_said(ended):
+    story = story_of(ended)
+    assert "Verification" not in "".join(findings(story))
+    assert verdict(story.best, story.verdict) == "within"
+    assert "evaluates differently" not in page(story, "trials")
+
+
+def test_an_int8_model_that_is_worse_than_its_simulation_is_told(begun):
+    ledger = Ledger(begun)
+    key, rate = propose(ledger)
+    found = dataclasses.replace(record(key, rate, feasible=False), algorithm="l2+qat", simulated_accuracy=0.892)
+    ledger.add(found)
+    assert (
+        "Int8: 1 trial within the budget in simulation, and outside as the int8 model that was saved; the last l2+qat "
+        "at rate 0.5, 0.892 and 0.5."
+    ) in findings(story_of(begun))
+    assert verdict(found) == "outside as int8; 0.892 in simulation"

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import multiprocessing
@@ -12,7 +13,7 @@ from autocompress.compress.hooks import fresh_model
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
-from autocompress.trial import run_trial
+from autocompress.trial import run_trial, stages
 from autocompress.trial.child import verify_in_child
 from tests import curve_modules as modules
 
@@ -334,3 +335,42 @@ def test_a_damaged_best_model_is_trained_again_before_it_is_verified(tmp_path):
     verdict = verify_in_child(reference, tmp_path / record.checkpoint, 0.8, tmp_path)
     assert (verdict.accuracy, verdict.feasible) == (record.accuracy, True)
     assert load_compressed(tmp_path / record.checkpoint, fresh_model(modules.Cliff)) is not None
+
+
+@pytest.mark.parametrize("algorithm", ["l2", "level"])
+def test_a_file_with_other_weights_fails_the_trial(tmp_path, monkeypatch, algorithm):
+    """What the record says is measured on the file: one that lies must not become a record."""
+    written = stages.save_checkpoint
+
+    def save_another(model, *arguments, **keywords):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.head.weight.neg_()
+        written(other, *arguments, **keywords)
+
+    monkeypatch.setattr(stages, "save_checkpoint", save_another)
+    record = run_trial(modules.Cliff, parameters(algorithm=algorithm), threshold=0.8, directory=tmp_path)
+    assert (record.state, record.feasible, record.accuracy) == ("failed", False, None)
+    assert "must hold the model that was saved, bit for bit; head.weight differs" in record.error
+
+
+class Tempered(CurveModule):
+    """Its training changes what no state dict holds."""
+
+    @classmethod
+    def model(cls):
+        model = super().model()
+        model.temperature = 1.0
+        model.register_forward_hook(lambda model, _, output: output * model.temperature)
+        return model
+
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        model.temperature = 0.5
+
+
+def test_what_a_checkpoint_cannot_hold_fails_the_trial(tmp_path):
+    record = run_trial(Tempered, parameters(), threshold=0.8, directory=tmp_path)
+    assert record.state == "failed"
+    assert "must be parameters or buffers of its state dict" in record.error

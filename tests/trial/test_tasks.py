@@ -2,7 +2,9 @@ import pytest
 
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AutoCompressionSearchSpaceGenerator, SearchSpace
-from autocompress.errors import ConfigError, ModuleError, StoreError, TrialError
+from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import CurveModule
 from autocompress.trial import run_trial
 from autocompress.trial.child import measure_in_child, verify_in_child
@@ -98,3 +100,32 @@ def test_verify_loads_afresh(tmp_path):
     (checkpoint / "weights.pt").write_bytes(b"damaged")
     with pytest.raises(StoreError):
         verify(modules.Cliff, checkpoint, 0.8)
+
+
+def test_an_evaluator_that_leaves_dropout_on_is_found_by_verification(tmp_path):
+    """The trial was within the budget by luck; that is what is said, not an accuracy beyond the threshold alone."""
+    module, unreachable = modules.LeavesDropoutOn, -1e9
+
+    def tried(seed, threshold):
+        order = {
+            "algorithm_name": {"_name": "l2", "config_list::::hidden::sparsity": 0.5},
+            "search": {"compression_rate": 0.5, "epochs": 0, "seed": seed},
+        }
+        return run_trial(module, order, threshold=threshold, directory=tmp_path)
+
+    fresh = verify(module, tmp_path / tried(0, unreachable).checkpoint, unreachable).accuracy
+    lucky = max((tried(seed, unreachable) for seed in range(8)), key=lambda record: record.accuracy)
+    assert lucky.accuracy > fresh, "of eight draws one is better than this one"
+    threshold = (lucky.accuracy + fresh) / 2
+    record = tried(lucky.seed, threshold)
+    assert (record.feasible, record.accuracy) == (True, lucky.accuracy)
+
+    directory = ExperimentDirectory(tmp_path)
+    baseline = measure_baseline(module, space())
+    settings = {"baseline": baseline.to_dict(), "threshold": threshold, "module": ModuleReference.of(module).to_dict()}
+    directory.write_settings(settings)
+    Ledger(directory).add(record)
+    with pytest.raises(InfeasibleBudgetError, match="leaves the model in training mode") as caught:
+        CompressionResult(directory).verify()
+    assert caught.value.best_accuracy == fresh
+    assert caught.value.disproved == ((record, fresh),)

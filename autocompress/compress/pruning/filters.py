@@ -44,6 +44,7 @@ class FilterCompression:
     share: Share | None = None
     epochs: int = 0
     simulated: bool = False
+    converts: bool = False
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """Share of the uncompressed model's filters, parameters or MACs that are gone; see `base.Compression`."""

@@ -58,6 +58,7 @@ class LevelCompression:
     targets: tuple[str, ...]
     layers: tuple[str, ...]
     simulated: bool = False
+    converts: bool = False
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:

@@ -6,12 +6,13 @@ kernels for what is asked (other bits than 8, weights alone).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -24,6 +25,7 @@ from autocompress.compress.quantizing import rounding
 from autocompress.compress.quantizing.activations import ActivationQuantizer, attach
 from autocompress.compress.quantizing.precision import Precision, quantized_layers
 from autocompress.compress.quantizing.rounding import WeightRounding
+from autocompress.compress.shipping.codes import distinct
 from autocompress.compress.sparsifying import calibration_inputs, show
 from autocompress.compress.state import device_of, evaluating, moved
 from autocompress.errors import ConfigError
@@ -87,21 +89,50 @@ class FakeQuantization:
         model: the model, the object that was given.
         bits: layer -> bits of its weights.
         types: the layers whose weights could be quantized.
+        channels: layer -> dimension of its weight of which each index has values of its own; others have the same.
     """
 
     model: nn.Module
     bits: dict[str, int]
     types: tuple[type[nn.Module], ...]
+    channels: Mapping[str, int] = field(default_factory=dict)
     simulated: bool = True
+    converts: bool = False
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; see `base.Compression`."""
-        return bits_saved(model, self.bits, self.types, whole_model=whole_model)
+        """Share of the weights' bits that are saved; see `base.Compression`.
+
+        In a finished model a layer saves bits where its weight has no more distinct values than they tell apart, zero
+        not counted, which a mask may have added.
+        """
+        bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
+        return bits_saved(model, bits, self.types, whole_model=whole_model)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
         return fold(model)
+
+    def wider(self, model: nn.Module) -> list[str]:
+        """Names of the layers of a finished model whose weights have more values than their bits tell apart."""
+        return [name for name in self.bits if not self._fits(model, name)]
+
+    def _fits(self, model: nn.Module, name: str) -> bool:
+        layer = model.get_submodule(name)
+        if self.bits[name] == FLOAT_BITS or any(isinstance(step, RoundedWeight) for step in transforms(layer)):
+            return True
+        weight = cast(torch.Tensor, layer.weight).detach()
+        channels = self.channels.get(name)
+        parts = [weight] if channels is None else weight.unbind(channels)
+        return all(distinct_values(part) <= 2 ** self.bits[name] for part in parts)
+
+
+def distinct_values(weight: torch.Tensor) -> int:
+    """How many different values other than zero a tensor has."""
+    # As integers, which numpy sorts much faster.
+    patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
+    values = distinct(patterns.ravel()).view(np.float32)
+    return int(np.count_nonzero(values))
 
 
 def bits_saved(
@@ -143,16 +174,19 @@ class FakeQuantizer:
     def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
         """Put quantizers on a model that has been checked; the ranges of activations are to be taken afterwards."""
         wanted, types = self._wanted(model, request), weight_types(request.algorithm)
+        channels = {}
         for name, kinds in wanted.items():
             layer = model.get_submodule(name)
             if "weight" in kinds:
                 _quantize_weight(layer, request.algorithm, kinds["weight"])
+                if (own := _channels(kinds["weight"], layer)) is not None:
+                    channels[name] = own
             for quant_type, precision in kinds.items():
                 if quant_type != "weight":
                     symmetric = precision.scheme == "per_tensor_symmetric"
                     attach(layer, quant_type, precision.bits, precision.start_step, symmetric=symmetric)
         bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
-        return FakeQuantization(model, bits, types)
+        return FakeQuantization(model, bits, types, channels)
 
     def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
         family = FAMILIES[request.algorithm]
@@ -204,10 +238,15 @@ def _rounding(algorithm: str, precision: Precision, layer: nn.Module) -> WeightR
         return rounding.binary
     scheme = precision.scheme or "per_tensor_symmetric"
     chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
-    if not scheme.startswith("per_channel"):
-        return chosen
-    # A transposed convolution has its filters in the second dimension.
-    return partial(chosen, channels=1 if getattr(layer, "transposed", False) else 0)
+    channels = _channels(precision, layer)
+    return chosen if channels is None else partial(chosen, channels=channels)
+
+
+def _channels(precision: Precision, layer: nn.Module) -> int | None:
+    """The dimension of a weight of which each index has a scale of its own; None: all have the same."""
+    if precision.scheme is None or not precision.scheme.startswith("per_channel"):
+        return None
+    return 1 if getattr(layer, "transposed", False) else 0  # a transposed convolution has its filters in the second
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:

@@ -18,6 +18,7 @@ from autocompress.compress.folding import WEIGHT, fold, transforms
 from autocompress.compress.layers import supported_layers, weight_types
 from autocompress.compress.pruning.sparsity import Mask
 from autocompress.compress.quantizing.fake_quantizers import FLOAT_BITS, FakeQuantizer
+from autocompress.compress.quantizing.int8 import Int8Model
 from autocompress.compress.quantizing.precision import Precision, quantized_layers
 from autocompress.compress.quantizing.prepared import converted, prepared
 from autocompress.compress.quantizing.qat_model import QatModel
@@ -39,19 +40,29 @@ class Int8Quantization:
 
     Attributes:
         model: prepared, to be trained.
-        saved: share of the bits of the targeted layers' weights that int8 saves.
-        saved_of_all: the same of all layers that could be quantized.
+        quantized: number of weights that will be int8, of the targeted layers.
+        stored: how many of these a file must hold; layers that share a weight have it once.
+        targeted: number of weights of the targeted layers.
+        all_weights: number of weights of all layers that could be quantized.
     """
 
     model: QatModel
-    saved: float
-    saved_of_all: float
+    quantized: int
+    stored: int
+    targeted: int
+    all_weights: int
     simulated: bool = False
+    converts: bool = True
     epochs: int = 0
 
-    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
-        """Share of the weights' bits that are saved; see `base.Compression`."""
-        return self.saved_of_all if whole_model else self.saved
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """Share of the weights' bits that are saved; of a finished model the int8 weights are counted.
+
+        See `base.Compression`.
+        """
+        missing = max(0, self.stored - _int8_weights(model)) if isinstance(model, Int8Model) else 0
+        total = self.all_weights if whole_model else self.targeted
+        return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The int8 model; see `base.Compression`."""
@@ -94,9 +105,15 @@ class QatQuantizer:
         if not quantized:
             raise CompressionError(f"qat must quantize something; torchao quantizes none of {', '.join(wanted)}")
         graph.calibrate(inputs)
-        saved = (1 - _BITS / FLOAT_BITS) * sum(sizes[name] for name in quantized)
-        targeted = sum(sizes[name] for name in wanted)
-        return Int8Quantization(graph, saved / targeted, saved / sum(sizes.values()))
+        weights = [cast(torch.Tensor, model.get_submodule(name).weight) for name in quantized]
+        stored = {id(weight): weight.numel() for weight in weights}
+        return Int8Quantization(
+            model=graph,
+            quantized=sum(sizes[name] for name in quantized),
+            stored=sum(stored.values()),
+            targeted=sum(sizes[name] for name in wanted),
+            all_weights=sum(sizes.values()),
+        )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
         """Whether all that is asked for has int8 kernels."""
@@ -109,6 +126,10 @@ class QatQuantizer:
 
 def _has_kernels(quant_type: str, precision: Precision) -> bool:
     return precision.bits == _BITS and precision.scheme in (None, _SCHEMES[quant_type])
+
+
+def _int8_weights(model: Int8Model) -> int:
+    return sum(weight.numel() for weight in model.weights() if weight.dtype is torch.int8)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

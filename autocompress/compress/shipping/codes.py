@@ -26,7 +26,7 @@ def codebook(patterns: _Array) -> tuple[_Array, _Array] | None:
     sample = patterns[:: max(1, patterns.size // _SAMPLE)]
     if not patterns.size or np.unique(sample).size > MOST_VALUES:
         return None
-    values = _distinct(patterns)
+    values = distinct(patterns)
     return None if values.size > MOST_VALUES else (values, _numbers(patterns, values))
 
 
@@ -39,11 +39,11 @@ def codebooks(patterns: _Array, limit: float) -> tuple[_Array, _Array] | None:
     """
     filters, size = patterns.shape
     step = max(1, filters // _SAMPLED_FILTERS)
-    most = max((_distinct(each).size for each in patterns[::step]), default=0)
+    most = max((distinct(each).size for each in patterns[::step]), default=0)
     expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
     if filters < 2 or most > MOST_VALUES or expected >= limit:
         return None
-    found = [_distinct(each) for each in patterns]
+    found = [distinct(each) for each in patterns]
     most = max(values.size for values in found)
     if most > MOST_VALUES:
         return None
@@ -79,7 +79,8 @@ def unpack(codes: _Array, bits: int, count: int) -> _Array:
     return np.packbits(flat, axis=1, bitorder="little")[:, 0]
 
 
-def _distinct(patterns: _Array) -> _Array:
+def distinct(patterns: _Array) -> _Array:
+    """The distinct values, ascending, of a one-dimensional array."""
     ordered = np.sort(patterns)
     return np.concatenate([ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]]])
 

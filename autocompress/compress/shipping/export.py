@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from autocompress.compress.shipping.agreement import Run, compare, differences, 
 from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.shipping.dot import dot
 from autocompress.compress.shipping.files import STRUCTURE, WEIGHTS
-from autocompress.compress.shipping.onnx import onnx_runner, require_onnx, write_onnx
+from autocompress.compress.shipping.onnx import onnx_runner, onnx_weights, require_onnx, write_onnx
 from autocompress.compress.shipping.tracing import batch_of_three, free_batches, traced
 from autocompress.compress.state import device_of, moved, outputs, tensors
 from autocompress.errors import ConfigError, StoreError
@@ -44,6 +44,8 @@ class ExportReport:
             below 1e-3, at least what the model's own output changes by when its inputs change by a millionth.
         optimized_difference: largest absolute difference of any output with onnxruntime's own kernels. Those for int8
             round elsewhere, so a model that rounds activations is not judged by it.
+        weights: values in the file's tensors of two dimensions or more, in floating point or int8; read from the file.
+        zeros: how many of them are zero. Tensors that are equal may be stored once.
         seconds: how long it took.
     """
 
@@ -55,6 +57,8 @@ class ExportReport:
     max_difference: float | None
     tolerance: float | None
     optimized_difference: float | None
+    weights: int | None
+    zeros: int | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +117,8 @@ _UNCHECKED: _Checked = {
     "max_difference": None,
     "tolerance": None,
     "optimized_difference": None,
+    "weights": None,
+    "zeros": None,
 }
 
 
@@ -154,23 +160,26 @@ def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
     program = traced(model, inputs)
     cases, version = _cases(inputs, program), write_onnx(program, path)
     checked = _compared(model, cases, onnx_runner(path), version)
-    kernels = onnx_runner(path, optimized=True)
+    kernels, (weights, zeros) = onnx_runner(path, optimized=True), onnx_weights(path)
     if not rounds(model):
         compare(model, cases, kernels, f"{version}, optimized")
-    return {**checked, "optimized_difference": max(differences(outputs(model, cases[-1]), kernels(cases[-1])))}
+    apart = max(differences(outputs(model, cases[-1]), kernels(cases[-1])))
+    return {**checked, "optimized_difference": apart, "weights": weights, "zeros": zeros}
 
 
 def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
     program = traced(model, inputs)
     with quiet("torch.export"):
         torch.export.save(program, path)
-        loaded = torch.export.load(path).module()
+        program = torch.export.load(path)
+        loaded = program.module()
 
     def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
         with torch.no_grad():
             return tensors(loaded(*moved(given, device_of(model))))
 
-    return _compared(model, _cases(inputs, program), run, f"torch {torch.__version__}")
+    held = {**program.constants, **program.state_dict}
+    return {**_compared(model, _cases(inputs, program), run, f"torch {torch.__version__}"), **_counted(held.values())}
 
 
 def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
@@ -181,7 +190,21 @@ def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
 def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
     save_checkpoint(model, path, original, plain=True)
     loaded = load_compressed(path, original)
-    return _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+    checked = _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+    return {**checked, **_counted(loaded.state_dict().values())}
+
+
+def _counted(held: Iterable[Any]) -> _Checked:
+    """Weights and zeros among what a file holds."""
+    weights = [
+        value
+        for value in held
+        if isinstance(value, torch.Tensor)
+        and value.dim() > 1
+        and (value.is_floating_point() or value.dtype in (torch.int8, torch.uint8))
+    ]
+    count = sum(weight.numel() for weight in weights)
+    return {"weights": count, "zeros": count - sum(int(torch.count_nonzero(weight)) for weight in weights)}
 
 
 def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:

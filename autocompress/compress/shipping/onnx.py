@@ -19,6 +19,7 @@ from autocompress.errors import CompressionError, ConfigError
 
 _LARGEST = 1 << 30
 """Bytes of weights above which they go to a file of their own; ONNX ends at 2 GiB."""
+_WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8")
 
 
 def require_onnx() -> None:
@@ -91,6 +92,21 @@ def onnx_runner(path: Path, *, optimized: bool = False) -> Run:
         return [torch.from_numpy(output) for output in sessions[0].run(None, feed)]
 
     return run
+
+
+def onnx_weights(path: Path) -> tuple[int, int]:
+    """How many weights an ONNX file holds, its external data included, and how many of these are zero.
+
+    Weights are the values of initializers of two dimensions or more, in floating point or int8.
+    """
+    import numpy as np
+    import onnx
+
+    kinds = {onnx.TensorProto.DataType.Value(name) for name in _WEIGHTS}
+    held = [entry for entry in onnx.load(path).graph.initializer if len(entry.dims) > 1 and entry.data_type in kinds]
+    values = [onnx.numpy_helper.to_array(entry) for entry in held]
+    count = sum(each.size for each in values)
+    return count, count - sum(int(np.count_nonzero(each)) for each in values)
 
 
 def _output_names(program: ExportedProgram) -> list[str] | None:

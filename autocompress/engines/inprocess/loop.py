@@ -22,10 +22,12 @@ from autocompress.engines.inprocess.writing import Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.records import Proposal, TrialRecord
+from autocompress.report.disagreement import disagreement, infeasible
+from autocompress.report.phrases import at_rate, holds
 from autocompress.report.story import story_of
 from autocompress.report.words import findings, headline
 from autocompress.result import CompressionResult
-from autocompress.search import best, nearest_accuracy, proposals
+from autocompress.search import best, proposals
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 
 _logger = logging.getLogger("autocompress.loop")
@@ -224,17 +226,19 @@ class _TrainingLoop:
     def _deliver_best(self, writing: Writing) -> None:
         """Let the model become that of the best trial which, loaded afresh, still is within the budget."""
         writing.hold()
-        disproved = {key for key, verdict in writing.verdicts.items() if not verdict.feasible}
-        while (record := best(each for each in writing.records if each.key not in disproved)) is not None:
+        verdicts = dict(writing.verdicts)
+        while (record := best(each for each in writing.records if holds(each, verdicts.get(each.key)))) is not None:
             writing.wait_for_model(record.key)
             self._runner.share()
-            verdict = self._runner.verify(record, writing.release)
+            verdict = verdicts[record.key] = self._runner.verify(record, writing.release)
             writing.add_verdict(record.key, verdict)
+            if (told := disagreement(record, verdict)) is not None:
+                _logger.warning("%s %s", at_rate(record.algorithm, record.requested_rate), told)
             if verdict.feasible:
                 return
-            disproved.add(record.key)
         writing.wait()
-        raise InfeasibleBudgetError(nearest_accuracy(writing.records), self._plan.threshold, writing.records)
+        higher = self._plan.measured.higher_is_better
+        raise infeasible(writing.records, verdicts, self._plan.threshold, higher_is_better=higher)
 
 
 class AdaptiveCompressionTrainingLoop(_TrainingLoop):

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.budget import accuracy_budget
 from autocompress.result import CompressionResult
 
 
@@ -75,7 +76,7 @@ def statistics_of(result: CompressionResult) -> LoopStatistics:
         compressed_accuracy=accuracy,
         absolute_accuracy_degradation=lost,
         relative_accuracy_degradation=100 * lost / size if size else float("inf") if lost > 0 else 0.0,
-        accuracy_budget=record.accuracy_budget or 0.0,
+        accuracy_budget=accuracy_budget(accuracy, result.threshold, higher_is_better=baseline.higher_is_better),
         parameters_removed=record.parameters_removed or 0.0,
         macs_removed=record.macs_removed or 0.0,
         trials=len(result.records),

@@ -9,6 +9,7 @@ from typing import Any
 from autocompress.compress.copying import copied
 from autocompress.compress.measure import macs, nonzero_parameters, parameters
 from autocompress.compress.shipping.checkpoint import save_checkpoint
+from autocompress.compress.shipping.claims import reread
 from autocompress.compress.shipping.files import WEIGHTS
 from autocompress.controller.capture import Capture
 from autocompress.controller.model import Surveyed
@@ -48,8 +49,11 @@ class Saving:
         return whole
 
     def _measured(self, capture: Capture) -> dict[str, Any]:
-        finished, size = capture.finished, (self.directory.checkpoint / WEIGHTS).stat().st_size
-        # Counting puts hooks on a model for a moment, and somebody may be copying this one.
-        computed = macs(copied(finished), self.uncompressed.inputs)
-        after = Measurement(parameters(finished), nonzero_parameters(finished), computed, size)
+        """Measured on what the file gives back."""
+        path, inputs = self.directory.checkpoint, self.uncompressed.inputs
+        # Running a model switches its mode for a moment, and another thread may be copying this one.
+        loaded = reread(path, copied(capture.finished), self.uncompressed.model, inputs)
+        capture.require(loaded, path)
+        size = (path / WEIGHTS).stat().st_size
+        after = Measurement(parameters(loaded), nonzero_parameters(loaded), macs(loaded, inputs), size)
         return {**self.uncompressed.size.removed_in(after), "bytes": size}

@@ -16,6 +16,7 @@ from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.compress.shipping.export import export
 from autocompress.errors import CompressionError, ConfigError, StoreError
 
+from ..modules import Calibrated
 from ..nets import IMAGE, NETS, Convolutions, TwoHeads, Words, build
 
 RATE = (LayerTarget(("default",), rate=0.5),)
@@ -204,3 +205,33 @@ def test_bad_input(tmp_path: Path) -> None:
         export(build("plain"), tmp_path / "full", IMAGE, original=build("plain"))
     with pytest.raises(StoreError, match="the export must be writable"):
         export(build("plain"), tmp_path / "file" / "model.dot", IMAGE)
+
+
+@pytest.mark.parametrize("place", ["small.onnx", "small.pt2", "small"])
+def test_weights_and_zeros_are_counted_in_the_file(place: str, tmp_path: Path) -> None:
+    original = build("plain")
+    model = finished(copy.deepcopy(original), "level", RATE, IMAGE)
+    report = export(model, tmp_path / place, IMAGE, original=original)
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    assert report.weights == sum(weight.numel() for weight in weights)
+    assert report.zeros == sum(int((weight == 0).sum()) for weight in weights) > 0
+    files = [entry for entry in tmp_path.rglob("*") if entry.is_file()]
+    assert report.bytes == sum(entry.stat().st_size for entry in files)
+
+
+def test_weights_beside_an_onnx_file_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocompress.compress.shipping.onnx._LARGEST", 1000)
+    model = finished(build("plain"), "level", RATE, IMAGE)
+    report = export(model, tmp_path / "small.onnx", IMAGE)
+    assert (tmp_path / "small.onnx.data").exists()
+    assert report.zeros == sum(int((each == 0).sum()) for each in model.parameters() if each.dim() > 1)
+    assert report.bytes == sum(entry.stat().st_size for entry in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["small.onnx", "small.pt2"])
+def test_int8_weights_are_counted(place: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
+    request = CompressionRequest("qat", ALL, IMAGE, module=Calibrated)
+    compression = compressor("qat").compress(model, request)
+    report = export(compression.finish(compression.model), tmp_path / place, IMAGE)
+    assert report.weights == 192 * 16 + 16 * 5

@@ -1,5 +1,6 @@
 """What the loops say of what was found, and what they do when something is wrong."""
 
+import copy
 import random
 
 import numpy as np
@@ -19,6 +20,7 @@ from autocompress import (
     create_compressed_model,
     load_compressed,
 )
+from autocompress.engines.inprocess import saving
 from autocompress.testing import cliff, flat, never
 from tests.cli.support import invoke
 from tests.engines.inprocess.support import PARAMS, Net, config_of, loop_of, rates, run, told
@@ -275,3 +277,55 @@ def quantization():
     return CompressionConfig.from_dict(
         {"input_info": {"sample_size": [1, 60]}, "compression": {"algorithm": "quantization"}}
     ).compression
+
+
+def test_verification_that_disagrees_is_said(tmp_path, caplog):
+    """The second evaluation of the same weights is worse: as a validate_fn that leaves the model in training mode."""
+    seen = set()
+
+    def tell(rate, at_rate, _):
+        first = (rate, at_rate) not in seen
+        seen.add((rate, at_rate))
+        return 0.9 if first else 0.85
+
+    told_so = (
+        "evaluates differently when loaded afresh: 0.85 against 0.9; the evaluator is not deterministic or leaves the "
+        "model in training mode"
+    )
+    loop, model, teller = loop_of(config_of({**PARAMS, "patience_epochs": 1}), 0.9, tell)
+    with pytest.raises(InfeasibleBudgetError, match=told_so) as caught:
+        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+    assert {accuracy for _, accuracy in caught.value.disproved} == {0.85}
+    assert caught.value.best_accuracy < 0.891
+    assert told_so in caplog.text
+    assert told_so in loop.verdict
+
+
+def test_a_file_with_other_weights_ends_the_run(tmp_path, monkeypatch):
+    written = saving.save_checkpoint
+
+    def save_another(model, *arguments, **keywords):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.layer.weight.neg_()
+        written(other, *arguments, **keywords)
+
+    monkeypatch.setattr(saving, "save_checkpoint", save_another)
+    loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(flat()))
+    with pytest.raises(StoreError, match=r"bit for bit; layer\.weight differs"):
+        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+    assert loop.result.records == [], "nothing is recorded of a model that was not saved"
+
+
+def test_the_statistics_are_those_of_the_verified_model(tmp_path):
+    """What is told of the accuracy and of its budget belongs together."""
+    seen = set()
+
+    def tell(*state):
+        first = state not in seen
+        seen.add(state)
+        return 0.9 if first else 0.895
+
+    loop, _, _ = run(tell, tmp_path)
+    assert loop.statistics.compressed_accuracy == 0.895
+    assert loop.statistics.accuracy_budget == pytest.approx(0.895 - 0.891)
