@@ -195,7 +195,7 @@ class PruningPart(_MaskedPart):
     def set_level(self, level: float, plain: nn.Module) -> None:
         """See `LevelPart`."""
         cut = self._cut(plain, level)
-        self._choose(cut, cut.chosen(cut.wanted(Share.wanted(plain, cut.request))))
+        self._choose(*cut.sound(Share.wanted(plain, cut.request)))
         self._require_not_wider(plain, level)
         self._masks.set(_emptied(plain, self._removals))
         self.level = level
@@ -205,9 +205,10 @@ class PruningPart(_MaskedPart):
         cut = self._cut(plain, level)
         share = Share.wanted(plain, cut.request)
         if self._proven:
-            cut.remove(cut.wanted(share))
-        else:  # that the model runs without filters is checked once
-            cut_out(cut, share, self._outputs)
+            _, chosen = cut.sound(share)
+            remove(plain, removals(chosen))
+        else:  # that anything can be removed is checked once
+            cut_out(cut, share)
             self._proven = True
         self.level, self._targets = level, cut.targets
         return plain

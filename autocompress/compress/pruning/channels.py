@@ -23,12 +23,14 @@ class Channels:
         outputs: names of the layers that make the model's outputs.
         behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
         original: sizes of the uncompressed model's layers.
+        left_alone: layer -> why it keeps its filters: those whose channels cannot be followed.
     """
 
     couplings: tuple[Coupling, ...]
     outputs: frozenset[str]
     behind: Mapping[str, str]
     original: Mapping[str, LayerShape]
+    left_alone: Mapping[str, str]
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
@@ -39,8 +41,9 @@ class Channels:
         """
         graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        couplings = tuple(graph.couplings(selectable(model, request, graph, rates)))
-        return cls(couplings, graph.outputs, graph.normalized(supported_layers(model, FILTER_TYPES)), original)
+        couplings, left_alone = graph.couplings(selectable(model, request, graph, rates))
+        behind = graph.normalized(supported_layers(model, FILTER_TYPES))
+        return cls(tuple(couplings), graph.outputs, behind, original, left_alone)
 
     def narrowed(self, model: nn.Module) -> Channels | None:
         """Those of a model that was cut out of this one; None where it cannot have been."""

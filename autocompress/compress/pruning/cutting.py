@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,14 +14,17 @@ from autocompress.compress.copying import copied
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import Coupling, removals
+from autocompress.compress.pruning.guard import Guard
 from autocompress.compress.pruning.importance import Importance
 from autocompress.compress.pruning.ranking import importance_of, is_global
-from autocompress.compress.pruning.removal import Removal, remove
+from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
-from autocompress.errors import CompressionError
+from autocompress.errors import AutoCompressError, CompressionError
 
 _NARROWEST = 1 - 1e-9
+_TRIED = 0.5
+"""Rate at which layers are tried before widths are."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Cut:
         rates: layer -> requested rate.
         couplings: what can be removed.
         scores: of each coupling, one per channel of a part; the lowest go first.
+        left_alone: layer -> why it keeps its filters, although a rule selects it.
     """
 
     model: nn.Module
@@ -42,6 +47,7 @@ class Cut:
     rates: Mapping[str, float]
     couplings: tuple[Coupling, ...]
     scores: tuple[list[float], ...]
+    left_alone: Mapping[str, str]
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
@@ -57,26 +63,60 @@ class Cut:
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         importance = importance_of(model, request, channels.behind)
-        found = [
-            (coupling, scores)
-            for coupling in channels.couplings
-            if (scores := _scores(coupling, importance)) is not None
-        ]
+        found, left_alone = [], dict(channels.left_alone)
+        for coupling in channels.couplings:
+            try:
+                scores = _scores(coupling, importance)
+            except AutoCompressError:
+                raise
+            except Exception as error:  # noqa: BLE001 - torch-pruning's, on layers that it does not know
+                why = f"its filters cannot be ranked ({type(error).__name__}: {error}); it keeps its filters"
+                left_alone |= {name: f"{coupling.members[0]}: {why}" for name in coupling.members}
+                continue
+            if scores is not None:
+                found.append((coupling, scores))
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
-        return cls(model, request, channels, rates, couplings, ranked)
+        return cls(model, request, channels, rates, couplings, ranked, left_alone)
+
+    def without(self, reasons: Mapping[str, str]) -> Cut:
+        """The cut that leaves couplings alone.
+
+        Args:
+            reasons: root layer of a coupling -> why.
+        """
+        left_alone = dict(self.left_alone)
+        for coupling in self.couplings:
+            if coupling.members[0] in reasons:
+                left_alone |= dict.fromkeys(coupling.members, reasons[coupling.members[0]])
+        stays = [coupling.members[0] not in reasons for coupling in self.couplings]
+        couplings, scores = (tuple(itertools.compress(each, stays)) for each in (self.couplings, self.scores))
+        return replace(self, couplings=couplings, scores=scores, left_alone=left_alone)
+
+    def sound(self, share: Share | None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+        """What is to go at the requested rates, compared with the model that does not hear it.
+
+        Args:
+            share: what the rates count; None: filters.
+
+        Returns:
+            the cut without the couplings that cannot be removed rightly, and what it removes.
+
+        Raises:
+            CompressionError: the share is beyond what can be removed.
+        """
+        cut, guard = self, Guard(self.model, self.request.example_inputs)
+        if share is not None:  # how wide the layers are to be is tried on smaller models, which must run
+            cut = cut.without(guard.sound(cut.chosen(cut.kept(_TRIED))))
+        while True:
+            chosen = cut.chosen(cut.wanted(share))
+            if guard.disagreement(removals(chosen)) is None:
+                return cut, chosen
+            cut = cut.without(guard.sound(chosen))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers with a rate, output layers left out."""
         return tuple(name for name in self.rates if name not in self.channels.outputs)
-
-    def remove(self, kept: Sequence[int], model: nn.Module | None = None) -> None:
-        """Remove all but so many channels of each coupling from the model, or from a copy of it."""
-        remove(self.model if model is None else model, self.removals(kept))
-
-    def removals(self, kept: Sequence[int]) -> list[Removal]:
-        """What must go so that so many channels of each coupling stay."""
-        return removals(self.chosen(kept))
 
     def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels so that so many stay, with those that go."""
@@ -118,7 +158,7 @@ class Cut:
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
                 probe = copied(self.model)
-                self.remove(kept, probe)
+                remove(probe, removals(self.chosen(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]
 

@@ -1,0 +1,131 @@
+"""Forward passes in which no value depends on how many channels lie beside it, nor on chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_Function = Callable[..., Any]
+
+
+class NeutralNormalization(TorchFunctionMode):
+    """Inside the block, normalizations over channels are done channel by channel, and dropout drops nothing.
+
+    A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
+    GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
+    scaled and shifted by the layer's own parameters. BatchNorm and InstanceNorm do so anyway.
+    """
+
+    def __torch_function__(
+        self,
+        func: _Function,
+        types: Iterable[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or what stands for it."""
+        instead = _INSTEAD.get(func)
+        return func(*args, **(kwargs or {})) if instead is None else instead(func, *args, **(kwargs or {}))
+
+
+def _damped(x: torch.Tensor) -> torch.Tensor:
+    """Of the size that a normalized value has, and different for different values."""
+    return torch.asinh(x)
+
+
+def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(
+    func: _Function,
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    func(input, normalized_shape, weight, bias, *args, **kwargs)  # for its errors
+    return _affine(_damped(input), weight, bias)
+
+
+def _rms_norm(
+    func: _Function,
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    func(input, normalized_shape, weight, *args, **kwargs)
+    return _affine(_damped(input), weight, None)
+
+
+def _group_norm(
+    func: _Function,
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    func(input, num_groups, weight, bias, *args, **kwargs)
+    shape, channels = (-1, *[1] * (input.dim() - 2)), input.shape[1]
+    group = torch.arange(channels, device=input.device) // (channels // num_groups)
+    # A channel that has come into another group must show.
+    damped = _damped(input) * (1 + group.to(input.dtype) / num_groups).view(shape)
+    return _affine(damped, *(None if each is None else each.view(shape) for each in (weight, bias)))
+
+
+def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    func(input, *args, **kwargs)
+    return _damped(input)
+
+
+def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+    return input
+
+
+def _attention(
+    func: _Function,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    return func(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+
+def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **{**kwargs, "training": False})
+
+
+_INSTEAD: dict[Any, _Function] = {
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
+    functional.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    functional.local_response_norm: _elementwise,
+    functional.normalize: _elementwise,
+    functional.dropout: _identity,
+    functional.dropout1d: _identity,
+    functional.dropout2d: _identity,
+    functional.dropout3d: _identity,
+    functional.alpha_dropout: _identity,
+    functional.feature_alpha_dropout: _identity,
+    torch.dropout: _identity,
+    functional.scaled_dot_product_attention: _attention,
+    functional.multi_head_attention_forward: _multi_head_attention,
+}
