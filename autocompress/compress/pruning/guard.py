@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -138,9 +138,17 @@ class Guard:
             self._varied, self._exact = False, None
             self._quick = self._side(_single(self._model))
             return self.disagreement(removed)
-        return side.without(removed, watched, values) or self._in_training(side, removed, watched)
+        try:
+            smaller = side.smaller(removed)
+            narrow = _values(smaller, side.inputs, watched)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return Disagreement(_OUTPUTS, error=_first_line(error))
+        found = side.compared(removed, values, narrow)
+        return found or self._in_training(side, smaller, removed, watched)
 
-    def _in_training(self, side: _Side, removed: Sequence[Removal], watched: list[str]) -> Disagreement | None:
+    def _in_training(
+        self, side: _Side, smaller: nn.Module, removed: Sequence[Removal], watched: list[str]
+    ) -> Disagreement | None:
         """What runs in training mode only, such as auxiliary heads."""
         if not self._trains:
             return None
@@ -149,7 +157,12 @@ class Guard:
         except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
             self._trains = False
             return None
-        return side.without(removed, watched, values, training=True)
+        try:
+            narrow = _values(smaller, side.inputs, watched, training=True)
+        except Exception as error:  # noqa: BLE001 - as in eval mode
+            return Disagreement(_OUTPUTS, error=_first_line(error), training=True)
+        found = side.compared(removed, values, narrow)
+        return None if found is None else replace(found, training=True)
 
 
 @dataclass(frozen=True)
@@ -164,30 +177,27 @@ class _Side:
         with silenced(self.base, removed):
             return _values(self.base, self.inputs, watched, training=training)
 
-    def without(
-        self, removed: Sequence[Removal], watched: list[str], silent: _Values, *, training: bool = False
-    ) -> Disagreement | None:
+    def smaller(self, removed: Sequence[Removal]) -> nn.Module:
         smaller = twin(self.base)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                remove(smaller, removed)
-            values = _values(smaller, self.inputs, watched, training=training)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=_first_line(error), training=training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            remove(smaller, removed)
+        return smaller
+
+    def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
         gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
-        for (where, wide), (name, narrow) in zip(silent, values, strict=False):
+        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
             if where == name and where != _OUTPUTS:
                 wide = kept(wide, self.base.get_submodule(where), gone, where)
             difference = _difference(wide, narrow) if where == name else float("inf")
             if difference > self.tolerance:
-                return Disagreement(where, difference, training=training)
-        if len(silent) != len(values):
-            return Disagreement(_OUTPUTS, float("inf"), training=training)
-        return None
+                return Disagreement(where, difference)
+        return None if len(silent) == len(smaller) else Disagreement(_OUTPUTS, float("inf"))
 
 
-def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool) -> _Values:
+def _values(
+    model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False
+) -> _Values:
     seen: _Values = []
 
     def watcher(name: str) -> Any:

@@ -13,11 +13,11 @@ _Function = Callable[..., Any]
 
 
 class NeutralNormalization(TorchFunctionMode):
-    """Inside the block, normalizations over channels are done channel by channel, and dropout drops nothing.
+    """Inside the block, normalizations are done value by value, and dropout drops nothing.
 
     A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
     GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. BatchNorm and InstanceNorm do so anyway.
+    scaled and shifted by the layer's own parameters. The same stands in place of statistics of a batch.
     """
 
     def __torch_function__(
@@ -84,6 +84,38 @@ def _group_norm(
     return _affine(damped, *(None if each is None else each.view(shape) for each in (weight, bias)))
 
 
+def _batch_norm(
+    func: _Function,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    if not training and running_mean is not None:
+        result: torch.Tensor = func(input, running_mean, running_var, weight, bias, training, *args, **kwargs)
+        return result
+    return _per_channel(func, input, None, None, weight, bias)
+
+
+def _per_channel(
+    func: _Function,  # noqa: ARG001
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,  # noqa: ARG001
+    running_var: torch.Tensor | None = None,  # noqa: ARG001
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *args: Any,  # noqa: ARG001
+    **kwargs: Any,  # noqa: ARG001
+) -> torch.Tensor:
+    """In place of statistics of few samples, behind which rounding may be as large as the values."""
+    shape = (-1, *[1] * (input.dim() - 2))
+    return _affine(_damped(input), *(None if each is None else each.view(shape) for each in (weight, bias)))
+
+
 def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     func(input, *args, **kwargs)
     return _damped(input)
@@ -117,6 +149,8 @@ _INSTEAD: dict[Any, _Function] = {
     torch.rms_norm: _rms_norm,
     functional.group_norm: _group_norm,
     torch.group_norm: _group_norm,
+    functional.batch_norm: _batch_norm,
+    functional.instance_norm: _per_channel,
     functional.local_response_norm: _elementwise,
     functional.normalize: _elementwise,
     functional.dropout: _identity,

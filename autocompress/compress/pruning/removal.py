@@ -37,8 +37,11 @@ class Removal:
 
 
 def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
-    """Take the channels out of the model that they were found in, or out of a copy of it; once only."""
-    for removal in removed:
+    """Take the channels out of the model that they were found in, or out of a copy of it; once only.
+
+    Filters go first: whole rows are copied faster than parts of them, of which there are then fewer.
+    """
+    for removal in sorted(removed, key=lambda removal: removal.on_inputs):
         parent, last = removal.place_in(model)
         removal.prune.__self__.pruning_dim = removal.dimension  # type: ignore[attr-defined]
         smaller = removal.prune(getattr(parent, last), list(removal.channels))

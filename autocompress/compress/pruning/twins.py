@@ -17,7 +17,6 @@ from autocompress.compress.state import device_of, mapped, moved, tensors
 _SEED = 20_011
 _PROBED = 8
 _BATCH = 2
-"""The least with which BatchNorm can be trained."""
 
 
 def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
@@ -66,14 +65,14 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 
 def varied_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Two samples of the inputs with noise on their floating point numbers, so that nothing about them is symmetric."""
+    """At most two samples of the inputs, with noise on their floating point numbers, so that nothing about them is symmetric."""
     generator = torch.Generator().manual_seed(_SEED)
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if alike and tensor.dim() > 0:
-            tensor = tensor.repeat(_BATCH, *[1] * (tensor.dim() - 1))[:_BATCH]
+            tensor = tensor[:_BATCH]
         if not tensor.is_floating_point() or not tensor.numel():
             return tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
