@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compress.base import Compression
+from autocompress.compress.base import Compression, left_alone
 from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
@@ -29,6 +29,7 @@ class Compressed:
         epochs: epochs of training of all stages.
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
         interrupted: whether a signal ended a stage early.
+        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Compressed:
     epochs: int = 0
     simulated: bool = False
     interrupted: bool = False
+    left_alone: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Pipeline:
         done.model = compression.model
         done.epochs += compression.epochs + done.tuned.epochs
         done.simulated |= compression.simulated
+        done.left_alone |= left_alone(compression)
         done.interrupted |= done.tuned.interrupted
         return compression
 

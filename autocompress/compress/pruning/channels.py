@@ -45,6 +45,11 @@ class Channels:
         behind = graph.normalized(supported_layers(model, FILTER_TYPES))
         return cls(tuple(couplings), graph.outputs, behind, original, left_alone)
 
+    def without(self, left_alone: Mapping[str, str]) -> Channels:
+        """Without the couplings of which a layer is to be left alone, each with a sentence why."""
+        couplings = tuple(each for each in self.couplings if not left_alone.keys() & set(each.members))
+        return replace(self, couplings=couplings, left_alone={**self.left_alone, **left_alone})
+
     def narrowed(self, model: nn.Module) -> Channels | None:
         """Those of a model that was cut out of this one; None where it cannot have been."""
         couplings = narrowed(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)

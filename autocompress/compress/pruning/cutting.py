@@ -20,7 +20,7 @@ from autocompress.compress.pruning.ranking import importance_of, is_global
 from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
-from autocompress.errors import AutoCompressError, CompressionError
+from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 _NARROWEST = 1 - 1e-9
 _TRIED = 0.5
@@ -66,15 +66,11 @@ class Cut:
         found, left_alone = [], dict(channels.left_alone)
         for coupling in channels.couplings:
             try:
-                scores = _scores(coupling, importance)
-            except AutoCompressError:
-                raise
-            except Exception as error:  # noqa: BLE001 - torch-pruning's, on layers that it does not know
-                why = f"its filters cannot be ranked ({type(error).__name__}: {error}); it keeps its filters"
-                left_alone |= {name: f"{coupling.members[0]}: {why}" for name in coupling.members}
-                continue
-            if scores is not None:
-                found.append((coupling, scores))
+                found.append((coupling, _scores(coupling, importance)))
+            except AutoCompressError as error:
+                if isinstance(error, ModuleError):
+                    raise
+                left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
         return cls(model, request, channels, rates, couplings, ranked, left_alone)
 
@@ -184,11 +180,26 @@ class Cut:
         ]
 
 
-def _scores(coupling: Coupling, importance: Importance) -> list[float] | None:
-    """One score per channel of a part; None: cannot tell."""
-    scores, parts = importance(coupling), coupling.channel_groups
-    if scores is None or coupling.width % parts:
-        return None
+def _scores(coupling: Coupling, importance: Importance) -> list[float]:
+    """One score per channel of a part.
+
+    Raises:
+        CompressionError: there are none.
+        ModuleError: a hook that the algorithm needs gives something unusable.
+    """
+    parts = coupling.channel_groups
+    if coupling.width % parts:
+        raise CompressionError(
+            f"its {coupling.width} channels do not come in the {parts} equal groups of what is behind"
+        )
+    try:
+        scores = importance(coupling)
+    except AutoCompressError:
+        raise
+    except Exception as error:  # torch-pruning's, on layers that it does not know
+        raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
+    if scores is None:
+        raise CompressionError("its filters cannot be ranked")
     averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
     return averaged
 

@@ -141,9 +141,12 @@ def _why_nothing(cut: Cut) -> str:
             f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
             "input, or a layer that may not lose any"
         )
+    if cut.left_alone:
+        start += "; ".join(dict.fromkeys(cut.left_alone.values())) + "; "
     free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
-    return f"{start}the layers are too narrow for that rate (filters: {widths})"
+    others = "other " if cut.left_alone else ""
+    return f"{start}the {others}layers are too narrow for that rate (filters: {widths})"
 
 
 def _narrower(model: nn.Module, original: Mapping[str, LayerShape]) -> tuple[str, ...]:

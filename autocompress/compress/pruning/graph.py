@@ -64,16 +64,18 @@ class ChannelGraph:
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
             if layer in ignored or layer in visited:
                 continue
-            name = self._names[layer]
+            name, losing = self._names[layer], [layer]
             try:
                 group = self._group(layer)
                 losing = [item.dep.target.module for item in group if self._loses_outputs(item.dep)]
                 visited.update(losing)
                 if not ignored.intersection(losing) and (coupling := self._coupling(group)) is not None:
                     found.append(coupling)
-            except Exception as error:  # noqa: BLE001 - torch-pruning's, on operations that it does not know
+            except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
                 how = f"{type(error).__name__}: {error}"
-                failed[name] = f"{name}: torch-pruning cannot follow its channels ({how}); it keeps its filters"
+                why = error if isinstance(error, CompressionError) else f"its channels cannot be followed ({how})"
+                sentence = f"{name}: {why}; it keeps its filters"
+                failed |= {self._names[each]: sentence for each in losing if isinstance(each, FILTER_TYPES)}
         return found, failed
 
     def _group(self, layer: nn.Module) -> Any:
@@ -90,7 +92,15 @@ class ChannelGraph:
         on_inputs = all(self._original[name].depthwise for name in members)  # nothing that could lose feeds them
         if on_inputs or any(id(item.dep.target.module) in self._fixed for item in group):
             return None
-        return Coupling(tuple(self._places(group)), members, self._channel_groups(group), group)
+        places = tuple(self._places(group))
+        for place in places:
+            if place.channels is not None and max(place.indices, default=0) >= place.channels:
+                raise CompressionError(f"its channels cannot be followed to {place.name}")
+        for item in group:
+            layer = item.dep.target.module
+            if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
+                raise CompressionError(f"{self._names[layer]} normalizes more than its channels together")
+        return Coupling(places, members, self._channel_groups(group), group)
 
     def _loses_outputs(self, dependency: Any) -> bool:
         return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))

@@ -195,9 +195,7 @@ class _Side:
         return None if len(silent) == len(smaller) else Disagreement(_OUTPUTS, float("inf"))
 
 
-def _values(
-    model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False
-) -> _Values:
+def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False) -> _Values:
     seen: _Values = []
 
     def watcher(name: str) -> Any:
