@@ -13,7 +13,6 @@ from torch.optim import SGD, Optimizer
 from autocompress.compress.module import AbstractAutoCompressionModule, Criterion, Evaluator, ModuleClass, Trainer
 from autocompress.compress.registered import register_module
 from autocompress.testing import nets
-from autocompress.testing.structures import STRUCTURES
 
 
 @register_module()
@@ -191,12 +190,6 @@ class Regression(ZooModule):
             return float(torch.stack([functional.mse_loss(model(x), y) for x, y in cls.data()]).mean())
 
         return error
-
-
-def structure(name: str) -> ModuleClass:
-    """A module with one of the networks of `structures`."""
-    build: Any = STRUCTURES[name]
-    return type(build.__name__, (ZooModule,), {"build": staticmethod(build), "shape": build.shape, "outputs": 5})
 
 
 ZOO: dict[str, ModuleClass] = {

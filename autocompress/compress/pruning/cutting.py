@@ -85,8 +85,12 @@ class Cut:
             if coupling.members[0] in reasons:
                 left_alone |= dict.fromkeys(coupling.members, reasons[coupling.members[0]])
         stays = [coupling.members[0] not in reasons for coupling in self.couplings]
-        couplings, scores = (tuple(itertools.compress(each, stays)) for each in (self.couplings, self.scores))
-        return replace(self, couplings=couplings, scores=scores, left_alone=left_alone)
+        return replace(
+            self,
+            couplings=tuple(itertools.compress(self.couplings, stays)),
+            scores=tuple(itertools.compress(self.scores, stays)),
+            left_alone=left_alone,
+        )
 
     def sound(self, share: Share | None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
         """What is to go at the requested rates, compared with the model that does not hear it.

@@ -23,7 +23,7 @@ class NeutralNormalization(TorchFunctionMode):
     def __torch_function__(
         self,
         func: _Function,
-        types: Iterable[type],  # noqa: ARG002
+        types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:

@@ -65,7 +65,7 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 
 def varied_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """At most two samples of the inputs, with noise on their floating point numbers, so that nothing about them is symmetric."""
+    """At most two samples of the inputs, with noise on their numbers, so that nothing about them is symmetric."""
     generator = torch.Generator().manual_seed(_SEED)
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}

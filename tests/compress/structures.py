@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autocompress.compress.module import ModuleClass
+from autocompress.testing.zoo import ZooModule
+
 
 def _normed(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Sequential:
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options)
@@ -299,3 +302,9 @@ STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "normed_features": NormedFeatures,
 }
 """All of them by name; each has its input's `shape` without a batch."""
+
+
+def structure(name: str) -> ModuleClass:
+    """A module that trains and evaluates one of them."""
+    build: Any = STRUCTURES[name]
+    return type(build.__name__, (ZooModule,), {"build": staticmethod(build), "shape": build.shape, "outputs": 5})
