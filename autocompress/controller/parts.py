@@ -232,7 +232,7 @@ class PruningPart(_MaskedPart):
     def _cut(self, plain: nn.Module, level: float) -> Cut:
         """What can be removed from a plain model; the channels of the uncompressed one are followed once for all."""
         if self._whole is None:
-            followed = self._followed(self._original)
+            followed = self._followed(self._original).proven(self._original, self._ask(level))
             self._whole = followed.narrowed(self._original) or followed  # without what it was told from, a whole trace
         return Cut.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
 

@@ -146,19 +146,25 @@ class FusedAttention(nn.Module):
 
 
 class Ghost(nn.Module):
-    """A cheap convolution makes more channels, of which some are sliced off, as in GhostNet."""
+    """A cheap convolution makes more channels, of which a slice would take off what is too much, as in GhostNet."""
 
-    shape = (3, 8, 8)
+    shape, channels = (3, 8, 8), 24
 
     def __init__(self) -> None:
         super().__init__()
         self.primary, self.cheap = _normed(3, 12), _normed(12, 12, groups=12)
-        self.last, self.head = _normed(20, 16, 1), nn.Linear(16, 5)
+        self.last, self.head = _normed(self.channels, 16, 1), nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> Any:
         x = torch.relu(self.primary(x))
-        x = torch.cat([x, torch.relu(self.cheap(x))], 1)[:, :20]
+        x = torch.cat([x, torch.relu(self.cheap(x))], 1)[:, : self.channels]
         return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+class Sliced(Ghost):
+    """The same where the slice does take channels off."""
+
+    channels = 20
 
 
 class ConcatAndGroups(nn.Module):
@@ -292,6 +298,7 @@ STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "layer_norm_over_image": LayerNormOverImage,
     "fused_attention": FusedAttention,
     "ghost": Ghost,
+    "sliced": Sliced,
     "concat_and_groups": ConcatAndGroups,
     "squeeze_and_excitation": SqueezeAndExcitation,
     "gated": Gated,

@@ -23,8 +23,6 @@ from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths,
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 _NARROWEST = 1 - 1e-9
-_TRIED = 0.5
-"""Rate at which layers are tried before widths are."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,14 @@ class Cut:
             CompressionError: the share is beyond what can be removed.
         """
         cut, guard = self, Guard(self.model, self.request.example_inputs)
-        if share is not None:  # how wide the layers are to be is tried on smaller models, which must run
-            cut = cut.without(guard.sound(cut.chosen(cut.kept(_TRIED))))
         while True:
             chosen = cut.chosen(cut.wanted(share))
             if guard.disagreement(removals(chosen)) is None:
                 return cut, chosen
-            cut = cut.without(guard.sound(chosen))
+            if cut.channels.tried:
+                cut = cut.without(guard.sound(chosen))
+            else:
+                cut = Cut.of(self.model, self.request, cut.channels.proven(self.model, self.request))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -78,6 +78,20 @@ class ChannelGraph:
                 failed |= {self._names[each]: sentence for each in losing if isinstance(each, FILTER_TYPES)}
         return found, failed
 
+    def free(self, selected: Iterable[str]) -> frozenset[str]:
+        """Names of the layers of these that may lose filters, as far as they alone are concerned."""
+        untouchable = set(self._untouchable(set(selected)))
+        return frozenset(
+            self._names[layer]
+            for layer in self._names
+            if isinstance(layer, FILTER_TYPES) and layer not in untouchable and id(layer) not in self._fixed
+        )
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """Names of the modules that must keep their size."""
+        return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
+
     def _group(self, layer: nn.Module) -> Any:
         """All channels of a layer and all that belongs to them."""
         pruner = self._graph.get_pruner_of_module(layer)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,9 @@ from torch import nn
 from autocompress.compress.pruning.coupling import Coupling, removals
 from autocompress.compress.pruning.neutral import NeutralNormalization
 from autocompress.compress.pruning.removal import Removal, remove
-from autocompress.compress.pruning.twins import kept, silenced, twin, typed, varied_inputs
+from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs
 from autocompress.compress.state import device_of, tensors
+from autocompress.errors import CompressionError
 
 _QUICK, _EXACT = 1e-3, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
@@ -77,7 +77,7 @@ class Guard:
         """How the model without these channels differs from the one that does not hear them; None: not at all.
 
         Raises:
-            Exception: what the model raises where it does not run with the inputs as it is.
+            CompressionError: the model does not run with the inputs as it is.
         """
         found = self._compared(self._quick, removed)
         if found is None or found.error is not None or found.difference == float("inf"):
@@ -130,9 +130,9 @@ class Guard:
         try:
             values = side.silent_values(removed, watched)
             unusable = any(bool(value.isnan().any()) for _, value in values)
-        except Exception:
+        except Exception as error:
             if not self._varied or side is self._exact:
-                raise
+                raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
         if unusable and self._varied:  # the model does not take such inputs or parameters: then as they are
             self._varied, self._exact = False, None
@@ -204,20 +204,12 @@ def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *
     handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
     try:
         model.train(training)
-        with torch.no_grad(), _same_chance(device_of(model)), NeutralNormalization():
+        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization():
             answer = model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
     return seen + [(_OUTPUTS, tensor) for tensor in tensors(answer)]
-
-
-@contextmanager
-def _same_chance(device: torch.device) -> Iterator[None]:
-    """The same random numbers each time, and those of everything else as if none had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
 
 
 def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:

@@ -145,3 +145,11 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
     dimension = channel_dimension(layer)
     left = [channel for channel in range(output.shape[dimension]) if channel not in lost]
     return output.index_select(dimension, torch.tensor(left, device=output.device))
+
+
+@contextmanager
+def same_chance(device: torch.device) -> Iterator[None]:
+    """The same random numbers each time, and those of everything else as if none had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
