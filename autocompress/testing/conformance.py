@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -123,7 +124,7 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
 
 
 def check_cut(
-    module: ModuleClass, algorithm: str, rate: float, surroundings: Surroundings | None = None
+    module: ModuleClass, algorithm: str, rate: float, surroundings: Surroundings | None = None, **arguments: Any
 ) -> FilterCompression:
     """Remove filters and compare the smaller model with the whole one whose lost filters are zero; see `zeroed`.
 
@@ -132,6 +133,7 @@ def check_cut(
         algorithm: name of a filter pruner.
         rate: to prune at.
         surroundings: of the module, where they are known.
+        arguments: the algorithm's.
 
     Returns:
         what was removed; what could not be is in `left_alone`.
@@ -145,7 +147,8 @@ def check_cut(
     original = marked(surroundings.original)
     (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
     if algorithm == "slim":  # its training would move the weights by which filters are known again
-        choice = dataclasses.replace(choice, arguments={**choice.arguments, "training_epochs": 0})
+        arguments["training_epochs"] = 0
+    choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
     request = surroundings.request(Stage(choice, 0), module)
     compression = FilterPruner().compress(copy.deepcopy(original), request)
     check_zeroed(original, compression.model, surroundings.inputs)

@@ -129,13 +129,13 @@ class LayerNormOverImage(nn.Module):
 class FusedAttention(nn.Module):
     """Attention whose heads are made by reshape, with one layer for queries, keys and values."""
 
-    shape = (6, 32)
+    shape = (6, 16)
 
     def __init__(self, heads: int = 4) -> None:
         super().__init__()
-        self.heads, self.norm = heads, nn.LayerNorm(32)
-        self.qkv, self.project = nn.Linear(32, 96), nn.Linear(32, 32)
-        self.up, self.down, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 5)
+        self.heads, self.norm = heads, nn.LayerNorm(16)
+        self.qkv, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down, self.head = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> Any:
         n, length, width = x.shape

@@ -148,9 +148,10 @@ class Provenance:
 
 
 def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
-    with _watched(model, seen), torch.no_grad(), same_chance(device_of(model)), NeutralNormalization():
-        with sdpa_kernel(SDPBackend.MATH):  # other kernels take NaN for a position that is masked
-            answer = model(*inputs)
+    undisturbed = same_chance(device_of(model))
+    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
+    with _watched(model, seen), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+        answer = model(*inputs)
     if any(bool(tensor.isnan().any()) for tensor in tensors(answer)):
         seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
     return seen
