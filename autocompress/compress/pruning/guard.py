@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from autocompress.compress.pruning.twins import kept, same_chance, silenced, twi
 from autocompress.compress.state import device_of, tensors
 from autocompress.errors import CompressionError
 
-_QUICK, _EXACT = 1e-3, 1e-6
+_QUICK, _EXACT = 1e-4, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
 
 _OUTPUTS = "the model's outputs"
 _LONGEST = 160
+
+_Chosen = list[tuple[Coupling, list[int]]]
 
 _Values = list[tuple[str, torch.Tensor]]
 """What layers gave in one forward pass, in order, and the model at its end."""
@@ -59,8 +62,8 @@ class Disagreement:
 class Guard:
     """Compares a model with what becomes of it when channels are removed.
 
-    Inputs vary, dropout and normalizations over channels are out of the way, parameters that are all alike are not, and
-    layers are compared one by one, so that nothing hides a channel that has come into another one's place.
+    Inputs vary, dropout, ReLU and normalizations over channels are out of the way, parameters that are all alike are
+    not, and layers are compared one by one, so that nothing hides a channel that has come into another one's place.
 
     Args:
         model: not changed; valid until it is.
@@ -91,25 +94,19 @@ class Guard:
             chosen: couplings and which of their channels are to go.
         """
         guilty: dict[str, str] = {}
-        self._accept([], list(chosen), guilty)
+        candidates = list(chosen)
+        while (found := self.disagreement(removals(candidates))) is not None:
+            compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
+            candidates = _accepted([], candidates, compare, guilty)
         return guilty
 
-    def _accept(
-        self,
-        accepted: list[tuple[Coupling, list[int]]],
-        more: list[tuple[Coupling, list[int]]],
-        guilty: dict[str, str],
-    ) -> list[tuple[Coupling, list[int]]]:
-        """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
-        found = self.disagreement(removals([*accepted, *more])) if more else None
-        if found is None:
-            return [*accepted, *more]
-        if len(more) == 1:
-            layer = more[0][0].members[0]
-            guilty[layer] = found.sentence(layer)
-            return accepted
-        half = len(more) // 2
-        return self._accept(self._accept(accepted, more[:half], guilty), more[half:], guilty)
+    def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
+        """Whether the smaller model fails; cheaper than whether it computes the same."""
+        try:
+            _values(self._quick.smaller(removed), self._quick.inputs, [], training=training)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return Disagreement(_OUTPUTS, error=_first_line(error), training=training)
+        return None
 
     def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
         """What double precision says, where the model runs in it."""
@@ -193,6 +190,21 @@ class _Side:
             if difference > self.tolerance:
                 return Disagreement(where, difference)
         return None if len(silent) == len(smaller) else Disagreement(_OUTPUTS, float("inf"))
+
+
+def _accepted(
+    accepted: _Chosen, more: _Chosen, compare: Callable[[list[Removal]], Disagreement | None], guilty: dict[str, str]
+) -> _Chosen:
+    """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+    found = compare(removals([*accepted, *more])) if more else None
+    if found is None:
+        return [*accepted, *more]
+    if len(more) == 1:
+        layer = more[0][0].members[0]
+        guilty[layer] = found.sentence(layer)
+        return accepted
+    half = len(more) // 2
+    return _accepted(_accepted(accepted, more[:half], compare, guilty), more[half:], compare, guilty)
 
 
 def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False) -> _Values:

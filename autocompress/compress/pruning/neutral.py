@@ -13,11 +13,12 @@ _Function = Callable[..., Any]
 
 
 class NeutralNormalization(TorchFunctionMode):
-    """Inside the block, normalizations are done value by value, and dropout drops nothing.
+    """Inside the block, normalizations are done value by value, dropout drops nothing, and no channel is dead.
 
     A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
     GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. The same stands in place of statistics of a batch.
+    scaled and shifted by the layer's own parameters. The same stands in place of statistics of a batch. ReLU leaks, so
+    that few samples show every channel.
     """
 
     def __torch_function__(
@@ -121,6 +122,10 @@ def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any
     return _damped(input)
 
 
+def _leaking(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+    return functional.leaky_relu(input, 0.25)
+
+
 def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
     return input
 
@@ -153,6 +158,13 @@ _INSTEAD: dict[Any, _Function] = {
     functional.instance_norm: _per_channel,
     functional.local_response_norm: _elementwise,
     functional.normalize: _elementwise,
+    functional.relu: _leaking,
+    functional.relu6: _leaking,
+    functional.hardtanh: _leaking,
+    torch.relu: _leaking,
+    torch.relu_: _leaking,
+    torch.Tensor.relu: _leaking,
+    torch.Tensor.relu_: _leaking,
     functional.dropout: _identity,
     functional.dropout1d: _identity,
     functional.dropout2d: _identity,
