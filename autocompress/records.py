@@ -206,6 +206,7 @@ class TrialRecord(Record):
         seconds: wall time of the trial, its process' start not counted.
         checkpoint: the checkpoint's directory relative to the experiment's; None without one.
         error: why it failed; None otherwise.
+        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
     key: str
@@ -233,3 +234,4 @@ class TrialRecord(Record):
     seconds: float = 0.0
     checkpoint: str | None = None
     error: str | None = None
+    left_alone: dict[str, str] = field(default_factory=dict)

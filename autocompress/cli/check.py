@@ -49,6 +49,15 @@ def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:
     return table
 
 
+def layers_left_alone(checks: Sequence[AlgorithmCheck]) -> list[str]:
+    """Why layers keep their filters, each sentence once, behind the names of the algorithms that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for check in checks:
+        for why in dict.fromkeys(check.left_alone.values()):
+            reasons.setdefault(why, []).append(check.algorithm)
+    return [f"{', '.join(algorithms)}: left alone: {why}" for why, algorithms in reasons.items()]
+
+
 def _cells(reduction: Reduction) -> tuple[str, ...]:
     requested = "-" if reduction.requested_rate is None else f"{reduction.requested_rate:.3f}"
     return (

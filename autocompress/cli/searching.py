@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from autocompress.cli import launch
-from autocompress.cli.check import checks_table, tried
+from autocompress.cli.check import checks_table, layers_left_alone, tried
 from autocompress.cli.compare import print_comparison, told_outcome
 from autocompress.cli.launch import new_directory
 from autocompress.cli.on_nni import new_experiment, old_experiment
@@ -139,6 +139,8 @@ def check(
             print(json.dumps([each.to_dict() for each in found], indent=2))
         else:
             piped_console().print(checks_table(found))
+            for line in layers_left_alone(found):
+                typer.echo(line)
     if search_space is not None and not all(each.applies for each in found):
         raise typer.Exit(2)
 

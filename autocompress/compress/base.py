@@ -122,6 +122,11 @@ class Compression(Protocol):
         ...
 
 
+def left_alone(compression: Compression) -> dict[str, str]:
+    """Layers that a pruner does not cut, although a rule selects them, each with a sentence why; see `FilterPruner`."""
+    return dict(getattr(compression, "left_alone", {}))
+
+
 class Compressor(Protocol):
     """A family of compression algorithms."""
 

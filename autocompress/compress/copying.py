@@ -24,9 +24,14 @@ _OWN_WAYS = ("__deepcopy__", "__getstate__", "__getnewargs__", "__getnewargs_ex_
 _plain: WeakKeyDictionary[type[Any], bool] = WeakKeyDictionary()
 
 
-def copied(model: _Module) -> _Module:
-    """What `copy.deepcopy` gives."""
-    return cast(_Module, _copied(model, {}))
+def copied(model: _Module, memo: dict[int, Any] | None = None) -> _Module:
+    """What `copy.deepcopy` gives.
+
+    Args:
+        model: not changed.
+        memo: as `copy.deepcopy` takes it: from the id of a part of the model to what stands for it in the copy.
+    """
+    return cast(_Module, _copied(model, {} if memo is None else memo))
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from autocompress.compress.state import evaluating, requiring_gradients
 from autocompress.controller.masks import Masks
 from autocompress.controller.schedules import Schedule
 from autocompress.errors import CompressionError
+
+_logger = logging.getLogger("autocompress.controller")
 
 Ask = Callable[[float], CompressionRequest]
 """From a level to what is asked of the compressor."""
@@ -186,6 +189,7 @@ class PruningPart(_MaskedPart):
         self._chosen: dict[str, list[int]] = {}
         self._proven = False
         self._targets: tuple[str, ...] = ()
+        self._reported: set[str] = set()
 
     def attach(self, model: nn.Module) -> None:
         """See `LevelPart`."""
@@ -195,7 +199,7 @@ class PruningPart(_MaskedPart):
     def set_level(self, level: float, plain: nn.Module) -> None:
         """See `LevelPart`."""
         cut = self._cut(plain, level)
-        self._choose(cut, cut.chosen(cut.wanted(Share.wanted(plain, cut.request))))
+        self._choose(*self._sound(cut))
         self._require_not_wider(plain, level)
         self._masks.set(_emptied(plain, self._removals))
         self.level = level
@@ -203,11 +207,12 @@ class PruningPart(_MaskedPart):
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
         """See `LevelPart`."""
         cut = self._cut(plain, level)
-        share = Share.wanted(plain, cut.request)
         if self._proven:
-            cut.remove(cut.wanted(share))
-        else:  # that the model runs without filters is checked once
-            cut_out(cut, share, self._outputs)
+            _, chosen = self._sound(cut)
+            remove(plain, removals(chosen))
+        else:  # that anything can be removed is checked once
+            cut, _ = cut_out(cut, Share.wanted(plain, cut.request))
+            self._remember(cut)
             self._proven = True
         self.level, self._targets = level, cut.targets
         return plain
@@ -227,9 +232,23 @@ class PruningPart(_MaskedPart):
     def _cut(self, plain: nn.Module, level: float) -> Cut:
         """What can be removed from a plain model; the channels of the uncompressed one are followed once for all."""
         if self._whole is None:
-            followed = self._followed(self._original)
+            followed = self._followed(self._original).proven(self._original, self._ask(level))
             self._whole = followed.narrowed(self._original) or followed  # without what it was told from, a whole trace
         return Cut.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
+
+    def _sound(self, cut: Cut) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+        """What can be removed rightly; what cannot is not tried again."""
+        sound, chosen = cut.sound(Share.wanted(cut.model, cut.request))
+        self._remember(sound)
+        return sound, chosen
+
+    def _remember(self, cut: Cut) -> None:
+        if self._whole is None or cut.left_alone == self._whole.left_alone:
+            return
+        for why in dict.fromkeys(cut.left_alone[name] for name in cut.left_alone if name not in self._reported):
+            _logger.warning("filter pruning leaves a layer alone: %s", why)
+        self._reported |= set(cut.left_alone)
+        self._whole = self._whole.without(cut.left_alone)
 
     def _followed(self, model: nn.Module) -> Channels:
         with evaluating(model), requiring_gradients(model):

@@ -12,6 +12,7 @@ For your own model, in a test:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,12 +31,14 @@ from autocompress.compress.base import Compression
 from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
+from autocompress.compress.pruning.filters import FilterCompression, FilterPruner
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
 from autocompress.compress.shipping.export import export
 from autocompress.compress.state import outputs
 from autocompress.config import default_space, read_parameters
 from autocompress.records import Measurement
+from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.trial.order import Stage
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
@@ -68,9 +72,10 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
     """Compress the module's model at several rates and check all that must hold.
 
     Outputs keep their shape; the achieved rate is near the requested one, never beyond it, and rises with it, as do the
-    parameters and MACs removed; the output layer keeps its shape; gradients reach every parameter and a training step
-    leaves the rate; the same seed gives the same model; a checkpoint gives the same outputs bit for bit and has the
-    rate; an export computes the same (ONNX where it is installed, else torch.export).
+    parameters and MACs removed; the output layer keeps its shape; a model without filters computes what the whole one
+    does whose lost filters are zero; gradients reach every parameter and a training step leaves the rate; the same seed
+    gives the same model; a checkpoint gives the same outputs bit for bit and has the rate; an export computes the same
+    (ONNX where it is installed, else torch.export).
 
     Args:
         module: with a trainer, and data to calibrate with.
@@ -89,6 +94,8 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
         _check_outputs(each.finished, surroundings)
         _check_head(each.finished, surroundings.original)
     last = found[-1]
+    if isinstance(last.compressions[0], FilterCompression):
+        check_cut(module, registered(algorithm).stages[0].name, rates[-1], surroundings)
     _check_reload(last, surroundings)
     _check_export(last.finished, surroundings)
     _check_training(module, algorithm, last)
@@ -115,6 +122,38 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
         achieved = compressions[0].achieved_rate(model) if len(compressions) == 1 else achieved
     finished = _finished(compressions, copy.deepcopy(model))
     return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished, seconds)
+
+
+def check_cut(
+    module: ModuleClass, algorithm: str, rate: float, surroundings: Surroundings | None = None, **arguments: Any
+) -> FilterCompression:
+    """Remove filters and compare the smaller model with the whole one whose lost filters are zero; see `zeroed`.
+
+    Args:
+        module: the model's.
+        algorithm: name of a filter pruner.
+        rate: to prune at.
+        surroundings: of the module, where they are known.
+        arguments: the algorithm's.
+
+    Returns:
+        what was removed; what could not be is in `left_alone`.
+
+    Raises:
+        AssertionError: the smaller model computes something else.
+        CompressionError: nothing can be removed.
+    """
+    seed_everything(0)
+    surroundings = surroundings or Surroundings.of(module)
+    original = marked(surroundings.original)
+    (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
+    if algorithm == "slim":  # its training would move the weights by which filters are known again
+        arguments["training_epochs"] = 0
+    choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
+    request = surroundings.request(Stage(choice, 0), module)
+    compression = FilterPruner().compress(copy.deepcopy(original), request)
+    check_zeroed(original, compression.model, surroundings.inputs)
+    return compression
 
 
 def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:

@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from autocompress.algorithms import ALGORITHMS, algorithm
-from autocompress.compress.base import Compression
+from autocompress.compress.base import Compression, left_alone
 from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
@@ -69,6 +69,7 @@ class AlgorithmCheck:
         fine_tunes: whether the module has a trainer for it; else its models are only evaluated.
         simulated: whether it only simulates its bits.
         reductions: at a low and a high rate; one for a quantizer, none where it does not apply.
+        left_alone: layer -> a sentence why it keeps its filters at one of these rates or both.
     """
 
     algorithm: str
@@ -78,6 +79,7 @@ class AlgorithmCheck:
     fine_tunes: bool = False
     simulated: bool = False
     reductions: tuple[Reduction, ...] = ()
+    left_alone: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -121,8 +123,13 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundi
         return dataclasses.replace(check, reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the answer for this algorithm
         return dataclasses.replace(check, reason=f"{type(error).__name__}: {error}")
-    simulated = any(each[1] for each in found)
-    return dataclasses.replace(check, applies=True, simulated=simulated, reductions=tuple(each[0] for each in found))
+    return dataclasses.replace(
+        check,
+        applies=True,
+        simulated=any(each.simulated for _, compressions in found for each in compressions),
+        reductions=tuple(reduction for reduction, _ in found),
+        left_alone={name: why for _, each in found for part in each for name, why in left_alone(part).items()},
+    )
 
 
 def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
@@ -141,8 +148,8 @@ def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
 
 def _reduced(
     module: ModuleClass, space: AlgorithmSpace, requested: float, surroundings: Surroundings
-) -> tuple[Reduction, bool]:
-    """What it removes, and whether it only simulates."""
+) -> tuple[Reduction, list[Compression]]:
+    """What it removes, and how."""
     seed_everything(0)
     choice = read_parameters(_parameters(space, requested))
     model, compressions, rate, seconds = copy.deepcopy(surroundings.original), list[Compression](), 0.0, 0.0
@@ -156,7 +163,7 @@ def _reduced(
         rate = compressions[0].achieved_rate(model) if len(compressions) == 1 else rate
     finished = _finished(compressions, model)
     reduction = _reduction(choice.requested_rate(), rate, finished, surroundings, seconds)
-    return reduction, any(compression.simulated for compression in compressions)
+    return reduction, compressions
 
 
 def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:

@@ -224,6 +224,7 @@ class _Trial:
             bytes=size,
             simulated=done.simulated,
             epochs=done.epochs,
+            left_alone=done.left_alone,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
             **surroundings.size.removed_in(after),
             **(_latency(done.model, surroundings) if objective == "latency" else {}),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from autocompress.compress.base import left_alone
 from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.hooks import evaluate
 from autocompress.compress.loading import ModuleReference
@@ -37,6 +38,7 @@ class Compressed:
         epochs: epochs of training of all stages.
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
         interrupted: whether a signal ended a stage early.
+        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Compressed:
     epochs: int = 0
     simulated: bool = False
     interrupted: bool = False
+    left_alone: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Pipeline:
         done.model = compression.model
         done.epochs += compression.epochs + done.tuned.epochs
         done.simulated |= compression.simulated
+        done.left_alone |= left_alone(compression)
         done.interrupted |= done.tuned.interrupted
         return Claim.of(compression, whole_model=stage.several_rates)
 

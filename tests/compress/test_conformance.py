@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from torch import nn
 
 from autocompress.algorithms import ALGORITHMS
 from autocompress.errors import AutoCompressError, CompressionError
-from autocompress.testing.conformance import RATES, check_conformance
+from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zoo import ZOO
+
+from .structures import STRUCTURES, structure
 
 NO_SCALES = (CompressionError, "slim ranks filters by the scales of BatchNorm layers; the model has none")
 REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
@@ -30,3 +33,44 @@ def test_it_conforms(model: str, algorithm: str) -> None:
     kind, message = REFUSALS[algorithm, model]
     with pytest.raises(kind, match=re.escape(message)):
         check_conformance(ZOO[model], algorithm)
+
+
+FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
+PRUNED: dict[str, tuple[set[str], set[str]]] = {
+    "channels_last": ({"conv"}, set()),
+    "channel_shuffle": ({"stem.0", "second.0"}, {"first.0", "depthwise.0"}),
+    "split_and_concat": ({"stem.0", "first.0", "branch.0", "last.0"}, set()),
+    "padded_shortcut": ({"stem.0", "first.0", "second.0"}, set()),
+    "auxiliary_head": ({"first", "second"}, set()),
+    "weight_norm": ({"second"}, {"first"}),
+    "layer_norm_over_image": ({"second"}, {"first"}),
+    "fused_attention": ({"up"}, {"qkv", "project", "down"}),
+    "ghost": ({"primary.0", "cheap.0", "last.0"}, set()),
+    "sliced": ({"last.0"}, {"primary.0", "cheap.0"}),
+    "concat_and_groups": ({"grouped", "last"}, {"left", "right"}),
+    "squeeze_and_excitation": ({"stem.0", "conv.0", "squeeze", "excite"}, set()),
+    "gated": ({"stem.0", "both", "last"}, set()),
+    "sub_pixel": ({"stem.0", "wide", "last"}, set()),
+    "used_twice": ({"stem.0", "again", "last"}, set()),
+    "transposed_groups": ({"last"}, {"stem.0", "up"}),
+    "normed_groups": ({"first", "second"}, set()),
+    "normed_features": ({"first", "second"}, set()),
+}
+"""Layers that lose filters, and those that are left alone."""
+
+
+@pytest.mark.parametrize("algorithm", FILTER_PRUNERS)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_what_is_hard_to_follow_is_pruned_rightly_or_left_alone(name: str, algorithm: str) -> None:
+    module = structure(name)
+    if algorithm == "slim" and not any(isinstance(layer, nn.BatchNorm2d) for layer in module.model().modules()):
+        return  # nothing to rank filters by
+    everything = {"prune_first_conv": True, "prune_downsample_convs": True} if algorithm == "filter_pruning" else {}
+    compression = check_cut(module, algorithm, 0.5, **everything)
+    pruned, left_alone = PRUNED[name]
+    assert set(compression.changed) == pruned
+    assert set(compression.left_alone) == left_alone
+    assert 0 < compression.achieved_rate(compression.model) <= 0.5
+    for why in compression.left_alone.values():
+        assert why.split(":")[0] in left_alone
+        assert why.endswith("; it keeps its filters")

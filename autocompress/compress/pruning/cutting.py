@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from autocompress.compress.copying import copied
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import Coupling, removals
+from autocompress.compress.pruning.guard import Guard
 from autocompress.compress.pruning.importance import Importance
 from autocompress.compress.pruning.ranking import importance_of, is_global
-from autocompress.compress.pruning.removal import Removal, remove
+from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
-from autocompress.errors import CompressionError
+from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 _NARROWEST = 1 - 1e-9
 
@@ -34,6 +36,7 @@ class Cut:
         rates: layer -> requested rate.
         couplings: what can be removed.
         scores: of each coupling, one per channel of a part; the lowest go first.
+        left_alone: layer -> why it keeps its filters, although a rule selects it.
     """
 
     model: nn.Module
@@ -42,6 +45,7 @@ class Cut:
     rates: Mapping[str, float]
     couplings: tuple[Coupling, ...]
     scores: tuple[list[float], ...]
+    left_alone: Mapping[str, str]
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
@@ -57,26 +61,61 @@ class Cut:
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         importance = importance_of(model, request, channels.behind)
-        found = [
-            (coupling, scores)
-            for coupling in channels.couplings
-            if (scores := _scores(coupling, importance)) is not None
-        ]
+        found, left_alone = [], dict(channels.left_alone)
+        for coupling in channels.couplings:
+            try:
+                found.append((coupling, _scores(coupling, importance)))
+            except AutoCompressError as error:
+                if isinstance(error, ModuleError):
+                    raise
+                left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
-        return cls(model, request, channels, rates, couplings, ranked)
+        return cls(model, request, channels, rates, couplings, ranked, left_alone)
+
+    def without(self, reasons: Mapping[str, str]) -> Cut:
+        """The cut that leaves couplings alone.
+
+        Args:
+            reasons: root layer of a coupling -> why.
+        """
+        left_alone = dict(self.left_alone)
+        for coupling in self.couplings:
+            if coupling.members[0] in reasons:
+                left_alone |= dict.fromkeys(coupling.members, reasons[coupling.members[0]])
+        stays = [coupling.members[0] not in reasons for coupling in self.couplings]
+        return replace(
+            self,
+            couplings=tuple(itertools.compress(self.couplings, stays)),
+            scores=tuple(itertools.compress(self.scores, stays)),
+            left_alone=left_alone,
+        )
+
+    def sound(self, share: Share | None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+        """What is to go at the requested rates, compared with the model that does not hear it.
+
+        Args:
+            share: what the rates count; None: filters.
+
+        Returns:
+            the cut without the couplings that cannot be removed rightly, and what it removes.
+
+        Raises:
+            CompressionError: the share is beyond what can be removed.
+        """
+        cut, guard = self, Guard(self.model, self.request.example_inputs)
+        while True:
+            chosen = cut.chosen(cut.wanted(share))
+            if guard.disagreement(removals(chosen)) is None:
+                return cut, chosen
+            if cut.channels.tried:
+                cut = cut.without(guard.sound(chosen))
+            else:
+                cut = Cut.of(self.model, self.request, cut.channels.proven(self.model, self.request))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers with a rate, output layers left out."""
         return tuple(name for name in self.rates if name not in self.channels.outputs)
-
-    def remove(self, kept: Sequence[int], model: nn.Module | None = None) -> None:
-        """Remove all but so many channels of each coupling from the model, or from a copy of it."""
-        remove(self.model if model is None else model, self.removals(kept))
-
-    def removals(self, kept: Sequence[int]) -> list[Removal]:
-        """What must go so that so many channels of each coupling stay."""
-        return removals(self.chosen(kept))
 
     def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels so that so many stay, with those that go."""
@@ -118,7 +157,7 @@ class Cut:
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
                 probe = copied(self.model)
-                self.remove(kept, probe)
+                remove(probe, removals(self.chosen(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]
 
@@ -144,11 +183,26 @@ class Cut:
         ]
 
 
-def _scores(coupling: Coupling, importance: Importance) -> list[float] | None:
-    """One score per channel of a part; None: cannot tell."""
-    scores, parts = importance(coupling), coupling.channel_groups
-    if scores is None or coupling.width % parts:
-        return None
+def _scores(coupling: Coupling, importance: Importance) -> list[float]:
+    """One score per channel of a part.
+
+    Raises:
+        CompressionError: there are none.
+        ModuleError: a hook that the algorithm needs gives something unusable.
+    """
+    parts = coupling.channel_groups
+    if coupling.width % parts:
+        raise CompressionError(
+            f"its {coupling.width} channels do not come in the {parts} equal groups of what is behind"
+        )
+    try:
+        scores = importance(coupling)
+    except AutoCompressError:
+        raise
+    except Exception as error:  # torch-pruning's, on layers that it does not know
+        raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
+    if scores is None:
+        raise CompressionError("its filters cannot be ranked")
     averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
     return averaged
 

@@ -7,18 +7,20 @@ Sources: the importances' in `importance` and `evidence`; coupled layers by DepG
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from autocompress.compress.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
 from autocompress.compress.layers import FILTER_TYPES, layer_rates
 from autocompress.compress.pruning.channels import Channels
+from autocompress.compress.pruning.coupling import removals
 from autocompress.compress.pruning.cutting import Cut
 from autocompress.compress.pruning.evidence import require_scales, sparsify_scales
 from autocompress.compress.pruning.ranking import is_global
+from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
-from autocompress.compress.state import evaluating, output_shapes, requiring_gradients
+from autocompress.compress.state import evaluating, requiring_gradients
 from autocompress.errors import CompressionError, ConfigError
 
 
@@ -33,6 +35,7 @@ class FilterCompression:
         original: sizes of the uncompressed model's layers.
         changed: names of the layers that have lost filters, counted from the uncompressed model.
         share: what the rate is a share of, measured: parameters or MACs; None: filters.
+        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
         epochs: epochs of training that came before.
     """
 
@@ -42,6 +45,7 @@ class FilterCompression:
     original: Mapping[str, LayerShape]
     changed: tuple[str, ...]
     share: Share | None = None
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     simulated: bool = False
     converts: bool = False
@@ -89,34 +93,33 @@ class FilterPruner:
         original = layer_shapes(model) if request.original is None else request.original
         share = Share.wanted(model, request)
         epochs = sparsify_scales(model, request) if request.algorithm == "slim" else 0
-        shapes = output_shapes(model, request.example_inputs)
         with evaluating(model), requiring_gradients(model):
             cut = Cut.of(model, request, Channels.of(model, request, original))
-            changed = cut_out(cut, share, shapes)
+            cut, changed = cut_out(cut, share)
         layers = tuple(name for name in original if name not in cut.channels.outputs)
-        return FilterCompression(model, cut.targets, layers, original, changed, share, epochs)
+        return FilterCompression(model, cut.targets, layers, original, changed, share, cut.left_alone, epochs)
 
 
-def cut_out(cut: Cut, share: Share | None, shapes: list[tuple[int, ...]]) -> tuple[str, ...]:
-    """Remove from a cut's model what is wanted, and check that it still runs.
+def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
+    """Remove from a cut's model what is wanted, as far as the smaller model computes what is claimed.
 
     Args:
         cut: what can be removed.
         share: what its rate counts; None: filters.
-        shapes: of the model's outputs, which must not change.
 
     Returns:
-        names of the layers that have lost filters, counted from the uncompressed model.
+        the cut without what was left alone, and the names of the layers that have lost filters, counted from the
+        uncompressed model.
 
     Raises:
-        CompressionError: nothing has changed at a rate > 0, or the model fails without its filters.
+        CompressionError: nothing has changed at a rate > 0.
     """
-    cut.remove(cut.wanted(share))
+    cut, chosen = cut.sound(share)
+    remove(cut.model, removals(chosen))
     changed = _narrower(cut.model, cut.channels.original)
     if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
         raise CompressionError(_why_nothing(cut))
-    _verify(cut.model, cut.request, shapes, changed)
-    return changed
+    return cut, changed
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
@@ -132,30 +135,20 @@ def _why_nothing(cut: Cut) -> str:
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
     if not cut.targets:
         return f"{start}every selected layer makes the model's output ({', '.join(cut.rates)})"
+    if not cut.couplings and cut.left_alone:
+        return start + "; ".join(dict.fromkeys(cut.left_alone.values()))
     if not cut.couplings:
         return (
             f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
             "input, or a layer that may not lose any"
         )
+    if cut.left_alone:
+        start += "; ".join(dict.fromkeys(cut.left_alone.values())) + "; "
     free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
-    return f"{start}the layers are too narrow for that rate (filters: {widths})"
+    others = "other " if cut.left_alone else ""
+    return f"{start}the {others}layers are too narrow for that rate (filters: {widths})"
 
 
 def _narrower(model: nn.Module, original: Mapping[str, LayerShape]) -> tuple[str, ...]:
     return tuple(name for name, shape in original.items() if layer_shape(model.get_submodule(name)).width < shape.width)
-
-
-def _verify(
-    model: nn.Module, request: CompressionRequest, shapes: list[tuple[int, ...]], changed: tuple[str, ...]
-) -> None:
-    layers = ", ".join(changed)
-    try:
-        after = output_shapes(model, request.example_inputs)
-    except Exception as error:
-        raise CompressionError(
-            f"the model must run without the removed filters; its forward pass fails: {error} (changed: {layers}); "
-            "exclude the layers whose width the model's code relies on"
-        ) from error
-    if after != shapes:
-        raise CompressionError(f"the output's shape must not change; {shapes} became {after} (changed: {layers})")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,25 +49,75 @@ class ChannelGraph:
         for node in self._graph.module2node.values():
             _describe_flattening(node)
 
-    def couplings(self, selected: Iterable[str]) -> list[Coupling]:
+    def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str]]:
         """All sets of filters that can be removed when only the selected layers may lose filters.
 
         torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
         the time on networks with many concatenations; what it says once of whole groups is enough for any choice of
         their channels.
+
+        Returns:
+            the couplings, and for each layer from which torch-pruning fails to follow the channels a sentence why.
         """
-        ignored = self._untouchable(set(selected))
-        found = []
-        with _followed():
-            groups = list(self._graph.get_all_groups(ignored_layers=ignored, root_module_types=FILTER_TYPES))
-        for group in groups:
-            members = tuple(self._names[layer] for layer in self._losing(group))
-            on_inputs = all(
-                self._original[name].depthwise for name in members
-            )  # nothing that could lose channels feeds them
-            if not on_inputs and not any(id(item.dep.target.module) in self._fixed for item in group):
-                found.append(Coupling(tuple(self._places(group)), members, self._channel_groups(group), group))
-        return found
+        ignored, found, failed = set(self._untouchable(set(selected))), list[Coupling](), dict[str, str]()
+        visited: set[Any] = set()
+        for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
+            if layer in ignored or layer in visited:
+                continue
+            name, losing = self._names[layer], [layer]
+            try:
+                group = self._group(layer)
+                losing = [item.dep.target.module for item in group if self._loses_outputs(item.dep)]
+                visited.update(losing)
+                if not ignored.intersection(losing) and (coupling := self._coupling(group)) is not None:
+                    found.append(coupling)
+            except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
+                how = f"{type(error).__name__}: {error}"
+                why = error if isinstance(error, CompressionError) else f"its channels cannot be followed ({how})"
+                sentence = f"{name}: {why}; it keeps its filters"
+                failed |= {self._names[each]: sentence for each in losing if isinstance(each, FILTER_TYPES)}
+        return found, failed
+
+    def free(self, selected: Iterable[str]) -> frozenset[str]:
+        """Names of the layers of these that may lose filters, as far as they alone are concerned."""
+        untouchable = set(self._untouchable(set(selected)))
+        return frozenset(
+            self._names[layer]
+            for layer in self._names
+            if isinstance(layer, FILTER_TYPES) and layer not in untouchable and id(layer) not in self._fixed
+        )
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """Names of the modules that must keep their size."""
+        return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
+
+    def _group(self, layer: nn.Module) -> Any:
+        """All channels of a layer and all that belongs to them."""
+        pruner = self._graph.get_pruner_of_module(layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            everything = list(range(pruner.get_out_channels(layer)))
+            return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
+
+    def _coupling(self, group: Any) -> Coupling | None:
+        """The group by names; None: none of it may go."""
+        members = tuple(self._names[layer] for layer in self._losing(group))
+        on_inputs = all(self._original[name].depthwise for name in members)  # nothing that could lose feeds them
+        if on_inputs or any(id(item.dep.target.module) in self._fixed for item in group):
+            return None
+        places = tuple(self._places(group))
+        for place in places:
+            if place.channels is not None and max(place.indices, default=0) >= place.channels:
+                raise CompressionError(f"its channels cannot be followed to {place.name}")
+        for item in group:
+            layer = item.dep.target.module
+            if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
+                raise CompressionError(f"{self._names[layer]} normalizes more than its channels together")
+        return Coupling(places, members, self._channel_groups(group), group)
+
+    def _loses_outputs(self, dependency: Any) -> bool:
+        return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
 
     def _places(self, group: Any) -> Iterator[Place]:
         names = {**self._names, **self._graph._param_to_name}
@@ -100,7 +149,7 @@ class ChannelGraph:
         seen = set()
         for dependency, _ in group:
             layer = dependency.target.module
-            if isinstance(layer, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
+            if isinstance(layer, FILTER_TYPES) and self._loses_outputs(dependency):
                 if layer not in seen:
                     yield layer
                 seen.add(layer)
@@ -162,19 +211,6 @@ def _upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: 
 
 def _is_layer(node: Any) -> bool:
     return isinstance(node.module, FILTER_TYPES)
-
-
-@contextmanager
-def _followed() -> Iterator[None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Exception as error:
-        raise CompressionError(
-            f"torch-pruning must be able to follow the model's channels; it fails: {type(error).__name__}: {error} "
-            "(level needs no such thing)"
-        ) from error
 
 
 def _require_followable(model: nn.Module) -> None:

@@ -9,7 +9,9 @@ from torch import nn
 from autocompress.compress.base import CompressionRequest, layer_shapes
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.pruning.channels import Channels
+from autocompress.compress.pruning.coupling import removals
 from autocompress.compress.pruning.cutting import Cut
+from autocompress.compress.pruning.removal import remove
 from autocompress.compress.state import evaluating, requiring_gradients
 
 from ..nets import IMAGE, NETS, build
@@ -26,7 +28,7 @@ def followed(model: nn.Module, original: Mapping[str, object]) -> Channels:
 
 def cut(model: nn.Module, rate: float, channels: Channels) -> None:
     found = Cut.of(model, request(rate), channels)
-    found.remove(found.wanted(None))
+    remove(model, removals(found.chosen(found.wanted(None))))
 
 
 def told(channels: Channels) -> dict[str, object]:

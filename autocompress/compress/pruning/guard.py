@@ -1,0 +1,254 @@
+"""Whether a cut computes what it claims: what the model does whose removed channels are silent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.compress.pruning.coupling import Coupling, removals
+from autocompress.compress.pruning.neutral import NeutralNormalization
+from autocompress.compress.pruning.removal import Removal, remove
+from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs
+from autocompress.compress.state import device_of, tensors
+from autocompress.errors import CompressionError
+
+_QUICK, _EXACT = 1e-4, 1e-6
+"""Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
+
+_OUTPUTS = "the model's outputs"
+_LONGEST = 160
+
+_Chosen = list[tuple[Coupling, list[int]]]
+
+_Values = list[tuple[str, torch.Tensor]]
+"""What layers gave in one forward pass, in order, and the model at its end."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How a smaller model and the silenced one differ.
+
+    Attributes:
+        where: name of the first layer with other outputs, or the model's outputs.
+        difference: largest difference there, relative to the largest value; inf: other shapes.
+        error: why the smaller model fails; None: it runs.
+        training: whether it does so in training mode only.
+    """
+
+    where: str
+    difference: float = 0.0
+    error: str | None = None
+    training: bool = False
+
+    def sentence(self, layer: str) -> str:
+        """Why that layer keeps its filters."""
+        mode = " in training mode" if self.training else ""
+        if self.error is not None:
+            return f"{layer}: without some of its filters the model fails{mode} ({self.error}); it keeps its filters"
+        many = f"outputs differ by {self.difference:.2g} of their scale"
+        how = many if self.difference < float("inf") else "outputs have another shape"
+        return (
+            f"{layer}: its channels are mixed or reordered on the way to {self.where}{mode} ({how}); "
+            "it keeps its filters"
+        )
+
+
+class Guard:
+    """Compares a model with what becomes of it when channels are removed.
+
+    Inputs vary, dropout, ReLU and normalizations over channels are out of the way, parameters that are all alike are
+    not, and layers are compared one by one, so that nothing hides a channel that has come into another one's place.
+
+    Args:
+        model: not changed; valid until it is.
+        inputs: positional arguments of one forward pass.
+    """
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._model, self._inputs = model, inputs
+        self._varied = self._trains = True
+        self._exact: _Side | None = None
+        self._quick = self._side(_single(model))
+
+    def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
+        """How the model without these channels differs from the one that does not hear them; None: not at all.
+
+        Raises:
+            CompressionError: the model does not run with the inputs as it is.
+        """
+        found = self._compared(self._quick, removed)
+        if found is None or found.error is not None or found.difference == float("inf"):
+            return found
+        return self._exactly(removed, found)
+
+    def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
+        """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
+
+        Args:
+            chosen: couplings and which of their channels are to go.
+        """
+        guilty: dict[str, str] = {}
+        candidates = list(chosen)
+        while (found := self.disagreement(removals(candidates))) is not None:
+            compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
+            candidates = _accepted([], candidates, compare, guilty)
+        return guilty
+
+    def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
+        """Whether the smaller model fails; cheaper than whether it computes the same."""
+        try:
+            _values(self._quick.smaller(removed), self._quick.inputs, [], training=training)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return Disagreement(_OUTPUTS, error=_first_line(error), training=training)
+        return None
+
+    def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
+        """What double precision says, where the model runs in it."""
+        try:
+            self._exact = self._exact or self._side(torch.float64)
+            return self._compared(self._exact, removed)
+        except Exception:  # noqa: BLE001 - whatever a user's model or a device raises, single precision has spoken
+            return found
+
+    def _side(self, dtype: torch.dtype | None) -> _Side:
+        base = twin(self._model, dtype, varied=self._varied)
+        inputs = varied_inputs(self._inputs) if self._varied else self._inputs
+        doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
+        return _Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
+
+    def _compared(self, side: _Side, removed: Sequence[Removal]) -> Disagreement | None:
+        watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
+        try:
+            values = side.silent_values(removed, watched)
+            unusable = any(bool(value.isnan().any()) for _, value in values)
+        except Exception as error:
+            if not self._varied or side is self._exact:
+                raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
+            unusable = True
+        if unusable and self._varied:  # the model does not take such inputs or parameters: then as they are
+            self._varied, self._exact = False, None
+            self._quick = self._side(_single(self._model))
+            return self.disagreement(removed)
+        try:
+            smaller = side.smaller(removed)
+            narrow = _values(smaller, side.inputs, watched)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return Disagreement(_OUTPUTS, error=_first_line(error))
+        found = side.compared(removed, values, narrow)
+        return found or self._in_training(side, smaller, removed, watched)
+
+    def _in_training(
+        self, side: _Side, smaller: nn.Module, removed: Sequence[Removal], watched: list[str]
+    ) -> Disagreement | None:
+        """What runs in training mode only, such as auxiliary heads."""
+        if not self._trains:
+            return None
+        try:
+            values = side.silent_values(removed, watched, training=True)
+        except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+            self._trains = False
+            return None
+        try:
+            narrow = _values(smaller, side.inputs, watched, training=True)
+        except Exception as error:  # noqa: BLE001 - as in eval mode
+            return Disagreement(_OUTPUTS, error=_first_line(error), training=True)
+        found = side.compared(removed, values, narrow)
+        return None if found is None else replace(found, training=True)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A copy of the uncompressed model that can be silenced, its inputs, and how exactly it computes."""
+
+    base: nn.Module
+    inputs: tuple[Any, ...]
+    tolerance: float
+
+    def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
+        with silenced(self.base, removed):
+            return _values(self.base, self.inputs, watched, training=training)
+
+    def smaller(self, removed: Sequence[Removal]) -> nn.Module:
+        smaller = twin(self.base)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            remove(smaller, removed)
+        return smaller
+
+    def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
+        gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
+        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
+            if where == name and where != _OUTPUTS:
+                wide = kept(wide, self.base.get_submodule(where), gone, where)
+            difference = _difference(wide, narrow) if where == name else float("inf")
+            if difference > self.tolerance:
+                return Disagreement(where, difference)
+        return None if len(silent) == len(smaller) else Disagreement(_OUTPUTS, float("inf"))
+
+
+def _accepted(
+    accepted: _Chosen, more: _Chosen, compare: Callable[[list[Removal]], Disagreement | None], guilty: dict[str, str]
+) -> _Chosen:
+    """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+    found = compare(removals([*accepted, *more])) if more else None
+    if found is None:
+        return [*accepted, *more]
+    if len(more) == 1:
+        layer = more[0][0].members[0]
+        guilty[layer] = found.sentence(layer)
+        return accepted
+    half = len(more) // 2
+    return _accepted(_accepted(accepted, more[:half], compare, guilty), more[half:], compare, guilty)
+
+
+def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False) -> _Values:
+    seen: _Values = []
+
+    def watcher(name: str) -> Any:
+        return lambda _, __, output: seen.extend((name, tensor.detach()) for tensor in tensors(output)[:1])
+
+    handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
+    try:
+        model.train(training)
+        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization():
+            answer = model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen + [(_OUTPUTS, tensor) for tensor in tensors(answer)]
+
+
+def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
+    """The largest one, relative to the largest value."""
+    if wide.shape != narrow.shape or wide.dtype != narrow.dtype:
+        return float("inf")
+    if not wide.numel():
+        return 0.0
+    if not wide.dtype.is_floating_point and not wide.dtype.is_complex:
+        return 0.0 if torch.equal(wide, narrow) else 1.0
+    finite = wide.isfinite()
+    if not torch.equal(finite, narrow.isfinite()):
+        return float("inf")
+    if not bool(finite.all()):
+        wide, narrow = wide[finite], narrow[finite]
+    if not wide.numel() or torch.equal(wide, narrow):
+        return 0.0
+    scale = float(wide.abs().max())
+    return float((wide - narrow).abs().max()) / scale if scale else 1.0
+
+
+def _single(model: nn.Module) -> torch.dtype | None:
+    """Single precision for what is less precise; None: as it is."""
+    types = {parameter.dtype for parameter in model.parameters()}
+    return torch.float32 if types & {torch.float16, torch.bfloat16} else None
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

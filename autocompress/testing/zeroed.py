@@ -1,0 +1,113 @@
+"""The zero test of a cut: what has lost filters computes what the whole model does whose lost filters are zero."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.pruning.importance import by_filter
+from autocompress.compress.state import outputs
+
+_TOLERANCE = 1e-4
+_NORMS = (nn.LayerNorm, nn.GroupNorm)
+_COLUMNS = 64
+
+
+def marked(model: nn.Module) -> nn.Module:
+    """A copy of which all values of one-dimensional parameters and statistics differ, as trained ones do."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.dim() == 1 and tensor.is_floating_point() and tensor.numel() > 1:
+                values = torch.linspace(0.5, 1.5, tensor.numel())[torch.randperm(tensor.numel(), generator=generator)]
+                tensor.copy_(values - 1 if name.endswith(("bias", "running_mean")) else values)
+    return model
+
+
+def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, ...]) -> None:
+    """Compare a smaller model with the uncompressed one in which every lost filter is zero.
+
+    Which filters are lost is read from the weights that are left. Non-linearities must leave zero as it is; LayerNorm
+    and GroupNorm, whose statistics change with the number of channels, are left out in both models.
+
+    Args:
+        original: as it was compressed, `marked`.
+        smaller: cut out of it, not trained.
+        inputs: positional arguments of one forward pass.
+
+    Raises:
+        AssertionError: the outputs differ.
+    """
+    zeroed, smaller = copy.deepcopy(original), copy.deepcopy(smaller)
+    left = dict(smaller.named_modules())
+    for name, module in zeroed.named_modules():
+        if isinstance(module, FILTER_TYPES):
+            _zero_filters(module, cast(nn.Module, left[name]))
+        elif isinstance(module, (*_NORMS, _BatchNorm)) and module.weight is not None:
+            _zero_channels(module, cast(nn.Module, left[name]))
+    _leave_out_norms(zeroed)
+    _leave_out_norms(smaller)
+    for before, after in zip(outputs(zeroed, inputs), outputs(smaller, inputs), strict=True):
+        assert before.shape == after.shape, f"the outputs' shapes must stay; {before.shape} became {after.shape}"
+        difference, scale = float((before - after).abs().max()), float(before.abs().max())
+        assert difference <= _TOLERANCE * scale, (
+            f"a smaller model must compute what the whole one does whose lost filters are zero; outputs differ by "
+            f"{difference / scale:.2g} of their scale"
+        )
+
+
+@torch.no_grad()
+def _zero_filters(layer: nn.Module, left: nn.Module) -> None:
+    weight = cast(torch.Tensor, layer.weight)
+    if cast(torch.Tensor, left.weight).shape == weight.shape:
+        return
+    rows, fewer = by_filter(layer, weight), by_filter(left, cast(torch.Tensor, left.weight))
+    gone = _lost(rows, fewer)
+    places = by_filter(layer, torch.arange(weight.numel()).view(weight.shape))[gone].flatten()
+    weight.view(-1)[places] = 0
+    if layer.bias is not None:
+        cast(torch.Tensor, layer.bias)[gone] = 0
+
+
+@torch.no_grad()
+def _zero_channels(norm: nn.Module, left: nn.Module) -> None:
+    weight, bias = cast(torch.Tensor, norm.weight), cast(torch.Tensor, norm.bias)
+    if weight.dim() == 1:
+        gone = ~torch.isin(weight, cast(torch.Tensor, left.weight))
+        weight[gone] = 0
+        bias[gone] = 0
+
+
+def _lost(rows: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
+    """Which rows are in the other matrix no more, of which columns may be gone as well: by what each row holds most."""
+    values, order = rows.flatten().sort()
+    some = fewer[:, torch.linspace(0, fewer.shape[1] - 1, min(_COLUMNS, fewer.shape[1])).long()]
+    found = order[torch.searchsorted(values, some).clamp_max(values.numel() - 1)] // rows.shape[1]
+    lost = torch.ones(rows.shape[0], dtype=torch.bool)
+    kept = found.mode(dim=1).values
+    assert len(set(kept.tolist())) == len(kept), "each filter that is left must be one of those that were there"
+    lost[kept] = False
+    return lost
+
+
+def _leave_out_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            setattr(module, "forward", _affine(module))  # noqa: B010 - mypy lets no method be replaced
+
+
+def _affine(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a normalization does besides."""
+    weight, bias = cast(torch.Tensor, norm.weight), cast(torch.Tensor, norm.bias)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        shape = (-1, *[1] * (x.dim() - 2)) if isinstance(norm, nn.GroupNorm) else weight.shape
+        return x * weight.view(shape) + bias.view(shape)
+
+    return forward

@@ -1,0 +1,317 @@
+"""Small networks through which channels are hard to follow, one for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autocompress.compress.module import ModuleClass
+from autocompress.testing.zoo import ZooModule
+
+
+def _normed(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Sequential:
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+
+
+class ChannelsLast(nn.Module):
+    """Images are flattened with their channels last, as other frameworks do."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.conv(x)).permute(0, 2, 3, 1).flatten(1))
+
+
+class ChannelShuffle(nn.Module):
+    """Grouped convolutions with a shuffle of channels between them, as in ShuffleNet."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = _normed(3, 16), _normed(16, 16, 1, groups=4)
+        self.depthwise, self.second = _normed(16, 16, groups=16), _normed(16, 16, 1, groups=4)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        y = torch.relu(self.first(x))
+        n, c, h, w = y.shape
+        y = y.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.head(torch.relu(x + self.second(self.depthwise(y))).mean((2, 3)))
+
+
+class SplitAndConcat(nn.Module):
+    """One half of the channels goes through a branch, and all are put together again, as in YOLO's C2f."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.branch = _normed(3, 16), _normed(16, 32, 1), _normed(16, 16)
+        self.last, self.head = _normed(48, 24, 1), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        parts = list(functional.silu(self.first(functional.silu(self.stem(x)))).chunk(2, 1))
+        parts.append(parts[-1] + functional.silu(self.branch(parts[-1])))
+        return self.head(functional.silu(self.last(torch.cat(parts, 1))).mean((2, 3)))
+
+
+class PaddedShortcut(nn.Module):
+    """A shortcut that is subsampled and padded with zero channels: option A of CIFAR's ResNets."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = _normed(3, 16), _normed(16, 32, stride=2), _normed(32, 32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+        return self.head(torch.relu(shortcut + self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class AuxiliaryHead(nn.Module):
+    """A head that runs in training mode only, as in GoogLeNet."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.head, self.auxiliary = nn.Linear(24, 5), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.first(x))
+        out = self.head(torch.relu(self.second(x)).mean((2, 3)))
+        return out + 0.3 * self.auxiliary(x.mean((2, 3))) if self.training else out
+
+
+class WeightNorm(nn.Module):
+    """A parametrized layer."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 16, 3, padding=1))
+        self.second, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class LayerNormOverImage(nn.Module):
+    """LayerNorm over channels, height and width."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.LayerNorm([16, 8, 8])
+        self.second, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.second(torch.relu(self.norm(self.first(x))))).mean((2, 3)))
+
+
+class FusedAttention(nn.Module):
+    """Attention whose heads are made by reshape, with one layer for queries, keys and values."""
+
+    shape = (6, 16)
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, nn.LayerNorm(16)
+        self.qkv, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down, self.head = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        n, length, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).reshape(n, length, width)
+        x = x + self.project(mixed)
+        return self.head((x + self.down(functional.gelu(self.up(x)))).mean(1))
+
+
+class Ghost(nn.Module):
+    """A cheap convolution makes more channels, of which a slice would take off what is too much, as in GhostNet."""
+
+    shape, channels = (3, 8, 8), 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary, self.cheap = _normed(3, 12), _normed(12, 12, groups=12)
+        self.last, self.head = _normed(self.channels, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.primary(x))
+        x = torch.cat([x, torch.relu(self.cheap(x))], 1)[:, : self.channels]
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+class Sliced(Ghost):
+    """The same where the slice does take channels off."""
+
+    channels = 20
+
+
+class ConcatAndGroups(nn.Module):
+    """Two branches put together, a BatchNorm over both, and a convolution in groups."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
+        self.norm, self.grouped = nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1, groups=3)
+        self.last, self.head = nn.Conv2d(24, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1)))
+        return self.head(torch.relu(self.last(torch.relu(self.grouped(x)))).mean((2, 3)))
+
+
+class SqueezeAndExcitation(nn.Module):
+    """Channels are scaled by gates that follow from all of them."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = _normed(3, 16), _normed(16, 24)
+        self.squeeze, self.excite, self.head = nn.Conv2d(24, 8, 1), nn.Conv2d(8, 24, 1), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.conv(torch.relu(self.stem(x))))
+        gates = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return self.head((x * gates).mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """A gated linear unit: half of the channels gate the other half."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.both = _normed(3, 16), nn.Conv2d(16, 32, 1)
+        self.last, self.head = nn.Conv2d(16, 12, 1), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = functional.glu(self.both(torch.relu(self.stem(x))), 1)
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+class SubPixel(nn.Module):
+    """Channels become pixels."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = _normed(3, 16), nn.Conv2d(16, 32, 3, padding=1)
+        self.shuffle, self.last, self.head = nn.PixelShuffle(2), nn.Conv2d(8, 12, 3, padding=1), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.shuffle(torch.relu(self.wide(torch.relu(self.stem(x)))))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+class UsedTwice(nn.Module):
+    """One layer in two places."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.again = _normed(3, 16), nn.Conv2d(16, 16, 3, padding=1)
+        self.last, self.head = nn.Conv2d(16, 12, 1), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.again(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.last(torch.relu(self.again(x)))).mean((2, 3)))
+
+
+class TransposedGroups(nn.Module):
+    """A transposed convolution in groups."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up = _normed(3, 16), nn.ConvTranspose2d(16, 24, 2, stride=2, groups=4)
+        self.last, self.head = nn.Conv2d(24, 12, 1), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.last(torch.relu(self.up(torch.relu(self.stem(x)))))).mean((2, 3)))
+
+
+class NormedGroups(nn.Module):
+    """GroupNorm behind convolutions."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.norms, self.head = nn.ModuleList([nn.GroupNorm(4, 16), nn.GroupNorm(1, 24)]), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.norms[0](self.first(x)))
+        return self.head(torch.relu(self.norms[1](self.second(x))).mean((2, 3)))
+
+
+class NormedFeatures(nn.Module):
+    """LayerNorm between linear layers."""
+
+    shape = (6, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(12, 32), nn.LayerNorm(32)
+        self.second, self.head = nn.Linear(32, 24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = functional.gelu(self.norm(self.first(x)))
+        return self.head(functional.gelu(self.second(x)).mean(1))
+
+
+STRUCTURES: dict[str, Callable[[], nn.Module]] = {
+    "channels_last": ChannelsLast,
+    "channel_shuffle": ChannelShuffle,
+    "split_and_concat": SplitAndConcat,
+    "padded_shortcut": PaddedShortcut,
+    "auxiliary_head": AuxiliaryHead,
+    "weight_norm": WeightNorm,
+    "layer_norm_over_image": LayerNormOverImage,
+    "fused_attention": FusedAttention,
+    "ghost": Ghost,
+    "sliced": Sliced,
+    "concat_and_groups": ConcatAndGroups,
+    "squeeze_and_excitation": SqueezeAndExcitation,
+    "gated": Gated,
+    "sub_pixel": SubPixel,
+    "used_twice": UsedTwice,
+    "transposed_groups": TransposedGroups,
+    "normed_groups": NormedGroups,
+    "normed_features": NormedFeatures,
+}
+"""All of them by name; each has its input's `shape` without a batch."""
+
+
+def structure(name: str) -> ModuleClass:
+    """A module that trains and evaluates one of them."""
+    build: Any = STRUCTURES[name]
+    return type(build.__name__, (ZooModule,), {"build": staticmethod(build), "shape": build.shape, "outputs": 5})
