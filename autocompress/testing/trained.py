@@ -1,10 +1,11 @@
-"""Small nets of the kinds that importances must rank rightly, trained on scikit-learn's digits in a second or two each."""
+"""Small nets of the kinds whose filters importances must rank, trained on scikit-learn's digits in a second or two."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -104,58 +105,35 @@ class TrainedModule(ZooModule):
     epochs: ClassVar[int] = 12
 
     @classmethod
+    def pictures(cls) -> tuple[torch.Tensor, torch.Tensor]:
+        """All that the net is trained on: inputs, and targets."""
+        return _digits()
+
+    @classmethod
     def data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of pictures and digits."""
-        pictures, digits = digits_data()
-        return list(zip(pictures.split(64), digits.split(64), strict=True))
+        return _batches(cls.pictures(), 64)
+
+    @classmethod
+    def calibration_data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same in a few large batches."""
+        return _batches(cls.pictures(), 512)
 
     @classmethod
     def model(cls) -> nn.Module:
         """Trained; the same one each time."""
-        return trained(cls)
+        return copy.deepcopy(_trained(cls, cls.seed, cls.epochs))
 
     @classmethod
     @torch.no_grad()
     def loss(cls, model: nn.Module) -> float:
         """Mean cross-entropy over all pictures, in eval mode."""
-        pictures, digits = (torch.cat(tensors) for tensors in zip(*cls.data(), strict=True))
-        return float(functional.cross_entropy(model.eval()(pictures), digits))
-
-
-@functools.cache
-def digits_data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (1347, 1, 8, 8) of mean about 0, and what they show."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pictures = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 0.6
-    return pictures[:1347], torch.tensor(digits.target)[:1347]
-
-
-def trained(module: type[TrainedModule]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(module.seed)
-        model = module.build().train()
-        batches = module.data()
-        x, y = (torch.cat(t) for t in zip(*batches))
-        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
-        steps = module.epochs * len(batches)
-        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-        for _ in range(module.epochs):
-            for batch in torch.randperm(len(x)).split(64):
-                optimizer.zero_grad()
-                functional.cross_entropy(model(x[batch]), y[batch]).backward()
-                optimizer.step()
-                scheduler.step()
-    return model.eval()
-
-
-def _unit(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, width, 3, padding=1), norm(width), nn.ReLU()]
+        losses = [functional.cross_entropy(model.eval()(x), y, reduction="sum") for x, y in cls.calibration_data()]
+        return float(torch.stack(losses).sum()) / len(cls.pictures()[1])
 
 
 class TrainedPlain(TrainedModule):
-    """Convolutions with BatchNorm."""
+    """Convolutions with BatchNorm, then linear layers."""
 
     build = staticmethod(lambda: plain(nn.BatchNorm2d))
 
@@ -167,26 +145,74 @@ class TrainedNoNorm(TrainedModule):
 
 
 class TrainedResidual(TrainedModule):
+    """Residual blocks, two widths."""
+
     build = staticmethod(residual)
+    epochs = 6
 
 
 class TrainedDepthwise(TrainedModule):
+    """Depthwise and pointwise convolutions in turns."""
+
     build = staticmethod(depthwise)
 
 
 class TrainedPerceptron(TrainedModule):
+    """Linear layers."""
+
     build = staticmethod(perceptron)
 
 
 class TrainedTransformer(TrainedModule):
+    """Encoder layers, of which the inner widths can be cut."""
+
     build = staticmethod(Rows)
 
 
-TRAINED = {
-    "plain": TrainedPlain,
-    "no_norm": TrainedNoNorm,
+TRAINED: dict[str, type[TrainedModule]] = {
+    "plain CNN": TrainedPlain,
+    "without BatchNorm": TrainedNoNorm,
     "residual": TrainedResidual,
     "depthwise": TrainedDepthwise,
-    "mlp": TrainedPerceptron,
+    "MLP": TrainedPerceptron,
     "transformer": TrainedTransformer,
 }
+
+
+@functools.cache
+def _trained(module: type[TrainedModule], seed: int, epochs: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = module.build().train()
+        inputs, targets = module.pictures()
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, epochs * -(-len(inputs) // 64))
+        for _ in range(epochs):
+            order = torch.randperm(len(inputs))
+            for x, y in _batches((inputs[order], targets[order]), 64):
+                optimizer.zero_grad()
+                loss: Any = functional.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+    return model.eval()
+
+
+@functools.cache
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (1347, 1, 8, 8) of mean about 0, and what they show."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 0.6
+    return pictures[:1347], torch.tensor(digits.target)[:1347]
+
+
+def _batches(pictures: tuple[torch.Tensor, torch.Tensor], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    inputs, targets = pictures
+    starts = range(0, len(inputs), size)
+    return [(inputs[start : start + size], targets[start : start + size]) for start in starts]
+
+
+def _unit(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, width, 3, padding=1), norm(width), nn.ReLU()]

@@ -56,7 +56,7 @@ class Site:
         return empty.index_add(-1, self.roots.to(values.device), values[..., self.indices.to(values.device)])
 
     def block(self, parts: int) -> int | None:
-        """Channels in a row that were one of the `parts` channels of a tensor before flattening; None: they were not."""
+        """Channels in a row that were one of a tensor with `parts` channels before it was flattened; None: none were."""
         size = self.channels // parts
         owners = dict(zip((self.indices // size).tolist(), self.roots.tolist(), strict=True)) if size else {}
         found = torch.tensor([owners.get(index, -1) for index in (self.indices // max(1, size)).tolist()])
@@ -106,7 +106,8 @@ def rows(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
 
 def input_norms(layer: nn.Module) -> torch.Tensor:
     """Norm of all weights that read each input channel of a layer."""
-    return torch.linalg.vector_norm(_by_input(layer).float(), dim=1)
+    norms: torch.Tensor = torch.linalg.vector_norm(_by_input(layer).float(), dim=1)
+    return norms
 
 
 def _by_input(layer: nn.Module) -> torch.Tensor:
