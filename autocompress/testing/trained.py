@@ -93,7 +93,7 @@ class Rows(nn.Module):
 
 
 class TrainedModule(ZooModule):
-    """A net trained on digits. Training and all measurements see the same 1,347 pictures.
+    """A net trained on 1,347 digits, of which the first 512 serve for measurements.
 
     Attributes:
         seed: of the weights and of the order of the batches.
@@ -116,8 +116,8 @@ class TrainedModule(ZooModule):
 
     @classmethod
     def calibration_data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The same in a few large batches."""
-        return _batches(cls.pictures(), 512)
+        """The first 512 pictures, in one batch."""
+        return _batches(cls.pictures(), 512)[:1]
 
     @classmethod
     def model(cls) -> nn.Module:
@@ -127,9 +127,9 @@ class TrainedModule(ZooModule):
     @classmethod
     @torch.no_grad()
     def loss(cls, model: nn.Module) -> float:
-        """Mean cross-entropy over all pictures, in eval mode."""
-        losses = [functional.cross_entropy(model.eval()(x), y, reduction="sum") for x, y in cls.calibration_data()]
-        return float(torch.stack(losses).sum()) / len(cls.pictures()[1])
+        """Mean cross-entropy over the first 512 pictures, in eval mode."""
+        ((pictures, digits),) = cls.calibration_data()
+        return float(functional.cross_entropy(model.eval()(pictures), digits))
 
 
 class TrainedPlain(TrainedModule):

@@ -119,5 +119,7 @@ def test_layers_that_no_gradient_reaches_are_named():
                 pooled = self.pool(self.sum(x))
             return self.head(pooled)
 
-    with pytest.raises(CompressionError, match=r"taylorfo needs gradients .* none arrives from (left|right); train them"):
+    with pytest.raises(
+        CompressionError, match=r"taylorfo needs gradients .* none arrives from (left|right); train them"
+    ):
         scored(Frozen(torch.relu))
