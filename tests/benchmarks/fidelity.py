@@ -3,8 +3,8 @@
 Rank correlation (Spearman, mean over the couplings of a net) of each filter pruner's scores with the loss on training
 data after removing each single channel and recalibrating BatchNorm; means over seeds of training. Small nets on
 scikit-learn's digits. `--fashion` adds a residual net (widths 16-32-64, six blocks, 176,000 parameters, 5 epochs on
-12,000 images at half their resolution, one seed) on Fashion-MNIST, whose files are in DIRECTORY (Debian: `apt-get install
-dataset-fashion-mnist`, `/usr/share/datasets/fashion-mnist`).
+12,000 images at half their resolution, one seed) on Fashion-MNIST, whose files are in DIRECTORY (Debian's package
+dataset-fashion-mnist: /usr/share/datasets/fashion-mnist).
 """
 
 import argparse

@@ -56,7 +56,7 @@ class Site:
         return empty.index_add(-1, self.roots.to(values.device), values[..., self.indices.to(values.device)])
 
     def block(self, parts: int) -> int | None:
-        """Channels in a row that were one of a tensor with `parts` channels before it was flattened; None: none were."""
+        """Channels in a row that were one of a tensor's `parts` before it was flattened; None: none were."""
         size = self.channels // parts
         owners = dict(zip((self.indices // size).tolist(), self.roots.tolist(), strict=True)) if size else {}
         found = torch.tensor([owners.get(index, -1) for index in (self.indices // max(1, size)).tolist()])

@@ -52,7 +52,7 @@ def test_batches_add_up():
 
 
 class Normal(nn.Module):
-    """A convolution that BatchNorm follows: its weights' scale means nothing, and weight times gradient sums to zero."""
+    """A convolution that BatchNorm follows: weight times gradient sums to zero over each filter."""
 
     def __init__(self):
         super().__init__()
