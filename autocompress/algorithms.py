@@ -60,7 +60,8 @@ _FILTER_MODE = Argument("mode", "normal", options=("normal", "global", "dependen
 """NNI's `dependency_aware` is what `normal` does here: layers that share channels lose the same ones."""
 _EPOCHS = Argument("training_epochs", 1)
 _BATCHES = Argument("training_batches", 20, minimum=1)
-_ACTIVATION = Argument("activation", "relu", options=("relu", "relu6", "gelu"))
+_ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
+"""`auto`: the non-linearity that really follows in the model."""
 _NNCF_SPARSITY = (
     Argument("weight_importance", "normed_abs", options=("abs", "normed_abs")),
     Argument("sparsity_level_setting_mode", "global", options=("global", "local")),

@@ -19,6 +19,7 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
     ("slim", "cnn_no_norm"): NO_SCALES,
     ("slim", "transformer"): NO_SCALES,
     ("slim", "regression"): NO_SCALES,
+    ("apoz", "regression"): (CompressionError, "apoz ranks filters by how often their activations are zero"),
     ("filter_pruning", "custom_layer"): (CompressionError, "shares filters with the model's output, its input, or"),
 }
 """Where an algorithm cannot be applied, and how it says so."""

@@ -16,7 +16,7 @@ from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import Coupling, removals
 from autocompress.compress.pruning.guard import Guard
 from autocompress.compress.pruning.importance import Importance
-from autocompress.compress.pruning.ranking import importance_of, is_global
+from autocompress.compress.pruning.ranking import comparable, importance_of, is_global
 from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
@@ -60,7 +60,7 @@ class Cut:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        importance = importance_of(model, request, channels.behind)
+        importance = importance_of(model, request, channels.behind, channels.couplings)
         found, left_alone = [], dict(channels.left_alone)
         for coupling in channels.couplings:
             try:
@@ -141,7 +141,9 @@ class Cut:
         """
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
         if is_global(self.request):
-            return global_widths(slots, [_comparable(scores) for scores in self.scores], round_to)
+            pairs = zip(self.couplings, self.scores, strict=True)
+            ranked = [comparable(self.request, coupling, scores) for coupling, scores in pairs]
+            return global_widths(slots, ranked, round_to)
         return local_widths(slots, round_to, staggered=width is not None)
 
     def kept_for(self, share: Share) -> list[int]:
@@ -205,12 +207,6 @@ def _scores(coupling: Coupling, importance: Importance) -> list[float]:
         raise CompressionError("its filters cannot be ranked")
     averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
     return averaged
-
-
-def _comparable(scores: list[float]) -> list[float]:
-    """Ascending, and relative to their mean size, so that layers of different scale can be ranked together."""
-    mean = sum(abs(score) for score in scores) / len(scores) or 1.0
-    return sorted(score / mean for score in scores)
 
 
 def _least_important(coupling: Coupling, scores: list[float], surplus: int) -> list[int]:

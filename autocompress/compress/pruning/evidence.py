@@ -1,27 +1,24 @@
-"""Importances that are measured on data: taylorfo, apoz, mean_activation; and the training that slim does before."""
+"""Importances that look at data, apoz and mean_activation, and the training that slim does before."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compress.base import CompressionRequest
 from autocompress.compress.module import ModuleClass
-from autocompress.compress.pruning.importance import LayerScore, by_filter
-from autocompress.compress.sparsifying import input_batches, run_batches, run_epochs, show
+from autocompress.compress.pruning.coupling import Coupling
+from autocompress.compress.pruning.importance import Importance
+from autocompress.compress.pruning.sights import FUNCTIONS, Sight, activity_of_layers, seen
+from autocompress.compress.sparsifying import input_batches, run_epochs
 from autocompress.errors import CompressionError, ModuleError
 
-_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "gelu": functional.gelu,
-}
+_logger = logging.getLogger("autocompress.compress")
 
 
 def require_scales(model: nn.Module) -> None:
@@ -52,82 +49,57 @@ def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
             if scale.grad is not None:
                 scale.grad.add_(scale.detach().sign(), alpha=strength)
 
-    run_epochs(_module(request), request.algorithm, model, epochs, penalise)
+    run_epochs(module_of(request), request.algorithm, model, epochs, penalise)
     return epochs
 
 
-def taylor(model: nn.Module, request: CompressionRequest, layers: Mapping[str, nn.Module]) -> LayerScore:
-    """First-order estimate of what removing each filter costs: squared sum of weight times gradient, over batches.
-
-    Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, arXiv:1906.10771.
-
-    Args:
-        model: not changed.
-        request: with the user's module.
-        layers: the layers to judge, by name.
-    """
-    probe = copy.deepcopy(model)
-    probed = {name: probe.get_submodule(name) for name in layers}
-    scores = {name: torch.zeros(1) for name in layers}
-
-    def add() -> None:
-        for name, layer in probed.items():
-            weight = cast(torch.Tensor, layer.weight)
-            if weight.grad is not None:
-                products = by_filter(layer, weight.detach() * weight.grad).sum(1).square()
-                scores[name] = scores[name].to(products.device) + products
-
-    run_batches(_module(request), request.algorithm, probe, int(request.argument("training_batches")), add)
-    return _looked_up(scores, layers)
-
-
 def activity(
-    model: nn.Module, request: CompressionRequest, layers: Mapping[str, nn.Module], judged: Mapping[str, nn.Module]
-) -> LayerScore:
-    """apoz: how often each filter's activation is not zero; mean_activation: its mean.
+    model: nn.Module, request: CompressionRequest, behind: Mapping[str, str], couplings: Sequence[Coupling]
+) -> Importance:
+    """What the channels of couplings do on data: apoz how often they are not zero, mean_activation how large they are.
+
+    By default channels are looked at where the layers behind read them, after the non-linearity that really follows.
+    apoz: the share of values that are not zero, before pooling. mean_activation: the mean absolute value times the norm
+    of the weights that read it, added over all that reads it, as a channel matters as much as what the next layers get
+    of it. A coupling in which apoz finds no zeros is ranked by mean_activation.
 
     Sources: Hu et al. 2016, Network Trimming, arXiv:1607.03250; Molchanov et al. 2016, Pruning Convolutional Neural
     Networks for Resource Efficient Inference, arXiv:1611.06440.
 
     Args:
         model: not changed.
-        request: with the user's module.
-        layers: the layers to judge, by name.
-        judged: layer -> the module whose output is looked at: the layer, or a BatchNorm behind it.
+        request: with the user's module; its `activation` is a function that is applied to the output of each layer, or
+            of the BatchNorm behind it, instead.
+        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
+        couplings: those to judge.
+
+    Raises:
+        CompressionError: apoz finds no zeros at all.
     """
-    activate = _FUNCTIONS[str(request.argument("activation"))]
-    totals: dict[str, torch.Tensor] = {}
-    counts: dict[str, int] = {}
-
-    def watcher(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        channel = -1 if isinstance(layers[name], nn.Linear) and isinstance(judged[name], nn.Linear) else 1
-
-        def watch(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            active = activate(output.detach()).movedim(channel, 0).flatten(1)
-            seen = (active != 0).float() if request.algorithm == "apoz" else active
-            totals[name] = totals.get(name, torch.zeros(1, device=seen.device)) + seen.sum(1)
-            counts[name] = counts.get(name, 0) + seen.shape[1]
-
-        return watch
-
-    inputs = input_batches(_module(request), request.algorithm, model, int(request.argument("training_batches")))
-    handles = [judged[name].register_forward_hook(watcher(name)) for name in layers]
-    try:
-        show(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _looked_up({name: totals[name] / counts[name] for name in totals}, layers)
+    inputs = input_batches(module_of(request), request.algorithm, model, int(request.argument("training_batches")))
+    function = str(request.argument("activation"))
+    if function in FUNCTIONS:
+        return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], request.algorithm == "apoz")
+    sights = seen(model, inputs, behind, couplings)
+    if request.algorithm == "apoz":
+        return _by_zeros(sights, couplings)
+    return lambda coupling: sights[coupling.places].contribution
 
 
-def _looked_up(scores: Mapping[str, torch.Tensor], layers: Mapping[str, nn.Module]) -> LayerScore:
-    by_layer = {layers[name]: score for name, score in scores.items()}
+def _by_zeros(sights: Mapping[Any, Sight], couplings: Sequence[Coupling]) -> Importance:
+    never = [coupling for coupling in couplings if not sights[coupling.places].has_zeros]
+    names = ", ".join(coupling.members[0] for coupling in never)
+    if couplings and len(never) == len(couplings):
+        raise CompressionError(
+            f"apoz ranks filters by how often their activations are zero; behind {names} none ever is (as behind GELU, "
+            "SiLU or tanh); take mean_activation or taylorfo, or count negative values: activation='relu'"
+        )
+    if never:
+        _logger.warning("apoz finds no zeros behind %s; ranked by mean_activation", names)
 
-    def score(layer: nn.Module) -> torch.Tensor:
-        found, width = by_layer.get(layer), int(by_filter(layer, cast(torch.Tensor, layer.weight)).shape[0])
-        if found is None or found.numel() != width:  # never called in forward, or without a gradient
-            return torch.zeros(width)
-        return found.cpu()
+    def score(coupling: Coupling) -> torch.Tensor:
+        sight = sights[coupling.places]
+        return sight.nonzero if sight.has_zeros else sight.contribution
 
     return score
 
@@ -137,7 +109,12 @@ def _scales(model: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight is not None]
 
 
-def _module(request: CompressionRequest) -> ModuleClass:
+def module_of(request: CompressionRequest) -> ModuleClass:
+    """The user's module.
+
+    Raises:
+        ModuleError: the request has none.
+    """
     if request.module is None:
         raise ModuleError(f"algorithm {request.algorithm!r} needs the user's module; the request has none")
     return request.module

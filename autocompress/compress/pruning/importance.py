@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.pruning.coupling import Coupling
 
 Importance = Callable[[Coupling], "torch.Tensor | None"]
@@ -50,17 +51,52 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
 class ScaleImportance:
     """Size of BatchNorm's scales, in couplings without BatchNorm the l2 norm of the filters.
 
+    Of several norms in a row, as about a depthwise convolution, only the last one's scales say how large the channel is
+    where it is read; those of norms whose outputs are added are added.
+
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
+
+    Args:
+        model: whose couplings are judged.
     """
 
-    def __init__(self) -> None:
-        self._scales = tp.importance.BNScaleImportance()
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules())
         self._norms = tp.importance.GroupMagnitudeImportance(p=2)
 
     def __call__(self, coupling: Coupling) -> torch.Tensor | None:
         """One score per channel of the coupling's root."""
-        scores = self._scales(coupling.group)
-        return cast("torch.Tensor | None", self._norms(coupling.group) if scores is None else scores)
+        scaling = [place for place in coupling.places if _scale(self._modules.get(place.name)) is not None]
+        last = _last_norms(coupling.group)
+        chosen = [place for place in scaling if self._modules[place.name] in last] or scaling
+        if not chosen:
+            return cast("torch.Tensor | None", self._norms(coupling.group))
+        total = torch.zeros(coupling.width)
+        for place in chosen:
+            scale = cast(torch.Tensor, _scale(self._modules[place.name]))
+            total.index_add_(0, torch.tensor(place.roots), scale[list(place.indices)].cpu())
+        return total
+
+
+def _scale(module: nn.Module | None) -> torch.Tensor | None:
+    return module.weight.detach().abs().float() if isinstance(module, _BatchNorm) and module.affine else None
+
+
+def _last_norms(group: Any) -> set[nn.Module]:
+    """The BatchNorm layers of a group that no other norm or layer stands between and one that reads the channels."""
+    nodes = {item.dep.target for item in group if item.dep.handler.__name__ == "prune_in_channels"}
+    waiting, seen = [before for node in nodes for before in node.inputs], set()
+    found: set[nn.Module] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node.module, _BatchNorm):
+            found.add(node.module)
+        elif not isinstance(node.module, FILTER_TYPES):
+            waiting.extend(node.inputs)
+    return found
 
 
 def norms(p: int) -> Importance:

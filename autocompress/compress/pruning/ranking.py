@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.base import CompressionRequest
 from autocompress.compress.layers import FILTER_TYPES, supported_layers
-from autocompress.compress.pruning.evidence import activity, taylor
+from autocompress.compress.pruning.coupling import Coupling
+from autocompress.compress.pruning.evidence import activity
+from autocompress.compress.pruning.gates import taylor
 from autocompress.compress.pruning.graph import ChannelGraph
 from autocompress.compress.pruning.importance import (
     Importance,
@@ -28,18 +30,23 @@ _NNCF_IMPORTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "L2": lambda rows: rows.norm(dim=1),
     "geometric_median": between,
 }
+_ESTIMATES_OF_LOSS = ("taylorfo",)
 _RANKINGS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation")
 
 
-def importance_of(model: nn.Module, request: CompressionRequest, behind: Mapping[str, str]) -> Importance:
+def importance_of(
+    model: nn.Module, request: CompressionRequest, behind: Mapping[str, str], couplings: Sequence[Coupling]
+) -> Importance:
     """How the algorithm of a request ranks filters; those that need data look at it now.
 
     Args:
         model: not changed.
         request: whose algorithm it is.
         behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
+        couplings: those that will be ranked.
 
     Raises:
+        CompressionError: the data says nothing about a coupling.
         ConfigError: no filter pruner has that name.
         ModuleError: the user's module lacks a hook that the algorithm needs.
     """
@@ -53,12 +60,11 @@ def importance_of(model: nn.Module, request: CompressionRequest, behind: Mapping
     if name == "fpgm":
         return LayerImportance(distances, layers)
     if name == "slim":
-        return ScaleImportance()
+        return ScaleImportance(model)
     if name == "taylorfo":
-        return LayerImportance(taylor(model, request, layers), layers)
+        return taylor(model, request, behind, couplings)
     if name in ("apoz", "mean_activation"):
-        judged = {layer: model.get_submodule(norm) for layer, norm in behind.items()}
-        return LayerImportance(activity(model, request, layers, judged), layers)
+        return activity(model, request, behind, couplings)
     raise ConfigError(unknown_name("filter pruning algorithm", name, _RANKINGS))
 
 
@@ -67,6 +73,18 @@ def is_global(request: CompressionRequest) -> bool:
     if request.algorithm == "filter_pruning":
         return bool(request.argument("all_weights"))
     return bool(request.argument("mode") == "global")
+
+
+def comparable(request: CompressionRequest, coupling: Coupling, scores: Sequence[float]) -> list[float]:
+    """Scores of a coupling, ascending, such that all couplings can be ranked together.
+
+    Estimates of the loss are comparable as they are, counted for each filter that goes; others are taken relative to
+    the coupling's mean size.
+    """
+    if request.algorithm in _ESTIMATES_OF_LOSS:
+        return sorted(score / len(coupling.members) for score in scores)
+    mean = sum(abs(score) for score in scores) / len(scores) or 1.0
+    return sorted(score / mean for score in scores)
 
 
 def selectable(
