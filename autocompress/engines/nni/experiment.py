@@ -19,7 +19,7 @@ from autocompress.config import AccuracyAwareSettings
 from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
 from autocompress.engines.nni.beginning import created, reopened
 from autocompress.engines.nni.configuration import module_reference, plan_experiment
-from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
+from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
@@ -265,6 +265,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         config = self.config.canonical_copy()
         if config.max_trial_number is not None:
             config.max_trial_number += 1  # the first one shows the uncompressed model
+        make_logs_private(self.id, config)
         self._start_logging(debug)
         manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self._held.callback(self._forget_manager)
