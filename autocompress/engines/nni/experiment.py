@@ -17,7 +17,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings
 from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
-from autocompress.engines.nni.beginning import created, reopened
+from autocompress.engines.nni.beginning import created, reopened, written_config
 from autocompress.engines.nni.configuration import module_reference, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.machines import Machines
@@ -112,14 +112,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.from_dict(store.settings())
-        if "config" not in plan.engine:
-            raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
-        experiment = cls(
-            ModuleReference.from_dict(plan.module),
-            ExperimentConfig(**plan.engine["config"]),
-            plan.engine["id"],
-            directory=store.path,
-        )
+        experiment_id, config = written_config(plan, store)
+        experiment = cls(ModuleReference.from_dict(plan.module), config, experiment_id, directory=store.path)
         experiment._store = store
         experiment.settings, experiment.objective = plan.settings, plan.objective
         return experiment
