@@ -219,7 +219,10 @@ def test_the_route_of_a_trials_files_does_not_leave_its_folder(running, tmp_path
     asked = [f"{route}/{folder.name}/{escape(name)}" for name in names]
     asked += [f"{route}/{folder.name}/{name}" for name in (up, up.replace("/", "%2F"), up.replace("/", "%252F"))]
     asked += [f"{route}/{escape(f'{folder.name}/{up}'.rpartition('/')[0])}/secret.txt"]
-    asked += [f"{route}/{escape(os.path.relpath(tmp_path, folder.parent))}/secret.txt", f"{route}/{escape('..')}/stdout"]
+    asked += [
+        f"{route}/{escape(os.path.relpath(tmp_path, folder.parent))}/secret.txt",
+        f"{route}/{escape('..')}/stdout",
+    ]
     for path in asked:
         status, text = ask(running, path)
         assert b"secret\n" not in text + b"\n", path

@@ -24,7 +24,7 @@ from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import EngineError, StoreError
+from autocompress.errors import EngineError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, following
