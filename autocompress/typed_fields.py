@@ -86,7 +86,8 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number of thousands of digits
-        return f"a {type(value).__name__}"
+        name = type(value).__name__
+        return f"{'an' if name == 'int' else 'a'} {name} too long to show"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

@@ -18,7 +18,7 @@ from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings
 from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
 from autocompress.engines.nni.beginning import created, reopened, written_config
-from autocompress.engines.nni.configuration import module_reference, plan_experiment
+from autocompress.engines.nni.configuration import canonical, module_reference, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, require_free_port
@@ -256,7 +256,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return plan
 
     def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
-        config = self.config.canonical_copy()
+        config = canonical(self.config)
         if config.max_trial_number is not None:
             config.max_trial_number += 1  # the first one shows the uncompressed model
         make_logs_private(self.id, config)
