@@ -194,3 +194,30 @@ def test_children(tmp_path):
     assert printed.stdout == "--host=127.0.0.1 --logdir_spec=1:x --port=6006\n", printed
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "trial.log").stat().st_mode & 0o777 == 0o600
+
+
+OVER_SSH = """
+const { Client } = require(require.resolve('ssh2', { paths: [process.cwd()] }));
+for (const script of ['create_trial_keeper_dir abc env', 'launch_trial_keeper /home/x']) {
+    Client.prototype.exec(`PATH="/x" python -m nni.tools.nni_manager_scripts.${script}`);
+}
+"""
+
+
+def test_nnis_directory_on_another_machine_is_made_for_its_owner_only(tmp_path):
+    """The address of the manager is written below it."""
+    recorder = tmp_path / "recorder.js"
+    recorder.write_text(
+        "const { Client } = require(require.resolve('ssh2', { paths: [process.cwd()] }));\n"
+        "Client.prototype.exec = (command) => console.log(command);\n"
+    )
+    command, environment = node(OVER_SSH, "--port", "1", AUTOCOMPRESS_OVER_SSH="1", AUTOCOMPRESS_URL_PREFIX=PREFIX)
+    environment["NODE_OPTIONS"] = f'--require "{recorder}" {environment["NODE_OPTIONS"]}'
+    printed = subprocess.run(
+        command, env=environment, cwd=NODE.parent, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.splitlines()
+    script = 'PATH="/x" python -m nni.tools.nni_manager_scripts.'
+    assert printed == [
+        f"umask 077; {script}create_trial_keeper_dir abc env",
+        f"{script}launch_trial_keeper /home/x",
+    ]
