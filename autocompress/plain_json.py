@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 MAXIMAL_DEPTH = 64
 LARGEST_NUMBER = 2**63
 """Whole numbers are smaller."""
+
+_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_LARGE = (re.compile(r"[0-9]{19}"), re.compile(r"[eE]\+?[0-9]{3}"))
+"""What may be a character that no text may have, a long number, a large exponent; a search of one is quick."""
 
 
 def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
@@ -30,8 +35,18 @@ def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
         value = json.loads(decoded, parse_constant=_refuse, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    require_plain(value)
+    if _may_break_a_rule(decoded, is_utf8=isinstance(text, bytes)):
+        require_plain(value)
     return value
+
+
+def _may_break_a_rule(text: str, *, is_utf8: bool) -> bool:
+    """Whether the value has to be looked through, which takes several times as long as reading it."""
+    if text.count("[") + text.count("{") >= MAXIMAL_DEPTH or not (is_utf8 or text.isascii()):
+        return True
+    if "\\u" in text and _ESCAPE.search(text):
+        return True
+    return any(pattern.search(text) for pattern in _LARGE)
 
 
 def require_plain(value: Any) -> None:

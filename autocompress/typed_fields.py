@@ -178,7 +178,11 @@ def _literal(known: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 
 def _any_of(checks: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    takes_none = _nothing in checks
+
     def any_of(value: Any) -> Any:
+        if value is None and takes_none:
+            return None
         broken = []
         for check in checks:
             try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,24 @@ values = st.recursive(
 def test_what_is_written_is_read(value):
     assert parse(dumps(value)) == value
     assert parse(dumps(value, indent=2).encode()) == value
+
+
+hostile = st.sampled_from(
+    ["1e999", f"1{'0' * 400}.5", "-1E+0400", "9" * 20, '"\\u0000"', '"x\\uD800"', '"\U0001f600"', '"4e123"', "[[]]"]
+)
+pieces = st.lists(hostile | values.map(json.dumps), max_size=4).map(lambda members: f"[{', '.join(members)}]")
+
+
+@given(pieces.flatmap(lambda text: st.integers(0, 70).map(lambda depth: "[" * depth + text + "]" * depth)))
+def test_nothing_that_breaks_a_rule_is_passed_over(text):
+    """Whether a text is looked through is guessed from its characters."""
+    try:
+        require_plain(json.loads(text))
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            parse(text.encode())
+    else:
+        assert parse(text.encode()) == json.loads(text)
 
 
 def nested(depth):
