@@ -8,7 +8,7 @@ from autocompress.errors import AutoCompressError
 from tests.fuzzed_files import Watch, attempt, broken, kinds, written
 
 NAMES = [kind.name.rpartition("/")[2] for kind in kinds("any")]
-EXAMPLES = 60
+EXAMPLES = 40
 """Of each kind; `python -m tests.benchmarks.fuzz_files` tries more."""
 
 
