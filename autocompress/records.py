@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from autocompress.errors import StoreError
+from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields, shown
 
 SCHEMA_VERSION = 1
 
 State = Literal["completed", "stopped", "failed", "lost"]
 """completed: ran to its end; stopped: interrupted, last state saved; failed: raised, see `error`; lost: killed."""
 
+Key = Annotated[str, DIRECTORY_NAME]
+"""Of a trial, whose directory has its name."""
+
+_Count = Annotated[int, AT_LEAST_0]
 _Record = TypeVar("_Record", bound="Record")
 
 
 class Record:
-    """Base of all records: to and from a JSON object."""
+    """Base of all records: to and from a JSON object, whose values are checked against the types of the fields."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -31,20 +36,16 @@ class Record:
         """The record that `to_dict` wrote.
 
         Raises:
-            StoreError: another schema version, a missing field, or a field this version does not know.
+            StoreError: no object, another schema version, a missing field, one this version does not know, or one of
+                another type.
         """
+        if not isinstance(data, Mapping):
+            raise StoreError(f"{cls.__name__} must be an object; got {shown(data)}")
         fields = dict(data)
         version = fields.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise StoreError(f"{cls.__name__}: schema_version must be {SCHEMA_VERSION}; got {version!r}")
-        return cls._from_fields(fields)
-
-    @classmethod
-    def _from_fields(cls: type[_Record], fields: dict[str, Any]) -> _Record:
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise StoreError(f"{cls.__name__}: {error}") from error
+            raise StoreError(f"{cls.__name__}: schema_version must be {SCHEMA_VERSION}; got {shown(version)}")
+        return from_fields(cls, fields)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Measurement(Record):
         bytes: size of the weights file on disk, uncompressed.
     """
 
-    parameters: int
-    nonzero_parameters: int
-    macs: int
-    bytes: int
+    parameters: _Count
+    nonzero_parameters: _Count
+    macs: _Count
+    bytes: _Count
 
     def removed_in(self, after: Measurement) -> dict[str, Any]:
         """Shares of this model that are gone in another one: parameters that are not zero, MACs and bytes.
@@ -69,10 +70,14 @@ class Measurement(Record):
         The names are those of `TrialRecord`; each is in [0, 1], or below 0 where the other one is larger.
         """
         return {
-            "parameters_removed": 1 - after.nonzero_parameters / self.nonzero_parameters,
-            "macs_removed": 1 - after.macs / self.macs if self.macs else 0.0,
-            "size_removed": 1 - after.bytes / self.bytes,
+            "parameters_removed": _removed(self.nonzero_parameters, after.nonzero_parameters),
+            "macs_removed": _removed(self.macs, after.macs),
+            "size_removed": _removed(self.bytes, after.bytes),
         }
+
+
+def _removed(before: int, after: int) -> float:
+    return 1 - after / before if before else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class LayerSize(Record):
 
     name: str
     kind: str
-    parameters: int
-    macs: int
+    parameters: _Count
+    macs: _Count
     seconds: float | None
 
 
@@ -109,12 +114,6 @@ class ModelSizes(Record):
     after: tuple[LayerSize, ...]
     seconds_before: float
     seconds_after: float
-
-    @classmethod
-    def _from_fields(cls, fields: dict[str, Any]) -> ModelSizes:
-        for name in ("before", "after"):
-            fields[name] = tuple(LayerSize(**layer) for layer in fields.get(name, ()))
-        return super()._from_fields(fields)
 
 
 @dataclass(frozen=True)
@@ -136,13 +135,6 @@ class Baseline(Record):
     measurement: Measurement
     fingerprint: str
     seconds: float
-
-    @classmethod
-    def _from_fields(cls, fields: dict[str, Any]) -> Baseline:
-        measurement = fields.get("measurement")
-        if isinstance(measurement, Mapping):
-            fields["measurement"] = Measurement._from_fields(dict(measurement))
-        return super()._from_fields(fields)
 
 
 @dataclass(frozen=True)
@@ -167,9 +159,9 @@ class Proposal(Record):
     step: float
     direction: int
     lr_factor: float
-    start_from: str | None
+    start_from: Key | None
     seed: int
-    epochs: int
+    epochs: _Count
     initial: bool
 
 
@@ -209,7 +201,7 @@ class TrialRecord(Record):
         left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
-    key: str
+    key: Key
     algorithm: str
     state: State
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -222,16 +214,16 @@ class TrialRecord(Record):
     parameters_removed: float | None = None
     macs_removed: float | None = None
     size_removed: float | None = None
-    bytes: int | None = None
+    bytes: _Count | None = None
     simulated: bool = False
     simulated_accuracy: float | None = None
     latency: float | None = None
     latency_removed: float | None = None
-    epochs: int = 0
+    epochs: _Count = 0
     lr_factor: float = 1.0
     seed: int = 0
-    start_from: str | None = None
+    start_from: Key | None = None
     seconds: float = 0.0
-    checkpoint: str | None = None
+    checkpoint: Annotated[str, INNER_PATH] | None = None
     error: str | None = None
     left_alone: dict[str, str] = field(default_factory=dict)

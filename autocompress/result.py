@@ -238,7 +238,7 @@ class CompressionResult:
         lines = [
             f"{record.algorithm}{rate}: {record.parameters_removed or 0:.1%} of the parameters and "
             f"{record.macs_removed or 0:.1%} of the multiply-accumulates removed",
-            f"accuracy    {record.accuracy:g} (uncompressed {baseline.accuracy:g}, threshold {self.threshold:g})",
+            f"accuracy    {_told(record.accuracy)} (uncompressed {baseline.accuracy:g}, threshold {self.threshold:g})",
             f"size        {record.bytes or 0:,} bytes (uncompressed {baseline.measurement.bytes:,}, "
             f"{record.size_removed or 0:.1%} smaller)",
             f"search      {len(self.records)} trials, {epochs} epochs",
@@ -259,3 +259,7 @@ class CompressionResult:
                     3, f"hold-out    {verdict.holdout_accuracy:g} (uncompressed {baseline.holdout_accuracy:g})"
                 )
         return "\n".join(lines)
+
+
+def _told(accuracy: float | None) -> str:
+    return "not known" if accuracy is None else f"{accuracy:g}"

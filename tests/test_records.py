@@ -20,6 +20,8 @@ RECORDS = [MEASUREMENT, BASELINE, PROPOSAL, RECORD]
 each = pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 
 text = st.text(max_size=20)
+keys = st.from_regex(r"[0-9A-Za-z_-]{1,64}", fullmatch=True)
+paths = st.lists(keys, min_size=1, max_size=3).map("/".join)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 2**53)
 json_values = st.recursive(
@@ -38,14 +40,14 @@ anything = st.one_of(
         numbers,
         st.sampled_from([-1, 0, 1]),
         numbers,
-        st.none() | text,
+        st.none() | keys,
         counts,
         counts,
         st.booleans(),
     ),
     st.builds(
         TrialRecord,
-        text,
+        keys,
         text,
         st.sampled_from(["completed", "stopped", "failed", "lost"]),
         parameters=st.dictionaries(text, json_values, max_size=4),
@@ -56,9 +58,9 @@ anything = st.one_of(
         score=st.none() | numbers,
         bytes=st.none() | counts,
         epochs=counts,
-        start_from=st.none() | text,
+        start_from=st.none() | keys,
         seconds=numbers,
-        checkpoint=st.none() | text,
+        checkpoint=st.none() | paths,
         error=st.none() | text,
     ),
 )

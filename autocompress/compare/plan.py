@@ -37,7 +37,7 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
         write_json(path, {**wanted, "baseline": measured.to_dict()})
     known = read_json(path)
     _require_same(home, wanted, known)
-    baseline = Baseline.from_dict(known["baseline"])
+    baseline = Baseline.from_dict(known.get("baseline", {}))
     if baseline.fingerprint != reference.fingerprint():
         raise StoreError(f"{home} must be of the same module, whose source has changed: name another directory")
     return baseline
@@ -45,7 +45,7 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
 
 def _require_same(home: Path, wanted: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        if known[name] != value:
+        if known.get(name) != value:
             raise StoreError(
                 f"{home} must be of the same comparison; its {name} is another one: name another directory"
             )

@@ -51,9 +51,14 @@ class Running:
         self._lock = threading.Lock()
 
     def run(self, order: SearchOrder) -> str | None:
-        """One search to its end; the error, if it has no result. What it prints is in `<directory>.log`."""
+        """One search to its end; the error, if it has no result. What it prints is in `<directory>.log`.
+
+        Only its owner can read that: it may have the address of NNI's page in it.
+        """
         log = order.directory.with_name(f"{order.directory.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        log.touch(mode=0o600)
         with tempfile.TemporaryDirectory(prefix="autocompress-") as folder, log.open("wb") as output:
             request, answer = Path(folder, "order.json"), Path(folder, "answer.json")
             write_json(request, order.to_dict())

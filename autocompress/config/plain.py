@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autocompress.errors import ConfigError
+from autocompress.plain_json import require_plain
 
 
 def plain(key: str, value: Any) -> Any:
@@ -18,12 +19,24 @@ def plain(key: str, value: Any) -> Any:
         value: anything.
 
     Raises:
-        ConfigError: the value holds something that JSON cannot, NaN and infinity included.
+        ConfigError: the value holds something that JSON cannot, NaN and infinity included, or breaks a rule of
+            `plain_json`, as one that is nested too deep.
     """
+    try:
+        copied = _copied(key, value)
+        require_plain(copied)
+    except RecursionError:
+        raise ConfigError(f"{key} must not be nested so deep") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    return copied
+
+
+def _copied(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_name(key, name): plain(f"{key}.{name}", member) for name, member in value.items()}
+        return {_name(key, name): _copied(f"{key}.{name}", member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(f"{key}[{index}]", member) for index, member in enumerate(value)]
+        return [_copied(f"{key}[{index}]", member) for index, member in enumerate(value)]
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
     if value is None or isinstance(value, str | bool | int):

@@ -8,16 +8,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any
+from typing import Any, TypedDict
 
 from autocompress.algorithms import algorithm
 from autocompress.config import AccuracyAwareSettings, SearchSpace
 from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, Proposal
 from autocompress.search import AdaptiveSearch, Search, require_objective
+from autocompress.typed_fields import checked, from_fields, shown
 
 ADAPTIVE_TUNER = "AdaptiveCompression"
 """Name of our own tuner and assessor, beside which NNI's are named."""
+
+
+class _Engine(TypedDict):
+    """What engines write into `engine`, each its own."""
+
+    name: str
+    id: str
+    study: str
+    storage: str | None
+    algorithm: str
+    config: dict[str, Any]
+
+
+class _NniConfig(TypedDict):
+    """What is read of NNI's configuration before NNI reads it."""
+
+    maxTrialNumber: int | None
+
 
 _PACKAGES = ("autocompress", "torch", "torch-pruning", "torchao", "nni", "numpy")
 
@@ -129,13 +148,20 @@ class ExperimentPlan:
         Raises:
             StoreError: a field is missing or broken.
         """
+        if not isinstance(data, Mapping):
+            raise StoreError(f"an experiment's plan must be an object; got {shown(data)}")
         plain = {name: value for name, value in data.items() if name != "threshold"}
         try:
-            plain["settings"] = AccuracyAwareSettings.from_dict(plain["settings"])
-            plain["baseline"] = Baseline.from_dict(plain["baseline"]) if plain["baseline"] else None
-            return cls(**plain)
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            plain["settings"] = AccuracyAwareSettings.from_dict(data.get("settings", {}))
+            plain["baseline"] = Baseline.from_dict(data["baseline"]) if data.get("baseline") is not None else None
+            plan = from_fields(cls, plain)
+            engine = checked(_Engine, "engine", plan.engine)
+            checked(_NniConfig, "engine.config", engine.get("config", {}))
+        except (ConfigError, StoreError) as error:
             raise StoreError(f"experiment.json is damaged: {error}") from error
+        if "class_name" not in plan.module:
+            raise StoreError("experiment.json is damaged: module must have class_name; it does not")
+        return plan
 
 
 def choose_objective(space: SearchSpace, objective: str | None) -> str:

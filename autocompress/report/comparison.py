@@ -121,11 +121,6 @@ class Comparison(Record):
     versions: dict[str, str]
     outcomes: tuple[SearchOutcome, ...]
 
-    @classmethod
-    def _from_fields(cls, fields: dict[str, Any]) -> Comparison:
-        fields["outcomes"] = tuple(SearchOutcome._from_fields(dict(each)) for each in fields["outcomes"])
-        return super()._from_fields(fields)
-
     @property
     def best_known(self) -> float | None:
         """The highest rate within the budget that any search found."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from autocompress.budget import accuracy_budget
 from autocompress.records import Record
@@ -63,11 +62,6 @@ class SearchOutcome(Record):
     seconds: float = 0.0
     path: tuple[Point, ...] = ()
     error: str | None = None
-
-    @classmethod
-    def _from_fields(cls, fields: dict[str, Any]) -> SearchOutcome:
-        fields["path"] = tuple(Point(**point) for point in fields.get("path", ()))
-        return super()._from_fields(fields)
 
     def reaches(self, rate: float) -> Point | None:
         """When the search first had a reduction of so much within the budget; None if it never had."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.config import AccuracyAwareSettings
+from autocompress.errors import StoreError
 from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
-from autocompress.search import OBJECTIVES, best
+from autocompress.search import OBJECTIVES, best, require_objective
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 
@@ -120,12 +122,17 @@ def story_of(directory: ExperimentDirectory) -> Story:
 
     Raises:
         StoreError: there is none, its baseline has not been measured, or its files are damaged.
+        ConfigError: its settings or its objective break a rule.
     """
     settings, ledger = directory.settings(), Ledger(directory)
     found = best(ledger.standing)
+    require_objective(settings["objective"])
+    settings["settings"] = AccuracyAwareSettings.from_dict(settings["settings"]).to_dict()
+    if settings["threshold"] is None:
+        raise StoreError(f"{directory.settings_path} must have a threshold; the baseline has not been measured")
     return Story(
         directory=directory.path,
-        module=settings["module"]["class_name"],
+        module=settings["module"].get("class_name", ""),
         settings=settings,
         baseline=Baseline.from_dict(settings["baseline"]),
         threshold=settings["threshold"],

@@ -20,7 +20,8 @@ from autocompress.store.files import write_json
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
     """See `autocompress.report.write_report`."""
-    story, path = story_of(directory), path.expanduser().resolve()
+    story, path = story_of(directory), path.expanduser()
+    path = path.parent.resolve() / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
     _write(path, page(story, trials), plots(story))
     return path
@@ -38,11 +39,20 @@ def write_comparison(comparison: Comparison, directory: Path) -> Path:
     return path
 
 
+def _refuse_links(*paths: Path) -> None:
+    """A directory that came from elsewhere may have links that lead out of it."""
+    for path in paths:
+        if path.is_symlink():
+            raise StoreError(f"a report must not be written through a link; {path} leads to {path.readlink()}")
+
+
 def _write(path: Path, text: str, drawn: Mapping[str, tuple[str, Draw]]) -> None:
     try:
-        (path.parent / "plots").mkdir(parents=True, exist_ok=True)
+        folder = path.parent / "plots"
+        _refuse_links(path, folder, *folder.glob("*"))
+        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         for name, (_, draw) in drawn.items():
-            write_plot(draw, path.parent / "plots" / name)
+            write_plot(draw, folder / name)
     except OSError as error:
         raise StoreError(f"the report {path} cannot be written: {error}") from error

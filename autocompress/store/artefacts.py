@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StoreError
+from autocompress.plain_json import parse
 from autocompress.store.files import write_json
+from autocompress.typed_fields import INNER_PATH, shown
 
 _MANIFEST = "manifest.json"
 _KEPT = ("checkpoint", "pruned", "record.json", "curve.jsonl", "traceback.txt")
@@ -103,7 +105,12 @@ class Artefacts:
     def _manifest(self, key: str) -> dict[str, str] | None:
         if not self.holds(key):
             return None
-        manifest: dict[str, str] = json.loads(self._read(key, _MANIFEST))
+        try:
+            manifest = parse(self._read(key, _MANIFEST))
+        except ValueError as error:
+            raise StoreError(f"{self.url}: {_MANIFEST} of trial {key} is damaged: {error}") from error
+        if not isinstance(manifest, dict) or not all(_is_kept(name) for name in manifest):
+            raise StoreError(f"{self.url}: {_MANIFEST} of trial {key} must name a trial's files; got {shown(manifest)}")
         return manifest
 
     def _place(self, key: str) -> str:
@@ -129,6 +136,10 @@ def write_manifest(directory: Path) -> None:
 def _manifest_of(directory: Path) -> dict[str, str]:
     files = [path for name in _KEPT for path in _files_of(directory / name)]
     return {path.relative_to(directory).as_posix(): _checksum(path.read_bytes()) for path in files}
+
+
+def _is_kept(name: str) -> bool:
+    return INNER_PATH.holds(name) and name.split("/")[0] in _KEPT
 
 
 def _files_of(path: Path) -> list[Path]:

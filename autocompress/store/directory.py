@@ -10,16 +10,53 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from autocompress.errors import StoreError
+from autocompress.plain_json import dumps
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.files import read_json, write_json
 from autocompress.store.journal import Journal
+from autocompress.typed_fields import DIRECTORY_NAME, checked, shown
+
+
+class _Settings(TypedDict):
+    """What `experiment.json` has; `engines.plan.ExperimentPlan` is the whole of it."""
+
+    module: dict[str, str]
+    search_space: dict[str, Any]
+    settings: dict[str, Any]
+    objective: str
+    tuner: str
+    tuner_arguments: dict[str, Any]
+    assessor: str | None
+    assessor_arguments: dict[str, Any]
+    engine: dict[str, Any]
+    versions: dict[str, str]
+    baseline: dict[str, Any] | None
+    threshold: float | None
+
+
+class _Epoch(TypedDict):
+    """What a line of a learning curve has."""
+
+    epoch: int
+    accuracy: float
+    accuracy_budget: float
+
+
+class _Found(dict[str, Any]):
+    """What a file holds; who needs something that it lacks is told so."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreError(f"{self._path} must have {name}; it does not")
 
 
 class ExperimentDirectory:
@@ -69,17 +106,24 @@ class ExperimentDirectory:
         """What `experiment.json` holds.
 
         Raises:
-            StoreError: there is no experiment here, or it was written by another version.
+            StoreError: there is no experiment here, it was written by another version, or is damaged. What it lacks
+                is an error when it is asked for.
         """
         if not self.exists():
             raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")
         settings = read_json(self.settings_path)
         if settings.pop("schema_version", None) != SCHEMA_VERSION:
             raise StoreError(f"{self.settings_path} was written by another version of autocompress")
-        return settings
+        return _Found(self.settings_path, checked(_Settings, str(self.settings_path), settings))
 
     def trial(self, key: str) -> TrialDirectory:
-        """The directory of the trial with that key."""
+        """The directory of the trial with that key.
+
+        Raises:
+            StoreError: no trial has such a key, which would lead elsewhere.
+        """
+        if not DIRECTORY_NAME.holds(key):
+            raise StoreError(f"a trial's key must be {DIRECTORY_NAME.text}; got {shown(key)}")
         return TrialDirectory(self.path / "trials" / key)
 
     @contextlib.contextmanager
@@ -149,21 +193,33 @@ class TrialDirectory:
         """Add a line to the learning curve."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "curve.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(epoch, allow_nan=False) + "\n")
+            file.write(dumps(epoch) + "\n")
 
     def curve(self) -> list[dict[str, Any]]:
-        """The learning curve so far: one object an evaluated epoch."""
-        return Journal(self.path / "curve.jsonl").read()
+        """The learning curve so far: one object an evaluated epoch.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.path / "curve.jsonl"
+        return [_Found(path, checked(_Epoch, str(path), epoch)) for epoch in Journal(path).read()]
 
     def write_traceback(self, text: str) -> None:
         """Keep what a failed trial's code printed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "traceback.txt").write_text(text, encoding="utf-8")
+        (self.path / "traceback.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def traceback(self) -> str | None:
-        """What a failed trial's code printed; None where nothing failed."""
+        """What a failed trial's code printed; None where nothing failed.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
         path = self.path / "traceback.txt"
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        try:
+            return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
 
     def clear(self) -> None:
         """Drop what an earlier attempt left."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StoreError
+from autocompress.plain_json import dumps, parse
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -18,7 +18,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         StoreError: the file cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(content, indent=2, allow_nan=False)
+    text = dumps(content, indent=2)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: the file cannot be read or does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

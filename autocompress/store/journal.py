@@ -6,12 +6,12 @@ can be replayed from it. Kept in the manner of Optuna's journal storage.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from autocompress.errors import StoreError
+from autocompress.plain_json import dumps, parse
 
 
 class Journal:
@@ -26,7 +26,7 @@ class Journal:
         Raises:
             StoreError: the file cannot be written.
         """
-        line = json.dumps({"event": event, **content}, allow_nan=False, sort_keys=False) + "\n"
+        line = dumps({"event": event, **content}) + "\n"
         try:
             with self.path.open("ab") as file:
                 file.write(line.encode())
@@ -36,8 +36,15 @@ class Journal:
             raise StoreError(f"the journal {self.path} cannot be written: {error}") from error
 
     def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        """Bytes.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            return self.path.stat().st_size if self.path.exists() else 0
+        except OSError as error:
+            raise StoreError(f"the journal {self.path} cannot be read: {error}") from error
 
     def read(self, start: int = 0) -> list[dict[str, Any]]:
         """All events in order. A last line that was cut by a crash is dropped.
@@ -46,13 +53,9 @@ class Journal:
             start: bytes of whole events that are skipped.
 
         Raises:
-            StoreError: another line than the last is not a JSON object.
+            StoreError: another line than the last is not a JSON object, or the file cannot be read.
         """
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(start)
-            lines = file.read().split(b"\n")
+        lines = self._bytes(start).split(b"\n")
         complete, rest = lines[:-1], lines[-1]
         if rest and _parsed(rest) is not None:
             complete.append(rest)
@@ -60,6 +63,16 @@ class Journal:
         if None in events[:-1]:
             raise StoreError(f"the journal {self.path} is damaged at line {self._line(start) + events.index(None)}")
         return [event for event in events if event is not None]
+
+    def _bytes(self, start: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StoreError(f"the journal {self.path} cannot be read: {error}") from error
 
     def _line(self, position: int) -> int:
         return self.path.read_bytes()[:position].count(b"\n") + 1
@@ -91,7 +104,7 @@ def _last_line(file: BinaryIO, window: int = 1 << 16) -> tuple[int, bytes]:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        event = parse(line)
     except ValueError:
         return None
     return event if isinstance(event, dict) else None

@@ -5,10 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-from autocompress.records import Proposal, TrialRecord
+from autocompress.errors import StoreError
+from autocompress.records import Key, Proposal, TrialRecord
 from autocompress.store.directory import ExperimentDirectory
+from autocompress.typed_fields import checked, from_fields, shown
+
+
+class _Search(TypedDict):
+    """What the parameters of a trial have under `search`; see `trial.order`."""
+
+    compression_rate: float | None
+    lr_factor: float
+    start_from: Key | None
+    seed: int
+    epochs: int | None
+    initial: bool
 
 
 @dataclass(frozen=True)
@@ -21,9 +34,34 @@ class OpenTrial:
         proposal: what the rule proposed; None where a stock tuner chose.
     """
 
-    key: str
+    key: Key
     parameters: dict[str, Any]
     proposal: Proposal | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> OpenTrial:
+        """A trial as a journal has it, or a study of Optuna's: `key`, `parameters` and `proposal`.
+
+        Raises:
+            StoreError: a field is missing or of another type.
+        """
+        fields = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
+        if fields.get("proposal") is not None:
+            fields["proposal"] = Proposal.from_dict(fields["proposal"])
+        trial = from_fields(cls, fields)
+        _require_algorithm(trial.parameters)
+        return trial
+
+
+def _require_algorithm(parameters: Mapping[str, Any]) -> None:
+    chosen = parameters.get("algorithm_name")
+    if not isinstance(chosen, dict) or not isinstance(chosen.get("_name"), str):
+        raise StoreError(f"a trial's parameters must have the algorithm's name; got {shown(dict(parameters))}")
+    for name, value in chosen.items():
+        if name.endswith("::sparsity") and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise StoreError(f"a trial's parameters: {name} must be a number; got {shown(value)}")
+    if parameters.get("search") is not None:
+        checked(_Search, "'search' of a trial's parameters", parameters["search"])
 
 
 def told_killed(signal: str = "") -> str:
@@ -75,6 +113,11 @@ class Verdict:
     accuracy: float
     holdout_accuracy: float | None
     feasible: bool
+
+
+@dataclass(frozen=True)
+class _Verdict(Verdict):
+    key: Key
 
 
 class Ledger:
@@ -177,15 +220,15 @@ class Ledger:
         self._replayed = self.directory.journal.size()
 
     def _replay(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "proposal":
-            proposal = Proposal.from_dict(event["proposal"]) if event["proposal"] else None
-            trial = OpenTrial(event["key"], event["parameters"], proposal)
+        kind = event.get("event")
+        if kind == "proposal":
+            trial = OpenTrial.from_dict(event)
             self.open[trial.key] = self.asked[trial.key] = trial
-        elif event["event"] == "result":
-            self._add(TrialRecord.from_dict(event["record"]))
-        elif event["event"] == "verdict":
-            verdict = (event[field.name] for field in dataclasses.fields(Verdict))
-            self.verdicts[event["key"]] = Verdict(*verdict)
+        elif kind == "result":
+            self._add(TrialRecord.from_dict(event.get("record", {})))
+        elif kind == "verdict":
+            verdict = from_fields(_Verdict, {name: value for name, value in event.items() if name != "event"})
+            self.verdicts[verdict.key] = Verdict(verdict.accuracy, verdict.holdout_accuracy, verdict.feasible)
 
     def _add(self, record: TrialRecord) -> None:
         self.open.pop(record.key, None)

@@ -1,6 +1,7 @@
 """Tuners compared: real tuners, real trials in processes."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,9 @@ def test_real_nni_experiments_find_the_same(comparison, tmp_path, monkeypatch):
     assert (real.outcomes[0].error, real.outcomes[0].path) == (None, driven.path)
     records = [story_of(ExperimentDirectory(place / "random/0")).records for place in (home, tmp_path / "home")]
     assert [record.parameters for record in records[0]] == [record.parameters for record in records[1]]
+    log = tmp_path / "home" / "random" / "0.log"
+    assert re.search(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/", log.read_text()), "NNI's address is in it"
+    assert log.stat().st_mode & 0o777 == 0o600, "which others must not read"
 
 
 class Command:

@@ -132,3 +132,17 @@ def test_a_data_frame_of_the_trials(ended):
     assert list(frame.requested_rate) == [0.5, 0.6, 0.55, 0.575]
     assert list(frame.feasible) == [True, False, True, True]
     assert frame.accuracy.max() == 0.895
+
+
+@pytest.mark.parametrize("link", ["report.html", "plots", "plots/trials.svg"])
+def test_no_report_is_written_through_a_link(begun, tmp_path, link):
+    """An experiment's directory that came from elsewhere may lead out of itself."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    target = precious if link == "plots" else precious / "file"
+    (begun.path / link).parent.mkdir(exist_ok=True)
+    (begun.path / link).symlink_to(target)
+    with pytest.raises(StoreError, match="must not be written through a link"):
+        write_report(begun)
+    assert [entry.read_text() for entry in precious.iterdir()] == ["mine"]

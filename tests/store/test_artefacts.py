@@ -61,3 +61,26 @@ def test_an_address_that_cannot_be_written(trial, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written to"):
         Artefacts.at(str(tmp_path / "file")).push("k1", trial)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        '{"../../x": "0"}',
+        '{"checkpoint/../../../x": "0"}',
+        '{"/tmp/x": "0"}',
+        '{".ssh/authorized_keys": "0"}',
+        '["checkpoint"]',
+        '{"checkpoint": NaN}',
+        "[" * 100_000,
+    ],
+)
+def test_a_manifest_that_leads_elsewhere(trial, tmp_path, manifest):
+    """Whoever can write to the address cannot write here what is not a trial's."""
+    artefacts = Artefacts.at(str(tmp_path / "shared"))
+    artefacts.push("k1", trial)
+    place = tmp_path / "shared" / "trials" / "k1"
+    (place / "manifest.json").write_text(manifest)
+    with pytest.raises(StoreError, match=r"manifest\.json of trial k1"):
+        artefacts.pull("k1", tmp_path / "there")
+    assert not (tmp_path / "there").exists()

@@ -262,3 +262,37 @@ def test_a_ledger_takes_over_what_others_have_written(tmp_path):
     here.refresh()
     assert here.records == there.records == [record], "each event once, whoever wrote it"
     assert here.open == {}
+
+
+@pytest.mark.parametrize(
+    ("event", "content", "rule"),
+    [
+        ("proposal", {"key": "../x", "parameters": STOCK.parameters}, "OpenTrial: key must be of letters"),
+        ("proposal", {"parameters": STOCK.parameters}, "OpenTrial: .*missing .*'key'"),
+        ("proposal", {"key": "a", "parameters": {}}, "a trial's parameters must have the algorithm's name"),
+        ("proposal", {"key": "a", "parameters": []}, "OpenTrial: parameters must be an object"),
+        (
+            "proposal",
+            {"key": "a", "parameters": {**STOCK.parameters, "search": {"start_from": "../x"}}},
+            "'search' of a trial's parameters: start_from must be of letters",
+        ),
+        ("proposal", {"key": "a", "parameters": STOCK.parameters, "proposal": 3}, "Proposal must be an object; got 3"),
+        ("result", {"record": None}, "TrialRecord must be an object; got None"),
+        ("result", {}, "TrialRecord: schema_version must be 1; got None"),
+        (
+            "verdict",
+            {"key": "..", "accuracy": 1.0, "holdout_accuracy": None, "feasible": True},
+            "key must be of letters",
+        ),
+        (
+            "verdict",
+            {"key": "a", "accuracy": "1", "holdout_accuracy": None, "feasible": True},
+            "accuracy must be a finite",
+        ),
+        ("verdict", {"key": "a"}, "missing"),
+    ],
+)
+def test_events_of_another_type(ledger, event, content, rule):
+    ledger.directory.journal.append(event, **content)
+    with pytest.raises(StoreError, match=rule):
+        replayed(ledger)

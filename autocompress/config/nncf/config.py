@@ -16,6 +16,7 @@ from autocompress.config.nncf.refusing import read
 from autocompress.config.nncf.rules import check_algorithms
 from autocompress.config.nncf.training import SECTION, AccuracyAwareTraining, read_old_training, read_training
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.plain_json import require_plain
 
 
 class InputInfo(Section):
@@ -99,6 +100,8 @@ class CompressionConfig(Section):
             return cls.from_dict(json5.loads(file.read_text(encoding="utf-8"), allow_duplicate_keys=False))
         except OSError as error:
             raise ConfigError(f"configuration file must be readable; got {file}: {error.strerror}") from error
+        except RecursionError:
+            raise ConfigError(f"configuration file {file} must not be nested so deep") from None
         except ValueError as error:
             raise ConfigError(f"configuration file {file} must be JSON with comments: {error}") from error
         except ConfigError as error:
@@ -111,6 +114,10 @@ class CompressionConfig(Section):
         Raises:
             ConfigError: a rule is broken: the key's path, what is allowed, the value.
         """
+        try:
+            require_plain(data)
+        except ValueError as error:
+            raise ConfigError(f"the configuration: {error}") from error
         shape = read(_Shape, data, "")
         compression, old = _algorithms(shape.compression)
         if old is not None and shape.accuracy_aware_training is not None:

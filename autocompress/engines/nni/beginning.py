@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import ExitStack
 
 from nni.experiment import ExperimentConfig
@@ -11,6 +12,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.manager import end_process, find_manager
 from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
 
@@ -75,3 +77,22 @@ def reopened(
             "the module's source has changed since the experiment began; finished trials keep their results"
         )
     return plan
+
+
+def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
+    """NNI's id and configuration of an experiment, from its plan; NNI's files are in the experiment's directory.
+
+    Raises:
+        StoreError: the plan is of another engine, or NNI does not accept the configuration.
+    """
+    experiment_id, config = plan.engine.get("id"), plan.engine.get("config")
+    if plan.engine.get("name") != "nni" or not isinstance(config, dict):
+        raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
+    if not isinstance(experiment_id, str) or not re.fullmatch(r"[\w-]+", experiment_id):
+        raise StoreError(f"{store.settings_path}: NNI's id must be of letters and digits; got {experiment_id!r}")
+    try:
+        known = ExperimentConfig(**config)
+    except Exception as error:  # NNI raises whatever it likes
+        raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
+    known.experiment_working_directory = str(store.path / "nni")
+    return experiment_id, known

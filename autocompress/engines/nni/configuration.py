@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,21 @@ def canonical_json(config: ExperimentConfig) -> dict[str, Any]:
     Raises:
         ConfigError: NNI finds a field wrong.
     """
+    return dict(_accepted(config.json))
+
+
+def canonical(config: ExperimentConfig) -> ExperimentConfig:
+    """A copy of the configuration, filled in and checked by NNI.
+
+    Raises:
+        ConfigError: NNI finds a field wrong.
+    """
+    return _accepted(config.canonical_copy)
+
+
+def _accepted(check: Callable[[], Any]) -> Any:
     try:
-        return dict(config.json())
+        return check()
     except Exception as error:  # NNI raises assertions and errors of every kind
         raise ConfigError(f"NNI does not accept the configuration: {error}") from error
 

@@ -17,14 +17,14 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings
 from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
-from autocompress.engines.nni.beginning import created, reopened
-from autocompress.engines.nni.configuration import module_reference, plan_experiment
-from autocompress.engines.nni.launch import known_to_nni, launch_manager, post_experiment
+from autocompress.engines.nni.beginning import created, reopened, written_config
+from autocompress.engines.nni.configuration import canonical, module_reference, plan_experiment
+from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import EngineError, StoreError
+from autocompress.errors import EngineError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, following
@@ -113,14 +113,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.from_dict(store.settings())
-        if "config" not in plan.engine:
-            raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
-        experiment = cls(
-            ModuleReference.from_dict(plan.module),
-            ExperimentConfig(**plan.engine["config"]),
-            plan.engine["id"],
-            directory=store.path,
-        )
+        experiment_id, config = written_config(plan, store)
+        experiment = cls(ModuleReference.from_dict(plan.module), config, experiment_id, directory=store.path)
         experiment._store, experiment._runs_module = store, False
         experiment.settings, experiment.objective = plan.settings, plan.objective
         return experiment
@@ -263,9 +257,10 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return plan
 
     def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
-        config = self.config.canonical_copy()
+        config = canonical(self.config)
         if config.max_trial_number is not None:
             config.max_trial_number += 1  # the first one shows the uncompressed model
+        make_logs_private(self.id, config)
         self._start_logging(debug)
         manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self._held.callback(self._forget_manager)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 
 import requests
 from nni.experiment import ExperimentConfig, launcher, rest
 from nni.tools.nnictl.config_utils import Experiments
+from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from autocompress.engines.nni.machines import is_remote
 from autocompress.engines.nni.manager import Manager, new_url_prefix, start_manager
+from autocompress.engines.nni.private import make_private_directory, make_private_file
 from autocompress.errors import EngineError
 
 
@@ -28,12 +32,23 @@ def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, po
         EngineError: the port is taken, or the manager does not start.
     """
     prefix = new_url_prefix()
-    channel = None if action == "view" else Manager.tuner_channel_of(port, prefix)
-    arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, channel)
+    arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, None)
     log = Path(config.experiment_working_directory, experiment_id, "log")
     manager = start_manager(arguments, log, over_ssh=is_remote(config))
     _register(experiment_id, manager, config)
     return manager
+
+
+def make_logs_private(experiment_id: str, config: ExperimentConfig) -> None:
+    """Make NNI's directory of an experiment, and its log in there, before NNI does: only their owner may read them.
+
+    Raises:
+        EngineError: they cannot be made, or belong to another user.
+    """
+    for directory in (home := Path(config.experiment_working_directory), home / experiment_id):
+        make_private_directory(directory)
+    make_private_directory(home / experiment_id / "log")
+    make_private_file(home / experiment_id / "log" / "experiment.log")
 
 
 def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
@@ -50,15 +65,25 @@ def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
 
 
 def known_to_nni(experiment_id: str, working_directory: Path) -> bool:
-    """Whether NNI had written the experiment to its data base, or was killed before."""
+    """Whether NNI had written the experiment to its data base, or was killed before.
+
+    NNI's own way of asking unpickles what the data base holds.
+    """
+    path = working_directory / experiment_id / "db" / "nni.sqlite"
+    query = "select count(*) from ExperimentProfile where id = ?"
     try:
-        return launcher.get_stopped_experiment_config_json(experiment_id, str(working_directory)) is not None
-    except Exception:  # noqa: BLE001 - no file, no table, no row: all the same here
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
+            return bool(base.execute(query, (experiment_id,)).fetchone()[0])
+    except sqlite3.Error:  # no file, no table: all the same here
         return False
 
 
 def _register(experiment_id: str, manager: Manager, config: ExperimentConfig) -> None:
-    """Enter it into NNI's list of experiments, for `nnictl` and the page's own list."""
+    """Enter it into NNI's list of experiments, for `nnictl` and the page's own list; it has all their addresses."""
+    home = Path(NNI_HOME_DIR)
+    if not home.exists():
+        make_private_directory(home)
+    make_private_file(home / ".experiment", b"{}")
     Experiments().add_experiment(
         experiment_id,
         manager.port,

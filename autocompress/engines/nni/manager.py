@@ -1,12 +1,13 @@
 """Starting and ending NNI's manager, the node process that serves the web page and runs the trials.
 
 It listens on 127.0.0.1 only, behind a random path: NNI itself has no authentication, and whoever reaches its server
-can run code and read files. Other users of the same machine can still see the path in the process list.
+can run code and read files. The path is in no command line, and in no file that other users can read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ import psutil
 import requests
 from nni.experiment import launcher, rest
 
+from autocompress.engines.nni.private import make_private_directory, make_private_file
 from autocompress.errors import EngineError
 
 DEFAULT_PORT = 8080
@@ -121,22 +123,22 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
 
     Args:
         arguments: NNI's own command line of the manager.
-        log_directory: where its output goes.
+        log_directory: where its output goes; only its owner can read it from then on.
         over_ssh: whether trials run on other machines, to which its port is forwarded.
 
     Raises:
         EngineError: the port is taken, or it does not answer in a minute; the end of its output is told.
     """
     require_free_port(arguments.port)
-    log_directory.mkdir(parents=True, exist_ok=True)
-    log = log_directory / "manager.log"
+    make_private_directory(log_directory)
+    log = make_private_file(log_directory / "manager.log")
     with log.open("ab") as output:
         process = subprocess.Popen(
             _command(arguments),
             stdout=output,
             stderr=output,
             cwd=_node_directory(),
-            env=_environment(over_ssh),
+            env=_environment(over_ssh, arguments.url_prefix or ""),
             start_new_session=True,
         )
     manager = Manager(process, arguments.port, arguments.url_prefix or "")
@@ -181,13 +183,16 @@ def _node_directory() -> Path:
 def _command(arguments: launcher.NniManagerArgs) -> list[str]:
     node = _node_directory() / "node"
     main = _node_directory() / "main.js"
-    return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *arguments.to_command_line_args()]
+    public = copy.copy(arguments)  # all users can read a command line: the hook adds what is secret
+    public.url_prefix = public.tuner_command_channel = None
+    return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *public.to_command_line_args()]
 
 
-def _environment(over_ssh: bool) -> dict[str, str]:
+def _environment(over_ssh: bool, url_prefix: str) -> dict[str, str]:
     inherited = os.environ.get("NODE_OPTIONS", "")
-    told = {"AUTOCOMPRESS_OVER_SSH": "1"} if over_ssh else {}
-    return {**os.environ, "NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip(), **told}
+    remote = {"AUTOCOMPRESS_OVER_SSH": "1"} if over_ssh else {}
+    hook = {"NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip(), "AUTOCOMPRESS_URL_PREFIX": url_prefix}
+    return {**os.environ, **hook, **remote}
 
 
 def _wait_until_it_answers(manager: Manager) -> None:

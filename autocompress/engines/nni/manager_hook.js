@@ -1,23 +1,51 @@
 // Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for these:
-// its server listens on every interface without authentication and tells everyone its secret path in its 404 page,
-// a tuner has only 10 seconds to connect, nobody hears how a trial was killed, and parameters go to whichever trial
-// asks first.
+// its server listens on every interface without authentication and tells everyone its secret path in its 404 page, in
+// the process list and in files that all users can read, it answers to web pages of others, its routes leave a trial's
+// folder, a tuner has only 10 seconds to connect, nobody hears how a trial was killed, and parameters go to whichever
+// trial asks first.
 'use strict';
+const children = require('child_process');
+const fs = require('fs');
 const http = require('http');
 const net = require('net');
+const path = require('path');
 
 const HOST = '127.0.0.1';
 const TUNER_PATIENCE_MS = 120000;
 
-// NNI drops the signal that killed a trial; it is written beside what the trial printed.
-const children = require('child_process');
-const fs = require('fs');
-const path = require('path');
+// What the manager writes has the secret path in it: only its owner may read it. Trials get the umask of before.
+const usersUmask = process.umask(0o077);
+
+// The secret path comes by the environment, which only the owner can read, not by the command line, which all can.
+function argument(name) {
+    const index = process.argv.indexOf(name);
+    return index < 0 ? undefined : process.argv[index + 1];
+}
+const port = Number(argument('--port'));
+const prefix = process.env.AUTOCOMPRESS_URL_PREFIX;
+delete process.env.AUTOCOMPRESS_URL_PREFIX;
+if (prefix) {
+    process.argv.push('--url-prefix', prefix);
+    if (argument('--action') !== 'view') {
+        process.argv.push('--tuner-command-channel', `ws://localhost:${port}/${prefix}/tuner`);
+    }
+}
+
+// NNI drops the signal that killed a trial; it is written beside what the trial printed. Where TensorBoard is started
+// from the page it would listen on every interface.
 const spawn = children.spawn;
 children.spawn = function (...args) {
+    const options = args[args.length - 1] || {};
+    const env = options.env || {};
+    const isTrial = env.NNI_TRIAL_JOB_ID && env.NNI_OUTPUT_DIR;
+    if (isTrial && process.platform !== 'win32') {
+        fs.closeSync(fs.openSync(path.join(env.NNI_OUTPUT_DIR, 'trial.log'), 'a')); // NNI's, opened by the trial
+        args[0] = `umask ${usersUmask.toString(8)}; exec ${args[0]}`;
+    } else if (args[0] === 'tensorboard' && Array.isArray(args[1])) {
+        args[1] = args[1].map((argument) => argument.replace('--bind_all', `--host=${HOST}`));
+    }
     const child = spawn.apply(this, args);
-    const env = (args[args.length - 1] || {}).env || {};
-    if (env.NNI_TRIAL_JOB_ID && env.NNI_OUTPUT_DIR) {
+    if (isTrial) {
         child.on('exit', (code, signal) => {
             if (signal) {
                 fs.writeFileSync(path.join(env.NNI_OUTPUT_DIR, 'trial.signal'), signal);
@@ -26,6 +54,30 @@ children.spawn = function (...args) {
     }
     return child;
 };
+
+// Ids and names of files come from the URL, and NNI joins them to a path as they are.
+function requireId(id) {
+    if (!/^\w+$/.test(id)) {
+        throw new Error(`a trial's id must consist of letters and digits; got ${JSON.stringify(id)}`);
+    }
+}
+const PRINTED = { stdout: 'trial.stdout', stderr: 'trial.stderr' };
+function keepInFolder(service) {
+    const { getTrialFile, getTrialOutputLocalPath } = service;
+    service.getTrialFile = async function (id, name) {
+        requireId(id);
+        const folder = await fs.promises.realpath(await this.v3.downloadTrialDirectory(id));
+        const file = await fs.promises.realpath(path.join(folder, PRINTED[name] || name));
+        if (!file.startsWith(folder + path.sep)) {
+            throw new Error(`a trial's file must be in the trial's folder; ${JSON.stringify(name)} is not`);
+        }
+        return getTrialFile.call(this, id, name);
+    };
+    service.getTrialOutputLocalPath = async function (id) {
+        requireId(id);
+        return getTrialOutputLocalPath.call(this, id);
+    };
+}
 
 // NNI gives the oldest parameters to the trial that asks first, and tells the end of a trial with those it was made for.
 // Here a trial is given its own; none asks before it has been started, which takes it longer than this.
@@ -48,19 +100,13 @@ Module._load = function (...args) {
     if (loaded && loaded.V3asV1 && !loaded.V3asV1.ownParameters) {
         loaded.V3asV1.ownParameters = true;
         bindParameters(loaded.V3asV1.prototype);
+        keepInFolder(loaded.V3asV1.prototype);
     }
     return loaded;
 };
 
 // The manager's children (trials) are none of our business.
 delete process.env.NODE_OPTIONS;
-
-function argument(name) {
-    const index = process.argv.indexOf(name);
-    return index < 0 ? undefined : process.argv[index + 1];
-}
-const port = Number(argument('--port'));
-const prefix = argument('--url-prefix');
 
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (...args) {
@@ -77,26 +123,68 @@ net.Server.prototype.listen = function (...args) {
     return listen.apply(this, args);
 };
 
-function outside(server, url) {
+function isOurs(server) {
     const address = server.address();
-    if (!prefix || !address || address.port !== port) {
-        return false;
+    return Boolean(prefix) && Boolean(address) && address.port === port;
+}
+
+// Netron is a web site that NNI hands on: its scripts would have all the rights of this page.
+function outside(url) {
+    const below = url.startsWith(`/${prefix}`) ? url.slice(prefix.length + 1) : undefined;
+    return below === undefined || !/^($|[/?])/.test(below) || /^\/+netron($|[/?])/i.test(decoded(below));
+}
+
+function decoded(url) {
+    try {
+        return decodeURIComponent(url);
+    } catch {
+        return url;
     }
-    return url !== `/${prefix}` && !url.startsWith(`/${prefix}/`) && !url.startsWith(`/${prefix}?`);
+}
+
+// Whoever has learned the path cannot use it from a web page of another origin, nor by a name that is made to lead here
+// (DNS rebinding): such a name is never one of these. Ports are free, as SSH may forward another one.
+const LOOPBACK = /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/i;
+function stranger(request) {
+    const { host, origin, 'sec-fetch-site': site, 'sec-fetch-dest': destination } = request.headers;
+    if (!LOOPBACK.test(host || '')) {
+        return 'Host must be localhost, 127.0.0.1 or [::1]';
+    }
+    const same = [`http://${host}`, `https://${host}`].map((each) => each.toLowerCase());
+    if (origin !== undefined && !same.includes(origin.toLowerCase())) {
+        return 'Origin must be this page';
+    }
+    const isLink = request.method === 'GET' && destination === 'document';
+    if (site !== undefined && site !== 'same-origin' && site !== 'none' && !isLink) {
+        return 'the request must come from this page';
+    }
+    return undefined;
+}
+
+function refusal(server, request) {
+    if (!isOurs(server)) {
+        return undefined;
+    }
+    if (outside(request.url)) {
+        return { status: 404, reason: 'Not Found', text: 'Not Found' };
+    }
+    const rule = stranger(request);
+    return rule && { status: 403, reason: 'Forbidden', text: `Forbidden: ${rule}` };
 }
 
 const emit = http.Server.prototype.emit;
 http.Server.prototype.emit = function (event, request, other, ...rest) {
+    const refused = event === 'request' || event === 'upgrade' ? refusal(this, request) : undefined;
     if (event === 'request') {
         other.setHeader('Referrer-Policy', 'no-referrer');
-        if (outside(this, request.url)) {
-            other.writeHead(404, { 'Content-Type': 'text/plain', 'Connection': 'close' });
-            other.end('Not Found');
+        if (refused) {
+            other.writeHead(refused.status, { 'Content-Type': 'text/plain', 'Connection': 'close' });
+            other.end(refused.text);
             return true;
         }
     }
-    if (event === 'upgrade' && outside(this, request.url)) {
-        other.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n');
+    if (event === 'upgrade' && refused) {
+        other.end(`HTTP/1.1 ${refused.status} ${refused.reason}\r\nConnection: close\r\n\r\n`);
         return true;
     }
     return emit.call(this, event, request, other, ...rest);
@@ -124,6 +212,8 @@ if (process.env.AUTOCOMPRESS_OVER_SSH) {
         if (install.test(command)) {
             const python = command.replace(install, '');
             command = `${python} -c "import nni" || ${python} -m pip install nni==3.0`;
+        } else if (command.includes('nni_manager_scripts.create_trial_keeper_dir ')) {
+            command = `umask 077; ${command}`; // the secret path is written below it
         }
         return exec.call(this, command, ...rest);
     };

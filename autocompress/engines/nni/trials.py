@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from autocompress.store.space import require_space
 from autocompress.trial.key import trial_key
 
 _logger = logging.getLogger("nni.autocompress")
+_SECRET_PATH = re.compile(r"/[0-9a-f]{32}(?=/)")
+"""Of NNI's page, in the address that a trial could not reach; what is noted here, others may read."""
 
 
 class RunningTrials:
@@ -130,6 +133,7 @@ class RunningTrials:
         """
         with self.lock:
             require_space(self.ledger.directory.path, text)
+            text = _SECRET_PATH.sub("/...", text)
             self._crashes[parameter_id] = text or "the trial's process ended with an error and printed nothing"
 
     def _written(self, trial_id: str, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.records import Proposal, TrialRecord
+from autocompress.records import TrialRecord
 from autocompress.store import OpenTrial, record_of_end
 
 PLAN = "autocompress:plan"
@@ -31,7 +31,7 @@ def open_trial(trial: FrozenTrial) -> OpenTrial | None:
     order = trial.user_attrs.get(ORDER)
     if order is None:
         return None
-    return OpenTrial(order["key"], order["parameters"], order["proposal"] and Proposal.from_dict(order["proposal"]))
+    return OpenTrial.from_dict(order)
 
 
 def proposed(trial: FrozenTrial) -> dict[str, Any] | None:

@@ -87,10 +87,12 @@ def told_storage(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str,
     """
     if plan.engine.get("name") != "optuna":
         raise StoreError(f"{store.settings_path} does not hold an Optuna study")
+    if not {"storage", "study"} <= plan.engine.keys():
+        raise StoreError(f"{store.settings_path} must name the study and its storage")
     told, name = plan.engine["storage"], str(plan.engine["study"])
     if told is None:
         return default_storage(store), name
-    if make_url(told).password is not None:
+    if _url(told).password is not None:
         raise ConfigError(f"the storage of study {name!r} must be given, as its password is not written down: {told}")
     return str(told), name
 

@@ -1,0 +1,228 @@
+"""Dataclasses from JSON, their fields checked against the types that they declare."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from autocompress.errors import StoreError
+from autocompress.plain_json import LARGEST_NUMBER
+
+_Kind = TypeVar("_Kind")
+_SHOWN = 100
+"""Characters of a value in a message."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be besides its type: `Annotated[int, Rule("at least 0", ...)]`.
+
+    Attributes:
+        text: as a message states it: "must be <text>".
+        holds: whether a value of the type keeps it.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.@-]{0,63}")
+
+AT_LEAST_0 = Rule("a whole number >= 0", lambda number: number >= 0)
+DIRECTORY_NAME = Rule(
+    "of letters, digits and _.@- without a leading dot, as it names a directory",
+    lambda text: isinstance(text, str) and _NAME.fullmatch(text) is not None,
+)
+INNER_PATH = Rule("a path inside the experiment's directory", lambda text: _is_inner(text))
+
+
+class WrongTypeError(ValueError):
+    """A value is of another type, or breaks a rule; the message is the rule."""
+
+
+def from_fields(kind: type[_Kind], fields: Mapping[str, Any]) -> _Kind:
+    """The dataclass with these fields.
+
+    Raises:
+        StoreError: a field is missing, unknown, or of another type.
+    """
+    try:
+        return kind(**checked(kind, kind.__name__, fields))
+    except TypeError as error:
+        raise StoreError(f"{kind.__name__}: {error}") from error
+
+
+def checked(kind: type, where: str, values: Any) -> dict[str, Any]:
+    """Values of a JSON object as the annotations of a class have them; names that it does not have stay as they are.
+
+    Args:
+        kind: a dataclass or a `TypedDict`; a missing name is no error.
+        where: what the object is, for the message.
+        values: the object.
+
+    Raises:
+        StoreError: it is no object, or a value is of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise StoreError(f"{where} must be an object; got {shown(values)}")
+    known = _checks(kind)
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = known[name](value) if name in known else value
+        except WrongTypeError as error:
+            raise StoreError(f"{where}: {name} must be {error}; got {shown(value)}") from error
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its beginning."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        name = type(value).__name__
+        return f"{'an' if name == 'int' else 'a'} {name} too long to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@cache
+def _checks(kind: type) -> dict[str, Callable[[Any], Any]]:
+    return {name: _check(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
+
+
+def _check(hint: Any) -> Callable[[Any], Any]:
+    """What checks a value against a type, and gives it as that."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin is typing.Annotated:
+        return _ruled(_check(arguments[0]), arguments[1:])
+    if origin is Literal:
+        return _literal(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of([_check(each) for each in arguments])
+    if origin in (list, tuple):
+        return _list_of(origin, _check(arguments[0]))
+    if origin in (dict, Mapping):
+        return _object_of(_check(arguments[1]))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _instance(hint)
+    return lambda value: value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WrongTypeError("a finite number")
+    if (isinstance(value, int) and abs(value) >= LARGEST_NUMBER) or not math.isfinite(value):
+        raise WrongTypeError("a finite number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= LARGEST_NUMBER:
+        raise WrongTypeError("a whole number below 2**63")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise WrongTypeError("true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise WrongTypeError("a text")
+    return value
+
+
+def _nothing(value: Any) -> None:
+    if value is not None:
+        raise WrongTypeError("null")
+
+
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    Any: lambda value: value,
+    float: _number,
+    int: _whole,
+    bool: _flag,
+    str: _text,
+    type(None): _nothing,
+}
+
+
+def _ruled(check: Callable[[Any], Any], rules: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def ruled(value: Any) -> Any:
+        found = check(value)
+        for rule in rules:
+            if isinstance(rule, Rule) and not rule.holds(found):
+                raise WrongTypeError(rule.text)
+        return found
+
+    return ruled
+
+
+def _literal(known: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def literal(value: Any) -> Any:
+        if not isinstance(value, str | int) or not any(value == each and type(value) is type(each) for each in known):
+            raise WrongTypeError(f"one of {', '.join(map(repr, known))}")
+        return value
+
+    return literal
+
+
+def _any_of(checks: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    takes_none = _nothing in checks
+
+    def any_of(value: Any) -> Any:
+        if value is None and takes_none:
+            return None
+        broken = []
+        for check in checks:
+            try:
+                return check(value)
+            except WrongTypeError as error:
+                broken.append(str(error))
+        raise WrongTypeError(" or ".join(broken))
+
+    return any_of
+
+
+def _list_of(kind: Callable[[list[Any]], Any], check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def list_of(value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise WrongTypeError("a list")
+        return kind([check(member) for member in value])
+
+    return list_of
+
+
+def _object_of(check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    def object_of(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise WrongTypeError("an object")
+        return {name: check(member) for name, member in value.items()}
+
+    return object_of
+
+
+def _instance(kind: type) -> Callable[[Any], Any]:
+    def instance(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise WrongTypeError("an object")
+        return from_fields(kind, value)
+
+    return instance
+
+
+def _is_inner(text: str) -> bool:
+    parts = re.split(r"[/\\]", text)
+    return bool(text) and ".." not in parts and parts[0] != "" and ":" not in parts[0]
