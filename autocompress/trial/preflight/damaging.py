@@ -1,0 +1,98 @@
+"""Models whose output layers are destroyed: a search whose evaluator does not mind cannot find anything."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from autocompress.compress.base import layer_shapes
+from autocompress.compress.copying import copied
+from autocompress.compress.pruning.graph import ChannelGraph
+from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.errors import CompressionError
+
+_LARGE = 50_000_000
+"""Parameters from which following all channels takes longer than a preflight may."""
+
+
+def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """Names of the layers that make a model's outputs.
+
+    Those that the channel graph finds; where it finds none, or cannot follow the model, the layer with parameters that
+    is called last in a forward pass.
+
+    Args:
+        model: is not changed.
+        inputs: positional arguments of one forward pass.
+    """
+    found: list[str] = []
+    if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
+        with contextlib.suppress(CompressionError):
+            found = sorted(ChannelGraph(copied(model), inputs, layer_shapes(model)).outputs)
+    return found or _called_last(model, inputs)
+
+
+def damage(model: nn.Module, layers: Sequence[str], how: str) -> None:
+    """Destroy layers in place.
+
+    Args:
+        model: is changed.
+        layers: their names.
+        how: "zeroed": they answer 0, whatever they are given; "shuffled": their outputs are interchanged, of a single
+            one the sign.
+    """
+    for name in layers:
+        layer = model.get_submodule(name)
+        if layer._forward_pre_hooks or layer._parameters.get("weight") is None:  # made from other parameters
+            layer.register_forward_hook(_hook(how, 1 if isinstance(layer, _ConvNd) else -1))
+            continue
+        with torch.no_grad():
+            for parameter in layer._parameters.values():
+                if parameter is not None:
+                    parameter.copy_(
+                        _destroyed(parameter, how, 1 if _is_transposed(layer) and parameter.dim() > 1 else 0)
+                    )
+
+
+def _hook(how: str, dimension: int) -> Any:
+    def destroyed(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return _destroyed(value, how, dimension)
+        return tuple(map(destroyed, value)) if type(value) is tuple else value
+
+    return lambda _, __, answer: destroyed(answer)
+
+
+def _destroyed(values: torch.Tensor, how: str, dimension: int) -> torch.Tensor:
+    """Outputs lie along a dimension."""
+    if how == "zeroed":
+        return torch.zeros_like(values)
+    return values.roll(1, dimension) if values.dim() and values.shape[dimension] > 1 else -values
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+
+
+def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    called: list[str] = []
+    handles = [
+        part.register_forward_hook(lambda _, __, ___, name=name: called.append(name))
+        for name, part in model.named_modules()
+        if any(parameter is not None for parameter in part._parameters.values())
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*moved(inputs, device_of(model)))
+    except Exception:  # noqa: BLE001 - whatever a user's model raises, the last layer by its order does as well
+        called.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+    parts = [name for name, part in model.named_modules() if part._parameters]
+    return [called[-1] if called else parts[-1]]
