@@ -157,5 +157,5 @@ def _number_advice(answer: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value and its type, in a message."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

@@ -93,7 +93,8 @@ def _evaluator(preflight: Preflight) -> str:
     if preflight.noise is None:
         return f"evaluator: {first:.4g}, {took}"
     if preflight.noise == 0:
-        return f"evaluator: {first:.4g}, the same twice, {took}"
+        times = "twice" if len(preflight.accuracies) == 2 else f"{len(preflight.accuracies)} times"
+        return f"evaluator: {first:.4g}, the same {times}, {took}"
     return f"evaluator: {_listed(preflight.accuracies)}, a noise of {preflight.noise:.2g}, {took}"
 
 

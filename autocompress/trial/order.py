@@ -11,6 +11,7 @@ from autocompress.compress.module import ModuleClass
 from autocompress.config import AlgorithmChoice, KnowledgeDistillation, read_parameters
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
+from autocompress.trial.training import find_trainer
 
 _SEARCH_KEYS = frozenset(
     {

@@ -37,42 +37,52 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     return found or _called_last(model, inputs)
 
 
-def damage(model: nn.Module, layers: Sequence[str], how: str) -> None:
+def damage(model: nn.Module, layers: Sequence[str], shift: int) -> None:
     """Destroy layers in place.
 
     Args:
         model: is changed.
         layers: their names.
-        how: "zeroed": they answer 0, whatever they are given; "shuffled": their outputs are interchanged, of a single
-            one the sign.
+        shift: 0: they answer 0, whatever they are given; else each output is that which comes so many before it; of a
+            single one the sign is turned.
     """
     for name in layers:
         layer = model.get_submodule(name)
         if layer._forward_pre_hooks or layer._parameters.get("weight") is None:  # made from other parameters
-            layer.register_forward_hook(_hook(how, 1 if isinstance(layer, _ConvNd) else -1))
+            layer.register_forward_hook(_hook(shift, 1 if isinstance(layer, _ConvNd) else -1))
             continue
         with torch.no_grad():
             for parameter in layer._parameters.values():
                 if parameter is not None:
-                    parameter.copy_(
-                        _destroyed(parameter, how, 1 if _is_transposed(layer) and parameter.dim() > 1 else 0)
-                    )
+                    outputs = 1 if _is_transposed(layer) and parameter.dim() > 1 else 0
+                    parameter.copy_(_destroyed(parameter, shift, outputs))
 
 
-def _hook(how: str, dimension: int) -> Any:
+def _hook(shift: int, dimension: int) -> Any:
     def destroyed(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return _destroyed(value, how, dimension)
+            return _destroyed(value, shift, dimension)
         return tuple(map(destroyed, value)) if type(value) is tuple else value
 
     return lambda _, __, answer: destroyed(answer)
 
 
-def _destroyed(values: torch.Tensor, how: str, dimension: int) -> torch.Tensor:
+def widest(model: nn.Module, layers: Sequence[str]) -> int:
+    """The most outputs of layers, as far as their weights tell; 1 where they do not."""
+    sizes = [1]
+    for name in layers:
+        layer = model.get_submodule(name)
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.dim():
+            sizes.append(weight.shape[1 if _is_transposed(layer) and weight.dim() > 1 else 0])
+    return max(sizes)
+
+
+def _destroyed(values: torch.Tensor, shift: int, dimension: int) -> torch.Tensor:
     """Outputs lie along a dimension."""
-    if how == "zeroed":
+    if not shift:
         return torch.zeros_like(values)
-    return values.roll(1, dimension) if values.dim() and values.shape[dimension] > 1 else -values
+    return values.roll(shift, dimension) if values.dim() and values.shape[dimension] > 1 else -values
 
 
 def _is_transposed(layer: nn.Module) -> bool:

@@ -16,15 +16,17 @@ from autocompress.compress.copying import copied
 from autocompress.compress.hooks import first_line
 from autocompress.compress.state import tensors
 from autocompress.errors import AutoCompressError, ModuleError
-from autocompress.trial.preflight.damaging import damage
+from autocompress.trial.preflight.damaging import damage, widest
 from autocompress.trial.preflight.hooks import same
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.seeds import seed_everything
 
 QUICK, MODERATE = 0.4, 1.2
-"""Seconds of an evaluation up to which two and one damaged models are evaluated besides the uncompressed one."""
+"""Seconds: that evaluations of interchanged outputs may take; of an evaluation up to which a third one is done."""
 
-_REPEATS = 3
+_MOST_REPEATS = 5
+_MOST_SHIFTS = 6
+_TINY = 1e-6
 _REMEMBERED = 4
 _EQUAL = 1e-6
 
@@ -42,7 +44,7 @@ class Evaluated:
         seconds: of the first evaluation.
         repeatable: whether the same model gets the same number; None: not known.
         zeroed: accuracy with the output layer zeroed; None where it was not evaluated.
-        shuffled: accuracy with the outputs interchanged; None where it was not evaluated.
+        shuffled: accuracies with the outputs interchanged in several ways; empty where they were not evaluated.
         samples: how many went through the model in one evaluation; 0 where it was not called.
         warnings: what to look at.
     """
@@ -51,7 +53,7 @@ class Evaluated:
     seconds: float
     repeatable: bool | None = None
     zeroed: float | None = None
-    shuffled: float | None = None
+    shuffled: list[float] = field(default_factory=list)
     samples: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -59,9 +61,10 @@ class Evaluated:
 class Evaluations:
     """Evaluates a model in a few ways, in at most the time of two evaluations and two seconds.
 
-    An evaluation of up to `QUICK` seconds is done four times, with two kinds of damage; one of up to `MODERATE` seconds
-    three times. Of a longer one the second is of the damaged model, if the first batches of another evaluation,
-    which is broken off, give the same outputs; else it is of the same model, to tell the noise.
+    Evaluations of up to `MODERATE` seconds are done at least three times, twice of the same and once of a model without
+    its output layer; as many more as take `QUICK` seconds. Of a longer one the second is of the damaged model if the
+    first batches of another evaluation, which is broken off, give the same outputs; else it is of the same model, to
+    tell the noise.
 
     Args:
         evaluate: model -> accuracy, checked; raises ModuleError.
@@ -114,9 +117,8 @@ class Evaluations:
             self._repeat(found)
 
     def _repeat(self, found: Evaluated) -> None:
-        found.accuracies.append(self._once(copied(self._original)))
-        if len(set(found.accuracies)) > 1 and found.seconds * _REPEATS < QUICK:
-            found.accuracies += [self._once(copied(self._original)) for _ in range(_REPEATS)]
+        most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
+        found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
         noise = self._judge.require_repeatable(found.accuracies)
         found.repeatable = noise is None
         if noise is not None:
@@ -124,9 +126,10 @@ class Evaluations:
 
     def _damage(self, found: Evaluated) -> None:
         names = self._outputs()
-        found.zeroed = self._damaged("zeroed", names)
-        if found.seconds <= QUICK:
-            found.shuffled = self._damaged("shuffled", names)
+        found.zeroed = self._damaged(0, names)
+        shifts = min(_MOST_SHIFTS, max(1, widest(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY)))
+        shuffled = [self._damaged(shift, names) for shift in range(1, shifts + 1)]
+        found.shuffled = [each for each in shuffled if each is not None]
         if found.zeroed is None:
             found.warnings.append(
                 f"{self._judge.names.evaluator} gives no number for a model whose output layer is zeroed, so its "
@@ -134,9 +137,9 @@ class Evaluations:
             )
         self._judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
-    def _damaged(self, how: str, names: Sequence[str]) -> float | None:
+    def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
         model = copied(self._original)
-        damage(model, names, how)
+        damage(model, names, shift)
         try:
             return self._once(model)
         except ModuleError:  # it may well fail on nonsense: that says nothing
@@ -145,8 +148,7 @@ class Evaluations:
     def _once(self, model: nn.Module) -> float:
         self._seed += 1
         seed_everything(self._seed)
-        with torch.enable_grad():
-            return self._evaluate(model.eval())
+        return self._evaluate(model.eval())
 
     def _watched(self, watch: _Watch) -> float:
         model = copied(self._original)

@@ -121,8 +121,8 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     if first is _NOTHING or used_up:
         why = "it is an iterator that can be run through once" if used_up else "it has none"
         raise ModuleError(
-            f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or a "
-            "DataLoader of inputs"
+            f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or "
+            "a DataLoader of inputs"
         )
     _require_taken(
         module, "calibration_data", "batches whose first item, or they themselves,", model, (batch_input(first),)
@@ -220,9 +220,9 @@ def _require_known_names(module: ModuleClass) -> None:
 
 
 def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    with _named(module, hook, f"must return {wanted} of one forward pass of model()"):
-        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(*moved(arguments, device_of(model)))
+    named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
+    with named, evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model(*moved(arguments, device_of(model)))
 
 
 @contextmanager

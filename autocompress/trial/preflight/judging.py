@@ -12,6 +12,9 @@ from autocompress.errors import ConfigError, ModuleError
 _SAMPLES_FOR_CHANCE = 30
 _SIGMAS = 3.0
 _LITTLE_ABOVE = 1.5
+_LUCK = 0.1
+"""Interchangeable outputs, such as colours of grey images, may be better interchanged by such a share of what zeroing
+them costs."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,22 @@ class Judge:
         return f"{self.names.evaluator} is noisy: the uncompressed model gets {differ}"
 
     def require_response(
-        self, accuracies: Sequence[float], zeroed: float | None, shuffled: float | None, samples: int = 0
+        self, accuracies: Sequence[float], zeroed: float | None, shuffled: Sequence[float] = (), samples: int = 0
     ) -> None:
         """Check that a model without its output layer is worse, and too bad for the budget.
 
         Args:
             accuracies: of the uncompressed model.
             zeroed: of one whose output layer is zeroed, so that it always answers the same; None: not known.
-            shuffled: of one whose outputs are interchanged or negated; None: not known.
+            shuffled: of ones whose outputs are interchanged in several ways.
             samples: how many were evaluated; 0: not known.
 
         Raises:
             ModuleError: the direction is wrong, the model is not trained, or the evaluator ignores the model.
         """
-        accuracy, noise = accuracies[0], spread(accuracies)
-        known = [each for each in (zeroed, shuffled) if each is not None]
-        if zeroed is None or not known:
+        if zeroed is None:
             return
+        accuracy, noise, known = accuracies[0], spread(accuracies), [zeroed, *shuffled]
         if all(each in accuracies for each in known):
             raise ModuleError(
                 f"{self.names.evaluator} must depend on the model that it is given; with its output layer destroyed it "
@@ -120,11 +122,13 @@ class Judge:
         threshold = self.budget.threshold(accuracy, higher_is_better=self.higher_is_better)
         if accuracy_budget(zeroed, threshold, higher_is_better=self.higher_is_better) >= 0:
             raise ModuleError(self._answers_always_the_same(accuracy, zeroed, threshold))
-        if len(known) == 2 and self._is_chance(accuracy, known, samples):
+        better_shuffled = max(gains) > max(noise, _LUCK * abs(accuracy - zeroed))
+        if better_shuffled or self._is_chance(accuracy, known, samples):
+            better = "better" if better_shuffled else f"the same as far as {samples} samples can tell"
             raise ModuleError(
                 f"model() must be trained: {self.names.evaluator} gives it {accuracy:g}, and with its output layer "
-                f"zeroed or shuffled {_listed(known)}, which is the same as far as {samples} samples can tell: load its "
-                "trained weights, or check labels and preprocessing"
+                f"zeroed or its outputs interchanged {_listed(known)}, which is {better}: load its trained weights, or "
+                "check labels and preprocessing"
             )
 
     def require_meant(self, accuracy: float) -> str | None:
@@ -171,7 +175,7 @@ class Judge:
 
         Counts that are shares have the standard deviation of a binomial distribution, p (1 - p) / n.
         """
-        if not self.higher_is_better or samples < _SAMPLES_FOR_CHANCE:
+        if not self.higher_is_better or samples < _SAMPLES_FOR_CHANCE or len(damaged) < 2:
             return False
         numbers = [accuracy, *damaged]
         unit = 1.0 if max(numbers) <= 1 else 100.0

@@ -35,7 +35,7 @@ class Step:
         seconds: from the trainer's call.
         steps: how often an optimizer of the model's parameters was stepped.
         moved: whether a parameter of the model moved.
-        elsewhere: whether an optimizer of other parameters was stepped.
+        elsewhere: how often an optimizer of other parameters was stepped.
         other_optimizer: whether it was another one than the given.
         batches: how often the model was called.
         late: whether the trainer was left before its first step.
@@ -48,7 +48,7 @@ class Step:
     seconds: float = 0.0
     steps: int = 0
     moved: bool = False
-    elsewhere: bool = False
+    elsewhere: int = 0
     other_optimizer: bool = False
     batches: int = 0
     late: bool = False
@@ -98,7 +98,9 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            step.elsewhere = True
+            step.elsewhere += 1
+            if not step.steps and step.elsewhere >= _MOST_STILL_STEPS:
+                raise _Taken
             return
         step.steps += 1
         step.other_optimizer |= given is not None and optimizer is not given
