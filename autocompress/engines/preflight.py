@@ -12,20 +12,19 @@ from autocompress.records import Preflight
 from autocompress.search.length import SearchLength, longest, of_trials
 
 
-def announce(plan: ExperimentPlan, logger: logging.Logger, *, trials: int | None = None) -> None:
+def announce(plan: ExperimentPlan, logger: logging.Logger, length: SearchLength | None) -> None:
     """Log what the preflight found: a line each, warnings as warnings.
 
     Args:
         plan: with its baseline.
         logger: the engine's.
-        trials: the most trials of a tuner that does not end by itself; None: not known.
+        length: of the search; None: not known.
     """
     preflight = plan.measured.preflight
     if preflight is None:
         return
-    for line in findings(preflight):
+    for line in (*findings(preflight), duration(preflight, length)):
         logger.info("preflight: %s", line)
-    logger.info("preflight: %s", longest_text(plan, trials))
     for warning in preflight.warnings:
         logger.warning("%s", warning)
 

@@ -11,7 +11,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.manager import end_process, find_manager
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.engines.preflight import announce
+from autocompress.engines.preflight import announce, length_of
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
 
@@ -52,7 +52,7 @@ def created(
     engine = {"name": "nni", "id": experiment_id, "config": canonical_json(config)}
     plan = plan.with_baseline(baseline, engine)
     store.write_settings(plan.to_dict())
-    announce(plan, _logger, trials=config.max_trial_number)
+    announce(plan, _logger, length_of(plan, config.max_trial_number))
     return plan
 
 

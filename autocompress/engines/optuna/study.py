@@ -28,7 +28,7 @@ from autocompress.engines.optuna.showing import show_files
 from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
-from autocompress.engines.preflight import announce
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
@@ -253,7 +253,7 @@ class CompressionStudy:
             plan.module, plan.search_space, self.store.path, plan.settings, confirmed=self.confirmed
         )
         plan = plan.with_baseline(baseline, plan.engine)
-        announce(plan, _logger)
+        announce(plan, _logger, length_of(plan))
         return plan
 
     def _require_same(self, plan: ExperimentPlan) -> None:

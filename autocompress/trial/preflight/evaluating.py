@@ -277,8 +277,12 @@ def _told(name: str, part: nn.Module) -> str:
     return f"{name or 'the model'} ({type(part).__name__})"
 
 
-def named_evaluator(name: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
+def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
     """The same, whose errors name the evaluator.
+
+    Args:
+        rule: what it must do, its name included.
+        evaluate: model -> accuracy.
 
     Raises:
         ModuleError: it raises whatever it likes.
@@ -290,9 +294,6 @@ def named_evaluator(name: str, evaluate: Callable[[nn.Module], float]) -> Callab
         except AutoCompressError:
             raise
         except Exception as error:
-            raise ModuleError(
-                f"{name} must return a function that can evaluate the model, which is its only argument; it raised "
-                f"{type(error).__name__}: {first_line(error)}"
-            ) from error
+            raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
 
     return evaluated

@@ -82,7 +82,10 @@ def look(
     started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)
     evaluator = module.evaluator()
     evaluated = Evaluations(
-        named_evaluator(judge.names.evaluator, lambda model: evaluate(evaluator, model)),
+        named_evaluator(
+            f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
+            lambda model: evaluate(evaluator, model),
+        ),
         original,
         lambda: output_layers(original, example_inputs(module)),
         judge,
