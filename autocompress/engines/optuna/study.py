@@ -249,7 +249,9 @@ class CompressionStudy:
 
     def _measured(self) -> ExperimentPlan:
         plan = self._wanted
-        baseline = self._baseline or measure_in_child(
+        if self._baseline is not None:
+            return plan.with_baseline(self._baseline, plan.engine)
+        baseline = measure_in_child(
             plan.module, plan.search_space, self.store.path, plan.settings, confirmed=self.confirmed
         )
         plan = plan.with_baseline(baseline, plan.engine)
