@@ -27,6 +27,7 @@ from autocompress.records import Baseline, ModelSizes
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.order import Stage
+from autocompress.trial.preflight.hooks import algorithms_answered
 from autocompress.trial.preflight.looking import look, require_module
 from autocompress.trial.run import train_again
 from autocompress.trial.seeds import seed_everything
@@ -200,7 +201,10 @@ def _check(
     from autocompress.trial.checking import check_module, checks_to_dict  # it needs this module
 
     seed_everything(0)
-    space = default_space(ALGORITHMS) if search_space is None else SearchSpace.parse(search_space)
+    if search_space is None:  # a module need not know them all
+        space = default_space(algorithms_answered(module, ALGORITHMS))
+    else:
+        space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
     preflight = look(module, space, settings, fresh_model(module), model_seconds)
     return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}

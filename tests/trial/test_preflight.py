@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from autocompress import AccuracyBudget
 from autocompress.config import AccuracyAwareSettings, SearchSpace, default_space
 from autocompress.errors import ConfigError, ModuleError
+from autocompress.trial.preflight.hooks import algorithms_answered
 from autocompress.trial.tasks import measure_baseline
 from tests.trial.preflight_modules import (
     CLASSES,
@@ -405,6 +406,10 @@ WRONG = {
         r"calibration_data\(\) must return an iterable of batches",
     ),
     "a direction in words": (module(higher_is_better=Raw("no")), r"higher_is_better must be True or False; got 'no'"),
+    "a misspelled direction": (
+        module(higher_is_beter=Raw(False)),
+        "Mine.higher_is_beter is no hook .* mean 'higher_is_better'",
+    ),
     "a misspelled hook": (
         module(base=Bare, optimiser_factory=sgd),
         "Mine.optimiser_factory is no hook .* mean 'optimizer_factory'",
@@ -450,7 +455,7 @@ def test_budgets_that_tolerate_everything(name):
 
 
 def noisy_but_honest(model):
-    return accuracy(model) + 1e-4 * random.random()
+    return accuracy(model) + 1e-3 * random.random()
 
 
 def in_percent(model):
@@ -618,6 +623,10 @@ class Weighted(Net):
         torch.nn.utils.parametrizations.weight_norm(self.head)
 
 
+def scripted(model):
+    return accuracy(torch.jit.script(model))
+
+
 UNUSUAL = {
     "right": Right,
     "bare": module(base=Bare),
@@ -661,6 +670,10 @@ UNUSUAL = {
         evaluator=type("Evaluator", (), {"__call__": lambda self, model: accuracy(model)})()
     ),
 }
+UNUSUAL["a script of the model"] = module(evaluator=scripted)
+UNUSUAL["names like hooks"] = module(
+    base=Bare, calibration_dataset=Raw([1, 2]), optimizer=Raw(sgd), is_better=Raw(True)
+)
 SPACE_OF_LEVEL = default_space(["level"])
 SPACE_OF_HIDDEN = SearchSpace.parse(
     {
@@ -776,3 +789,16 @@ def test_a_slow_evaluator_that_is_noisy_is_refused():
 def test_a_slow_evaluator_whose_direction_is_wrong_is_refused():
     with pytest.raises(ModuleError, match="higher_is_better must be the direction"):
         measure_baseline(module(evaluator=slow(loss, 1.4)), SPACE)
+
+
+class KnowsOneAlgorithm(Right):
+    @classmethod
+    def post_compress_finetuning_trainer(cls, compress_algorithm_name):
+        return {"l2": train}[compress_algorithm_name]
+
+
+def test_a_module_need_not_know_algorithms_that_are_not_searched():
+    assert algorithms_answered(KnowsOneAlgorithm, ["l1", "l2", "qat"]) == ["l2"]
+    assert measure_baseline(KnowsOneAlgorithm, SPACE).preflight.step_seconds is not None
+    with pytest.raises(ModuleError, match=r"post_compress_finetuning_trainer\(\) must return when .*'l1'"):
+        measure_baseline(KnowsOneAlgorithm, default_space(["l1", "l2"]))

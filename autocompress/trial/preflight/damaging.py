@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from autocompress.compress.base import layer_shapes
 from autocompress.compress.copying import copied
@@ -90,19 +91,28 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 
 def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    layers = _layers(model)
     called: list[str] = []
     handles = [
-        part.register_forward_hook(lambda _, __, ___, name=name: called.append(name))
-        for name, part in model.named_modules()
-        if any(parameter is not None for parameter in part._parameters.values())
+        part.register_forward_hook(lambda _, __, ___, name=name: called.append(name)) for name, part in layers.items()
     ]
     try:
         with evaluating(model), torch.no_grad():
             model(*moved(inputs, device_of(model)))
-    except Exception:  # noqa: BLE001 - whatever a user's model raises, the last layer by its order does as well
+    except Exception:  # noqa: BLE001 - whatever a user's model raises, evaluating it tells of that better
         called.clear()
     finally:
         for handle in handles:
             handle.remove()
-    parts = [name for name, part in model.named_modules() if part._parameters]
-    return [called[-1] if called else parts[-1]]
+    return [called[-1] if called else list(layers)[-1]]
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The innermost modules with parameters; one whose weight is made of others counts as such."""
+    found: dict[str, nn.Module] = {}
+    for name, part in model.named_modules():
+        within = [parameter for child in part.children() for parameter in child.parameters()]
+        made = parametrize.is_parametrized(part)
+        if (made or not within) and any(True for _ in part.parameters()) and ".parametrizations" not in f".{name}":
+            found[name] = part
+    return found

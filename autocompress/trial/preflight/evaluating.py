@@ -21,7 +21,7 @@ from autocompress.trial.preflight.hooks import same
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.seeds import seed_everything
 
-QUICK, MODERATE = 0.4, 1.2
+QUICK, MODERATE = 0.4, 1.0
 """Seconds: that evaluations of interchanged outputs may take; of an evaluation up to which a third one is done."""
 
 _MOST_REPEATS = 5
@@ -42,7 +42,6 @@ class Evaluated:
     Attributes:
         accuracies: of the uncompressed model.
         seconds: of the first evaluation.
-        repeatable: whether the same model gets the same number; None: not known.
         zeroed: accuracy with the output layer zeroed; None where it was not evaluated.
         shuffled: accuracies with the outputs interchanged in several ways; empty where they were not evaluated.
         samples: how many went through the model in one evaluation; 0 where it was not called.
@@ -51,7 +50,6 @@ class Evaluated:
 
     accuracies: list[float]
     seconds: float
-    repeatable: bool | None = None
     zeroed: float | None = None
     shuffled: list[float] = field(default_factory=list)
     samples: int = 0
@@ -120,7 +118,6 @@ class Evaluations:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
         found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
         noise = self._judge.require_repeatable(found.accuracies)
-        found.repeatable = noise is None
         if noise is not None:
             found.warnings.append(noise)
 
@@ -153,7 +150,11 @@ class Evaluations:
     def _watched(self, watch: _Watch) -> float:
         model = copied(self._original)
         seed_everything(0)
-        with watch.over(model):
+        try:
+            with watch.over(model):
+                accuracy = self._evaluate(model.eval())
+        except ModuleError:  # one that scripts or exports the model may stumble over hooks
+            model = copied(self._original)
             accuracy = self._evaluate(model.eval())
         watch.compare(model, self._original)
         return accuracy

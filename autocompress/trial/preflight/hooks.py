@@ -97,6 +97,22 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
                 )
 
 
+def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
+    """Those for which no hook that is asked with the algorithm's name raises; all, if there is none."""
+    names = list(algorithms)
+    answered = [name for name in names if not any(_raises(module, hook, name) for hook in _HOOKS)]
+    return answered or names
+
+
+def _raises(module: ModuleClass, hook: _Hook, algorithm: str) -> bool:
+    try:
+        if hook.per_algorithm:
+            asked(module, hook.name, algorithm)
+    except ModuleError:
+        return True
+    return False
+
+
 def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     """Check that the model takes the inputs which the module gives.
 
@@ -208,12 +224,16 @@ def _require_classmethod(module: ModuleClass, name: str) -> None:
 
 def _require_known_names(module: ModuleClass) -> None:
     """A hook whose name is misspelled would be passed over."""
-    hooks = (*_NAMES, "higher_is_better")
-    own = [kind for kind in module.__mro__ if not issubclass(AbstractAutoCompressionModule, kind)]
-    written = {name for kind in own for name in vars(kind)}
-    for name in sorted(written - set(hooks)):
+    written: dict[str, Any] = {}
+    for kind in reversed(module.__mro__):
+        written |= {} if issubclass(AbstractAutoCompressionModule, kind) else vars(kind)
+    for name, value in written.items():
+        hooks = ("higher_is_better",) if isinstance(value, bool) else _NAMES
+        method = inspect.isfunction(value) or isinstance(value, bool | classmethod | staticmethod)
+        if name.startswith("_") or name in hooks or not method:
+            continue
         near = difflib.get_close_matches(name, [hook for hook in hooks if hook not in written], n=1, cutoff=_SIMILAR)
-        if near and not name.startswith("_"):
+        if near:
             raise ModuleError(
                 f"{module.__name__}.{name} is no hook and would be passed over; did you mean {near[0]!r}?"
             )

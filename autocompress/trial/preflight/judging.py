@@ -11,6 +11,8 @@ from autocompress.errors import ConfigError, ModuleError
 
 _SAMPLES_FOR_CHANCE = 30
 _SIGMAS = 3.0
+_NEGLIGIBLE = 0.01
+"""Share of the budget below which noise, such as that of rounding on a GPU, is not warned of."""
 _LITTLE_ABOVE = 1.5
 _LUCK = 0.1
 """Interchangeable outputs, such as colours of grey images, may be better interchanged by such a share of what zeroing
@@ -76,15 +78,15 @@ class Judge:
         """Check that evaluations of the same model differ by less than the budget.
 
         Returns:
-            a warning that tells the noise; None where there is none.
+            a warning that tells the noise; None where there is none, or next to none.
 
         Raises:
             ModuleError: the noise is as large as the budget.
         """
         noise = spread(accuracies)
-        if noise == 0:
-            return None
         tolerated, numbers = self._tolerated(accuracies[0]), _listed(accuracies)
+        if noise == 0 or noise < _NEGLIGIBLE * tolerated:
+            return None
         differ = f"{numbers} in turn, a difference of {noise:.3g}, where the budget tolerates a loss of {tolerated:.3g}"
         if noise >= tolerated:
             raise ModuleError(
