@@ -5,20 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compress.copying import copied
 from autocompress.compress.hooks import first_line
-from autocompress.compress.state import tensors
 from autocompress.errors import AutoCompressError, ModuleError
 from autocompress.trial.preflight.damaging import damage, widest
-from autocompress.trial.preflight.hooks import same
 from autocompress.trial.preflight.judging import Judge
+from autocompress.trial.preflight.watching import Enough, Watch
 from autocompress.trial.seeds import seed_everything
 
 QUICK, MODERATE = 0.4, 1.0
@@ -27,12 +22,6 @@ QUICK, MODERATE = 0.4, 1.0
 _MOST_REPEATS = 5
 _MOST_SHIFTS = 6
 _TINY = 1e-6
-_REMEMBERED = 4
-_EQUAL = 1e-6
-
-
-class _Enough(BaseException):
-    """Leaves the evaluator; no `except Exception` of a user may swallow it."""
 
 
 @dataclass
@@ -88,7 +77,7 @@ class Evaluations:
         Raises:
             ModuleError: the evaluations cannot guide a search.
         """
-        watch = _Watch(self._judge.names.evaluator)
+        watch = Watch(self._judge.names.evaluator)
         found = Evaluated([], 0.0)
         started = time.monotonic()
         found.accuracies.append(self._watched(watch))
@@ -104,7 +93,7 @@ class Evaluations:
             self._in_place_of_each_other(found, watch)
         return found
 
-    def _in_place_of_each_other(self, found: Evaluated, watch: _Watch) -> None:
+    def _in_place_of_each_other(self, found: Evaluated, watch: Watch) -> None:
         """Of a long evaluation the second is either of the same or of the damaged model."""
         takes = f"an evaluation takes {found.seconds:.1f} s"
         if self._begins_alike(watch):
@@ -147,7 +136,7 @@ class Evaluations:
         seed_everything(self._seed)
         return self._evaluate(model.eval())
 
-    def _watched(self, watch: _Watch) -> float:
+    def _watched(self, watch: Watch) -> float:
         model = copied(self._original)
         seed_everything(0)
         try:
@@ -159,123 +148,17 @@ class Evaluations:
         watch.compare(model, self._original)
         return accuracy
 
-    def _begins_alike(self, first: _Watch) -> bool:
+    def _begins_alike(self, first: Watch) -> bool:
         """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self._original), _Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = copied(self._original), Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
         try:
             with again.over(model):
                 self._once(model)
-        except _Enough:
+        except Enough:
             pass
-        return bool(again.sums) and all(
-            abs(a - b) <= _EQUAL * max(abs(a), abs(b), 1.0) for a, b in zip(again.sums, first.sums, strict=False)
-        )
-
-
-class _Watch:
-    """Looks on while a model is evaluated.
-
-    Args:
-        evaluator: its name, for messages.
-        most_seconds: leave it when it takes longer than that, or a few batches have been seen; None: let it go on.
-
-    Attributes:
-        samples: how many went through the model.
-        sums: of inputs and outputs of the first batches.
-        until_called: seconds until the model was called first; None: never.
-        warnings: what to look at.
-    """
-
-    def __init__(self, evaluator: str, most_seconds: float | None = None) -> None:
-        self._evaluator, self._most_seconds = evaluator, most_seconds
-        self.samples, self.sums = 0, list[float]()
-        self.until_called: float | None = None
-        self.warnings: list[str] = []
-        self._training: str | None = None
-
-    def over(self, model: nn.Module) -> _Watching:
-        """Watch the model inside the block."""
-        self._started = time.monotonic()
-        return _Watching(
-            model.register_forward_pre_hook(self._before, with_kwargs=True), model.register_forward_hook(self._after)
-        )
-
-    def compare(self, model: nn.Module, original: nn.Module) -> None:
-        """Check what the evaluator left.
-
-        Raises:
-            ModuleError: it evaluated in training mode, or changed the model.
-        """
-        if self._training is not None:
-            raise ModuleError(
-                f"{self._evaluator} must evaluate in eval() mode; {self._training} is in training mode in its forward "
-                "passes, which makes its numbers random: call model.eval() before them"
-            )
-        parameters, buffers = dict(original.named_parameters()), dict(original.named_buffers())
-        now = dict(model.named_parameters())
-        changed = [name for name, value in parameters.items() if name not in now or not same(value, now[name])]
-        if changed or len(now) != len(parameters):
-            raise ModuleError(
-                f"{self._evaluator} must not change the model; it changes {(changed or ['its parameters'])[0]!r}: "
-                "evaluate under torch.no_grad(), and train or convert a copy only"
-            )
-        left = [name for name, value in model.named_buffers() if name in buffers and not same(value, buffers[name])]
-        if left:
-            self.warnings.append(f"{self._evaluator} changes the model's buffer {left[0]!r}")
-        if model.training:
-            self.warnings.append(
-                f"{self._evaluator} leaves the model in training mode; it is put back into eval() mode"
-            )
-
-    def _before(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        now = time.monotonic() - self._started
-        if self.until_called is None:
-            self.until_called = now
-        if self._most_seconds is not None and (now > self._most_seconds or len(self.sums) >= 2 * _REMEMBERED):
-            raise _Enough
-        given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
-        self.samples += given[0].shape[0] if given else 0
-        if self._training is None:
-            self._training = next((_told(name, part) for name, part in model.named_modules() if _is_random(part)), None)
-        self._remember(given)
-
-    def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
-        self._remember(tensors(answer))
-
-    def _remember(self, given: Sequence[torch.Tensor]) -> None:
-        if len(self.sums) < 2 * _REMEMBERED:
-            self.sums.append(float(sum(tensor.detach().double().sum() for tensor in given)))
-
-
-class _Watching:
-    """Removes hooks at the end of a block."""
-
-    def __init__(self, *handles: Any) -> None:
-        self._handles = handles
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-def _is_random(part: nn.Module) -> bool:
-    """Whether a layer answers differently in training mode, and is in it."""
-    if not part.training:
-        return False
-    if isinstance(part, _DropoutNd):
-        return part.p > 0
-    if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
-        return float(part.dropout) > 0
-    return isinstance(part, _BatchNorm)
-
-
-def _told(name: str, part: nn.Module) -> str:
-    return f"{name or 'the model'} ({type(part).__name__})"
+        return again.begins_like(first)
 
 
 def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
