@@ -22,16 +22,16 @@ def require_writable(directory: Path) -> None:
     Raises:
         StoreError: it cannot be made, or nothing can be written there.
     """
+    done = "made"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        done = "written to"
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"x")
     except OSError as error:
         if is_full(error):
             raise StoreError(told_full(directory)) from error
-        raise StoreError(
-            f"the output directory must be one that can be made and written to; {directory}: {error} (name another one)"
-        ) from error
+        raise StoreError(f"the output directory {directory} cannot be {done}: {error} (name another one)") from error
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""What a preflight takes: `python -m tests.benchmarks.preflight`. The bound: two evaluations, one training step, 2 s."""
+"""What a preflight takes: `python -m tests.benchmarks.preflight`. The bound: two evaluations, a training step, 2 s."""
 
 import time
 
@@ -25,9 +25,8 @@ def slow(seconds):
 
 
 def main():
-    print(
-        "| module | evaluation s | step s | preflight s | bound s | evaluations | direction |\n|---|---|---|---|---|---|---|"
-    )
+    print("| module | evaluation s | step s | preflight s | bound s | evaluations | direction |")
+    print("|---|---|---|---|---|---|---|")
     for module in (DigitsModule, *map(slow, SECONDS)):
         found = measure_baseline(module, SPACE).preflight
         bound = 2 * found.evaluation_seconds + found.step_seconds + 2
