@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from autocompress.errors import ConfigError
 
+SMALLEST_SHARE, LARGEST_SHARE = 0.0005, 0.5
+"""A tolerated loss below or above these shares of the uncompressed accuracy is unlikely to be meant."""
+
 
 @dataclass(frozen=True)
 class AccuracyBudget:
@@ -58,6 +61,27 @@ class AccuracyBudget:
         sign = 1.0 if uncompressed_accuracy >= 0 else -1.0
         # One product, as in NNCF, so that a metric exactly at the limit stays exactly at the limit.
         return uncompressed_accuracy * (1.0 + worse * sign * share)
+
+    def unusual(self, uncompressed_accuracy: float | None = None) -> str | None:
+        """A sentence where the budget is hardly what was meant: below .05 % or above 50 %; None otherwise.
+
+        Args:
+            uncompressed_accuracy: of which the tolerated loss is a share; None: not known, so that an absolute
+                degradation cannot be judged.
+        """
+        if self.maximal_relative_accuracy_degradation is not None:
+            share = 0.01 * self.maximal_relative_accuracy_degradation
+        elif uncompressed_accuracy and self.maximal_absolute_accuracy_degradation is not None:
+            share = self.maximal_absolute_accuracy_degradation / abs(uncompressed_accuracy)
+        else:
+            return None
+        if SMALLEST_SHARE <= share <= LARGEST_SHARE:
+            return None
+        why = "next to nothing may be lost" if share < SMALLEST_SHARE else "most of it may be lost"
+        return (
+            f"the budget tolerates a loss of {100 * share:.3g} % of the uncompressed accuracy: {why}; is it meant? "
+            "(maximal_relative_accuracy_degradation and --max-relative-drop are in percent: 1 is 1 %)"
+        )
 
 
 def accuracy_budget(accuracy: float, threshold: float, *, higher_is_better: bool = True) -> float:

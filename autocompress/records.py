@@ -117,6 +117,33 @@ class ModelSizes(Record):
 
 
 @dataclass(frozen=True)
+class Preflight(Record):
+    """What was found out of the user's hooks before the search.
+
+    Attributes:
+        accuracies: of the uncompressed model, each evaluation; in the evaluator's unit.
+        noise: the largest difference between them; 0: the same number each time; None: not known.
+        damaged: accuracy of a model whose output layer is zeroed; None where it was not evaluated.
+        evaluation_seconds: of one evaluation.
+        step_seconds: of one training step, from the trainer's call; None where nothing is trained.
+        epoch_seconds: what an epoch takes as far as the length of the user's DataLoader tells; None: not known.
+        loss: of that step; None where the criterion was not called.
+        seconds: that the preflight took in all.
+        warnings: what to look at although the search may begin, a sentence each.
+    """
+
+    accuracies: tuple[float, ...]
+    noise: float | None
+    damaged: float | None
+    evaluation_seconds: float
+    step_seconds: float | None = None
+    epoch_seconds: float | None = None
+    loss: float | None = None
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Baseline(Record):
     """The uncompressed model, measured once before the search.
 
@@ -127,6 +154,7 @@ class Baseline(Record):
         measurement: its size.
         fingerprint: hash of the module's source text.
         seconds: how long the measuring took.
+        preflight: what was found out of the user's hooks; None where nobody looked.
     """
 
     accuracy: float
@@ -135,6 +163,12 @@ class Baseline(Record):
     measurement: Measurement
     fingerprint: str
     seconds: float
+    preflight: Preflight | None = None
+
+    @property
+    def noise(self) -> float | None:
+        """By how much evaluations of the uncompressed model differ, in the evaluator's unit; None: not known."""
+        return None if self.preflight is None else self.preflight.noise
 
 
 @dataclass(frozen=True)

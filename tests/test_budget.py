@@ -137,3 +137,24 @@ def test_an_uncompressed_accuracy_that_is_no_number(budget, uncompressed):
 def test_a_budget_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AccuracyBudget(1.0).maximal_relative_accuracy_degradation = 2.0
+
+
+@pytest.mark.parametrize(
+    ("given", "accuracy", "share"),
+    [
+        ((0.01,), None, "0.01 % of the uncompressed accuracy: next to nothing"),
+        ((0.0,), None, "0 % of the uncompressed accuracy: next to nothing"),
+        ((60.0,), None, "60 % of the uncompressed accuracy: most of it"),
+        ((None, 0.0001), 0.9, "0.0111 % of the uncompressed accuracy: next to nothing"),
+        ((None, 3.0), -4.0, "75 % of the uncompressed accuracy: most of it"),
+        ((0.05,), None, None),
+        ((50.0,), None, None),
+        ((None, 0.01), 0.9, None),
+        ((None, 0.0001), None, None),
+        ((None, 0.5), 0.0, None),
+    ],
+)
+def test_budgets_that_are_hardly_meant(given, accuracy, share):
+    unusual = AccuracyBudget(*given).unusual(accuracy)
+    assert (unusual is None) == (share is None)
+    assert share is None or f"a loss of {share} may be lost; is it meant?" in unusual

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.errors import StoreError
-from autocompress.records import SCHEMA_VERSION, Baseline, Measurement, Proposal, TrialRecord
+from autocompress.records import SCHEMA_VERSION, Baseline, Measurement, Preflight, Proposal, TrialRecord
 
 MEASUREMENT = Measurement(parameters=72_608, nonzero_parameters=72_000, macs=2_000_000, bytes=295_000)
 BASELINE = Baseline(0.9867, None, True, MEASUREMENT, "abc123", 1.25)
@@ -135,3 +135,11 @@ def test_from_dict_leaves_its_argument_alone(record):
 def test_a_record_does_not_change(record):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, dataclasses.fields(record)[0].name, 1)
+
+
+def test_a_baseline_with_its_preflight():
+    preflight = Preflight((0.96, 0.97), 0.01, 0.1, 0.5, step_seconds=0.2, warnings=("noisy",))
+    baseline = dataclasses.replace(BASELINE, preflight=preflight)
+    again = Baseline.from_dict(json.loads(json.dumps(baseline.to_dict())))
+    assert again == baseline
+    assert (again.noise, BASELINE.noise) == (0.01, None)

@@ -13,25 +13,43 @@ from rich.text import Text
 from autocompress.report.phrases import percent
 
 if TYPE_CHECKING:
+    from autocompress.budget import AccuracyBudget
     from autocompress.trial.checking import AlgorithmCheck, Reduction
 
 _COLUMNS = ("algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict")
 
 
-def tried(module: str, search_space: Path | None) -> list[AlgorithmCheck]:
-    """Try the algorithms of a search space, or all, in another process.
+def tried(
+    module: str, search_space: Path | None, budget: AccuracyBudget | None = None
+) -> tuple[list[AlgorithmCheck], list[str]]:
+    """Make the preflight, and try the algorithms of a search space, or all, in another process.
+
+    Args:
+        module: reference to the user's module.
+        search_space: its file; None: every algorithm.
+        budget: the tolerated accuracy degradation; None: the default.
+
+    Returns:
+        what became of each algorithm, and what the preflight found, a line each.
 
     Raises:
         AutoCompressError: there is no such module, or the search space breaks a rule.
     """
     from autocompress.compress.loading import ModuleReference
-    from autocompress.config import load_search_space
+    from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
+    from autocompress.engines.preflight import duration, findings, length_of_space
     from autocompress.trial.checking import AlgorithmCheck
     from autocompress.trial.child import check_in_child
 
     space = None if search_space is None else load_search_space(search_space).wire
-    checks = check_in_child(ModuleReference.parse(module).to_dict(), space)
-    return [AlgorithmCheck.from_dict(check) for check in checks]
+    settings = AccuracyAwareSettings()
+    settings = settings if budget is None else settings.with_budget(budget)
+    checks, preflight = check_in_child(ModuleReference.parse(module).to_dict(), space, settings)
+    lines = findings(preflight)
+    if space is not None:
+        lines.append(duration(preflight, length_of_space(SearchSpace.parse(space), settings)))
+    lines += [f"warning: {each}" for each in preflight.warnings]
+    return [AlgorithmCheck.from_dict(check) for check in checks], lines
 
 
 def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:

@@ -93,6 +93,8 @@ class Lines:
             if address:
                 self._print(f"web page: {address}")
             self._print(f"accuracy: {accuracy_text(snapshot)}")
+            if snapshot.longest is not None:
+                self._print(snapshot.longest)
         for record in snapshot.records[self._shown :]:
             self._shown += 1
             self._print(line(record, self._shown))

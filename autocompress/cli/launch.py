@@ -42,6 +42,7 @@ class Wishes:
     objective: str | None
     concurrency: int
     seed: int
+    yes: bool = False
 
 
 def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSource, AccuracyAwareSettings]:
@@ -72,6 +73,17 @@ def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget 
             f"--max-relative-drop and --max-absolute-drop must not both be given; got {relative:g} and {absolute:g}"
         )
     return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
+
+
+def require_meant(budget: AccuracyBudget, *, yes: bool) -> None:
+    """Check that a budget is not one that is hardly meant; of an absolute one the accuracy is needed, later.
+
+    Raises:
+        ConfigError: it is one, and was not confirmed.
+    """
+    unusual = None if yes else budget.unusual()
+    if unusual is not None:
+        raise ConfigError(f"{unusual} Confirm it with --yes")
 
 
 class Search(Protocol):

@@ -76,7 +76,7 @@ def new_experiment(module: str, out: Path | None, wishes: Wishes, port: int | No
     experiment.settings = wishes.settings.with_changes({"seed": wishes.seed})
     if wishes.budget is not None:
         experiment.budget = wishes.budget
-    experiment.objective = wishes.objective
+    experiment.objective, experiment.confirmed = wishes.objective, wishes.yes
     return NniSearch(experiment, "run", port)
 
 

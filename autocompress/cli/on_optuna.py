@@ -91,6 +91,7 @@ def new_study(
         directory=new_directory(reference, out),
         artefacts=artefacts,
     )
+    study.confirmed = wishes.yes
     return OptunaSearch(study, wishes.trials, wishes.concurrency)
 
 

@@ -29,6 +29,7 @@ RelativeDrop = Annotated[
 AbsoluteDrop = Annotated[
     float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="The budget is meant, even below .05 % or above 50 %.")]
 Objective = Annotated[
     str | None,
     typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),

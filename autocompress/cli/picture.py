@@ -33,6 +33,8 @@ def picture(
         doing = "stopping ..." if stopping else "measuring the uncompressed model ..."
         return Spinner("dots", Text.assemble(doing, (f" {duration(seconds)}", "dim")), style="cyan")
     parts: list[RenderableType] = [_accuracy(snapshot), _search(snapshot, seconds)]
+    if snapshot.longest is not None and not ended:
+        parts.append(_labelled("", Text(snapshot.longest.removeprefix("search: "))))
     if url:
         parts.append(_labelled("page", Text(url, style=f"link {url}", overflow="fold")))
     shown = snapshot.records[-_SHOWN_TRIALS:]

@@ -29,6 +29,7 @@ from autocompress.cli.options import (
     Storage,
     Study,
     Track,
+    Yes,
 )
 from autocompress.cli.outcome import INTERRUPTED, told_errors
 from autocompress.cli.terminal import piped_console
@@ -49,6 +50,7 @@ def run(
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
     objective: Objective = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
@@ -74,7 +76,8 @@ def run(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         space, settings = launch.asked(search_space, config)
-        wishes = launch.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed)
+        launch.require_meant(budget or settings.budget, yes=yes)
+        wishes = launch.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed, yes)
         search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
         launch.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 
@@ -126,18 +129,25 @@ def check(
     search_space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
     ] = None,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Try algorithms on your model before any search: what applies, and what it would remove, untrained.
+    """Look at your module before any search: the preflight, then what algorithms would remove, untrained.
 
-    Exit code 2 where an algorithm of the search space does not apply.
+    Exit code 2 where the preflight refuses the module, or an algorithm of the search space does not apply.
     """
     with told_errors(debug=debug):
-        found = tried(module, search_space)
+        budget = launch.tolerated(max_relative_drop, max_absolute_drop)
+        if budget is not None:
+            launch.require_meant(budget, yes=yes)
+        found, lines = tried(module, search_space, budget)
         if as_json:
             print(json.dumps([each.to_dict() for each in found], indent=2))
         else:
+            print("\n".join(lines))
             piped_console().print(checks_table(found))
             for line in layers_left_alone(found):
                 typer.echo(line)
@@ -156,6 +166,7 @@ def compare(
     trials: Annotated[int, typer.Option(min=1, help="At most so many trials of each search.")] = 20,
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
     objective: Objective = None,
     engine: Annotated[
         str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
@@ -177,13 +188,16 @@ def compare(
         from autocompress.compress.loading import ModuleReference
 
         reference = ModuleReference.parse(module)
+        budget = launch.tolerated(max_relative_drop, max_absolute_drop)
+        if budget is not None:
+            launch.require_meant(budget, yes=yes)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(
                 reference,
                 search_space,
                 tuners,
-                budget=launch.tolerated(max_relative_drop, max_absolute_drop),
+                budget=budget,
                 objective=objective,
                 seeds=seeds,
                 trials=trials,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autocompress.algorithms import MIX
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.engines.preflight import longest_text
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
@@ -48,6 +50,7 @@ class Snapshot:
         verdicts: of all trials whose model was loaded afresh, by key.
         ended: whether there is nothing left to try.
         waiting: what the rule would try next; empty where a stock tuner decides.
+        longest: how long the search takes at most, in words; None where no preflight has timed it.
     """
 
     module: str
@@ -61,6 +64,7 @@ class Snapshot:
     verdicts: Mapping[str, Verdict]
     ended: bool
     waiting: list[Proposal]
+    longest: str | None = None
 
     @property
     def epochs(self) -> int:
@@ -83,6 +87,7 @@ class Reader:
     def __init__(self, store: ExperimentDirectory) -> None:
         self._store = store
         self._plan: ExperimentPlan | None = None
+        self._longest: str | None = None
         self._ledger: Ledger | None = None
         self._stamp: tuple[int, int] | None = None
 
@@ -96,10 +101,11 @@ class Reader:
             if not self._store.exists():
                 return None
             self._plan = ExperimentPlan.from_dict(self._store.settings())
+            self._longest = longest_text(self._plan, self._plan.engine.get("config", {}).get("maxTrialNumber"))
         stamp = self._journal_stamp()
         if self._ledger is None or stamp != self._stamp:
             self._ledger, self._stamp = Ledger(self._store), stamp
-        return _snapshot(self._plan, self._ledger)
+        return dataclasses.replace(_snapshot(self._plan, self._ledger), longest=self._longest)
 
     def _journal_stamp(self) -> tuple[int, int] | None:
         try:

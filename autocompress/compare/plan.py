@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from autocompress.errors import StoreError
 from autocompress.records import Baseline
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.child import measure_in_child
+
+_logger = logging.getLogger("autocompress.compare")
 
 
 def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
@@ -32,9 +35,11 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
     if not path.exists():
         if any(entry.name != ".lock" for entry in home.iterdir()):
             raise StoreError(f"the directory must be empty, or of this comparison; {home} holds other files")
-        distilling = wanted["settings"]["knowledge_distillation"] is not None
-        measured = measure_in_child(wanted["module"], wanted["search_space"], home.parent, distilling=distilling)
+        settings = AccuracyAwareSettings.from_dict(wanted["settings"])
+        measured = measure_in_child(wanted["module"], wanted["search_space"], home.parent, settings)
         write_json(path, {**wanted, "baseline": measured.to_dict()})
+        for warning in measured.preflight.warnings if measured.preflight is not None else ():
+            _logger.warning("%s", warning)
     known = read_json(path)
     _require_same(home, wanted, known)
     baseline = Baseline.from_dict(known.get("baseline", {}))

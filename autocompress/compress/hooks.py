@@ -6,7 +6,8 @@ import copy
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -21,12 +22,25 @@ def fresh_model(module: ModuleClass) -> nn.Module:
     """A copy of the module's uncompressed model; users may return one global object each time.
 
     Raises:
-        ModuleError: `model()` returns something else than a torch.nn.Module.
+        ModuleError: `model()` raises, or returns something else than a torch.nn.Module that can be copied.
     """
-    model = module.model()
+    name = f"{module.__name__}.model()"
+    try:
+        model = module.model()
+    except Exception as error:
+        hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
+        raise ModuleError(
+            f"{name} must return the trained model; it raised {type(error).__name__}: {first_line(error)}{hint}"
+        ) from error
     if not isinstance(model, nn.Module):
-        raise ModuleError(f"{module.__name__}.model() must return a torch.nn.Module; got {_shown(model)}")
-    return copy.deepcopy(model)
+        raise ModuleError(f"{name} must return a torch.nn.Module; got {shown(model)}{_advice(model)}")
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModuleError(
+            f"{name} must return a model that copy.deepcopy can copy; it raised {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> float:
@@ -36,11 +50,11 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
         ModuleError: the evaluator cannot be called, or returns something else than a finite number.
     """
     if not callable(evaluator):
-        raise ModuleError(f"evaluator() must return a function of the model; got {_shown(evaluator)}")
+        raise ModuleError(f"evaluator() must return a function of the model; got {shown(evaluator)}")
     answer = evaluator(model)
     number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
     if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-        raise ModuleError(f"evaluator must return a finite number; got {_shown(answer)}")
+        raise ModuleError(f"evaluator must return a finite number; got {shown(answer)}{_number_advice(answer)}")
     return float(number)
 
 
@@ -118,6 +132,30 @@ def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(item.detach().clone() if isinstance(item, torch.Tensor) else item for item in inputs)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def first_line(error: BaseException) -> str:
+    """Of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "(no message)"
+
+
+def _advice(value: Any) -> str:
+    """What to do where something else than a model is returned."""
+    if isinstance(value, Mapping):
+        return ": build the net and load the state dict into it"
+    if isinstance(value, type):
+        return ": return an instance of the class"
+    return ": build the net and load its weights" if isinstance(value, str | PathLike) else ""
+
+
+def _number_advice(answer: Any) -> str:
+    if isinstance(answer, torch.Tensor) and answer.numel() > 1:
+        return ": return the mean over the samples"
+    if callable(answer):
+        return ": evaluator() itself returns the function of the model"
+    return ": does it lack its return statement?" if answer is None else ""
+
+
+def shown(value: Any) -> str:
+    """A value and its type, in a message."""
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

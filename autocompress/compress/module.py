@@ -62,9 +62,9 @@ class AbstractAutoCompressionModule(ABC):
         return None
 
     @classmethod
-    def post_compress_finetuning_epochs(cls, compress_algorithm_name: str) -> int:  # noqa: ARG003
-        """Epochs of fine-tuning after compression under stock tuners."""
-        return 0
+    def post_compress_finetuning_epochs(cls, compress_algorithm_name: str) -> int | None:  # noqa: ARG003
+        """Epochs of fine-tuning after compression under stock tuners; None: the search's `patience_epochs`."""
+        return None
 
     @classmethod
     def example_inputs(cls) -> Any | None:

@@ -118,6 +118,11 @@ class ExperimentPlan:
             **({} if taught is None else {"knowledge_distillation": taught.model_dump()}),
         }
 
+    @property
+    def of_others(self) -> dict[str, Any]:
+        """What the parameters of trials that other tuners choose have under `search`: they say nothing of epochs."""
+        return {**self.common, "default_epochs": self.settings.patience_epochs}
+
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
         chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.compression_rate)

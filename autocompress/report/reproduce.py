@@ -66,6 +66,8 @@ def _command(story: Story) -> str:
     words += ["--objective", story.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
+    if AccuracyAwareSettings.from_dict(settings).budget.unusual(story.baseline.accuracy) is not None:
+        words.append("--yes")
     if story.tuner != "AdaptiveCompression":
         words += ["--tuner", story.tuner, "--trials", str(len(story.records))]
     return shlex.join(words)

@@ -20,6 +20,7 @@ from autocompress.plain_json import dumps
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.files import read_json, write_json
 from autocompress.store.journal import Journal
+from autocompress.store.space import require_writable
 from autocompress.typed_fields import DIRECTORY_NAME, checked, shown
 
 
@@ -90,11 +91,8 @@ class ExperimentDirectory:
                 f"the output directory must not belong to another experiment; {self.path} does (resume it with "
                 f"`autocompress resume {self.path}`, or name another directory)"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            others = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
-        except OSError as error:
-            raise StoreError(f"the output directory {self.path} cannot be made: {error}") from error
+        require_writable(self.path)
+        others = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
         if others:
             raise StoreError(f"the output directory must be empty; {self.path} holds {', '.join(others[:5])}")
 

@@ -16,6 +16,24 @@ _CODES = ("SQLITE_FULL", "ENOSPC")
 """As data bases and NNI's manager tell of a full disk."""
 
 
+def require_writable(directory: Path) -> None:
+    """Make a directory and check that files can be written there.
+
+    Raises:
+        StoreError: it cannot be made, or nothing can be written there.
+    """
+    done = "made"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        done = "written to"
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"x")
+    except OSError as error:
+        if is_full(error):
+            raise StoreError(told_full(directory)) from error
+        raise StoreError(f"the output directory {directory} cannot be {done}: {error} (name another one)") from error
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, is of a disk that is full."""
     while error is not None:

@@ -57,8 +57,16 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def evaluator(cls) -> Evaluator:
-        """Reads the curve at the model's achieved rate."""
-        return lambda model: cls.curve(cls.rate(model), int(model.epochs))  # type: ignore[arg-type]
+        """Reads the curve at the model's achieved rate; without its output layer a model is worse by 1."""
+
+        def evaluate(model: nn.Module) -> float:
+            accuracy = cls.curve(cls.rate(model), int(model.epochs))  # type: ignore[arg-type]
+            head: Any = model.get_submodule("head")
+            if bool(head.weight.any()):
+                return accuracy
+            return accuracy - 1 if cls.higher_is_better else accuracy + 1
+
+        return evaluate
 
     @classmethod
     def rate(cls, model: nn.Module) -> float:
@@ -84,9 +92,11 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def train_epoch(cls, model: nn.Module, optimizer: Optimizer, criterion: Any, epoch: int) -> None:  # noqa: ARG003
-        """Takes its time and counts the epoch."""
+        """Takes its time, moves the last bias, and counts the epoch."""
         time.sleep(cls.seconds_per_epoch)
-        optimizer.step()  # without gradients: nothing moves
+        bias: Any = model.get_parameter("head.bias")
+        bias.grad = torch.ones_like(bias)
+        optimizer.step()
         model.get_buffer("epochs").add_(1)
 
     @classmethod

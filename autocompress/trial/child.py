@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import errors
+from autocompress.config import AccuracyAwareSettings
 from autocompress.errors import AutoCompressError, ModuleError, TrialError
-from autocompress.records import Baseline
+from autocompress.records import Baseline, Preflight
 from autocompress.store import Verdict
 
 IN_CHILD = "AUTOCOMPRESS_CHILD"
@@ -40,20 +41,26 @@ def refuse_in_child(rule: str) -> None:
 
 
 def measure_in_child(
-    module: Mapping[str, Any], search_space: Mapping[str, Any], directory: Path, *, distilling: bool = False
+    module: Mapping[str, Any],
+    search_space: Mapping[str, Any],
+    directory: Path,
+    settings: AccuracyAwareSettings | None = None,
+    *,
+    confirmed: bool = True,
 ) -> Baseline:
-    """Check the search space against the model and measure the uncompressed model.
+    """Check the search space against the model, make the preflight, and measure the uncompressed model.
 
     Args:
         module: reference to the user's module, as JSON.
         search_space: in NNI's wire format.
         directory: the experiment's directory.
-        distilling: whether fine-tuning uses knowledge distillation.
+        settings: of the search; by default the defaults.
+        confirmed: whether a budget that is hardly meant is warned of only, not refused.
 
     Raises:
         AutoCompressError: what is wrong with the module or the search space.
     """
-    task = {"module": module, "search_space": search_space, "distilling": distilling}
+    task = {"module": module, "search_space": search_space, "settings": _plain(settings), "confirmed": confirmed}
     return Baseline.from_dict(_run("measure", task, directory))
 
 
@@ -90,22 +97,30 @@ def holdouts_in_child(module: Mapping[str, Any], checkpoints: Iterable[Path]) ->
     return {Path(place): accuracy for place, accuracy in answer["accuracies"].items()}
 
 
-def check_in_child(module: Mapping[str, Any], search_space: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Try each algorithm on the model, as `checking.check_module` does.
+def check_in_child(
+    module: Mapping[str, Any], search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings | None = None
+) -> tuple[list[dict[str, Any]], Preflight]:
+    """Make the preflight, then try each algorithm on the model, as `checking.check_module` does.
 
     Args:
         module: reference to the user's module, as JSON.
         search_space: in NNI's wire format; None: every algorithm on all layers.
+        settings: of the search; by default the defaults.
 
     Returns:
-        the checks as JSON.
+        the checks as JSON, and what the preflight found.
 
     Raises:
         AutoCompressError: what is wrong with the module or the search space.
     """
-    answer = _run("check", {"module": module, "search_space": search_space}, None)
+    task = {"module": module, "search_space": search_space, "settings": _plain(settings)}
+    answer = _run("check", task, None)
     checks: list[dict[str, Any]] = answer["checks"]
-    return checks
+    return checks, Preflight.from_dict(answer["preflight"])
+
+
+def _plain(settings: AccuracyAwareSettings | None) -> dict[str, Any]:
+    return (settings or AccuracyAwareSettings()).to_dict()
 
 
 def _run(task: str, content: Mapping[str, Any], directory: Path | None) -> dict[str, Any]:

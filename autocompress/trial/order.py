@@ -11,6 +11,7 @@ from autocompress.compress.module import ModuleClass
 from autocompress.config import AlgorithmChoice, KnowledgeDistillation, read_parameters
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
+from autocompress.trial.training import find_trainer
 
 _SEARCH_KEYS = frozenset(
     {
@@ -19,6 +20,7 @@ _SEARCH_KEYS = frozenset(
         "start_from",
         "seed",
         "epochs",
+        "default_epochs",
         "initial",
         "validate_before_training",
         "validate_every_n_epochs",
@@ -94,7 +96,7 @@ class TrialOrder:
 
     @classmethod
     def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
-        """Read the JSON object; the epochs are the module's own where none are given.
+        """Read the JSON object; the epochs are the module's own where none are given, else `default_epochs`.
 
         Raises:
             ConfigError: the parameters name an unknown algorithm, objective or key.
@@ -109,7 +111,7 @@ class TrialOrder:
         rate = search.get("compression_rate")
         distillation = search.get("knowledge_distillation")
         return cls(
-            stages=tuple(Stage(part, _epochs(module, part.name, search.get("epochs"))) for part in choice.stages),
+            stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),
             requested_rate=choice.requested_rate() if rate is None else float(rate),
             lr_factor=float(search.get("lr_factor", 1.0)),
             start_from=search.get("start_from"),
@@ -121,5 +123,11 @@ class TrialOrder:
         )
 
 
-def _epochs(module: ModuleClass, algorithm: str, epochs: int | None) -> int:
-    return int(module.post_compress_finetuning_epochs(algorithm) if epochs is None else epochs)
+def _epochs(module: ModuleClass, algorithm: str, search: Mapping[str, Any]) -> int:
+    """Those that are asked for, else the module's own, else the default where something trains."""
+    if search.get("epochs") is not None:
+        return int(search["epochs"])
+    epochs = module.post_compress_finetuning_epochs(algorithm)
+    if epochs is None:
+        epochs = search.get("default_epochs", 0) if find_trainer(module, algorithm) is not None else 0
+    return int(epochs)

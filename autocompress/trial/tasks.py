@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.algorithms import algorithm
+from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.budget import accuracy_budget
 from autocompress.compress.breakdown import layer_sizes
 from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
@@ -21,12 +21,14 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed
-from autocompress.config import AlgorithmSpace, SearchSpace, read_parameters
+from autocompress.config import AccuracyAwareSettings, AlgorithmSpace, SearchSpace, default_space, read_parameters
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.records import Baseline, ModelSizes
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.order import Stage
+from autocompress.trial.preflight.hooks import algorithms_answered
+from autocompress.trial.preflight.looking import look, require_module
 from autocompress.trial.run import train_again
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
@@ -36,33 +38,43 @@ _ALL_RATES = (0.0, 1.0)
 _DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
 
 
-def measure_baseline(module: ModuleClass, search_space: SearchSpace, *, distilling: bool = False) -> Baseline:
-    """Check the search space against the model and measure the uncompressed model.
+def measure_baseline(
+    module: ModuleClass,
+    search_space: SearchSpace,
+    settings: AccuracyAwareSettings | None = None,
+    *,
+    confirmed: bool = True,
+) -> Baseline:
+    """Check the search space against the model, make the preflight, and measure the uncompressed model.
 
     Args:
         module: the user's module.
         search_space: what will be tried.
-        distilling: whether fine-tuning uses knowledge distillation.
+        settings: of the search, the budget among them; by default the defaults.
+        confirmed: whether a budget that is hardly meant is warned of only, not refused.
 
     Raises:
         ConfigError: the search space names layers that the model does not have, or asks an algorithm for what it
             cannot do.
         CompressionError: an algorithm cannot be applied to the model.
-        ModuleError: the module lacks a hook that an algorithm needs, or a hook returns something unusable.
+        ModuleError: the module lacks a hook that an algorithm needs, or a hook returns something unusable; or the
+            preflight finds that it cannot guide a search.
     """
-    started = time.monotonic()
+    started, settings = time.monotonic(), settings or AccuracyAwareSettings()
     seed_everything(0)
+    model_seconds = require_module(module, search_space, settings)
     surroundings = Surroundings.of(module)
     for entry in search_space.algorithms:
-        check_algorithm(module, entry, surroundings, distilling=distilling)
-    accuracy = evaluate(module.evaluator(), surroundings.original.eval())
+        check_algorithm(module, entry, surroundings, distilling=settings.knowledge_distillation is not None)
+    preflight = look(module, search_space, settings, surroundings.original, model_seconds, confirmed=confirmed)
     return Baseline(
-        accuracy=accuracy,
+        accuracy=preflight.accuracies[0],
         holdout_accuracy=_holdout(module, surroundings.original),
         higher_is_better=bool(module.higher_is_better),
         measurement=surroundings.size,
         fingerprint=ModuleReference.of(module).fingerprint(),
         seconds=round(time.monotonic() - started, 3),
+        preflight=preflight,
     )
 
 
@@ -172,9 +184,10 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
         module = ModuleReference.from_dict(order["module"]).load(keep_path=True)
         if order["task"] == "measure":
             space = SearchSpace.parse(order["search_space"])
-            return measure_baseline(module, space, distilling=order["distilling"]).to_dict()
+            settings = AccuracyAwareSettings.from_dict(order["settings"])
+            return measure_baseline(module, space, settings, confirmed=order["confirmed"]).to_dict()
         if order["task"] == "check":
-            return _check(module, order["search_space"])
+            return _check(module, order["search_space"], AccuracyAwareSettings.from_dict(order["settings"]))
         if order["task"] == "holdout":
             return {"accuracies": _holdouts(module, order["checkpoints"])}
         return dataclasses.asdict(_verified(module, order))
@@ -182,10 +195,19 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
 
-def _check(module: ModuleClass, search_space: Mapping[str, Any] | None) -> dict[str, Any]:
+def _check(
+    module: ModuleClass, search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings
+) -> dict[str, Any]:
     from autocompress.trial.checking import check_module, checks_to_dict  # it needs this module
 
-    return checks_to_dict(check_module(module, search_space))
+    seed_everything(0)
+    if search_space is None:  # a module need not know them all
+        space = default_space(algorithms_answered(module, ALGORITHMS))
+    else:
+        space = SearchSpace.parse(search_space)
+    model_seconds = require_module(module, space, settings)
+    preflight = look(module, space, settings, fresh_model(module), model_seconds)
+    return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}
 
 
 def main(order: str, answer: str) -> None:

@@ -180,7 +180,7 @@ def search(name, seed, directory, model=None, **arguments):
 
     gc.collect()  # Python's full collection (0.2 s) comes once in a dozen searches, and would be charged to one of them
     started = time.perf_counter()
-    loop.run(model, clock(train_epoch), clock(accuracy), clock(optimizers), log_dir=directory)
+    loop.run(model, clock(train_epoch), clock(accuracy), clock(optimizers), log_dir=directory, preflight=False)
     seconds = time.perf_counter() - started
     loop.report()  # before anything else is timed
     found = loop.statistics

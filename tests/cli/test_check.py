@@ -25,7 +25,7 @@ def space(tmp_path):
 def test_a_table(space):
     answer = invoke("check", KNEE, "--search-space", space("l2", "naive"))
     assert answer.exit_code == 0, answer.output
-    heads, low, high, quantized = (line.split() for line in answer.stdout.splitlines())
+    *_, heads, low, high, quantized = (line.split() for line in answer.stdout.splitlines())
     assert heads == ["algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict"]
     assert low[:5] == ["l2", "0.300", "0.300", "30.0%", "30.0%"]
     assert high[:4] == ["0.900", "0.900", "89.9%", "90.0%"]

@@ -90,9 +90,10 @@ def test_digits(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    url, accuracy, first = done.stdout.splitlines()[:3]
+    url, accuracy, longest, first = done.stdout.splitlines()[:4]
     assert re.fullmatch(rf"web page: http://127\.0\.0\.1:{port}/[0-9a-f]{{32}}/oview", url)
     assert accuracy.startswith("accuracy: ")
+    assert re.match(r"search: at most \d+ trials, \d+ epochs; ", longest)
     assert first.startswith("trial 1: l2 at rate 0.5: accuracy ")
     assert "INFO" not in done.stdout, "NNI's own lines are left out"
     status = looked(out, "status")

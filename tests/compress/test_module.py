@@ -22,7 +22,7 @@ def test_all_other_hooks_have_working_defaults() -> None:
     assert Minimal.lr_scheduler_factory() is None
     assert Minimal.sparsifying_trainer("l1") is None
     assert Minimal.post_compress_finetuning_trainer("l1") is None
-    assert Minimal.post_compress_finetuning_epochs("l1") == 0
+    assert Minimal.post_compress_finetuning_epochs("l1") is None
     assert Minimal.higher_is_better is True
 
 

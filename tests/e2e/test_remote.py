@@ -35,7 +35,9 @@ class Shipped(CurveModule):
 class Broken(CurveModule):
     @classmethod
     def train_epoch(cls, model, optimizer, criterion, epoch):
-        raise RuntimeError("broken over there")
+        if cls.rate(model) > 0:
+            raise RuntimeError("broken over there")
+        super().train_epoch(model, optimizer, criterion, epoch)
 """
 
 

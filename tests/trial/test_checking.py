@@ -166,6 +166,6 @@ def test_a_bad_module_and_a_bad_search_space_raise():
 
 def test_the_child_finds_the_same():
     space = default_space(["l2", "slim"]).wire
-    there = check_in_child(ModuleReference.of(curve_modules.Knee).to_dict(), space)
+    there, _ = check_in_child(ModuleReference.of(curve_modules.Knee).to_dict(), space)
     here = check_module(curve_modules.Knee, space)
     assert [without_seconds(AlgorithmCheck.from_dict(check)) for check in there] == [*map(without_seconds, here)]

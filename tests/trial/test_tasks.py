@@ -1,7 +1,7 @@
 import pytest
 
 from autocompress.compress.loading import ModuleReference
-from autocompress.config import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator, SearchSpace
 from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
@@ -62,7 +62,7 @@ def test_an_algorithm_that_needs_a_trainer():
 
 def test_knowledge_distillation_needs_a_criterion():
     with pytest.raises(ModuleError, match=r"knowledge distillation needs criterion\(\); Knee returns None"):
-        measure_baseline(modules.Knee, space(), distilling=True)
+        measure_baseline(modules.Knee, space(), AccuracyAwareSettings(knowledge_distillation={"type": "mse"}))
 
 
 def test_the_child_measures_the_same(tmp_path):

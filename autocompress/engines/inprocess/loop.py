@@ -20,6 +20,7 @@ from autocompress.engines.inprocess.scalars import Scalars
 from autocompress.engines.inprocess.showing import Report
 from autocompress.engines.inprocess.writing import Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.report.disagreement import disagreement, infeasible
@@ -28,6 +29,7 @@ from autocompress.report.story import story_of
 from autocompress.report.words import findings, headline
 from autocompress.result import CompressionResult
 from autocompress.search import best, proposals
+from autocompress.search.length import longest
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 
 _logger = logging.getLogger("autocompress.loop")
@@ -63,6 +65,7 @@ class _TrainingLoop:
         update_learning_rate_fn: Callable[..., Any] | None = None,
         *,
         resume: str | Path | None = None,
+        preflight: bool = True,
     ) -> Any:
         """Search, and give the best model back: the same object, with its filters removed.
 
@@ -81,8 +84,12 @@ class _TrainingLoop:
             log_dir: in which the run's directory is made; by default the configuration's, else `runs`.
             update_learning_rate_fn: called after each epoch instead of the scheduler's step.
             resume: directory of a run that was killed, to go on from there with the same answer.
+            preflight: try the functions on the uncompressed model before anything else, unless resumed. Turn it off
+                for functions that tell numbers without looking at the model.
 
         Raises:
+            ConfigError: the preflight finds the budget or the uncompressed accuracy to be wrong.
+            ModuleError: the preflight finds functions that do not train or evaluate the model.
             InfeasibleBudgetError: nothing stayed within the budget.
             TrialError: nothing but failures so far.
             StoreError: `resume` names no run, or one of another search; or its directory cannot be written.
@@ -96,6 +103,8 @@ class _TrainingLoop:
             early_stopping_fn,
             update_learning_rate_fn,
         )
+        if preflight and resume is None:
+            self._look(model, functions)
         store, leads = self._store(log_dir, resume), self._runner.leads
         self.directory = store.path
         with store.locked() if leads else nullcontext():
@@ -156,6 +165,16 @@ class _TrainingLoop:
             raise StoreError("there is no report before run(...) has ended")
         return self._report.wait()
 
+    def _look(self, model: Any, functions: UserFunctions) -> None:
+        """The preflight, whose findings the plan keeps and the log tells."""
+        found = self._runner.look(model, functions, self._plan)
+        if found is not None:
+            baseline = dataclasses.replace(self._plan.measured, preflight=found)
+            self._plan = self._plan.with_baseline(baseline, self._plan.engine)
+            every = self._plan.settings.validate_every_n_epochs
+            planned = searches(self._plan, None)
+            announce(self._plan, _logger, longest(planned, [1] * len(planned), every))
+
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
         folder = Path(log_dir or self._plan.engine["config"]["log_dir"] or "runs")
         new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
@@ -174,7 +193,7 @@ class _TrainingLoop:
         for name in ("search_space", "settings", "tuner", "baseline"):
             known, wanted = getattr(plan, name), getattr(self._plan, name)
             if name == "baseline":
-                known, wanted = (dataclasses.replace(each, seconds=0.0) for each in (known, wanted))
+                known, wanted = (dataclasses.replace(each, seconds=0.0, preflight=None) for each in (known, wanted))
             if known != wanted:
                 raise StoreError(f"the run in {store.path} must be of the same search; its {name} is another one")
 

@@ -18,13 +18,14 @@ from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.controller.capture import Capture
 from autocompress.controller.controller import CompressionController
 from autocompress.engines.inprocess.functions import UserFunctions
+from autocompress.engines.inprocess.looking import look
 from autocompress.engines.inprocess.saving import Saving
 from autocompress.engines.inprocess.training import FunctionTraining
-from autocompress.engines.inprocess.wrapping import rank, rewrapped, shared, unwrapped
+from autocompress.engines.inprocess.wrapping import rank, rewrapped, shared, together, unwrapped
 from autocompress.engines.inprocess.writing import Outcome
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import CompressionError, ModuleError, StoreError
-from autocompress.records import TrialRecord
+from autocompress.records import Preflight, TrialRecord
 from autocompress.search import score
 from autocompress.store import ExperimentDirectory, OpenTrial, TrialDirectory, Verdict
 from autocompress.trial.fine_tune import FineTuning, Tuned
@@ -56,6 +57,15 @@ class TorchRunner:
         """See `running.Runner`."""
         return shared(value)
 
+    def look(self, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
+        """See `running.Runner`.
+
+        Raises:
+            AutoCompressError: as `looking.look`; the model is not the controller's.
+        """
+        self._require_own(model)
+        return None if together() else look(self._controller, model, functions, plan)
+
     @contextlib.contextmanager
     def begin(
         self,
@@ -69,8 +79,7 @@ class TorchRunner:
         Raises:
             StoreError: the model is not the controller's.
         """
-        if unwrapped(model) is not self._controller.model:
-            raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
+        self._require_own(model)
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
         self._pretrained, self._kept, self._standing = self._controller.plain(), None, None
         with unchanged_randomness():
@@ -132,6 +141,10 @@ class TorchRunner:
     def deliver(self) -> nn.Module:
         """See `running.Runner`."""
         return self._model
+
+    def _require_own(self, model: nn.Module) -> None:
+        if unwrapped(model) is not self._controller.model:
+            raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
 
     def _trained(self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]) -> Tuned:
         training = FunctionTraining(

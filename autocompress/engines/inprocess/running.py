@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.writing import Outcome
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.records import TrialRecord
+from autocompress.records import Preflight, TrialRecord
 from autocompress.store import ExperimentDirectory, OpenTrial, Verdict
 
 
@@ -33,6 +33,10 @@ class Runner(Protocol):
         plan: ExperimentPlan,
     ) -> AbstractContextManager[None]:
         """Be ready for trials on a model while the block runs."""
+        ...
+
+    def look(self, model: Any, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
+        """Try the functions before anything else; None where several processes train together."""
         ...
 
     def key(self, parameters: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class FunctionTraining:
             ModuleError: `configure_optimizers_fn` returns no pair.
         """
         if self.functions.configure_optimizers is not None:
-            self._optimizer, self._scheduler = self._configured(self.functions.configure_optimizers())
+            self._optimizer, self._scheduler = configured(self.functions.configure_optimizers(), self.lr_factor)
         return self._train
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
@@ -87,15 +87,23 @@ class FunctionTraining:
         elif self._scheduler is not None:
             self._scheduler.step()
 
-    def _configured(self, answer: Any) -> tuple[Any, Any]:
-        pair = tuple(answer) if isinstance(answer, tuple | list) else (answer, None)
-        if len(pair) != 2 or not hasattr(pair[0], "param_groups"):
-            raise ModuleError(
-                f"configure_optimizers_fn must return an optimizer and a scheduler or None; got {answer!r}"
-            )
-        optimizer, scheduler = pair
-        for group in optimizer.param_groups:
-            group.update({name: group[name] * self.lr_factor for name in _RATES_OF_GROUPS if name in group})
-        if hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [rate * self.lr_factor for rate in scheduler.base_lrs]
-        return optimizer, scheduler
+
+def configured(answer: Any, lr_factor: float = 1.0) -> tuple[Any, Any]:
+    """The optimizer and the scheduler, or None, that `configure_optimizers_fn` returned.
+
+    Args:
+        answer: what it returned.
+        lr_factor: on the learning rates.
+
+    Raises:
+        ModuleError: it is no pair.
+    """
+    pair = tuple(answer) if isinstance(answer, tuple | list) else (answer, None)
+    if len(pair) != 2 or not hasattr(pair[0], "param_groups"):
+        raise ModuleError(f"configure_optimizers_fn must return an optimizer and a scheduler or None; got {answer!r}")
+    optimizer, scheduler = pair
+    for group in optimizer.param_groups:
+        group.update({name: group[name] * lr_factor for name in _RATES_OF_GROUPS if name in group})
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [rate * lr_factor for rate in scheduler.base_lrs]
+    return optimizer, scheduler

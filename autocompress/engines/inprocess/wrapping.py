@@ -39,7 +39,7 @@ def rewrapped(model: nn.Module) -> nn.Module:
 
 def shared(value: _T) -> _T:
     """The first process' value, where several train together: all must decide alike, and come here together."""
-    if not _together():
+    if not together():
         return value
     told = [value]
     torch.distributed.broadcast_object_list(told, src=0)
@@ -48,8 +48,9 @@ def shared(value: _T) -> _T:
 
 def rank() -> int:
     """Number of this process among those that train together; 0 where it is alone."""
-    return torch.distributed.get_rank() if _together() else 0
+    return torch.distributed.get_rank() if together() else 0
 
 
-def _together() -> bool:
+def together() -> bool:
+    """Whether several processes train together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -12,6 +12,7 @@ from autocompress.compress.loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.manager import end_process, find_manager
 from autocompress.engines.plan import ExperimentPlan
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
@@ -26,6 +27,8 @@ def created(
     module: ModuleReference,
     store: ExperimentDirectory,
     held: ExitStack,
+    *,
+    confirmed: bool = True,
 ) -> ExperimentPlan:
     """Make the directory, measure the uncompressed model, and write the plan down.
 
@@ -36,6 +39,7 @@ def created(
         module: the user's.
         store: the directory.
         held: what is to be let go when the experiment stops; the directory's lock is added.
+        confirmed: whether a budget that is hardly meant is warned of only.
 
     Returns:
         the plan with its baseline.
@@ -45,12 +49,12 @@ def created(
     """
     store.create()
     held.enter_context(store.locked())
-    distilling = plan.settings.knowledge_distillation is not None
-    baseline = measure_in_child(plan.module, plan.search_space, store.path, distilling=distilling)
+    baseline = measure_in_child(plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed)
     complete_config(config, experiment_id, store.path, module, plan.space)
     engine = {"name": "nni", "id": experiment_id, "config": canonical_json(config)}
     plan = plan.with_baseline(baseline, engine)
     store.write_settings(plan.to_dict())
+    announce(plan, _logger, length_of(plan, config.max_trial_number))
     return plan
 
 

@@ -53,6 +53,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
             algorithm, "size" for several.
         callbacks: told of the search while it runs.
+        confirmed: whether a budget below .05 % or above 50 % of the uncompressed accuracy is only warned of; else it is
+            refused.
 
     Raises:
         ModuleError: the class cannot be found again by a trial's process, or lacks a required method.
@@ -75,6 +77,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._runs_module = True  # the caller has named it
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
+        self.confirmed = True
         self._given_directory = directory
         self._store: ExperimentDirectory | None = None
         self._manager: Manager | None = None
@@ -248,7 +251,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _created(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = plan_experiment(self.config, self.module, self.settings, self.objective)
-        return created(plan, self.config, self.id, self.module, store, self._held)
+        return created(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = reopened(self.id, self.module, store, self._held)

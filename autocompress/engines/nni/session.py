@@ -57,7 +57,7 @@ def create_algorithms(
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
         stock = create_stock_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
-        tuner = StockTuner(stock, trials, plan.common, plan.settings.maximal_total_epochs)
+        tuner = StockTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
 

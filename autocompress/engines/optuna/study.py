@@ -28,11 +28,13 @@ from autocompress.engines.optuna.showing import show_files
 from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.store.space import require_writable
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
 from autocompress.trial.forking import ForkServer
@@ -60,6 +62,10 @@ class CompressionStudy:
         directory: where checkpoints are kept; `autocompress-<study_name>` by default.
         artefacts: address of checkpoints, for workers that share no directory: anything that fsspec knows.
         baseline: the uncompressed model, where it has been measured already.
+
+    Attributes:
+        confirmed: whether a budget below .05 % or above 50 % of the uncompressed accuracy is only warned of; else it is
+            refused.
 
     Raises:
         ConfigError: the search space, a setting or the objective breaks a rule.
@@ -90,7 +96,7 @@ class CompressionStudy:
         self.study_name = study_name or self.module.class_name
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
         self._storage, self._artefacts = storage, artefacts
-        self._baseline = baseline
+        self._baseline, self.confirmed = baseline, True
         self._wanted = self._plan(search_space, objective)
         self._mirror = Mirror(self.store, None if artefacts is None else Artefacts.at(artefacts))
         self._study: optuna.Study | None = None
@@ -229,7 +235,7 @@ class CompressionStudy:
         return plan
 
     def _opened(self) -> optuna.Study:
-        self.store.path.mkdir(parents=True, exist_ok=True)
+        require_writable(self.store.path)
         storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
@@ -247,11 +253,14 @@ class CompressionStudy:
 
     def _measured(self) -> ExperimentPlan:
         plan = self._wanted
-        distilling = plan.settings.knowledge_distillation is not None
-        baseline = self._baseline or measure_in_child(
-            plan.module, plan.search_space, self.store.path, distilling=distilling
+        if self._baseline is not None:
+            return plan.with_baseline(self._baseline, plan.engine)
+        baseline = measure_in_child(
+            plan.module, plan.search_space, self.store.path, plan.settings, confirmed=self.confirmed
         )
-        return plan.with_baseline(baseline, plan.engine)
+        plan = plan.with_baseline(baseline, plan.engine)
+        announce(plan, _logger, length_of(plan))
+        return plan
 
     def _require_same(self, plan: ExperimentPlan) -> None:
         if self.module.fingerprint() != plan.measured.fingerprint:

@@ -114,7 +114,7 @@ class Worker:
         trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
         if not isinstance(sampler, ProposalSampler):
-            chosen = {**suggest(trial, self._plan.space), "search": self._plan.common}
+            chosen = {**suggest(trial, self._plan.space), "search": self._plan.of_others}
             return write_order(trial, self._plan, chosen)
         while proposal is not None:
             asked = sampler.claim(self._study, trial, proposal)

@@ -85,7 +85,12 @@ def told(curve):
 def run(tell, directory, params=PARAMS, *, config=None, uncompressed=0.9, functions=None, **arguments):
     config = config or config_of(params)
     loop, model, teller = loop_of(config, uncompressed, tell, **arguments)
-    given = {"train_epoch_fn": teller.train_epoch, "validate_fn": teller.validate, "log_dir": directory}
+    given = {
+        "train_epoch_fn": teller.train_epoch,
+        "validate_fn": teller.validate,
+        "log_dir": directory,
+        "preflight": False,
+    }
     return loop, loop.run(model, **{**given, **(functions or {})}), teller
 
 

@@ -34,7 +34,7 @@ def test_functions_get_what_the_documents_promise(tmp_path):
         return torch.optim.SGD(net.parameters(), lr=0.1), None
 
     net = model
-    assert loop.run(model, train_epoch, validate, optimizers, log_dir=tmp_path) is net
+    assert loop.run(model, train_epoch, validate, optimizers, preflight=False, log_dir=tmp_path) is net
     kinds = [call[0] for call in calls]
     assert kinds[:2] == ["optimizers", "validate"], "the initial phase validates before it trains"
     trained = [call for call in calls if call[0] == "train"]
@@ -47,7 +47,7 @@ def test_functions_may_take_only_what_they_need(tmp_path):
     config = config_of(PARAMS)
     controller, model = create_compressed_model(Net(), config)
     loop = create_accuracy_aware_training_loop(config, controller, 0.9)
-    loop.run(model, lambda controller, model: None, lambda model: 0.9, log_dir=tmp_path)
+    loop.run(model, lambda controller, model: None, lambda model: 0.9, preflight=False, log_dir=tmp_path)
     assert loop.statistics.compressed_accuracy == 0.9
 
 
@@ -65,7 +65,7 @@ def test_learning_rates_fall_where_the_search_turns(tmp_path, scheduled):
         seen.append((controller.compression_rate, optimizer.param_groups[0]["lr"]))
 
     loop.run(model, train_epoch, lambda model: 0.9 if controller.compression_rate <= 0.62 else 0.5, optimizers,
-             log_dir=tmp_path)  # fmt: skip
+             preflight=False, log_dir=tmp_path)  # fmt: skip
     first = dict(reversed(seen))
     factors = {record.requested_rate: record.lr_factor for record in loop.result.records if record.epochs}
     assert set(factors.values()) >= {1.0, 0.5}
@@ -85,10 +85,12 @@ def test_a_plateau_scheduler_gets_the_loss(tmp_path):
         return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
 
     with pytest.raises(TrialError, match="train_epoch_fn must return it"):
-        loop.run(model, lambda *_, **__: None, lambda model: 0.5, optimizers, log_dir=tmp_path / "no loss")
+        loop.run(
+            model, lambda *_, **__: None, lambda model: 0.5, optimizers, preflight=False, log_dir=tmp_path / "no loss"
+        )
     with pytest.raises(InfeasibleBudgetError):
         loop.run(model, lambda _, __, optimizer: seen.append(optimizer.param_groups[0]["lr"]) or 1.0,
-                 lambda model: 0.5, optimizers, log_dir=tmp_path / "loss")  # fmt: skip
+                 lambda model: 0.5, optimizers, preflight=False, log_dir=tmp_path / "loss")  # fmt: skip
     assert len(set(seen)) > 1, seen
 
 
@@ -122,7 +124,7 @@ def test_the_users_checkpoints(tmp_path):
         model.load_state_dict(torch.load(path))
 
     accuracy = lambda model: 0.9 if controller.compression_rate <= 0.62 else 0.5  # noqa: E731
-    loop.run(model, lambda *_, **__: None, accuracy, None, dump, load, log_dir=tmp_path)
+    loop.run(model, lambda *_, **__: None, accuracy, None, dump, load, preflight=False, log_dir=tmp_path)
     feasible = [record.requested_rate for record in loop.result.records if record.feasible]
     assert list(dumped) == feasible
     assert loaded[-1] == dumped[max(feasible)], "the best is the user's own"

@@ -83,7 +83,7 @@ def test_nothing_within_the_budget(tmp_path):
 def test_the_verdict_where_nothing_is_within_the_budget(tmp_path):
     loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(never()))
     with pytest.raises(InfeasibleBudgetError):
-        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+        loop.run(model, teller.train_epoch, teller.validate, preflight=False, log_dir=tmp_path)
     assert "Nothing stayed within the accuracy budget" in loop.verdict
     with pytest.raises(InfeasibleBudgetError):
         _ = loop.statistics
@@ -112,7 +112,7 @@ def test_what_a_user_raises_reaches_the_user_and_loses_nothing(tmp_path):
 
     loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(flat()))
     with pytest.raises(RuntimeError, match="on fire"):
-        loop.run(model, train_epoch, teller.validate, log_dir=tmp_path)
+        loop.run(model, train_epoch, teller.validate, preflight=False, log_dir=tmp_path)
     assert rates(loop) == [0.5, 0.6]
     other, model, teller = loop_of(config_of(PARAMS), 0.9, told(cliff(0.62)))
     other.run(model, teller.train_epoch, teller.validate, resume=loop.directory)
@@ -161,7 +161,7 @@ def test_the_search_begins_where_an_unfinished_schedule_ends(tmp_path, tell, lef
 def test_a_schedule_that_is_never_stepped_leaves_the_search_where_it_is(tmp_path):
     ramp = config_of(PARAMS, ramp=[0.1, 0.2, 0.3])
     loop, model, teller = loop_of(ramp, 0.9, told(cliff(0.25)))
-    loop.run(model, lambda *_, **__: None, teller.validate, log_dir=tmp_path)
+    loop.run(model, lambda *_, **__: None, teller.validate, preflight=False, log_dir=tmp_path)
     assert rates(loop)[:2] == [0.1, 0.2]
 
 
@@ -176,7 +176,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_drawn(tmp_path):
         seed(5)
     loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(cliff(0.62)))
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    loop.run(model, teller.train_epoch, lambda model: torch.rand(()).item() and 0.9, log_dir=tmp_path)
+    loop.run(model, teller.train_epoch, lambda model: torch.rand(()).item() and 0.9, preflight=False, log_dir=tmp_path)
     random.setstate(state[0])
     assert np.array_equal(np.random.get_state()[1], state[1][1])
     assert torch.equal(torch.get_rng_state(), state[2])
@@ -209,7 +209,7 @@ def test_early_exit_with_learned_masks(tmp_path):
     def train_epoch(controller, model, **_):
         controller.scheduler.epoch_step()
 
-    loop.run(model, train_epoch, lambda model: 0.9, log_dir=tmp_path)
+    loop.run(model, train_epoch, lambda model: 0.9, preflight=False, log_dir=tmp_path)
     (record,) = loop.result.records
     assert record.algorithm == "rb_sparsity+qat"
     assert record.epochs == 3, "the schedule ends with its third epoch"
@@ -239,13 +239,13 @@ def test_bad_arguments_are_told_before_training(tmp_path):
         create_accuracy_aware_training_loop(without, controller, 0.9)
     loop = create_accuracy_aware_training_loop(config, controller, 0.9)
     with pytest.raises(ConfigError, match="validate_fn must be a function; got None"):
-        loop.run(model, lambda *_: None, None, log_dir=tmp_path)
+        loop.run(model, lambda *_: None, None, preflight=False, log_dir=tmp_path)
     with pytest.raises(StoreError, match="model of create_compressed_model"):
-        loop.run(Net(), lambda *_: None, lambda _: 0.9, log_dir=tmp_path)
+        loop.run(Net(), lambda *_: None, lambda _: 0.9, preflight=False, log_dir=tmp_path)
     with pytest.raises(StoreError, match="no result before"):
         _ = create_accuracy_aware_training_loop(config, controller, 0.9).result
     with pytest.raises(TrialError, match="must return an optimizer"):
-        loop.run(model, lambda *_: None, lambda _: 0.5, lambda: ("SGD", None), log_dir=tmp_path)
+        loop.run(model, lambda *_: None, lambda _: 0.5, lambda: ("SGD", None), preflight=False, log_dir=tmp_path)
     assert issubclass(ModuleError, Exception)
 
 
@@ -266,7 +266,7 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(tmp_path
             optimizer.step()
 
         directory = tmp_path / str(len(found))
-        loop.run(model, train_epoch, teller.validate, log_dir=directory, **functions)
+        loop.run(model, train_epoch, teller.validate, preflight=False, log_dir=directory, **functions)
         found.append((rates(loop), [record.compression_rate for record in loop.result.records], model.state_dict()))
     assert found[0][:2] == found[1][:2]
     assert len(set(found[0][0])) > 4, "rates within the budget follow each other"

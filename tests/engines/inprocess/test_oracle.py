@@ -85,7 +85,9 @@ def played(case, tmp_path, **arguments):
     stop = None if above is None else lambda accuracy: accuracy > above
     error = returned = None
     try:
-        returned = loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path, early_stopping_fn=stop)
+        returned = loop.run(
+            model, teller.train_epoch, teller.validate, preflight=False, log_dir=tmp_path, early_stopping_fn=stop
+        )
     except InfeasibleBudgetError as infeasible:
         error = infeasible
     return loop, teller, returned, error

@@ -1,0 +1,72 @@
+"""How many trials and epochs a search takes at most, before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from autocompress.search.adaptive import AdaptiveSearch, Search
+from autocompress.search.step_halving import StepHalving
+
+_MOST_EDGES = 400
+
+
+@dataclass(frozen=True)
+class SearchLength:
+    """Upper bounds.
+
+    Attributes:
+        trials: that are run.
+        epochs: of training, of all trials.
+        evaluations: of all trials.
+    """
+
+    trials: int
+    epochs: int
+    evaluations: int
+
+
+def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
+    """What searches take at most where accuracy falls as the rate rises.
+
+    Args:
+        searches: of each algorithm.
+        stages: for each, how many algorithms a trial applies one after the other, each with its own epochs.
+        validate_every: epochs between two evaluations.
+    """
+    lengths = [_longest(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
+    return SearchLength(
+        trials=sum(each.trials for each in lengths),
+        epochs=sum(each.epochs for each in lengths),
+        evaluations=sum(each.evaluations for each in lengths),
+    )
+
+
+def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
+    """What so many trials of so many epochs take, evaluations before the first epoch included."""
+    return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
+
+
+def _longest(search: Search, stages: int, validate_every: int) -> SearchLength:
+    if not isinstance(search, AdaptiveSearch):
+        return of_trials(1, search.epochs * stages, validate_every)
+    first = of_trials(1, search.initial_epochs * stages, validate_every)
+    others = of_trials(most_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
+    epochs = min(first.epochs + others.epochs, search.maximal_total_epochs * stages)
+    return SearchLength(first.trials + others.trials, epochs, first.evaluations + others.evaluations)
+
+
+def most_trials(rule: StepHalving) -> int:
+    """The most rates that the rule tries where all up to some rate are feasible and all above are not."""
+    span = rule.maximal_rate - rule.minimal_rate
+    edges = min(_MOST_EDGES, math.ceil(4 * span / rule.minimal_step) + 1)
+    return max(_tried(rule, rule.minimal_rate + span * (edge + 0.5) / edges) for edge in range(-1, edges + 1))
+
+
+def _tried(rule: StepHalving, edge: float) -> int:
+    rates, position = set[float](), rule.start()
+    while position is not None:
+        rates.add(position.rate)
+        position = rule.advance(position, position.rate <= edge)  # type: ignore[assignment]
+    return len(rates)

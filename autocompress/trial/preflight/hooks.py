@@ -1,0 +1,268 @@
+"""Whether a module's hooks are what they should be, before anything is evaluated."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autocompress.compress.hooks import batch_input, first_line, shown
+from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.errors import AutoCompressError, ModuleError
+
+_NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
+_SIMILAR = 0.85
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """What a hook has to return.
+
+    Attributes:
+        name: of the method.
+        wanted: what it returns, in words.
+        fits: whether an answer is that.
+        optional: whether None is an answer too.
+        per_algorithm: whether it is asked with the algorithm's name.
+    """
+
+    name: str
+    wanted: str
+    fits: Callable[[Any], bool] = callable
+    optional: bool = True
+    per_algorithm: bool = False
+
+
+def _is_function(answer: Any) -> bool:
+    return callable(answer) and not isinstance(answer, type | nn.Module | Optimizer)
+
+
+def _is_factory(answer: Any) -> bool:
+    return callable(answer) and not isinstance(answer, nn.Module | Optimizer)
+
+
+def _is_loss(answer: Any) -> bool:
+    return callable(answer) and not isinstance(answer, type)
+
+
+def _is_number_of_epochs(answer: Any) -> bool:
+    return isinstance(answer, numbers.Integral) and not isinstance(answer, bool) and int(answer) >= 0
+
+
+_TRAINER = "a function that trains one epoch when it is called with (model, optimizer, criterion, epoch)"
+
+_HOOKS = (
+    _Hook("evaluator", "a function of the model that returns its accuracy", _is_function, optional=False),
+    _Hook("holdout_evaluator", "a function of the model that returns its accuracy", _is_function),
+    _Hook("optimizer_factory", "a function that makes an optimizer of model.parameters()", _is_factory),
+    _Hook("criterion", "a loss function, or an instance of a loss class such as CrossEntropyLoss()", _is_loss),
+    _Hook("lr_scheduler_factory", "a function that makes a scheduler of the optimizer", _is_factory),
+    _Hook("sparsifying_trainer", _TRAINER, _is_function, per_algorithm=True),
+    _Hook("post_compress_finetuning_trainer", _TRAINER, _is_function, per_algorithm=True),
+    _Hook("post_compress_finetuning_epochs", "a whole number >= 0 of epochs", _is_number_of_epochs, per_algorithm=True),
+)
+
+
+def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None:
+    """Check that hooks are classmethods, bear known names, and return what they should.
+
+    Raises:
+        ModuleError: naming the hook, the rule and what it returned.
+    """
+    for name in _NAMES:
+        _require_classmethod(module, name)
+    _require_known_names(module)
+    if not isinstance(module.higher_is_better, bool):
+        raise ModuleError(
+            f"{module.__name__}.higher_is_better must be True or False; got {shown(module.higher_is_better)}"
+        )
+    names = list(algorithms)
+    for hook in _HOOKS:
+        for arguments in [(name,) for name in names] if hook.per_algorithm else [()]:
+            answer = asked(module, hook.name, *arguments)
+            if not (hook.fits(answer) or (answer is None and hook.optional)):
+                none = ", or None" if hook.optional else ""
+                raise ModuleError(
+                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {shown(answer)}"
+                )
+
+
+def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
+    """Those for which no hook that is asked with the algorithm's name raises; all, if there is none."""
+    names = list(algorithms)
+    answered = [name for name in names if not any(_raises(module, hook, name) for hook in _HOOKS)]
+    return answered or names
+
+
+def _raises(module: ModuleClass, hook: _Hook, algorithm: str) -> bool:
+    try:
+        if hook.per_algorithm:
+            asked(module, hook.name, algorithm)
+    except ModuleError:
+        return True
+    return False
+
+
+def require_inputs(module: ModuleClass, model: nn.Module) -> None:
+    """Check that the model takes the inputs which the module gives.
+
+    Args:
+        module: the user's.
+        model: its uncompressed model; not changed.
+
+    Raises:
+        ModuleError: `example_inputs` or `calibration_data` gives something else.
+    """
+    given = asked(module, "example_inputs")
+    if given is not None:
+        arguments = tuple(given) if isinstance(given, list | tuple) else (given,)
+        _require_taken(module, "example_inputs", "a tensor, or a tuple of the arguments", model, arguments)
+    data = asked(module, "calibration_data")
+    if data is None:
+        return
+    with _named(module, "calibration_data", "must return an iterable of batches, or None"):
+        first = next((batch for batch in data), _NOTHING)
+        again = asked(module, "calibration_data")
+        used_up = again is data and isinstance(data, Iterator)
+    if first is _NOTHING or used_up:
+        why = "it is an iterator that can be run through once" if used_up else "it has none"
+        raise ModuleError(
+            f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or "
+            "a DataLoader of inputs"
+        )
+    _require_taken(
+        module, "calibration_data", "batches whose first item, or they themselves,", model, (batch_input(first),)
+    )
+
+
+def require_weights(module: ModuleClass, model: nn.Module) -> None:
+    """Check that the model can be evaluated and trained.
+
+    Raises:
+        ModuleError: it has no parameters, or a value is not finite.
+    """
+    if not any(True for _ in model.parameters()):
+        raise ModuleError(
+            f"{module.__name__}.model() must return a model with parameters; {type(model).__name__} has none"
+        )
+    for name, tensor in model.named_parameters():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModuleError(f"{module.__name__}.model() must have finite weights; {name} holds NaN or infinity")
+
+
+def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
+    """Check that another call of `model()` gives the same weights.
+
+    Args:
+        module: the user's.
+        model: a copy of what `model()` returned first.
+
+    Raises:
+        ModuleError: it gives other ones.
+    """
+    other, state = asked(module, "model").state_dict(), model.state_dict()
+    changed = [name for name, value in state.items() if name not in other or not same(value, other[name])]
+    if changed:
+        raise ModuleError(
+            f"{module.__name__}.model() must return the same trained weights each time, and trainers must change only "
+            f"the model that they are given; another call gives another {changed[0]!r}: load the weights from a file"
+        )
+
+
+def asked(module: ModuleClass, name: str, *arguments: Any) -> Any:
+    """What a hook returns.
+
+    Raises:
+        ModuleError: it raises, with the reason.
+    """
+    listed = ", ".join(map(repr, arguments))
+    with _named(module, name, f"must return when it is called as {name}({listed})"):
+        return getattr(module, name)(*arguments)
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two values of a state dict are equal, wherever they lie."""
+    if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return type(value) is type(other)
+    if value.shape != other.shape or value.dtype != other.dtype:
+        return False
+    if value.is_quantized or type(value) not in (torch.Tensor, nn.Parameter):
+        return True
+    return torch.equal(value.detach(), other.detach().to(value.device)) or _both_nan(value, other)
+
+
+_NOTHING = object()
+
+
+def _both_nan(value: torch.Tensor, other: torch.Tensor) -> bool:
+    if not value.is_floating_point():
+        return False
+    return torch.allclose(value.detach(), other.detach().to(value.device), rtol=0, atol=0, equal_nan=True)
+
+
+def _require_classmethod(module: ModuleClass, name: str) -> None:
+    found = inspect.getattr_static(module, name)
+    if isinstance(found, classmethod | staticmethod):
+        return
+    if not inspect.isfunction(found):
+        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {shown(found)}")
+    raise ModuleError(
+        f"{module.__name__}.{name} must be a classmethod; it is a method of instances, and none is made: write "
+        f"@classmethod above it, and cls as its first argument"
+    )
+
+
+def _require_known_names(module: ModuleClass) -> None:
+    """A hook whose name is misspelled would be passed over."""
+    written: dict[str, Any] = {}
+    for kind in reversed(module.__mro__):
+        written |= {} if issubclass(AbstractAutoCompressionModule, kind) else vars(kind)
+    for name, value in written.items():
+        hooks = ("higher_is_better",) if isinstance(value, bool) else _NAMES
+        method = inspect.isfunction(value) or isinstance(value, bool | classmethod | staticmethod)
+        if name.startswith("_") or name in hooks or not method:
+            continue
+        near = difflib.get_close_matches(name, [hook for hook in hooks if hook not in written], n=1, cutoff=_SIMILAR)
+        if near:
+            raise ModuleError(
+                f"{module.__name__}.{name} is no hook and would be passed over; did you mean {near[0]!r}?"
+            )
+
+
+def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
+    named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
+    with named, evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model(*moved(arguments, device_of(model)))
+
+
+@contextmanager
+def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
+    """Whatever the block raises is an error of the hook."""
+    try:
+        yield
+    except AutoCompressError:
+        raise
+    except Exception as error:
+        hint = ""
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            hint = ": name files by Path(__file__).parent, as trials run in other directories"
+        raise ModuleError(
+            f"{module.__name__}.{hook}() {rule}; it raised {type(error).__name__}: {first_line(error)}{hint}"
+        ) from error
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a loss is a finite number; what is no number counts as finite."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return bool(torch.isfinite(value.detach()).all())
+    return not isinstance(value, float) or math.isfinite(value)

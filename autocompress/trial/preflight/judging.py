@@ -1,0 +1,207 @@
+"""What follows from the evaluations of a preflight: numbers in, sentences out. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.errors import ConfigError, ModuleError
+
+_SAMPLES_FOR_CHANCE = 30
+_SIGMAS = 3.0
+_NEGLIGIBLE = 0.01
+"""Share of the budget below which noise, such as that of rounding on a GPU, is not warned of."""
+_LITTLE_ABOVE = 1.5
+_LUCK = 0.1
+"""Interchangeable outputs, such as colours of grey images, may be better interchanged by such a share of what zeroing
+them costs."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the user knows what messages are about.
+
+    Attributes:
+        evaluator: what evaluates, such as `MyModule.evaluator()`.
+        direction: what says which accuracies are better.
+    """
+
+    evaluator: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Decides whether evaluations can guide a search.
+
+    Attributes:
+        budget: the tolerated accuracy degradation.
+        higher_is_better: direction of the accuracy, as the user says.
+        names: for the messages.
+        confirmed: whether a budget that is hardly meant is warned of only.
+    """
+
+    budget: AccuracyBudget
+    higher_is_better: bool
+    names: Names
+    confirmed: bool = True
+
+    def require_budget(self) -> None:
+        """Check that the budget leaves something to lose.
+
+        Raises:
+            ConfigError: it tolerates the loss of all accuracy.
+        """
+        percent = self.budget.maximal_relative_accuracy_degradation
+        if self.higher_is_better and percent is not None and percent >= 100:
+            raise ConfigError(
+                "maximal_relative_accuracy_degradation (--max-relative-drop) is in percent and must be below 100 where "
+                f"a higher accuracy is better; got {percent:g}, which tolerates the loss of all accuracy: 1 is 1 %"
+            )
+
+    def require_accuracy(self, accuracy: float) -> None:
+        """Check that the uncompressed accuracy can have a relative budget.
+
+        Raises:
+            ModuleError: it is 0.
+        """
+        if accuracy == 0 and self.budget.maximal_relative_accuracy_degradation is not None:
+            raise ModuleError(
+                f"{self.names.evaluator} must give the uncompressed model another accuracy than 0, of which a relative "
+                "budget has no share; it gives 0: evaluate a trained model on the right labels, or set "
+                "maximal_absolute_accuracy_degradation (--max-absolute-drop)"
+            )
+
+    def require_repeatable(self, accuracies: Sequence[float]) -> str | None:
+        """Check that evaluations of the same model differ by less than the budget.
+
+        Returns:
+            a warning that tells the noise; None where there is none, or next to none.
+
+        Raises:
+            ModuleError: the noise is as large as the budget.
+        """
+        noise = spread(accuracies)
+        tolerated, numbers = self._tolerated(accuracies[0]), _listed(accuracies)
+        if noise == 0 or noise < _NEGLIGIBLE * tolerated:
+            return None
+        differ = f"{numbers} in turn, a difference of {noise:.3g}, where the budget tolerates a loss of {tolerated:.3g}"
+        if noise >= tolerated:
+            raise ModuleError(
+                f"{self.names.evaluator} must give the same model the same accuracy up to less than the budget; the "
+                f"uncompressed model gets {differ}: evaluate in eval() mode, fix the seed of what is drawn, take more "
+                "validation data, or set a larger budget"
+            )
+        return f"{self.names.evaluator} is noisy: the uncompressed model gets {differ}"
+
+    def require_response(
+        self, accuracies: Sequence[float], zeroed: float | None, shuffled: Sequence[float] = (), samples: int = 0
+    ) -> None:
+        """Check that a model without its output layer is worse, and too bad for the budget.
+
+        Args:
+            accuracies: of the uncompressed model.
+            zeroed: of one whose output layer is zeroed, so that it always answers the same; None: not known.
+            shuffled: of ones whose outputs are interchanged in several ways.
+            samples: how many were evaluated; 0: not known.
+
+        Raises:
+            ModuleError: the direction is wrong, the model is not trained, or the evaluator ignores the model.
+        """
+        if zeroed is None:
+            return
+        accuracy, noise, known = accuracies[0], spread(accuracies), [zeroed, *shuffled]
+        if all(each in accuracies for each in known):
+            raise ModuleError(
+                f"{self.names.evaluator} must depend on the model that it is given; with its output layer destroyed it "
+                f"gets {zeroed:g} as well: evaluate that model, and train it before it is compressed"
+            )
+        gains = [self._gain(each, accuracy) for each in known]
+        if all(gain > noise for gain in gains) and _is_far(accuracy, zeroed):
+            raise ModuleError(self._wrong_direction(accuracy, zeroed))
+        threshold = self.budget.threshold(accuracy, higher_is_better=self.higher_is_better)
+        if accuracy_budget(zeroed, threshold, higher_is_better=self.higher_is_better) >= 0:
+            raise ModuleError(self._answers_always_the_same(accuracy, zeroed, threshold))
+        better_shuffled = max(gains) > max(noise, _LUCK * abs(accuracy - zeroed))
+        if better_shuffled or self._is_chance(accuracy, known, samples):
+            better = "better" if better_shuffled else f"the same as far as {samples} samples can tell"
+            raise ModuleError(
+                f"model() must be trained: {self.names.evaluator} gives it {accuracy:g}, and with its output layer "
+                f"zeroed or its outputs interchanged {_listed(known)}, which is {better}: load its trained weights, or "
+                "check labels and preprocessing"
+            )
+
+    def require_meant(self, accuracy: float) -> str | None:
+        """Check that the budget is not one that is hardly meant, unless it has been confirmed.
+
+        Returns:
+            a warning where it is one; None otherwise.
+
+        Raises:
+            ConfigError: it is one and has not been confirmed.
+        """
+        unusual = self.budget.unusual(accuracy)
+        if unusual is not None and not self.confirmed:
+            raise ConfigError(f"{unusual} Confirm it with --yes")
+        return unusual
+
+    def _tolerated(self, accuracy: float) -> float:
+        return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))
+
+    def _gain(self, accuracy: float, than: float) -> float:
+        """By how much it is better."""
+        return accuracy_budget(accuracy, than, higher_is_better=self.higher_is_better)
+
+    def _wrong_direction(self, accuracy: float, zeroed: float) -> str:
+        kind = ("lower", "False") if self.higher_is_better else ("higher", "True")
+        return (
+            f"{self.names.direction} must be the direction of {self.names.evaluator}: the uncompressed model gets "
+            f"{accuracy:g} and one whose output layer is zeroed {zeroed:g}, which counts as better: if {kind[0]} is "
+            f"better set higher_is_better = {kind[1]} (maximize or minimize), else train the model first"
+        )
+
+    def _answers_always_the_same(self, accuracy: float, zeroed: float, threshold: float) -> str:
+        better = self._gain(zeroed, accuracy) > 0
+        direction = f", check {self.names.direction}" if better else ""
+        return (
+            f"a model that always answers the same must be outside the budget, or the search would end with one; "
+            f"{self.names.evaluator} gives the uncompressed model {accuracy:g} and one whose output layer is zeroed "
+            f"{zeroed:g}, and the threshold is {threshold:g}: train model() first{direction}, set a smaller budget, or "
+            "evaluate what such a model cannot reach"
+        )
+
+    def _is_chance(self, accuracy: float, damaged: Sequence[float], samples: int) -> bool:
+        """Whether an accuracy, a share of right answers, is that of damaged models but for the luck of the samples.
+
+        Counts that are shares have the standard deviation of a binomial distribution, p (1 - p) / n.
+        """
+        if not self.higher_is_better or samples < _SAMPLES_FOR_CHANCE or len(damaged) < 2:
+            return False
+        numbers = [accuracy, *damaged]
+        unit = 1.0 if max(numbers) <= 1 else 100.0
+        if min(numbers) < 0 or max(numbers) > unit:
+            return False
+        share = sum(numbers) / len(numbers) / unit
+        deviation = unit * math.sqrt(2 * share * (1 - share) / samples)
+        near = all(abs(accuracy - each) <= _SIGMAS * deviation for each in damaged)
+        return near and accuracy <= _LITTLE_ABOVE * max(damaged)
+
+
+def spread(accuracies: Sequence[float]) -> float:
+    """The largest difference between evaluations."""
+    return max(accuracies) - min(accuracies)
+
+
+def _is_far(accuracy: float, other: float) -> bool:
+    """Whether it differs by more than an untrained model's luck."""
+    return abs(accuracy - other) > 0.25 * max(abs(accuracy), abs(other))
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    """As many digits as tell them apart."""
+    shown = [f"{each:.4g}" for each in numbers]
+    if len(set(shown)) < len(set(numbers)):
+        shown = [f"{each:.9g}" for each in numbers]
+    return " and ".join((", ".join(shown[:-1]), shown[-1])) if len(shown) > 1 else shown[0]

@@ -1,0 +1,133 @@
+"""The preflight of a user's module: everything that can be found out in seconds, in order, the cheap things first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from autocompress.algorithms import algorithm
+from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
+from autocompress.compress.module import ModuleClass
+from autocompress.config import AccuracyAwareSettings, SearchSpace
+from autocompress.records import Preflight
+from autocompress.trial.preflight.damaging import output_layers
+from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
+from autocompress.trial.preflight.hooks import (
+    require_hooks_return,
+    require_inputs,
+    require_same_weights,
+    require_weights,
+)
+from autocompress.trial.preflight.judging import Judge, Names
+from autocompress.trial.preflight.stepping import Step
+from autocompress.trial.preflight.training import judge_step, training_steps
+from autocompress.trial.seeds import seed_everything
+
+_LONG = 0.3
+"""Seconds that `model()` takes from which it is not called once more."""
+
+
+def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAwareSettings) -> float:
+    """Check what needs no evaluation: the budget, and what the hooks return.
+
+    Args:
+        module: the user's.
+        space: what will be tried.
+        settings: of the search.
+
+    Returns:
+        seconds that `model()` takes.
+
+    Raises:
+        ConfigError: the budget leaves nothing to lose.
+        ModuleError: a hook is wrong, or gives something that cannot be used.
+    """
+    _judge(module, settings).require_budget()
+    require_hooks_return(module, _algorithms(space))
+    started = time.monotonic()
+    model = fresh_model(module)
+    seconds = time.monotonic() - started
+    require_weights(module, model)
+    require_inputs(module, model)
+    return seconds
+
+
+def look(
+    module: ModuleClass,
+    space: SearchSpace,
+    settings: AccuracyAwareSettings,
+    original: nn.Module,
+    model_seconds: float = 0.0,
+    *,
+    confirmed: bool = True,
+) -> Preflight:
+    """Evaluate, damage and train copies of the uncompressed model; `require_module` comes before.
+
+    It takes at most the time of two evaluations, one training step for each trainer, and two seconds.
+
+    Args:
+        module: the user's.
+        space: what will be tried.
+        settings: of the search.
+        original: the uncompressed model; not changed.
+        model_seconds: what `require_module` returned.
+        confirmed: whether a budget that is hardly meant is warned of only.
+
+    Raises:
+        ConfigError: the budget is hardly meant, and was not confirmed.
+        ModuleError: the evaluations cannot guide a search, or the trainer does not train.
+    """
+    started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)
+    evaluator = module.evaluator()
+    evaluated = Evaluations(
+        named_evaluator(
+            f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
+            lambda model: evaluate(evaluator, model),
+        ),
+        original,
+        lambda: output_layers(original, example_inputs(module)),
+        judge,
+    ).run()
+    steps, warnings = list[Step](), list(evaluated.warnings)
+    for name, step in training_steps(module, _algorithms(space), original):
+        warnings += judge_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
+        steps.append(step)
+    if model_seconds <= _LONG:
+        seed_everything(1)  # random weights would be others
+        require_same_weights(module, original)
+    return preflight_of(evaluated, steps, warnings, time.monotonic() - started)
+
+
+def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:
+    """The record of what was found."""
+    step = max(steps, key=lambda each: each.epoch_seconds or each.seconds, default=None)
+    accuracies = tuple(evaluated.accuracies)
+    return Preflight(
+        accuracies=accuracies,
+        noise=max(accuracies) - min(accuracies) if len(accuracies) > 1 else None,
+        damaged=evaluated.zeroed,
+        evaluation_seconds=evaluated.seconds,
+        step_seconds=None if step is None else step.seconds,
+        epoch_seconds=None if step is None else step.epoch_seconds,
+        loss=None if step is None else step.loss,
+        seconds=seconds,
+        warnings=tuple(warnings),
+    )
+
+
+def _judge(module: ModuleClass, settings: AccuracyAwareSettings, *, confirmed: bool = True) -> Judge:
+    name = module.__name__
+    names = Names(f"{name}.evaluator()", f"{name}.higher_is_better")
+    return Judge(settings.budget, bool(module.higher_is_better), names, confirmed)
+
+
+def _algorithms(space: SearchSpace) -> list[str]:
+    return list(dict.fromkeys(_stages(space)))
+
+
+def _stages(space: SearchSpace) -> Iterator[str]:
+    for entry in space.algorithms:
+        for part in algorithm(entry.name).stages:
+            yield part.name

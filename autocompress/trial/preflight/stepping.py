@@ -1,0 +1,194 @@
+"""One training step: the user's trainer is called, and left when its optimizer has stepped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader
+
+from autocompress.trial.preflight.hooks import is_finite, same
+
+MOST_SECONDS = 1.5
+"""A trainer that has not stepped by then, as it gathers gradients of many batches, is left where it is."""
+
+_MOST_STILL_STEPS = 8
+"""Steps that move nothing, as the first ones of a warm-up do, before that counts as moving nothing."""
+
+
+class _Taken(BaseException):
+    """Leaves the trainer; no `except Exception` of a user may swallow it."""
+
+
+@dataclass
+class Step:
+    """What became of a step.
+
+    Attributes:
+        seconds: from the trainer's call.
+        steps: how often an optimizer of the model's parameters was stepped.
+        moved: whether a parameter of the model moved.
+        elsewhere: how often an optimizer of other parameters was stepped.
+        other_optimizer: whether it was another one than the given.
+        batches: how often the model was called.
+        late: whether the trainer was left before its first step.
+        returned: whether the trainer came to its end by itself.
+        losses: what the criterion returned.
+        loaders: that the trainer has iterated over.
+        changed: a parameter whose shape or type is no longer what it was; None: none.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    moved: bool = False
+    elsewhere: int = 0
+    other_optimizer: bool = False
+    batches: int = 0
+    late: bool = False
+    returned: bool = False
+    losses: list[Any] = field(default_factory=list)
+    loaders: list[Any] = field(default_factory=list)
+    changed: str | None = None
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """What an epoch takes where a single loader of known length was iterated over; else None."""
+        if len(self.loaders) != 1 or not self.batches:
+            return None
+        try:
+            return self.seconds / self.batches * len(self.loaders[0])
+        except TypeError:  # an iterable data set has no length
+            return None
+
+    @property
+    def loss(self) -> float | None:
+        """The first one as a number; None where there is none."""
+        numbers = [each for each in self.losses if isinstance(each, torch.Tensor) and each.numel() == 1]
+        return float(numbers[0].detach()) if numbers else None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no loss was NaN or infinite."""
+        return all(map(is_finite, self.losses))
+
+
+def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: Callable[[Any], Any]) -> Step:
+    """Train a model for one step.
+
+    Args:
+        model: is changed.
+        given: the optimizer that the trainer is given; None: its own.
+        criterion: that it is given; what it returns is noted.
+        train: calls the trainer with the criterion.
+
+    Raises:
+        Exception: whatever the trainer raises.
+    """
+    step = Step()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    own = {id(parameter) for parameter in model.parameters()}
+    started = time.monotonic()
+
+    def stepped(optimizer: Optimizer, *_: Any) -> None:
+        if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+            step.elsewhere += 1
+            if not step.steps and step.elsewhere >= _MOST_STILL_STEPS:
+                raise _Taken
+            return
+        step.steps += 1
+        step.other_optimizer |= given is not None and optimizer is not given
+        if _has_moved(model, before) or step.steps >= _MOST_STILL_STEPS:
+            raise _Taken
+
+    def called(*_: Any) -> None:
+        if not step.steps and time.monotonic() - started > MOST_SECONDS:
+            step.late = True
+            raise _Taken
+        step.batches += 1
+
+    hooks = (register_optimizer_step_post_hook(stepped), model.register_forward_pre_hook(called))
+    try:
+        with _heard(criterion, step.losses) as heard, _iterated(step.loaders):
+            train(heard)
+            step.returned = True
+    except _Taken:
+        pass
+    finally:
+        step.seconds = time.monotonic() - started
+        for hook in hooks:
+            hook.remove()
+    step.moved = _has_moved(model, before)
+    step.changed = _changed(model, before)
+    return step
+
+
+def _has_moved(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    now = dict(model.named_parameters())
+    return any(name in now and not same(value, now[name]) for name, value in before.items())
+
+
+def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
+    now = dict(model.named_parameters())
+    for name, value in before.items():
+        if name not in now or now[name].shape != value.shape or now[name].dtype != value.dtype:
+            return name
+    return next((name for name in now if name not in before), None)
+
+
+@contextmanager
+def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
+    """The criterion, whose results are noted."""
+
+    def note(loss: Any) -> None:
+        if len(losses) < 2:
+            losses.append(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+
+    if criterion is None:
+        yield None
+    elif isinstance(criterion, nn.Module):
+        handle = criterion.register_forward_hook(lambda _, __, loss: note(loss))
+        try:
+            yield criterion
+        finally:
+            handle.remove()
+    else:
+        yield _Listening(criterion, note)
+
+
+class _Listening:
+    """A criterion that is no module; all else that is asked of it is its own."""
+
+    def __init__(self, criterion: Any, note: Callable[[Any], None]) -> None:
+        self._criterion, self._note = criterion, note
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        loss = self._criterion(*arguments, **keywords)
+        self._note(loss)
+        return loss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._criterion, name)
+
+
+@contextmanager
+def _iterated(loaders: list[Any]) -> Iterator[None]:
+    """Note the DataLoaders that the block iterates over: the only thing that knows how long an epoch is."""
+    original = DataLoader.__iter__
+
+    def noted(loader: Any) -> Any:
+        if not any(known is loader for known in loaders):
+            loaders.append(loader)
+        return original(loader)
+
+    DataLoader.__iter__ = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        DataLoader.__iter__ = original  # type: ignore[method-assign]

@@ -1,0 +1,193 @@
+"""The training step of a preflight, with the hooks of the user's module, on a copy of the model."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from autocompress.compress.copying import copied
+from autocompress.compress.hooks import first_line, shown
+from autocompress.compress.module import ModuleClass, Trainer
+from autocompress.compress.sparsifying import trainer_of
+from autocompress.errors import AutoCompressError, ModuleError
+from autocompress.trial.preflight.stepping import MOST_SECONDS, Step, take_step
+from autocompress.trial.seeds import seed_everything
+from autocompress.trial.training import find_trainer
+
+_CALLED = "it is called with (model, optimizer, criterion, epoch)"
+
+
+def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.Module) -> Iterator[tuple[str, Step]]:
+    """Take one step with each trainer of the module.
+
+    Args:
+        module: the user's.
+        algorithms: names that the trainers are asked for.
+        original: the uncompressed model; copies of it are trained.
+
+    Yields:
+        the trainer's name and what became of its step.
+
+    Raises:
+        ModuleError: a trainer, the optimizer, the criterion or the scheduler cannot train the model.
+    """
+    for name, trainer in _trainers(module, algorithms):
+        yield name, _step(module, name, trainer, copied(original))
+
+
+def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
+    """What follows from a step.
+
+    Args:
+        name: of the trainer, for messages.
+        step: what became of it.
+        optimizer: name of the optimizer's hook.
+        criterion: name of the criterion's hook.
+
+    Returns:
+        warnings.
+
+    Raises:
+        ModuleError: the trainer does not train the model.
+    """
+    if not step.is_finite:
+        raise ModuleError(
+            f"{criterion} must give a finite loss; in the first training step of {name} it gives "
+            f"{step.loss}: check the labels, the inputs' range and the weights"
+        )
+    if step.changed is not None:
+        raise ModuleError(
+            f"{name} must change nothing but the values of the model's parameters; {step.changed!r} has another shape "
+            "or type after its first step: convert or extend a copy"
+        )
+    if step.moved:
+        return _odd(name, step, optimizer)
+    if step.late:
+        return [f"{name} takes no optimizer step within {MOST_SECONDS} s, so that it was not examined further"]
+    if step.elsewhere:
+        raise ModuleError(
+            f"{name} must train the model that it is given; its optimizer steps parameters of another one: use its "
+            "arguments, not global objects"
+        )
+    if step.steps:
+        raise ModuleError(
+            f"{name} must move the parameters of the model that it is given; the optimizer steps and none of them "
+            f"moves: compute the loss with that model, call backward() before {optimizer}'s step, and check its "
+            "learning rate"
+        )
+    raise ModuleError(
+        f"{name} must train the model that it is given when it is called; it returned without stepping the optimizer: "
+        "is its data empty?"
+    )
+
+
+def _odd(name: str, step: Step, optimizer: str) -> list[str]:
+    if step.steps and not step.other_optimizer:
+        return []
+    return [
+        f"{name} does not step the optimizer that it is given, so that {optimizer} and learning-rate factors do nothing"
+    ]
+
+
+def _trainers(module: ModuleClass, algorithms: Sequence[str]) -> Iterator[tuple[str, Trainer]]:
+    """Each trainer once, with its hook's name; functions of the same source are the same."""
+    seen: list[Any] = []
+    for algorithm in algorithms:
+        for find in (find_trainer, trainer_of):
+            trainer = find(module, algorithm)
+            source = getattr(trainer, "__code__", trainer)
+            if trainer is None or any(source is known or source == known for known in seen):
+                continue
+            seen.append(source)
+            tuning = find is find_trainer and module.post_compress_finetuning_trainer(algorithm) is not None
+            hook = "post_compress_finetuning_trainer" if tuning else "sparsifying_trainer"
+            yield f"{module.__name__}.{hook}({algorithm!r})", trainer
+
+
+def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) -> Step:
+    _require_signature(name, trainer)
+    optimizer = _optimizer(module, model)
+    scheduler = _scheduler(module, optimizer)
+    seed_everything(0)
+    model.train()
+    try:
+        step = take_step(
+            model, optimizer, module.criterion(), lambda criterion: trainer(model, optimizer, criterion, 0)
+        )
+    except AutoCompressError:
+        raise
+    except Exception as error:
+        raise ModuleError(
+            f"{name} must return a function that trains the model; it raised {type(error).__name__}: "
+            f"{first_line(error)} ({_CALLED})"
+        ) from error
+    if scheduler is not None:
+        _require_schedule(module, scheduler)
+    return step
+
+
+def _require_signature(name: str, trainer: Trainer) -> None:
+    try:
+        signature = inspect.signature(trainer)
+    except (TypeError, ValueError):  # a function of C
+        return
+    try:
+        signature.bind(None, None, None, 0)
+    except TypeError as error:
+        raise ModuleError(
+            f"{name} must return a function of (model, optimizer, criterion, epoch); that which it returns takes "
+            f"{signature}"
+        ) from error
+
+
+def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
+    name, factory = f"{module.__name__}.optimizer_factory()", module.optimizer_factory()
+    rule = f"{name} must return a function that makes an optimizer of model.parameters()"
+    if factory is None:
+        raise ModuleError(f"{rule}, as the module has a trainer; it returns None")
+    try:
+        optimizer: Any = factory(model.parameters())
+    except Exception as error:
+        raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
+        raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
+    own = {id(parameter) for parameter in model.parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not any(id(parameter) in own for parameter in held):
+        raise ModuleError(f"{rule}; it makes one of other parameters: use the argument, not a global model's")
+    if not any(parameter.requires_grad for parameter in held):
+        raise ModuleError(
+            f"{name} must make an optimizer of parameters that can be trained; none of them requires a gradient: "
+            "unfreeze some in model()"
+        )
+    return optimizer
+
+
+def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
+    make = module.lr_scheduler_factory()
+    if make is None:
+        return None
+    rule = f"{module.__name__}.lr_scheduler_factory() must return a function that makes a scheduler of the optimizer"
+    try:
+        scheduler: Any = make(optimizer)
+    except Exception as error:
+        raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
+    return scheduler
+
+
+def _require_schedule(module: ModuleClass, scheduler: Any) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scheduler.step()
+    except Exception as error:
+        raise ModuleError(
+            f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
+            f"called after each epoch; it raised {type(error).__name__}: {first_line(error)}"
+        ) from error

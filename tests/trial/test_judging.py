@@ -1,0 +1,99 @@
+"""What follows from the evaluations of a preflight."""
+
+import random
+
+import pytest
+
+from autocompress import AccuracyBudget
+from autocompress.errors import ModuleError
+from autocompress.trial.preflight.judging import Judge, Names
+
+NAMES = Names("M.evaluator()", "M.higher_is_better")
+
+
+def judge(percent=1.0, *, higher=True, absolute=None):
+    return Judge(AccuracyBudget(None if absolute else percent, absolute), higher, NAMES)
+
+
+RESPONSES = [  # accuracy, zeroed, interchanged, higher is better, what is wrong
+    (0.99, 0.1, (0.02, 0.01), True, None),
+    (0.056, 2.16, (8.0, 9.0), True, "higher_is_better must be the direction.*0.056 .* zeroed 2.16.*= False"),
+    (0.056, 2.16, (8.0, 9.0), False, None),
+    (0.95, 0.1, (0.02,), False, "higher_is_better must be the direction.*= True"),
+    (0.95, 0.1, (), False, "higher_is_better must be the direction"),
+    (-0.05, -2.3, (-9.0,), True, None),
+    (-0.05, -2.3, (-9.0,), False, "higher_is_better must be the direction"),
+    (0.9, 0.9, (0.9, 0.9), True, "must depend on the model that it is given"),
+    (0.9, 0.3, (0.9, 0.9), True, None),  # the angles of an embedding
+    (2.31, 2.3026, (2.33, 2.29), False, r"train model\(\) first, check M.higher_is_better"),
+    (0.112, 0.1, (0.098, 0.108), True, r"model\(\) must be trained: .* samples can tell"),
+    (11.2, 10.0, (9.8, 10.8), True, r"model\(\) must be trained"),
+    (0.105, 0.1, (0.08, 0.13), True, r"model\(\) must be trained: .* which is better"),
+    (0.96, 0.95, (0.05,), True, None),  # an imbalanced data set
+    (
+        0.955,
+        0.95,
+        (0.05,),
+        True,
+        "always answers the same must be outside the budget.*0.955 .* 0.95, .*0.94545",
+    ),
+    (30.5, 12.0, (30.51,), True, None),  # colours of grey images
+    (0.8, None, (), True, None),
+]
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_responses(case):
+    accuracy, zeroed, interchanged, higher, message = case
+    if message is None:
+        judge(higher=higher).require_response([accuracy, accuracy], zeroed, interchanged, 1000)
+        return
+    with pytest.raises(ModuleError, match=message):
+        judge(higher=higher).require_response([accuracy, accuracy], zeroed, interchanged, 1000)
+
+
+def test_small_validation_sets_are_not_taken_for_chance():
+    judge().require_response([1.0, 1.0], 0.25, (0.25, 0.5), 4)
+    judge().require_response([0.9, 0.9], 0.5, (0.1,), 40)
+
+
+def test_chance_is_found_and_skill_is_not_taken_for_it():
+    """Over many models that guess among ten classes, and as many that know a bit more than that."""
+    draw = random.Random(0)
+
+    def share(p, n=500):
+        return sum(draw.random() < p for _ in range(n)) / n
+
+    def refused(p):
+        try:
+            judge().require_response([share(p)], share(0.1), [share(0.1) for _ in range(5)], 500)
+        except ModuleError:
+            return True
+        return False
+
+    assert sum(refused(0.1) for _ in range(200)) >= 198
+    assert not any(refused(0.3) for _ in range(200))
+
+
+def test_an_accuracy_of_0_has_no_relative_budget():
+    with pytest.raises(ModuleError, match="another accuracy than 0"):
+        judge().require_accuracy(0.0)
+    judge(absolute=0.1).require_accuracy(0.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "warned"), [((0.9, 0.9), False), ((0.9, 0.90001), False), ((0.9, 0.9001), True)]
+)
+def test_noise_below_the_budget(accuracies, warned):
+    assert (judge().require_repeatable(accuracies) is not None) == warned
+
+
+def test_noise_as_large_as_the_budget():
+    message = (
+        r"M.evaluator.. must give the same model the same accuracy .* 0.9636 and 0.9667 in turn, a difference of "
+        "0.0031, where the budget tolerates a loss of 0.00096"
+    )
+    with pytest.raises(ModuleError, match=message):
+        judge(0.1).require_repeatable((0.9636, 0.9667))
+    with pytest.raises(ModuleError, match=r"0.9 and 0.9000001 in turn"):
+        judge(0.0).require_repeatable((0.9, 0.9000001))
