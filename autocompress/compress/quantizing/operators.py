@@ -125,7 +125,8 @@ def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
         return not keywords and len(arguments) in (1, 2)
     schema = target._schema.arguments
     kinds = {argument.name: str(argument.real_type) for argument in schema}
-    given = dict(zip(kinds, arguments, strict=False)) | dict(keywords)
+    placed = [argument.name for argument in schema if not argument.kwarg_only]
+    given = dict(zip(placed, arguments, strict=False)) | dict(keywords)
     if len(given) != len(arguments) + len(keywords) or not given.keys() <= kinds.keys():
         return False
     return all(_fits(kinds[name], value) for name, value in given.items())
