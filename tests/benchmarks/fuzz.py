@@ -7,6 +7,8 @@ model comes of it the model computes, under an audit hook.
 
 import argparse
 import collections
+import faulthandler
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ def main():
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
+    faulthandler.enable()
     counts, wrong = collections.Counter(), []
     happened = dict.fromkeys(("code executions", "imports", "files touched", "other errors"), 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -31,6 +34,8 @@ def main():
             kind, way = random.choice(KINDS), random.choice(WAYS)
             found = fuzz.example(kind, way, random)
             counts[way, found.answer] += 1
+            if number % 1000 == 0:
+                print(f"{number:,}: {happened}", file=sys.stderr, flush=True)
             happened["imports"] += len(found.imports)
             happened["files touched"] += len(found.files)
             happened["code executions"] += len(found.executions)

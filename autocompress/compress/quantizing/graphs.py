@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from autocompress.compress.quantizing.modes import MEANS
 from autocompress.compress.quantizing.operators import draws, named_operator, operator_name, takes, unknown_operators
 from autocompress.compress.shipping.dtypes import DTYPES, name_of
 from autocompress.compress.shipping.grammar import (
@@ -29,6 +30,7 @@ from autocompress.compress.shipping.grammar import (
     mapping,
     record,
     refuse,
+    shown,
     text,
     word,
 )
@@ -194,7 +196,7 @@ def unstorable(graph: fx.Graph) -> str | None:
             if node.op == "get_attr":
                 tensor_name(node.target, "the name of a tensor")
             elif node.op == "call_function":
-                _ARGUMENTS([_plain(value, numbers) for value in node.args], f"arguments of {node.target}")
+                _require_plain(node, numbers)
         codegen: Any = graph._codegen
         for spec in (codegen.pytree_info.in_spec, codegen.pytree_info.out_spec):
             _spec(_spec_to_dict(spec), "its inputs and outputs")
@@ -203,6 +205,13 @@ def unstorable(graph: fx.Graph) -> str | None:
     except StoreError as error:
         return str(error)
     return None
+
+
+def _require_plain(node: fx.Node, numbers: Mapping[fx.Node, int]) -> None:
+    given = [_plain(value, numbers) for value in (*node.args, *node.kwargs.values())]
+    _ARGUMENTS(given, f"arguments of {node.target}")
+    if not takes(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
+        raise StoreError(f"arguments of {node.target} must be of the kinds in its schema; they are {shown(given)}")
 
 
 def _require_arguments(inside: Any, names: list[str], placeholders: int) -> None:
@@ -223,7 +232,8 @@ def _node_to_dict(node: fx.Node, numbers: Mapping[fx.Node, int]) -> dict[str, An
     if node.op == "output":
         return {"op": node.op, "args": arguments}
     name = operator_name(node.target)
-    if node.op != "call_function" or name is None or draws(node.target, node.args, node.kwargs):
+    plain = takes(node.target, node.args, node.kwargs) and not draws(node.target, node.args, node.kwargs)
+    if node.op != "call_function" or name is None or not plain:
         raise StoreError(
             "an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval "
             f"mode; it has {node.target!r}"
@@ -248,7 +258,7 @@ def _node_from_dict(
     if target is None:
         raise refuse(f"{where}.target", "an operator that checkpoints may have", node["target"])
     keywords = {key: _restored(value, made, where) for key, value in node["kwargs"].items()}
-    if not takes(target, len(arguments), set(keywords)) or draws(target, arguments, keywords):
+    if not takes(target, arguments, keywords) or draws(target, arguments, keywords):
         raise StoreError(f"{where}: {node['target']} must have arguments that it takes, in eval mode")
     return graph.create_node("call_function", target, arguments, keywords, name=f"value_{len(made)}")
 

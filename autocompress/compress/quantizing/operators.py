@@ -8,6 +8,7 @@ written can be read.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +83,23 @@ _BUILTINS = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg")
 }
 
+_CONSTANTS = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+}
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "Tensor": (int, float),
+    "int": (int,),
+    "float": (int, float),
+    "number": (int, float),
+    "bool": (bool, int),
+    "str": (str,),
+    "t": (int, float, str),
+}
+"""Kinds of arguments in schemas -> what may be given."""
+
 
 def operator_name(target: Any) -> str | None:
     """The name of an operator in the list; None: it is not in there."""
@@ -101,15 +119,36 @@ def named_operator(name: str) -> Any | None:
     return found if isinstance(found, torch._ops.OpOverload) and not _writes_elsewhere(found) else None
 
 
-def takes(target: Any, arguments: int, keywords: set[str]) -> bool:
-    """Whether an operator can be called with so many arguments and these keywords."""
+def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Whether an operator can be called with arguments of these kinds; some crash where they are given others."""
     if not isinstance(target, torch._ops.OpOverload):
-        return not keywords and arguments in (1, 2)
-    known = [argument.name for argument in target._schema.arguments]
-    return arguments <= len(known) and keywords <= set(known[arguments:])
+        return not keywords and len(arguments) in (1, 2)
+    schema = target._schema.arguments
+    kinds = {argument.name: str(argument.real_type) for argument in schema}
+    placed = [argument.name for argument in schema if not argument.kwarg_only]
+    given = dict(zip(placed, arguments, strict=False)) | dict(keywords)
+    if len(given) != len(arguments) + len(keywords) or not given.keys() <= kinds.keys():
+        return False
+    return all(_fits(kinds[name], value) for name, value in given.items())
 
 
-def draws(target: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+def _fits(kind: str, value: Any) -> bool:
+    """Whether an argument is of a schema's kind. What a node gives is checked by torch when it computes."""
+    optional = kind.startswith("Optional[")
+    kind = kind.removeprefix("Optional[").removesuffix("]") if optional else kind
+    if value is None:
+        return optional
+    if kind in _CONSTANTS:
+        return isinstance(value, _CONSTANTS[kind])  # a number would be taken for one of torch's, whatever it is
+    if isinstance(value, fx.Node):
+        return True
+    if kind.startswith("List["):
+        inner = kind.removeprefix("List[").removesuffix("]")
+        return all(_fits(inner, each) for each in value) if isinstance(value, list | tuple) else _fits(inner, value)
+    return isinstance(value, _PLAIN.get(kind, ()))
+
+
+def draws(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether a call draws random numbers or updates statistics, as layers do in training mode."""
     place = FLAGS_AND_PROBABILITIES.get(str(target))
     if place is None:
