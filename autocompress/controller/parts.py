@@ -243,12 +243,12 @@ class PruningPart(_MaskedPart):
         return sound, chosen
 
     def _remember(self, cut: Cut) -> None:
-        if self._whole is None or cut.left_alone == self._whole.left_alone:
-            return
-        for why in dict.fromkeys(cut.left_alone[name] for name in cut.left_alone if name not in self._reported):
+        new = {name: why for name, why in cut.left_alone.items() if name not in self._reported}
+        for why in dict.fromkeys(new.values()):
             _logger.warning("filter pruning leaves a layer alone: %s", why)
-        self._reported |= set(cut.left_alone)
-        self._whole = self._whole.without(cut.left_alone)
+        self._reported |= set(new)
+        if new and self._whole is not None:
+            self._whole = self._whole.without(new)
 
     def _followed(self, model: nn.Module) -> Channels:
         with evaluating(model), requiring_gradients(model):
