@@ -171,7 +171,6 @@ class PruningPart(_MaskedPart):
         schedule: of the level.
         shapes: of the uncompressed model's layers.
         original: the uncompressed model.
-        outputs: shapes of its outputs.
     """
 
     def __init__(
@@ -180,10 +179,9 @@ class PruningPart(_MaskedPart):
         schedule: Schedule,
         shapes: dict[str, LayerShape],
         original: nn.Module,
-        outputs: list[tuple[int, ...]],
     ) -> None:
         super().__init__("filter_pruning", ask, schedule)
-        self._shapes, self._original, self._outputs = shapes, original, outputs
+        self._shapes, self._original = shapes, original
         self._whole: Channels | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}

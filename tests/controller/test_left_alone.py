@@ -25,7 +25,6 @@ def test_the_rest_is_pruned_and_the_layers_are_named_once(caplog):
     stripped = controller.strip()
     assert stripped.stem[0].out_channels == stripped.second[0].out_channels == 8
     assert stripped.first[0].out_channels == stripped.depthwise[0].out_channels == 16
-    assert controller.statistics().filter_pruning is not None
 
 
 def test_what_is_mended_is_masked_as_it_is_removed():
