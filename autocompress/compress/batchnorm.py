@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compress.hooks import batch_input
+from autocompress.compress.hooks import batch_inputs
 from autocompress.compress.state import device_of, evaluating, moved
 
 
@@ -21,7 +21,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
 
     Args:
         model: the compressed model, changed in place.
-        batches: model inputs, or sequences whose first item is one.
+        batches: model inputs, or sequences whose first item is one; see `hooks.batch_inputs`.
 
     Returns:
         whether there are BatchNorm layers.
@@ -47,4 +47,4 @@ def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) 
                 norm.reset_running_stats()
                 norm.momentum = None  # torch's word for a cumulative average
                 norm.train()
-        model(moved(batch_input(batch), device))
+        model(*moved(batch_inputs(model, batch), device))

@@ -72,13 +72,47 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
         return _detached(tuple(given) if isinstance(given, list | tuple) else (given,))
     data = module.calibration_data()
     for batch in data if data is not None else ():
-        return _first_sample(fresh_model(module), _detached((batch_input(batch),)))
+        model = fresh_model(module)
+        return _first_sample(model, _detached(batch_inputs(model, batch)))
     return _from_evaluator(module)
 
 
 def batch_input(batch: Any) -> Any:
     """The model's input in a batch of calibration data: the batch itself, or its first item."""
     return batch[0] if isinstance(batch, list | tuple) and batch else batch
+
+
+def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
+    """The positional arguments of one forward pass in a batch of calibration data.
+
+    For a model of one input that is `batch_input`; for one of several, as many items as it needs: those of the batch's
+    first item, as in `((left, right), target)`, or of the batch itself, as in `(left, right, target)`.
+
+    Raises:
+        ModuleError: a batch does not hold the inputs that the model needs.
+    """
+    names = _needed(model)
+    first = batch_input(batch)
+    if len(names) < 2:
+        return (first,)
+    for items in (first, batch):
+        if isinstance(items, list | tuple) and len(items) >= len(names):
+            return tuple(items[: len(names)])
+    inputs = ", ".join(names)
+    raise ModuleError(
+        f"calibration_data(): a batch must hold the {len(names)} inputs that the model's forward takes, as ({inputs}) "
+        f"or (({inputs}), target); got {_shown(batch)}"
+    )
+
+
+def _needed(model: nn.Module) -> list[str]:
+    """Names of the arguments without which a model's forward cannot be called."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each.name for each in parameters if each.kind in positional and each.default is inspect.Parameter.empty]
 
 
 class _Captured(BaseException):

@@ -73,7 +73,11 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def calibration_data(cls) -> Iterable[Any] | None:
-        """Batches of training inputs, labels not needed; a batch is a tensor or a sequence whose first item is one."""
+        """Batches of training inputs, labels not needed; a batch is a tensor or a sequence whose first item is one.
+
+        For a model of several inputs it is a sequence of them, or one whose first item is: `(left, right)`,
+        `((left, right), target)`.
+        """
         return None
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.compress.base import CompressionRequest
-from autocompress.compress.hooks import batch_input
+from autocompress.compress.hooks import batch_inputs
 from autocompress.compress.module import ModuleClass, Trainer
 from autocompress.compress.state import device_of, evaluating, moved
 from autocompress.errors import ModuleError
@@ -82,7 +82,7 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
     """
     data = module.calibration_data()
     if data is not None:
-        found = [(_detached(batch_input(batch)),) for batch in itertools.islice(data, batches)]
+        found = [_detached(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
         if not found:
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found

@@ -75,11 +75,7 @@ def _compressed(
     quantization = lesson = None
     for section in config.compression:
         if isinstance(section, FilterPruning):
-            parts.append(
-                PruningPart(
-                    requests.at_level(section), schedule_of(section), shapes, surveyed.model, surveyed.output_shapes
-                )
-            )
+            parts.append(PruningPart(requests.at_level(section), schedule_of(section), shapes, surveyed.model))
         elif isinstance(section, MagnitudeSparsity):
             parts.append(SparsityPart(section.algorithm, requests.at_level(section), schedule_of(section)))
         elif isinstance(section, RbSparsity):

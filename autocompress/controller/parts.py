@@ -171,7 +171,6 @@ class PruningPart(_MaskedPart):
         schedule: of the level.
         shapes: of the uncompressed model's layers.
         original: the uncompressed model.
-        outputs: shapes of its outputs.
     """
 
     def __init__(
@@ -180,10 +179,9 @@ class PruningPart(_MaskedPart):
         schedule: Schedule,
         shapes: dict[str, LayerShape],
         original: nn.Module,
-        outputs: list[tuple[int, ...]],
     ) -> None:
         super().__init__("filter_pruning", ask, schedule)
-        self._shapes, self._original, self._outputs = shapes, original, outputs
+        self._shapes, self._original = shapes, original
         self._whole: Channels | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
@@ -243,12 +241,12 @@ class PruningPart(_MaskedPart):
         return sound, chosen
 
     def _remember(self, cut: Cut) -> None:
-        if self._whole is None or cut.left_alone == self._whole.left_alone:
-            return
-        for why in dict.fromkeys(cut.left_alone[name] for name in cut.left_alone if name not in self._reported):
+        new = {name: why for name, why in cut.left_alone.items() if name not in self._reported}
+        for why in dict.fromkeys(new.values()):
             _logger.warning("filter pruning leaves a layer alone: %s", why)
-        self._reported |= set(cut.left_alone)
-        self._whole = self._whole.without(cut.left_alone)
+        self._reported |= set(new)
+        if new and self._whole is not None:
+            self._whole = self._whole.without(new)
 
     def _followed(self, model: nn.Module) -> Channels:
         with evaluating(model), requiring_gradients(model):

@@ -33,6 +33,16 @@ def test_a_table(space):
     assert (low[-1], quantized[-2:]) == ("applies", ["applies", "(simulated)"])
 
 
+def test_layers_that_are_left_alone_are_named(space):
+    answer = invoke("check", "tests/trial/test_left_alone.py:Shuffled", "--search-space", space("l2", "fpgm"))
+    assert answer.exit_code == 0, answer.output
+    (line,) = [line for line in answer.stdout.splitlines() if "left alone" in line]
+    assert line.startswith(
+        "l2, fpgm: left alone: depthwise.0: its channels are mixed or reordered on the way to second.0"
+    )
+    assert line.endswith("; it keeps its filters")
+
+
 def test_what_does_not_apply_is_told_and_ends_with_2(space):
     answer = invoke("check", KNEE, "--search-space", space("slim", "l2"))
     assert answer.exit_code == 2, answer.output

@@ -98,6 +98,20 @@ class AuxiliaryHead(nn.Module):
         return out + 0.3 * self.auxiliary(x.mean((2, 3))) if self.training else out
 
 
+class TwoInputs(nn.Module):
+    """One encoder for two images."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = _normed(3, 16), nn.Linear(32, 1)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> Any:
+        left, right = (torch.relu(self.encoder(x)).mean((2, 3)) for x in (left, right))
+        return {"similarity": self.head(torch.cat([left, right], 1))}
+
+
 class WeightNorm(nn.Module):
     """A parametrized layer."""
 

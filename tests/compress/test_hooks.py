@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
+from autocompress.compress.hooks import batch_inputs, evaluate, example_inputs, fresh_model
 from autocompress.errors import ModuleError
 
 from .modules import Calibrated, Explicit, Minimal, NotAModel, TiedWords
@@ -141,3 +141,32 @@ class TestExampleInputs:
     def test_nothing_works(self, evaluator: object, reason: str) -> None:
         with pytest.raises(ModuleError, match=rf"{reason}.*; define Made\.example_inputs\(\)"):
             example_inputs(with_evaluator(evaluator))
+
+
+class TestBatchInputs:
+    pair = (torch.zeros(2, 3), torch.ones(2, 3))
+
+    class Two(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+            return scale * (left - right)
+
+    def test_a_model_of_one_input_takes_the_first_item(self) -> None:
+        x, y = self.pair
+        assert batch_inputs(nn.ReLU(), (x, y))[0] is x
+        assert batch_inputs(nn.ReLU(), x)[0] is x
+        assert len(batch_inputs(nn.ReLU(), (x, y))) == 1
+
+    @pytest.mark.parametrize("rest", [(), (torch.zeros(2),)])
+    def test_a_model_of_several_takes_them_all(self, rest: tuple[torch.Tensor, ...]) -> None:
+        for batch in ((*self.pair, *rest), (self.pair, *rest), [list(self.pair), *rest]):
+            found = batch_inputs(self.Two(), batch)
+            assert len(found) == 2
+            assert all(one is other for one, other in zip(found, self.pair, strict=True))
+
+    def test_too_few_are_refused(self) -> None:
+        message = (
+            r"calibration_data\(\): a batch must hold the 2 inputs that the model's forward takes, as \(left, right\) "
+            r"or \(\(left, right\), target\); got tensor"
+        )
+        with pytest.raises(ModuleError, match=message):
+            batch_inputs(self.Two(), self.pair[0])

@@ -108,7 +108,10 @@ class Cut:
             if guard.disagreement(removals(chosen)) is None:
                 return cut, chosen
             if cut.channels.tried:
-                cut = cut.without(guard.sound(chosen))
+                guilty = guard.sound(chosen)
+                if not guilty:
+                    return cut, chosen
+                cut = cut.without(guilty)
             else:
                 cut = Cut.of(self.model, self.request, cut.channels.proven(self.model, self.request))
 

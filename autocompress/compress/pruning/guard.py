@@ -82,7 +82,7 @@ class Guard:
         Raises:
             CompressionError: the model does not run with the inputs as it is.
         """
-        found = self._compared(self._quick, removed)
+        found = self._compared(self._quick, removed) if removed else None
         if found is None or found.error is not None or found.difference == float("inf"):
             return found
         return self._exactly(removed, found)
@@ -97,7 +97,11 @@ class Guard:
         candidates = list(chosen)
         while (found := self.disagreement(removals(candidates))) is not None:
             compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
-            candidates = _accepted([], candidates, compare, guilty)
+            left = _accepted([], candidates, compare, guilty)
+            if len(left) == len(candidates):  # it comes and goes
+                guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
+                break
+            candidates = left
         return guilty
 
     def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:

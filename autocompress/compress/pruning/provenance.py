@@ -177,7 +177,7 @@ def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
         return ("out" if layer_shape(module).depthwise else "in"), name
     if isinstance(module, _MIXING):
         return FIXED[:2]
-    return ("by", name) if isinstance(module, _NORMS) and getattr(module, "weight", None) is not None else None
+    return ("by", name) if isinstance(module, _NORMS) else None
 
 
 def _taking(seen: _Seen, place: tuple[str, str]) -> Any:

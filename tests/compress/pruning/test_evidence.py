@@ -8,10 +8,13 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compress.base import CompressionRequest
+from autocompress.compress.batchnorm import recalibrate
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.pruning.filters import FilterPruner
 from autocompress.errors import CompressionError, ModuleError
+from autocompress.testing.conformance import check_cut
 from autocompress.testing.zoo import ZOO, PlainCnn, ZooModule
+from tests.compress.structures import TwoInputs
 
 RULES = (LayerTarget(("Conv2d",), rate=0.5),)
 
@@ -211,3 +214,49 @@ def test_losses_without_a_criterion_hook_are_the_trainers_own():
         torch.manual_seed(0)  # of dropout
         prune(model, "taylorfo", module)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+class Pairs(ZooModule):
+    """A model of two inputs."""
+
+    build = staticmethod(TwoInputs)
+    outputs = 1
+
+    @classmethod
+    def model(cls):
+        torch.manual_seed(0)
+        return TwoInputs().eval()
+
+    @classmethod
+    def data(cls):
+        generator = torch.Generator().manual_seed(1)
+        return [(torch.randn(4, 3, 8, 8, generator=generator), torch.randn(4, 3, 8, 8, generator=generator))] * 2
+
+    @classmethod
+    def example_inputs(cls):
+        return cls.data()[0]
+
+    @classmethod
+    def criterion(cls):
+        return functional.mse_loss
+
+    @classmethod
+    def sparsifying_trainer(cls, compress_algorithm_name):
+        def train(model, optimizer, criterion, epoch):
+            for left, right in cls.data():
+                optimizer.zero_grad()
+                criterion(model(left, right)["similarity"], torch.ones(4, 1)).backward()
+                optimizer.step()
+
+        return train
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning"]
+)
+def test_models_of_two_inputs(algorithm):
+    arguments = {"prune_first_conv": True} if algorithm == "filter_pruning" else {}
+    compression = check_cut(Pairs, algorithm, 0.5, **arguments)
+    assert compression.changed == ("encoder.0",)
+    assert compression.achieved_rate(compression.model) == 0.5
+    assert recalibrate(compression.model, Pairs.calibration_data())
