@@ -1,6 +1,6 @@
 """Importances rank by what they claim: their scores against the loss without each single channel, on trained nets.
 
-The bounds lie below what each of five seeds of training gives (`python -m tests.benchmarks.fidelity`).
+The bounds lie well below the means over seeds of training that `python -m tests.benchmarks.fidelity` prints.
 """
 
 import functools
@@ -14,8 +14,8 @@ from autocompress.testing.trained import TRAINED, TrainedModule
 AT_LEAST = {
     "residual": {"taylorfo": 0.5, "l1": 0.2, "l2": 0.2, "slim": 0.2, "mean_activation": 0.15},
     "without BatchNorm": {"taylorfo": 0.8, "l2": 0.35, "fpgm": 0.4, "mean_activation": 0.5, "apoz": 0.25},
-    "MLP": {"taylorfo": 0.7, "l2": 0.6, "fpgm": 0.6, "mean_activation": 0.55, "apoz": 0.2},
-    "transformer": {"taylorfo": 0.6, "l2": 0.5, "fpgm": 0.45, "mean_activation": 0.4},
+    "MLP": {"taylorfo": 0.7, "l2": 0.6, "fpgm": 0.5, "mean_activation": 0.55, "apoz": 0.2},
+    "transformer": {"taylorfo": 0.5, "l2": 0.4, "fpgm": 0.35, "mean_activation": 0.4},
 }
 
 
@@ -41,9 +41,9 @@ def test_scores_are_of_the_net_not_of_the_batches_or_of_rounding(net, algorithm)
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.mul_(1 + 1e-6 * torch.randn(parameter.shape, generator=generator))
-    halves = [_half(module, start) for start in (0, 640)]
-    one, other = (scores(half, model, algorithm, training_batches=10) for half in halves)
-    again = scores(halves[0], moved, algorithm, training_batches=10)
+    halves = [_half(module, start) for start in (0, 320)]
+    one, other = (scores(half, model, algorithm, training_batches=5) for half in halves)
+    again = scores(halves[0], moved, algorithm, training_batches=5)
     for members, found in one.items():
         assert rank_correlation(found, other[members]) > 0.6, members
         assert rank_correlation(found, again[members]) > 0.99, members
@@ -53,7 +53,7 @@ def _half(module: type[TrainedModule], start: int) -> type[TrainedModule]:
     class Half(module):
         @classmethod
         def pictures(cls):
-            return tuple(tensor[start : start + 640] for tensor in module.pictures())
+            return tuple(tensor[start : start + 320] for tensor in module.pictures())
 
         @classmethod
         def calibration_data(cls):
