@@ -151,7 +151,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return CompressionResult(self._directory(), self.module if self._runs_module else None)
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
-        """Check everything, measure the uncompressed model, and start the experiment in the background.
+        """Make the preflight, measure the uncompressed model, and start the experiment in the background.
 
         Args:
             port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
