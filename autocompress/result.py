@@ -130,7 +130,7 @@ class CompressionResult:
         from autocompress.compress.shipping.checkpoint import load_compressed
 
         if model is None and not self._needs_no_module():
-            reference = self._module("load_model", trust_module)
+            reference = self._module("load_model(", trust_module)
             with reference.on_path():
                 model = fresh_model(reference.load())
         return load_compressed(self.checkpoint, model).eval()
@@ -150,7 +150,7 @@ class CompressionResult:
         reference = ModuleReference.from_dict(recorded)
         if not trust_module and reference.in_memory() is None:
             what = f"the experiment in {str(self.directory.path)!r}"
-            raise StoreError(reference.untrusted(what, lambda given: f"{call}({given})"))
+            raise StoreError(reference.untrusted(what, lambda given: f"{call}{given})", takes_model=call.endswith("(")))
         return reference
 
     def export(self, path: str | os.PathLike[str], *, trust_module: bool = False) -> ExportReport:
@@ -172,7 +172,7 @@ class CompressionResult:
         from autocompress.compress.hooks import example_inputs, fresh_model
         from autocompress.compress.shipping.export import export
 
-        reference, target = self._module("export", trust_module), Path(path)
+        reference, target = self._module(f"export({str(path)!r}, ", trust_module), Path(path)
         with reference.on_path():
             module = reference.load()
             original, inputs = fresh_model(module), example_inputs(module)

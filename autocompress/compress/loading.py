@@ -116,19 +116,20 @@ class ModuleReference:
         """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
         return on_path(self.root)
 
-    def untrusted(self, what: str, call: Callable[[str], str]) -> str:
+    def untrusted(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
         """The message where a file names this module and nobody has said that it may be run.
 
         Args:
             what: names the module.
             call: what to call instead, given an argument.
+            takes_model: whether the argument can be the uncompressed model.
         """
         outer = self.class_name.partition(".")[0]
         importing = f"from {self.name} import {outer}; " if _is_dotted(self.name) else ""
+        given = f"give the uncompressed model:\n    {importing}{call(f'{self.class_name}.model()')}\nor, "
         return (
-            f"{what} is of {self.class_name} in {self.file!r}, a file that is not run unless you say so; give the "
-            f"uncompressed model:\n    {importing}{call(f'{self.class_name}.model()')}\n"
-            f"or, where the file is yours or you trust it:\n    {call('trust_module=True')}"
+            f"{what} is of {self.class_name} in {self.file!r}, a file that is not run unless you say so; "
+            f"{given if takes_model else ''}where the file is yours or you trust it:\n    {call('trust_module=True')}"
         )
 
     def fingerprint(self) -> str:
