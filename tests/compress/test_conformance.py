@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
+import torch
 from torch import nn
 
 from autocompress.algorithms import ALGORITHMS
+from autocompress.compress.base import CompressionRequest
+from autocompress.compress.layers import LayerTarget
+from autocompress.compress.pruning.filters import FilterPruner
 from autocompress.errors import AutoCompressError, CompressionError
 from autocompress.testing.conformance import RATES, check_conformance, check_cut
+from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.testing.zoo import ZOO
 
 from .structures import STRUCTURES, structure
@@ -75,3 +81,15 @@ def test_what_is_hard_to_follow_is_pruned_rightly_or_left_alone(name: str, algor
     for why in compression.left_alone.values():
         assert why.split(":")[0] in left_alone
         assert why.endswith("; it keeps its filters")
+
+
+def test_the_zero_test_sees_one_wrong_column() -> None:
+    original = marked(structure("normed_features").model())
+    inputs = (structure("normed_features").example_inputs(),)
+    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), inputs)
+    smaller = FilterPruner().compress(copy.deepcopy(original), request).model
+    check_zeroed(original, smaller, inputs)
+    with torch.no_grad():  # the columns of two channels change places
+        smaller.second.weight[:, [2, 3]] = smaller.second.weight[:, [3, 2]]
+    with pytest.raises(AssertionError, match="whose lost filters are zero; outputs differ by"):
+        check_zeroed(original, smaller, inputs)
