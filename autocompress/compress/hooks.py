@@ -101,7 +101,7 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     inputs = ", ".join(names)
     raise ModuleError(
         f"calibration_data(): a batch must hold the {len(names)} inputs that the model's forward takes, as ({inputs}) "
-        f"or (({inputs}), target); got {_shown(batch)}"
+        f"or (({inputs}), target); got {shown(batch)}"
     )
 
 

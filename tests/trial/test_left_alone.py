@@ -31,6 +31,13 @@ class Shuffled(ZooModule):
     build = staticmethod(STRUCTURES["channel_shuffle"])
     shape, outputs = (3, 4, 4), 5
 
+    @classmethod
+    def evaluator(cls):
+        """How near the outputs are to those of the uncompressed model, 1 at best."""
+        x = cls.data()[0][0]
+        expected = cls.model().eval()(x).detach()
+        return lambda model: 1 / (1 + (model.eval()(x).detach() - expected).square().mean().item())
+
 
 class Parametrized(ZooModule):
     build = staticmethod(STRUCTURES["weight_norm"])

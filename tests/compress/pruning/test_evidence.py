@@ -255,7 +255,7 @@ class Pairs(ZooModule):
     "algorithm", ["l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning"]
 )
 def test_models_of_two_inputs(algorithm):
-    arguments = {"prune_first_conv": True} if algorithm == "filter_pruning" else {}
+    arguments = {"filter_pruning": {"prune_first_conv": True}, "apoz": {"activation": "relu"}}.get(algorithm, {})
     compression = check_cut(Pairs, algorithm, 0.5, **arguments)
     assert compression.changed == ("encoder.0",)
     assert compression.achieved_rate(compression.model) == 0.5
