@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.records import TrialRecord
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 400  # cut by `short`, at the end
+_SHORT.maxlevel = 2
 
 
 class AutoCompressError(Exception):
@@ -121,6 +126,26 @@ def evaluates_differently(fresh: float, recorded: float | None) -> str | None:
         f"evaluates differently when loaded afresh: {fresh:.{digits}g} against {recorded:.{digits}g}; the evaluator is "
         "not deterministic or leaves the model in training mode"
     )
+
+
+def short(value: Any) -> str:
+    """A value in a message: one line of at most 80 characters, none of them a control character."""
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        name = type(value).__name__
+        return f"{'an' if name == 'int' else 'a'} {name} too long to show"
+    return _cut(text, 80)
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _cut(f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}", 200)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from autocompress.errors import StoreError
-from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields, shown
+from autocompress.errors import StoreError, short
+from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields
 
 SCHEMA_VERSION = 1
 
@@ -40,11 +40,11 @@ class Record:
                 another type.
         """
         if not isinstance(data, Mapping):
-            raise StoreError(f"{cls.__name__} must be an object; got {shown(data)}")
+            raise StoreError(f"{cls.__name__} must be an object; got {short(data)}")
         fields = dict(data)
         version = fields.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise StoreError(f"{cls.__name__}: schema_version must be {SCHEMA_VERSION}; got {shown(version)}")
+            raise StoreError(f"{cls.__name__}: schema_version must be {SCHEMA_VERSION}; got {short(version)}")
         return from_fields(cls, fields)
 
 

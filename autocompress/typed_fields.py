@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 from autocompress.plain_json import LARGEST_NUMBER
 
 _Kind = TypeVar("_Kind")
-_SHOWN = 100
-"""Characters of a value in a message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,25 +68,15 @@ def checked(kind: type, where: str, values: Any) -> dict[str, Any]:
         StoreError: it is no object, or a value is of another type.
     """
     if not isinstance(values, Mapping):
-        raise StoreError(f"{where} must be an object; got {shown(values)}")
+        raise StoreError(f"{where} must be an object; got {short(values)}")
     known = _checks(kind)
     found = {}
     for name, value in values.items():
         try:
             found[name] = known[name](value) if name in known else value
         except WrongTypeError as error:
-            raise StoreError(f"{where}: {name} must be {error}; got {shown(value)}") from error
+            raise StoreError(f"{where}: {name} must be {error}; got {short(value)}") from error
     return found
-
-
-def shown(value: Any) -> str:
-    """A value in a message: its beginning."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits
-        name = type(value).__name__
-        return f"{'an' if name == 'int' else 'a'} {name} too long to show"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @cache

@@ -10,6 +10,8 @@ from autocompress.errors import (
     InfeasibleBudgetError,
     TrialError,
     evaluates_differently,
+    first_line,
+    short,
     unknown_name,
 )
 from tests.search.support import trial
@@ -111,3 +113,17 @@ def test_an_infeasible_budget_tells_what_verification_has_disproved():
         "tried l1 at 0.5, l1 at 0.6, l1 at 0.7"
     )
     assert error.disproved == ((trials[0], 0.96), (trials[1], 0.95))
+
+
+def test_long_values_are_cut_in_messages():
+    assert len(short("x" * 10_000)) < 120
+    assert len(short({"a": [["y" * 10_000] * 10_000]})) < 120
+    assert short("\x1b[31m\n").isprintable()
+    for value in (10**5000, [10**5000]):
+        assert len(short(value)) < 120
+
+
+def test_the_first_line_of_an_error_names_its_kind():
+    assert first_line(ValueError("\n  one\ntwo")) == "ValueError: one"
+    assert first_line(KeyError()) == "KeyError: no reason given"
+    assert len(first_line(ValueError("x" * 10_000))) < 220

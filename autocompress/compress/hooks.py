@@ -15,7 +15,7 @@ from torch import nn
 
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.state import device_of, evaluating, moved, tensors
-from autocompress.errors import ModuleError
+from autocompress.errors import ModuleError, short
 
 
 def fresh_model(module: ModuleClass) -> nn.Module:
@@ -191,5 +191,4 @@ def _number_advice(answer: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value and its type, in a message."""
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+    return f"{short(value)} ({type(value).__name__})"

@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 
 from autocompress.algorithms import algorithm
 from autocompress.config import AccuracyAwareSettings, SearchSpace
-from autocompress.errors import ConfigError, StoreError
+from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal
 from autocompress.search import AdaptiveSearch, Search, require_objective
-from autocompress.typed_fields import checked, from_fields, shown
+from autocompress.typed_fields import checked, from_fields
 
 ADAPTIVE_TUNER = "AdaptiveCompression"
 """Name of our own tuner and assessor, beside which NNI's are named."""
@@ -154,7 +154,7 @@ class ExperimentPlan:
             StoreError: a field is missing or broken.
         """
         if not isinstance(data, Mapping):
-            raise StoreError(f"an experiment's plan must be an object; got {shown(data)}")
+            raise StoreError(f"an experiment's plan must be an object; got {short(data)}")
         plain = {name: value for name, value in data.items() if name != "threshold"}
         try:
             plain["settings"] = AccuracyAwareSettings.from_dict(data.get("settings", {}))

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 from autocompress.plain_json import parse
 from autocompress.store.files import write_json
-from autocompress.typed_fields import INNER_PATH, shown
+from autocompress.typed_fields import INNER_PATH
 
 _MANIFEST = "manifest.json"
 _KEPT = ("checkpoint", "pruned", "record.json", "curve.jsonl", "traceback.txt")
@@ -110,7 +110,7 @@ class Artefacts:
         except ValueError as error:
             raise StoreError(f"{self.url}: {_MANIFEST} of trial {key} is damaged: {error}") from error
         if not isinstance(manifest, dict) or not all(_is_kept(name) for name in manifest):
-            raise StoreError(f"{self.url}: {_MANIFEST} of trial {key} must name a trial's files; got {shown(manifest)}")
+            raise StoreError(f"{self.url}: {_MANIFEST} of trial {key} must name a trial's files; got {short(manifest)}")
         return manifest
 
     def _place(self, key: str) -> str:

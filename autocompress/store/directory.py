@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 from autocompress.plain_json import dumps
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.files import read_json, write_json
 from autocompress.store.journal import Journal
 from autocompress.store.space import require_writable
-from autocompress.typed_fields import DIRECTORY_NAME, checked, shown
+from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
 class _Settings(TypedDict):
@@ -121,7 +121,7 @@ class ExperimentDirectory:
             StoreError: no trial has such a key, which would lead elsewhere.
         """
         if not DIRECTORY_NAME.holds(key):
-            raise StoreError(f"a trial's key must be {DIRECTORY_NAME.text}; got {shown(key)}")
+            raise StoreError(f"a trial's key must be {DIRECTORY_NAME.text}; got {short(key)}")
         return TrialDirectory(self.path / "trials" / key)
 
     @contextlib.contextmanager

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 from autocompress.records import Key, Proposal, TrialRecord
 from autocompress.store.directory import ExperimentDirectory
-from autocompress.typed_fields import checked, from_fields, shown
+from autocompress.typed_fields import checked, from_fields
 
 
 class _Search(TypedDict):
@@ -56,10 +56,10 @@ class OpenTrial:
 def _require_algorithm(parameters: Mapping[str, Any]) -> None:
     chosen = parameters.get("algorithm_name")
     if not isinstance(chosen, dict) or not isinstance(chosen.get("_name"), str):
-        raise StoreError(f"a trial's parameters must have the algorithm's name; got {shown(dict(parameters))}")
+        raise StoreError(f"a trial's parameters must have the algorithm's name; got {short(dict(parameters))}")
     for name, value in chosen.items():
         if name.endswith("::sparsity") and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise StoreError(f"a trial's parameters: {name} must be a number; got {shown(value)}")
+            raise StoreError(f"a trial's parameters: {name} must be a number; got {short(value)}")
     if parameters.get("search") is not None:
         checked(_Search, "'search' of a trial's parameters", parameters["search"])
 

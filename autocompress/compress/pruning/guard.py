@@ -16,13 +16,12 @@ from autocompress.compress.pruning.neutral import NeutralNormalization
 from autocompress.compress.pruning.removal import Removal, remove
 from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs
 from autocompress.compress.state import device_of, tensors
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 
 _QUICK, _EXACT = 1e-4, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
 
 _OUTPUTS = "the model's outputs"
-_LONGEST = 160
 
 _Chosen = list[tuple[Coupling, list[int]]]
 
@@ -109,7 +108,7 @@ class Guard:
         try:
             _values(self._quick.smaller(removed), self._quick.inputs, [], training=training)
         except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=_first_line(error), training=training)
+            return Disagreement(_OUTPUTS, error=first_line(error), training=training)
         return None
 
     def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
@@ -143,7 +142,7 @@ class Guard:
             smaller = side.smaller(removed)
             narrow = _values(smaller, side.inputs, watched)
         except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=_first_line(error))
+            return Disagreement(_OUTPUTS, error=first_line(error))
         found = side.compared(removed, values, narrow)
         return found or self._in_training(side, smaller, removed, watched)
 
@@ -161,7 +160,7 @@ class Guard:
         try:
             narrow = _values(smaller, side.inputs, watched, training=True)
         except Exception as error:  # noqa: BLE001 - as in eval mode
-            return Disagreement(_OUTPUTS, error=_first_line(error), training=True)
+            return Disagreement(_OUTPUTS, error=first_line(error), training=True)
         found = side.compared(removed, values, narrow)
         return None if found is None else replace(found, training=True)
 
@@ -251,8 +250,3 @@ def _single(model: nn.Module) -> torch.dtype | None:
     """Single precision for what is less precise; None: as it is."""
     types = {parameter.dtype for parameter in model.parameters()}
     return torch.float32 if types & {torch.float16, torch.bfloat16} else None
-
-
-def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -30,11 +30,10 @@ from autocompress.compress.shipping.grammar import (
     mapping,
     record,
     refuse,
-    shown,
     text,
     word,
 )
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 
 _DEEPEST = 8
 _LEAF = object()
@@ -211,7 +210,7 @@ def _require_plain(node: fx.Node, numbers: Mapping[fx.Node, int]) -> None:
     given = [_plain(value, numbers) for value in (*node.args, *node.kwargs.values())]
     _ARGUMENTS(given, f"arguments of {node.target}")
     if not takes(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
-        raise StoreError(f"arguments of {node.target} must be of the kinds in its schema; they are {shown(given)}")
+        raise StoreError(f"arguments of {node.target} must be of the kinds in its schema; they are {short(given)}")
 
 
 def _require_arguments(inside: Any, names: list[str], placeholders: int) -> None:

@@ -14,9 +14,9 @@ from autocompress.compress.quantizing.int8 import TORCHAO_LOGGERS, Int8Model, pl
 from autocompress.compress.quantizing.qat_model import QatModel
 from autocompress.compress.quiet import quiet
 from autocompress.compress.shipping.agreement import differences
-from autocompress.compress.shipping.tracing import any_batch, batch_of_two, first_line
+from autocompress.compress.shipping.tracing import any_batch, batch_of_two
 from autocompress.compress.state import device_of, moved, outputs
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 
 _SAME = 1e-3
 """How much of the largest output the graph's may differ by where nothing is rounded."""

@@ -9,9 +9,8 @@ import torch
 from torch import fx, nn
 
 from autocompress.compress.quantizing.modes import switch
-from autocompress.compress.shipping.tracing import first_line
 from autocompress.compress.state import device_of, moved
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 
 
 class QatModel(nn.Module):

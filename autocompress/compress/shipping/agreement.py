@@ -12,9 +12,8 @@ from torch.utils import _pytree as pytree
 
 from autocompress.compress.quantizing.activations import ActivationQuantizer
 from autocompress.compress.quantizing.int8 import Int8Model
-from autocompress.compress.shipping.tracing import first_line
 from autocompress.compress.state import outputs, tensors
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 
 Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
 """From the positional arguments of one forward pass to all tensors of its outcome."""

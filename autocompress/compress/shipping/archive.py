@@ -22,8 +22,7 @@ from typing import IO, Any, cast
 import torch
 
 from autocompress.compress.shipping.dtypes import DTYPES
-from autocompress.compress.shipping.grammar import shown
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 
 _INDEX, _RECORDS = "data.pkl", "data/"
 _MOST_INDEX_BYTES, _MOST_DIMENSIONS = 1 << 26, 32
@@ -98,7 +97,7 @@ def plain_value(value: Any, where: str, depth: int = 0) -> Any:
         return type(value)(plain_value(each, where, depth + 1) for each in value)
     if depth < _DEEPEST and type(value) in (dict, OrderedDict) and all(type(key) is str for key in value):
         return {key: plain_value(each, where, depth + 1) for key, each in value.items()}
-    raise StoreError(f"{shown(where)} must be a tensor or plain values; it has a {type(value).__qualname__}")
+    raise StoreError(f"{short(where)} must be a tensor or plain values; it has a {type(value).__qualname__}")
 
 
 class _Records:

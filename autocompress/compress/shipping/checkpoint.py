@@ -26,9 +26,8 @@ from autocompress.compress.shipping.files import (
     restore_files,
     write_files,
 )
-from autocompress.compress.shipping.grammar import shown
 from autocompress.compress.shipping.structure import apply_structure, structure_of
-from autocompress.errors import ModuleError, StoreError
+from autocompress.errors import ModuleError, StoreError, short
 
 
 def save_checkpoint(
@@ -111,7 +110,7 @@ def _require_fitting(state: Mapping[str, Any], weights: Mapping[str, Any]) -> No
     """Each tensor of the model's must be there, in its shape and type: `load_state_dict` would convert them."""
     odd = sorted(state.keys() ^ weights.keys())
     if odd:
-        raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(shown, odd[:5]))}")
+        raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(short, odd[:5]))}")
     for name, value in state.items():
         found = weights[name]
         if not isinstance(value, torch.Tensor):

@@ -19,9 +19,8 @@ from autocompress.compress.base import Compression
 from autocompress.compress.quantizing.int8 import Int8Model
 from autocompress.compress.shipping.agreement import compare, differences
 from autocompress.compress.shipping.checkpoint import load_compressed
-from autocompress.compress.shipping.tracing import first_line
 from autocompress.compress.state import device_of, outputs
-from autocompress.errors import CompressionError, StoreError
+from autocompress.errors import CompressionError, StoreError, first_line
 
 _ALIGNMENT = 64
 """Bytes to which torch aligns memory; kernels may sum in another order where it is not."""

@@ -27,12 +27,11 @@ from autocompress.compress.shipping.grammar import (
     optional,
     parsed,
     record,
-    shown,
     text,
     word,
 )
 from autocompress.compress.shipping.storage import STORED, decode, encode
-from autocompress.errors import ModuleError, StoreError
+from autocompress.errors import ModuleError, StoreError, short
 
 SCHEMA_VERSION = 2
 WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
@@ -194,7 +193,7 @@ def read_description(directory: Path) -> dict[str, Any]:
         ) from error
     version = description.get("schema_version") if isinstance(description, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise StoreError(f"{STRUCTURE}: schema_version must be {SCHEMA_VERSION}; got {shown(version)}")
+        raise StoreError(f"{STRUCTURE}: schema_version must be {SCHEMA_VERSION}; got {short(version)}")
     checked: dict[str, Any] = _CHECKPOINT(description, STRUCTURE)
     digest = description.pop("sha256")
     if digest != _digest(description):

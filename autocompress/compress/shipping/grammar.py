@@ -6,15 +6,13 @@ is refused, so a reader never meets a kind, a key or a size that the writer does
 
 from __future__ import annotations
 
-import json
 import keyword
-import math
 import re
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
-from autocompress.errors import StoreError
+from autocompress import plain_json
+from autocompress.errors import StoreError, short
 
 Rule = Callable[[Any, str], Any]
 
@@ -22,13 +20,10 @@ MOST_BYTES = 1 << 26
 """Of a JSON file."""
 MOST_ITEMS = 100_000
 """Of one list or object."""
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlevel = 2
 
 
 def parsed(data: bytes) -> Any:
-    """JSON without the liberties of `json.loads`: no key twice, finite numbers only.
+    """JSON as `plain_json` reads it, no key twice.
 
     Raises:
         StoreError: it is not that, too long, or nested too deeply.
@@ -36,21 +31,14 @@ def parsed(data: bytes) -> Any:
     if len(data) > MOST_BYTES:
         raise StoreError(f"it must have at most {MOST_BYTES:,} bytes; it has {len(data):,}")
     try:
-        return json.loads(
-            data.decode(), object_pairs_hook=_object, parse_constant=_refused_constant, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        return plain_json.parse(data, unique_keys=True)
+    except ValueError as error:
         raise StoreError(str(error)) from error
 
 
 def refuse(where: str, rule: str, value: Any) -> StoreError:
     """The error of a value that breaks a rule."""
-    return StoreError(f"{where} must be {rule}; got {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """A value in few characters, none of them a control character."""
-    return _SHORT.repr(value)
+    return StoreError(f"{where} must be {rule}; got {short(value)}")
 
 
 def shown_path(path: Any) -> str:
@@ -150,7 +138,7 @@ def record(**fields: Rule) -> Rule:
         if missing:
             raise StoreError(f"{where}: {', '.join(sorted(missing))} must be there")
         if unknown:
-            raise StoreError(f"{where}: unknown key {shown(min(unknown))} (known: {', '.join(sorted(fields))})")
+            raise StoreError(f"{where}: unknown key {short(min(unknown))} (known: {', '.join(sorted(fields))})")
         return {name: rule(value[name], f"{where}.{name}") for name, rule in fields.items()}
 
     return check
@@ -159,23 +147,3 @@ def record(**fields: Rule) -> Rule:
 SHAPE = listing(integer(0, 1 << 40), 32)
 ANY_NAME = text(r"[^\x00-\x1f\x7f]+", "a name without control characters", 1024)
 """Of a submodule or a tensor; it is looked up in a model, never made source text."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict[str, Any]()
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the key {shown(name)} is there twice")
-        found[name] = value
-    return found
-
-
-def _refused_constant(name: str) -> float:
-    raise ValueError(f"numbers must be finite; got {name}")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"numbers must be finite; got {digits[:40]}")
-    return number

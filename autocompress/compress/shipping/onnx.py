@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from autocompress.compress.quiet import quiet
 from autocompress.compress.shipping.agreement import Run
-from autocompress.compress.shipping.tracing import batch_symbol, first_line, user_inputs
+from autocompress.compress.shipping.tracing import batch_symbol, user_inputs
 from autocompress.compress.state import tensors
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.errors import CompressionError, ConfigError, first_line
 
 _LARGEST = 1 << 30
 """Bytes of weights above which they go to a file of their own; ONNX ends at 2 GiB."""

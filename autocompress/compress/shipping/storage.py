@@ -18,8 +18,8 @@ import torch
 
 from autocompress.compress.shipping.codes import MOST_VALUES, bits_for, codebook, codebooks, pack, unpack
 from autocompress.compress.shipping.dtypes import DTYPES, name_of
-from autocompress.compress.shipping.grammar import SHAPE, boolean, integer, record, shown, word
-from autocompress.errors import StoreError
+from autocompress.compress.shipping.grammar import SHAPE, boolean, integer, record, word
+from autocompress.errors import StoreError, short
 
 State = Mapping[str, torch.Tensor]
 Description = dict[str, dict[str, Any]]
@@ -124,10 +124,10 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
                 room = _reserved(room, stored.size)
                 made[stored.key] = stored.restored()
         except (StoreError, ValueError, IndexError, RuntimeError) as error:
-            raise StoreError(f"the stored tensor {shown(name)} does not fit its description: {error}") from error
+            raise StoreError(f"the stored tensor {short(name)} does not fit its description: {error}") from error
         state[name] = made[stored.key]
     if left.keys() & state.keys():
-        raise StoreError(f"a tensor must be stored one way; {shown(min(left.keys() & state.keys()))} is twice")
+        raise StoreError(f"a tensor must be stored one way; {short(min(left.keys() & state.keys()))} is twice")
     return left | state
 
 

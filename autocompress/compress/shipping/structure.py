@@ -23,11 +23,10 @@ from autocompress.compress.shipping.grammar import (
     listing,
     mapping,
     record,
-    shown,
     text,
     word,
 )
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short
 
 Structure = dict[str, dict[str, Any]]
 _NUMBER = integer(-(1 << 63), (1 << 63) - 1)
@@ -88,7 +87,7 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
     modules, replaced = _submodules(model), dict[int, tuple[torch.Tensor, torch.Tensor]]()
     for name, differences in STRUCTURE(structure, "structure").items():
         if name not in modules:
-            raise StoreError(f"the checkpoint does not fit the model, which has no submodule {shown(name)}")
+            raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
         for key, value in differences["attributes"].items():
             _set_attribute(modules[name], name, key, value)
         for key, description in differences["tensors"].items():
@@ -101,7 +100,7 @@ def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int
     new = tuple(value) if isinstance(value, list) else value
     old = _attributes(module).get(key)
     if old is None or isinstance(old, list) != isinstance(new, tuple):
-        raise StoreError(f"the checkpoint does not fit the model, which has no such number {shown(f'{name}.{key}')}")
+        raise StoreError(f"the checkpoint does not fit the model, which has no such number {short(f'{name}.{key}')}")
     setattr(module, key, new)
 
 
@@ -114,7 +113,7 @@ def _replace(
 ) -> None:
     old = {**module._parameters, **module._buffers}.get(key)
     if old is None:
-        raise StoreError(f"the checkpoint does not fit the model, which has no tensor {shown(name)}")
+        raise StoreError(f"the checkpoint does not fit the model, which has no tensor {short(name)}")
     if math.prod(description["shape"]) > old.numel():
         raise StoreError(_larger(name))
     if id(old) not in replaced:
@@ -145,7 +144,7 @@ def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, 
 
 
 def _larger(name: str) -> str:
-    return f"a compressed model's tensors must be no larger than the uncompressed one's; {shown(name)} is"
+    return f"a compressed model's tensors must be no larger than the uncompressed one's; {short(name)} is"
 
 
 def _mismatch(name: str, kind: str, original: nn.Module | None) -> str:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from autocompress.compress.quantizing.int8 import Int8Model
 from autocompress.compress.quiet import quiet
 from autocompress.compress.state import device_of, evaluating, moved
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 
 
 def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
@@ -84,12 +84,6 @@ def batch_symbol(program: ExportedProgram) -> str | None:
     """Torch's name of the batches' size, such as s77; None where there is none, or more than one."""
     symbols = {symbol for node in user_inputs(program) if (symbol := _symbol(node)) is not None}
     return symbols.pop() if len(symbols) == 1 else None
-
-
-def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def _symbol(node: torch.fx.Node) -> str | None:

@@ -57,9 +57,9 @@ def test_what_does_not_is_refused(rule, value, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        (b'{"a": 1, "a": 2}', "each key once; got 'a' twice"),
         (b'{"a": NaN}', "must be finite; got NaN"),
-        (b'{"a": -1e999}', "must be finite; got -1e999"),
+        (b'{"a": -1e999}', "must be finite; got one that overflows"),
         (b"\xff", "decode"),
         (b"[" * 10**6, "."),
         (b"{", "."),
