@@ -130,6 +130,15 @@ def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -
     return input
 
 
+def _drawn(value: float) -> _Function:
+    """In place of random numbers, of which another width would draw others."""
+
+    def draw(func: _Function, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs).fill_(value)
+
+    return draw
+
+
 def _attention(
     func: _Function,
     query: torch.Tensor,
@@ -172,6 +181,17 @@ _INSTEAD: dict[Any, _Function] = {
     functional.alpha_dropout: _identity,
     functional.feature_alpha_dropout: _identity,
     torch.dropout: _identity,
+    torch.randn: _drawn(0.0),
+    torch.randn_like: _drawn(0.0),
+    torch.rand: _drawn(0.5),
+    torch.rand_like: _drawn(0.5),
+    torch.normal: _drawn(0.0),
+    torch.Tensor.normal_: _drawn(0.0),
+    torch.Tensor.uniform_: _drawn(0.5),
+    torch.bernoulli: _drawn(1.0),
+    torch.Tensor.bernoulli: _drawn(1.0),
+    torch.Tensor.bernoulli_: _drawn(1.0),
+    torch.Tensor.exponential_: _drawn(1.0),
     functional.scaled_dot_product_attention: _attention,
     functional.multi_head_attention_forward: _multi_head_attention,
 }

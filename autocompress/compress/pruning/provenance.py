@@ -107,8 +107,10 @@ class Provenance:
         self._over[self._top(one)] = self._top(other)
 
     def _top(self, spot: Spot) -> Spot:
-        while self._over.setdefault(spot, spot) != spot:
-            spot = self._over[spot]
+        over = self._over
+        while (above := over.setdefault(spot, spot)) != spot:
+            over[spot] = over.setdefault(above, above)  # half the way, so that the next search is short
+            spot = above
         return spot
 
     def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:

@@ -48,7 +48,13 @@ class Site:
         module = model.get_submodule(self.name)
         if self.output:
             return module.register_forward_hook(lambda _, __, made: see(made))
-        return module.register_forward_pre_hook(lambda _, given: see(given[0]))
+
+        def taking(_: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            taken = given[0] if given else next(iter(keywords.values()), None)
+            if isinstance(taken, torch.Tensor):  # packed sequences have no positions
+                see(taken)
+
+        return module.register_forward_pre_hook(taking, with_kwargs=True)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """(..., input channels) -> (..., channels of the root layer), added where several are the same channel."""

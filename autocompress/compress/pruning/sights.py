@@ -32,13 +32,14 @@ class Tally:
 
     def add(self, values: torch.Tensor) -> None:
         """(..., channels)."""
-        flat = values.flatten(0, -2).double()
-        self._total = flat.sum(0) if self._total is None else self._total + flat.sum(0)
+        flat = values.flatten(0, -2).float()
+        total = flat.sum(0).cpu().double()  # not every device has double precision
+        self._total = total if self._total is None else self._total + total
         self._count += len(flat)
 
     def mean(self, channels: int) -> torch.Tensor:
         """One value per channel; 0 where nothing came by."""
-        return torch.zeros(channels) if self._total is None else (self._total / self._count).float().cpu()
+        return torch.zeros(channels) if self._total is None else (self._total / self._count).float()
 
 
 class Sight:

@@ -114,7 +114,7 @@ def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for parent, last, parameter in replaced:
+        for parent, last, parameter in reversed(replaced):
             setattr(parent, last, parameter)
 
 
@@ -150,6 +150,10 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
 @contextmanager
 def same_chance(device: torch.device) -> Iterator[None]:
     """The same random numbers each time, and those of everything else as if none had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(0)  # not `torch.manual_seed`, which seeds devices that are not restored
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         yield

@@ -44,7 +44,7 @@ def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, 
         StoreError: it cannot be loaded, has other tensors, or computes something else.
     """
     loaded = load_compressed(path, original)
-    if isinstance(loaded, Int8Model):  # made of its file alone, which names no device
+    if _devices(loaded) != _devices(model):  # a graph of int8 weights names none; models move while they are trained
         loaded = loaded.to(device_of(model))
     require_same_tensors(loaded.state_dict(), model.state_dict(), path)
     require_same_outputs(loaded, model, inputs, path)
@@ -186,7 +186,12 @@ def _same(found: Any, saved: Any) -> bool:
         return True  # extra state, which only its module can compare
     if found.shape != saved.shape or found.dtype != saved.dtype:
         return False
+    found = found.to(saved.device)
     return torch.equal(found, saved) or torch.equal(_bits(found), _bits(saved))
+
+
+def _devices(model: nn.Module) -> set[torch.device]:
+    return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

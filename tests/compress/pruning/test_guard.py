@@ -235,3 +235,38 @@ def test_sentences_name_the_layer_and_the_reason() -> None:
     assert Disagreement("x", error="ValueError: no").sentence("conv") == (
         "conv: without some of its filters the model fails (ValueError: no); it keeps its filters"
     )
+
+
+class Noisy(nn.Module):
+    """Noise of the width of a layer, in the ways that it is drawn."""
+
+    def __init__(self, draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.draw = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), draw
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = x * self.draw(x) + self.draw(x) if self.training else x
+        return self.head(self.second(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.randn_like,
+        torch.rand_like,
+        lambda x: torch.randn(x.shape),
+        lambda x: torch.empty_like(x).normal_(),
+        lambda x: torch.empty(x.shape).bernoulli_(0.5),
+        lambda x: functional.dropout(torch.ones_like(x)),
+    ],
+)
+def test_chance_in_training_is_no_disagreement(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = Noisy(draw).eval()
+    inputs = (torch.randn(2, 3, 8, 8),)
+    before = torch.random.get_rng_state()
+    removed = cut(followed(model, inputs).couplings)
+    assert {removal.name for removal in removed} == {"first", "second", "head"}
+    assert Guard(model, inputs).disagreement(removed) is None
+    assert torch.equal(torch.random.get_rng_state(), before)
