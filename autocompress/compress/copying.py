@@ -55,7 +55,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return value
-    return kind() if not value and kind in _EMPTY else copy.deepcopy(value, memo)
+    return kind() if kind in _EMPTY and not value else copy.deepcopy(value, memo)
 
 
 def _is_plain(kind: Any) -> bool:

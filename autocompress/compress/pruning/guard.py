@@ -14,12 +14,16 @@ from torch import nn
 from autocompress.compress.pruning.coupling import Coupling, removals
 from autocompress.compress.pruning.neutral import NeutralNormalization
 from autocompress.compress.pruning.removal import Removal, remove
-from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs
+from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs, whole_numbers
 from autocompress.compress.state import device_of, tensors
 from autocompress.errors import CompressionError, first_line
 
 _QUICK, _EXACT = 1e-4, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
+
+_ALL = 3
+"""How much of inputs and parameters is varied: all; where the model refuses that no masks (2), no whole numbers (1),
+nothing (0)."""
 
 _OUTPUTS = "the model's outputs"
 
@@ -71,7 +75,7 @@ class Guard:
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._model, self._inputs = model, inputs
-        self._varied = self._trains = True
+        self._varied, self._trains = _ALL, True
         self._exact: _Side | None = None
         self._quick = self._side(_single(model))
 
@@ -120,8 +124,9 @@ class Guard:
             return found
 
     def _side(self, dtype: torch.dtype | None) -> _Side:
-        base = twin(self._model, dtype, varied=self._varied)
-        inputs = varied_inputs(self._inputs) if self._varied else self._inputs
+        base = twin(self._model, dtype, varied=self._varied > 0)
+        numbers = whole_numbers(self._model) if self._varied > 1 else 0
+        inputs = varied_inputs(self._inputs, numbers, masks=self._varied == _ALL) if self._varied else self._inputs
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
         return _Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
 
@@ -135,7 +140,7 @@ class Guard:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
         if unusable and self._varied:  # the model does not take such inputs or parameters: then as they are
-            self._varied, self._exact = False, None
+            self._varied, self._exact = self._varied - 1, None
             self._quick = self._side(_single(self._model))
             return self.disagreement(removed)
         try:

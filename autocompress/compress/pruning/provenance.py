@@ -23,11 +23,15 @@ from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.pruning.neutral import NeutralNormalization
 from autocompress.compress.pruning.twins import channel_dimension, same_chance, twin, typed
 from autocompress.compress.state import device_of, mapped, tensors
+from autocompress.errors import CompressionError
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 _MOST = 256
 """Filters of a layer that are marked one by one at most."""
+
+_MOST_PASSES = 1000
+"""Of the model, in all: beyond that layers are left alone rather than followed for minutes."""
 
 Spot = tuple[str, str, int]
 """Where a channel lies: "out" of a layer, "in" to one, or "by" a module that it passes; its name and the number."""
@@ -52,6 +56,7 @@ class Provenance:
         self._inputs = typed(inputs, self._model, None)
         self._modules = dict(self._model.named_modules())
         self._over: dict[Spot, Spot] = {}
+        self._passes = 0
 
     def follow(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and all that no convolution or linear layer makes."""
@@ -115,6 +120,9 @@ class Provenance:
 
     def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:
         """What is marked when these filters of a layer are."""
+        self._passes += 1
+        if self._passes > _MOST_PASSES:
+            raise CompressionError(f"channels must be told apart in {_MOST_PASSES} forward passes")
         channels, dimension = marked.nonzero().flatten(), channel_dimension(layer)
 
         def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:

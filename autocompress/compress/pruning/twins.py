@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -64,22 +66,45 @@ def _is_constant(tensor: torch.Tensor) -> bool:
     return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:_PROBED], flat))
 
 
-def varied_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """At most two samples of the inputs, with noise on their numbers, so that nothing about them is symmetric."""
+def varied_inputs(inputs: tuple[Any, ...], numbers: int = 0, *, masks: bool = False) -> tuple[Any, ...]:
+    """At most two samples of the inputs, with noise on their numbers, so that nothing about them is symmetric.
+
+    Args:
+        inputs: positional arguments of one forward pass.
+        numbers: whole numbers become others below this; 0: they stay as they are.
+        masks: whether truth values and tensors of zeros and ones become others too.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if alike and tensor.dim() > 0:
-            tensor = tensor[:_BATCH]
-        if not tensor.is_floating_point() or not tensor.numel():
+            tensor = tensor[:_BATCH] if tensor.shape[0] > 1 or not numbers else torch.cat([tensor] * _BATCH)
+        if not tensor.numel() or tensor.is_complex():
             return tensor
+        if not tensor.is_floating_point():
+            is_mask = tensor.dtype == torch.bool or (tensor.numel() > 1 and int(tensor.max()) <= 1 < numbers - 1)
+            varies = tensor.dim() > 0 and numbers > 0 and (masks or not is_mask)
+            return _others(tensor, 2 if is_mask and masks else numbers, generator) if varies else tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         size = tensor.float().std() if tensor.numel() > 1 else torch.zeros(())
         return tensor + noise * (size.to(tensor) if size > 0 else 1)
 
     return mapped(inputs, change)  # type: ignore[no-any-return]
+
+
+def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
+    drawn = torch.randint(numbers, tensor.shape, generator=generator)
+    for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
+        drawn[..., place] = place
+    return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
+
+
+def whole_numbers(model: nn.Module) -> int:
+    """How many whole numbers from 0 a model may be given: those that its smallest embedding has rows for."""
+    sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
+    return min(sizes, default=2)
 
 
 def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
@@ -132,7 +157,8 @@ def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     def silence(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if arguments:
             return (silent(arguments[0]), *arguments[1:]), keywords
-        return (), {**keywords, "input": silent(keywords["input"])}
+        name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
+        return (), {**keywords, name: silent(keywords[name])}
 
     return silence
 
@@ -151,9 +177,16 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
 def same_chance(device: torch.device) -> Iterator[None]:
     """The same random numbers each time, and those of everything else as if none had been drawn."""
     cuda = device.type == "cuda"
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if cuda else []):
+        random.seed(0)
+        np.random.seed(0)
         torch.default_generator.manual_seed(0)  # not `torch.manual_seed`, which seeds devices that are not restored
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

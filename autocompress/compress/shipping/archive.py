@@ -9,19 +9,21 @@ a closed list of instructions over plain values, each tensor within a record of 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickletools
 import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 import torch
 
 from autocompress.compress.shipping.dtypes import DTYPES
+from autocompress.compress.shipping.grammar import MOST_ITEMS
 from autocompress.errors import StoreError, short
 
 _INDEX, _RECORDS = "data.pkl", "data/"
@@ -85,18 +87,24 @@ def read_archive(file: IO[bytes]) -> dict[str, Any]:
     return state
 
 
-def plain_value(value: Any, where: str, depth: int = 0) -> Any:
+def plain_value(value: Any, where: str) -> Any:
     """What a module may keep in a state dict beside tensors: plain values in tuples, lists and dictionaries.
 
     Raises:
-        StoreError: it is something else, or nested too deeply.
+        StoreError: it is something else, nested too deeply, or too much.
     """
+    return _plain(value, where, itertools.count(), 0)
+
+
+def _plain(value: Any, where: str, items: Iterator[int], depth: int) -> Any:
+    if next(items) > MOST_ITEMS:  # one container may be met in many places
+        raise StoreError(f"{short(where)} must have at most {MOST_ITEMS} plain values")
     if value is None or type(value) in (bool, int, float, str, torch.Tensor):
         return value
     if depth < _DEEPEST and type(value) in (tuple, list):
-        return type(value)(plain_value(each, where, depth + 1) for each in value)
+        return type(value)(_plain(each, where, items, depth + 1) for each in value)
     if depth < _DEEPEST and type(value) in (dict, OrderedDict) and all(type(key) is str for key in value):
-        return {key: plain_value(each, where, depth + 1) for key, each in value.items()}
+        return {key: _plain(each, where, items, depth + 1) for key, each in value.items()}
     raise StoreError(f"{short(where)} must be a tensor or plain values; it has a {type(value).__qualname__}")
 
 

@@ -270,3 +270,52 @@ def test_chance_in_training_is_no_disagreement(draw: Callable[[torch.Tensor], to
     assert {removal.name for removal in removed} == {"first", "second", "head"}
     assert Guard(model, inputs).disagreement(removed) is None
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Attention(nn.Module):
+    """Heads made by reshape, of tokens that say nothing where all are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.query, self.key, self.value = nn.Embedding(11, 16), *(nn.Linear(16, 16) for _ in range(3))
+        self.project, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.table(ids)
+        heads = [each(x).unflatten(-1, (4, -1)).transpose(1, 2) for each in (self.query, self.key, self.value)]
+        given = None if mask is None else mask[:, None, None].bool()
+        mixed = functional.scaled_dot_product_attention(*heads, attn_mask=given)
+        return self.head(self.project(mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (torch.ones(1, 6, dtype=torch.long),),
+        (torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 6, dtype=torch.long)),
+        (torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.bool)),
+    ],
+    ids=["ones", "zeros and a mask of numbers", "zeros and a mask of truth values"],
+)
+def test_heads_that_are_regrouped_show_whatever_the_example_tokens(inputs: tuple[torch.Tensor, ...]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Attention().eval()
+    couplings = [each for each in followed(model, inputs).couplings if {"query", "key"} <= set(each.members)]
+    kept_by_head = [0, 1, 3, 4, 7, 8, 11, 15]  # other heads than before are made of these
+    removed = removals([(each, sorted(set(range(each.width)) - set(kept_by_head))) for each in couplings])
+    assert removed
+    assert Guard(model, inputs).disagreement(removed) is not None
+
+
+def test_tensors_that_are_plain_attributes_are_no_hindrance() -> None:
+    class Normalized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.first, self.head = torch.tensor([0.5, 0.4, 0.3]), nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.first(x - self.mean[:, None, None])).mean((2, 3)))
+
+    model, inputs = Normalized().eval(), (torch.randn(2, 3, 8, 8),)
+    assert Guard(model, inputs).disagreement(cut(followed(model, inputs).couplings)) is None
