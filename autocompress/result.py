@@ -103,11 +103,12 @@ class CompressionResult:
             StoreError: the checkpoint is damaged.
         """
         place, reference = json.dumps(str(self.checkpoint), ensure_ascii=False), self.directory.settings().get("module")
+        line = f"import autocompress; model = autocompress.load_compressed({place}"
         if self._needs_no_module():
-            return f"autocompress.load_compressed({place})"
-        if not reference or "name" not in reference:
-            return f"autocompress.load_compressed({place}, model)  # model: the uncompressed one"
-        return f"autocompress.load_compressed({place}, trust_module=True)  # runs {shown_path(reference['file'])}"
+            return f"{line})"
+        if not reference or "file" not in reference:
+            return f"{line}, original)  # original: the uncompressed model"
+        return f"{line}, trust_module=True)  # runs {shown_path(reference['file'])}"
 
     def _needs_no_module(self) -> bool:
         file = self.checkpoint / "structure.json"

@@ -34,7 +34,9 @@ def path():
 
 
 def printed(line, cwd):
-    return python(f"import autocompress; model = {line.partition('  #')[0]}{SHOW}", cwd).strip()
+    """What the model's outputs are in a process that runs a line as it stands, or that needs a name for its value."""
+    begin = "" if line.startswith("import ") else "import autocompress; model = "
+    return python(f"{begin}{line.partition('  #')[0]}{SHOW}", cwd).strip()
 
 
 @pytest.mark.parametrize("kind", ["float", "int8", "coded"])
