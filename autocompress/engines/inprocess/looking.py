@@ -18,13 +18,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from autocompress.compress.copying import copied
-from autocompress.compress.hooks import first_line
 from autocompress.compress.state import device_of
 from autocompress.controller.controller import CompressionController
 from autocompress.engines.inprocess.functions import UserFunctions
 from autocompress.engines.inprocess.training import configured
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import AutoCompressError, ConfigError, ModuleError
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
 from autocompress.records import Preflight
 from autocompress.trial.preflight.damaging import output_layers
 from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
@@ -105,7 +104,7 @@ def _stepped(controller: CompressionController, model: nn.Module, functions: Use
     except Exception as error:
         raise ModuleError(
             f"train_epoch_fn and configure_optimizers_fn must train the model that is given; they raised "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -102,7 +103,7 @@ def look(
 
 def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:
     """The record of what was found."""
-    step = max(steps, key=lambda each: each.epoch_seconds or each.seconds, default=None)
+    step = max(steps, key=lambda each: each.epoch_seconds or each.seconds or math.inf, default=None)
     accuracies = tuple(evaluated.accuracies)
     return Preflight(
         accuracies=accuracies,
@@ -112,6 +113,7 @@ def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence
         step_seconds=None if step is None else step.seconds,
         epoch_seconds=None if step is None else step.epoch_seconds,
         loss=None if step is None else step.loss,
+        late=step is not None and step.late,
         seconds=seconds,
         warnings=tuple(warnings),
     )
