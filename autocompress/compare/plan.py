@@ -50,10 +50,14 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
 
 def _require_same(home: Path, wanted: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        if known.get(name) != value:
+        if not (_same_search(value, known.get(name)) if name == "settings" else known.get(name) == value):
             raise StoreError(
                 f"{home} must be of the same comparison; its {name} is another one: name another directory"
             )
+
+
+def _same_search(wanted: Any, known: Any) -> bool:
+    return AccuracyAwareSettings.from_record(wanted).searches_like(AccuracyAwareSettings.from_record(known))
 
 
 def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:

@@ -18,7 +18,7 @@ from autocompress.errors import ConfigError, ModuleError
 from autocompress.trial.preflight import evaluating
 from autocompress.trial.preflight.hooks import algorithms_answered, require_inputs
 from autocompress.trial.preflight.watching import Watch
-from autocompress.trial.tasks import measure_baseline
+from autocompress.trial.tasks import _check, measure_baseline
 from tests.trial.preflight_modules import (
     CLASSES,
     FEATURES,
@@ -805,7 +805,7 @@ def test_a_trainer_that_takes_long_to_begin_is_looked_at():
     assert found.loss is not None
     assert found.warnings == ()
     assert found.epoch_seconds < 20 * 1.6, "the workers' first batch is waited for once"
-    with pytest.raises(ModuleError, match="trainer.*it raised RuntimeError"):
+    with pytest.raises(ModuleError, match=r"trainer.*it raised RuntimeError: head cannot"):
         measure_baseline(module(**{TRAINER: loading(loader)}, model=Made(lambda: frozen_but("head"))), SPACE)
 
 
@@ -1034,3 +1034,69 @@ def test_a_module_need_not_know_algorithms_that_are_not_searched():
     assert measure_baseline(KnowsOneAlgorithm, SPACE).preflight.step_seconds is not None
     with pytest.raises(ModuleError, match=r"post_compress_finetuning_trainer\(\) must return when .*'l1'"):
         measure_baseline(KnowsOneAlgorithm, default_space(["l1", "l2"]))
+
+
+NO_PREFLIGHT = AccuracyAwareSettings(preflight=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["a loss whose direction was forgotten", "an evaluator of a global model", "a trainer that never steps"]
+)
+def test_a_refusal_can_be_passed_over(name):
+    wrong, _ = WRONG[name]
+    measured = measure_baseline(wrong, SPACE, NO_PREFLIGHT)
+    assert measured.preflight is None
+    assert measured.accuracy == wrong.evaluator()(Right.model())
+
+
+def test_the_uncompressed_model_is_measured_the_same_without_a_preflight():
+    noisy = UNUSUAL["a noisy but honest evaluator"]
+    with_it, without = measure_baseline(noisy, SPACE), measure_baseline(noisy, SPACE, NO_PREFLIGHT)
+    assert with_it.accuracy == without.accuracy
+    assert with_it.measurement == without.measurement
+
+
+@pytest.mark.parametrize(
+    ("wrong", "settings", "message"),
+    [
+        (module(evaluator=lambda model: None), NO_PREFLIGHT, "must return a finite number; got None"),
+        (module(evaluator=lambda model: model(1)), NO_PREFLIGHT, r"Mine.evaluator\(\) must return .*it raised TypeErr"),
+        (module(optimizer_factory=None), NO_PREFLIGHT, r"no optimizer: optimizer_factory\(\) must return"),
+        (module(model="x.pt"), NO_PREFLIGHT, r"model\(\) must return a torch.nn.Module"),
+        (Right, NO_PREFLIGHT.with_budget(AccuracyBudget(101.0)), "must be below 100"),
+        (Right, NO_PREFLIGHT.with_budget(AccuracyBudget(60.0)), "Confirm it with --yes"),
+    ],
+)
+def test_what_must_hold_without_a_preflight(wrong, settings, message):
+    with pytest.raises((ModuleError, ConfigError), match=message):
+        measure_baseline(wrong, SPACE, settings, confirmed=False)
+
+
+def test_hooks_that_algorithms_need_must_be_there_without_a_preflight():
+    with pytest.raises(ModuleError, match=r"algorithm 'slim' needs .*criterion\(\).*; Mine returns None"):
+        measure_baseline(module(criterion=None), default_space(["slim"]), NO_PREFLIGHT)
+
+
+class Normed(nn.Module):
+    """Cannot take one sample in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Right.model()
+        self.norm = nn.BatchNorm1d(CLASSES, affine=False)
+        self.norm.running_mean.zero_()
+
+    def forward(self, x):
+        return self.norm(self.net(x))
+
+
+def test_a_check_looks_at_the_model_in_eval_mode():
+    seen = []
+
+    def evaluator(model):
+        seen.append(model.training)
+        return accuracy(model)
+
+    answer = _check(module(model=Made(Normed), evaluator=evaluator), SPACE.wire, AccuracyAwareSettings())
+    assert answer["preflight"]["damaged"] == pytest.approx(1 / CLASSES, abs=0.01)
+    assert not any(seen)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
 from autocompress.algorithms import algorithm
+from autocompress.compress.copying import copied
 from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
 from autocompress.compress.module import ModuleClass
 from autocompress.config import AccuracyAwareSettings, SearchSpace
@@ -81,12 +82,8 @@ def look(
         ModuleError: the evaluations cannot guide a search, or the trainer does not train.
     """
     started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)
-    evaluator = module.evaluator()
     evaluated = Evaluations(
-        named_evaluator(
-            f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
-            lambda model: evaluate(evaluator, model),
-        ),
+        _named_evaluator(module, judge),
         original,
         lambda: output_layers(original, example_inputs(module)),
         judge,
@@ -99,6 +96,38 @@ def look(
         seed_everything(1)  # random weights would be others
         require_same_weights(module, original)
     return preflight_of(evaluated, steps, warnings, time.monotonic() - started)
+
+
+def measure_only(
+    module: ModuleClass, settings: AccuracyAwareSettings, original: nn.Module, *, confirmed: bool = True
+) -> float:
+    """The accuracy of the uncompressed model where there is no preflight: evaluated once, as the preflight does first.
+
+    Args:
+        module: the user's.
+        settings: of the search.
+        original: the uncompressed model; not changed.
+        confirmed: whether a budget that is hardly meant is let pass.
+
+    Raises:
+        ConfigError: the budget leaves nothing to lose; or it is hardly meant, and was not confirmed.
+        ModuleError: the evaluator fails, or returns no finite number.
+    """
+    judge = _judge(module, settings, confirmed=confirmed)
+    judge.require_budget()
+    evaluator = _named_evaluator(module, judge)
+    seed_everything(0)
+    accuracy = evaluator(copied(original).eval())
+    judge.require_meant(accuracy)
+    return accuracy
+
+
+def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module], float]:
+    evaluator = module.evaluator()
+    return named_evaluator(
+        f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
+        lambda model: evaluate(evaluator, model),
+    )
 
 
 def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:

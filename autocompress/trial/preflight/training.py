@@ -68,7 +68,8 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
         return _odd(name, step, optimizer)
     if step.late:
         return [
-            f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined further"
+            f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined "
+            "further"
         ]
     if step.elsewhere:
         raise ModuleError(
