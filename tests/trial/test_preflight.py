@@ -876,6 +876,7 @@ def refusing_hooks(seconds, kind=accuracy):
 
     def evaluator(model):
         calls.append(1)
+        model(data()[1][0])  # before it is scripted
         if model._forward_pre_hooks or model._forward_hooks:
             raise RuntimeError("hooks cannot be scripted")
         time.sleep(seconds)
