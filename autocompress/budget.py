@@ -83,6 +83,24 @@ class AccuracyBudget:
             "(maximal_relative_accuracy_degradation and --max-relative-drop are in percent: 1 is 1 %)"
         )
 
+    def require_meant(self, uncompressed_accuracy: float | None = None, *, confirmed: bool) -> str | None:
+        """Check that the budget is not one that is hardly meant, unless it has been confirmed.
+
+        Args:
+            uncompressed_accuracy: see `unusual`.
+            confirmed: whether such a budget is warned of only.
+
+        Returns:
+            a warning where it is one; None otherwise.
+
+        Raises:
+            ConfigError: it is one and has not been confirmed.
+        """
+        unusual = self.unusual(uncompressed_accuracy)
+        if unusual is not None and not confirmed:
+            raise ConfigError(f"{unusual} Confirm it with --yes")
+        return unusual
+
 
 def accuracy_budget(accuracy: float, threshold: float, *, higher_is_better: bool = True) -> float:
     """How far an accuracy is inside the threshold: >= 0 is feasible, in the evaluator's unit."""

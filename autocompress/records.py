@@ -125,9 +125,10 @@ class Preflight(Record):
         noise: the largest difference between them; 0: the same number each time; None: not known.
         damaged: accuracy of a model whose output layer is zeroed; None where it was not evaluated.
         evaluation_seconds: of one evaluation.
-        step_seconds: of one training step, from the trainer's call; None where nothing is trained.
+        step_seconds: of one training step, from the trainer's call; None where nothing is trained, or `late`.
         epoch_seconds: what an epoch takes as far as the length of the user's DataLoader tells; None: not known.
         loss: of that step; None where the criterion was not called.
+        late: whether the trainer was left before it had stepped, as it gathers the gradients of many batches.
         seconds: that the preflight took in all.
         warnings: what to look at although the search may begin, a sentence each.
     """
@@ -141,6 +142,7 @@ class Preflight(Record):
     loss: float | None = None
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    late: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from autocompress.report.phrases import percent
 
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
+    from autocompress.records import Preflight
     from autocompress.trial.checking import AlgorithmCheck, Reduction
 
 _COLUMNS = ("algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict")
@@ -21,7 +22,7 @@ _COLUMNS = ("algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", 
 
 def tried(
     module: str, search_space: Path | None, budget: AccuracyBudget | None = None
-) -> tuple[list[AlgorithmCheck], list[str]]:
+) -> tuple[list[AlgorithmCheck], Preflight, list[str]]:
     """Make the preflight, and try the algorithms of a search space, or all, in another process.
 
     Args:
@@ -30,7 +31,7 @@ def tried(
         budget: the tolerated accuracy degradation; None: the default.
 
     Returns:
-        what became of each algorithm, and what the preflight found, a line each.
+        what became of each algorithm; what the preflight found; and that in words, a line each.
 
     Raises:
         AutoCompressError: there is no such module, or the search space breaks a rule.
@@ -49,7 +50,7 @@ def tried(
     if space is not None:
         lines.append(duration(preflight, length_of_space(SearchSpace.parse(space), settings)))
     lines += [f"warning: {each}" for each in preflight.warnings]
-    return [AlgorithmCheck.from_dict(check) for check in checks], lines
+    return [AlgorithmCheck.from_dict(check) for check in checks], preflight, lines
 
 
 def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:

@@ -75,17 +75,6 @@ def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget 
     return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
 
 
-def require_meant(budget: AccuracyBudget, *, yes: bool) -> None:
-    """Check that a budget is not one that is hardly meant; of an absolute one the accuracy is needed, later.
-
-    Raises:
-        ConfigError: it is one, and was not confirmed.
-    """
-    unusual = None if yes else budget.unusual()
-    if unusual is not None:
-        raise ConfigError(f"{unusual} Confirm it with --yes")
-
-
 class Search(Protocol):
     """A search that can be carried out, on whichever engine."""
 

@@ -30,6 +30,9 @@ AbsoluteDrop = Annotated[
     float | None, typer.Option(metavar="X", help="Tolerated loss in the evaluator's unit, instead.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="The budget is meant, even below .05 % or above 50 %.")]
+NoPreflight = Annotated[
+    bool, typer.Option("--no-preflight", help="Search a module that the preflight refuses; its warnings go too.")
+]
 Objective = Annotated[
     str | None,
     typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),

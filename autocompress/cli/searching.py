@@ -22,6 +22,7 @@ from autocompress.cli.options import (
     Directory,
     Json,
     Module,
+    NoPreflight,
     Objective,
     Port,
     Quiet,
@@ -51,6 +52,7 @@ def run(
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
     yes: Yes = False,
+    no_preflight: NoPreflight = False,
     objective: Objective = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
@@ -76,7 +78,8 @@ def run(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         space, settings = launch.asked(search_space, config)
-        launch.require_meant(budget or settings.budget, yes=yes)
+        (budget or settings.budget).require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
+        settings = settings.with_changes({"preflight": not no_preflight})
         wishes = launch.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed, yes)
         search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
         launch.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
@@ -142,10 +145,11 @@ def check(
     with told_errors(debug=debug):
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         if budget is not None:
-            launch.require_meant(budget, yes=yes)
-        found, lines = tried(module, search_space, budget)
+            budget.require_meant(confirmed=yes)
+        found, preflight, lines = tried(module, search_space, budget)
         if as_json:
-            print(json.dumps([each.to_dict() for each in found], indent=2))
+            checks = [each.to_dict() for each in found]
+            print(json.dumps({"preflight": preflight.to_dict(), "checks": checks}, indent=2))
         else:
             print("\n".join(lines))
             piped_console().print(checks_table(found))
@@ -167,6 +171,7 @@ def compare(
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
     yes: Yes = False,
+    no_preflight: NoPreflight = False,
     objective: Objective = None,
     engine: Annotated[
         str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
@@ -186,11 +191,12 @@ def compare(
     with told_errors(debug=debug):
         from autocompress.compare.comparing import compare_tuners
         from autocompress.compress.loading import ModuleReference
+        from autocompress.config import AccuracyAwareSettings
 
         reference = ModuleReference.parse(module)
         budget = launch.tolerated(max_relative_drop, max_absolute_drop)
         if budget is not None:
-            launch.require_meant(budget, yes=yes)
+            budget.require_meant(confirmed=yes)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(
@@ -198,6 +204,7 @@ def compare(
                 search_space,
                 tuners,
                 budget=budget,
+                settings=AccuracyAwareSettings(preflight=not no_preflight),
                 objective=objective,
                 seeds=seeds,
                 trials=trials,

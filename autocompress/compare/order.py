@@ -70,7 +70,7 @@ class SearchOrder:
             **{
                 **data,
                 "tuner": TunerName(**data["tuner"]),
-                "settings": AccuracyAwareSettings.from_dict(data["settings"]),
+                "settings": AccuracyAwareSettings.from_record(data["settings"]),
                 "directory": Path(data["directory"]),
                 "baseline": Baseline.from_dict(data["baseline"]),
             }

@@ -11,7 +11,7 @@ from autocompress.compare.names import TunerName
 from autocompress.compare.order import SearchOrder
 from autocompress.compress.loading import ModuleReference
 from autocompress.config import AccuracyAwareSettings
-from autocompress.errors import StoreError
+from autocompress.errors import ConfigError, StoreError
 from autocompress.records import Baseline
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.child import measure_in_child
@@ -50,10 +50,17 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
 
 def _require_same(home: Path, wanted: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        if known.get(name) != value:
+        if not (_same_search(value, known.get(name)) if name == "settings" else known.get(name) == value):
             raise StoreError(
                 f"{home} must be of the same comparison; its {name} is another one: name another directory"
             )
+
+
+def _same_search(wanted: Any, known: Any) -> bool:
+    try:
+        return AccuracyAwareSettings.from_record(wanted).searches_like(AccuracyAwareSettings.from_record(known))
+    except ConfigError:  # damaged, or of another version
+        return False
 
 
 def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:

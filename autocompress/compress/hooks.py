@@ -15,7 +15,7 @@ from torch import nn
 
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.state import device_of, evaluating, moved, tensors
-from autocompress.errors import ModuleError, short
+from autocompress.errors import ModuleError, first_line, short
 
 
 def fresh_model(module: ModuleClass) -> nn.Module:
@@ -29,17 +29,14 @@ def fresh_model(module: ModuleClass) -> nn.Module:
         model = module.model()
     except Exception as error:
         hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
-        raise ModuleError(
-            f"{name} must return the trained model; it raised {type(error).__name__}: {first_line(error)}{hint}"
-        ) from error
+        raise ModuleError(f"{name} must return the trained model; it raised {first_line(error)}{hint}") from error
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name} must return a torch.nn.Module; got {shown(model)}{_advice(model)}")
     try:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModuleError(
-            f"{name} must return a model that copy.deepcopy can copy; it raised {type(error).__name__}: "
-            f"{first_line(error)}"
+            f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"
         ) from error
 
 
@@ -164,12 +161,6 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(item.detach().clone() if isinstance(item, torch.Tensor) else item for item in inputs)
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "(no message)"
 
 
 def _advice(value: Any) -> str:

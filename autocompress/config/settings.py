@@ -83,6 +83,8 @@ class AccuracyAwareSettings(BaseModel):
         warm_start: start trials from the checkpoint of the highest feasible rate, else from the pretrained model.
         knowledge_distillation: how the uncompressed model teaches; None: it does not.
         maximal_trial_seconds: a trial that takes longer, as one that hangs does, has failed; None: there is no limit.
+        preflight: whether the module is looked at before the search, and refused where it cannot guide one. Without
+            that the uncompressed model is evaluated, and the hooks that algorithms need must be there, all the same.
         seed: of every trial.
 
     Raises:
@@ -110,6 +112,7 @@ class AccuracyAwareSettings(BaseModel):
         KnowledgeDistillation | None, Field(description="an object with type, scale and temperature, or null")
     ] = None
     maximal_trial_seconds: _Seconds = None
+    preflight: _Flag = True
     seed: _Seed = 0
 
     @model_validator(mode="wrap")
@@ -159,6 +162,10 @@ class AccuracyAwareSettings(BaseModel):
             kept |= {_RELATIVE: None, _ABSOLUTE: None}
         return self.from_dict({**kept, **changes})
 
+    def searches_like(self, other: AccuracyAwareSettings) -> bool:
+        """Whether a search with other settings is the same: all are equal but `preflight`, which only looks."""
+        return self.with_changes({"preflight": other.preflight}) == other
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object with all settings."""
         return self.model_dump(mode="json")
@@ -171,6 +178,18 @@ class AccuracyAwareSettings(BaseModel):
             ConfigError: naming the setting, what is allowed, and the value.
         """
         return cls.model_validate(data)
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> AccuracyAwareSettings:
+        """The settings that `to_dict` wrote: of another budget, such as the default, the search would be another one.
+
+        Raises:
+            ConfigError: as `from_dict`, or the budget is not there.
+        """
+        for name in (_RELATIVE, _ABSOLUTE):
+            if isinstance(data, Mapping) and name not in data:
+                raise ConfigError(f"settings must have {name}; they do not")
+        return cls.from_dict(data)
 
     def rule(self, axis: RateAxis) -> StepHalving:
         """The search rule over an axis: its ends are the bounds, the initial rate is clamped into them.

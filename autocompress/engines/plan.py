@@ -157,8 +157,9 @@ class ExperimentPlan:
             raise StoreError(f"an experiment's plan must be an object; got {short(data)}")
         plain = {name: value for name, value in data.items() if name != "threshold"}
         try:
-            plain["settings"] = AccuracyAwareSettings.from_dict(data.get("settings", {}))
-            plain["baseline"] = Baseline.from_dict(data["baseline"]) if data.get("baseline") is not None else None
+            _require_all(data)
+            plain["settings"] = AccuracyAwareSettings.from_record(data["settings"])
+            plain["baseline"] = None if data["baseline"] is None else Baseline.from_dict(data["baseline"])
             plan = from_fields(cls, plain)
             engine = checked(_Engine, "engine", plan.engine)
             checked(_NniConfig, "engine.config", engine.get("config", {}))
@@ -167,6 +168,13 @@ class ExperimentPlan:
         if "class_name" not in plan.module:
             raise StoreError("experiment.json is damaged: module must have class_name; it does not")
         return plan
+
+
+def _require_all(data: Mapping[str, Any]) -> None:
+    """All are written; with the default of one that is lost it would be another search."""
+    for each in dataclasses.fields(ExperimentPlan):
+        if each.name not in data:
+            raise StoreError(f"it must have {each.name}; it does not")
 
 
 def choose_objective(space: SearchSpace, objective: str | None) -> str:

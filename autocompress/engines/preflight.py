@@ -9,6 +9,7 @@ from autocompress.algorithms import algorithm
 from autocompress.config import AccuracyAwareSettings, SearchSpace
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Preflight
+from autocompress.report.phrases import counted
 from autocompress.search.length import SearchLength, longest, of_trials
 
 
@@ -49,16 +50,14 @@ def duration(preflight: Preflight, length: SearchLength | None) -> str:
     """
     if length is None:
         return "search: as long as it is let"
-    counted = f"{_count(length.trials, 'trial')}, {_count(length.epochs, 'epoch')}"
+    trials, epochs = counted(length.trials, "trial"), counted(length.epochs, "epoch")
     evaluating = length.evaluations * preflight.evaluation_seconds
-    if preflight.step_seconds is None:
-        return f"search: at most {time_text(evaluating)} of evaluation ({_count(length.trials, 'trial')})"
+    if preflight.step_seconds is None and not preflight.late:
+        return f"search: at most {time_text(evaluating)} of evaluation ({trials})"
     if preflight.epoch_seconds is None:
-        return (
-            f"search: at most {counted}; evaluations take {time_text(evaluating)} of it, a training step "
-            f"{time_text(preflight.step_seconds)}"
-        )
-    return f"search: at most {time_text(evaluating + length.epochs * preflight.epoch_seconds)} ({counted})"
+        step = "" if preflight.step_seconds is None else f", a training step {time_text(preflight.step_seconds)}"
+        return f"search: at most {trials}, {epochs}; evaluations take {time_text(evaluating)} of it{step}"
+    return f"search: at most {time_text(evaluating + length.epochs * preflight.epoch_seconds)} ({trials}, {epochs})"
 
 
 def length_of(plan: ExperimentPlan, trials: int | None = None) -> SearchLength | None:
@@ -104,15 +103,11 @@ def _direction(preflight: Preflight) -> str:
 
 
 def _step(preflight: Preflight) -> str:
-    if preflight.step_seconds is None:
+    if preflight.step_seconds is None and not preflight.late:
         return "training step: none, models are only evaluated"
-    loss = "" if preflight.loss is None else f", loss {preflight.loss:.3g}"
-    return f"training step: {time_text(preflight.step_seconds)}{loss}"
+    took = "not waited for" if preflight.step_seconds is None else time_text(preflight.step_seconds)
+    return f"training step: {took}" + ("" if preflight.loss is None else f", loss {preflight.loss:.3g}")
 
 
 def _listed(accuracies: Sequence[float]) -> str:
     return ", ".join(f"{each:.4g}" for each in accuracies)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -48,13 +48,14 @@ def _loop(story: Story) -> str:
     settings = story.settings["settings"]
     names = ("minimal_compression_rate", "maximal_compression_rate", "validate_before_training", "seed")
     given = ", ".join(f"{name}={settings[name]!r}" for name in names)
+    preflight = "" if settings["preflight"] else ", preflight=False"
     return "\n".join(
         [
             'config = CompressionConfig.from_json("config.json")',
             "compression_ctrl, model = create_compressed_model(model, config)",
             f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {story.baseline.accuracy!r},",
             f"    {given})",
-            "loop.run(model, train_epoch_fn, validate_fn, configure_optimizers_fn)",
+            f"loop.run(model, train_epoch_fn, validate_fn, configure_optimizers_fn{preflight})",
         ]
     )
 
@@ -68,6 +69,7 @@ def _command(story: Story) -> str:
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
     if AccuracyAwareSettings.from_dict(settings).budget.unusual(story.baseline.accuracy) is not None:
         words.append("--yes")
+    words += [] if settings["preflight"] else ["--no-preflight"]
     if story.tuner != "AdaptiveCompression":
         words += ["--tuner", story.tuner, "--trials", str(len(story.records))]
     return shlex.join(words)
@@ -77,7 +79,11 @@ def _changed_settings(story: Story) -> list[tuple[str, Any]]:
     """Name and value of the settings that are not the defaults and have no option of their own."""
     defaults = AccuracyAwareSettings().to_dict()
     given = story.settings["settings"]
-    return [(name, given[name]) for name in defaults if name not in _BY_OPTION and given[name] != defaults[name]]
+    return [
+        (name, given[name])
+        for name in defaults
+        if name not in {*_BY_OPTION, "preflight"} and given[name] != defaults[name]
+    ]
 
 
 def _module(story: Story) -> str:

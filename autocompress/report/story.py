@@ -127,7 +127,7 @@ def story_of(directory: ExperimentDirectory) -> Story:
     settings, ledger = directory.settings(), Ledger(directory)
     found = best(ledger.standing)
     require_objective(settings["objective"])
-    settings["settings"] = AccuracyAwareSettings.from_dict(settings["settings"]).to_dict()
+    settings["settings"] = AccuracyAwareSettings.from_record(settings["settings"]).to_dict()
     if settings["threshold"] is None:
         raise StoreError(f"{directory.settings_path} must have a threshold; the baseline has not been measured")
     return Story(

@@ -28,7 +28,7 @@ from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.files import read_json, write_json
 from autocompress.trial.order import Stage
 from autocompress.trial.preflight.hooks import algorithms_answered
-from autocompress.trial.preflight.looking import look, require_module
+from autocompress.trial.preflight.looking import look, measure_only, require_module
 from autocompress.trial.run import train_again
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
@@ -45,7 +45,7 @@ def measure_baseline(
     *,
     confirmed: bool = True,
 ) -> Baseline:
-    """Check the search space against the model, make the preflight, and measure the uncompressed model.
+    """Check the search space against the model, make the preflight if it is set, and measure the uncompressed model.
 
     Args:
         module: the user's module.
@@ -62,13 +62,18 @@ def measure_baseline(
     """
     started, settings = time.monotonic(), settings or AccuracyAwareSettings()
     seed_everything(0)
-    model_seconds = require_module(module, search_space, settings)
+    model_seconds = require_module(module, search_space, settings) if settings.preflight else 0.0
     surroundings = Surroundings.of(module)
     for entry in search_space.algorithms:
         check_algorithm(module, entry, surroundings, distilling=settings.knowledge_distillation is not None)
-    preflight = look(module, search_space, settings, surroundings.original, model_seconds, confirmed=confirmed)
+    preflight, original = None, surroundings.original
+    if settings.preflight:
+        preflight = look(module, search_space, settings, original, model_seconds, confirmed=confirmed)
+        accuracy = preflight.accuracies[0]
+    else:
+        accuracy = measure_only(module, settings, original, confirmed=confirmed)
     return Baseline(
-        accuracy=preflight.accuracies[0],
+        accuracy=accuracy,
         holdout_accuracy=_holdout(module, surroundings.original),
         higher_is_better=bool(module.higher_is_better),
         measurement=surroundings.size,
@@ -206,7 +211,7 @@ def _check(
     else:
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
-    preflight = look(module, space, settings, fresh_model(module), model_seconds)
+    preflight = look(module, space, settings, fresh_model(module).eval(), model_seconds)
     return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}
 
 

@@ -8,6 +8,7 @@ import pytest
 from autocompress.algorithms import ALGORITHMS
 from autocompress.config import default_space
 from tests.cli.support import invoke
+from tests.curve_modules import Knee
 
 KNEE = "tests/curve_modules.py:Knee"
 
@@ -53,10 +54,14 @@ def test_what_does_not_apply_is_told_and_ends_with_2(space):
 def test_json_of_every_algorithm():
     answer = invoke("check", KNEE, "--json")
     assert answer.exit_code == 0, answer.output  # without a search space nothing was asked for that does not apply
-    found = {check["algorithm"]: check for check in json.loads(answer.stdout)}
+    told = json.loads(answer.stdout)
+    found = {check["algorithm"]: check for check in told["checks"]}
     assert list(found) == list(ALGORITHMS)
     assert found["slim"]["missing_hooks"] == ["criterion()"]
     assert [each["requested_rate"] for each in found["l2"]["reductions"]] == [0.3, 0.9]
+    assert set(told["preflight"]["accuracies"]) == {Knee.evaluator()(Knee.model())}
+    assert told["preflight"]["noise"] == 0
+    assert told["preflight"]["step_seconds"] > 0
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_defaults_are_those_of_nncf():
         "warm_start": True,
         "knowledge_distillation": None,
         "maximal_trial_seconds": None,
+        "preflight": True,
         "seed": 0,
     }
 
@@ -83,6 +84,7 @@ RULES = {
     "warm_start": ("true or false", [0, 1, "true", None]),
     "knowledge_distillation": ("an object with type, scale and temperature, or null", [True, "softmax", 1]),
     "maximal_trial_seconds": ("a finite number > 0, or null", [0, -1.0, "60", True, float("inf")]),
+    "preflight": ("true or false", [0, 1, "false", None]),
     "seed": ("a whole number in [0, 2**32)", [-1, 2**32, "0", True, 1.5]),
 }
 
@@ -246,3 +248,22 @@ def test_bad_knowledge_distillation(given, message):
     with pytest.raises(ConfigError) as caught:
         AccuracyAwareSettings(knowledge_distillation=given)
     assert message in str(caught.value)
+
+
+def test_settings_are_of_the_same_search_with_and_without_a_preflight():
+    settings = AccuracyAwareSettings(patience_epochs=7, maximal_absolute_accuracy_degradation=0.5)
+    without = settings.with_changes({"preflight": False})
+    assert settings != without
+    assert settings.searches_like(without)
+    assert without.searches_like(settings)
+    assert not settings.searches_like(without.with_changes({"seed": 1}))
+
+
+@pytest.mark.parametrize("lost", ["maximal_relative_accuracy_degradation", "maximal_absolute_accuracy_degradation"])
+def test_a_record_without_its_budget_does_not_get_the_default_one(lost):
+    record = AccuracyAwareSettings(maximal_relative_accuracy_degradation=0.1).to_dict()
+    assert AccuracyAwareSettings.from_record(record).to_dict() == record
+    del record["preflight"]
+    assert AccuracyAwareSettings.from_record(record).preflight, "a setting that came later has its default"
+    with pytest.raises(ConfigError, match=f"settings must have {lost}; they do not"):
+        AccuracyAwareSettings.from_record({name: value for name, value in record.items() if name != lost})

@@ -7,10 +7,13 @@ import pytest
 
 from autocompress import AutoCompressionExperiment, CompressionStudy, ModuleError
 from autocompress.compare.comparing import compare_tuners
-from autocompress.config import default_space
+from autocompress.config import AccuracyAwareSettings, default_space
+from autocompress.engines.plan import ExperimentPlan
+from autocompress.errors import StoreError
+from autocompress.store import ExperimentDirectory
 from tests.cli.support import invoke
 from tests.e2e.support import free_port
-from tests.trial.preflight_modules import LossAsAccuracy, Right
+from tests.trial.preflight_modules import LossAsAccuracy, Right, loss
 
 pytestmark = pytest.mark.e2e
 
@@ -129,3 +132,67 @@ def invoked_start(directory):
     experiment.config.search_space = SPACE
     experiment.config.trial_concurrency = 1
     experiment.start(free_port())
+
+
+# A refusal may be wrong: each engine has a way past it
+
+
+def without():
+    return AccuracyAwareSettings(preflight=False, initial_training_phase_epochs=0, patience_epochs=1)
+
+
+def test_an_experiment_without_it(tmp_path):
+    experiment = AutoCompressionExperiment(LossAsAccuracy, "local", directory=tmp_path / "out")
+    experiment.config.search_space = SPACE
+    experiment.config.trial_concurrency = 1
+    experiment.settings = without()
+    experiment.start(free_port())
+    experiment.stop()
+    measured = baseline_in(tmp_path / "out")
+    assert measured.preflight is None
+    assert measured.accuracy == loss(LossAsAccuracy.model())
+
+
+def test_a_study_without_it(tmp_path):
+    study = CompressionStudy(LossAsAccuracy, SPACE, settings=without(), directory=tmp_path / "out")
+    assert not study.study.trials
+    assert baseline_in(tmp_path / "out").preflight is None
+    with_it = without().with_changes({"preflight": True})
+    again = CompressionStudy(LossAsAccuracy, SPACE, settings=with_it, directory=tmp_path / "out")
+    assert again.study.study_name == study.study_name, "it is the same search"
+    other = CompressionStudy(
+        LossAsAccuracy, SPACE, settings=with_it.with_changes({"seed": 1}), directory=tmp_path / "out"
+    )
+    with pytest.raises(StoreError, match="its settings is another one"):
+        _ = other.study
+
+
+def test_a_comparison_without_it(space, tmp_path):
+    options = [
+        "--search-space",
+        space,
+        "--tuners",
+        "random",
+        "--trials",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "out",
+    ]
+    answer = invoke("compare", MODULE, *options, "--no-preflight")
+    assert answer.exit_code == 0, answer.output
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["baseline"]["preflight"] is None
+    assert invoke("compare", MODULE, *options).exit_code == 0, "it is the same comparison, and goes on"
+
+
+def test_the_command_run_without_it(space, tmp_path):
+    options = ["--engine", "optuna", "--tuner", "RandomSampler", "--trials", "1", "--no-preflight"]
+    answer = invoke("run", MODULE, "--search-space", space, "--out", tmp_path / "out", *options)
+    assert answer.exit_code in (0, 3), answer.output
+    assert baseline_in(tmp_path / "out").preflight is None
+
+
+def baseline_in(directory):
+    return ExperimentPlan.from_dict(ExperimentDirectory(directory).settings()).measured

@@ -3,8 +3,8 @@
 import pytest
 
 from autocompress.config import AccuracyAwareSettings, default_space
-from autocompress.engines.plan import choose_objective
-from autocompress.errors import ConfigError
+from autocompress.engines.plan import ExperimentPlan, choose_objective
+from autocompress.errors import ConfigError, StoreError
 from tests.written import plan
 
 
@@ -31,3 +31,23 @@ def test_trials_that_other_tuners_choose_are_fine_tuned_with_patience():
     one = plan(settings=AccuracyAwareSettings(patience_epochs=7))
     assert one.of_others == {**one.common, "default_epochs": 7}
     assert "default_epochs" not in one.common, "adaptive trials have epochs of their own, and their keys stay"
+
+
+def test_a_plan_that_was_written_is_read():
+    written = plan(settings=AccuracyAwareSettings(maximal_relative_accuracy_degradation=0.1)).to_dict()
+    assert ExperimentPlan.from_dict(written).to_dict() == written
+
+
+@pytest.mark.parametrize("lost", [name for name in plan().to_dict() if name != "threshold"])
+def test_what_a_plan_lacks_is_an_error(lost):
+    """Above all the settings, whose budget would be the default one."""
+    written = {name: value for name, value in plan().to_dict().items() if name != lost}
+    with pytest.raises(StoreError, match=f"experiment.json is damaged: it must have {lost}; it does not"):
+        ExperimentPlan.from_dict(written)
+
+
+def test_a_plan_without_its_budget():
+    written = plan().to_dict()
+    del written["settings"]["maximal_relative_accuracy_degradation"]
+    with pytest.raises(StoreError, match="damaged: settings must have maximal_relative_accuracy_degradation"):
+        ExperimentPlan.from_dict(written)

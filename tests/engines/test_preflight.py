@@ -29,6 +29,8 @@ def test_findings_of_noise_and_of_nothing():
         "direction: not checked",
         "training step: none, models are only evaluated",
     ]
+    late = dataclasses.replace(FOUND, step_seconds=None, late=True)
+    assert findings(late)[2] == "training step: not waited for, loss 1.23"
     once = dataclasses.replace(FOUND, accuracies=(0.9916,), noise=None)
     assert findings(once)[0] == "evaluator: 0.9916, 0.03 s"
 
@@ -40,6 +42,9 @@ def test_how_long_a_search_takes():
     assert duration(unknown, LENGTH) == told
     untrained = dataclasses.replace(FOUND, step_seconds=None)
     assert duration(untrained, LENGTH) == "search: at most 1.2 s of evaluation (10 trials)"
+    late = dataclasses.replace(unknown, step_seconds=None, late=True)
+    assert duration(late, LENGTH) == "search: at most 10 trials, 30 epochs; evaluations take 1.2 s of it"
+    assert duration(dataclasses.replace(late, epoch_seconds=4.0), LENGTH) == duration(FOUND, LENGTH)
     assert duration(FOUND, None) == "search: as long as it is let"
 
 

@@ -1,5 +1,6 @@
 """The preflight refuses modules that cannot guide a search, in one sentence, and lets unusual ones pass."""
 
+import copy
 import random
 import time
 
@@ -14,8 +15,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from autocompress import AccuracyBudget
 from autocompress.config import AccuracyAwareSettings, SearchSpace, default_space
 from autocompress.errors import ConfigError, ModuleError
-from autocompress.trial.preflight.hooks import algorithms_answered
-from autocompress.trial.tasks import measure_baseline
+from autocompress.trial.preflight import evaluating
+from autocompress.trial.preflight.hooks import algorithms_answered, require_inputs
+from autocompress.trial.preflight.watching import Watch
+from autocompress.trial.tasks import _check, measure_baseline
 from tests.trial.preflight_modules import (
     CLASSES,
     FEATURES,
@@ -754,7 +757,83 @@ def with_loader(model, optimizer, criterion, epoch):
 
 def test_a_loader_tells_how_long_an_epoch_is():
     found = measure_baseline(module(**{TRAINER: with_loader}), SPACE).preflight
-    assert found.epoch_seconds == pytest.approx(60 * found.step_seconds)
+    assert 60 * 0.02 < found.epoch_seconds <= 60 * found.step_seconds
+
+
+class Slow(torch.utils.data.Dataset):
+    """Takes a while for each sample."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        time.sleep(self.seconds)
+        x, y = data()[0]
+        return x[index], y[index]
+
+
+def loading(loader, begin=0.0, batch=0.0):
+    """A trainer that takes a while to begin, and for each batch."""
+
+    def trainer(model, optimizer, criterion, epoch):
+        time.sleep(begin)
+        for x, y in loader:
+            time.sleep(batch)
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+
+    return trainer
+
+
+@pytest.mark.parametrize(("sample", "batch"), [(0.0, 0.03), (0.015, 0.0)], ids=["computing", "loading"])
+def test_what_a_trainer_does_once_does_not_count_for_each_batch(sample, batch):
+    trainer = loading(torch.utils.data.DataLoader(Slow(sample), batch_size=2), begin=0.5, batch=batch)
+    found = measure_baseline(module(**{TRAINER: trainer}), SPACE).preflight
+    assert 0.5 + 20 * 0.03 <= found.epoch_seconds < 5, "20 batches of 0.03 s; 20 beginnings would take 10 s"
+    assert 0.53 <= found.step_seconds < 2
+
+
+def test_a_trainer_that_takes_long_to_begin_is_looked_at():
+    """As one does whose loader starts workers: the model is called first after 1.6 s."""
+    loader = torch.utils.data.DataLoader(Slow(0.8), batch_size=2, num_workers=1)
+    found = measure_baseline(module(**{TRAINER: loading(loader)}), SPACE).preflight
+    assert found.step_seconds > 1.5
+    assert found.loss is not None
+    assert found.warnings == ()
+    assert found.epoch_seconds < 20 * 1.6, "the workers' first batch is waited for once"
+    with pytest.raises(ModuleError, match=r"trainer.*it raised RuntimeError: head cannot"):
+        measure_baseline(module(**{TRAINER: loading(loader)}, model=Made(lambda: frozen_but("head"))), SPACE)
+
+
+def frozen_but(name):
+    """A model that fails in training mode only."""
+
+    def fails(part, _):
+        if part.training:
+            raise RuntimeError(f"{name} cannot be trained")
+
+    model = Right.model()
+    model.get_submodule(name).register_forward_pre_hook(fails)
+    return model
+
+
+def test_no_time_is_given_of_a_step_that_was_not_taken():
+    def gathers(model, optimizer, criterion, epoch):
+        for x, y in [batch for _ in range(100) for batch in batches()]:
+            time.sleep(0.1)
+            criterion(model(x), y).backward()
+        optimizer.step()
+
+    found = measure_baseline(module(**{TRAINER: gathers}), SPACE).preflight
+    assert found.late
+    assert found.step_seconds is None
+    assert found.loss is not None
+    (warning,) = found.warnings
+    assert "takes no optimizer step within 1.5 s of its first batch" in warning
 
 
 def slow(evaluate, seconds):
@@ -791,6 +870,160 @@ def test_a_slow_evaluator_whose_direction_is_wrong_is_refused():
         measure_baseline(module(evaluator=slow(loss, 1.4)), SPACE)
 
 
+def refusing_hooks(seconds, kind=accuracy):
+    """An evaluator that scripts the model, as far as hooks are concerned."""
+    calls = []
+
+    def evaluator(model):
+        calls.append(1)
+        model(data()[1][0])  # before it is scripted
+        if model._forward_pre_hooks or model._forward_hooks:
+            raise RuntimeError("hooks cannot be scripted")
+        time.sleep(seconds)
+        return kind(model)
+
+    return evaluator, calls
+
+
+def test_a_slow_evaluator_that_stumbles_over_hooks_is_not_refused():
+    evaluator, calls = refusing_hooks(1.1)
+    found = measure_baseline(module(evaluator=evaluator), SPACE).preflight
+    assert len(calls) == 3, "one that fails, and two of the same model"
+    assert found.noise == 0
+    assert any("direction of Mine.evaluator() was not checked" in warning for warning in found.warnings)
+    assert 1.1 <= found.evaluation_seconds < 2
+
+
+def test_the_second_try_is_timed_and_seeded_alone():
+    failed = []
+
+    def evaluator(model):
+        if model._forward_pre_hooks:
+            failed.append(1)
+            model(torch.zeros(500, FEATURES))
+            random.random()
+            time.sleep(0.8)
+            raise RuntimeError("hooks")
+        return accuracy(model) - 1e-3 * random.random()
+
+    found = measure_baseline(module(evaluator=evaluator), SPACE).preflight
+    assert len(failed) == 1
+    assert found.evaluation_seconds < 0.7
+    random.seed(0)
+    assert found.accuracies[0] == accuracy(Right.model()) - 1e-3 * random.random()
+
+
+def test_an_evaluator_that_fails_late_is_not_run_again(monkeypatch):
+    monkeypatch.setattr(evaluating, "_QUICK_FAILURE", 0.2)
+    calls = []
+
+    def evaluator(model):
+        calls.append(1)
+        time.sleep(0.3)
+        raise RuntimeError("the last batch is broken")
+
+    with pytest.raises(ModuleError, match="it raised RuntimeError: the last batch is broken"):
+        measure_baseline(module(evaluator=evaluator), SPACE)
+    assert len(calls) == 1
+
+
+class Pair(nn.Module):
+    """Of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Right.model()
+
+    def forward(self, left, right):
+        return self.net(left + right)
+
+
+def pair_accuracy(model):
+    x, y = data()[1]
+    with torch.no_grad():
+        return float((model.eval()(x / 2, x / 2).argmax(1) == y).float().mean())
+
+
+@pytest.mark.parametrize("batch", [lambda x, y: ((x / 2, x / 2), y), lambda x, y: (x / 2, x / 2, y)])
+def test_calibration_data_of_two_inputs(batch):
+    pairs = module(
+        base=Bare, model=Made(Pair), evaluator=pair_accuracy, calibration_data=[batch(x, y) for x, y in batches()]
+    )
+    assert measure_baseline(pairs, SPACE_OF_LEVEL).preflight.damaged is not None
+    short = module(base=pairs, calibration_data=[x for x, _ in batches()])
+    with pytest.raises(ModuleError, match="must hold the 2 inputs that the model's forward takes"):
+        measure_baseline(short, SPACE_OF_LEVEL)
+
+
+class Drawing(Net):
+    """Its forward draws of all random numbers."""
+
+    def forward(self, x):
+        random.random()
+        np.random.rand()
+        torch.rand(())
+        return super().forward(x)
+
+
+def test_the_inputs_are_tried_without_drawing():
+    model = Drawing()
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    require_inputs(Right, model)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="of a device")
+def test_the_inputs_are_tried_without_drawing_on_a_device():
+    class OnDevice(Net):
+        def forward(self, x):
+            torch.rand((), device="cuda")
+            return super().forward(x)
+
+    before = torch.cuda.get_rng_state()
+    require_inputs(Right, OnDevice())
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+class WithoutDoubles(torch.Tensor):
+    """A tensor of a device that has no doubles, as MPS has none."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.double:
+            raise TypeError("the device does not support float64")
+        answer = super().__torch_function__(function, types, args, kwargs or {})
+        return answer.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else answer
+
+
+def test_outputs_of_a_device_without_doubles():
+    def evaluator(model):
+        with torch.no_grad():
+            model(data()[1][0].as_subclass(WithoutDoubles))
+        return accuracy(model)
+
+    watch, model = Watch("evaluator()"), Right.model()
+    with watch.over(model):
+        evaluator(model)
+    assert watch.samples == 2 * len(data()[1][0])
+    assert len(watch.sums) == 4
+    assert watch.sums[:2] == watch.sums[2:]
+
+
+def test_a_criterion_that_is_listened_to_can_be_copied():
+    class Scaled:
+        factor, _private = 2.0, 3.0
+
+        def __call__(self, x, y):
+            return self.factor * functional.cross_entropy(x, y)
+
+    def trainer(model, optimizer, criterion, epoch):
+        assert copy.copy(criterion).factor == copy.deepcopy(criterion).factor == 2.0
+        assert criterion._private == 3.0
+        train(model, optimizer, copy.deepcopy(criterion), epoch)
+
+    assert measure_baseline(module(criterion=Scaled(), **{TRAINER: trainer}), SPACE).preflight.loss is not None
+
+
 class KnowsOneAlgorithm(Right):
     @classmethod
     def post_compress_finetuning_trainer(cls, compress_algorithm_name):
@@ -802,3 +1035,69 @@ def test_a_module_need_not_know_algorithms_that_are_not_searched():
     assert measure_baseline(KnowsOneAlgorithm, SPACE).preflight.step_seconds is not None
     with pytest.raises(ModuleError, match=r"post_compress_finetuning_trainer\(\) must return when .*'l1'"):
         measure_baseline(KnowsOneAlgorithm, default_space(["l1", "l2"]))
+
+
+NO_PREFLIGHT = AccuracyAwareSettings(preflight=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["a loss whose direction was forgotten", "an evaluator of a global model", "a trainer that never steps"]
+)
+def test_a_refusal_can_be_passed_over(name):
+    wrong, _ = WRONG[name]
+    measured = measure_baseline(wrong, SPACE, NO_PREFLIGHT)
+    assert measured.preflight is None
+    assert measured.accuracy == wrong.evaluator()(Right.model())
+
+
+def test_the_uncompressed_model_is_measured_the_same_without_a_preflight():
+    noisy = UNUSUAL["a noisy but honest evaluator"]
+    with_it, without = measure_baseline(noisy, SPACE), measure_baseline(noisy, SPACE, NO_PREFLIGHT)
+    assert with_it.accuracy == without.accuracy
+    assert with_it.measurement == without.measurement
+
+
+@pytest.mark.parametrize(
+    ("wrong", "settings", "message"),
+    [
+        (module(evaluator=lambda model: None), NO_PREFLIGHT, "must return a finite number; got None"),
+        (module(evaluator=lambda model: model(1)), NO_PREFLIGHT, r"Mine.evaluator\(\) must return .*it raised TypeErr"),
+        (module(optimizer_factory=None), NO_PREFLIGHT, r"no optimizer: optimizer_factory\(\) must return"),
+        (module(model="x.pt"), NO_PREFLIGHT, r"model\(\) must return a torch.nn.Module"),
+        (Right, NO_PREFLIGHT.with_budget(AccuracyBudget(101.0)), "must be below 100"),
+        (Right, NO_PREFLIGHT.with_budget(AccuracyBudget(60.0)), "Confirm it with --yes"),
+    ],
+)
+def test_what_must_hold_without_a_preflight(wrong, settings, message):
+    with pytest.raises((ModuleError, ConfigError), match=message):
+        measure_baseline(wrong, SPACE, settings, confirmed=False)
+
+
+def test_hooks_that_algorithms_need_must_be_there_without_a_preflight():
+    with pytest.raises(ModuleError, match=r"algorithm 'slim' needs .*criterion\(\).*; Mine returns None"):
+        measure_baseline(module(criterion=None), default_space(["slim"]), NO_PREFLIGHT)
+
+
+class Normed(nn.Module):
+    """Cannot take one sample in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Right.model()
+        self.norm = nn.BatchNorm1d(CLASSES, affine=False)
+        self.norm.running_mean.zero_()
+
+    def forward(self, x):
+        return self.norm(self.net(x))
+
+
+def test_a_check_looks_at_the_model_in_eval_mode():
+    seen = []
+
+    def evaluator(model):
+        seen.append(model.training)
+        return accuracy(model)
+
+    answer = _check(module(model=Made(Normed), evaluator=evaluator), SPACE.wire, AccuracyAwareSettings())
+    assert answer["preflight"]["damaged"] == pytest.approx(1 / CLASSES, abs=0.01)
+    assert not any(seen)

@@ -1,30 +1,25 @@
 """The preflight of a loop: the user's functions are tried before anything is searched.
 
 `validate_fn` gets copies of the uncompressed model. `train_epoch_fn` takes one step on the user's own model, as its
-optimizer is of that model's parameters; everything is put back.
+optimizer is of that model's parameters; what `restoring.put_back` knows of is put back.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from autocompress.compress.copying import copied
-from autocompress.compress.hooks import first_line
 from autocompress.compress.state import device_of
 from autocompress.controller.controller import CompressionController
 from autocompress.engines.inprocess.functions import UserFunctions
+from autocompress.engines.inprocess.restoring import put_back
 from autocompress.engines.inprocess.training import configured
 from autocompress.engines.plan import ExperimentPlan
-from autocompress.errors import AutoCompressError, ConfigError, ModuleError
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
 from autocompress.records import Preflight
 from autocompress.trial.preflight.damaging import output_layers
 from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
@@ -40,7 +35,7 @@ _NAMES = Names("validate_fn", "higher_is_better")
 def look(
     controller: CompressionController, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan
 ) -> Preflight:
-    """Try the user's functions; the model and the random numbers are left as they were.
+    """Try the user's functions; the model, what trains it and the random numbers are left as they were.
 
     Args:
         controller: of the model.
@@ -58,8 +53,8 @@ def look(
     with unchanged_randomness():
         evaluated = _evaluated(controller, functions, judge)
         _require_accuracy(evaluated, plan)
-        with _put_back(controller.model):
-            step = _stepped(controller, model, functions)
+        with put_back(controller.model) as remember:
+            step = _stepped(controller, model, functions, remember)
     warnings = judge_step("train_epoch_fn", step, "configure_optimizers_fn", "train_epoch_fn")
     return preflight_of(evaluated, [step], [*evaluated.warnings, *warnings], time.monotonic() - started)
 
@@ -86,11 +81,15 @@ def _require_accuracy(evaluated: Evaluated, plan: ExperimentPlan) -> None:
         )
 
 
-def _stepped(controller: CompressionController, model: nn.Module, functions: UserFunctions) -> Step:
+def _stepped(
+    controller: CompressionController, model: nn.Module, functions: UserFunctions, remember: Callable[[Any], None]
+) -> Step:
     optimizer, scheduler = None, None
     try:
         if functions.configure_optimizers is not None:
             optimizer, scheduler = configured(functions.configure_optimizers())
+            remember(optimizer)
+            remember(scheduler)  # of a user who gives the same ones each time
         controller.model.train()
         return take_step(
             controller.model,
@@ -105,7 +104,7 @@ def _stepped(controller: CompressionController, model: nn.Module, functions: Use
     except Exception as error:
         raise ModuleError(
             f"train_epoch_fn and configure_optimizers_fn must train the model that is given; they raised "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 
@@ -117,6 +116,8 @@ class _Resting:
         self.scheduler = _RestingSchedule(controller.scheduler)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_controller" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+            raise AttributeError(name)
         return getattr(self._controller, name)
 
 
@@ -131,36 +132,6 @@ class _RestingSchedule:
         """An epoch that does not count."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_schedule" or name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._schedule, name)
-
-
-@contextmanager
-def _put_back(model: nn.Module) -> Iterator[None]:
-    """Weights, buffers, gradients, modes and the states of optimizers after the block are those before it."""
-    values = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
-    gradients = {parameter: _cloned(parameter.grad) for parameter in model.parameters()}
-    modes = {module: module.training for module in model.modules()}
-    optimizers: dict[Optimizer, dict[str, Any]] = {}
-
-    def remember(optimizer: Optimizer, *_: Any) -> None:
-        if optimizer not in optimizers:
-            optimizers[optimizer] = copy.deepcopy(optimizer.state_dict())
-
-    handle = register_optimizer_step_pre_hook(remember)
-    try:
-        yield
-    finally:
-        handle.remove()
-        with torch.no_grad():
-            for tensor, value in values.items():
-                tensor.copy_(value)
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-        for module, training in modes.items():
-            module.training = training
-        for optimizer, state in optimizers.items():
-            optimizer.load_state_dict(state)
-
-
-def _cloned(gradient: torch.Tensor | None) -> torch.Tensor | None:
-    return None if gradient is None else gradient.detach().clone()

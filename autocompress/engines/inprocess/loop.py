@@ -103,7 +103,9 @@ class _TrainingLoop:
             early_stopping_fn,
             update_learning_rate_fn,
         )
-        if preflight and resume is None:
+        settings = self._plan.settings.with_changes({"preflight": preflight})
+        self._plan = dataclasses.replace(self._plan, settings=settings)
+        if settings.preflight and resume is None:
             self._look(model, functions)
         store, leads = self._store(log_dir, resume), self._runner.leads
         self.directory = store.path
@@ -190,11 +192,12 @@ class _TrainingLoop:
         plan = ExperimentPlan.from_dict(store.settings())
         store.journal.repair()
         Ledger(store).absorb()
+        alike = plan.settings.searches_like(self._plan.settings)
         for name in ("search_space", "settings", "tuner", "baseline"):
             known, wanted = getattr(plan, name), getattr(self._plan, name)
             if name == "baseline":
                 known, wanted = (dataclasses.replace(each, seconds=0.0, preflight=None) for each in (known, wanted))
-            if known != wanted:
+            if not (alike if name == "settings" else known == wanted):
                 raise StoreError(f"the run in {store.path} must be of the same search; its {name} is another one")
 
     @contextmanager

@@ -265,9 +265,10 @@ class CompressionStudy:
     def _require_same(self, plan: ExperimentPlan) -> None:
         if self.module.fingerprint() != plan.measured.fingerprint:
             _logger.warning("the module's source has changed since the study began; finished trials keep their results")
-        for name in ("search_space", "settings", "objective"):
-            if getattr(plan, name) != getattr(self._wanted, name):
-                raise StoreError(
-                    f"the study {self.study_name!r} must be of the same search; its {name} is another one: name "
-                    "another study"
-                )
+        odd = [name for name in ("search_space", "objective") if getattr(plan, name) != getattr(self._wanted, name)]
+        odd += [] if plan.settings.searches_like(self._wanted.settings) else ["settings"]
+        if odd:
+            raise StoreError(
+                f"the study {self.study_name!r} must be of the same search; its {odd[0]} is another one: name another "
+                "study"
+            )

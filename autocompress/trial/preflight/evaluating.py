@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compress.copying import copied
-from autocompress.compress.hooks import first_line
-from autocompress.errors import AutoCompressError, ModuleError
+from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.preflight.damaging import damage, widest
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.preflight.watching import Enough, Watch
@@ -18,6 +18,9 @@ from autocompress.trial.seeds import seed_everything
 
 QUICK, MODERATE = 0.4, 1.0
 """Seconds: that evaluations of interchanged outputs may take; of an evaluation up to which a third one is done."""
+
+_QUICK_FAILURE = 5.0
+"""Seconds up to which an evaluation that failed while it was watched is done once more without that."""
 
 _MOST_REPEATS = 5
 _MOST_SHIFTS = 6
@@ -77,12 +80,7 @@ class Evaluations:
         Raises:
             ModuleError: the evaluations cannot guide a search.
         """
-        watch = Watch(self._judge.names.evaluator)
-        found = Evaluated([], 0.0)
-        started = time.monotonic()
-        found.accuracies.append(self._watched(watch))
-        found.seconds, found.samples = time.monotonic() - started, watch.samples
-        found.warnings += watch.warnings
+        found, watch = self._first()
         self._judge.require_accuracy(found.accuracies[0])
         unusual = self._judge.require_meant(found.accuracies[0])
         found.warnings += [] if unusual is None else [unusual]
@@ -93,10 +91,10 @@ class Evaluations:
             self._in_place_of_each_other(found, watch)
         return found
 
-    def _in_place_of_each_other(self, found: Evaluated, watch: Watch) -> None:
+    def _in_place_of_each_other(self, found: Evaluated, watch: Watch | None) -> None:
         """Of a long evaluation the second is either of the same or of the damaged model."""
         takes = f"an evaluation takes {found.seconds:.1f} s"
-        if self._begins_alike(watch):
+        if watch is not None and self._begins_alike(watch):
             found.warnings.append(f"{takes}: another one was only begun, and its first batches give the same")
             self._damage(found)
         else:
@@ -136,17 +134,34 @@ class Evaluations:
         seed_everything(self._seed)
         return self._evaluate(model.eval())
 
-    def _watched(self, watch: Watch) -> float:
+    def _first(self) -> tuple[Evaluated, Watch | None]:
+        """The first evaluation, and who watched it.
+
+        An evaluator that scripts or exports the model may stumble over hooks. It is not watched then, so that nothing
+        is known of its batches; nor is it later.
+        """
+        started, watch, watched = time.monotonic(), Watch(self._judge.names.evaluator), True
+        try:
+            found, model = self._timed(watch)
+        except ModuleError:
+            if time.monotonic() - started > _QUICK_FAILURE:
+                raise
+            watched = False
+        if not watched:
+            found, model = self._timed(None)
+            watch = Watch(self._judge.names.evaluator)
+        watch.compare(model, self._original)
+        found.samples, found.warnings = watch.samples, watch.warnings
+        return found, watch if watched else None
+
+    def _timed(self, watch: Watch | None) -> tuple[Evaluated, nn.Module]:
+        """An evaluation, and what is left of the model."""
         model = copied(self._original)
         seed_everything(0)
-        try:
-            with watch.over(model):
-                accuracy = self._evaluate(model.eval())
-        except ModuleError:  # one that scripts or exports the model may stumble over hooks
-            model = copied(self._original)
+        started = time.monotonic()
+        with contextlib.nullcontext() if watch is None else watch.over(model):
             accuracy = self._evaluate(model.eval())
-        watch.compare(model, self._original)
-        return accuracy
+        return Evaluated([accuracy], time.monotonic() - started), model
 
     def _begins_alike(self, first: Watch) -> bool:
         """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
@@ -178,6 +193,6 @@ def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callab
         except AutoCompressError:
             raise
         except Exception as error:
-            raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
+            raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
 
     return evaluated

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compress.hooks import batch_input, first_line, shown
+from autocompress.compress.hooks import batch_inputs, shown
 from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.compress.state import device_of, evaluating, moved
-from autocompress.errors import AutoCompressError, ModuleError
+from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.trial.seeds import unchanged_randomness
 
 _NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
 _SIMILAR = 0.85
@@ -140,9 +141,8 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
             f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or "
             "a DataLoader of inputs"
         )
-    _require_taken(
-        module, "calibration_data", "batches whose first item, or they themselves,", model, (batch_input(first),)
-    )
+    wanted = "batches whose first item, or they themselves,"
+    _require_taken(module, "calibration_data", wanted, model, batch_inputs(model, first))
 
 
 def require_weights(module: ModuleClass, model: nn.Module) -> None:
@@ -241,7 +241,7 @@ def _require_known_names(module: ModuleClass) -> None:
 
 def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
     named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
-    with named, evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with named, evaluating(model), torch.no_grad(), unchanged_randomness():
         model(*moved(arguments, device_of(model)))
 
 
@@ -256,9 +256,7 @@ def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
         hint = ""
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             hint = ": name files by Path(__file__).parent, as trials run in other directories"
-        raise ModuleError(
-            f"{module.__name__}.{hook}() {rule}; it raised {type(error).__name__}: {first_line(error)}{hint}"
-        ) from error
+        raise ModuleError(f"{module.__name__}.{hook}() {rule}; it raised {first_line(error)}{hint}") from error
 
 
 def is_finite(value: Any) -> bool:

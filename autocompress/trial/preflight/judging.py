@@ -142,10 +142,7 @@ class Judge:
         Raises:
             ConfigError: it is one and has not been confirmed.
         """
-        unusual = self.budget.unusual(accuracy)
-        if unusual is not None and not self.confirmed:
-            raise ConfigError(f"{unusual} Confirm it with --yes")
-        return unusual
+        return self.budget.require_meant(accuracy, confirmed=self.confirmed)
 
     def _tolerated(self, accuracy: float) -> float:
         return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
 from autocompress.algorithms import algorithm
+from autocompress.compress.copying import copied
 from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
 from autocompress.compress.module import ModuleClass
 from autocompress.config import AccuracyAwareSettings, SearchSpace
@@ -80,12 +82,8 @@ def look(
         ModuleError: the evaluations cannot guide a search, or the trainer does not train.
     """
     started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)
-    evaluator = module.evaluator()
     evaluated = Evaluations(
-        named_evaluator(
-            f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
-            lambda model: evaluate(evaluator, model),
-        ),
+        _named_evaluator(module, judge),
         original,
         lambda: output_layers(original, example_inputs(module)),
         judge,
@@ -100,9 +98,41 @@ def look(
     return preflight_of(evaluated, steps, warnings, time.monotonic() - started)
 
 
+def measure_only(
+    module: ModuleClass, settings: AccuracyAwareSettings, original: nn.Module, *, confirmed: bool = True
+) -> float:
+    """The accuracy of the uncompressed model where there is no preflight: evaluated once, as the preflight does first.
+
+    Args:
+        module: the user's.
+        settings: of the search.
+        original: the uncompressed model; not changed.
+        confirmed: whether a budget that is hardly meant is let pass.
+
+    Raises:
+        ConfigError: the budget leaves nothing to lose; or it is hardly meant, and was not confirmed.
+        ModuleError: the evaluator fails, or returns no finite number.
+    """
+    judge = _judge(module, settings, confirmed=confirmed)
+    judge.require_budget()
+    evaluator = _named_evaluator(module, judge)
+    seed_everything(0)
+    accuracy = evaluator(copied(original).eval())
+    judge.require_meant(accuracy)
+    return accuracy
+
+
+def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module], float]:
+    evaluator = module.evaluator()
+    return named_evaluator(
+        f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
+        lambda model: evaluate(evaluator, model),
+    )
+
+
 def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:
     """The record of what was found."""
-    step = max(steps, key=lambda each: each.epoch_seconds or each.seconds, default=None)
+    step = max(steps, key=lambda each: each.epoch_seconds or each.seconds or math.inf, default=None)
     accuracies = tuple(evaluated.accuracies)
     return Preflight(
         accuracies=accuracies,
@@ -112,6 +142,7 @@ def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence
         step_seconds=None if step is None else step.seconds,
         epoch_seconds=None if step is None else step.epoch_seconds,
         loss=None if step is None else step.loss,
+        late=step is not None and step.late,
         seconds=seconds,
         warnings=tuple(warnings),
     )

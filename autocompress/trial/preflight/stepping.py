@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 from autocompress.trial.preflight.hooks import is_finite, same
 
 MOST_SECONDS = 1.5
-"""A trainer that has not stepped by then, as it gathers gradients of many batches, is left where it is."""
+"""A trainer that has not stepped so long after its first batch came, as it gathers gradients of many, is left where it
+is. How long it takes to begin, as it starts the workers of a DataLoader, does not matter: nothing can be seen, nor
+anything broken off, before the model is called."""
 
 _MOST_STILL_STEPS = 8
 """Steps that move nothing, as the first ones of a warm-up do, before that counts as moving nothing."""
@@ -32,20 +34,26 @@ class Step:
     """What became of a step.
 
     Attributes:
-        seconds: from the trainer's call.
+        called: when the trainer was called; this and the other moments are of `time.monotonic`.
+        loading: when its loader was asked for batches; None: never.
+        training: when the model was called first; None: never.
+        ended: when the trainer was left.
         steps: how often an optimizer of the model's parameters was stepped.
         moved: whether a parameter of the model moved.
         elsewhere: how often an optimizer of other parameters was stepped.
         other_optimizer: whether it was another one than the given.
         batches: how often the model was called.
-        late: whether the trainer was left before its first step.
+        late: whether the trainer was left before its first step, though at least one batch had gone through the model.
         returned: whether the trainer came to its end by itself.
         losses: what the criterion returned.
         loaders: that the trainer has iterated over.
         changed: a parameter whose shape or type is no longer what it was; None: none.
     """
 
-    seconds: float = 0.0
+    called: float = 0.0
+    loading: float | None = None
+    training: float | None = None
+    ended: float = 0.0
     steps: int = 0
     moved: bool = False
     elsewhere: int = 0
@@ -58,12 +66,22 @@ class Step:
     changed: str | None = None
 
     @property
+    def seconds(self) -> float | None:
+        """From the trainer's call to the end of the step; None where there was no step."""
+        return None if self.late else self.ended - self.called
+
+    @property
     def epoch_seconds(self) -> float | None:
-        """What an epoch takes where a single loader of known length was iterated over; else None."""
-        if len(self.loaders) != 1 or not self.batches:
+        """What an epoch takes where a single loader of known length was iterated over; else None.
+
+        Until the first batch the trainer begins, which it does once. Without workers it loads each batch by itself.
+        """
+        if len(self.loaders) != 1 or self.training is None or self.loading is None:
             return None
+        alone = getattr(self.loaders[0], "num_workers", 0) == 0
+        began = self.loading if alone and self.loading < self.training else self.training
         try:
-            return self.seconds / self.batches * len(self.loaders[0])
+            return began - self.called + (self.ended - began) / self.batches * len(self.loaders[0])
         except TypeError:  # an iterable data set has no length
             return None
 
@@ -94,34 +112,40 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
     step = Step()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     own = {id(parameter) for parameter in model.parameters()}
-    started = time.monotonic()
+
+    def leave() -> None:
+        step.ended = time.monotonic()  # what follows, such as ending a loader's workers, is no part of the step
+        raise _Taken
 
     def stepped(optimizer: Optimizer, *_: Any) -> None:
         if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
             step.elsewhere += 1
             if not step.steps and step.elsewhere >= _MOST_STILL_STEPS:
-                raise _Taken
+                leave()
             return
         step.steps += 1
         step.other_optimizer |= given is not None and optimizer is not given
         if _has_moved(model, before) or step.steps >= _MOST_STILL_STEPS:
-            raise _Taken
+            leave()
 
     def called(*_: Any) -> None:
-        if not step.steps and time.monotonic() - started > MOST_SECONDS:
+        now = time.monotonic()
+        if step.training is None:
+            step.training = now
+        if not step.steps and now - step.training > MOST_SECONDS:
             step.late = True
-            raise _Taken
+            leave()
         step.batches += 1
 
     hooks = (register_optimizer_step_post_hook(stepped), model.register_forward_pre_hook(called))
     try:
-        with _heard(criterion, step.losses) as heard, _iterated(step.loaders):
+        with _heard(criterion, step.losses) as heard, _iterated(step):
+            step.called = time.monotonic()
             train(heard)
-            step.returned = True
+            step.returned, step.ended = True, time.monotonic()
     except _Taken:
         pass
     finally:
-        step.seconds = time.monotonic() - started
         for hook in hooks:
             hook.remove()
     step.moved = _has_moved(model, before)
@@ -174,17 +198,21 @@ class _Listening:
         return loss
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_criterion" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+            raise AttributeError(name)
         return getattr(self._criterion, name)
 
 
 @contextmanager
-def _iterated(loaders: list[Any]) -> Iterator[None]:
+def _iterated(step: Step) -> Iterator[None]:
     """Note the DataLoaders that the block iterates over: the only thing that knows how long an epoch is."""
     original = DataLoader.__iter__
 
     def noted(loader: Any) -> Any:
-        if not any(known is loader for known in loaders):
-            loaders.append(loader)
+        if not any(known is loader for known in step.loaders):
+            step.loaders.append(loader)
+        if step.loading is None:
+            step.loading = time.monotonic()
         return original(loader)
 
     DataLoader.__iter__ = noted  # type: ignore[method-assign]

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from autocompress.compress.copying import copied
-from autocompress.compress.hooks import first_line, shown
+from autocompress.compress.hooks import shown
 from autocompress.compress.module import ModuleClass, Trainer
 from autocompress.compress.sparsifying import trainer_of
-from autocompress.errors import AutoCompressError, ModuleError
+from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.preflight.stepping import MOST_SECONDS, Step, take_step
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.training import find_trainer
@@ -67,7 +67,10 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
     if step.moved:
         return _odd(name, step, optimizer)
     if step.late:
-        return [f"{name} takes no optimizer step within {MOST_SECONDS} s, so that it was not examined further"]
+        return [
+            f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined "
+            "further"
+        ]
     if step.elsewhere:
         raise ModuleError(
             f"{name} must train the model that it is given; its optimizer steps parameters of another one: use its "
@@ -122,8 +125,7 @@ def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) ->
         raise
     except Exception as error:
         raise ModuleError(
-            f"{name} must return a function that trains the model; it raised {type(error).__name__}: "
-            f"{first_line(error)} ({_CALLED})"
+            f"{name} must return a function that trains the model; it raised {first_line(error)} ({_CALLED})"
         ) from error
     if scheduler is not None:
         _require_schedule(module, scheduler)
@@ -152,7 +154,7 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
     try:
         optimizer: Any = factory(model.parameters())
     except Exception as error:
-        raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
+        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
         raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
@@ -175,7 +177,7 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     try:
         scheduler: Any = make(optimizer)
     except Exception as error:
-        raise ModuleError(f"{rule}; it raised {type(error).__name__}: {first_line(error)}") from error
+        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
     return scheduler
@@ -189,5 +191,5 @@ def _require_schedule(module: ModuleClass, scheduler: Any) -> None:
     except Exception as error:
         raise ModuleError(
             f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
-            f"called after each epoch; it raised {type(error).__name__}: {first_line(error)}"
+            f"called after each epoch; it raised {first_line(error)}"
         ) from error

@@ -43,10 +43,12 @@ class Watch:
         self.until_called: float | None = None
         self.warnings: list[str] = []
         self._training: str | None = None
+        self._random: list[tuple[str, nn.Module]] = []
 
     def over(self, model: nn.Module) -> Watching:
         """Watch the model inside the block."""
         self._started = time.monotonic()
+        self._random = [(name, part) for name, part in model.named_modules() if _is_random(part)]
         return Watching(
             model.register_forward_pre_hook(self._before, with_kwargs=True), model.register_forward_hook(self._after)
         )
@@ -83,7 +85,7 @@ class Watch:
         pairs = list(zip(self.sums, other.sums, strict=False))
         return bool(pairs) and all(abs(a - b) <= _EQUAL * max(abs(a), abs(b), 1.0) for a, b in pairs)
 
-    def _before(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _before(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         now = time.monotonic() - self._started
         if self.until_called is None:
             self.until_called = now
@@ -92,7 +94,7 @@ class Watch:
         given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
-            self._training = next((_told(name, part) for name, part in model.named_modules() if _is_random(part)), None)
+            self._training = next((_told(name, part) for name, part in self._random if part.training), None)
         self._remember(given)
 
     def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
@@ -100,7 +102,7 @@ class Watch:
 
     def _remember(self, given: Sequence[torch.Tensor]) -> None:
         if len(self.sums) < 2 * _REMEMBERED:
-            self.sums.append(float(sum(tensor.detach().double().sum() for tensor in given)))
+            self.sums.append(float(sum(tensor.detach().cpu().double().sum() for tensor in given)))  # MPS has no doubles
 
 
 class Watching:
@@ -118,9 +120,7 @@ class Watching:
 
 
 def _is_random(part: nn.Module) -> bool:
-    """Whether a layer answers differently in training mode, and is in it."""
-    if not part.training:
-        return False
+    """Whether a layer answers differently in training mode."""
     if isinstance(part, _DropoutNd):
         return part.p > 0
     if isinstance(part, nn.RNNBase | nn.MultiheadAttention):

@@ -1,5 +1,6 @@
 """The preflight of a loop, on a real net: what is refused, what passes, and that nothing is left of it."""
 
+import copy
 import logging
 import random
 
@@ -15,6 +16,7 @@ from autocompress import (
     create_accuracy_aware_training_loop,
     create_compressed_model,
 )
+from autocompress.engines.inprocess.functions import UserFunctions
 from tests.trial.preflight_modules import FEATURES, Net, accuracy, data, loss, train, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -178,6 +180,93 @@ def test_nothing_is_left_of_it(tmp_path):
 
 
 def functions(step):
-    from autocompress.engines.inprocess.functions import UserFunctions
-
     return UserFunctions(step, accuracy)
+
+
+class Counter:
+    """A scheduler of another library."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.steps = optimizer, 0
+
+    def step(self):
+        self.steps += 1
+        self.optimizer.param_groups[0]["lr"] /= 2
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+@pytest.mark.parametrize("make", [lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5), Counter])
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_schedule_that_the_user_keeps_stands_still(make, configured):
+    """What is not torch's is known where configure_optimizers_fn gives it."""
+    loop = Loop()
+    optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.01)
+    scheduler = make(optimizer)
+    before, rate = scheduler.state_dict(), optimizer.param_groups[0]["lr"]
+    stepped = []
+
+    def step(controller, model, **_):
+        optimizer.step()  # moves nothing
+        scheduler.step()
+        stepped.append(optimizer.param_groups[0]["lr"])
+        train(model, optimizer, nn.functional.cross_entropy, 0)
+
+    given = UserFunctions(step, accuracy, (lambda: (optimizer, scheduler)) if configured else None)
+    loop.loop._look(loop.model, given)
+    assert stepped == [rate / 2]
+    assert optimizer.param_groups[0]["lr"] == rate
+    if configured or make is not Counter:
+        assert scheduler.state_dict() == before
+
+
+def test_a_scaler_that_the_user_keeps_can_go_on():
+    """The step that is broken off had unscaled its gradients, which may be done once a step."""
+    loop = Loop()
+    optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    x, y = data()[0]
+    calls = []
+
+    def scaled(model):
+        optimizer.zero_grad()
+        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+        scaler.unscale_(optimizer)
+        calls.append(next(model.parameters()).grad.clone())
+        scaler.step(optimizer)
+        scaler.update()
+
+    before = scaler.state_dict()
+    loop.loop._look(loop.model, functions(lambda controller, model, **_: scaled(model)))
+    assert scaler.state_dict() == before
+    scaled(loop.model)
+    assert torch.equal(*calls), "unscaled once, from the same weights"
+
+
+def test_what_the_functions_get_can_be_copied():
+    loop, copies = Loop(), []
+
+    def step(controller, model, **rest):
+        copies.append((copy.copy(controller), copy.copy(controller.scheduler)))
+        loop.train(controller, model, 0, torch.optim.SGD(model.parameters(), lr=0.01))
+
+    loop.loop._look(loop.model, functions(step))
+    ((controller, scheduler),) = copies
+    assert controller.compression_rate == loop.controller.compression_rate
+    assert scheduler.get_state() == loop.controller.scheduler.get_state()
+
+
+def test_a_run_that_began_without_a_preflight_is_gone_on_with(tmp_path):
+    loop = Loop()
+    loop.run(tmp_path, preflight=False)
+    (run,) = tmp_path.iterdir()
+    kept = loop.loop.result.directory.settings()
+    assert kept["settings"]["preflight"] is False
+    assert kept["baseline"]["preflight"] is None
+    again = Loop()
+    again.run(tmp_path, resume=run)
+    assert not again.epochs, "all has been trained"

@@ -294,7 +294,7 @@ def test_verification_that_disagrees_is_said(tmp_path, caplog):
     )
     loop, model, teller = loop_of(config_of({**PARAMS, "patience_epochs": 1}), 0.9, tell)
     with pytest.raises(InfeasibleBudgetError, match=told_so) as caught:
-        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+        loop.run(model, teller.train_epoch, teller.validate, preflight=False, log_dir=tmp_path)
     assert {accuracy for _, accuracy in caught.value.disproved} == {0.85}
     assert caught.value.best_accuracy < 0.891
     assert told_so in caplog.text
@@ -313,7 +313,7 @@ def test_a_file_with_other_weights_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "save_checkpoint", save_another)
     loop, model, teller = loop_of(config_of(PARAMS), 0.9, told(flat()))
     with pytest.raises(StoreError, match=r"bit for bit; layer\.weight differs"):
-        loop.run(model, teller.train_epoch, teller.validate, log_dir=tmp_path)
+        loop.run(model, teller.train_epoch, teller.validate, preflight=False, log_dir=tmp_path)
     assert loop.result.records == [], "nothing is recorded of a model that was not saved"
 
 
