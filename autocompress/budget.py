@@ -62,33 +62,44 @@ class AccuracyBudget:
         # One product, as in NNCF, so that a metric exactly at the limit stays exactly at the limit.
         return uncompressed_accuracy * (1.0 + worse * sign * share)
 
-    def unusual(self, uncompressed_accuracy: float | None = None) -> str | None:
+    def unusual(self, uncompressed_accuracy: float | None = None, *, higher_is_better: bool = True) -> str | None:
         """A sentence where the budget is hardly what was meant: below .05 % or above 50 %; None otherwise.
 
         Args:
             uncompressed_accuracy: of which the tolerated loss is a share; None: not known, so that an absolute
                 degradation cannot be judged.
+            higher_is_better: direction of the metric; what is better when lower, a loss, may well rise by more than
+                half of a small value.
         """
+        percent = self.maximal_relative_accuracy_degradation is not None
         if self.maximal_relative_accuracy_degradation is not None:
             share = 0.01 * self.maximal_relative_accuracy_degradation
         elif uncompressed_accuracy and self.maximal_absolute_accuracy_degradation is not None:
             share = self.maximal_absolute_accuracy_degradation / abs(uncompressed_accuracy)
         else:
             return None
-        if SMALLEST_SHARE <= share <= LARGEST_SHARE:
+        if share >= SMALLEST_SHARE and (share <= LARGEST_SHARE or not (percent or higher_is_better)):
             return None
         why = "next to nothing may be lost" if share < SMALLEST_SHARE else "most of it may be lost"
+        unit = (
+            "maximal_relative_accuracy_degradation and --max-relative-drop are in percent: 1 is 1 %"
+            if percent
+            else "maximal_absolute_accuracy_degradation and --max-absolute-drop are in the evaluator's unit"
+        )
         return (
             f"the budget tolerates a loss of {100 * share:.3g} % of the uncompressed accuracy: {why}; is it meant? "
-            "(maximal_relative_accuracy_degradation and --max-relative-drop are in percent: 1 is 1 %)"
+            f"({unit})"
         )
 
-    def require_meant(self, uncompressed_accuracy: float | None = None, *, confirmed: bool) -> str | None:
+    def require_meant(
+        self, uncompressed_accuracy: float | None = None, *, confirmed: bool, higher_is_better: bool = True
+    ) -> str | None:
         """Check that the budget is not one that is hardly meant, unless it has been confirmed.
 
         Args:
             uncompressed_accuracy: see `unusual`.
             confirmed: whether such a budget is warned of only.
+            higher_is_better: see `unusual`.
 
         Returns:
             a warning where it is one; None otherwise.
@@ -96,7 +107,7 @@ class AccuracyBudget:
         Raises:
             ConfigError: it is one and has not been confirmed.
         """
-        unusual = self.unusual(uncompressed_accuracy)
+        unusual = self.unusual(uncompressed_accuracy, higher_is_better=higher_is_better)
         if unusual is not None and not confirmed:
             raise ConfigError(f"{unusual} Confirm it with --yes")
         return unusual

@@ -158,3 +158,9 @@ def test_budgets_that_are_hardly_meant(given, accuracy, share):
     unusual = AccuracyBudget(*given).unusual(accuracy)
     assert (unusual is None) == (share is None)
     assert share is None or f"a loss of {share} may be lost; is it meant?" in unusual
+
+
+def test_an_absolute_budget_of_a_loss_may_be_larger_than_the_loss():
+    budget = AccuracyBudget(maximal_absolute_accuracy_degradation=0.05)
+    assert budget.unusual(0.023, higher_is_better=False) is None
+    assert "most of it may be lost" in budget.unusual(0.023)

@@ -67,7 +67,12 @@ def _command(story: Story) -> str:
     words += ["--objective", story.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
-    if AccuracyAwareSettings.from_dict(settings).budget.unusual(story.baseline.accuracy) is not None:
+    if (
+        AccuracyAwareSettings.from_dict(settings).budget.unusual(
+            story.baseline.accuracy, higher_is_better=story.baseline.higher_is_better
+        )
+        is not None
+    ):
         words.append("--yes")
     words += [] if settings["preflight"] else ["--no-preflight"]
     if story.tuner != "AdaptiveCompression":

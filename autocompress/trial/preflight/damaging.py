@@ -38,6 +38,11 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     return found or _called_last(model, inputs)
 
 
+def innermost_layers(model: nn.Module) -> list[str]:
+    """Names of all layers with parameters of their own."""
+    return list(_layers(model))
+
+
 def damage(model: nn.Module, layers: Sequence[str], shift: int) -> None:
     """Destroy layers in place.
 

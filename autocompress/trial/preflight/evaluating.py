@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.compress.copying import copied
 from autocompress.errors import AutoCompressError, ModuleError, first_line
-from autocompress.trial.preflight.damaging import damage, widest
+from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.preflight.watching import Enough, Watch
 from autocompress.trial.seeds import seed_everything
@@ -111,6 +111,9 @@ class Evaluations:
     def _damage(self, found: Evaluated) -> None:
         names = self._outputs()
         found.zeroed = self._damaged(0, names)
+        if found.zeroed in found.accuracies:  # the evaluator may not look at the outputs, but at an embedding
+            names = innermost_layers(self._original)
+            found.zeroed = self._damaged(0, names)
         shifts = min(_MOST_SHIFTS, max(1, widest(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY)))
         shuffled = [self._damaged(shift, names) for shift in range(1, shifts + 1)]
         found.shuffled = [each for each in shuffled if each is not None]

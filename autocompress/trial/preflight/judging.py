@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from autocompress.budget import AccuracyBudget, accuracy_budget
 from autocompress.errors import ConfigError, ModuleError
 
+_UNEVEN = 0.01
+"""How far the share of right answers may be from a whole number of samples."""
 _SAMPLES_FOR_CHANCE = 30
 _SIGMAS = 3.0
 _NEGLIGIBLE = 0.01
@@ -142,7 +144,7 @@ class Judge:
         Raises:
             ConfigError: it is one and has not been confirmed.
         """
-        return self.budget.require_meant(accuracy, confirmed=self.confirmed)
+        return self.budget.require_meant(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
 
     def _tolerated(self, accuracy: float) -> float:
         return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))
@@ -178,8 +180,9 @@ class Judge:
             return False
         numbers = [accuracy, *damaged]
         unit = 1.0 if max(numbers) <= 1 else 100.0
-        if min(numbers) < 0 or max(numbers) > unit:
-            return False
+        counts = [each / unit * samples for each in numbers]
+        if min(numbers) < 0 or max(numbers) > unit or any(abs(count - round(count)) > _UNEVEN for count in counts):
+            return False  # no shares of the samples: a similarity, an error in percent, a mean over classes
         share = sum(numbers) / len(numbers) / unit
         deviation = unit * math.sqrt(2 * share * (1 - share) / samples)
         near = all(abs(accuracy - each) <= _SIGMAS * deviation for each in damaged)

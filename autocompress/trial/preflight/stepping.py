@@ -48,6 +48,7 @@ class Step:
         losses: what the criterion returned.
         loaders: that the trainer has iterated over.
         changed: a parameter whose shape or type is no longer what it was; None: none.
+        broken: a parameter that was finite and is no longer; None: none.
     """
 
     called: float = 0.0
@@ -64,6 +65,7 @@ class Step:
     losses: list[Any] = field(default_factory=list)
     loaders: list[Any] = field(default_factory=list)
     changed: str | None = None
+    broken: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -149,7 +151,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
         for hook in hooks:
             hook.remove()
     step.moved = _has_moved(model, before)
-    step.changed = _changed(model, before)
+    step.changed, step.broken = _changed(model, before), _broken(model, before)
     return step
 
 
@@ -164,6 +166,13 @@ def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
         if name not in now or now[name].shape != value.shape or now[name].dtype != value.dtype:
             return name
     return next((name for name in now if name not in before), None)
+
+
+def _broken(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()) and name in before and bool(before[name].isfinite().all()):
+            return name
+    return None
 
 
 @contextmanager

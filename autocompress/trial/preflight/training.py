@@ -64,6 +64,11 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
             f"{name} must change nothing but the values of the model's parameters; {step.changed!r} has another shape "
             "or type after its first step: convert or extend a copy"
         )
+    if step.broken is not None:
+        raise ModuleError(
+            f"{name} must leave the parameters finite; {step.broken!r} is not after its first step: lower the learning "
+            f"rate of {optimizer}, and check that the loss has a gradient there"
+        )
     if step.moved:
         return _odd(name, step, optimizer)
     if step.late:
