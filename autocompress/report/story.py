@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.budget import AccuracyBudget, accuracy_budget
-from autocompress.config import AccuracyAwareSettings
 from autocompress.errors import StoreError
 from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
 from autocompress.search import OBJECTIVES, best, require_objective
@@ -127,6 +126,8 @@ def story_of(directory: ExperimentDirectory) -> Story:
     settings, ledger = directory.settings(), Ledger(directory)
     found = best(ledger.standing)
     require_objective(settings["objective"])
+    from autocompress.config import AccuracyAwareSettings  # here: results load without pydantic
+
     settings["settings"] = AccuracyAwareSettings.from_record(settings["settings"]).to_dict()
     if settings["threshold"] is None:
         raise StoreError(f"{directory.settings_path} must have a threshold; the baseline has not been measured")

@@ -9,13 +9,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
 from tests.e2e.search import Search
 from tests.e2e.study import on_nni, study
-from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, until
+from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, trial_of, until
 
 pytestmark = pytest.mark.e2e
 ENGINES = ["nni", "optuna"]
@@ -97,7 +98,7 @@ def on_optuna(directory, module, **settings):
 
 @pytest.mark.parametrize("run", [on_nni, on_optuna])
 def test_a_trial_that_hangs_is_ended(run, tmp_path):
-    result = run(tmp_path / "experiment", "HangsAbove", maximal_trial_seconds=6.0)
+    result = run(tmp_path / "experiment", "HangsAbove", maximal_trial_seconds=12.0)
     assert [(record.requested_rate, record.state) for record in result.records] == [
         (0.55, "completed"),
         (0.6, "completed"),
@@ -126,16 +127,28 @@ def test_a_rate_whose_trials_are_killed_counts_as_infeasible_in_the_end(run, tmp
     assert "after 3 such trials the rate counts as infeasible" in told[0]
 
 
+class _Writing:
+    """A trial that is about to write: its process is known before, as looking for it takes longer than the writing."""
+
+    def __init__(self, directory):
+        self._directory, self.process = directory, None
+
+    def half(self):
+        if self.process is None or not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
+            self.process = trial_of(self._directory)
+        found = next(self._directory.glob("trials/*/.checkpoint.*/weights.pt"), None)
+        return None if self.process is None else found
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path):
     expected, epochs = undisturbed(engine)
     search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()
     try:
-        half = until(
-            lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search, every=0.002
-        )
-        next(processes_of(search.directory, "-m autocompress.trial ")).kill()
+        writes = _Writing(search.directory)
+        half = until(writes.half, search, every=0.002)
+        writes.process.kill()
         assert half.exists(), "it was killed before the checkpoint was whole"
         assert not (half.parents[1] / "record.json").exists()
         assert launcher.wait(240) == 0, search.printed()
