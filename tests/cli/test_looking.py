@@ -151,8 +151,9 @@ def test_trials_as_json(store):
 def test_best(store):
     output = invoke("best", store.path).output
     assert "l2 at rate 0.5: 50.0% of the parameters" in output
-    line = f'autocompress.load_compressed("{store.trial("key0").checkpoint}", trust_module=True)'
-    assert f"load it     {line}  # runs {store.settings()['module']['file']}" in output
+    loaded = f'autocompress.load_compressed("{store.trial("key0").checkpoint}", trust_module=True)'
+    line = f"import autocompress; model = {loaded}  # runs {store.settings()['module']['file']}"
+    assert f"load it     {line}\n" in output
     Ledger(store).add_verdict("key0", Verdict(0.8951, 0.87, True))
     answer = invoke("best", store.path)
     assert "verified    0.8951 when loaded afresh" in answer.output
