@@ -26,7 +26,6 @@ from autocompress.compress.quantizing.operators import (
     takes,
     unknown_operators,
 )
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
 from autocompress.compress.shipping.grammar import (
     MOST_ITEMS,
     SHAPE,
@@ -41,6 +40,7 @@ from autocompress.compress.shipping.grammar import (
     text,
     word,
 )
+from autocompress.compress.shipping.values import DTYPES, name_of
 from autocompress.errors import StoreError, short
 
 _DEEPEST = 8

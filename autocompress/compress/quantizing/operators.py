@@ -92,6 +92,8 @@ _SCALES = ("scales", "scales_d", "scales_h", "scales_w", "scale_factors")
 _LARGEST_SCALE = 1 << 16
 """Of resized images. torch computes places in memory with scales, and does not look where these come to lie."""
 
+_NUMBERS = (fx.Node, int, float)
+"""What Python's own operators may be given: texts and lists can be multiplied."""
 _CONSTANTS = {
     "ScalarType": torch.dtype,
     "Layout": torch.layout,
@@ -141,7 +143,7 @@ def named_operator(name: str) -> Any | None:
 def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether an operator can be called with arguments of these kinds; some crash where they are given others."""
     if not isinstance(target, torch._ops.OpOverload):
-        return not keywords and len(arguments) in (1, 2)
+        return not keywords and len(arguments) in (1, 2) and all(isinstance(each, _NUMBERS) for each in arguments)
     schema = target._schema.arguments
     kinds = {argument.name: str(argument.real_type) for argument in schema}
     placed = [argument.name for argument in schema if not argument.kwarg_only]

@@ -22,8 +22,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from autocompress.compress.shipping.dtypes import DTYPES
-from autocompress.compress.shipping.values import readable
+from autocompress.compress.shipping.values import DTYPES, readable
 from autocompress.errors import StoreError, first_line, short
 
 _INDEX, _RECORDS = "data.pkl", "data/"

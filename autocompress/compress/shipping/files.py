@@ -227,9 +227,10 @@ def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
         return
     except OSError as error:
         raise StoreError(f"{rule}, or cannot be read") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(rule)
     with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StoreError(rule)
         yield opened
 
 

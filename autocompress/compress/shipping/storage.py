@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from autocompress.compress.shipping.codes import MOST_VALUES, bits_for, codebook, codebooks, pack, unpack
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
 from autocompress.compress.shipping.grammar import ANY_NAME, SHAPE, boolean, integer, record, word
-from autocompress.compress.shipping.values import carried
+from autocompress.compress.shipping.values import DTYPES, carried, name_of
 from autocompress.errors import StoreError, short
 
 State = Mapping[str, torch.Tensor]

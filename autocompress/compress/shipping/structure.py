@@ -17,7 +17,6 @@ from autocompress.compress.quantizing.activations import (
     activation_quantizers,
     attach_described,
 )
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
 from autocompress.compress.shipping.grammar import (
     ANY_NAME,
     SHAPE,
@@ -27,6 +26,7 @@ from autocompress.compress.shipping.grammar import (
     record,
     word,
 )
+from autocompress.compress.shipping.values import DTYPES, name_of
 from autocompress.errors import StoreError, short
 
 Structure = dict[str, dict[str, Any]]

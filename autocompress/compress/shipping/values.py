@@ -12,15 +12,25 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
 from autocompress.compress.shipping.grammar import MOST_ITEMS
 from autocompress.errors import StoreError, short
 
+_NAMES = (
+    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz complex128 complex64 "
+    "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
+)
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES.split() if hasattr(torch, name)}
+"""The element types that tensors may have, by name, as far as this version of torch has them."""
 MOST_BITS = 2000
 """Of a whole number; Python's largest generators of random numbers have states of many smaller ones."""
 _DEEPEST = 16
 _METADATA = "_metadata"
 """The attribute by which a state dict has the versions of its modules, which may convert what an older one wrote."""
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name of an element type."""
+    return str(dtype).removeprefix("torch.")
 
 
 def storable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:

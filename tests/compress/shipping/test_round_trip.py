@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
-from autocompress.compress.shipping.dtypes import DTYPES
+from autocompress.compress.shipping.values import DTYPES
 from autocompress.errors import StoreError
 
 NAMES = (
@@ -64,6 +64,9 @@ class Tensor:
             number = number.double() / 7
         wrong = _wrong(self.layout, number)
         return wrong if wrong is not None else _laid_out(self.layout, number.to(DTYPES[self.dtype]))
+
+    def is_cut(self) -> bool:
+        return self.make(0, small=True).shape != self.make(0).shape
 
 
 def _wrong(layout: str, number: torch.Tensor) -> torch.Tensor | None:
@@ -128,10 +131,21 @@ class Plan:
             module.add_module(self.shared, next(iter(module.children())))
         return module
 
-    def is_wrong(self) -> bool:
+    def is_wrong(self, path: str = "") -> bool:
+        """Whether it cannot be stored: for what it holds, or as JSON cannot have the name of what has changed."""
         kinds = [(kind, tensor.layout) for kind, tensor in self.tensors.values()]
         wrong = any(layout in WRONG_TENSORS and (kind != "passing" or layout == "subclass") for kind, layout in kinds)
-        return wrong or _is_wrong(self.extra, 0) or any(child.is_wrong() for child in self.children.values())
+        cut = [name for name, (kind, tensor) in self.tensors.items() if kind != "passing" and tensor.is_cut()]
+        names = [*cut, *self.tied] if cut[:1] == list(self.tensors)[:1] else cut
+        odd = any(_is_odd(each) for each in (*names, path)) if cut else False
+        children = [(name, child) for name, child in self.children.items()]
+        children += [(self.shared, child) for child in list(self.children.values())[:1] if self.shared]
+        below = any(child.is_wrong(f"{path}.{name}".lstrip(".")) for name, child in children)
+        return wrong or odd or _is_wrong(self.extra, 0) or below
+
+
+def _is_odd(name: str) -> bool:
+    return len(name) > 1024 or any(character in name for character in "\n\0\ud800")
 
 
 def _home(module: nn.Module, name: str) -> str:
