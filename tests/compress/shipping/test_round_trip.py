@@ -283,7 +283,8 @@ def same(first: Any, second: Any) -> bool:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return dense.flatten().view(torch.uint8)
 
 
 def sharing(module: nn.Module) -> set[frozenset[str]]:
