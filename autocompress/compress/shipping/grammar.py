@@ -22,6 +22,7 @@ MOST_ITEMS = 100_000
 """Of one list or object."""
 MOST_VALUES = 1 << 22
 """Of a JSON file: an empty list takes three of its bytes, and twenty times as many in memory."""
+_LONGEST_SHOWN = 80
 _BEFORE_VALUES = (b",", b"[", b"{")
 
 
@@ -128,9 +129,14 @@ def mapping(key: Rule, item: Rule, most: int = MOST_ITEMS) -> Rule:
     def check(value: Any, where: str) -> dict[str, Any]:
         if type(value) is not dict or len(value) > most:
             raise refuse(where, f"an object of at most {most} keys", value)
-        return {key(name, f"a key of {where}"): item(each, f"{where}.{name}") for name, each in value.items()}
+        return {key(name, f"a key of {where}"): item(each, f"{where}.{_shown(name)}") for name, each in value.items()}
 
     return check
+
+
+def _shown(name: str) -> str:
+    """A key in a message, where it may turn the text around it as little as a value may."""
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else short(name)
 
 
 def record(**fields: Rule) -> Rule:

@@ -66,7 +66,7 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
     odd = sorted(_names(model) ^ _names(original))
     if odd:
         raise StoreError(
-            f"a compressed model must have the uncompressed model's tensors; these differ: {', '.join(odd)}"
+            f"a compressed model must have the uncompressed model's tensors; these differ: {', '.join(map(short, odd[:5]))}"
         )
     _require_same_sharing(model, original)
     checked: Structure = STRUCTURE(structure, "the structure")

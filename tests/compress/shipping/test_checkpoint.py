@@ -275,7 +275,7 @@ class TestErrors:
             (lambda: weight_norm(nn.Linear(4, 4)), "and parametrize both or none.*ParametrizedLinear.*has a Linear"),
             (lambda: nn.Linear(4, 4, dtype=torch.complex32), "'weight' is torch.complex32"),
             (lambda: nn.Linear(4, 4).to("meta"), "'weight' is on the meta device"),
-            (lambda: nn.Linear(4, 4, bias=False), "these differ: bias"),
+            (lambda: nn.Linear(4, 4, bias=False), "these differ: 'bias'"),
             (lambda: nn.Linear(5, 4), "must be no larger than the uncompressed one's"),
         ],
     )
