@@ -65,9 +65,8 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
             structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
     odd = sorted(_names(model) ^ _names(original))
     if odd:
-        raise StoreError(
-            f"a compressed model must have the uncompressed model's tensors; these differ: {', '.join(map(short, odd[:5]))}"
-        )
+        shown = ", ".join(map(short, odd[:5]))
+        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {shown}")
     _require_same_sharing(model, original)
     checked: Structure = STRUCTURE(structure, "the structure")
     return checked
