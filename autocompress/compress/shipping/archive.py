@@ -12,25 +12,18 @@ import io
 import itertools
 import math
 import pickletools
-import struct
-import sys
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
+from autocompress.compress.shipping.records import INDEX, Records
 from autocompress.compress.shipping.values import DTYPES, readable
 from autocompress.errors import StoreError, first_line, short
 
-_INDEX, _RECORDS = "data.pkl", "data/"
 _MOST_INDEX_BYTES, _MOST_INSTRUCTIONS, _MOST_DIMENSIONS = 1 << 26, 1 << 21, 32
-_ALIGNMENT = 16
-"""Bytes of the largest number."""
-_HEADER = struct.Struct("<4s22xHH")
-"""Of a record: signature, length of its name, length of what follows the name."""
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -85,111 +78,35 @@ def read_archive(data: memoryview) -> OrderedDict[str, Any]:
         StoreError: it is something else, or claims to hold what it does not.
     """
     try:
-        with zipfile.ZipFile(cast(IO[bytes], _File(data))) as archive:
-            return readable(_Index(_Records(archive, data)).read())
+        return readable(_Index(Records(data)).read())
     except StoreError:
         raise
     except Exception as error:  # whatever zipfile and pickletools raise for bytes that are neither
         raise StoreError(f"it is not an archive as torch.save writes it: {first_line(error)}") from error
 
 
-class _File:
-    """What zipfile reads of a file that is in memory."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._place = data, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._data)}[whence]
-        if start + offset < 0:
-            raise OSError("a place before the file's begin")
-        self._place = start + offset
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size is None or size < 0 else self._place + size
-        found = bytes(self._data[self._place : end])
-        self._place += len(found)
-        return found
-
-
-class _Records:
-    """The archive's records, none of them packed, all of them together no larger than the file."""
-
-    def __init__(self, archive: zipfile.ZipFile, data: memoryview) -> None:
-        self._data, entries = data, archive.infolist()
-        root = entries[0].filename.partition("/")[0] if entries else ""
-        self._entries = {entry.filename.removeprefix(f"{root}/"): entry for entry in entries}
-        plain = all(_is_plain(entry) for entry in entries) and len(self._entries) == len(entries)
-        if not plain or sum(entry.file_size for entry in entries) > len(data):
-            raise StoreError("its records must be stored as they are, each once")
-        if not all(_is_known(name) for name in self._entries):
-            raise StoreError("it must be an archive of tensors and of nothing else")
-        if "byteorder" in self._entries and bytes(self.bytes("byteorder")) != sys.byteorder.encode():
-            raise StoreError(f"its numbers must be {sys.byteorder}-endian")
-
-    def bytes(self, name: str, most: int = 1 << 20) -> memoryview:
-        """A record, without its checksum looked at: that of the whole file has been."""
-        entry = self._entries.get(name)
-        if entry is None or entry.file_size > most:
-            raise StoreError(f"it must have a record {short(name)} of at most {most} bytes")
-        signature, name_length, extra_length = _HEADER.unpack_from(self._data, entry.header_offset)
-        start = entry.header_offset + _HEADER.size + name_length + extra_length
-        found = self._data[start : start + entry.file_size]
-        if signature != b"PK\x03\x04" or len(found) != entry.file_size:
-            raise StoreError(f"record {short(name)} must be there as a whole")
-        return found
-
-    def tensor(self, key: str, size: int) -> torch.Tensor:
-        """A record of numbers, which must have as many bytes as it is said to have."""
-        data = self.bytes(f"{_RECORDS}{key}", size)
-        if len(data) != size:
-            raise StoreError(f"record {short(key)} must have {size} bytes")
-        if not size:
-            return torch.empty(0, dtype=torch.uint8)
-        found = torch.frombuffer(data, dtype=torch.uint8)
-        return found if found.data_ptr() % _ALIGNMENT == 0 else found.clone()
-
-
-def _is_plain(entry: zipfile.ZipInfo) -> bool:
-    return entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-
-
-def _is_known(name: str) -> bool:
-    records = name.startswith(_RECORDS) and name.removeprefix(_RECORDS).isdecimal()
-    return records or name in (_INDEX, "byteorder", "version") or name.startswith(".")
-
-
 @dataclass
 class _Index:
     """An interpreter of the pickle instructions that a dictionary of tensors takes."""
 
-    records: _Records
+    records: Records
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[str, _Storage] = field(default_factory=dict)
 
     def read(self) -> dict[str, Any]:
-        instructions = pickletools.genops(bytes(self.records.bytes(_INDEX, _MOST_INDEX_BYTES)))
-        for instruction, argument, _ in itertools.islice(instructions, _MOST_INSTRUCTIONS):
-            if instruction.name == "STOP":
+        instructions = _instructions(self.records.bytes(INDEX, _MOST_INDEX_BYTES))
+        for name, argument in itertools.islice(instructions, _MOST_INSTRUCTIONS):
+            if name == "STOP":
                 (state,) = self.stack
                 if not isinstance(state, dict):
                     raise StoreError("it must hold a dictionary by names")
                 return state
-            if instruction.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[instruction.name](argument))
-            elif instruction.name in _ACTIONS:
-                _ACTIONS[instruction.name](self, argument)
-            elif instruction.name != "PROTO":
-                raise StoreError(f"its index must not have the instruction {instruction.name}")
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name](argument))
+            elif name in _ACTIONS:
+                _ACTIONS[name](self, argument)
         raise StoreError(f"its index must end after at most {_MOST_INSTRUCTIONS} instructions")
 
     def memorize(self, place: int) -> None:
@@ -262,6 +179,16 @@ class _Index:
             raise StoreError(f"its index must not call {what.text!r}")
 
 
+def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
+    """Names and arguments, read only of those in the list: Python imports what decodes the texts of others."""
+    file = io.BytesIO(data)
+    while code := file.read(1):
+        found = _OPCODES.get(code)
+        if found is None:
+            raise StoreError(f"its index must not have the instruction {code!r}")
+        yield found.name, found.arg.reader(file) if found.arg is not None else None
+
+
 def _tensor(
     storage: _Storage, dtype: torch.dtype | None, offset: Any, shape: Any, strides: Any, more: list[Any]
 ) -> torch.Tensor:
@@ -308,3 +235,9 @@ _ACTIONS: dict[str, Callable[[_Index, Any], None]] = {
     "BINPERSID": _Index.find,
     "REDUCE": _Index.call,
 }
+_OPCODES = {
+    code.code.encode("latin-1"): code
+    for code in pickletools.opcodes
+    if code.name in ("PROTO", "STOP", *_CONSTANTS, *_ACTIONS)
+}
+"""The instructions by the bytes that they begin with."""

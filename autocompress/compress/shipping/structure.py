@@ -86,13 +86,14 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
         StoreError: the structure does not fit the model.
     """
     modules, replaced = _submodules(model), dict[int, tuple[torch.Tensor, torch.Tensor]]()
-    done = dict[nn.Module, Any]()
+    done = dict[int, Any]()
     for name, differences in STRUCTURE(structure, "structure").items():
         if name not in modules:
             raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
         module = modules[name]
-        if done.setdefault(module, differences) is not differences:  # a shared one, by another name
-            if done[module] != differences:
+        known = done.setdefault(id(module), differences)
+        if known is not differences:  # a shared one, by another name
+            if known != differences:
                 raise StoreError(f"the checkpoint does not fit the model, where {short(name)} is a shared submodule")
             continue
         for key, value in differences["attributes"].items():
@@ -158,12 +159,12 @@ def _replace(
     replaced: dict[int, tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
     old = {**module._parameters, **module._buffers}.get(key)
-    if old is None:
-        raise StoreError(f"the checkpoint does not fit the model, which has no tensor {short(name)}")
+    if old is None or key in module._non_persistent_buffers_set:
+        raise StoreError(f"the checkpoint does not fit the model, which stores no tensor {short(name)}")
     if math.prod(description["shape"]) > old.numel():
         raise StoreError(_larger(name))
     if id(old) not in replaced:
-        replaced[id(old)] = (old, _empty(old, description))  # the old one is kept alive: its id stays its own
+        replaced[id(old)] = (old, _blank(old, description))  # the old one is kept alive: its id stays its own
     setattr(module, key, replaced[id(old)][1])
 
 
@@ -222,13 +223,13 @@ def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
 
 def _shared(model: nn.Module) -> set[frozenset[str]]:
     """Names of the tensors that have several."""
-    names = dict[torch.Tensor, set[str]]()
+    names = dict[int, set[str]]()
     for prefix, module in _submodules(model).items():
         for key, tensor in (
             *module.named_parameters(prefix, False, False),
             *module.named_buffers(prefix, False, False),
         ):
-            names.setdefault(tensor, set()).add(key)
+            names.setdefault(id(tensor), set()).add(key)
     return {frozenset(each) for each in names.values() if len(each) > 1}
 
 
@@ -257,7 +258,7 @@ def _tensors(module: nn.Module) -> dict[str, Any]:
     return {key: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for key, tensor in own}
 
 
-def _empty(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:
-    new = torch.empty(description["shape"], dtype=DTYPES[description["dtype"]], device=old.device)
+def _blank(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:
+    new = torch.zeros(description["shape"], dtype=DTYPES[description["dtype"]], device=old.device)
     learns = old.requires_grad and (new.is_floating_point() or new.is_complex())
     return nn.Parameter(new, requires_grad=learns) if isinstance(old, nn.Parameter) else new

@@ -364,6 +364,7 @@ ATTACKS: dict[str, Callable[[Place], Path]] = {
     "a memory bomb in the archive's index": data(index_of(lambda old, p: b"\x80\x02}r\xff\xff\xff\xff.")),
     "a text longer than the index": data(index_of(lambda old, p: b"\x80\x02X\xff\xff\xff\x7fab.")),
     "an index without end": index_as(b"]" * (1 << 24)),
+    "texts that Python imports a decoder for": index_as(b"Vtext\n0S'text'\n0"),
     "an index that ends nowhere": index_as(b"N0" * (1 << 20)),
     "a list in itself": index_as(b"}", named("a"), b"]q\x01h\x01as"),
     "a few lists in many places": index_as(*LAUGHS),

@@ -16,6 +16,7 @@ from autocompress.compress.measure import weights_bytes
 from autocompress.compress.quantizing.activations import attach
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed, module_of, save_checkpoint
+from autocompress.compress.shipping.structure import apply_structure
 from autocompress.errors import ModuleError, StoreError
 
 from ..modules import Minimal, TiedWords
@@ -283,6 +284,21 @@ class TestErrors:
         with pytest.raises(StoreError, match=reason):
             save_checkpoint(make(), tmp_path / "checkpoint", nn.Linear(4, 4))
         assert not (tmp_path / "checkpoint").exists()
+
+    def test_a_tensor_that_no_weights_would_fill(self) -> None:
+        model = nn.Linear(4, 4)
+        model.register_buffer("passing", torch.ones(8), persistent=False)
+        differences = {"attributes": {}, "tensors": {"passing": {"shape": [4], "dtype": "float32"}}, "quantizers": {}}
+        with pytest.raises(StoreError, match=r"which stores no tensor '\.passing'"):
+            apply_structure(model, {"": differences})
+
+    def test_a_shared_layer_that_is_described_twice_otherwise(self) -> None:
+        rest = {"tensors": {}, "quantizers": {}}
+        described = {
+            name: {"attributes": {"in_features": size}, **rest} for name, size in (("first", 3), ("second", 2))
+        }
+        with pytest.raises(StoreError, match="where 'second' is a shared submodule"):
+            apply_structure(Twice(), described)
 
     @pytest.mark.parametrize("tied", [True, False])
     def test_tensors_that_are_shared_in_one_of_them(self, tied: bool, tmp_path: Path) -> None:
