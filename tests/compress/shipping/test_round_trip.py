@@ -123,6 +123,8 @@ class Plan:
         first = next(iter(self.tensors), None)
         for name in self.tied if first is not None else ():
             module.__dict__[_home(module, first)][name] = module.__dict__[_home(module, first)][first]
+            if first in module._non_persistent_buffers_set:
+                module._non_persistent_buffers_set.add(name)
         if self.extra is not NOTHING:
             module.extra = _filled(self.extra, seeds)
         for name, child in self.children.items():
