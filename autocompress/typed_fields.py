@@ -201,6 +201,8 @@ def _object_of(check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
 
 
 def _instance(kind: type) -> Callable[[Any], Any]:
+    _checks(kind)  # now, as Python compiles annotations: what a file holds must not decide what is compiled
+
     def instance(value: Any) -> Any:
         if isinstance(value, kind):
             return value

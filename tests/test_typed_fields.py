@@ -9,6 +9,7 @@ import pytest
 from autocompress.errors import StoreError
 from autocompress.records import Baseline, Measurement, ModelSizes, TrialRecord
 from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields
+from tests.fuzzed_files import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,16 @@ def test_paths_inside(path):
 )
 def test_paths_that_lead_out(path):
     assert not INNER_PATH.holds(path)
+
+
+def test_what_a_file_holds_does_not_decide_what_is_compiled():
+    """Annotations are texts that Python compiles, those of inner classes with those of the outer one."""
+    inner = dataclasses.make_dataclass("inner", [("number", "int")])
+    outer = dataclasses.make_dataclass("outer", [("inner", inner | None, None)])
+    from_fields(outer, {"inner": None})
+    with Watch.on() as seen:
+        assert from_fields(outer, {"inner": {"number": 3}}).inner.number == 3
+    assert seen == []
 
 
 @pytest.mark.parametrize(

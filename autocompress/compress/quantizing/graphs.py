@@ -18,11 +18,18 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from autocompress.compress.quantizing.modes import MEANS
-from autocompress.compress.quantizing.operators import draws, named_operator, operator_name, takes, unknown_operators
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
+from autocompress.compress.quantizing.operators import (
+    draws,
+    filled,
+    named_operator,
+    operator_name,
+    takes,
+    unknown_operators,
+)
 from autocompress.compress.shipping.grammar import (
     MOST_ITEMS,
     SHAPE,
+    WHOLE,
     Rule,
     identifier,
     integer,
@@ -33,6 +40,7 @@ from autocompress.compress.shipping.grammar import (
     text,
     word,
 )
+from autocompress.compress.shipping.values import DTYPES, name_of
 from autocompress.errors import StoreError, short
 
 _DEEPEST = 8
@@ -40,6 +48,8 @@ _LEAF = object()
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list, "dict": dict, "ordered_dict": OrderedDict}
 _KEY = text(r"[A-Za-z0-9_.\- ]+", "a key of letters, digits, spaces, points, lines and hyphens")
 _TEXT = text(r"[A-Za-z0-9_.,> \-]*", "a text of letters, digits, points, commas and hyphens")
+_FX_NAMES = ("self", "torch", "fx_pytree", "pytree")
+"""What the source text that torch.fx makes of a graph refers to."""
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _MEMORY_FORMATS = ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
 _TORCH: dict[str, Any] = {
@@ -51,15 +61,28 @@ _TORCH: dict[str, Any] = {
 """Constants of torch that are arguments of operators."""
 
 
+_DOTTED = "a dotted name of ASCII letters, digits, underscores and hyphens"
+
+
 def tensor_name(value: Any, where: str) -> str:
     """A dotted name that torch.fx can find below a module: letters, digits, lines and hyphens, no attribute of it."""
-    name = text(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*", "a dotted name", 1024)(value, where)
+    name = text(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*", _DOTTED, 1024)(value, where)
+    if name == "self":
+        raise refuse(where, "another name than that of the model in source text", name)
     for place, part in enumerate(name.split(".")):
         if part in _reserved(place > 0):
             raise refuse(where, "a dotted name without attributes of torch's modules", name)
         if part.isidentifier():
             identifier(part, where)
     return str(name)
+
+
+def argument_name(value: Any, where: str) -> str:
+    """A name of an argument of the model's, which source text has beside names of torch.fx's own."""
+    name = identifier(value, where)
+    if name in _FX_NAMES:
+        raise refuse(where, "a name that torch.fx does not use itself", name)
+    return name
 
 
 @cache
@@ -87,7 +110,7 @@ def _argument(value: Any, where: str, depth: int = 0) -> Any:
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is int:
-        return integer(-(1 << 63), (1 << 63) - 1)(value, where)
+        return WHOLE(value, where)
     if type(value) is str:
         return _TEXT(value, where)
     if depth > _DEEPEST:
@@ -128,7 +151,7 @@ _NODES: dict[str, Rule] = {
 GRAPH = record(
     nodes=listing(_node),
     tensors=mapping(tensor_name, record(shape=SHAPE, dtype=word(*DTYPES))),
-    arguments=listing(identifier, 1000),
+    arguments=listing(argument_name, 1000),
     in_spec=_spec,
     out_spec=_spec,
 )
@@ -200,7 +223,7 @@ def unstorable(graph: fx.Graph) -> str | None:
         for spec in (codegen.pytree_info.in_spec, codegen.pytree_info.out_spec):
             _spec(_spec_to_dict(spec), "its inputs and outputs")
         for name in codegen.pytree_info.orig_args:
-            identifier(name, "an argument")
+            argument_name(name, "an argument of the model")
     except StoreError as error:
         return str(error)
     return None
@@ -218,7 +241,7 @@ def _require_arguments(inside: Any, names: list[str], placeholders: int) -> None
     both = type(inside) is tuple and [type(each) for each in inside] == [tuple, dict]
     if not both or [*names[len(inside[0]) :]] != [*inside[1]] or len(names) != len(inside[0]) + len(inside[1]):
         raise StoreError("in_spec must be a tuple of the arguments and a dict of the keywords, as arguments names them")
-    if len(set(names)) != len(names) or "self" in names or pytree.tree_structure(inside).num_leaves != placeholders:
+    if len(set(names)) != len(names) or pytree.tree_structure(inside).num_leaves != placeholders:
         raise StoreError("arguments must be different, and there must be a placeholder for each of their parts")
 
 
@@ -230,14 +253,15 @@ def _node_to_dict(node: fx.Node, numbers: Mapping[fx.Node, int]) -> dict[str, An
     arguments = [_plain(value, numbers) for value in node.args]
     if node.op == "output":
         return {"op": node.op, "args": arguments}
-    name = operator_name(node.target)
-    plain = takes(node.target, node.args, node.kwargs) and not draws(node.target, node.args, node.kwargs)
+    target, given = filled(node.target, node.kwargs)
+    name = operator_name(target)
+    plain = takes(target, node.args, given) and not draws(target, node.args, given)
     if node.op != "call_function" or name is None or not plain:
         raise StoreError(
             "an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval "
             f"mode; it has {node.target!r}"
         )
-    keywords = {key: _plain(value, numbers) for key, value in node.kwargs.items()}
+    keywords = {key: _plain(value, numbers) for key, value in given.items()}
     return {"op": node.op, "target": name, "args": arguments, "kwargs": keywords}
 
 

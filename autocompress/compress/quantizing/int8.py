@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from autocompress.compress.quantizing.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compress.quiet import quiet
-from autocompress.compress.shipping.dtypes import DTYPES
+from autocompress.compress.shipping.values import DTYPES
 from autocompress.errors import StoreError
 
 TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")

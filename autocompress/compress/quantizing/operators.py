@@ -1,8 +1,8 @@
 """The operators that an int8 graph may consist of: functions of tensors and numbers, by name.
 
 Anybody may have written a checkpoint, so this list is closed: nothing in it reads or writes files, draws random
-numbers, resizes memory, or prints. What is not in it is refused when a model is prepared and saved, so that what is
-written can be read.
+numbers, resizes memory, gives memory that nobody has written to, or prints. What is not in it is refused when a model
+is prepared and saved, so that what is written can be read.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irff
 fft_rfftn inner kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
 """
 _MAKERS = """
-arange empty empty_like eye full full_like linspace new_empty new_full new_ones new_zeros ones ones_like scalar_tensor
-zeros zeros_like
+arange eye full full_like linspace new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like
 """
 _CHECKS = """
 item sym_constrain_range sym_constrain_range_for_size sym_numel sym_size _assert_scalar _assert_tensor_metadata
@@ -83,6 +82,18 @@ _BUILTINS = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg")
 }
 
+_FILLED = {
+    "aten.empty.memory_format": torch.ops.aten.zeros.default,
+    "aten.empty_like.default": torch.ops.aten.zeros_like.default,
+    "aten.new_empty.default": torch.ops.aten.new_zeros.default,
+}
+"""Operators that give memory as it is -> what is written in their place."""
+_SCALES = ("scales", "scales_d", "scales_h", "scales_w", "scale_factors")
+_LARGEST_SCALE = 1 << 16
+"""Of resized images. torch computes places in memory with scales, and does not look where these come to lie."""
+
+_NUMBERS = (fx.Node, int, float)
+"""What Python's own operators may be given: texts and lists can be multiplied."""
 _CONSTANTS = {
     "ScalarType": torch.dtype,
     "Layout": torch.layout,
@@ -103,9 +114,19 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 
 def operator_name(target: Any) -> str | None:
     """The name of an operator in the list; None: it is not in there."""
+    target = _FILLED.get(str(target), target)
     if isinstance(target, torch._ops.OpOverload):
         return str(target) if _is_known(str(target)) and not _writes_elsewhere(target) else None
     return next((name for name, function in _BUILTINS.items() if target is function), None)
+
+
+def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The operator and the keywords that are written for those of a node: none gives memory as it is."""
+    other = _FILLED.get(str(target))
+    if other is None:
+        return target, keywords
+    known = {argument.name for argument in other._schema.arguments}
+    return other, {name: value for name, value in keywords.items() if name in known}
 
 
 def named_operator(name: str) -> Any | None:
@@ -122,14 +143,14 @@ def named_operator(name: str) -> Any | None:
 def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether an operator can be called with arguments of these kinds; some crash where they are given others."""
     if not isinstance(target, torch._ops.OpOverload):
-        return not keywords and len(arguments) in (1, 2)
+        return not keywords and len(arguments) in (1, 2) and all(isinstance(each, _NUMBERS) for each in arguments)
     schema = target._schema.arguments
     kinds = {argument.name: str(argument.real_type) for argument in schema}
     placed = [argument.name for argument in schema if not argument.kwarg_only]
     given = dict(zip(placed, arguments, strict=False)) | dict(keywords)
     if len(given) != len(arguments) + len(keywords) or not given.keys() <= kinds.keys():
         return False
-    return all(_fits(kinds[name], value) for name, value in given.items())
+    return all(_fits(kinds[name], value) and _scales(name, kinds[name], value) for name, value in given.items())
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -146,6 +167,14 @@ def _fits(kind: str, value: Any) -> bool:
         inner = kind.removeprefix("List[").removesuffix("]")
         return all(_fits(inner, each) for each in value) if isinstance(value, list | tuple) else _fits(inner, value)
     return isinstance(value, _PLAIN.get(kind, ()))
+
+
+def _scales(name: str, kind: str, value: Any) -> bool:
+    """Whether it is no scale of an image, or one that may be."""
+    if name not in _SCALES or "float" not in kind or value is None:
+        return True
+    given = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(each, int | float) and 1 / _LARGEST_SCALE <= each <= _LARGEST_SCALE for each in given)
 
 
 def draws(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:

@@ -9,14 +9,14 @@ import torch
 from torch import fx, nn
 
 from autocompress.compress.quantizing.fusions import constants_of, fast_fusion, move_constants, restore_constants
-from autocompress.compress.quantizing.graphs import unstorable
+from autocompress.compress.quantizing.graphs import tensor_name, unstorable
 from autocompress.compress.quantizing.int8 import TORCHAO_LOGGERS, Int8Model, place
 from autocompress.compress.quantizing.qat_model import QatModel
 from autocompress.compress.quiet import quiet
 from autocompress.compress.shipping.agreement import differences
 from autocompress.compress.shipping.tracing import any_batch, batch_of_two
 from autocompress.compress.state import device_of, moved, outputs
-from autocompress.errors import CompressionError, first_line
+from autocompress.errors import CompressionError, StoreError, first_line
 
 _SAME = 1e-3
 """How much of the largest output the graph's may differ by where nothing is rounded."""
@@ -39,7 +39,11 @@ def prepared(
     inputs = batch_of_two(example_inputs)
     wanted = outputs(model, inputs)
     constants = constants_of(model)
-    graph = _exported(model, inputs)
+    try:
+        graph = _exported(model, inputs)
+    except CompressionError as error:
+        _require_names(model, error)
+        raise
     reason = unstorable(graph.graph)
     if reason is not None:
         raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
@@ -100,6 +104,17 @@ def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
         raise CompressionError(
             f"qat needs a model that torch.export can follow; naive and dorefa do not: {first_line(error)}"
         ) from error
+
+
+def _require_names(model: nn.Module, cause: CompressionError) -> None:
+    """Names that no source text can have are why torch.export fails, which tells of its source text only."""
+    for name, _ in (*model.named_parameters(), *model.named_buffers()):
+        try:
+            tensor_name(name, "the name of a tensor")
+        except StoreError as error:
+            raise CompressionError(
+                f"qat makes source text of names; {error} (in {name!r}): rename it, or use naive or dorefa"
+            ) from cause
 
 
 def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:

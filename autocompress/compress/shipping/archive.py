@@ -12,25 +12,18 @@ import io
 import itertools
 import math
 import pickletools
-import struct
-import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
-from autocompress.compress.shipping.dtypes import DTYPES
-from autocompress.compress.shipping.grammar import MOST_ITEMS
-from autocompress.errors import StoreError, short
+from autocompress.compress.shipping.records import INDEX, Records
+from autocompress.compress.shipping.values import DTYPES, readable
+from autocompress.errors import StoreError, first_line, short
 
-_INDEX, _RECORDS = "data.pkl", "data/"
-_MOST_INDEX_BYTES, _MOST_DIMENSIONS = 1 << 26, 32
-_DEEPEST = 16
-_HEADER = struct.Struct("<4s22xHH")
-"""Of a record: signature, length of its name, length of what follows the name."""
+_MOST_INDEX_BYTES, _MOST_INSTRUCTIONS, _MOST_DIMENSIONS = 1 << 26, 1 << 21, 32
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -60,122 +53,61 @@ class _Name:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Storage:
     data: torch.Tensor
     dtype: torch.dtype | None
+    flags: torch.Tensor | None = None
+
+    def of(self, dtype: torch.dtype) -> torch.Tensor:
+        """Its numbers; bytes that are neither 0 nor 1 are true, in memory that all tensors of flags share."""
+        if dtype is not torch.bool:
+            return self.data.view(dtype)
+        if self.flags is None:
+            self.flags = self.data.ne(0)
+        return self.flags
 
 
-def read_archive(file: IO[bytes]) -> dict[str, Any]:
+def read_archive(data: memoryview) -> OrderedDict[str, Any]:
     """The dictionary that `torch.save` has written: dense tensors on the CPU, and plain values, by name.
 
     Args:
-        file: open for reading; tensors are copies of what is in it.
+        data: a whole file, writable; the tensors are parts of it.
 
     Raises:
         StoreError: it is something else, or claims to hold what it does not.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            state = _Index(_Records(archive, file)).read()
+        return readable(_Index(Records(data)).read())
     except StoreError:
         raise
     except Exception as error:  # whatever zipfile and pickletools raise for bytes that are neither
-        raise StoreError(f"it is not an archive as torch.save writes it: {error}") from error
-    if type(state) is not dict or not all(type(name) is str for name in state):
-        raise StoreError("it must hold a dictionary by names")
-    return state
-
-
-def plain_value(value: Any, where: str) -> Any:
-    """What a module may keep in a state dict beside tensors: plain values in tuples, lists and dictionaries.
-
-    Raises:
-        StoreError: it is something else, nested too deeply, or too much.
-    """
-    return _plain(value, where, itertools.count(), 0)
-
-
-def _plain(value: Any, where: str, items: Iterator[int], depth: int) -> Any:
-    if next(items) > MOST_ITEMS:  # one container may be met in many places
-        raise StoreError(f"{short(where)} must have at most {MOST_ITEMS} plain values")
-    if value is None or type(value) in (bool, int, float, str, torch.Tensor):
-        return value
-    if depth < _DEEPEST and type(value) in (tuple, list):
-        return type(value)(_plain(each, where, items, depth + 1) for each in value)
-    if depth < _DEEPEST and type(value) in (dict, OrderedDict) and all(type(key) is str for key in value):
-        return {key: _plain(each, where, items, depth + 1) for key, each in value.items()}
-    raise StoreError(f"{short(where)} must be a tensor or plain values; it has a {type(value).__qualname__}")
-
-
-class _Records:
-    """The archive's records, none of them packed, all of them together no larger than the file."""
-
-    def __init__(self, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
-        self._file, entries = file, archive.infolist()
-        root = entries[0].filename.partition("/")[0] if entries else ""
-        self._entries = {entry.filename.removeprefix(f"{root}/"): entry for entry in entries}
-        plain = all(_is_plain(entry) for entry in entries) and len(self._entries) == len(entries)
-        if not plain or sum(entry.file_size for entry in entries) > file.seek(0, io.SEEK_END):
-            raise StoreError("its records must be stored as they are, each once")
-        if not all(_is_known(name) for name in self._entries):
-            raise StoreError("it must be an archive of tensors and of nothing else")
-        if "byteorder" in self._entries and self.bytes("byteorder") != sys.byteorder.encode():
-            raise StoreError(f"its numbers must be {sys.byteorder}-endian")
-
-    def bytes(self, name: str, most: int = 1 << 20) -> bytearray:
-        """A record, without its checksum looked at: that of the whole file has been."""
-        entry = self._entries.get(name)
-        if entry is None or entry.file_size > most:
-            raise StoreError(f"it must have a record {name[:20]!r} of at most {most} bytes")
-        self._file.seek(entry.header_offset)
-        header = self._file.read(_HEADER.size)
-        signature, name_length, extra_length = _HEADER.unpack(header)
-        self._file.seek(name_length + extra_length, io.SEEK_CUR)
-        data = bytearray(entry.file_size)
-        if signature != b"PK\x03\x04" or cast(io.BufferedReader, self._file).readinto(data) != len(data):
-            raise StoreError(f"record {name[:20]!r} must be there as a whole")
-        return data
-
-    def data(self, key: str, size: int) -> torch.Tensor:
-        """A record of tensors, which must have as many bytes as it is said to have."""
-        data = self.bytes(f"{_RECORDS}{key}", size)
-        if len(data) != size:
-            raise StoreError(f"record {key[:20]!r} must have {size} bytes")
-        return torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-
-
-def _is_plain(entry: zipfile.ZipInfo) -> bool:
-    return entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-
-
-def _is_known(name: str) -> bool:
-    records = name.startswith(_RECORDS) and name.removeprefix(_RECORDS).isdecimal()
-    return records or name in (_INDEX, "byteorder", "version") or name.startswith(".")
+        raise StoreError(f"it is not an archive as torch.save writes it: {first_line(error)}") from error
 
 
 @dataclass
 class _Index:
     """An interpreter of the pickle instructions that a dictionary of tensors takes."""
 
-    records: _Records
+    records: Records
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[str, _Storage] = field(default_factory=dict)
 
-    def read(self) -> Any:
-        for instruction, argument, _ in pickletools.genops(bytes(self.records.bytes(_INDEX, _MOST_INDEX_BYTES))):
-            if instruction.name == "STOP":
+    def read(self) -> dict[str, Any]:
+        instructions = _instructions(self.records.bytes(INDEX, _MOST_INDEX_BYTES))
+        for name, argument in itertools.islice(instructions, _MOST_INSTRUCTIONS):
+            if name == "STOP":
                 (state,) = self.stack
+                if not isinstance(state, dict):
+                    raise StoreError("it must hold a dictionary by names")
                 return state
-            if instruction.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[instruction.name](argument))
-            elif instruction.name in _ACTIONS:
-                _ACTIONS[instruction.name](self, argument)
-            elif instruction.name != "PROTO":
-                raise StoreError(f"its index must not have the instruction {instruction.name}")
-        raise StoreError("its index must end")
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name](argument))
+            elif name in _ACTIONS:
+                _ACTIONS[name](self, argument)
+        raise StoreError(f"its index must end after at most {_MOST_INSTRUCTIONS} instructions")
 
     def memorize(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
@@ -185,7 +117,7 @@ class _Index:
 
     def name(self, text: str) -> None:
         if text not in _KNOWN:
-            raise StoreError(f"its index must not name {text[:80]!r}")
+            raise StoreError(f"its index must not name {short(text)}")
         self.stack.append(_Name(text))
 
     def mark(self, _: Any) -> None:
@@ -202,7 +134,7 @@ class _Index:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if type(target) is not dict or len(items) % 2 or not all(type(key) is str for key in items[::2]):
+        if type(target) not in (dict, OrderedDict) or len(items) % 2 or not all(type(key) is str for key in items[::2]):
             raise StoreError("its index must fill dictionaries by names")
         target.update(zip(items[::2], items[1::2], strict=True))
 
@@ -212,10 +144,11 @@ class _Index:
         self.stack[-1].extend(items)
 
     def build(self, _: Any) -> None:
-        """A state dict has its modules' versions as an attribute; nothing is done with them."""
-        state = self.stack.pop()
-        if type(self.stack[-1]) is not dict or type(state) is not dict:
-            raise StoreError("its index must set attributes of dictionaries only")
+        """A state dict has its modules' versions as an attribute."""
+        attributes, target = self.stack.pop(), self.stack[-1]
+        if type(target) is not OrderedDict or type(attributes) is not dict or attributes.keys() != {"_metadata"}:
+            raise StoreError("its index must set the versions of state dicts and no other attribute")
+        vars(target).update(attributes)
 
     def find(self, _: Any) -> None:
         """A storage: a record of the archive, read once."""
@@ -226,7 +159,7 @@ class _Index:
         if dtype is None and kind.text != "torch.storage UntypedStorage":
             raise StoreError(f"its index must not take {kind.text!r} for a storage")
         if key not in self.storages:
-            self.storages[key] = _Storage(self.records.data(key, count * (dtype.itemsize if dtype else 1)), dtype)
+            self.storages[key] = _Storage(self.records.tensor(key, count * (dtype.itemsize if dtype else 1)), dtype)
         self.stack.append(self.storages[key])
 
     def call(self, _: Any) -> None:
@@ -234,7 +167,7 @@ class _Index:
         if type(what) is not _Name or type(arguments) is not tuple:
             raise StoreError("its index must not call that")
         if what.text == "collections OrderedDict" and not arguments:
-            self.stack.append({})
+            self.stack.append(OrderedDict())
         elif what.text == "torch._utils _rebuild_tensor_v2":
             storage, offset, shape, strides, _grad, hooks, *more = arguments
             self.stack.append(_tensor(storage, storage.dtype, offset, shape, strides, [hooks, *more]))
@@ -244,6 +177,16 @@ class _Index:
             self.stack.append(_tensor(storage, dtype, offset, shape, strides, [hooks, *more]))
         else:
             raise StoreError(f"its index must not call {what.text!r}")
+
+
+def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
+    """Names and arguments, read only of those in the list: Python imports what decodes the texts of others."""
+    file = io.BytesIO(data)
+    while code := file.read(1):
+        found = _OPCODES.get(code)
+        if found is None:
+            raise StoreError(f"its index must not have the instruction {code!r}")
+        yield found.name, found.arg.reader(file) if found.arg is not None else None
 
 
 def _tensor(
@@ -259,8 +202,7 @@ def _tensor(
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if wanted else 0
     if wanted > held or last >= max(held, 1):
         raise StoreError(f"a tensor of {wanted} elements must be within its storage of {held}")
-    data = storage.data.ne(0) if dtype is torch.bool else storage.data.view(dtype)
-    return data.as_strided(shape, strides, offset if wanted else 0)
+    return storage.of(dtype).as_strided(shape, strides, offset if wanted else 0)
 
 
 _CONSTANTS: dict[str, Callable[[Any], Any]] = {
@@ -293,3 +235,9 @@ _ACTIONS: dict[str, Callable[[_Index, Any], None]] = {
     "BINPERSID": _Index.find,
     "REDUCE": _Index.call,
 }
+_OPCODES = {
+    code.code.encode("latin-1"): code
+    for code in pickletools.opcodes
+    if code.name in ("PROTO", "STOP", *_CONSTANTS, *_ACTIONS)
+}
+"""The instructions by the bytes that they begin with."""

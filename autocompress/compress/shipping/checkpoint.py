@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from autocompress.compress.copying import copied
@@ -26,8 +25,9 @@ from autocompress.compress.shipping.files import (
     restore_files,
     write_files,
 )
-from autocompress.compress.shipping.structure import apply_structure, structure_of
-from autocompress.errors import ModuleError, StoreError, short
+from autocompress.compress.shipping.structure import apply_structure, fill_in, structure_of
+from autocompress.compress.shipping.values import storable
+from autocompress.errors import ModuleError, StoreError
 
 
 def save_checkpoint(
@@ -48,9 +48,11 @@ def save_checkpoint(
         plain: write an ordinary state dict, zeros and all; else each tensor as compactly as `storage` can.
 
     Raises:
-        StoreError: the model cannot be described by differences to the original, or the files cannot be written.
+        StoreError: the model cannot be described by differences to the original, has what a checkpoint cannot hold, or
+            cannot be loaded again (then what was there stays); or the files cannot be written.
     """
     target = Path(directory)
+    state = storable(model.state_dict())
     structure = model.to_dict() if isinstance(model, Int8Model) else structure_of(model, original)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,9 +60,8 @@ def save_checkpoint(
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
             kind = INT8 if isinstance(model, Int8Model) else FLOAT
-            write_files(
-                model.state_dict(), beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain
-            )
+            write_files(state, beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain)
+            _require_readable(beside, original)
             replace_files(target, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -99,24 +100,25 @@ def load_compressed(
     loaded = copied(model) if model is not None else _uncompressed(description, directory, module, trust_module)
     try:
         apply_structure(loaded, description["structure"])
-        _require_fitting(loaded.state_dict(), weights)
-        loaded.load_state_dict(weights, strict=True)
+        fill_in(loaded, weights)
     except Exception as error:  # a model of the user's may do anything with state that is not its own
         raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
     return loaded
 
 
-def _require_fitting(state: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Each tensor of the model's must be there, in its shape and type: `load_state_dict` would convert them."""
-    odd = sorted(state.keys() ^ weights.keys())
-    if odd:
-        raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(short, odd[:5]))}")
-    for name, value in state.items():
-        found = weights[name]
-        if not isinstance(value, torch.Tensor):
-            continue
-        if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
-            raise StoreError(f"{name} must be {value.dtype} of shape {tuple(value.shape)}")
+def _require_readable(folder: Path, original: nn.Module) -> None:
+    """A checkpoint that has just been written can be loaded: what a module does with its state, only it knows."""
+    try:
+        description, weights = read_files(folder)
+        if description["kind"] == INT8:
+            Int8Model.from_dict(description["structure"], weights)
+            return
+        again = copied(original)
+        apply_structure(again, description["structure"])
+        fill_in(again, weights)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
 
 
 def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Module:

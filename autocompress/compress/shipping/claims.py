@@ -196,7 +196,8 @@ def _devices(model: nn.Module) -> set[torch.device]:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """As bytes, among which NaN equals itself."""
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+    dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return dense.flatten().view(torch.uint8)  # which a tensor of one element is not always, if it is contiguous
 
 
 def _lie_alike(loaded: nn.Module, model: nn.Module) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import stat
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,8 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from autocompress.compress.loading import ModuleReference
-from autocompress.compress.shipping.archive import plain_value, read_archive
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
+from autocompress.compress.shipping.archive import read_archive
 from autocompress.compress.shipping.grammar import (
     ANY_NAME,
     MOST_BYTES,
@@ -31,12 +30,15 @@ from autocompress.compress.shipping.grammar import (
     word,
 )
 from autocompress.compress.shipping.storage import STORED, decode, encode
+from autocompress.compress.shipping.values import carried
 from autocompress.errors import ModuleError, StoreError, short
 
 SCHEMA_VERSION = 2
 WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
 FLOAT, INT8 = "float", "int8"
 """Kinds of checkpoints: differences to the uncompressed model, or a graph of its own."""
+_TRIES = 10
+"""How often a checkpoint is looked for that is replaced meanwhile."""
 
 
 def _reference(value: Any, where: str) -> Any:
@@ -62,15 +64,14 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     """Write weights and their description into a new folder, flushed to the disk.
 
     Args:
-        state: the state dict.
+        state: the state dict, as `values.storable` gives it.
         folder: to be made.
         about: `kind`, `module` and `structure`.
         plain: store tensors as they are.
 
     Raises:
-        StoreError: the state dict has what no checkpoint may have.
+        StoreError: the description has what no checkpoint may have.
     """
-    state = _storable_state(state)
     folder.mkdir()
     stored, storage = (state, {}) if plain else encode(state)
     with (folder / WEIGHTS).open(
@@ -78,38 +79,14 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     ) as file:  # a file object: the archive's inner names, so its size, are always the same
         torch.save(stored, file)
         _flush(file.fileno(), file)
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = _sha256(file)
+        file.seek(0)
+        digest = _sha256_of(file)
     description = {"schema_version": SCHEMA_VERSION, "weights_sha256": digest, **about, "storage": storage}
     _CHECKPOINT({**description, "sha256": ""}, STRUCTURE)
     with (folder / STRUCTURE).open("w", encoding="utf-8") as text:
         json.dump({**description, "sha256": _digest(description)}, text, indent=1, allow_nan=False)
         _flush(text.fileno(), text)
     _sync_folder(folder)
-
-
-def _storable_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A state dict as it is stored; the versions of its modules are an attribute, which others' readers look at."""
-    storable: Any = OrderedDict((name, _storable(name, value)) for name, value in state.items())
-    vars(storable).update(getattr(state, "__dict__", {}))
-    return cast(Mapping[str, Any], storable)
-
-
-def _storable(name: str, value: Any) -> Any:
-    """A tensor as the archive's reader takes it: dense, with memory of its own for each element; or plain data.
-
-    Raises:
-        StoreError: it is neither.
-    """
-    if not isinstance(value, torch.Tensor):
-        return plain_value(value, name)
-    tensor = value.detach()
-    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise StoreError(f"a checkpoint holds dense tensors and plain values; {name} is a {type(value).__qualname__}")
-    if name_of(tensor.dtype) not in DTYPES:
-        raise StoreError(f"a checkpoint's tensors must be {', '.join(DTYPES)}; {name} is {tensor.dtype}")
-    tensor = tensor.resolve_conj().resolve_neg()
-    return tensor.contiguous() if tensor.nbytes > tensor.untyped_storage().nbytes() else tensor
 
 
 def _flush(descriptor: int, file: Any) -> None:
@@ -151,29 +128,33 @@ def _standing(directory: Path) -> Path:
     return _previous(directory) if not directory.exists() and _previous(directory).exists() else directory
 
 
-def read_files(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The description of a checkpoint, all but its structure checked, and its weights.
+
+    Both files are of one version, also while the checkpoint is replaced, and each is read once: what is checked is what
+    is used.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.
     """
-    description = read_description(directory)
-    with _opened(
-        _standing(directory) / WEIGHTS, f"a checkpoint must have {WEIGHTS}; {str(directory)!r} has none"
-    ) as file:
-        if _sha256(file) != description["weights_sha256"]:
-            raise StoreError(
-                f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} does not have the checksum in {STRUCTURE}"
-            )
+    with _opened(directory, STRUCTURE, WEIGHTS) as (structure, weights):
+        description = _description(structure, directory)
         try:
-            state = read_archive(file)
-            values = {name: state.pop(name) for name, value in list(state.items()) if type(value) is not torch.Tensor}
-            weights = decode(state, description["storage"])
-            return description, weights | {name: plain_value(value, name) for name, value in values.items()}
+            return description, _state(weights, description)
         except StoreError as error:
-            raise StoreError(
-                f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} cannot be read: {error}"
-            ) from error
+            raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} {error}") from error
+
+
+def _state(file: BinaryIO, description: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = _whole(file)
+    if hashlib.sha256(data).hexdigest() != description["weights_sha256"]:
+        raise StoreError(f"does not have the checksum in {STRUCTURE}")
+    try:
+        state = read_archive(data)
+        values = {name: state.pop(name) for name, value in list(state.items()) if type(value) is not torch.Tensor}
+        return carried(state, {**decode(state, description["storage"]), **values})
+    except StoreError as error:
+        raise StoreError(f"cannot be read: {error}") from error
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -182,11 +163,13 @@ def read_description(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: no checkpoint there, or a damaged one.
     """
-    missing = f"a checkpoint must be a directory with {STRUCTURE}; {str(directory)!r} has none"
-    with _opened(_standing(directory) / STRUCTURE, missing) as file:
-        data = file.read(MOST_BYTES + 1)
+    with _opened(directory, STRUCTURE) as (structure,):
+        return _description(structure, directory)
+
+
+def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
     try:
-        description = parsed(data)
+        description = parsed(file.read(MOST_BYTES + 1))
     except StoreError as error:
         raise StoreError(
             f"the checkpoint {str(directory)!r} is damaged: {STRUCTURE} cannot be read: {error}"
@@ -202,24 +185,69 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(file: Path, missing: str) -> Iterator[BinaryIO]:
-    """A plain file of a checkpoint, opened for reading: neither a link to elsewhere nor a pipe that blocks."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
+    """Files of a checkpoint, all of one version: they are opened together, and again if it was replaced meanwhile."""
+    for _ in range(_TRIES):
+        place = _standing(directory)
+        with contextlib.ExitStack() as stack:
+            before = _identity(place)
+            files = [stack.enter_context(_plain_file(place / name)) for name in names]
+            if before is None or _identity(place) != before:
+                continue
+            for name, file in zip(names, files, strict=True):
+                if file is None:
+                    raise StoreError(_missing(name, directory))
+            yield cast(list[BinaryIO], files)
+            return
+    raise StoreError(_missing(STRUCTURE, directory))
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """Of a directory, whatever it is called; None: there is none."""
     try:
-        descriptor = os.open(file, flags)
+        found = place.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _missing(name: str, directory: Path) -> str:
+    what = "have" if name == WEIGHTS else "be a directory with"
+    return f"a checkpoint must {what} {name}; {str(directory)!r} has none"
+
+
+@contextlib.contextmanager
+def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
+    """One opened for reading, neither a link to elsewhere nor a pipe that blocks; None: it is not there."""
+    rule = f"{file.name} must be a plain file; {str(file)!r} is not"
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
     except OSError as error:
-        if not file.is_symlink() and not file.exists():
-            raise StoreError(missing) from error
-        raise StoreError(f"{file.name} must be a plain file; {str(file)!r} is not, or cannot be read") from error
+        raise StoreError(f"{rule}, or cannot be read") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(rule)
     with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StoreError(f"{file.name} must be a plain file; {str(file)!r} is not")
         yield opened
 
 
-def _sha256(file: BinaryIO) -> str:
+def _whole(file: BinaryIO) -> memoryview:
+    """What is in a file, in memory aligned as torch's is."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        data = torch.empty(size, dtype=torch.uint8).numpy().data
+    except RuntimeError as error:
+        raise StoreError(f"is too large: there must be memory for its {size:,} bytes") from error
+    if cast(io.BufferedReader, file).readinto(data) != size:
+        raise StoreError("must not be written to while it is read")
+    return data
+
+
+def _sha256_of(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    file.seek(0)
     while part := file.read(1 << 20):
         digest.update(part)
     return digest.hexdigest()

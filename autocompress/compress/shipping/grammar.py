@@ -20,6 +20,10 @@ MOST_BYTES = 1 << 26
 """Of a JSON file."""
 MOST_ITEMS = 100_000
 """Of one list or object."""
+MOST_VALUES = 1 << 22
+"""Of a JSON file: an empty list takes three of its bytes, and twenty times as many in memory."""
+_LONGEST_SHOWN = 80
+_BEFORE_VALUES = (b",", b"[", b"{")
 
 
 def parsed(data: bytes) -> Any:
@@ -30,6 +34,8 @@ def parsed(data: bytes) -> Any:
     """
     if len(data) > MOST_BYTES:
         raise StoreError(f"it must have at most {MOST_BYTES:,} bytes; it has {len(data):,}")
+    if (count := sum(map(data.count, _BEFORE_VALUES))) > MOST_VALUES:
+        raise StoreError(f"it must have at most {MOST_VALUES:,} values; it has {count:,}")
     try:
         return plain_json.parse(data, unique_keys=True)
     except ValueError as error:
@@ -123,9 +129,14 @@ def mapping(key: Rule, item: Rule, most: int = MOST_ITEMS) -> Rule:
     def check(value: Any, where: str) -> dict[str, Any]:
         if type(value) is not dict or len(value) > most:
             raise refuse(where, f"an object of at most {most} keys", value)
-        return {key(name, f"a key of {where}"): item(each, f"{where}.{name}") for name, each in value.items()}
+        return {key(name, f"a key of {where}"): item(each, f"{where}.{_shown(name)}") for name, each in value.items()}
 
     return check
+
+
+def _shown(name: str) -> str:
+    """A key in a message, where it may turn the text around it as little as a value may."""
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else short(name)
 
 
 def record(**fields: Rule) -> Rule:
@@ -145,5 +156,9 @@ def record(**fields: Rule) -> Rule:
 
 
 SHAPE = listing(integer(0, 1 << 40), 32)
-ANY_NAME = text(r"[^\x00-\x1f\x7f]+", "a name without control characters", 1024)
+ANY_NAME = text(
+    r"[^\x00-\x1f\x7f\ud800-\udfff]+", "a name of at most 1024 characters, none of them a control character", 1024
+)
 """Of a submodule or a tensor; it is looked up in a model, never made source text."""
+WHOLE = integer(1 - (1 << 63), (1 << 63) - 1)
+"""As `plain_json` reads it."""

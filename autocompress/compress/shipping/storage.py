@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from autocompress.compress.shipping.codes import MOST_VALUES, bits_for, codebook, codebooks, pack, unpack
-from autocompress.compress.shipping.dtypes import DTYPES, name_of
-from autocompress.compress.shipping.grammar import SHAPE, boolean, integer, record, word
+from autocompress.compress.shipping.grammar import ANY_NAME, SHAPE, boolean, integer, record, word
+from autocompress.compress.shipping.values import DTYPES, carried, name_of
 from autocompress.errors import StoreError, short
 
 State = Mapping[str, torch.Tensor]
@@ -85,11 +85,14 @@ def encode(state: State) -> tuple[State, Description]:
 
     Returns:
         the state dict itself where nothing is worth it; else a dict of tensors, encoded ones in parts named
-        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of one tensor share its parts.
+        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of one tensor share its parts; a tensor is stored
+        as it is where another has the name of one of its parts, or where its own name is one that JSON cannot have.
     """
     encoded: dict[str, torch.Tensor] = {}
     description: Description = {}
-    seen: dict[Any, tuple[dict[str, torch.Tensor], dict[str, Any]] | None] = {}
+    seen: dict[Any, tuple[dict[str, torch.Tensor], dict[str, Any]] | None] = {
+        _identity(tensor): None for name, tensor in state.items() if not _can_be_encoded(name, state)
+    }
     for name, tensor in state.items():
         key = _identity(tensor)
         if key not in seen:
@@ -101,7 +104,7 @@ def encode(state: State) -> tuple[State, Description]:
         else:
             encoded |= {f"{name}::{part}": value for part, value in found[0].items()}
             description[name] = found[1]
-    return (encoded, description) if description else (state, {})
+    return (carried(state, encoded), description) if description else (state, {})
 
 
 def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -128,7 +131,17 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
         state[name] = made[stored.key]
     if left.keys() & state.keys():
         raise StoreError(f"a tensor must be stored one way; {short(min(left.keys() & state.keys()))} is twice")
-    return left | state
+    return carried(encoded, left | state)
+
+
+def _can_be_encoded(name: str, state: State) -> bool:
+    if any(f"{name}::{part}" in state for part in _PARTS):
+        return False
+    try:
+        ANY_NAME(name, "a name")
+    except StoreError:
+        return False
+    return True
 
 
 def _identity(tensor: Any) -> Any:

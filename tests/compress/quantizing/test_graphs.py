@@ -50,6 +50,56 @@ def test_containers_come_back(out):
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
+def test_memory_that_is_filled_afterwards_comes_back():
+    model = quantized(lambda y: y + torch.empty_like(y).fill_(2.0) + y.new_empty(y.shape).zero_())
+    again = Int8Model.from_dict(model.to_dict(), model.state_dict())
+    assert "empty" not in str(model.to_dict())
+    torch.testing.assert_close(again(X), model(X), rtol=0, atol=0)
+
+
+class Named(nn.Module):
+    """Takes what it has by a name, whatever that is."""
+
+    def __init__(self, name, part):
+        super().__init__()
+        self.name, self.first = name, nn.Linear(8, 8)
+        if isinstance(part, nn.Module):
+            self.add_module(name, part)
+        else:
+            self.register_buffer(name, part)
+
+    def forward(self, x):
+        found = getattr(self, self.name)
+        return found(self.first(x)) if isinstance(found, nn.Module) else self.first(x) + found
+
+
+@pytest.mark.parametrize("part", [nn.Linear(8, 4), torch.ones(8)], ids=["submodule", "tensor"])
+@pytest.mark.parametrize("name", ["import", "class", "lambda", "None", "ä", "a b", "x::y", "__x__"])
+def test_names_that_no_source_text_can_have_are_said(name, part):
+    with pytest.raises(CompressionError, match=r"the name of a tensor must be (an identifier|a dotted name)") as caught:
+        compressor("qat").compress(Named(name, part).eval(), CompressionRequest("qat", RULES, (X,)))
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["torch", "match", "a-b", "_x", "fx_pytree"])
+def test_other_names_are_as_good_as_any(name):
+    model = Named(name, nn.Linear(8, 4)).eval()
+    compression = compressor("qat").compress(model, CompressionRequest("qat", RULES, (X,)))
+    model = compression.finish(compression.model)
+    again = Int8Model.from_dict(model.to_dict(), model.state_dict())
+    torch.testing.assert_close(again(X), model(X), rtol=0, atol=0)
+
+
+class TakesTorch(nn.Linear):
+    def forward(self, torch):
+        return super().forward(torch)
+
+
+def test_an_argument_that_torch_fx_uses_itself_is_said():
+    with pytest.raises(CompressionError, match=r"an argument of the model must be a name that torch\.fx does not use"):
+        compressor("qat").compress(TakesTorch(8, 4).eval(), CompressionRequest("qat", RULES, (X,)))
+
+
 @pytest.mark.parametrize(
     ("out", "reason"),
     [

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from autocompress.compress.quantizing import operators
-from autocompress.compress.quantizing.operators import draws, named_operator, operator_name, takes
+from autocompress.compress.quantizing.operators import draws, filled, named_operator, operator_name, takes
 
 aten = torch.ops.aten
 
@@ -27,6 +27,9 @@ def test_there_and_back(name):
         "aten.resize_.default",
         "aten.as_strided.default",
         "aten.rand.default",
+        "aten.empty.memory_format",
+        "aten.empty_like.default",
+        "aten.new_empty.default",
         "aten.bernoulli.p",
         "aten.add.out",
         "aten.sort.values",
@@ -55,6 +58,33 @@ def test_of_all_names_none_writes_a_result_elsewhere_or_draws_unless_told():
             assert not any(argument.is_out for argument in found._schema.arguments)
             if any("Generator" in str(argument.type) for argument in found._schema.arguments):
                 assert str(found) in ("aten.rrelu.default", "aten.rrelu_.default"), "of which training is refused"
+
+
+@pytest.mark.parametrize(
+    ("target", "keywords", "name", "left"),
+    [
+        (aten.empty.memory_format, {"dtype": None, "memory_format": None}, "aten.zeros.default", {"dtype": None}),
+        (aten.empty_like.default, {"memory_format": None}, "aten.zeros_like.default", {"memory_format": None}),
+        (aten.new_empty.default, {"dtype": None}, "aten.new_zeros.default", {"dtype": None}),
+        (aten.add.Tensor, {"alpha": 1}, "aten.add.Tensor", {"alpha": 1}),
+    ],
+)
+def test_memory_that_nobody_has_written_to_is_written_as_zeros(target, keywords, name, left):
+    found, given = filled(target, keywords)
+    assert (operator_name(target), operator_name(found), given) == (name, name, left)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf")])
+def test_a_scale_that_leads_out_of_an_image_is_refused(scale):
+    graph = fx.Graph()
+    image = graph.placeholder("x")
+    assert takes(aten.upsample_nearest1d.default, [image, [9], 2.0], {})
+    assert takes(aten.upsample_nearest1d.default, [image, [9]], {"scales": None})
+    assert takes(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, 0.5]], {})
+    assert not takes(aten.upsample_nearest1d.default, [image, [9], scale], {})
+    assert not takes(aten.upsample_nearest1d.default, [image, [9]], {"scales": scale})
+    assert not takes(aten.upsample_nearest1d.default, [image, [9], image], {})
+    assert not takes(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, scale]], {})
 
 
 def node():

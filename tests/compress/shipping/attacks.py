@@ -189,6 +189,55 @@ def pipe(place: Place) -> Path:
     return folder
 
 
+def index_as(*parts: bytes) -> Callable[[Place], Path]:
+    """An attack by another index, written by hand."""
+    return data(index_of(lambda old, p: b"\x80\x02" + b"".join(parts) + b"."))
+
+
+def named(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def views_of_one(_: Any) -> bytes:
+    """Ten thousand tensors of flags, all of one record: each copied would be 10 GB."""
+    flags = torch.zeros(1 << 20, dtype=torch.bool)
+    return saved({f"{name}": flags[name:] for name in range(10_000)})
+
+
+def overlapping(old: bytes, _: Place) -> bytes:
+    """Its directory says that each record lies where the first one does."""
+    changed, first = bytearray(old), old.index(b"PK\x01\x02")
+    for place in [found.start() for found in re.finditer(b"PK\x01\x02", old)]:
+        changed[place + 42 : place + 46] = old[first + 42 : first + 46]
+    return bytes(changed)
+
+
+def directory_of(size: int) -> Callable[[bytes, Place], bytes]:
+    """Its end says that the archive's directory has so many bytes."""
+
+    def changed(old: bytes, _: Place) -> bytes:
+        end = old.rindex(b"PK\x06\x06")
+        return old[: end + 40] + size.to_bytes(8, "little") + old[end + 48 :]
+
+    return changed
+
+
+def folder(name: str) -> Callable[[Place], Path]:
+    def attack(place: Place) -> Path:
+        found = place.checkpoint("float")
+        (found / name).unlink()
+        (found / name).mkdir()
+        return found
+
+    return attack
+
+
+LAUGHS = [
+    *(b"}", b"(", named("a"), b"](", *[b"N"] * 1000, b"eq\x01"),
+    *(named(f"b{number}") + b"h\x01" for number in range(1000)),
+    b"u",
+]
+"""A list of a thousand values by a thousand names, which are looked through one by one."""
 SPEC = json.dumps([1, {"type": "canary_module.Thing", "context": None, "children_spec": []}])
 HUGE = [10**6, 10**6]
 ATTACKS: dict[str, Callable[[Place], Path]] = {
@@ -240,6 +289,34 @@ ATTACKS: dict[str, Callable[[Place], Path]] = {
     "an operator that draws random numbers": call(
         lambda n, p: n.update(target="aten.dropout.default", args=[n["args"][0], 0.5, True], kwargs={})
     ),
+    "memory that nobody has written to": call(
+        lambda n, p: n.update(target="aten.empty.memory_format", args=[[1000, 1000]], kwargs={})
+    ),
+    "memory like another's that nobody has written to": call(
+        lambda n, p: n.update(target="aten.empty_like.default", args=[{"node": 0}], kwargs={})
+    ),
+    "places in memory before an image": call(
+        lambda n, p: n.update(
+            target="aten.upsample_nearest2d.default", args=[{"node": 0}, [9, 9], -1.0, -1.0], kwargs={}
+        )
+    ),
+    "places in memory behind an image": call(
+        lambda n, p: n.update(
+            target="aten._upsample_bilinear2d_aa.default", args=[{"node": 0}, [9, 9], False, 1e-30, 1e-30], kwargs={}
+        )
+    ),
+    "places in memory by what is computed": call(
+        lambda n, p: n.update(target="aten.upsample_nearest1d.default", args=[{"node": 0}, [9], {"node": 0}], kwargs={})
+    ),
+    "an argument in place of torch": graph(
+        lambda g, p: g.update(arguments=["torch"], in_spec={"tuple": [{"tuple": [None]}, {"dict": {}}]})
+    ),
+    "an argument in place of pytree": graph(
+        lambda g, p: g.update(arguments=["fx_pytree"], in_spec={"tuple": [{"tuple": [None]}, {"dict": {}}]})
+    ),
+    "a number of seventy bits": call(lambda n, p: n["args"].append(1 << 70)),
+    "a text that is multiplied": call(lambda n, p: n.update(target="mul", args=["x", 10**9], kwargs={})),
+    "a text in place of a node": call(lambda n, p: n.update(args=["x"])),
     "a node that takes itself": call(lambda n, p: n.update(args=[{"node": 99_999}])),
     "a device that has no memory": call(lambda n, p: n["args"].append({"torch": "device:meta"})),
     "a constant that is a function": call(lambda n, p: n["args"].append({"torch": "dtype:load"})),
@@ -262,6 +339,7 @@ ATTACKS: dict[str, Callable[[Place], Path]] = {
     "a quantizer of another place": layer(
         lambda f, p: f["quantizers"].update(forward={"bits": 8, "start_step": 0, "symmetric": False})
     ),
+    "an attribute of seventy bits": layer(lambda f, p: f["attributes"].update(out_channels=1 << 70)),
     "a submodule that is not there": whole(lambda d, p: d["structure"].update({"__init__.__globals__": {}})),
     "an unknown key": whole(lambda d, p: d.update(run=p.code)),
     "an unknown kind": whole(lambda d, p: d.update(kind="pickle")),
@@ -285,6 +363,23 @@ ATTACKS: dict[str, Callable[[Place], Path]] = {
     ),
     "a memory bomb in the archive's index": data(index_of(lambda old, p: b"\x80\x02}r\xff\xff\xff\xff.")),
     "a text longer than the index": data(index_of(lambda old, p: b"\x80\x02X\xff\xff\xff\x7fab.")),
+    "an index without end": index_as(b"]" * (1 << 24)),
+    "texts that Python imports a decoder for": index_as(b"Vtext\n0S'text'\n0"),
+    "an index that ends nowhere": index_as(b"N0" * (1 << 20)),
+    "a list in itself": index_as(b"}", named("a"), b"]q\x01h\x01as"),
+    "a few lists in many places": index_as(*LAUGHS),
+    "a dictionary in itself": index_as(b"}q\x01", named("a"), b"h\x01s"),
+    "a name that is a number": index_as(b"}K\x01Ns"),
+    "more of an index than there is": index_as(b"00000"),
+    "a number of many digits": index_as(b"}", named("a"), b"\x8a\xff", b"\xff" * 255, b"s"),
+    "versions that are none": index_as(
+        b"ccollections\nOrderedDict\n)R}", named("_metadata"), b"}", named(""), b"K\x01ssb"
+    ),
+    "an attribute of a dictionary": index_as(b"ccollections\nOrderedDict\n)R}", named("update"), b"K\x01sb"),
+    "flags that are copied often": lambda p: p.checkpoint("float", weights=views_of_one(p)),
+    "records on top of each other": data(overlapping),
+    "an archive's directory larger than the file": data(directory_of(1 << 40)),
+    "an archive's directory that is empty": data(directory_of(0)),
     "more numbers than a record has": data(
         index_of(lambda old, p: re.sub(rb"(cpuq.)K.", lambda found: found[1] + b"M\xff\x7f", old, flags=re.DOTALL))
     ),
@@ -301,12 +396,15 @@ ATTACKS: dict[str, Callable[[Place], Path]] = {
     "a number that is none": text(lambda old: old.replace('"schema_version": 2', '"schema_version": NaN')),
     "a number without end": text(lambda old: old.replace('"schema_version": 2', '"schema_version": 1e999')),
     "a number of a million digits": text(lambda old: old.replace('"schema_version": 2', f'"x": {"9" * 10**6}')),
+    "ten million lists": text(lambda old: old[:-2] + ', "x": [' + "[]," * 10**7 + "[]]}"),
     "lists without end": text(lambda old: "[" * 10**6),
     "half a character": text(lambda old: old.replace('"conv"', '"\\ud800"')),
     "weights by a link": link("weights.pt", ""),
     "weights from a device": link("weights.pt", "/dev/zero"),
     "a description by a link": link("structure.json", "/etc/passwd"),
     "weights from a pipe": pipe,
+    "weights that are a directory": folder("weights.pt"),
+    "a description that is a directory": folder("structure.json"),
 }
 
 

@@ -24,6 +24,9 @@ from .strange import KINDS, Small, little_memory, mutate, mutate_bytes, mutate_t
 WAYS = ("description", "tensors", "bytes", "accident")
 """What is changed: what a stranger describes or stores, with checksums that fit; or anything, with those of before."""
 
+LONGEST = 1000
+"""Characters of a message, with the path of a temporary directory and the list of element types."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -74,9 +77,11 @@ class Fuzz:
         try:
             with little_memory(), self._watch.on():
                 model = load_compressed(self._changed, self._model)
-        except StoreError:
+        except StoreError as refused:
             if self._watch.compiled:
                 error = "something was compiled before it was refused"
+            if not str(refused).isprintable() or len(str(refused)) > LONGEST:
+                error = f"its message is no sentence: {refused!r}"
         except BaseException as unexpected:  # noqa: BLE001 - any other is a failure
             answer, error = "raised", f"{type(unexpected).__name__}: {unexpected}"
         if model is not None:

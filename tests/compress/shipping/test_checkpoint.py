@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from autocompress.compress.base import CompressionRequest, layer_shapes
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.loading import ModuleReference
 from autocompress.compress.measure import weights_bytes
+from autocompress.compress.quantizing.activations import attach
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed, module_of, save_checkpoint
+from autocompress.compress.shipping.structure import apply_structure
 from autocompress.errors import ModuleError, StoreError
 
 from ..modules import Minimal, TiedWords
@@ -91,6 +94,79 @@ def test_a_shared_parameter_of_another_shape_stays_shared(tmp_path: Path) -> Non
     loaded = load_compressed(tmp_path / "checkpoint", Words())
     assert loaded.head.weight is loaded.embedding.weight
     assert loaded.head.out_features == 7
+
+
+class Twice(nn.Module):
+    """One layer by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_a_shared_layer_and_its_quantizer_stay_shared(tmp_path: Path) -> None:
+    model, inputs = Twice(), (torch.randn(3, 4),)
+    attach(model.first, "output", 4)
+    outputs(model.train(), inputs)
+    save_checkpoint(model, tmp_path / "checkpoint", Twice())
+    loaded = load_compressed(tmp_path / "checkpoint", Twice())
+    assert loaded.first is loaded.second
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+
+
+def test_a_shared_layer_of_another_shape_stays_shared(tmp_path: Path) -> None:
+    model, inputs = Twice(), (torch.randn(3, 2),)
+    model.first.weight, model.first.bias = (nn.Parameter(torch.randn(2, 2)), nn.Parameter(torch.randn(2)))
+    model.first.in_features = model.first.out_features = 2
+    save_checkpoint(model, tmp_path / "checkpoint", Twice())
+    loaded = load_compressed(tmp_path / "checkpoint", Twice())
+    assert loaded.first is loaded.second
+    assert loaded.first.out_features == 2
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+
+
+def normalised(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            weight_norm(module)
+    return model
+
+
+def test_parametrized_layers_come_back(tmp_path: Path) -> None:
+    model, inputs = normalised(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))), (torch.randn(3, 8),)
+    original = normalised(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)))
+    save_checkpoint(model, tmp_path / "checkpoint", original)
+    loaded = load_compressed(tmp_path / "checkpoint", original)
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+
+
+class Converts(nn.Linear):
+    """Its weights were halves before its second version."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}weight"] = state[f"{prefix}weight"] * 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("weight", [torch.randn(16, 16), torch.ones(16, 16)], ids=["as it is", "as codes"])
+def test_a_module_that_converts_older_state_is_told_its_version(weight: torch.Tensor, tmp_path: Path) -> None:
+    model = Converts(16, 16)
+    model.weight.data.copy_(weight)
+    save_checkpoint(model, tmp_path / "checkpoint", Converts(16, 16))
+    assert torch.equal(load_compressed(tmp_path / "checkpoint", Converts(16, 16)).weight, weight)
+
+
+def test_a_parameter_that_became_integers(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    model.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    save_checkpoint(model, tmp_path / "checkpoint", nn.Linear(4, 4))
+    assert load_compressed(tmp_path / "checkpoint", nn.Linear(4, 4)).weight.dtype is torch.int8
 
 
 def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
@@ -193,6 +269,44 @@ class TestErrors:
         model = compress(build("plain"), 0.5, "level")
         with pytest.raises(StoreError, match=r"finish the compression before saving.*at 'conv1'"):
             save_checkpoint(model, tmp_path / "checkpoint", build("plain"))
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [
+            (lambda: weight_norm(nn.Linear(4, 4)), "and parametrize both or none.*ParametrizedLinear.*has a Linear"),
+            (lambda: nn.Linear(4, 4, dtype=torch.complex32), "'weight' is torch.complex32"),
+            (lambda: nn.Linear(4, 4).to("meta"), "'weight' is on the meta device"),
+            (lambda: nn.Linear(4, 4, bias=False), "these differ: 'bias'"),
+            (lambda: nn.Linear(5, 4), "must be no larger than the uncompressed one's"),
+        ],
+    )
+    def test_what_the_uncompressed_model_is_not(self, make, reason, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match=reason):
+            save_checkpoint(make(), tmp_path / "checkpoint", nn.Linear(4, 4))
+        assert not (tmp_path / "checkpoint").exists()
+
+    def test_a_tensor_that_no_weights_would_fill(self) -> None:
+        model = nn.Linear(4, 4)
+        model.register_buffer("passing", torch.ones(8), persistent=False)
+        differences = {"attributes": {}, "tensors": {"passing": {"shape": [4], "dtype": "float32"}}, "quantizers": {}}
+        with pytest.raises(StoreError, match=r"which stores no tensor '\.passing'"):
+            apply_structure(model, {"": differences})
+
+    def test_a_shared_layer_that_is_described_twice_otherwise(self) -> None:
+        rest = {"tensors": {}, "quantizers": {}}
+        described = {
+            name: {"attributes": {"in_features": size}, **rest} for name, size in (("first", 3), ("second", 2))
+        }
+        with pytest.raises(StoreError, match="where 'second' is a shared submodule"):
+            apply_structure(Twice(), described)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_tensors_that_are_shared_in_one_of_them(self, tied: bool, tmp_path: Path) -> None:
+        one, other = Words(), Words()
+        one.head.weight = nn.Parameter(torch.randn_like(one.embedding.weight))
+        pair = (one, other) if tied else (other, one)
+        with pytest.raises(StoreError, match=r"must share the tensors that the uncompressed one shares; 'embedding\."):
+            save_checkpoint(pair[0], tmp_path / "checkpoint", pair[1])
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -13,7 +13,7 @@ from autocompress.compress.base import Compression, CompressionRequest
 from autocompress.compress.layers import LayerTarget
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import save_checkpoint
-from autocompress.compress.shipping.claims import Claim, reread
+from autocompress.compress.shipping.claims import Claim, require_same_tensors, reread
 from autocompress.compress.state import outputs
 from autocompress.errors import StoreError
 
@@ -87,6 +87,15 @@ def test_one_wrong_value_is_found(tmp_path: Path) -> None:
         model.head.bias[0] = torch.nextafter(model.head.bias[0], torch.tensor(9.0))
     with pytest.raises(StoreError, match=r"head\.bias differs"):
         reread(tmp_path / "model", model, Plain(), IMAGE)
+
+
+def test_one_number_of_several_is_compared_by_its_bits(tmp_path: Path) -> None:
+    number = torch.tensor([float("nan"), 1.0, 2.0])[::3]
+    require_same_tensors({"x": number.clone()}, {"x": number}, tmp_path)
+    pair = torch.complex(number, number).conj()
+    require_same_tensors({"x": pair.clone()}, {"x": pair}, tmp_path)
+    with pytest.raises(StoreError, match="bit for bit; x differs"):
+        require_same_tensors({"x": -number}, {"x": number}, tmp_path)
 
 
 def test_not_a_number_is_the_same_as_itself(tmp_path: Path) -> None:

@@ -77,3 +77,12 @@ def test_an_error_shows_little_and_no_control_characters():
         POINT({"x": "\x1b[2J" * 1000, "name": None}, "p")
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
+
+
+def test_keys_on_the_way_are_shown_as_little():
+    rule = mapping(text(".*", "anything", 10_000), mapping(identifier, boolean))
+    for key in ("\u202e", "x" * 5000, "a\u2028b"):
+        with pytest.raises(StoreError, match="must be true or false") as caught:
+            rule({key: {"a": 1}}, "p")
+        assert len(str(caught.value)) < 200
+        assert str(caught.value).isprintable()
