@@ -125,6 +125,11 @@ class CompressionController:
         stages = [stage_of_level(part.level, part.level if ended else part.schedule.target) for part in parts]
         return combined([*stages, *([CompressionStage.FULLY_COMPRESSED] if self.quantizes else [])])
 
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> a sentence why it keeps its filters, although an algorithm selects it, as far as rates were tried."""
+        return self._compressed.left_alone
+
     def statistics(self) -> CompressionStatistics:
         """What has been achieved, measured on a stripped copy of the model."""
         stripped = self.strip()
@@ -135,6 +140,7 @@ class CompressionController:
             compression_rate=self._compressed.achieved_rate(stripped),
             before=self.uncompressed.size,
             after=measure(stripped, self.uncompressed.inputs),
+            left_alone=self.left_alone,
         )
 
     # The compressed model
