@@ -28,6 +28,7 @@ from autocompress.compress.shipping.files import (
 )
 from autocompress.compress.shipping.structure import apply_structure, structure_of
 from autocompress.errors import ModuleError, StoreError, short
+from autocompress.kinds import checked_arguments
 
 
 def save_checkpoint(
@@ -68,6 +69,7 @@ def save_checkpoint(
         raise StoreError(f"the checkpoint must be writable; {str(target)!r} is not: {error}") from error
 
 
+@checked_arguments
 def load_compressed(
     path: str | os.PathLike[str],
     model: nn.Module | None = None,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import optuna
 
@@ -30,6 +30,7 @@ from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
+from autocompress.kinds import AT_LEAST_1, checked_arguments
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -68,10 +69,11 @@ class CompressionStudy:
             refused.
 
     Raises:
-        ConfigError: the search space, a setting or the objective breaks a rule.
+        ConfigError: an argument is of another kind; the search space, a setting or the objective breaks a rule.
         ModuleError: the class cannot be found again by a trial's process.
     """
 
+    @checked_arguments
     def __init__(
         self,
         module: type[AbstractAutoCompressionModule] | ModuleReference,
@@ -103,6 +105,7 @@ class CompressionStudy:
         self._patient: Any = None
 
     @classmethod
+    @checked_arguments
     def open(
         cls,
         directory: str | Path | None = None,
@@ -162,10 +165,11 @@ class CompressionStudy:
         self._mirror.fetch_feasible(self._mirror.sync(self.study.get_trials(deepcopy=False)).records)
         return CompressionResult(self.store, self.module if self._runs_module else None)
 
+    @checked_arguments
     def optimize(
         self,
-        n_trials: int | None = None,
-        n_jobs: int = 1,
+        n_trials: Annotated[int, AT_LEAST_1] | None = None,
+        n_jobs: Annotated[int, AT_LEAST_1] = 1,
         *,
         on_record: Callable[[TrialRecord], None] | None = None,
         callbacks: Sequence[Callback] = (),

@@ -54,7 +54,9 @@ def searched(name, directory, *, masked=False, importance="L2", preflight=True):
         controller.scheduler.epoch_step()
         train(model, optimizer, module.criterion(), epoch)
 
-    optimizers = lambda: (module.optimizer_factory()(model.parameters()), None)
+    def optimizers():
+        return module.optimizer_factory()(model.parameters()), None
+
     best = loop.run(model, train_epoch, evaluate, optimizers, log_dir=directory, preflight=preflight)
     return loop, original, best
 
