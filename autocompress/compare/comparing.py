@@ -24,6 +24,7 @@ from autocompress.report.story import Story, story_of
 from autocompress.report.writing import write_comparison
 from autocompress.store import ExperimentDirectory
 from autocompress.store.files import read_json, write_json
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.trial.child import holdouts_in_child, refuse_in_child
 
 _ENOUGH_TRIALS = 20
@@ -90,7 +91,7 @@ def compare_tuners(
         "engine": engine,
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
-    with ExperimentDirectory(home).locked():
+    with nothing_left_behind(home), ExperimentDirectory(home).locked():
         baseline = begun(home, wanted, reference)
         orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
         outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))

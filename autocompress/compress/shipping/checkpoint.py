@@ -151,7 +151,9 @@ def _uncompressed(
         return fresh_model(module)
     if description["module"] is None:
         raise StoreError(
-            f"the checkpoint {str(directory)!r} names no module: give load_compressed the uncompressed model"
+            f"the directory {str(directory)!r} holds the weights of a compressed model, as an export without a suffix "
+            "or a training loop writes them, and not the model that they are of: give the uncompressed model, as in "
+            f"autocompress.load_compressed({str(directory)!r}, model=MyModule.model())"
         )
     reference = ModuleReference.from_dict(description["module"])
     if not trust_module and reference.in_memory() is None:

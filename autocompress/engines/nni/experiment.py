@@ -28,6 +28,7 @@ from autocompress.errors import EngineError
 from autocompress.kinds import checked_arguments
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import refuse_in_child
 
@@ -168,11 +169,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
         """
         refuse_in_child("an experiment must not be started")
-        try:
-            self._start(port, debug, run_mode)
-        except BaseException:
-            self._release()
-            raise
+        with nothing_left_behind(self._directory().path):
+            try:
+                self._start(port, debug, run_mode)
+            except BaseException:
+                self._release()
+                raise
 
     def stop(self) -> None:
         """Stop the experiment. Trials that are running are interrupted and will run again after `resume`."""

@@ -25,7 +25,15 @@ from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
 from autocompress.engines.optuna.showing import show_files
-from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
+from autocompress.engines.optuna.storages import (
+    STORAGE_FILE,
+    address,
+    default_storage,
+    named_sampler,
+    opened,
+    plan_of,
+    told_storage,
+)
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.engines.preflight import announce, length_of
@@ -35,6 +43,7 @@ from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.store.space import require_writable
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
@@ -155,8 +164,20 @@ class CompressionStudy:
             StoreError: the storage has a study of that name with another search.
             AutoCompressError: the model cannot be measured.
         """
+        return self.begin()
+
+    def begin(self, n_trials: int | None = None) -> optuna.Study:
+        """Make the study as `study` does, unless it is there.
+
+        Args:
+            n_trials: the most trials that are going to be run, for what is said of the search's length.
+
+        Raises:
+            AutoCompressError: as `study`.
+        """
         if self._study is None:
-            self._study = self._opened()
+            with nothing_left_behind(self.store.path):
+                self._study = self._opened(n_trials)
         return self._study
 
     @property
@@ -191,7 +212,7 @@ class CompressionStudy:
         self._runs_module = True
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
-        _ = self.study  # its directory is there from now on
+        self.begin(n_trials)  # its directory is there from now on
         with following(self.store, callbacks) as tell_end:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
@@ -238,14 +259,19 @@ class CompressionStudy:
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan
 
-    def _opened(self) -> optuna.Study:
+    def _opened(self, n_trials: int | None) -> optuna.Study:
+        """The study; the model is measured before anything of a new one is written."""
         require_writable(self.store.path)
+        own_file = self.store.path / STORAGE_FILE
+        measured = self._measured(n_trials) if self._storage is None and not own_file.exists() else None
         storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
+        if measured is None and self.study_name not in optuna.get_all_study_names(storage):
+            measured = self._measured(n_trials)
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )
         known = study.user_attrs.get(PLAN)
-        plan = self._measured() if known is None else ExperimentPlan.from_dict(known)
+        plan = (measured or self._measured(n_trials)) if known is None else ExperimentPlan.from_dict(known)
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
         self._require_same(plan)
@@ -255,7 +281,7 @@ class CompressionStudy:
         study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=plan.stages)
         return study
 
-    def _measured(self) -> ExperimentPlan:
+    def _measured(self, n_trials: int | None) -> ExperimentPlan:
         plan = self._wanted
         if self._baseline is not None:
             return plan.with_baseline(self._baseline, plan.engine)
@@ -263,7 +289,7 @@ class CompressionStudy:
             plan.module, plan.search_space, self.store.path, plan.settings, confirmed=self.confirmed
         )
         plan = plan.with_baseline(baseline, plan.engine)
-        announce(plan, _logger, length_of(plan))
+        announce(plan, _logger, length_of(plan, n_trials))
         return plan
 
     def _require_same(self, plan: ExperimentPlan) -> None:
