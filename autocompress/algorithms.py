@@ -100,6 +100,8 @@ def algorithm(name: str) -> Algorithm:
     Raises:
         ConfigError: no algorithm has that name, or the parts of the mix do not go together.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"an algorithm must be named by a text; got {name!r}")
     if MIX in name:
         return _mix(name)
     if name not in ALGORITHMS:

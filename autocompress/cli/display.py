@@ -27,6 +27,7 @@ def watching(
     *,
     quiet: bool,
     stopping: Callable[[], bool] = lambda: False,
+    trials: int | None = None,
 ) -> Iterator[None]:
     """Show the search while the block runs: live on a terminal, else a line for each finished trial.
 
@@ -36,22 +37,24 @@ def watching(
         url: the web page's address, None while there is none.
         quiet: show nothing.
         stopping: whether Ctrl-C was pressed.
+        trials: the most that are run; None: as many as it takes.
     """
+    reader = Reader(store, trials)
     if quiet:
         yield
     elif console.is_terminal:
-        with _live(Display(store, url, stopping), console):
+        with _live(Display(reader, url, stopping), console):
             yield
     else:
-        with _printing(Lines(store, console, url)):
+        with _printing(Lines(reader, console, url)):
             yield
 
 
 class Display:
     """The live display: reads the directory twice a second, however often it is drawn."""
 
-    def __init__(self, store: ExperimentDirectory, url: Callable[[], str | None], stopping: Callable[[], bool]) -> None:
-        self._reader = Reader(store)
+    def __init__(self, reader: Reader, url: Callable[[], str | None], stopping: Callable[[], bool]) -> None:
+        self._reader = reader
         self._url, self._stopping = url, stopping
         self._started = time.monotonic()
         self._read = float("-inf")
@@ -75,8 +78,8 @@ class Display:
 class Lines:
     """Plain lines: the page and the threshold when they are known, then each trial that ends."""
 
-    def __init__(self, store: ExperimentDirectory, console: Console, url: Callable[[], str | None]) -> None:
-        self._reader = Reader(store)
+    def __init__(self, reader: Reader, console: Console, url: Callable[[], str | None]) -> None:
+        self._reader = reader
         self._console = console
         self._url = url
         self._shown: int | None = None

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from autocompress.config import AccuracyAwareSettings, SearchSpaceSource
 from autocompress.errors import ConfigError
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.tracking.named import tracker
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Search(Protocol):
         """Its web page; None while it has not started, empty where there is none."""
         ...
 
+    @property
+    def trials(self) -> int | None:
+        """The most that are run; None for as many as it takes."""
+        ...
+
     def follow(self, callbacks: list[Callback]) -> None:
         """Tell callbacks of it while it runs."""
         ...
@@ -116,7 +122,7 @@ def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep
     """
     store = ExperimentDirectory(search.directory)
     search.follow([tracker(text) for text in trackers])
-    with _nothing_left_behind(store):
+    with nothing_left_behind(store.path):
         if not _ends_by_itself(search, store, quiet, keep_page):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)
@@ -154,7 +160,14 @@ def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, kee
     console, interrupts, ended = Console(), Interrupts(), False
     with interrupts.counted():
         try:
-            with watching(store, console, lambda: search.url, quiet=quiet, stopping=lambda: interrupts.count > 0):
+            with watching(
+                store,
+                console,
+                lambda: search.url,
+                quiet=quiet,
+                stopping=lambda: interrupts.count > 0,
+                trials=search.trials,
+            ):
                 ended = search.run(console)
                 return ended
         except KeyboardInterrupt:
@@ -170,15 +183,3 @@ def quieten(logger: str, above: str, console: Console) -> None:
     ours = logging.getLogger(logger)
     ours.propagate = False
     ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]
-
-
-@contextlib.contextmanager
-def _nothing_left_behind(store: ExperimentDirectory) -> Iterator[None]:
-    """A directory made for a search that never began holds the lock's file only, and goes."""
-    new = not store.path.exists()
-    try:
-        yield
-    finally:
-        if new and store.path.is_dir() and [entry.name for entry in store.path.iterdir()] in ([], [".lock"]):
-            (store.path / ".lock").unlink(missing_ok=True)
-            store.path.rmdir()

@@ -34,6 +34,12 @@ class NniSearch:
         self.experiment.callbacks = callbacks
 
     @property
+    def trials(self) -> int | None:
+        """See `launch.Search`."""
+        most: int | None = self.experiment.config.max_trial_number
+        return most
+
+    @property
     def directory(self) -> Path:
         """See `launch.Search`."""
         return self.experiment.directory

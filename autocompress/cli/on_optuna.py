@@ -55,7 +55,7 @@ class OptunaSearch:
         """See `launch.Search`."""
         quieten("autocompress.optuna", "optuna", console)
         with self.study.store.locked() if self.alone else contextlib.nullcontext():
-            _ = self.study.study
+            self.study.begin(self.trials)
             self._started = True
             self.study.optimize(self.trials, self.jobs, callbacks=self._callbacks)
         return True
@@ -130,10 +130,10 @@ def workers(store: ExperimentDirectory) -> list[str]:
 
 def _owners(plan: ExperimentPlan, store: ExperimentDirectory) -> list[str]:
     from autocompress.engines.optuna.liveness import owners
-    from autocompress.engines.optuna.storages import default_storage, found_study, told_storage
+    from autocompress.engines.optuna.storages import STORAGE_FILE, default_storage, found_study, told_storage
 
     storage, name = told_storage(plan, store)
-    if storage == default_storage(store) and not (store.path / "study.db").exists():
+    if storage == default_storage(store) and not (store.path / STORAGE_FILE).exists():
         return []  # it was in the memory of a process
     return owners(found_study(storage, name).get_trials(deepcopy=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from autocompress.algorithms import MIX
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.engines.preflight import longest_text
+from autocompress.errors import StoreError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
@@ -82,10 +84,11 @@ class Reader:
 
     Args:
         store: the experiment's directory; it need not exist yet.
+        trials: the most that are run, where the directory does not tell; None: not known.
     """
 
-    def __init__(self, store: ExperimentDirectory) -> None:
-        self._store = store
+    def __init__(self, store: ExperimentDirectory, trials: int | None = None) -> None:
+        self._store, self._trials = store, trials
         self._plan: ExperimentPlan | None = None
         self._longest: str | None = None
         self._ledger: Ledger | None = None
@@ -101,11 +104,21 @@ class Reader:
             if not self._store.exists():
                 return None
             self._plan = ExperimentPlan.from_dict(self._store.settings())
-            self._longest = longest_text(self._plan, self._plan.engine.get("config", {}).get("maxTrialNumber"))
+            trials = self._plan.engine.get("config", {}).get("maxTrialNumber") or self._trials
+            self._longest = longest_text(self._plan, trials)
         stamp = self._journal_stamp()
         if self._ledger is None or stamp != self._stamp:
-            self._ledger, self._stamp = Ledger(self._store), stamp
+            self._ledger, self._stamp = self._read_on(), stamp
         return dataclasses.replace(_snapshot(self._plan, self._ledger), longest=self._longest)
+
+    def _read_on(self) -> Ledger:
+        """What is new only; all of it where that fails, as a journal may be cut when it is repaired."""
+        known, self._ledger = self._ledger, None
+        if known is not None:
+            with contextlib.suppress(StoreError):
+                known.refresh()
+                return known
+        return Ledger(self._store)
 
     def _journal_stamp(self) -> tuple[int, int] | None:
         try:

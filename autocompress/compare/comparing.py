@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from autocompress.budget import AccuracyBudget
 from autocompress.compare.names import DEFAULT_TUNERS, tuners_named
@@ -17,17 +17,20 @@ from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings, load_search_space
 from autocompress.engines.plan import choose_objective, installed_versions
 from autocompress.errors import AutoCompressError, ConfigError, unknown_name
+from autocompress.kinds import AT_LEAST_1, checked_arguments
 from autocompress.report.comparison import Comparison
 from autocompress.report.outcomes import SearchOutcome, outcome
 from autocompress.report.story import Story, story_of
 from autocompress.report.writing import write_comparison
 from autocompress.store import ExperimentDirectory
 from autocompress.store.files import read_json, write_json
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.trial.child import holdouts_in_child, refuse_in_child
 
 _ENOUGH_TRIALS = 20
 
 
+@checked_arguments
 def compare_tuners(
     module: type[AbstractAutoCompressionModule] | ModuleReference,
     search_space: Mapping[str, Any] | str | Path,
@@ -36,11 +39,11 @@ def compare_tuners(
     budget: AccuracyBudget | None = None,
     settings: AccuracyAwareSettings | None = None,
     objective: str | None = None,
-    seeds: int = 3,
-    trials: int = _ENOUGH_TRIALS,
+    seeds: Annotated[int, AT_LEAST_1] = 3,
+    trials: Annotated[int, AT_LEAST_1] = _ENOUGH_TRIALS,
     directory: str | Path | None = None,
     engine: str = "in-process",
-    jobs: int | None = None,
+    jobs: Annotated[int, AT_LEAST_1] | None = None,
     on_outcome: Callable[[SearchOutcome], None] | None = None,
 ) -> Comparison:
     """Let several tuners search the same, with the same budget, objective, trial runner and number of trials.
@@ -72,7 +75,6 @@ def compare_tuners(
         AutoCompressError: the model cannot be measured.
     """
     refuse_in_child("tuners must not be compared")
-    _require_numbers(seeds=seeds, trials=trials, jobs=1 if jobs is None else jobs)
     if engine not in get_args(Engine):
         raise ConfigError(unknown_name("engine", engine, get_args(Engine)))
     reference = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
@@ -89,19 +91,13 @@ def compare_tuners(
         "engine": engine,
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
-    with ExperimentDirectory(home).locked():
+    with nothing_left_behind(home), ExperimentDirectory(home).locked():
         baseline = begun(home, wanted, reference)
         orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
         outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
         comparison = _compared(orders[0], trials, engine, outcomes)
         write_comparison(comparison, home)
     return comparison
-
-
-def _require_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ConfigError(f"{name} must be a whole number >= 1; got {number!r}")
 
 
 def _run(

@@ -23,7 +23,7 @@ from autocompress.compress.importing import (
     on_path,
     source,
 )
-from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass, require_module_class
 from autocompress.compress.torchvision_operators import define_torchvision_operators
 from autocompress.errors import ModuleError, unknown_name
 
@@ -52,10 +52,10 @@ class ModuleReference:
         """The reference of a class given in Python, also one of the launching script.
 
         Raises:
-            ModuleError: not a class, or a class no other process could import: made interactively or inside a function.
+            ModuleError: no compression module, or one that no other process could import: made interactively or inside
+                a function.
         """
-        if not isinstance(module, type):
-            raise ModuleError(f"a compression module must be a class; got {module!r}")
+        require_module_class(module)
         rule = f"{module.__name__} must be defined at the top level of a Python file, so that trials can import it"
         if "<locals>" in module.__qualname__:
             raise ModuleError(f"{rule}; it is defined inside a function ({module.__qualname__}): move it out")

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from autocompress.compress.torchvision_operators import define_torchvision_operators
+from autocompress.errors import ModuleError
 
 define_torchvision_operators()  # user files import torchvision right after this module
 
@@ -92,3 +93,17 @@ class AbstractAutoCompressionModule(ABC):
 
 
 ModuleClass = type[AbstractAutoCompressionModule]
+
+
+def require_module_class(module: object) -> None:
+    """Check that something is a compression module.
+
+    Raises:
+        ModuleError: it is no class, or one of another kind.
+    """
+    if not isinstance(module, type):
+        raise ModuleError(f"a compression module must be a class; got {module!r}")
+    if not issubclass(module, AbstractAutoCompressionModule):
+        raise ModuleError(
+            f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
+        )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from autocompress.budget import AccuracyBudget
 from autocompress.config.space import SearchSpace
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.kinds import checked_arguments
 from autocompress.search import AdaptiveSearch, RateAxis, Search, SingleTrial, StepHalving
 
 DEFAULT_RELATIVE_DEGRADATION = 1.0
@@ -142,6 +143,7 @@ class AccuracyAwareSettings(BaseModel):
         """The tolerated accuracy degradation."""
         return AccuracyBudget(self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation)
 
+    @checked_arguments
     def with_budget(self, budget: AccuracyBudget) -> AccuracyAwareSettings:
         """The same settings with another budget."""
         return self.with_changes(
@@ -151,6 +153,7 @@ class AccuracyAwareSettings(BaseModel):
             }
         )
 
+    @checked_arguments
     def with_changes(self, changes: Mapping[str, Any]) -> AccuracyAwareSettings:
         """The same settings with some of them changed; a degradation that is given replaces the other kind.
 

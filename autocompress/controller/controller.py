@@ -20,6 +20,7 @@ from autocompress.controller.scheduler import CompressionScheduler
 from autocompress.controller.stages import CompressionStage, combined, stage_of_level
 from autocompress.controller.statistics import CompressionStatistics
 from autocompress.errors import ConfigError
+from autocompress.kinds import checked_arguments
 from autocompress.trial.distillation import Lesson
 
 STATE_VERSION = 1
@@ -82,6 +83,7 @@ class CompressionController:
         part = self._compressed.rated
         return None if part is None else round(part.level, _DIGITS)
 
+    @checked_arguments
     def level_after(self, epochs: int) -> float:
         """The level that the schedule has in force when so many epochs have been trained."""
         part = self._compressed.rated
@@ -104,14 +106,15 @@ class CompressionController:
         return part.level if part is not None else self._compressed.bits_saved()
 
     @compression_rate.setter
-    def compression_rate(self, rate: float) -> None:
+    @checked_arguments
+    def compression_rate(self, compression_rate: float) -> None:
         part = self._compressed.rated
         if part is None:
             listed = ", ".join(self.names)
             raise ConfigError(f"a compression rate needs pruning or sparsity; the algorithms are {listed}")
-        if not 0 <= rate < 1:
-            raise ConfigError(f"a compression rate must be in [0, 1); got {rate!r}")
-        self._compressed.set_levels({part.name: rate})
+        if not 0 <= compression_rate < 1:
+            raise ConfigError(f"a compression rate must be in [0, 1); got {compression_rate!r}")
+        self._compressed.set_levels({part.name: compression_rate})
         self.disable_scheduler()
 
     def disable_scheduler(self) -> None:
@@ -125,6 +128,11 @@ class CompressionController:
         stages = [stage_of_level(part.level, part.level if ended else part.schedule.target) for part in parts]
         return combined([*stages, *([CompressionStage.FULLY_COMPRESSED] if self.quantizes else [])])
 
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> a sentence why it keeps its filters, although an algorithm selects it: at the rates so far."""
+        return self._compressed.left_alone
+
     def statistics(self) -> CompressionStatistics:
         """What has been achieved, measured on a stripped copy of the model."""
         stripped = self.strip()
@@ -135,10 +143,12 @@ class CompressionController:
             compression_rate=self._compressed.achieved_rate(stripped),
             before=self.uncompressed.size,
             after=measure(stripped, self.uncompressed.inputs),
+            left_alone=self.left_alone,
         )
 
     # The compressed model
 
+    @checked_arguments
     def strip(self, do_copy: bool = True) -> nn.Module:
         """The model without anything of ours on it: filters physically removed, zeros and rounded values written.
 

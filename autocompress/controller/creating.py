@@ -25,9 +25,11 @@ from autocompress.controller.parts import LevelPart, PruningPart, SparsityPart
 from autocompress.controller.requests import Requests
 from autocompress.controller.schedules import schedule_of
 from autocompress.errors import CompressionError, ConfigError, StoreError
+from autocompress.kinds import checked_arguments
 from autocompress.trial.distillation import Lesson
 
 
+@checked_arguments
 def create_compressed_model(
     model: nn.Module,
     config: CompressionConfig,

@@ -14,10 +14,12 @@ from autocompress.compress.state import device_of, moved
 from autocompress.config.nncf import CompressionConfig
 from autocompress.config.nncf.config import InputInfo
 from autocompress.errors import ConfigError
+from autocompress.kinds import checked_arguments
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}
 
 
+@checked_arguments
 def register_default_init_args(
     config: CompressionConfig,
     train_loader: Iterable[Any],
@@ -34,9 +36,10 @@ def register_default_init_args(
         train_loader: can be iterated over again and again; of a batch that is a sequence the first item is the model's
             input.
         criterion: not needed by any algorithm here.
+
+    Raises:
+        ConfigError: an argument is of another kind.
     """
-    if not isinstance(train_loader, Iterable):
-        raise ConfigError(f"train_loader must be iterable; got {train_loader!r}")
     return config.with_data(train_loader)
 
 

@@ -125,6 +125,11 @@ class LearnedPart:
         """See `LevelPart`."""
         return False
 
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Any weight can be zero; see `LevelPart`."""
+        return {}
+
     def finish(self, model: nn.Module) -> None:
         """See `LevelPart`."""
 

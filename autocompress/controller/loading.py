@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autocompress.errors import StoreError
+from autocompress.kinds import checked_arguments
 
 _PREFIXES = ("module.", "nncf_module.", "_orig_mod.")
 _PARAMETRIZED = re.compile(r"\bparametrizations\.(\w+)\.original$")
@@ -18,6 +19,7 @@ _SHOWN = 10
 _logger = logging.getLogger("autocompress.controller")
 
 
+@checked_arguments
 def load_state(model: nn.Module, state_dict: Mapping[str, Any], is_resume: bool = False) -> int:
     """Load the tensors of a state dict by name; prefixes of DataParallel, NNCF and torch.compile do not count.
 

@@ -202,6 +202,11 @@ class CompressedModel:
         """The compression rate measured on a model whose filters are gone; with quantization alone, of bits saved."""
         return self.bits_saved() if self.rated is None else self.rated.achieved(stripped)
 
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> a sentence why it keeps its filters, although an algorithm selects it."""
+        return {name: why for part in self.parts for name, why in part.left_alone.items()}
+
     def bits_saved(self) -> float:
         """Share in [0, 1) of the bits of the quantized weights that are saved."""
         if self.quantization is None:

@@ -92,6 +92,11 @@ class LevelPart(Protocol):
         """Share of the filters or weights that are gone or zero in a finished model."""
         ...
 
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> a sentence why it has not been cut, although it was to be."""
+        ...
+
 
 class _MaskedPart:
     """What parts whose masks follow from the weights have in common."""
@@ -122,6 +127,11 @@ class _MaskedPart:
     def removes(self) -> bool:
         """See `LevelPart`."""
         return False
+
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """See `LevelPart`."""
+        return {}
 
     def get_state(self) -> dict[str, Any]:
         """See `LevelPart`."""
@@ -187,7 +197,7 @@ class PruningPart(_MaskedPart):
         self._chosen: dict[str, list[int]] = {}
         self._proven = False
         self._targets: tuple[str, ...] = ()
-        self._reported: set[str] = set()
+        self._left_alone: dict[str, str] = {}
 
     def attach(self, model: nn.Module) -> None:
         """See `LevelPart`."""
@@ -217,12 +227,12 @@ class PruningPart(_MaskedPart):
 
     def get_state(self) -> dict[str, Any]:
         """See `LevelPart`."""
-        return {**super().get_state(), "removed": self._chosen}
+        return {**super().get_state(), "removed": self._chosen, "left_alone": self._left_alone}
 
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
         """See `LevelPart`."""
         super().load_state(state, plain)
-        gone = state["removed"]
+        self._left_alone, gone = dict(state.get("left_alone", {})), state["removed"]
         cut = self._cut(plain, self.level)
         self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
         self._masks.set(_emptied(plain, self._removals))
@@ -241,10 +251,10 @@ class PruningPart(_MaskedPart):
         return sound, chosen
 
     def _remember(self, cut: Cut) -> None:
-        new = {name: why for name, why in cut.left_alone.items() if name not in self._reported}
+        new = {name: why for name, why in cut.left_alone.items() if name not in self._left_alone}
         for why in dict.fromkeys(new.values()):
             _logger.warning("filter pruning leaves a layer alone: %s", why)
-        self._reported |= set(new)
+        self._left_alone |= new
         if new and self._whole is not None:
             self._whole = self._whole.without(new)
 
@@ -260,6 +270,11 @@ class PruningPart(_MaskedPart):
     def removes(self) -> bool:
         """See `LevelPart`."""
         return bool(self._removals)
+
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """See `LevelPart`; what was left alone once is not tried again."""
+        return dict(self._left_alone)
 
     def finish(self, model: nn.Module) -> None:
         """See `LevelPart`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autocompress.controller.stages import CompressionStage
@@ -21,6 +21,7 @@ class CompressionStatistics:
         compression_rate: what is achieved, measured: of filters removed, of weights zeroed, or of bits saved.
         before: size of the uncompressed model.
         after: size of the compressed model when stripped.
+        left_alone: layer -> a sentence why it keeps its filters, although an algorithm selects it.
     """
 
     algorithms: tuple[str, ...]
@@ -29,6 +30,7 @@ class CompressionStatistics:
     compression_rate: float
     before: Measurement
     after: Measurement
+    left_alone: dict[str, str] = field(default_factory=dict)
 
     @property
     def parameters_removed(self) -> float:
@@ -42,7 +44,7 @@ class CompressionStatistics:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         return {
             **plain,
             "algorithms": list(self.algorithms),
@@ -65,6 +67,7 @@ class CompressionStatistics:
                 f"({after.nonzero_parameters:,} not zero, {self.parameters_removed:.1%} removed)",
                 f"multiply-accumulates {before.macs:,} -> {after.macs:,} ({self.macs_removed:.1%} removed)",
                 f"bytes                {before.bytes:,} -> {after.bytes:,}",
+                *(f"left alone           {why}" for why in dict.fromkeys(self.left_alone.values())),
             ]
         )
 

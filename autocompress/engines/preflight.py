@@ -62,11 +62,14 @@ def duration(preflight: Preflight, length: SearchLength | None) -> str:
 
 def length_of(plan: ExperimentPlan, trials: int | None = None) -> SearchLength | None:
     """How long the search of a plan is at most; None where a tuner does not end by itself."""
-    if plan.tuner == ADAPTIVE_TUNER:
-        return length_of_space(plan.space, plan.settings)
+    settings, every = plan.settings, plan.settings.validate_every_n_epochs
+    if plan.tuner != ADAPTIVE_TUNER:
+        return None if trials is None else of_trials(trials, settings.patience_epochs * plan.stages, every)
+    length = length_of_space(plan.space, settings)
     if trials is None:
-        return None
-    return of_trials(trials, plan.settings.patience_epochs * plan.stages, plan.settings.validate_every_n_epochs)
+        return length
+    most = max(settings.initial_training_phase_epochs, settings.patience_epochs)
+    return length.within(of_trials(trials, most * plan.stages, every))
 
 
 def length_of_space(space: SearchSpace, settings: AccuracyAwareSettings) -> SearchLength:

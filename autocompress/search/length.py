@@ -26,6 +26,14 @@ class SearchLength:
     epochs: int
     evaluations: int
 
+    def within(self, other: SearchLength) -> SearchLength:
+        """Where both are upper bounds of a search."""
+        return SearchLength(
+            min(self.trials, other.trials),
+            min(self.epochs, other.epochs),
+            min(self.evaluations, other.evaluations),
+        )
+
 
 def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
     """What searches take at most where accuracy falls as the rate rises.

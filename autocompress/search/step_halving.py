@@ -8,6 +8,7 @@ the minimum, without a last short visit; rates are rounded after each move, so t
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, fields
 
 from autocompress.errors import ConfigError
@@ -64,7 +65,7 @@ class StepHalving:
     def __post_init__(self) -> None:
         for attribute in fields(self):
             value = getattr(self, attribute.name)
-            if not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
                 raise ConfigError(f"{attribute.name} must be a finite number; got {value!r}")
         self._require("maximal_rate", 0 <= self.maximal_rate <= 1, "in [0, 1]")
         self._require("minimal_rate", 0 <= self.minimal_rate <= self.maximal_rate, f"in [0, {self.maximal_rate}]")

@@ -55,14 +55,30 @@ class Journal:
         Raises:
             StoreError: another line than the last is not a JSON object, or the file cannot be read.
         """
-        lines = self._bytes(start).split(b"\n")
+        return self.read_on(start)[0]
+
+    def read_on(self, start: int) -> tuple[list[dict[str, Any]], int]:
+        """All events behind those that were read before, and where to read on: before a line that is being written.
+
+        Args:
+            start: where to read on; 0 at first.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        data = self._bytes(start)
+        if start and data.startswith(b"\n"):  # the end of a line that was read without it
+            data, start = data[1:], start + 1
+        lines = data.split(b"\n")
         complete, rest = lines[:-1], lines[-1]
+        end = start + len(data) - len(rest)
         if rest and _parsed(rest) is not None:
             complete.append(rest)
+            end += len(rest)
         events = [_parsed(line) for line in complete]
         if None in events[:-1]:
             raise StoreError(f"the journal {self.path} is damaged at line {self._line(start) + events.index(None)}")
-        return [event for event in events if event is not None]
+        return [event for event in events if event is not None], end
 
     def _bytes(self, start: int) -> bytes:
         try:

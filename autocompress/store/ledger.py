@@ -149,15 +149,17 @@ class Ledger:
         return [each for each in self.records if each.key not in verdicts or verdicts[each.key].feasible]
 
     def refresh(self) -> None:
-        """Take over what others have written since, whose journal must have been repaired.
+        """Take over what others have written since.
 
         Raises:
-            StoreError: the journal is damaged.
+            StoreError: the journal is damaged, or what was read is there no more.
         """
-        size = self.directory.journal.size()
-        for event in self.directory.journal.read(self._replayed) if size > self._replayed else ():
+        journal = self.directory.journal
+        if journal.size() < self._replayed:
+            raise StoreError(f"the journal {journal.path} must only grow; it has become shorter")
+        events, self._replayed = journal.read_on(self._replayed)
+        for event in events:
             self._replay(event)
-        self._replayed = size
 
     def propose(self, trial: OpenTrial) -> None:
         """Note that a trial is about to run. Proposing an open trial again changes nothing."""

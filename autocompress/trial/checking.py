@@ -14,7 +14,7 @@ from torch import nn
 from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.compress.base import Compression, left_alone
 from autocompress.compress.measure import measure
-from autocompress.compress.module import ModuleClass
+from autocompress.compress.module import ModuleClass, require_module_class
 from autocompress.compress.registry import compressor
 from autocompress.config import (
     AlgorithmSpace,
@@ -24,6 +24,7 @@ from autocompress.config import (
     read_parameters,
 )
 from autocompress.errors import AutoCompressError
+from autocompress.kinds import checked_arguments
 from autocompress.trial.order import Stage
 from autocompress.trial.seeds import seed_everything
 from autocompress.trial.surroundings import Surroundings
@@ -92,6 +93,7 @@ class AlgorithmCheck:
         return cls(**{**data, "missing_hooks": tuple(data["missing_hooks"]), "reductions": reductions})
 
 
+@checked_arguments
 def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = None) -> list[AlgorithmCheck]:
     """Try each algorithm of a search space on the module's model, at a low and a high rate, without training.
 
@@ -106,6 +108,7 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
         ModuleError: a hook returns something unusable. What fails for one algorithm only is in its check.
     """
     space = default_space(ALGORITHMS) if search_space is None else load_search_space(search_space)
+    require_module_class(module)
     surroundings = Surroundings.of(module)
     return [_checked(module, entry, surroundings) for entry in space.algorithms]
 

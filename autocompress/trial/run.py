@@ -21,6 +21,7 @@ from autocompress.compress.measure import measure
 from autocompress.compress.module import ModuleClass
 from autocompress.compress.shipping.checkpoint import load_compressed
 from autocompress.errors import StoreError
+from autocompress.kinds import checked_arguments
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
@@ -52,6 +53,7 @@ REPORTED = (
 """Fields of the record that are reported beside the score."""
 
 
+@checked_arguments
 def run_trial(
     module: ModuleClass,
     parameters: Mapping[str, Any],

@@ -9,6 +9,7 @@ from rich.console import Console
 from autocompress.cli.display import Display, Lines, watching
 from autocompress.cli.picture import picture
 from autocompress.cli.snapshot import Reader, take
+from autocompress.plain_json import dumps
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 from tests.written import finish, plan, record
@@ -127,9 +128,9 @@ def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
 
 def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
     reads = []
-    read = type(store.journal).read
+    read = type(store.journal)._bytes
     monkeypatch.setattr(
-        type(store.journal), "read", lambda self, start=0: reads.append(self.path.name) or read(self, start)
+        type(store.journal), "_bytes", lambda self, start: reads.append(self.path.name) or read(self, start)
     )
     reader = Reader(store)
     for _ in range(3):
@@ -141,9 +142,46 @@ def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
     assert len(reader.take().records) == 3
 
 
+def test_of_what_has_changed_only_what_is_new_is_read(store, monkeypatch):
+    journal, starts = store.journal, []
+    read = type(journal)._bytes
+
+    def noted(self, start):
+        if self.path == journal.path:
+            starts.append(start)
+        return read(self, start)
+
+    monkeypatch.setattr(type(journal), "_bytes", noted)
+    reader, sizes = Reader(store), [0, journal.size()]
+    reader.take()
+    for number in range(3, 6):
+        Ledger(store).add(record(f"key{number}", 0.6, feasible=True))
+        starts.clear()
+        known = len(reader.take().records)
+        sizes.append(journal.size())
+        assert starts == [sizes[-2]]
+    assert known == len(Ledger(store).records)
+
+
+def test_a_line_that_is_being_written_is_read_when_it_is_whole(store):
+    reader = Reader(store)
+    before = len(reader.take().records)
+    line = dumps({"event": "result", "record": record("key9", 0.6, feasible=True).to_dict()}).encode() + b"\n"
+    for part in (line[:20], line[20:-1], line[-1:]):
+        with store.journal.path.open("ab") as file:
+            file.write(part)
+        found = len(reader.take().records)
+    assert found == before + 1
+    with store.journal.path.open("ab") as file:
+        file.write(line[:20])
+    reader.take()
+    store.journal.repair()
+    assert len(reader.take().records) == before + 1
+
+
 def test_the_display_keeps_its_last_picture_where_the_journal_cannot_be_read(store, monkeypatch):
     monkeypatch.setattr("autocompress.cli.display._SECONDS_BETWEEN", 0)
-    display = Display(store, lambda: URL, lambda: False)
+    display = Display(Reader(store), lambda: URL, lambda: False)
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(display.render())
     store.journal.path.write_text("nonsense\n" * 3)
@@ -154,7 +192,7 @@ def test_the_display_keeps_its_last_picture_where_the_journal_cannot_be_read(sto
 
 def test_plain_lines_tell_each_trial_once(new_store):
     output = io.StringIO()
-    ledger, lines = Ledger(new_store), Lines(new_store, Console(file=output), lambda: URL)
+    ledger, lines = Ledger(new_store), Lines(Reader(new_store), Console(file=output), lambda: URL)
     lines.print_new()
     ledger.add(record("key0", 0.5, feasible=True))
     lines.print_new()
@@ -172,7 +210,7 @@ def test_plain_lines_tell_each_trial_once(new_store):
 
 def test_plain_lines_leave_out_trials_of_before_a_resume(store):
     output = io.StringIO()
-    lines = Lines(store, Console(file=output), lambda: URL)
+    lines = Lines(Reader(store), Console(file=output), lambda: URL)
     lines.print_new()
     Ledger(store).add(record("key2", 0.55, feasible=True))
     lines.print_new()

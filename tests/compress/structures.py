@@ -98,6 +98,22 @@ class AuxiliaryHead(nn.Module):
         return out + 0.3 * self.auxiliary(x.mean((2, 3))) if self.training else out
 
 
+class AuxiliaryOutput(nn.Module):
+    """A head whose output comes in training mode only, beside that of the model, as in PSPNet."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.head, self.auxiliary = nn.Conv2d(24, 2, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.first(x))
+        out = self.head(torch.relu(self.second(x)))
+        return (out, self.auxiliary(x)) if self.training else out
+
+
 class TwoInputs(nn.Module):
     """One encoder for two images."""
 
@@ -323,6 +339,30 @@ STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "normed_features": NormedFeatures,
 }
 """All of them by name; each has its input's `shape` without a batch."""
+
+PRUNED: dict[str, tuple[set[str], set[str]]] = {
+    "channels_last": ({"conv"}, set()),
+    "channel_shuffle": ({"stem.0", "second.0"}, {"first.0", "depthwise.0"}),
+    "split_and_concat": ({"stem.0", "first.0", "branch.0", "last.0"}, set()),
+    "padded_shortcut": ({"stem.0", "first.0", "second.0"}, set()),
+    "auxiliary_head": ({"first", "second"}, set()),
+    "auxiliary_output": ({"first", "second"}, set()),
+    "two_inputs": ({"encoder.0"}, set()),
+    "weight_norm": ({"second"}, {"first"}),
+    "layer_norm_over_image": ({"second"}, {"first"}),
+    "fused_attention": ({"up"}, {"qkv", "project", "down"}),
+    "ghost": ({"primary.0", "cheap.0", "last.0"}, set()),
+    "sliced": ({"last.0"}, {"primary.0", "cheap.0"}),
+    "concat_and_groups": ({"grouped", "last"}, {"left", "right"}),
+    "squeeze_and_excitation": ({"stem.0", "conv.0", "squeeze", "excite"}, set()),
+    "gated": ({"stem.0", "both", "last"}, set()),
+    "sub_pixel": ({"stem.0", "wide", "last"}, set()),
+    "used_twice": ({"stem.0", "again", "last"}, set()),
+    "transposed_groups": ({"last"}, {"stem.0", "up"}),
+    "normed_groups": ({"first", "second"}, set()),
+    "normed_features": ({"first", "second"}, set()),
+}
+"""Layers that lose filters, and those that are left alone; of `AuxiliaryOutput` and `TwoInputs` too."""
 
 
 def structure(name: str) -> ModuleClass:

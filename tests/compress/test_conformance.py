@@ -18,7 +18,7 @@ from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.testing.zoo import ZOO
 
-from .structures import STRUCTURES, structure
+from .structures import PRUNED, STRUCTURES, structure
 
 NO_SCALES = (CompressionError, "slim ranks filters by the scales of BatchNorm layers; the model has none")
 REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
@@ -43,29 +43,6 @@ def test_it_conforms(model: str, algorithm: str) -> None:
 
 
 FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
-PRUNED: dict[str, tuple[set[str], set[str]]] = {
-    "channels_last": ({"conv"}, set()),
-    "channel_shuffle": ({"stem.0", "second.0"}, {"first.0", "depthwise.0"}),
-    "split_and_concat": ({"stem.0", "first.0", "branch.0", "last.0"}, set()),
-    "padded_shortcut": ({"stem.0", "first.0", "second.0"}, set()),
-    "auxiliary_head": ({"first", "second"}, set()),
-    "weight_norm": ({"second"}, {"first"}),
-    "layer_norm_over_image": ({"second"}, {"first"}),
-    "fused_attention": ({"up"}, {"qkv", "project", "down"}),
-    "ghost": ({"primary.0", "cheap.0", "last.0"}, set()),
-    "sliced": ({"last.0"}, {"primary.0", "cheap.0"}),
-    "concat_and_groups": ({"grouped", "last"}, {"left", "right"}),
-    "squeeze_and_excitation": ({"stem.0", "conv.0", "squeeze", "excite"}, set()),
-    "gated": ({"stem.0", "both", "last"}, set()),
-    "sub_pixel": ({"stem.0", "wide", "last"}, set()),
-    "used_twice": ({"stem.0", "again", "last"}, set()),
-    "transposed_groups": ({"last"}, {"stem.0", "up"}),
-    "normed_groups": ({"first", "second"}, set()),
-    "normed_features": ({"first", "second"}, set()),
-}
-"""Layers that lose filters, and those that are left alone."""
-
-
 NEVER_ZERO = ("fused_attention", "normed_features")
 """Structures with GELU, of which apoz can say nothing."""
 

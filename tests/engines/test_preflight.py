@@ -61,6 +61,16 @@ def test_a_stock_tuner_takes_as_many_trials_as_it_is_let():
     assert length_of(other, 4) == SearchLength(trials=4, epochs=4 * 3, evaluations=4 * 4)
 
 
+def test_the_rule_takes_no_more_trials_than_it_is_let():
+    whole, two = length_of(plan()), length_of(plan(), 2)
+    settings = plan().settings
+    assert whole.trials > 2
+    assert two.trials == 2
+    assert two.epochs == min(whole.epochs, 2 * max(settings.initial_training_phase_epochs, settings.patience_epochs))
+    assert two.evaluations < whole.evaluations
+    assert length_of(plan(), 1000) == whole
+
+
 def test_what_is_logged(caplog):
     found = dataclasses.replace(FOUND, warnings=("look at this",))
     measured = plan().with_baseline(dataclasses.replace(plan().measured, preflight=found), {})

@@ -356,6 +356,10 @@ WRONG = {
         module(optimizer_factory=lambda parameters: torch.optim.SGD(parameters, lr=0.0)),
         "must move the parameters.*learning rate",
     ),
+    "an optimizer that raises the loss": (
+        module(optimizer_factory=lambda parameters: torch.optim.SGD(parameters, lr=0.01, maximize=True)),
+        r"optimizer_factory\(\) must make an optimizer that lowers the loss; .*maximize=True",
+    ),
     "a criterion of one argument": (module(criterion=lambda outputs: outputs.sum()), "trainer.*it raised TypeError"),
     "a class for a criterion": (
         module(criterion=nn.CrossEntropyLoss),

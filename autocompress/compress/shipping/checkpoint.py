@@ -28,6 +28,7 @@ from autocompress.compress.shipping.files import (
 from autocompress.compress.shipping.structure import apply_structure, fill_in, structure_of
 from autocompress.compress.shipping.values import storable
 from autocompress.errors import ModuleError, StoreError
+from autocompress.kinds import checked_arguments
 
 
 def save_checkpoint(
@@ -69,6 +70,7 @@ def save_checkpoint(
         raise StoreError(f"the checkpoint must be writable; {str(target)!r} is not: {error}") from error
 
 
+@checked_arguments
 def load_compressed(
     path: str | os.PathLike[str],
     model: nn.Module | None = None,
@@ -151,7 +153,9 @@ def _uncompressed(
         return fresh_model(module)
     if description["module"] is None:
         raise StoreError(
-            f"the checkpoint {str(directory)!r} names no module: give load_compressed the uncompressed model"
+            f"the directory {str(directory)!r} holds the weights of a compressed model, as an export without a suffix "
+            "or a training loop writes them, and not the model that they are of: give the uncompressed model, as in "
+            f"autocompress.load_compressed({str(directory)!r}, model=MyModule.model())"
         )
     reference = ModuleReference.from_dict(description["module"])
     if not trust_module and reference.in_memory() is None:

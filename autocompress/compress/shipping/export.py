@@ -23,6 +23,7 @@ from autocompress.compress.shipping.onnx import onnx_runner, onnx_weights, requi
 from autocompress.compress.shipping.tracing import batch_of_three, free_batches, traced
 from autocompress.compress.state import device_of, moved, outputs, tensors
 from autocompress.errors import ConfigError, StoreError
+from autocompress.kinds import checked_arguments
 
 FORMATS = (".dot", ".onnx", ".pt2")
 """Suffixes; a path without one is a directory with a plain state dict."""
@@ -66,6 +67,7 @@ class ExportReport:
         return asdict(self)
 
 
+@checked_arguments
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],

@@ -17,13 +17,15 @@ from autocompress.engines.inprocess.loop import AdaptiveCompressionTrainingLoop,
 from autocompress.engines.inprocess.plans import adaptive_plan, early_exit_plan, training_of
 from autocompress.engines.inprocess.runner import TorchRunner
 from autocompress.errors import ConfigError
+from autocompress.kinds import checked_arguments
 from autocompress.records import Baseline
 
 
+@checked_arguments
 def create_accuracy_aware_training_loop(
     config: CompressionConfig,
     compression_ctrl: CompressionController,
-    uncompressed_model_accuracy: float,
+    uncompressed_model_accuracy: Any,
     *,
     minimal_compression_rate: float = DEFAULT_BOUNDS[0],
     maximal_compression_rate: float = DEFAULT_BOUNDS[1],

@@ -22,6 +22,7 @@ from autocompress.engines.inprocess.writing import Writing
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
+from autocompress.kinds import checked_arguments
 from autocompress.records import Proposal, TrialRecord
 from autocompress.report.disagreement import disagreement, infeasible
 from autocompress.report.phrases import at_rate, holds
@@ -51,6 +52,7 @@ class _TrainingLoop:
         self.directory: Path | None = None
         self._report: Report | None = None
 
+    @checked_arguments
     def run(
         self,
         model: Any,

@@ -244,6 +244,7 @@ class TorchRunner:
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
+            "left_alone": controller.left_alone,
         }
         return fields, capture
 

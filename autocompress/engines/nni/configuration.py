@@ -14,31 +14,16 @@ from nni.experiment.config import AlgorithmConfig
 from nni.experiment.config.utils import is_missing
 
 from autocompress.compress.loading import ModuleReference
-from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
 from autocompress.engines.nni.flat import flattened
 from autocompress.engines.nni.machines import is_remote, remote_command
 from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
-from autocompress.errors import ConfigError, ModuleError
+from autocompress.errors import ConfigError
 
 _logger = logging.getLogger("nni.autocompress")
 _CHANNEL = "autocompress.engines.nni.reporter:NniChannel"
 _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...` can be written
-
-
-def module_reference(module: type[AbstractAutoCompressionModule]) -> ModuleReference:
-    """Where the user's class is defined.
-
-    Raises:
-        ModuleError: trials could not find it again, or it is of another kind.
-    """
-    reference = ModuleReference.of(module)
-    if not issubclass(module, AbstractAutoCompressionModule):
-        raise ModuleError(
-            f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
-        )
-    return reference
 
 
 def plan_experiment(

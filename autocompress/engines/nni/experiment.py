@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from autocompress.compress.module import AbstractAutoCompressionModule
 from autocompress.config import AccuracyAwareSettings
 from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
 from autocompress.engines.nni.beginning import created, reopened, written_config
-from autocompress.engines.nni.configuration import canonical, module_reference, plan_experiment
+from autocompress.engines.nni.configuration import canonical, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.machines import Machines
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
 from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import EngineError
+from autocompress.kinds import checked_arguments
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import refuse_in_child
 
@@ -60,6 +62,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         ModuleError: the class cannot be found again by a trial's process, or lacks a required method.
     """
 
+    @checked_arguments
     def __init__(
         self,
         module: type[AbstractAutoCompressionModule] | ModuleReference,
@@ -73,7 +76,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.url_prefix: str | None
         self._proc: Any
         self.config: ExperimentConfig = self.config or ExperimentConfig("local")
-        self.module = module if isinstance(module, ModuleReference) else module_reference(module)
+        self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
         self._runs_module = True  # the caller has named it
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
@@ -88,6 +91,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._tell_end: Callable[[], None] = lambda: None
 
     @classmethod
+    @checked_arguments
     def from_config(
         cls,
         config: CompressionConfig,
@@ -108,6 +112,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return experiment
 
     @classmethod
+    @checked_arguments
     def open(cls, directory: str | Path) -> AutoCompressionExperiment:
         """An experiment that was started before, from its directory: to `resume`, to `view`, to read its `result`.
 
@@ -128,6 +133,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return self.settings.budget
 
     @budget.setter
+    @checked_arguments
     def budget(self, budget: AccuracyBudget) -> None:
         self.settings = self.settings.with_budget(budget)
 
@@ -150,6 +156,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         return CompressionResult(self._directory(), self.module if self._runs_module else None)
 
+    @checked_arguments
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Make the preflight, measure the uncompressed model, and start the experiment in the background.
 
@@ -162,11 +169,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
         """
         refuse_in_child("an experiment must not be started")
-        try:
-            self._start(port, debug, run_mode)
-        except BaseException:
-            self._release()
-            raise
+        with nothing_left_behind(self._directory().path):
+            try:
+                self._start(port, debug, run_mode)
+            except BaseException:
+                self._release()
+                raise
 
     def stop(self) -> None:
         """Stop the experiment. Trials that are running are interrupted and will run again after `resume`."""
@@ -174,6 +182,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._release()
         self._stop_logging()
 
+    @checked_arguments
     def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
         """Go on with an experiment that was stopped or killed. No finished trial is trained again.
 
@@ -188,6 +197,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._action, self._runs_module = "resume", True
         return self._run_impl(port, wait_completion, debug)
 
+    @checked_arguments
     def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
         """Show the web page of an experiment that has ended, without going on with it.
 
@@ -233,6 +243,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return True
 
     def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
+        _require_attributes(self.settings, self.objective, self.callbacks, self.confirmed)
         store = self._directory()
         require_free_port(port)
         plan = self._reopened(store) if self._action == "resume" else self._created(store)
@@ -296,3 +307,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
     def _forget_manager(self) -> None:
         self._manager = None
         self.port = self._proc = self.url_prefix = None  # NNI's own
+
+
+@checked_arguments
+def _require_attributes(
+    settings: AccuracyAwareSettings,
+    objective: str | None,
+    callbacks: Sequence[Callback],
+    confirmed: bool,
+) -> None:
+    """Check attributes that users set."""

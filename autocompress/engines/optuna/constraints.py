@@ -6,10 +6,12 @@ from optuna import Trial
 from optuna.trial import FrozenTrial
 
 from autocompress.errors import ConfigError
+from autocompress.kinds import checked_arguments
 
 _CONSTRAINTS = "constraints"
 
 
+@checked_arguments
 def set_accuracy_budget(trial: Trial, accuracy_budget: float) -> None:
     """Tell Optuna how far a trial is inside its accuracy budget.
 

@@ -7,6 +7,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from autocompress.engines.optuna.records import proposed
+from autocompress.kinds import checked_arguments
 from autocompress.search.assess import reason_to_stop
 
 
@@ -21,6 +22,7 @@ class AdaptiveCompressionPruner(BasePruner):
         stages: how often a trial may use its patience: twice in a mix of two algorithms.
     """
 
+    @checked_arguments
     def __init__(self, maximal_total_epochs: int = 10_000, *, stages: int = 1) -> None:
         self._maximal_total_epochs, self._stages = maximal_total_epochs, stages
 

@@ -18,6 +18,7 @@ from autocompress.engines.optuna.constraints import require_constraints
 from autocompress.engines.optuna.frozen import ended, to_record
 from autocompress.engines.optuna.records import PROPOSAL
 from autocompress.errors import ConfigError
+from autocompress.kinds import checked_arguments
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
 from autocompress.search.speculation import next_beside
@@ -46,6 +47,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         constraints_func: of a finished trial, numbers that are at most 0 where it is within the budget.
     """
 
+    @checked_arguments
     def __init__(
         self,
         rate: str = "compression_rate",

@@ -19,9 +19,13 @@ _GRPC_PORT = 13000  # Optuna's default
 _SAMPLERS = ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESampler")
 
 
+STORAGE_FILE = "study.db"
+"""In a study's directory, where no other storage is named."""
+
+
 def default_storage(store: ExperimentDirectory) -> str:
     """A SQLite file in the study's directory."""
-    return f"sqlite:///{store.path / 'study.db'}"
+    return f"sqlite:///{store.path / STORAGE_FILE}"
 
 
 def opened(storage: str | BaseStorage) -> BaseStorage:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import optuna
 
@@ -25,15 +25,25 @@ from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
 from autocompress.engines.optuna.records import PLAN
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
 from autocompress.engines.optuna.showing import show_files
-from autocompress.engines.optuna.storages import address, default_storage, named_sampler, opened, plan_of, told_storage
+from autocompress.engines.optuna.storages import (
+    STORAGE_FILE,
+    address,
+    default_storage,
+    named_sampler,
+    opened,
+    plan_of,
+    told_storage,
+)
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
+from autocompress.kinds import AT_LEAST_1, checked_arguments
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.store.leaving import nothing_left_behind
 from autocompress.store.space import require_writable
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
@@ -68,10 +78,11 @@ class CompressionStudy:
             refused.
 
     Raises:
-        ConfigError: the search space, a setting or the objective breaks a rule.
+        ConfigError: an argument is of another kind; the search space, a setting or the objective breaks a rule.
         ModuleError: the class cannot be found again by a trial's process.
     """
 
+    @checked_arguments
     def __init__(
         self,
         module: type[AbstractAutoCompressionModule] | ModuleReference,
@@ -103,6 +114,7 @@ class CompressionStudy:
         self._patient: Any = None
 
     @classmethod
+    @checked_arguments
     def open(
         cls,
         directory: str | Path | None = None,
@@ -152,8 +164,20 @@ class CompressionStudy:
             StoreError: the storage has a study of that name with another search.
             AutoCompressError: the model cannot be measured.
         """
+        return self.begin()
+
+    def begin(self, n_trials: int | None = None) -> optuna.Study:
+        """Make the study as `study` does, unless it is there.
+
+        Args:
+            n_trials: the most trials that are going to be run, for what is said of the search's length.
+
+        Raises:
+            AutoCompressError: as `study`.
+        """
         if self._study is None:
-            self._study = self._opened()
+            with nothing_left_behind(self.store.path):
+                self._study = self._opened(n_trials)
         return self._study
 
     @property
@@ -162,10 +186,11 @@ class CompressionStudy:
         self._mirror.fetch_feasible(self._mirror.sync(self.study.get_trials(deepcopy=False)).records)
         return CompressionResult(self.store, self.module if self._runs_module else None)
 
+    @checked_arguments
     def optimize(
         self,
-        n_trials: int | None = None,
-        n_jobs: int = 1,
+        n_trials: Annotated[int, AT_LEAST_1] | None = None,
+        n_jobs: Annotated[int, AT_LEAST_1] = 1,
         *,
         on_record: Callable[[TrialRecord], None] | None = None,
         callbacks: Sequence[Callback] = (),
@@ -187,7 +212,7 @@ class CompressionStudy:
         self._runs_module = True
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
-        _ = self.study  # its directory is there from now on
+        self.begin(n_trials)  # its directory is there from now on
         with following(self.store, callbacks) as tell_end:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
@@ -234,14 +259,19 @@ class CompressionStudy:
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan
 
-    def _opened(self) -> optuna.Study:
+    def _opened(self, n_trials: int | None) -> optuna.Study:
+        """The study; the model is measured before anything of a new one is written."""
         require_writable(self.store.path)
+        own_file = self.store.path / STORAGE_FILE
+        measured = self._measured(n_trials) if self._storage is None and not own_file.exists() else None
         storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
+        if measured is None and self.study_name not in optuna.get_all_study_names(storage):
+            measured = self._measured(n_trials)
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )
         known = study.user_attrs.get(PLAN)
-        plan = self._measured() if known is None else ExperimentPlan.from_dict(known)
+        plan = (measured or self._measured(n_trials)) if known is None else ExperimentPlan.from_dict(known)
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
         self._require_same(plan)
@@ -251,7 +281,7 @@ class CompressionStudy:
         study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=plan.stages)
         return study
 
-    def _measured(self) -> ExperimentPlan:
+    def _measured(self, n_trials: int | None) -> ExperimentPlan:
         plan = self._wanted
         if self._baseline is not None:
             return plan.with_baseline(self._baseline, plan.engine)
@@ -259,7 +289,7 @@ class CompressionStudy:
             plan.module, plan.search_space, self.store.path, plan.settings, confirmed=self.confirmed
         )
         plan = plan.with_baseline(baseline, plan.engine)
-        announce(plan, _logger, length_of(plan))
+        announce(plan, _logger, length_of(plan, n_trials))
         return plan
 
     def _require_same(self, plan: ExperimentPlan) -> None:

@@ -49,6 +49,7 @@ class Step:
         loaders: that the trainer has iterated over.
         changed: a parameter whose shape or type is no longer what it was; None: none.
         broken: a parameter that was finite and is no longer; None: none.
+        maximizes: whether the optimizer raises the loss: `maximize=True`.
     """
 
     called: float = 0.0
@@ -66,6 +67,7 @@ class Step:
     loaders: list[Any] = field(default_factory=list)
     changed: str | None = None
     broken: str | None = None
+    maximizes: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -126,6 +128,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
                 leave()
             return
         step.steps += 1
+        step.maximizes |= any(bool(group.get("maximize")) for group in optimizer.param_groups)
         step.other_optimizer |= given is not None and optimizer is not given
         if _has_moved(model, before) or step.steps >= _MOST_STILL_STEPS:
             leave()

@@ -69,6 +69,10 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
             f"{name} must leave the parameters finite; {step.broken!r} is not after its first step: lower the learning "
             f"rate of {optimizer}, and check that the loss has a gradient there"
         )
+    if step.maximizes:
+        raise ModuleError(
+            f"{optimizer} must make an optimizer that lowers the loss; in {name} it has maximize=True: leave that out"
+        )
     if step.moved:
         return _odd(name, step, optimizer)
     if step.late:

@@ -16,6 +16,7 @@ from autocompress.compress.measure import weights_bytes
 from autocompress.compress.quantizing.activations import attach
 from autocompress.compress.registry import compressor
 from autocompress.compress.shipping.checkpoint import load_compressed, module_of, save_checkpoint
+from autocompress.compress.shipping.export import export
 from autocompress.compress.shipping.structure import apply_structure
 from autocompress.errors import ModuleError, StoreError
 
@@ -256,8 +257,17 @@ class TestErrors:
         assert caught.value.__cause__ is not None
 
     def test_no_module_named(self, folder: Path) -> None:
-        with pytest.raises(StoreError, match="names no module: give load_compressed the uncompressed model"):
+        with pytest.raises(StoreError, match=r"holds the weights .* give the uncompressed model, as in autocompress\."):
             load_compressed(folder)
+
+    def test_an_export_says_what_it_is(self, tmp_path: Path) -> None:
+        original = build("plain")
+        export(original, tmp_path / "small", torch.randn(1, 3, 8, 8), original=original)
+        message = r"the directory '.*small' holds the weights of a compressed model, as an export without a suffix"
+        with pytest.raises(StoreError, match=message) as refused:
+            load_compressed(tmp_path / "small")
+        assert f"autocompress.load_compressed('{tmp_path}/small', model=MyModule.model())" in str(refused.value)
+        load_compressed(tmp_path / "small", original)
 
     def test_a_module_that_is_gone(self, tmp_path: Path) -> None:
         reference = ModuleReference(str(tmp_path / "gone.py"), "gone", str(tmp_path), "Gone")

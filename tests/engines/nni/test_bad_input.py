@@ -124,7 +124,7 @@ def test_module_class_missing():
 
 def test_module_class_not_a_subclass():
     with pytest.raises(ModuleError, match="must be a subclass of AbstractAutoCompressionModule; NotAModule is not"):
-        ModuleReference.of(modules.NotAModule).load()
+        ModuleReference.parse("tests/curve_modules.py:NotAModule").load()
     with pytest.raises(ModuleError, match="must inherit AbstractAutoCompressionModule; NotAModule does not"):
         AutoCompressionExperiment(modules.NotAModule, "local")
 
