@@ -17,8 +17,8 @@ from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import removals
 from autocompress.compress.pruning.cutting import Cut
 from autocompress.compress.pruning.evidence import require_scales, sparsify_scales
+from autocompress.compress.pruning.guard import Guard
 from autocompress.compress.pruning.ranking import is_global
-from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.state import evaluating, requiring_gradients
 from autocompress.errors import CompressionError, ConfigError
@@ -114,8 +114,9 @@ def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    cut, chosen = cut.sound(share)
-    remove(cut.model, removals(chosen))
+    guard = Guard(cut.model, cut.request.example_inputs)
+    cut, chosen = cut.sound(share, guard)
+    guard.remove(removals(chosen))
     changed = _narrower(cut.model, cut.channels.original)
     if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
         raise CompressionError(_why_nothing(cut))

@@ -11,19 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.compress.pruning.calls import Calls
 from autocompress.compress.pruning.coupling import Coupling, removals
+from autocompress.compress.pruning.inputs import ONE_SAMPLE, typed, variations, varied_inputs, whole_numbers
 from autocompress.compress.pruning.neutral import NeutralNormalization
-from autocompress.compress.pruning.removal import Removal, remove
-from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs, whole_numbers
+from autocompress.compress.pruning.removal import Removal, remove, take_over
+from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin
 from autocompress.compress.state import device_of, tensors
 from autocompress.errors import CompressionError, first_line
 
 _QUICK, _EXACT = 1e-4, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
-
-_ALL = 3
-"""How much of inputs and parameters is varied: all; where the model refuses that no masks (2), no whole numbers (1),
-nothing (0)."""
 
 _OUTPUTS = "the model's outputs"
 
@@ -75,9 +73,13 @@ class Guard:
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._model, self._inputs = model, inputs
-        self._varied, self._trains = _ALL, True
+        self._left = variations(inputs)
+        self._varied = ONE_SAMPLE
+        self._apart: bool | None = None  # whether one sample is enough; None: not known yet
+        self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
         self._exact: _Side | None = None
         self._quick = self._side(_single(model))
+        self._agreed: tuple[list[Removal], nn.Module] | None = None
 
     def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
         """How the model without these channels differs from the one that does not hear them; None: not at all.
@@ -89,6 +91,14 @@ class Guard:
         if found is None or found.error is not None or found.difference == float("inf"):
             return found
         return self._exactly(removed, found)
+
+    def remove(self, removed: Sequence[Removal]) -> None:
+        """Remove these channels from the model; what has been compared last is not cut again."""
+        if self._agreed is None or self._agreed[0] != list(removed):
+            remove(self._model, removed)
+        else:
+            take_over(self._model, removed, self._quick.base, self._agreed[1])
+        self._agreed = None
 
     def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
         """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
@@ -109,11 +119,8 @@ class Guard:
 
     def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
         """Whether the smaller model fails; cheaper than whether it computes the same."""
-        try:
-            _values(self._quick.smaller(removed), self._quick.inputs, [], training=training)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=first_line(error), training=training)
-        return None
+        error = self._quick.narrow(removed, [], training=training).error
+        return None if error is None else Disagreement(_OUTPUTS, error=error, training=training)
 
     def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
         """What double precision says, where the model runs in it."""
@@ -124,50 +131,76 @@ class Guard:
             return found
 
     def _side(self, dtype: torch.dtype | None) -> _Side:
-        base = twin(self._model, dtype, varied=self._varied > 0)
-        numbers = whole_numbers(self._model) if self._varied > 1 else 0
-        inputs = varied_inputs(self._inputs, numbers, masks=self._varied == _ALL) if self._varied else self._inputs
+        base = twin(self._model, dtype, varied=self._varied.values)
+        inputs = varied_inputs(self._inputs, self._varied, whole_numbers(self._model))
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
         return _Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
 
     def _compared(self, side: _Side, removed: Sequence[Removal]) -> Disagreement | None:
         watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
+        narrow = side.narrow(removed, watched, noted=self._trains is None)
+        if self._apart is None:
+            self._apart = narrow.calls is not None and narrow.calls.keep_apart
+            if not self._apart:
+                return self._with_less(removed)
         try:
             values = side.silent_values(removed, watched)
             unusable = any(bool(value.isnan().any()) for _, value in values)
         except Exception as error:
-            if not self._varied or side is self._exact:
+            if not self._varied.values or side is self._exact:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
-        if unusable and self._varied:  # the model does not take such inputs or parameters: then as they are
-            self._varied, self._exact = self._varied - 1, None
-            self._quick = self._side(_single(self._model))
-            return self.disagreement(removed)
-        try:
-            smaller = side.smaller(removed)
-            narrow = _values(smaller, side.inputs, watched)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=first_line(error))
-        found = side.compared(removed, values, narrow)
-        return found or self._in_training(side, smaller, removed, watched)
+        if unusable and self._varied.values:  # the model does not take such inputs or parameters
+            return self._with_less(removed)
+        if narrow.error is not None:
+            return Disagreement(_OUTPUTS, error=narrow.error)
+        found = side.compared(removed, values, narrow.values) or self._in_training(side, narrow, removed, watched)
+        if found is None and side is self._quick:
+            self._agreed = list(removed), narrow.model
+        return found
+
+    def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
+        self._varied, self._exact = next(self._left), None
+        self._quick = self._side(_single(self._model))
+        return self.disagreement(removed)
 
     def _in_training(
-        self, side: _Side, smaller: nn.Module, removed: Sequence[Removal], watched: list[str]
+        self, side: _Side, narrow: _Narrow, removed: Sequence[Removal], watched: list[str]
     ) -> Disagreement | None:
         """What runs in training mode only, such as auxiliary heads."""
-        if not self._trains:
+        if self._trains is False:
+            return None
+        training = side.narrow(removed, watched, narrow.model, noted=self._trains is None, training=True)
+        if narrow.calls is not None and training.calls is not None and training.calls.same_as(narrow.calls):
+            self._trains = False
             return None
         try:
             values = side.silent_values(removed, watched, training=True)
         except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
             self._trains = False
             return None
-        try:
-            narrow = _values(smaller, side.inputs, watched, training=True)
-        except Exception as error:  # noqa: BLE001 - as in eval mode
-            return Disagreement(_OUTPUTS, error=first_line(error), training=True)
-        found = side.compared(removed, values, narrow)
+        self._trains = True
+        if training.error is not None:
+            return Disagreement(_OUTPUTS, error=training.error, training=True)
+        found = side.compared(removed, values, training.values)
         return None if found is None else replace(found, training=True)
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    """A forward pass of the smaller model.
+
+    Attributes:
+        model: the smaller model.
+        values: what layers gave.
+        calls: what it called, where that was to be noted.
+        error: why it failed; None: it did not.
+    """
+
+    model: nn.Module
+    values: _Values
+    calls: Calls | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +214,22 @@ class _Side:
     def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
         with silenced(self.base, removed):
             return _values(self.base, self.inputs, watched, training=training)
+
+    def narrow(
+        self,
+        removed: Sequence[Removal],
+        watched: list[str],
+        smaller: nn.Module | None = None,
+        *,
+        noted: bool = False,
+        training: bool = False,
+    ) -> _Narrow:
+        try:
+            smaller = smaller or self.smaller(removed)
+            calls = Calls(smaller, self.inputs) if noted else None
+            return _Narrow(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return _Narrow(smaller or self.base, [], error=first_line(error))
 
     def smaller(self, removed: Sequence[Removal]) -> nn.Module:
         smaller = twin(self.base)
@@ -215,7 +264,14 @@ def _accepted(
     return _accepted(_accepted(accepted, more[:half], compare, guilty), more[half:], compare, guilty)
 
 
-def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False) -> _Values:
+def _values(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    watched: Iterable[str],
+    calls: Calls | None = None,
+    *,
+    training: bool = False,
+) -> _Values:
     seen: _Values = []
 
     def watcher(name: str) -> Any:
@@ -224,11 +280,13 @@ def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *
     handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
     try:
         model.train(training)
-        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization():
+        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization(calls):
             answer = model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
+    if calls is not None:
+        calls.end(answer)
     return seen + [(_OUTPUTS, tensor) for tensor in tensors(answer)]
 
 

@@ -20,8 +20,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from autocompress.compress.base import layer_shape
 from autocompress.compress.copying import copied
 from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.pruning.inputs import typed
 from autocompress.compress.pruning.neutral import NeutralNormalization
-from autocompress.compress.pruning.twins import channel_dimension, same_chance, twin, typed
+from autocompress.compress.pruning.twins import channel_dimension, same_chance, twin
 from autocompress.compress.state import device_of, mapped, tensors
 from autocompress.errors import CompressionError
 

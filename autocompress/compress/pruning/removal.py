@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -47,3 +49,26 @@ def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
         smaller = removal.prune(getattr(parent, last), list(removal.channels))
         if isinstance(smaller, nn.Parameter):
             setattr(parent, last, smaller)
+
+
+def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
+    """Remove the channels as `remove` does, but take parameters that have been cut out of a copy from there.
+
+    Args:
+        model: that is to become smaller.
+        removed: what goes from it.
+        base: a copy of the model; parameters of other values are of no use.
+        smaller: what has become of a copy of `base`.
+    """
+    ready: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for name in dict.fromkeys(removal.name for removal in removed):
+        place = attrgetter(name)(model)
+        for key, parameter in place._parameters.items() if isinstance(place, nn.Module) else ():
+            whole, cut = (other.get_submodule(name)._parameters[key] for other in (base, smaller))
+            if parameter is not None and parameter is whole is not cut:
+                ready.append((place, key, cut))
+    for module, key, cut in ready:
+        setattr(module, key, nn.Parameter(torch.empty_like(getattr(module, key), device="meta")))
+    remove(model, removed)
+    for module, key, cut in ready:
+        setattr(module, key, cut)
