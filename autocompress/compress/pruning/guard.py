@@ -275,7 +275,7 @@ def _values(
     seen: _Values = []
 
     def watcher(name: str) -> Any:
-        return lambda _, __, output: seen.extend((name, tensor.detach()) for tensor in tensors(output)[:1])
+        return lambda _, __, output: seen.extend((name, tensor) for tensor in tensors(output)[:1])
 
     handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
     try:
