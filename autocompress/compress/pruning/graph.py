@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.pruning.coupling import Coupling, Place
+from autocompress.compress.pruning.following import Followed
 from autocompress.compress.registered import registered_types
 from autocompress.compress.state import device_of, moved, tensors
 from autocompress.compress.ties import tied_parameters
@@ -45,6 +46,7 @@ class ChannelGraph:
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = _traced(model, example_inputs)
+        self._followed = Followed(self._graph)
         self.outputs = self._output_layers(roots)
         for node in self._graph.module2node.values():
             _describe_flattening(node)
@@ -75,6 +77,8 @@ class ChannelGraph:
                 how = f"{type(error).__name__}: {error}"
                 why = error if isinstance(error, CompressionError) else f"its channels cannot be followed ({how})"
                 sentence = f"{name}: {why}; it keeps its filters"
+                losing = list(dict.fromkeys((*losing, *self._followed.layers)))
+                visited.update(losing)
                 failed |= {self._names[each]: sentence for each in losing if isinstance(each, FILTER_TYPES)}
         return found, failed
 
@@ -97,6 +101,7 @@ class ChannelGraph:
         pruner = self._graph.get_pruner_of_module(layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            self._followed.start()
             everything = list(range(pruner.get_out_channels(layer)))
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
 
