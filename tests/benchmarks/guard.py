@@ -41,7 +41,9 @@ GUARDS = {"compared": None, "shapes compared": Shapes, "not compared": Unguarded
 
 
 def seconds(guard):
-    replaced = contextlib.nullcontext() if guard is None else patch("autocompress.compress.pruning.filters.Guard", guard)
+    replaced = (
+        contextlib.nullcontext() if guard is None else patch("autocompress.compress.pruning.filters.Guard", guard)
+    )
     with replaced:
         started = time.process_time()
         before = time.perf_counter()

@@ -90,9 +90,7 @@ class Cut:
             left_alone=left_alone,
         )
 
-    def sound(
-        self, share: Share | None, guard: Guard | None = None
-    ) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+    def sound(self, share: Share | None, guard: Guard | None = None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
         """What is to go at the requested rates, compared with the model that does not hear it.
 
         Args:

@@ -65,9 +65,9 @@ def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, sma
         place = attrgetter(name)(model)
         for key, parameter in place._parameters.items() if isinstance(place, nn.Module) else ():
             whole, cut = (other.get_submodule(name)._parameters[key] for other in (base, smaller))
-            if parameter is not None and parameter is whole is not cut:
+            if parameter is not None and cut is not None and parameter is whole is not cut:
                 ready.append((place, key, cut))
-    for module, key, cut in ready:
+    for module, key, _ in ready:
         setattr(module, key, nn.Parameter(torch.empty_like(getattr(module, key), device="meta")))
     remove(model, removed)
     for module, key, cut in ready:

@@ -14,7 +14,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.copying import copied
 from autocompress.compress.pruning.removal import Removal
-from autocompress.compress.state import device_of
 
 _SEED = 20_011
 _PROBED = 8
@@ -27,7 +26,8 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
         model: not changed, also when the copy is run in training mode.
         dtype: of the copy's floating point numbers; None: as they are.
         varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones, and
-            parameters of a single zero with another: else it cannot be seen which channel they belong to, or nothing behind them.
+            parameters of a single zero with another number: else it cannot be seen which channel they belong to, or
+            nothing behind them.
     """
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():
@@ -54,7 +54,7 @@ def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.G
     wanted = dtype or tensor.dtype
     if generator is not None and _is_constant(tensor):
         values = torch.rand(tensor.shape, generator=generator) + 0.5
-        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where there are many
+        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where many
             values = (values - 1) * 2 / (tensor.numel() / tensor.shape[0]) ** 0.5
         return values.to(tensor.device, wanted)
     return None if wanted == tensor.dtype else tensor.to(wanted)
