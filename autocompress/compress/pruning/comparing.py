@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,13 +65,13 @@ class Narrow:
     """A forward pass of the smaller model.
 
     Attributes:
-        model: the smaller model.
+        model: the smaller model; None: it cannot be made.
         values: what layers gave.
         calls: what it called, where that was to be noted.
         error: why it failed; None: it did not.
     """
 
-    model: nn.Module
+    model: nn.Module | None
     values: _Values
     calls: Calls | None = None
     error: str | None = None
@@ -112,7 +113,7 @@ class Side:
             calls = Calls(smaller, self.inputs) if noted else None
             return Narrow(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
         except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Narrow(smaller or self.base, [], error=first_line(error))
+            return Narrow(smaller, [], error=first_line(error))
 
     def smaller(self, removed: Sequence[Removal]) -> nn.Module:
         """A copy without these channels."""
@@ -168,12 +169,12 @@ def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
         return 0.0
     if not wide.dtype.is_floating_point and not wide.dtype.is_complex:
         return 0.0 if torch.equal(wide, narrow) else 1.0
-    finite = wide.isfinite()
-    if not torch.equal(finite, narrow.isfinite()):
-        return float("inf")
-    if not bool(finite.all()):
-        wide, narrow = wide[finite], narrow[finite]
-    if not wide.numel() or torch.equal(wide, narrow):
+    difference, scale = float((wide - narrow).abs().max()), float(wide.abs().max())
+    if difference == 0:
         return 0.0
-    scale = float(wide.abs().max())
-    return float((wide - narrow).abs().max()) / scale if scale else 1.0
+    if math.isfinite(difference) and math.isfinite(scale):
+        return difference / scale if scale else 1.0
+    finite = wide.isfinite()
+    if bool(finite.all()) or not torch.equal(finite, narrow.isfinite()):
+        return float("inf")
+    return _difference(wide[finite], narrow[finite])

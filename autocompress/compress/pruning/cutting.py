@@ -61,7 +61,7 @@ class Cut:
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         importance = importance_of(model, request, channels.behind, channels.couplings)
-        found, left_alone = [], dict(channels.left_alone)
+        found, left_alone = [], {**channels.obstacles, **channels.left_alone}
         for coupling in channels.couplings:
             try:
                 found.append((coupling, _scores(coupling, importance)))

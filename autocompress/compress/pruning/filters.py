@@ -136,15 +136,16 @@ def _why_nothing(cut: Cut) -> str:
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
     if not cut.targets:
         return f"{start}every selected layer makes the model's output ({', '.join(cut.rates)})"
-    if not cut.couplings and cut.left_alone:
-        return start + "; ".join(dict.fromkeys(cut.left_alone.values()))
+    reasons = "; ".join(dict.fromkeys(cut.left_alone.values()))
+    if not cut.couplings and cut.left_alone.keys() - cut.channels.obstacles.keys():
+        return start + reasons
     if not cut.couplings:
         return (
             f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
-            "input, or a layer that may not lose any"
+            f"input, or a layer that may not lose any{reasons and f'; {reasons}'}"
         )
     if cut.left_alone:
-        start += "; ".join(dict.fromkeys(cut.left_alone.values())) + "; "
+        start += reasons + "; "
     free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
     others = "other " if cut.left_alone else ""

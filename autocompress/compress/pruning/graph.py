@@ -55,7 +55,7 @@ class ChannelGraph:
         """
         chosen = set(selected)
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
-        visited, bound = set[Any](), dict[str, str]()
+        visited, obstacles = set[Any](), dict[str, str]()
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
             if layer in ignored or layer in visited:
                 continue
@@ -63,7 +63,7 @@ class ChannelGraph:
             try:
                 group = self._group(layer)
                 losing = [item.dep.target.module for item in group if self._loses_outputs(item.dep)]
-                obstacle, reasons = self._obstacle(group, [each for each in losing if each in ignored]), bound
+                obstacle, reasons = self._obstacle(group, [each for each in losing if each in ignored]), obstacles
                 if obstacle is None:
                     found.append(self._coupling(group))
             except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
@@ -75,7 +75,7 @@ class ChannelGraph:
             if obstacle is not None:
                 names = {self._names[each] for each in losing if isinstance(each, FILTER_TYPES)}
                 reasons |= dict.fromkeys(sorted(names & chosen), f"{name}: {obstacle}; it keeps its filters")
-        return found, failed, bound
+        return found, failed, obstacles
 
     def free(self, selected: Iterable[str]) -> frozenset[str]:
         """Names of the layers of these that may lose filters, as far as they alone are concerned."""

@@ -37,14 +37,14 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._inputs = model, inputs
+        self._model, self._inputs, self._numbers = model, inputs, whole_numbers(model)
         self._left = variations(inputs)
         self._varied = ONE_SAMPLE
         self._apart: bool | None = None  # whether one sample is enough; None: not known yet
         self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
         self._exact: Side | None = None
         self._quick = self._side(_single(model))
-        self._agreed: tuple[list[Removal], nn.Module] | None = None
+        self._agreed: tuple[list[Removal], nn.Module | None] = [], None
 
     def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
         """How the model without these channels differs from the one that does not hear them; None: not at all.
@@ -59,11 +59,12 @@ class Guard:
 
     def remove(self, removed: Sequence[Removal]) -> None:
         """Remove these channels from the model; what has been compared last is not cut again."""
-        if self._agreed is None or self._agreed[0] != list(removed):
+        compared, smaller = self._agreed
+        if smaller is None or compared != list(removed):
             remove(self._model, removed)
         else:
-            take_over(self._model, removed, self._quick.base, self._agreed[1])
-        self._agreed = None
+            take_over(self._model, removed, self._quick.base, smaller)
+        self._agreed = [], None
 
     def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
         """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
@@ -121,7 +122,7 @@ class Guard:
 
     def _side(self, dtype: torch.dtype | None) -> Side:
         base = twin(self._model, dtype, varied=self._varied.values)
-        inputs = varied_inputs(self._inputs, self._varied, whole_numbers(self._model))
+        inputs = varied_inputs(self._inputs, self._varied, self._numbers)
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
         return Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
 
@@ -149,9 +150,10 @@ class Guard:
         return found
 
     def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
+        """With inputs that the model may take; copies that have run may remember others."""
         self._varied, self._exact = next(self._left), None
         self._quick = self._side(_single(self._model))
-        return self.disagreement(removed)
+        return self._compared(self._quick, removed)
 
     def _in_training(
         self, side: Side, narrow: Narrow, removed: Sequence[Removal], watched: list[str]

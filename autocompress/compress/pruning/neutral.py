@@ -19,7 +19,8 @@ class NeutralNormalization(TorchFunctionMode):
 
     A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
     GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. The same stands in place of statistics of a batch. ReLU leaks, so
+    scaled and shifted by the layer's own parameters. BatchNorm takes its running statistics in
+    training mode too; where it has none, the same stands in place of statistics of the batch. ReLU leaks, so
     that few samples show every channel.
 
     Args:
@@ -92,14 +93,15 @@ def _batch_norm(
     running_var: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
-    training: bool = False,
+    training: bool = False,  # noqa: ARG001
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    if not training and running_mean is not None:
-        result: torch.Tensor = func(input, running_mean, running_var, weight, bias, training, *args, **kwargs)
-        return result
-    return _per_channel(func, input, None, None, weight, bias)
+    if running_mean is None:
+        return _per_channel(func, input, None, None, weight, bias)
+    # In training mode too: so that it computes the same as in eval mode, and changes nothing.
+    result: torch.Tensor = func(input, running_mean, running_var, weight, bias, False, *args, **kwargs)
+    return result
 
 
 def _per_channel(

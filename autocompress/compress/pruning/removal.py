@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -52,23 +51,27 @@ def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
 
 
 def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
-    """Remove the channels as `remove` does, but take parameters that have been cut out of a copy from there.
+    """Remove the channels as `remove` does, but take layers that have been cut in a copy from there.
 
     Args:
         model: that is to become smaller.
         removed: what goes from it.
-        base: a copy of the model; parameters of other values are of no use.
+        base: a copy of the model, which shares parameters with it, others apart.
         smaller: what has become of a copy of `base`.
     """
-    ready: list[tuple[nn.Module, str, nn.Parameter]] = []
+    taken = set()
     for name in dict.fromkeys(removal.name for removal in removed):
-        place = attrgetter(name)(model)
-        for key, parameter in place._parameters.items() if isinstance(place, nn.Module) else ():
-            whole, cut = (other.get_submodule(name)._parameters[key] for other in (base, smaller))
-            if parameter is not None and cut is not None and parameter is whole is not cut:
-                ready.append((place, key, cut))
-    for module, key, _ in ready:
-        setattr(module, key, nn.Parameter(torch.empty_like(getattr(module, key), device="meta")))
-    remove(model, removed)
-    for module, key, cut in ready:
-        setattr(module, key, cut)
+        place = operator.attrgetter(name)(model)
+        if isinstance(place, nn.Module) and _is_shared(place, base.get_submodule(name)):
+            cut = smaller.get_submodule(name)
+            for key, parameter in cut._parameters.items():
+                setattr(place, key, parameter)
+            vars(place).update({key: value for key, value in vars(cut).items() if type(value) in (int, tuple)})
+            taken.add(name)
+    remove(model, [removal for removal in removed if removal.name not in taken])
+
+
+def _is_shared(module: nn.Module, copied: nn.Module) -> bool:
+    """Whether all that a module has is parameters, the same in the copy."""
+    own = [*module._parameters.values(), *module._buffers.values(), *module._modules.values()]
+    return len(own) == len(module._parameters) and all(map(operator.is_, own, copied._parameters.values()))

@@ -224,13 +224,17 @@ def test_a_model_that_takes_its_example_inputs_only() -> None:
 
 
 def test_sentences_name_the_layer_and_the_reason() -> None:
-    assert Disagreement("head", 0.41).sentence("conv") == (
+    assert Disagreement("head", 0.41, in_place=False).sentence("conv") == (
         "conv: its channels are mixed or reordered on the way to head (outputs differ by 0.41 of their scale); "
         "it keeps its filters"
     )
+    assert Disagreement("head", 0.41, in_place=True).sentence("conv") == (
+        "conv: what becomes of its channels on the way to head depends on all of them, as a mean or a norm does, or on "
+        "how many there are (outputs differ by 0.41 of their scale); it keeps its filters"
+    )
     assert Disagreement("head", float("inf"), training=True).sentence("conv") == (
-        "conv: its channels are mixed or reordered on the way to head in training mode (outputs have another shape); "
-        "it keeps its filters"
+        "conv: its channels are mixed or reordered or depend on each other on the way to head in training mode "
+        "(outputs have another shape); it keeps its filters"
     )
     assert Disagreement("x", error="ValueError: no").sentence("conv") == (
         "conv: without some of its filters the model fails (ValueError: no); it keeps its filters"
