@@ -62,6 +62,14 @@ PRUNED: dict[str, tuple[set[str], set[str]]] = {
     "transposed_groups": ({"last"}, {"stem.0", "up"}),
     "normed_groups": ({"first", "second"}, set()),
     "normed_features": ({"first", "second"}, set()),
+    "generated_weights": ({"last"}, {"first", "make"}),
+    "conditional_weights": ({"last"}, {"stem", "route"}),
+    "bilinear_pooling": ({"first"}, {"last"}),
+    "spatial_attention": ({"stem", "squeeze"}, {"conv", "excite", "spatial"}),
+    "multihead_attention": ({"up"}, {"embed", "down"}),
+    "standardized_weights": ({"second", "last"}, {"first"}),
+    "normed_by_hand": ({"second"}, {"first"}),
+    "shut_gate": ({"stem", "conv", "back"}, set()),
 }
 """Layers that lose filters, and those that are left alone."""
 
