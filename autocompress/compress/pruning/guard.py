@@ -101,7 +101,7 @@ class Guard:
             removed = removals([(coupling, channels)])
             try:
                 smaller = self._quick.smaller(removed)
-                same = in_place(self._quick.base, smaller, self._quick.inputs, coupling.members[0], removed)
+                same = in_place(self._quick.base, smaller, self._quick.inputs, coupling.members, removed)
                 found = replace(found, in_place=same)
             except Exception:  # noqa: BLE001 - a model that refuses NaN
                 return found.sentence(coupling.members[0])
