@@ -12,6 +12,8 @@ from torch import nn
 from autocompress.compress.state import device_of, mapped, moved, tensors
 
 _SEED = 20_011
+_LONGER = 4
+"""What a size of 1 becomes: masks may leave out half of it."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Variation:
 
     Attributes:
         samples: how many of them; None: as many as there are.
-        longer: dimensions that have size 1 and get size 2.
+        longer: dimensions that have size 1 and get a larger one.
         masks: whether truth values and tensors of zeros and ones become others.
         numbers: whether other whole numbers do.
         values: whether noise is added to floating point numbers; if not, nothing of the above.
@@ -86,7 +88,7 @@ def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torc
         tensor = (torch.cat([tensor] * copies) if copies > 1 else tensor)[: variation.samples]
     for place in variation.longer:
         if place < tensor.dim() and tensor.shape[place] == 1:
-            tensor = torch.cat([tensor] * 2, place)
+            tensor = torch.cat([tensor] * _LONGER, place)
     return tensor
 
 

@@ -19,7 +19,7 @@ def test_sizes_of_one_are_tried_longer_first() -> None:
 def test_sizes() -> None:
     image, ids = torch.randn(1, 1, 4), torch.zeros(1, 1, dtype=torch.long)
     one, other = varied_inputs((image, ids), Variation(samples=2, longer=(1,)), 10)
-    assert (one.shape, other.shape) == ((2, 2, 4), (2, 2))
+    assert (one.shape, other.shape) == ((2, 4, 4), (2, 4))
     assert varied_inputs((torch.randn(5, 3),), ONE_SAMPLE, 2)[0].shape == (1, 3)
     assert varied_inputs((torch.randn(5, 3),), Variation(samples=2), 2)[0].shape == (2, 3)
     unlike = varied_inputs((torch.randn(5, 3), torch.randn(3)), ONE_SAMPLE, 2)
