@@ -17,7 +17,7 @@ from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.pruning.coupling import Coupling, Place
 from autocompress.compress.pruning.following import Followed
-from autocompress.compress.pruning.tracing import SOURCES, require_followable, traced, upstream
+from autocompress.compress.pruning.tracing import SOURCES, require_followable, traced, uncalled, upstream
 from autocompress.compress.registered import registered_types
 from autocompress.compress.ties import tied_parameters
 from autocompress.errors import CompressionError
@@ -40,6 +40,7 @@ class ChannelGraph:
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = traced(model, example_inputs)
         self._followed = Followed(self._graph)
+        self._uncalled = uncalled(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
@@ -55,7 +56,13 @@ class ChannelGraph:
         """
         chosen = set(selected)
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
-        visited, obstacles = set[Any](), dict[str, str]()
+        visited = set[Any]()
+        obstacles = {
+            name: f"{name}: its weights are used without calling it, so that its channels cannot be followed; it keeps "
+            "its filters"
+            for name in self._uncalled
+            if name in chosen
+        }
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
             if layer in ignored or layer in visited:
                 continue

@@ -77,6 +77,25 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
     return graph, roots
 
 
+def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
+    """Names of the layers whose weights are used without calling them, so that the graph knows nothing of them."""
+    missing = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FILTER_TYPES) and layer not in graph.module2node
+    }
+    if not missing:
+        return []
+    waiting, seen, used = list(roots), set[Any](), set[int]()
+    while waiting:
+        operation = waiting.pop()
+        if operation is not None and operation not in seen:
+            seen.add(operation)
+            used.add(id(getattr(operation, "variable", None)))
+            waiting.extend(before for before, _ in operation.next_functions)
+    return [name for name, layer in missing.items() if any(id(each) in used for each in layer.parameters())]
+
+
 def _describe_flattening(node: Any) -> None:
     """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
     sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from autocompress.compress.base import layer_shapes
@@ -53,6 +52,8 @@ def test_the_bound_is_on_steps_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wide_classifiers_are_followed() -> None:
+    import torchvision
+
     free, failed, _ = couplings(torchvision.models.alexnet(weights=None), (torch.randn(1, 3, 64, 64),))
     assert {"features.10", "classifier.1", "classifier.4"} <= free
     assert not failed
@@ -94,3 +95,22 @@ def test_a_single_filter_that_scales_all_channels_is_no_partner() -> None:
     assert {why.split(": ")[1] for why in failed.values()} == {
         "excite shares filters with spatial, which has a single one; it keeps its filters"
     }
+
+
+def test_layers_whose_weights_are_taken_are_named() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.experts = nn.Linear(8, 12), nn.ModuleList(nn.Linear(12, 12) for _ in range(2))
+            self.head, self.unused = nn.Linear(12, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = sum(expert.weight for expert in self.experts)
+            return self.head(torch.relu(torch.relu(self.first(x)) @ weight))
+
+    _, _, obstacles = couplings(Mixed(), (torch.randn(2, 8),))
+    assert set(obstacles) == {"experts.0", "experts.1"}
+    assert obstacles["experts.0"] == (
+        "experts.0: its weights are used without calling it, so that its channels cannot be followed; it keeps its "
+        "filters"
+    )
