@@ -55,6 +55,8 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return value
+    if kind is tuple and all(type(item) in _ATOMS for item in value):
+        return value
     return kind() if kind in _EMPTY and not value else copy.deepcopy(value, memo)
 
 

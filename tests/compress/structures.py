@@ -318,6 +318,143 @@ class NormedFeatures(nn.Module):
         return self.head(functional.gelu(self.second(x)).mean(1))
 
 
+class GeneratedWeights(nn.Module):
+    """A layer makes the weights of a convolution, for each sample others."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.make = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8 * 8 * 9)
+        self.last, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.first(x))
+        weight = self.make(x.mean((2, 3))).view(len(x) * 8, 8, 3, 3)
+        y = functional.conv2d(x.reshape(1, -1, 8, 8), weight, padding=1, groups=len(x)).view(len(x), 8, 8, 8)
+        return self.head(torch.relu(self.last(y)).mean((2, 3)))
+
+
+class ConditionalWeights(nn.Module):
+    """Weights of a convolution are mixed out of several, for each sample differently, as in CondConv."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.route = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.weight = nn.Parameter(torch.randn(4, 8 * 8 * 9) / 8)
+        self.last, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        weight = torch.matmul(torch.sigmoid(self.route(x.mean((2, 3)))), self.weight).view(len(x) * 8, 8, 3, 3)
+        y = functional.conv2d(x.view(1, -1, 8, 8), weight, padding=1, groups=len(x)).view(len(x), 8, 8, 8)
+        return self.head(torch.relu(self.last(torch.relu(y))).mean((2, 3)))
+
+
+class BilinearPooling(nn.Module):
+    """Products of all channels with each other, flattened."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+        self.head = nn.Linear(16 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.last(torch.relu(self.first(x)))).flatten(2)
+        return self.head(torch.einsum("ncl,ndl->ncd", x, x).flatten(1))
+
+
+class SpatialAttention(nn.Module):
+    """Channels and then positions are scaled by gates, the latter by a map of one channel, as in CBAM."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.squeeze, self.excite = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.spatial, self.head = nn.Conv2d(2, 1, 7, padding=3), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.conv(torch.relu(self.stem(x))))
+        gates = sum(self.excite(torch.relu(self.squeeze(pooled))) for pooled in (x.mean((2, 3)), x.amax((2, 3))))
+        x = x * torch.sigmoid(gates)[:, :, None, None]
+        maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return self.head((x * torch.sigmoid(self.spatial(maps))).mean((2, 3)))
+
+
+class MultiheadAttention(nn.Module):
+    """PyTorch's attention, whose width belongs to its heads."""
+
+    shape = (6, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Linear(12, 16), nn.MultiheadAttention(16, 4, batch_first=True)
+        self.up, self.down, self.head = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.embed(x)
+        x = x + self.attention(x, x, x)[0]
+        return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))
+
+
+class _StandardizedConv2d(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, (self.weight - mean) / (std + 1e-5), self.bias, padding=self.padding)
+
+
+class StandardizedWeights(nn.Module):
+    """A convolution whose weights are standardized over all that it takes in."""
+
+    shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), _StandardizedConv2d(16, 16, 3, padding=1)
+        self.last, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.last(torch.relu(self.second(torch.relu(self.first(x)))))).mean((2, 3)))
+
+
+class NormedByHand(nn.Module):
+    """LayerNorm as a formula."""
+
+    shape = (6, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 16), nn.Linear(16, 12), nn.Linear(12, 5)
+        self.weight, self.bias = nn.Parameter(torch.ones(16)), nn.Parameter(torch.zeros(16))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.first(x)
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt() * self.weight + self.bias
+        return self.head(torch.relu(self.second(torch.relu(x))).mean(1))
+
+
+class ShutGate(nn.Module):
+    """A branch behind a gate that starts at zero, as in ReZero, with channels last in it."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.back = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Linear(16 * 16, 8)
+        self.gate, self.head = nn.Parameter(torch.zeros(())), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        y = self.back(torch.relu(self.conv(x)).permute(0, 2, 3, 1).flatten(1))
+        return self.head(torch.relu(x.mean((2, 3)) + self.gate * y))
+
+
 STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "channels_last": ChannelsLast,
     "channel_shuffle": ChannelShuffle,
@@ -337,6 +474,14 @@ STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "transposed_groups": TransposedGroups,
     "normed_groups": NormedGroups,
     "normed_features": NormedFeatures,
+    "generated_weights": GeneratedWeights,
+    "conditional_weights": ConditionalWeights,
+    "bilinear_pooling": BilinearPooling,
+    "spatial_attention": SpatialAttention,
+    "multihead_attention": MultiheadAttention,
+    "standardized_weights": StandardizedWeights,
+    "normed_by_hand": NormedByHand,
+    "shut_gate": ShutGate,
 }
 """All of them by name; each has its input's `shape` without a batch."""
 
@@ -361,6 +506,14 @@ PRUNED: dict[str, tuple[set[str], set[str]]] = {
     "transposed_groups": ({"last"}, {"stem.0", "up"}),
     "normed_groups": ({"first", "second"}, set()),
     "normed_features": ({"first", "second"}, set()),
+    "generated_weights": ({"last"}, {"first", "make"}),
+    "conditional_weights": ({"last"}, {"stem", "route"}),
+    "bilinear_pooling": ({"first"}, {"last"}),
+    "spatial_attention": ({"stem", "squeeze"}, {"conv", "excite", "spatial"}),
+    "multihead_attention": ({"up"}, {"embed", "down"}),
+    "standardized_weights": ({"second", "last"}, {"first"}),
+    "normed_by_hand": ({"second"}, {"first"}),
+    "shut_gate": ({"stem", "conv", "back"}, set()),
 }
 """Layers that lose filters, and those that are left alone; of `AuxiliaryOutput` and `TwoInputs` too."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -26,6 +26,7 @@ class Channels:
         behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
         original: sizes of the uncompressed model's layers.
         left_alone: layer -> why it keeps its filters: those whose channels cannot be followed.
+        obstacles: layer -> why it keeps its filters: those with which something would go that must stay.
         free: names of the layers that may lose filters, as far as they alone are concerned.
         bound: names of modules that must keep their size.
         tried: whether each coupling has been cut on trial.
@@ -38,6 +39,7 @@ class Channels:
     left_alone: Mapping[str, str]
     free: frozenset[str]
     bound: frozenset[str]
+    obstacles: Mapping[str, str] = field(default_factory=dict)
     tried: bool = False
 
     @classmethod
@@ -50,9 +52,9 @@ class Channels:
         graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         selected = selectable(model, request, graph, rates)
-        couplings, left_alone = graph.couplings(selected)
+        couplings, left_alone, obstacles = graph.couplings(selected)
         behind, free = graph.normalized(supported_layers(model, FILTER_TYPES)), graph.free(selected)
-        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound)
+        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound, obstacles)
         # Widths for a share of the model are tried on smaller models, which must run.
         return found.proven(model, request) if left_alone or request.argument("rate_of") != "filters" else found
 

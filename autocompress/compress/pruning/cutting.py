@@ -61,7 +61,7 @@ class Cut:
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         importance = importance_of(model, request, channels.behind, channels.couplings)
-        found, left_alone = [], dict(channels.left_alone)
+        found, left_alone = [], {**channels.obstacles, **channels.left_alone}
         for coupling in channels.couplings:
             try:
                 found.append((coupling, _scores(coupling, importance)))
@@ -90,11 +90,12 @@ class Cut:
             left_alone=left_alone,
         )
 
-    def sound(self, share: Share | None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+    def sound(self, share: Share | None, guard: Guard | None = None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
         """What is to go at the requested rates, compared with the model that does not hear it.
 
         Args:
             share: what the rates count; None: filters.
+            guard: of the model; None: one for this only.
 
         Returns:
             the cut without the couplings that cannot be removed rightly, and what it removes.
@@ -102,7 +103,7 @@ class Cut:
         Raises:
             CompressionError: the share is beyond what can be removed.
         """
-        cut, guard = self, Guard(self.model, self.request.example_inputs)
+        cut, guard = self, guard or Guard(self.model, self.request.example_inputs)
         while True:
             chosen = cut.chosen(cut.wanted(share))
             if guard.disagreement(removals(chosen)) is None:

@@ -17,8 +17,8 @@ from autocompress.compress.pruning.channels import Channels
 from autocompress.compress.pruning.coupling import removals
 from autocompress.compress.pruning.cutting import Cut
 from autocompress.compress.pruning.evidence import require_scales, sparsify_scales
+from autocompress.compress.pruning.guard import Guard
 from autocompress.compress.pruning.ranking import is_global
-from autocompress.compress.pruning.removal import remove
 from autocompress.compress.pruning.shares import Share
 from autocompress.compress.state import evaluating, requiring_gradients
 from autocompress.errors import CompressionError, ConfigError
@@ -114,8 +114,9 @@ def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    cut, chosen = cut.sound(share)
-    remove(cut.model, removals(chosen))
+    guard = Guard(cut.model, cut.request.example_inputs)
+    cut, chosen = cut.sound(share, guard)
+    guard.remove(removals(chosen))
     changed = _narrower(cut.model, cut.channels.original)
     if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
         raise CompressionError(_why_nothing(cut))
@@ -135,15 +136,16 @@ def _why_nothing(cut: Cut) -> str:
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
     if not cut.targets:
         return f"{start}every selected layer makes the model's output ({', '.join(cut.rates)})"
-    if not cut.couplings and cut.left_alone:
-        return start + "; ".join(dict.fromkeys(cut.left_alone.values()))
+    reasons = "; ".join(dict.fromkeys(cut.left_alone.values()))
+    if not cut.couplings and cut.left_alone.keys() - cut.channels.obstacles.keys():
+        return start + reasons
     if not cut.couplings:
         return (
             f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
-            "input, or a layer that may not lose any"
+            f"input, or a layer that may not lose any{reasons and f'; {reasons}'}"
         )
     if cut.left_alone:
-        start += "; ".join(dict.fromkeys(cut.left_alone.values())) + "; "
+        start += reasons + "; "
     free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
     others = "other " if cut.left_alone else ""

@@ -5,14 +5,10 @@ Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.1
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import SimpleNamespace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -20,13 +16,11 @@ from torch.nn.modules.conv import _ConvNd
 from autocompress.compress.base import LayerShape
 from autocompress.compress.layers import FILTER_TYPES
 from autocompress.compress.pruning.coupling import Coupling, Place
+from autocompress.compress.pruning.following import Followed
+from autocompress.compress.pruning.tracing import SOURCES, require_followable, traced, uncalled, upstream
 from autocompress.compress.registered import registered_types
-from autocompress.compress.state import device_of, moved, tensors
 from autocompress.compress.ties import tied_parameters
 from autocompress.errors import CompressionError
-
-_SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
-"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
 
 
 class ChannelGraph:
@@ -40,16 +34,16 @@ class ChannelGraph:
     """
 
     def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
-        _require_followable(model)
+        require_followable(model)
         self._original = original
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
-        self._graph, roots = _traced(model, example_inputs)
+        self._graph, roots = traced(model, example_inputs)
+        self._followed = Followed(self._graph)
+        self._uncalled = uncalled(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
-        for node in self._graph.module2node.values():
-            _describe_flattening(node)
 
-    def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str]]:
+    def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
         """All sets of filters that can be removed when only the selected layers may lose filters.
 
         torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
@@ -57,10 +51,18 @@ class ChannelGraph:
         their channels.
 
         Returns:
-            the couplings, and for each layer from which torch-pruning fails to follow the channels a sentence why.
+            the couplings, and for each selected layer that is in none a sentence why: first where torch-pruning fails
+            to follow the channels, then where something that belongs to them must stay.
         """
-        ignored, found, failed = set(self._untouchable(set(selected))), list[Coupling](), dict[str, str]()
-        visited: set[Any] = set()
+        chosen = set(selected)
+        ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
+        visited = set[Any]()
+        obstacles = {
+            name: f"{name}: its weights are used without calling it, so that its channels cannot be followed; it keeps "
+            "its filters"
+            for name in self._uncalled
+            if name in chosen
+        }
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
             if layer in ignored or layer in visited:
                 continue
@@ -68,15 +70,19 @@ class ChannelGraph:
             try:
                 group = self._group(layer)
                 losing = [item.dep.target.module for item in group if self._loses_outputs(item.dep)]
-                visited.update(losing)
-                if not ignored.intersection(losing) and (coupling := self._coupling(group)) is not None:
-                    found.append(coupling)
+                obstacle, reasons = self._obstacle(group, [each for each in losing if each in ignored]), obstacles
+                if obstacle is None:
+                    found.append(self._coupling(group))
             except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
-                how = f"{type(error).__name__}: {error}"
-                why = error if isinstance(error, CompressionError) else f"its channels cannot be followed ({how})"
-                sentence = f"{name}: {why}; it keeps its filters"
-                failed |= {self._names[each]: sentence for each in losing if isinstance(each, FILTER_TYPES)}
-        return found, failed
+                known = isinstance(error, CompressionError)
+                how = f"its channels cannot be followed ({type(error).__name__}: {error})"
+                obstacle = str(error) if known else how
+                losing, reasons = [*losing, *self._followed.layers], failed
+            visited.update(losing)
+            if obstacle is not None:
+                names = {self._names[each] for each in losing if isinstance(each, FILTER_TYPES)}
+                reasons |= dict.fromkeys(sorted(names & chosen), f"{name}: {obstacle}; it keeps its filters")
+        return found, failed, obstacles
 
     def free(self, selected: Iterable[str]) -> frozenset[str]:
         """Names of the layers of these that may lose filters, as far as they alone are concerned."""
@@ -97,15 +103,35 @@ class ChannelGraph:
         pruner = self._graph.get_pruner_of_module(layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            self._followed.start()
             everything = list(range(pruner.get_out_channels(layer)))
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
 
-    def _coupling(self, group: Any) -> Coupling | None:
-        """The group by names; None: none of it may go."""
+    def _obstacle(self, group: Any, ignored: Iterable[nn.Module]) -> str | None:
+        """Why none of the group may go; None: it may."""
+        for layer in ignored:
+            name = self._names[layer]
+            if name in self.outputs:
+                return f"it shares filters with {name}, which makes the model's outputs"
+            heads = isinstance(layer, nn.MultiheadAttention)
+            why = "whose width must stay divisible by its heads" if heads else "which may not lose any"
+            return f"it shares filters with {name}, {why}"
+        for item in group:
+            module = item.dep.target.module
+            if id(module) in self._fixed:
+                own = module is group[0].dep.target.module
+                where = "it" if own else f"it shares channels with {self._all_names[module]}, which"
+                return f"{where} is tied to another layer, stacked or registered, so that its size must stay"
+        if all(self._original[self._names[layer]].depthwise for layer in self._losing(group)):
+            return "its channels are those of what feeds it, which cannot lose any"
+        return None
+
+    def _coupling(self, group: Any) -> Coupling:
+        """The group by names."""
         members = tuple(self._names[layer] for layer in self._losing(group))
-        on_inputs = all(self._original[name].depthwise for name in members)  # nothing that could lose feeds them
-        if on_inputs or any(id(item.dep.target.module) in self._fixed for item in group):
-            return None
+        least, most = (choose(members, key=lambda name: self._original[name].width) for choose in (min, max))
+        if self._original[least].width == 1 < self._original[most].width:  # a map by which channels are multiplied
+            raise CompressionError(f"{most} shares filters with {least}, which has a single one")
         places = tuple(self._places(group))
         for place in places:
             if place.channels is not None and max(place.indices, default=0) >= place.channels:
@@ -116,11 +142,16 @@ class ChannelGraph:
                 raise CompressionError(f"{self._names[layer]} normalizes more than its channels together")
         return Coupling(places, members, self._channel_groups(group), group)
 
+    @property
+    def _all_names(self) -> dict[Any, str]:
+        """Of modules, and of parameters of no layer."""
+        return {**self._names, **self._graph._param_to_name}
+
     def _loses_outputs(self, dependency: Any) -> bool:
         return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
 
     def _places(self, group: Any) -> Iterator[Place]:
-        names = {**self._names, **self._graph._param_to_name}
+        names = self._all_names
         for item in group:
             target, prune = item.dep.target, item.dep.handler
             if target.module in names:  # else an operation of the forward pass, which has nothing to remove
@@ -133,7 +164,7 @@ class ChannelGraph:
     def first_convolutions(self) -> set[str]:
         """Names of the convolutions that no other convolution or linear layer comes before."""
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
-        return {self._names[node.module] for node in nodes if not any(map(_is_layer, _upstream(node.inputs)))}
+        return {self._names[node.module] for node in nodes if not any(map(_is_layer, upstream(node.inputs)))}
 
     def normalized(self, layers: Iterable[str]) -> dict[str, str]:
         """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
@@ -187,41 +218,17 @@ class ChannelGraph:
     def _output_layers(self, roots: set[Any]) -> frozenset[str]:
         """Walk back from the outputs to the nearest layers that make channels of their own."""
         nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
-        layers = [node for node in _upstream(nodes, self._passes_on) if _is_layer(node)]
+        layers = [node for node in upstream(nodes, self._passes_on) if _is_layer(node)]
         return frozenset(self._names[node.module] for node in layers if node.module in self._names)
 
     def _passes_on(self, node: Any) -> bool:
         """Whether its output's channels are its input's."""
         name = self._names.get(node.module)
-        return not isinstance(node.module, _SOURCES) or (name is not None and self._depthwise(name))
-
-
-def _upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
-    """These nodes and all before them, each once; not what comes before a node where it does not go on."""
-    waiting, seen = list(starts), set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if goes_on(node):
-            waiting.extend(node.inputs)
+        return not isinstance(node.module, SOURCES) or (name is not None and self._depthwise(name))
 
 
 def _is_layer(node: Any) -> bool:
     return isinstance(node.module, FILTER_TYPES)
-
-
-def _require_followable(model: nn.Module) -> None:
-    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
-            kind = type(module).__name__
-            raise CompressionError(
-                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
-                "(level needs no such thing)"
-            )
 
 
 def _fixed(model: nn.Module) -> set[int]:
@@ -231,45 +238,3 @@ def _fixed(model: nn.Module) -> set[int]:
     registered = [module for module in model.modules() if isinstance(module, registered_types())]
     own = [part for module in registered for part in (*module.modules(), *module.parameters())]
     return shared | {id(part) for part in (*stacked, *own)}
-
-
-def _traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
-    roots: set[Any] = set()
-
-    def outputs(answer: Any) -> list[torch.Tensor]:
-        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
-        roots.update(tensor.grad_fn for tensor in differentiable)
-        return differentiable
-
-    graph = tp.DependencyGraph()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph.build_dependency(
-                model,
-                moved(example_inputs, device_of(model)),
-                forward_fn=lambda traced, inputs: traced(*inputs),
-                output_transform=outputs,
-                verbose=False,
-            )
-    except Exception as error:
-        raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
-    if not roots:
-        raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
-    return graph, roots
-
-
-def _describe_flattening(node: Any) -> None:
-    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
-    sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
-    if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
-        return
-    if len(sizes) == 5 or _comes_from_conv1d(node):
-        flat = (sizes[0], sizes[1], math.prod(sizes[2:]), 1)
-        node.grad_fn = SimpleNamespace(_saved_self_sizes=flat)
-
-
-def _comes_from_conv1d(node: Any) -> bool:
-    """Whether three dimensions are (batch, channels, length), not (batch, length, features)."""
-    before = _upstream(node.inputs, lambda near: not isinstance(near.module, _SOURCES))
-    return any(isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d) for near in before)

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from autocompress.compress.pruning.alignment import in_place
+from autocompress.compress.pruning.comparing import OUTPUTS, Disagreement, Narrow, Side
 from autocompress.compress.pruning.coupling import Coupling, removals
-from autocompress.compress.pruning.neutral import NeutralNormalization
-from autocompress.compress.pruning.removal import Removal, remove
-from autocompress.compress.pruning.twins import kept, same_chance, silenced, twin, typed, varied_inputs, whole_numbers
-from autocompress.compress.state import device_of, tensors
-from autocompress.errors import CompressionError, first_line
+from autocompress.compress.pruning.inputs import ONE_SAMPLE, typed, variations, varied_inputs, whole_numbers
+from autocompress.compress.pruning.removal import Removal, remove, take_over
+from autocompress.compress.pruning.twins import twin
+from autocompress.errors import CompressionError
 
 _QUICK, _EXACT = 1e-4, 1e-6
 """Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
 
-_ALL = 3
-"""How much of inputs and parameters is varied: all; where the model refuses that no masks (2), no whole numbers (1),
-nothing (0)."""
-
-_OUTPUTS = "the model's outputs"
-
 _Chosen = list[tuple[Coupling, list[int]]]
-
-_Values = list[tuple[str, torch.Tensor]]
-"""What layers gave in one forward pass, in order, and the model at its end."""
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """How a smaller model and the silenced one differ.
-
-    Attributes:
-        where: name of the first layer with other outputs, or the model's outputs.
-        difference: largest difference there, relative to the largest value; inf: other shapes.
-        error: why the smaller model fails; None: it runs.
-        training: whether it does so in training mode only.
-    """
-
-    where: str
-    difference: float = 0.0
-    error: str | None = None
-    training: bool = False
-
-    def sentence(self, layer: str) -> str:
-        """Why that layer keeps its filters."""
-        mode = " in training mode" if self.training else ""
-        if self.error is not None:
-            return f"{layer}: without some of its filters the model fails{mode} ({self.error}); it keeps its filters"
-        many = f"outputs differ by {self.difference:.2g} of their scale"
-        how = many if self.difference < float("inf") else "outputs have another shape"
-        return (
-            f"{layer}: its channels are mixed or reordered on the way to {self.where}{mode} ({how}); "
-            "it keeps its filters"
-        )
+_Compare = Callable[[list[Removal]], Disagreement | None]
 
 
 class Guard:
@@ -74,10 +37,14 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._inputs = model, inputs
-        self._varied, self._trains = _ALL, True
-        self._exact: _Side | None = None
+        self._model, self._inputs, self._numbers = model, inputs, whole_numbers(model)
+        self._left = variations(inputs)
+        self._varied = ONE_SAMPLE
+        self._apart: bool | None = None  # whether one sample is enough; None: not known yet
+        self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
+        self._exact: Side | None = None
         self._quick = self._side(_single(model))
+        self._agreed: tuple[list[Removal], nn.Module | None] = [], None
 
     def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
         """How the model without these channels differs from the one that does not hear them; None: not at all.
@@ -90,6 +57,15 @@ class Guard:
             return found
         return self._exactly(removed, found)
 
+    def remove(self, removed: Sequence[Removal]) -> None:
+        """Remove these channels from the model; what has been compared last is not cut again."""
+        compared, smaller = self._agreed
+        if smaller is None or compared != list(removed):
+            remove(self._model, removed)
+        else:
+            take_over(self._model, removed, self._quick.base, smaller)
+        self._agreed = [], None
+
     def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
         """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
 
@@ -100,20 +76,41 @@ class Guard:
         candidates = list(chosen)
         while (found := self.disagreement(removals(candidates))) is not None:
             compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
-            left = _accepted([], candidates, compare, guilty)
+            left = self._accepted([], candidates, compare, guilty)
             if len(left) == len(candidates):  # it comes and goes
                 guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
                 break
             candidates = left
         return guilty
 
+    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, guilty: dict[str, str]) -> _Chosen:
+        """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+        found = compare(removals([*accepted, *more])) if more else None
+        if found is None:
+            return [*accepted, *more]
+        if len(more) == 1:
+            guilty[more[0][0].members[0]] = self._reason(found, *more[0])
+            return accepted
+        half = len(more) // 2
+        accepted = self._accepted(accepted, more[:half], compare, guilty)
+        return self._accepted(accepted, more[half:], compare, guilty)
+
+    def _reason(self, found: Disagreement, coupling: Coupling, channels: list[int]) -> str:
+        """Why these channels must stay; a difference of values is looked into."""
+        if found.error is None and found.difference < float("inf"):
+            removed = removals([(coupling, channels)])
+            try:
+                smaller = self._quick.smaller(removed)
+                same = in_place(self._quick.base, smaller, self._quick.inputs, coupling.members, removed)
+                found = replace(found, in_place=same)
+            except Exception:  # noqa: BLE001 - a model that refuses NaN
+                return found.sentence(coupling.members[0])
+        return found.sentence(coupling.members[0])
+
     def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
         """Whether the smaller model fails; cheaper than whether it computes the same."""
-        try:
-            _values(self._quick.smaller(removed), self._quick.inputs, [], training=training)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=first_line(error), training=training)
-        return None
+        error = self._quick.narrow(removed, [], training=training).error
+        return None if error is None else Disagreement(OUTPUTS, error=error, training=training)
 
     def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
         """What double precision says, where the model runs in it."""
@@ -123,132 +120,61 @@ class Guard:
         except Exception:  # noqa: BLE001 - whatever a user's model or a device raises, single precision has spoken
             return found
 
-    def _side(self, dtype: torch.dtype | None) -> _Side:
-        base = twin(self._model, dtype, varied=self._varied > 0)
-        numbers = whole_numbers(self._model) if self._varied > 1 else 0
-        inputs = varied_inputs(self._inputs, numbers, masks=self._varied == _ALL) if self._varied else self._inputs
+    def _side(self, dtype: torch.dtype | None) -> Side:
+        base = twin(self._model, dtype, varied=self._varied.values)
+        inputs = varied_inputs(self._inputs, self._varied, self._numbers)
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
-        return _Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
+        return Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
 
-    def _compared(self, side: _Side, removed: Sequence[Removal]) -> Disagreement | None:
+    def _compared(self, side: Side, removed: Sequence[Removal]) -> Disagreement | None:
         watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
+        narrow = side.narrow(removed, watched, noted=self._trains is None)
+        if self._apart is None:
+            self._apart = narrow.calls is not None and narrow.calls.keep_apart
+            if not self._apart:
+                return self._with_less(removed)
         try:
             values = side.silent_values(removed, watched)
             unusable = any(bool(value.isnan().any()) for _, value in values)
         except Exception as error:
-            if not self._varied or side is self._exact:
+            if not self._varied.values or side is self._exact:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
-        if unusable and self._varied:  # the model does not take such inputs or parameters: then as they are
-            self._varied, self._exact = self._varied - 1, None
-            self._quick = self._side(_single(self._model))
-            return self.disagreement(removed)
-        try:
-            smaller = side.smaller(removed)
-            narrow = _values(smaller, side.inputs, watched)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Disagreement(_OUTPUTS, error=first_line(error))
-        found = side.compared(removed, values, narrow)
-        return found or self._in_training(side, smaller, removed, watched)
+        if unusable and self._varied.values:  # the model does not take such inputs or parameters
+            return self._with_less(removed)
+        if narrow.error is not None:
+            return Disagreement(OUTPUTS, error=narrow.error)
+        found = side.compared(removed, values, narrow.values) or self._in_training(side, narrow, removed, watched)
+        if found is None and side is self._quick:
+            self._agreed = list(removed), narrow.model
+        return found
+
+    def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
+        """With inputs that the model may take; copies that have run may remember others."""
+        self._varied, self._exact = next(self._left), None
+        self._quick = self._side(_single(self._model))
+        return self._compared(self._quick, removed)
 
     def _in_training(
-        self, side: _Side, smaller: nn.Module, removed: Sequence[Removal], watched: list[str]
+        self, side: Side, narrow: Narrow, removed: Sequence[Removal], watched: list[str]
     ) -> Disagreement | None:
         """What runs in training mode only, such as auxiliary heads."""
-        if not self._trains:
+        if self._trains is False:
+            return None
+        training = side.narrow(removed, watched, narrow.model, noted=self._trains is None, training=True)
+        if narrow.calls is not None and training.calls is not None and training.calls.same_as(narrow.calls):
+            self._trains = False
             return None
         try:
             values = side.silent_values(removed, watched, training=True)
         except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
             self._trains = False
             return None
-        try:
-            narrow = _values(smaller, side.inputs, watched, training=True)
-        except Exception as error:  # noqa: BLE001 - as in eval mode
-            return Disagreement(_OUTPUTS, error=first_line(error), training=True)
-        found = side.compared(removed, values, narrow)
+        self._trains = True
+        if training.error is not None:
+            return Disagreement(OUTPUTS, error=training.error, training=True)
+        found = side.compared(removed, values, training.values)
         return None if found is None else replace(found, training=True)
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A copy of the uncompressed model that can be silenced, its inputs, and how exactly it computes."""
-
-    base: nn.Module
-    inputs: tuple[Any, ...]
-    tolerance: float
-
-    def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
-        with silenced(self.base, removed):
-            return _values(self.base, self.inputs, watched, training=training)
-
-    def smaller(self, removed: Sequence[Removal]) -> nn.Module:
-        smaller = twin(self.base)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            remove(smaller, removed)
-        return smaller
-
-    def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
-        gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
-        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
-            if where == name and where != _OUTPUTS:
-                wide = kept(wide, self.base.get_submodule(where), gone, where)
-            difference = _difference(wide, narrow) if where == name else float("inf")
-            if difference > self.tolerance:
-                return Disagreement(where, difference)
-        return None if len(silent) == len(smaller) else Disagreement(_OUTPUTS, float("inf"))
-
-
-def _accepted(
-    accepted: _Chosen, more: _Chosen, compare: Callable[[list[Removal]], Disagreement | None], guilty: dict[str, str]
-) -> _Chosen:
-    """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
-    found = compare(removals([*accepted, *more])) if more else None
-    if found is None:
-        return [*accepted, *more]
-    if len(more) == 1:
-        layer = more[0][0].members[0]
-        guilty[layer] = found.sentence(layer)
-        return accepted
-    half = len(more) // 2
-    return _accepted(_accepted(accepted, more[:half], compare, guilty), more[half:], compare, guilty)
-
-
-def _values(model: nn.Module, inputs: tuple[Any, ...], watched: Iterable[str], *, training: bool = False) -> _Values:
-    seen: _Values = []
-
-    def watcher(name: str) -> Any:
-        return lambda _, __, output: seen.extend((name, tensor.detach()) for tensor in tensors(output)[:1])
-
-    handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
-    try:
-        model.train(training)
-        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization():
-            answer = model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen + [(_OUTPUTS, tensor) for tensor in tensors(answer)]
-
-
-def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
-    """The largest one, relative to the largest value."""
-    if wide.shape != narrow.shape or wide.dtype != narrow.dtype:
-        return float("inf")
-    if not wide.numel():
-        return 0.0
-    if not wide.dtype.is_floating_point and not wide.dtype.is_complex:
-        return 0.0 if torch.equal(wide, narrow) else 1.0
-    finite = wide.isfinite()
-    if not torch.equal(finite, narrow.isfinite()):
-        return float("inf")
-    if not bool(finite.all()):
-        wide, narrow = wide[finite], narrow[finite]
-    if not wide.numel() or torch.equal(wide, narrow):
-        return 0.0
-    scale = float(wide.abs().max())
-    return float((wide - narrow).abs().max()) / scale if scale else 1.0
 
 
 def _single(model: nn.Module) -> torch.dtype | None:

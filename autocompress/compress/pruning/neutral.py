@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from autocompress.compress.pruning.calls import Calls
+
 _Function = Callable[..., Any]
 
 
@@ -17,9 +19,17 @@ class NeutralNormalization(TorchFunctionMode):
 
     A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
     GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. The same stands in place of statistics of a batch. ReLU leaks, so
+    scaled and shifted by the layer's own parameters. BatchNorm takes its running statistics in
+    training mode too; where it has none, the same stands in place of statistics of the batch. ReLU leaks, so
     that few samples show every channel.
+
+    Args:
+        calls: where to note what is called.
     """
+
+    def __init__(self, calls: Calls | None = None) -> None:
+        super().__init__()
+        self._calls = calls
 
     def __torch_function__(
         self,
@@ -29,8 +39,11 @@ class NeutralNormalization(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call the function, or what stands for it."""
-        instead = _INSTEAD.get(func)
-        return func(*args, **(kwargs or {})) if instead is None else instead(func, *args, **(kwargs or {}))
+        instead, named = _INSTEAD.get(func), kwargs or {}
+        result = func(*args, **named) if instead is None else instead(func, *args, **named)
+        if self._calls is not None:
+            self._calls.note(func, args, named, result, switched=instead is None)
+        return result
 
 
 def _damped(x: torch.Tensor) -> torch.Tensor:
@@ -43,29 +56,17 @@ def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | N
     return x if bias is None else x + bias
 
 
-def _layer_norm(
+def _over_features(
     func: _Function,
     input: torch.Tensor,
     normalized_shape: Any,
     weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    *args: Any,
+    *rest: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    func(input, normalized_shape, weight, bias, *args, **kwargs)  # for its errors
-    return _affine(_damped(input), weight, bias)
-
-
-def _rms_norm(
-    func: _Function,
-    input: torch.Tensor,
-    normalized_shape: Any,
-    weight: torch.Tensor | None = None,
-    *args: Any,
-    **kwargs: Any,
-) -> torch.Tensor:
-    func(input, normalized_shape, weight, *args, **kwargs)
-    return _affine(_damped(input), weight, None)
+    func(input, normalized_shape, weight, *rest, **kwargs)  # for its errors
+    biases = (each for each in (*rest, kwargs.get("bias")) if isinstance(each, torch.Tensor))
+    return _affine(_damped(input), weight, next(biases, None))  # RMSNorm has no bias
 
 
 def _group_norm(
@@ -92,14 +93,15 @@ def _batch_norm(
     running_var: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
-    training: bool = False,
+    training: bool = False,  # noqa: ARG001
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    if not training and running_mean is not None:
-        result: torch.Tensor = func(input, running_mean, running_var, weight, bias, training, *args, **kwargs)
-        return result
-    return _per_channel(func, input, None, None, weight, bias)
+    if running_mean is None:
+        return _per_channel(func, input, None, None, weight, bias)
+    # In training mode too: so that it computes the same as in eval mode, and changes nothing.
+    result: torch.Tensor = func(input, running_mean, running_var, weight, bias, False, *args, **kwargs)
+    return result
 
 
 def _per_channel(
@@ -157,10 +159,10 @@ def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
 
 
 _INSTEAD: dict[Any, _Function] = {
-    functional.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    functional.rms_norm: _rms_norm,
-    torch.rms_norm: _rms_norm,
+    functional.layer_norm: _over_features,
+    torch.layer_norm: _over_features,
+    functional.rms_norm: _over_features,
+    torch.rms_norm: _over_features,
     functional.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     functional.batch_norm: _batch_norm,

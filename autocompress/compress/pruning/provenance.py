@@ -20,8 +20,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from autocompress.compress.base import layer_shape
 from autocompress.compress.copying import copied
 from autocompress.compress.layers import FILTER_TYPES
+from autocompress.compress.pruning.inputs import typed
 from autocompress.compress.pruning.neutral import NeutralNormalization
-from autocompress.compress.pruning.twins import channel_dimension, same_chance, twin, typed
+from autocompress.compress.pruning.twins import channel_dimension, same_chance, twin
 from autocompress.compress.state import device_of, mapped, tensors
 from autocompress.errors import CompressionError
 
@@ -78,6 +79,17 @@ class Provenance:
         for spot in list(self._over):
             together[self._top(spot)].append(spot)
         return None if self._top(FIXED) in tops else [sorted(together[top]) for top in tops]
+
+    def width(self, name: str) -> int:
+        """Filters of a layer."""
+        return layer_shape(self._modules[name]).width
+
+    def reached(self, name: str, channels: Iterable[int]) -> dict[tuple[str, str], list[int]]:
+        """Where these channels of a layer lie before any other layer, together: channels by kind and name of place."""
+        marked = torch.zeros(self.width(name)).bool()
+        marked[list(channels)] = True
+        seen = self._pass(self._modules[name], marked)
+        return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
     def _dependents(self, name: str) -> Iterator[tuple[int, Spot]]:
         """Channels of a layer, each with all places that it reaches before any other layer."""

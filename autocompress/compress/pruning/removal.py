@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,3 +48,30 @@ def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
         smaller = removal.prune(getattr(parent, last), list(removal.channels))
         if isinstance(smaller, nn.Parameter):
             setattr(parent, last, smaller)
+
+
+def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
+    """Remove the channels as `remove` does, but take layers that have been cut in a copy from there.
+
+    Args:
+        model: that is to become smaller.
+        removed: what goes from it.
+        base: a copy of the model, which shares parameters with it, others apart.
+        smaller: what has become of a copy of `base`.
+    """
+    taken = set()
+    for name in dict.fromkeys(removal.name for removal in removed):
+        place = operator.attrgetter(name)(model)
+        if isinstance(place, nn.Module) and _is_shared(place, base.get_submodule(name)):
+            cut = smaller.get_submodule(name)
+            for key, parameter in cut._parameters.items():
+                setattr(place, key, parameter)
+            vars(place).update({key: value for key, value in vars(cut).items() if type(value) in (int, tuple)})
+            taken.add(name)
+    remove(model, [removal for removal in removed if removal.name not in taken])
+
+
+def _is_shared(module: nn.Module, copied: nn.Module) -> bool:
+    """Whether all that a module has is parameters, the same in the copy."""
+    own = [*module._parameters.values(), *module._buffers.values(), *module._modules.values()]
+    return len(own) == len(module._parameters) and all(map(operator.is_, own, copied._parameters.values()))

@@ -14,11 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from autocompress.compress.copying import copied
 from autocompress.compress.pruning.removal import Removal
-from autocompress.compress.state import device_of, mapped, moved, tensors
 
 _SEED = 20_011
 _PROBED = 8
-_BATCH = 2
 
 
 def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
@@ -27,8 +25,9 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
     Args:
         model: not changed, also when the copy is run in training mode.
         dtype: of the copy's floating point numbers; None: as they are.
-        varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones: else
-            it cannot be seen which channel they belong to.
+        varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones, and
+            parameters of a single zero with another number: else it cannot be seen which channel they belong to, or
+            nothing behind them.
     """
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():
@@ -43,7 +42,7 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
                     memo[id(parameter)] = parameter
         for buffer in module._buffers.values():
             if buffer is not None and id(buffer) not in memo:
-                changed = _changed(buffer.detach(), dtype, generator if varied else None)
+                changed = _changed(buffer.detach(), dtype, generator if varied and buffer.numel() > 1 else None)
                 memo[id(buffer)] = buffer.detach().clone() if changed is None else changed
     return copied(model, memo)
 
@@ -55,7 +54,7 @@ def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.G
     wanted = dtype or tensor.dtype
     if generator is not None and _is_constant(tensor):
         values = torch.rand(tensor.shape, generator=generator) + 0.5
-        if tensor.dim() > 1:  # weights of a layer: of either sign, and small where there are many
+        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where many
             values = (values - 1) * 2 / (tensor.numel() / tensor.shape[0]) ** 0.5
         return values.to(tensor.device, wanted)
     return None if wanted == tensor.dtype else tensor.to(wanted)
@@ -63,58 +62,9 @@ def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.G
 
 def _is_constant(tensor: torch.Tensor) -> bool:
     flat = tensor.reshape(-1)
+    if flat.numel() == 1:  # a gate that is still shut, behind which nothing shows
+        return not bool(flat[0])
     return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:_PROBED], flat))
-
-
-def varied_inputs(inputs: tuple[Any, ...], numbers: int = 0, *, masks: bool = False) -> tuple[Any, ...]:
-    """At most two samples of the inputs, with noise on their numbers, so that nothing about them is symmetric.
-
-    Args:
-        inputs: positional arguments of one forward pass.
-        numbers: whole numbers become others below this; 0: they stay as they are.
-        masks: whether truth values and tensors of zeros and ones become others too.
-    """
-    generator = torch.Generator().manual_seed(_SEED)
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
-    alike = len(sizes) == 1 and sizes != {0}
-
-    def change(tensor: torch.Tensor) -> torch.Tensor:
-        if alike and tensor.dim() > 0:
-            tensor = tensor[:_BATCH] if tensor.shape[0] > 1 or not numbers else torch.cat([tensor] * _BATCH)
-        if not tensor.numel() or tensor.is_complex():
-            return tensor
-        if not tensor.is_floating_point():
-            is_mask = tensor.dtype == torch.bool or (tensor.numel() > 1 and int(tensor.max()) <= 1 < numbers - 1)
-            varies = tensor.dim() > 0 and numbers > 0 and (masks or not is_mask)
-            return _others(tensor, 2 if is_mask and masks else numbers, generator) if varies else tensor
-        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-        size = tensor.float().std() if tensor.numel() > 1 else torch.zeros(())
-        return tensor + noise * (size.to(tensor) if size > 0 else 1)
-
-    return mapped(inputs, change)  # type: ignore[no-any-return]
-
-
-def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
-    drawn = torch.randint(numbers, tensor.shape, generator=generator)
-    for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
-        drawn[..., place] = place
-    return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
-
-
-def whole_numbers(model: nn.Module) -> int:
-    """How many whole numbers from 0 a model may be given: those that its smallest embedding has rows for."""
-    sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
-    return min(sizes, default=2)
-
-
-def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
-    """The inputs on the model's device, their floating point numbers of that type."""
-    moved_ones = moved(inputs, device_of(model))
-    if dtype is None:
-        return moved_ones  # type: ignore[no-any-return]
-    return mapped(  # type: ignore[no-any-return]
-        moved_ones, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
-    )
 
 
 @contextmanager

@@ -224,13 +224,17 @@ def test_a_model_that_takes_its_example_inputs_only() -> None:
 
 
 def test_sentences_name_the_layer_and_the_reason() -> None:
-    assert Disagreement("head", 0.41).sentence("conv") == (
+    assert Disagreement("head", 0.41, in_place=False).sentence("conv") == (
         "conv: its channels are mixed or reordered on the way to head (outputs differ by 0.41 of their scale); "
         "it keeps its filters"
     )
+    assert Disagreement("head", 0.41, in_place=True).sentence("conv") == (
+        "conv: what becomes of its channels on the way to head depends on all of them, as a mean or a norm does, or on "
+        "how many there are (outputs differ by 0.41 of their scale); it keeps its filters"
+    )
     assert Disagreement("head", float("inf"), training=True).sentence("conv") == (
-        "conv: its channels are mixed or reordered on the way to head in training mode (outputs have another shape); "
-        "it keeps its filters"
+        "conv: its channels are mixed or reordered or depend on each other on the way to head in training mode "
+        "(outputs have another shape); it keeps its filters"
     )
     assert Disagreement("x", error="ValueError: no").sentence("conv") == (
         "conv: without some of its filters the model fails (ValueError: no); it keeps its filters"
@@ -294,8 +298,10 @@ class Attention(nn.Module):
         (torch.ones(1, 6, dtype=torch.long),),
         (torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 6, dtype=torch.long)),
         (torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.bool)),
+        (torch.ones(1, 1, dtype=torch.long),),
+        (torch.ones(3, 1, dtype=torch.long), torch.ones(3, 1, dtype=torch.bool)),
     ],
-    ids=["ones", "zeros and a mask of numbers", "zeros and a mask of truth values"],
+    ids=["ones", "zeros and a mask of numbers", "zeros and a mask of truth values", "a token", "a token and a mask"],
 )
 def test_heads_that_are_regrouped_show_whatever_the_example_tokens(inputs: tuple[torch.Tensor, ...]) -> None:
     with torch.random.fork_rng():
@@ -306,6 +312,86 @@ def test_heads_that_are_regrouped_show_whatever_the_example_tokens(inputs: tuple
     removed = removals([(each, sorted(set(range(each.width)) - set(kept_by_head))) for each in couplings])
     assert removed
     assert Guard(model, inputs).disagreement(removed) is not None
+
+
+class Meeting(nn.Module):
+    """Samples and channels change places on the way, which a single sample does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.second(x.transpose(0, 1).reshape(x.shape))
+
+
+class Square(nn.Module):
+    """Positions and channels change places on the way, which a single position does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.second(x.transpose(1, 2).reshape(x.shape))
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Meeting(), (1, 3, 8, 8)), (Square(), (1, 1, 8)), (Square(), (4, 1, 8))])
+def test_what_sizes_of_one_hide_shows(model: nn.Module, shape: tuple[int, ...]) -> None:
+    inputs = (torch.randn(shape),)
+    removed = cut(followed(model, inputs).couplings)
+    assert removed
+    found = Guard(model, inputs).disagreement(removed)
+    assert found is not None
+    assert found.where == "second"
+
+
+def test_models_that_take_their_sizes_only() -> None:
+    class Strict(Meeting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.view(1, 3, 8, 8))
+
+    model = Strict()
+    removed = cut(followed(model).couplings)
+    assert Guard(model, IMAGE).disagreement(removed) is None
+    assert Guard(model, IMAGE).disagreement(shifted(removed, "second")) is not None
+
+
+def test_gates_that_are_shut_hide_nothing() -> None:
+    model, inputs = STRUCTURES["shut_gate"](), image("shut_gate")
+    found = Guard(model, inputs).disagreement(cut(followed(model, inputs).couplings))
+    assert found is not None
+    assert found.where == "back"
+    assert float(model.gate.detach()) == 0
+
+
+def test_sentences_tell_what_is_reordered_from_what_depends_on_all() -> None:
+    for name, reordered in (("channels_last", True), ("channel_shuffle", True), ("normed_by_hand", False)):
+        model, inputs = STRUCTURES[name](), image(name)
+        chosen = [(coupling, on_trial(coupling)) for coupling in followed(model, inputs).couplings]
+        (sentence,) = Guard(model, inputs).sound(chosen).values()
+        assert ("are mixed or reordered on the way" in sentence) == reordered
+        assert ("depends on all of them, as a mean or a norm does" in sentence) != reordered
+
+
+@pytest.mark.parametrize("net", ["plain", "auxiliary_head"])
+def test_passes_are_few(net: str) -> None:
+    """One sample, twice in eval mode and once in training mode, unless either is another thing."""
+    model = build(net) if net in NETS else STRUCTURES[net]()
+    inputs = (torch.randn(4, 3, 8, 8),)
+    removed = cut(followed(model, inputs).couplings)
+    seen: list[tuple[int, bool]] = []
+
+    def note(module: nn.Module, given: tuple[torch.Tensor]) -> None:
+        with torch._C.DisableTorchFunction():
+            seen.append((len(given[0]), module.training))
+
+    model.register_forward_pre_hook(note)
+    Guard(model, inputs).disagreement(removed)
+    in_training = [(1, True)] if net == "plain" else [(1, True), (1, True)]
+    assert seen == [(1, False), (1, False), *in_training]
 
 
 def test_tensors_that_are_plain_attributes_are_no_hindrance() -> None:
