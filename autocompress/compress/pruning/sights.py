@@ -52,7 +52,7 @@ class Sight:
 
     def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
         self._sites, self._model = places, model
-        self._shares, self._sizes = ([Tally() for _ in places] for _ in range(2))
+        self._shares, self._squares = ([Tally() for _ in places] for _ in range(2))
 
     @property
     def nonzero(self) -> torch.Tensor:
@@ -67,10 +67,14 @@ class Sight:
 
     @property
     def contribution(self) -> torch.Tensor:
-        """Mean absolute value of each channel times the norm of the weights that read it, added over the sites."""
+        """Quadratic mean of each channel times the norm of the weights that read it, added over the sites.
+
+        Quadratic, as rare large values count for more than what is always there: BatchNorm behind makes up for that in
+        part when it is recalibrated.
+        """
         total = torch.zeros(self._sites[0].width)
-        for site, tally in self._pairs(self._sizes):
-            sizes = tally.mean(site.channels)
+        for site, tally in self._pairs(self._squares):
+            sizes = tally.mean(site.channels).sqrt()
             total += site.total(sizes if site.output else sizes * input_norms(self._layer(site)).cpu())
         return total
 
@@ -83,7 +87,7 @@ class Sight:
 
     def _see(self, index: int, unpooled: Unpooled, tensor: torch.Tensor) -> None:
         site = self._sites[index]
-        self._sizes[index].add(rows(self._layer(site), tensor.detach()).abs())
+        self._squares[index].add(rows(self._layer(site), tensor.detach()).float().square())
         origin = unpooled.origin(tensor)
         block = None if origin is tensor else site.block(origin.shape[1])
         if block is None:

@@ -1,9 +1,7 @@
-"""Importances rank by what they claim: their scores against the loss without each single channel, on trained nets.
-
-The bounds lie well below the means over seeds of training that `python -m tests.benchmarks.fidelity` prints.
-"""
+"""Importances rank by what they claim: their scores against the loss without each single channel, on trained nets."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -11,12 +9,53 @@ import torch
 from autocompress.testing.fidelity import Measured, mean_fidelity, rank_correlation, scores
 from autocompress.testing.trained import TRAINED, TrainedModule
 
-AT_LEAST = {
-    "residual": {"taylorfo": 0.5, "l1": 0.2, "l2": 0.2, "slim": 0.2, "mean_activation": 0.15},
-    "without BatchNorm": {"taylorfo": 0.8, "l2": 0.35, "fpgm": 0.4, "mean_activation": 0.5, "apoz": 0.25},
-    "MLP": {"taylorfo": 0.7, "l2": 0.6, "fpgm": 0.5, "mean_activation": 0.55, "apoz": 0.2},
-    "transformer": {"taylorfo": 0.5, "l2": 0.4, "fpgm": 0.35, "mean_activation": 0.4},
+LEAST_OF_8_SEEDS = {
+    "plain CNN": {
+        "l1": 0.36,
+        "l2": 0.37,
+        "filter_pruning": 0.30,
+        "slim": 0.35,
+        "taylorfo": 0.78,
+        "mean_activation": 0.68,
+    },
+    "without BatchNorm": {
+        "l1": 0.48,
+        "l2": 0.46,
+        "fpgm": 0.30,
+        "filter_pruning": 0.53,
+        "taylorfo": 0.77,
+        "mean_activation": 0.76,
+        "apoz": 0.40,
+    },
+    "residual": {"l1": 0.20, "l2": 0.31, "slim": 0.37, "taylorfo": 0.66, "mean_activation": 0.54},
+    "depthwise": {"l1": 0.23, "l2": 0.36, "slim": 0.49, "taylorfo": 0.74, "mean_activation": 0.69},
+    "MLP": {
+        "l1": 0.65,
+        "l2": 0.64,
+        "fpgm": 0.59,
+        "filter_pruning": 0.64,
+        "taylorfo": 0.87,
+        "mean_activation": 0.70,
+        "apoz": 0.47,
+    },
+    "transformer": {
+        "l1": 0.45,
+        "l2": 0.48,
+        "fpgm": 0.47,
+        "filter_pruning": 0.43,
+        "taylorfo": 0.71,
+        "mean_activation": 0.55,
+    },
 }
+"""The minima that `python -m tests.benchmarks.fidelity --seeds 8` prints; below 0.2 a bound would say little.
+
+Each bound is 0.05 below the minimum, rounded down to a multiple of 0.05: other processors and numbers of threads make
+other nets of the same seed. `taylorfo` must reach 0.5 on every net, whatever was measured.
+"""
+
+
+def bound(minimum):
+    return math.floor(round((minimum - 0.05) / 0.05, 6)) * 0.05
 
 
 @functools.cache
@@ -24,10 +63,12 @@ def measured(net):
     return Measured.of(TRAINED[net], TRAINED[net].loss)
 
 
-@pytest.mark.parametrize(("net", "algorithm"), [(net, name) for net, names in AT_LEAST.items() for name in names])
-def test_scores_rank_as_the_loss_does(net, algorithm):
-    found = mean_fidelity(measured(net), algorithm)
-    assert found >= AT_LEAST[net][algorithm], found
+@pytest.mark.parametrize("net", LEAST_OF_8_SEEDS)
+def test_scores_rank_as_the_loss_does(net):
+    found = {algorithm: mean_fidelity(measured(net), algorithm) for algorithm in LEAST_OF_8_SEEDS[net]}
+    bounds = {algorithm: bound(minimum) for algorithm, minimum in LEAST_OF_8_SEEDS[net].items()}
+    assert not {name: (value, bounds[name]) for name, value in found.items() if value < bounds[name]}
+    assert found["taylorfo"] >= 0.5
 
 
 @pytest.mark.parametrize("algorithm", ["taylorfo", "mean_activation", "apoz"])

@@ -97,7 +97,7 @@ def test_apoz_without_any_zero_is_refused(after):
 def test_mean_activation_is_what_the_next_layer_gets(after):
     net = Net(after, lambda x: x.flatten(1), columns=16)
     score, values = scored(net, "mean_activation")
-    sizes = values.view(6, -1, 16).abs().mean(1)  # channels, columns of the head
+    sizes = values.view(6, -1, 16).square().mean(1).sqrt()  # channels, columns of the head
     assert torch.allclose(score, (sizes * net.head.weight.norm(dim=0).view(6, 16)).sum(1), rtol=1e-4)
 
 
