@@ -11,24 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
-    from autocompress.compare.comparing import compare_tuners
-    from autocompress.compress.module import AbstractAutoCompressionModule
-    from autocompress.compress.registered import register_module
-    from autocompress.compress.shipping.checkpoint import load_compressed
-    from autocompress.compress.shipping.export import ExportReport, export
-    from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator
-    from autocompress.config.nncf import CompressionConfig
-    from autocompress.controller.controller import CompressionController
-    from autocompress.controller.creating import create_compressed_model
-    from autocompress.controller.data import register_default_init_args
-    from autocompress.controller.loading import load_state
-    from autocompress.controller.stages import CompressionStage
-    from autocompress.engines.inprocess.creating import create_accuracy_aware_training_loop
-    from autocompress.engines.inprocess.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
+    from autocompress.compare.compare_tuners import compare_tuners
+    from autocompress.compression.layers import register_module
+    from autocompress.compression.module import AbstractAutoCompressionModule
+    from autocompress.engines.local.factory import create_accuracy_aware_training_loop
+    from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
     from autocompress.engines.nni import AutoCompressionExperiment
     from autocompress.engines.optuna.constraints import set_accuracy_budget
-    from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
-    from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+    from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
     from autocompress.engines.optuna.study import CompressionStudy
     from autocompress.errors import (
         AutoCompressError,
@@ -40,41 +30,49 @@ if TYPE_CHECKING:
         StoreError,
         TrialError,
     )
+    from autocompress.formats.checkpoint import load_compressed
+    from autocompress.formats.export import ExportReport, export
+    from autocompress.nncf import CompressionConfig
+    from autocompress.nncf.controller import CompressionController
+    from autocompress.nncf.create import create_compressed_model, load_state, register_default_init_args
+    from autocompress.nncf.statistics import CompressionStage
     from autocompress.records import Baseline, Measurement, Proposal, TrialRecord
     from autocompress.report.comparison import Comparison
     from autocompress.result import CompressionResult
     from autocompress.search import Position, StepHalving
+    from autocompress.search_space import AutoCompressionSearchSpaceGenerator
+    from autocompress.settings import AccuracyAwareSettings
     from autocompress.tracking import Callback
     from autocompress.tracking.mlflow import MlflowCallback
     from autocompress.tracking.tensorboard import TensorBoardCallback
     from autocompress.tracking.wandb import WandbCallback
     from autocompress.trial import run_trial
-    from autocompress.trial.checking import AlgorithmCheck, check_module
+    from autocompress.trial.check import AlgorithmCheck, check_module
 
 _HOMES = {
-    "AbstractAutoCompressionModule": "autocompress.compress.module",
-    "AccuracyAwareSettings": "autocompress.config",
+    "AbstractAutoCompressionModule": "autocompress.compression.module",
+    "AccuracyAwareSettings": "autocompress.search_space",
     "AccuracyBudget": "autocompress.budget",
-    "AdaptiveCompressionPruner": "autocompress.engines.optuna.pruner",
+    "AdaptiveCompressionPruner": "autocompress.engines.optuna.sampler",
     "AdaptiveCompressionSampler": "autocompress.engines.optuna.sampler",
-    "AdaptiveCompressionTrainingLoop": "autocompress.engines.inprocess.loop",
-    "AlgorithmCheck": "autocompress.trial.checking",
+    "AdaptiveCompressionTrainingLoop": "autocompress.engines.local.loop",
+    "AlgorithmCheck": "autocompress.trial.check",
     "AutoCompressError": "autocompress.errors",
     "AutoCompressionExperiment": "autocompress.engines.nni",
-    "AutoCompressionSearchSpaceGenerator": "autocompress.config",
+    "AutoCompressionSearchSpaceGenerator": "autocompress.search_space",
     "Baseline": "autocompress.records",
     "Callback": "autocompress.tracking",
     "Comparison": "autocompress.report.comparison",
-    "CompressionConfig": "autocompress.config.nncf",
-    "CompressionController": "autocompress.controller.controller",
+    "CompressionConfig": "autocompress.nncf",
+    "CompressionController": "autocompress.nncf.controller",
     "CompressionError": "autocompress.errors",
     "CompressionResult": "autocompress.result",
-    "CompressionStage": "autocompress.controller.stages",
+    "CompressionStage": "autocompress.nncf.statistics",
     "CompressionStudy": "autocompress.engines.optuna.study",
     "ConfigError": "autocompress.errors",
-    "EarlyExitCompressionTrainingLoop": "autocompress.engines.inprocess.loop",
+    "EarlyExitCompressionTrainingLoop": "autocompress.engines.local.loop",
     "EngineError": "autocompress.errors",
-    "ExportReport": "autocompress.compress.shipping.export",
+    "ExportReport": "autocompress.formats.export",
     "InfeasibleBudgetError": "autocompress.errors",
     "Measurement": "autocompress.records",
     "MlflowCallback": "autocompress.tracking.mlflow",
@@ -87,15 +85,15 @@ _HOMES = {
     "TrialError": "autocompress.errors",
     "TrialRecord": "autocompress.records",
     "WandbCallback": "autocompress.tracking.wandb",
-    "check_module": "autocompress.trial.checking",
-    "compare_tuners": "autocompress.compare.comparing",
-    "create_accuracy_aware_training_loop": "autocompress.engines.inprocess.creating",
-    "create_compressed_model": "autocompress.controller.creating",
-    "export": "autocompress.compress.shipping.export",
-    "load_compressed": "autocompress.compress.shipping.checkpoint",
-    "load_state": "autocompress.controller.loading",
-    "register_default_init_args": "autocompress.controller.data",
-    "register_module": "autocompress.compress.registered",
+    "check_module": "autocompress.trial.check",
+    "compare_tuners": "autocompress.compare.compare_tuners",
+    "create_accuracy_aware_training_loop": "autocompress.engines.local.factory",
+    "create_compressed_model": "autocompress.nncf.create",
+    "export": "autocompress.formats.export",
+    "load_compressed": "autocompress.formats.checkpoint",
+    "load_state": "autocompress.nncf.create",
+    "register_default_init_args": "autocompress.nncf.create",
+    "register_module": "autocompress.compression.layers",
     "run_trial": "autocompress.trial",
     "set_accuracy_budget": "autocompress.engines.optuna.constraints",
 }

@@ -42,9 +42,9 @@ class Algorithm:
         return self.parts or (self,)
 
 
-_FILTERS = "autocompress.compress.pruning.filters:FilterPruner"
-_WEIGHTS = "autocompress.compress.pruning.sparsity:LevelPruner"
-_FAKE = "autocompress.compress.quantizing.fake_quantizers:FakeQuantizer"
+_FILTERS = "autocompress.compression.pruning.filters:FilterPruner"
+_WEIGHTS = "autocompress.compression.pruning.sparsity:LevelPruner"
+_FAKE = "autocompress.compression.quantization.fake_quantizers:FakeQuantizer"
 _TRAINER = ("sparsifying_trainer", "post_compress_finetuning_trainer")
 _TRAINING = (_TRAINER, ("optimizer_factory",), ("criterion",))
 _INPUTS = (("calibration_data", *_TRAINER),)
@@ -87,7 +87,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         Algorithm("apoz", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _BATCHES, _ACTIVATION), _INPUTS),
         Algorithm("mean_activation", "pruner", _FILTERS, (*_WIDTHS, _FILTER_MODE, _BATCHES, _ACTIVATION), _INPUTS),
         Algorithm("naive", "quantizer", _FAKE, _SCOPES),
-        Algorithm("qat", "quantizer", "autocompress.compress.quantizing.qat:QatQuantizer", _SCOPES, _INPUTS),
+        Algorithm("qat", "quantizer", "autocompress.compression.quantization.qat:QatQuantizer", _SCOPES, _INPUTS),
         Algorithm("dorefa", "quantizer", _FAKE, _SCOPES),
         Algorithm("bnn", "quantizer", _FAKE, _SCOPES),
     )

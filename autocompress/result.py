@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autocompress.compress.shipping.grammar import parsed, shown_path
 from autocompress.errors import ModuleError, StoreError
+from autocompress.grammar import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
-from autocompress.report.disagreement import disagreements, infeasible
-from autocompress.report.story import story_of
+from autocompress.report.data import story_of
+from autocompress.report.verdict import disagreements, infeasible
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
-    from autocompress.compress.loading import ModuleReference
-    from autocompress.compress.shipping.export import ExportReport
+    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.formats.export import ExportReport
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class CompressionResult:
             InfeasibleBudgetError: nothing stayed within the budget.
             StoreError: the checkpoint is damaged, or the module's file would have to be run.
         """
-        from autocompress.compress.hooks import fresh_model
-        from autocompress.compress.shipping.checkpoint import load_compressed
+        from autocompress.compression.hooks import fresh_model
+        from autocompress.formats.checkpoint import load_compressed
 
         if model is None and not self._needs_no_module():
             reference = self._module("load_model(", trust_module)
@@ -138,7 +138,7 @@ class CompressionResult:
 
     def _module(self, call: str, trust_module: bool) -> ModuleReference:
         """Where the module is, if it may be run."""
-        from autocompress.compress.loading import ModuleReference
+        from autocompress.compression.module_loading import ModuleReference
 
         if self.module is not None:
             return self.module
@@ -170,8 +170,8 @@ class CompressionResult:
             StoreError: the checkpoint is damaged, the module's file would have to be run, or the files cannot be
                 written.
         """
-        from autocompress.compress.hooks import example_inputs, fresh_model
-        from autocompress.compress.shipping.export import export
+        from autocompress.compression.hooks import example_inputs, fresh_model
+        from autocompress.formats.export import export
 
         reference, target = self._module(f"export({str(path)!r}, ", trust_module), Path(path)
         with reference.on_path():

@@ -15,17 +15,17 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from autocompress.cli.snapshot import take
-from autocompress.config import default_space, load_search_space, read_parameters
-from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
-from autocompress.engines.plan import ExperimentPlan
 from autocompress.errors import AutoCompressError
+from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.plan import ExperimentPlan
 from autocompress.records import LayerSize, ModelSizes
-from autocompress.report.story import story_of
-from autocompress.report.words import advice, findings, headline
+from autocompress.report.data import story_of
+from autocompress.report.verdict import advice, findings, headline
 from autocompress.result import CompressionResult
 from autocompress.search import proposals
+from autocompress.search_space import default_space, load_search_space, read_parameters
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
-from autocompress.store.files import read_json
+from autocompress.store.disk import read_json
 from tests.written import plan, propose, record
 
 _RAW = {  # what `json.dumps` does not write

@@ -12,7 +12,7 @@ from torch import nn
 
 from autocompress import AbstractAutoCompressionModule
 from autocompress.testing.zeroed import check_zeroed, marked
-from tests.compress.structures import STRUCTURES, AuxiliaryOutput, TwoInputs
+from tests.compression.structures import STRUCTURES, AuxiliaryOutput, TwoInputs
 
 NETS: dict[str, Any] = {**STRUCTURES, "auxiliary_output": AuxiliaryOutput, "two_inputs": TwoInputs}
 """Those whose outputs are no classes are among them."""

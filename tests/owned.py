@@ -7,17 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
-from tests.compress.shipping.strange import Small, write_checkpoint
+from tests.formats.strange import Small, write_checkpoint
 from tests.written import plan, propose, record
 
 SOURCE = """
 from pathlib import Path
-from autocompress.compress.module import AbstractAutoCompressionModule
-from tests.compress.shipping.strange import INPUTS, Small
+from autocompress.compression.module import AbstractAutoCompressionModule
+from tests.formats.strange import INPUTS, Small
 
 with open({log!r}, "a") as log:
     log.write("imported\\n")

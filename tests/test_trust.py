@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.shipping.checkpoint import load_compressed
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import StoreError
+from autocompress.formats.checkpoint import load_compressed
 from autocompress.result import CompressionResult
 from tests.cli.support import invoke
-from tests.compress.shipping.strange import outputs
+from tests.formats.strange import outputs
 from tests.owned import Owned, python
 
-SHOW = "; import torch; from tests.compress.shipping.strange import outputs; print(outputs(model).tolist())"
+SHOW = "; import torch; from tests.formats.strange import outputs; print(outputs(model).tolist())"
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 
 import autocompress as ac
 from tests import curve_modules
-from tests.controller.support import FILTERS, Net
 from tests.e2e.launch import search_space
+from tests.nncf.support import FILTERS, Net
 
 MODULE, SPACE, X = curve_modules.Flat, search_space("l2"), torch.ones(1, 1, 8, 8)
 CONFIG = {

@@ -1,9 +1,10 @@
 """Experiments as they lie on disk, written through the store: nothing is trained here."""
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.config import AccuracyAwareSettings, load_search_space
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.plan import ExperimentPlan
 from autocompress.records import Baseline, Measurement, TrialRecord
+from autocompress.search_space import load_search_space
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import OpenTrial
 from tests import curve_modules
 from tests.e2e.launch import search_space

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli import looking, searching
+from autocompress.cli import run, show
 
 _EXAMPLES = """\b
 Examples:
@@ -45,18 +45,18 @@ def _common(
     """
 
 
-app.command(epilog=_EXAMPLES)(searching.run)
+app.command(epilog=_EXAMPLES)(run.run)
 for _command in (
-    searching.resume,
-    searching.worker,
-    looking.status,
-    looking.trials,
-    looking.best,
-    looking.report,
-    looking.view,
-    looking.export,
-    searching.check,
-    searching.compare,
-    looking.schema,
+    run.resume,
+    run.worker,
+    show.status,
+    show.trials,
+    show.best,
+    show.report,
+    show.view,
+    show.export,
+    run.check,
+    run.compare,
+    show.schema,
 ):
     app.command()(_command)

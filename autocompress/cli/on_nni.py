@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from autocompress.cli.launch import Wishes, new_directory, quieten
+from autocompress.cli.execute import Wishes, new_directory, quieten
 
 if TYPE_CHECKING:
     from autocompress.engines.nni import AutoCompressionExperiment
@@ -68,9 +68,9 @@ def new_experiment(module: str, out: Path | None, wishes: Wishes, port: int | No
     Raises:
         AutoCompressError: there is no such module file, or a setting breaks a rule.
     """
-    from autocompress.compress.loading import ModuleReference
-    from autocompress.config import load_search_space
+    from autocompress.compression.module_loading import ModuleReference
     from autocompress.engines.nni import AutoCompressionExperiment
+    from autocompress.search_space import load_search_space
 
     reference = ModuleReference.parse(module)
     experiment = AutoCompressionExperiment(reference, "local", directory=new_directory(reference, out))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from autocompress.cli.launch import Wishes, new_directory, quieten
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.cli.execute import Wishes, new_directory, quieten
+from autocompress.plan import ExperimentPlan
 from autocompress.store import ExperimentDirectory
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def new_study(
     Raises:
         AutoCompressError: there is no such module file, or a setting breaks a rule.
     """
-    from autocompress.compress.loading import ModuleReference
-    from autocompress.engines.optuna.storages import named_sampler
+    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.engines.optuna.storage import named_sampler
     from autocompress.engines.optuna.study import CompressionStudy
-    from autocompress.engines.plan import ADAPTIVE_TUNER
+    from autocompress.plan import ADAPTIVE_TUNER
 
     reference = ModuleReference.parse(module)
     adaptive = wishes.tuner is None or wishes.tuner.lower() == ADAPTIVE_TUNER.lower()
@@ -110,7 +110,7 @@ def old_study(
     Raises:
         AutoCompressError: there is none, or it cannot be told from the directory.
     """
-    from autocompress.compress.loading import ModuleReference
+    from autocompress.compression.module_loading import ModuleReference
     from autocompress.engines.optuna.study import CompressionStudy
 
     reference = None if module is None else ModuleReference.parse(module)
@@ -129,8 +129,8 @@ def workers(store: ExperimentDirectory) -> list[str]:
 
 
 def _owners(plan: ExperimentPlan, store: ExperimentDirectory) -> list[str]:
-    from autocompress.engines.optuna.liveness import owners
-    from autocompress.engines.optuna.storages import STORAGE_FILE, default_storage, found_study, told_storage
+    from autocompress.engines.optuna.dead_trials import owners
+    from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, told_storage
 
     storage, name = told_storage(plan, store)
     if storage == default_storage(store) and not (store.path / STORAGE_FILE).exists():
@@ -144,8 +144,8 @@ def dashboard_command(directory: Path) -> str:
     Raises:
         AutoCompressError: the directory does not tell its storage.
     """
-    from autocompress.engines.optuna.showing import SHOWN
-    from autocompress.engines.optuna.storages import told_storage
+    from autocompress.engines.optuna.directory_sync import SHOWN
+    from autocompress.engines.optuna.storage import told_storage
 
     store = ExperimentDirectory(directory)
     storage, _ = told_storage(ExperimentPlan.from_dict(store.settings()), store)

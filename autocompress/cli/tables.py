@@ -1,19 +1,37 @@
-"""Records as they are shown: figures, lines and tables for people."""
+"""What is printed to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from rich.console import JustifyMethod
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
-from autocompress.report.disagreement import disagreement
-from autocompress.report.phrases import at_rate, counted, gain, holds, number, percent, verdict
+from autocompress.report.format import at_rate, counted, gain, holds, number, percent, verdict
+from autocompress.report.verdict import disagreement
 from autocompress.store import Verdict
+
+if TYPE_CHECKING:
+    from autocompress.budget import AccuracyBudget
+    from autocompress.records import Preflight
+    from autocompress.report.comparison import Comparison, SearchOutcome
+    from autocompress.trial.check import AlgorithmCheck, Reduction
+
+
+_PIPED_WIDTH = 1000
+
+
+def piped_console() -> Console:
+    """Standard output; where it is no terminal, nothing is cut or wrapped."""
+    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+
 
 _COLUMNS = (
     "#",
@@ -103,3 +121,108 @@ def _layout(value: float | None, sign: str = "") -> str:
 
 def _signed(value: float | None, layout: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, layout)
+
+
+_CHECK_COLUMNS = ("algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict")
+
+
+def tried(
+    module: str, search_space: Path | None, budget: AccuracyBudget | None = None
+) -> tuple[list[AlgorithmCheck], Preflight, list[str]]:
+    """Make the preflight, and try the algorithms of a search space, or all, in another process.
+
+    Args:
+        module: reference to the user's module.
+        search_space: its file; None: every algorithm.
+        budget: the tolerated accuracy degradation; None: the default.
+
+    Returns:
+        what became of each algorithm; what the preflight found; and that in words, a line each.
+
+    Raises:
+        AutoCompressError: there is no such module, or the search space breaks a rule.
+    """
+    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.engines.preflight import duration, findings, length_of_space
+    from autocompress.search_space import SearchSpace, load_search_space
+    from autocompress.settings import AccuracyAwareSettings
+    from autocompress.trial.check import AlgorithmCheck
+    from autocompress.trial.child import check_in_child
+
+    space = None if search_space is None else load_search_space(search_space).wire
+    settings = AccuracyAwareSettings()
+    settings = settings if budget is None else settings.with_budget(budget)
+    checks, preflight = check_in_child(ModuleReference.parse(module).to_dict(), space, settings)
+    lines = findings(preflight)
+    if space is not None:
+        lines.append(duration(preflight, length_of_space(SearchSpace.parse(space), settings)))
+    lines += [f"warning: {each}" for each in preflight.warnings]
+    return [AlgorithmCheck.from_dict(check) for check in checks], preflight, lines
+
+
+def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:
+    """A row for each rate an algorithm was tried at, or one that says why it does not apply."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in _CHECK_COLUMNS:
+        justify: JustifyMethod = "left" if column in ("algorithm", "verdict") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "verdict")
+    for check in checks:
+        if not check.applies:
+            table.add_row(check.algorithm, *[""] * 6, Text(f"does not apply: {check.reason}", style="yellow"))
+        for index, reduction in enumerate(check.reductions):
+            first = index == 0
+            table.add_row(check.algorithm if first else "", *_check_cells(reduction), _verdict(check) if first else "")
+    return table
+
+
+def layers_left_alone(checks: Sequence[AlgorithmCheck]) -> list[str]:
+    """Why layers keep their filters, each sentence once, behind the names of the algorithms that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for check in checks:
+        for why in dict.fromkeys(check.left_alone.values()):
+            reasons.setdefault(why, []).append(check.algorithm)
+    return [f"{', '.join(algorithms)}: left alone: {why}" for why, algorithms in reasons.items()]
+
+
+def _check_cells(reduction: Reduction) -> tuple[str, ...]:
+    requested = "-" if reduction.requested_rate is None else f"{reduction.requested_rate:.3f}"
+    return (
+        requested,
+        f"{reduction.compression_rate:.3f}",
+        percent(reduction.parameters_removed),
+        percent(reduction.macs_removed),
+        percent(reduction.size_removed),
+        f"{reduction.seconds:.1f}",
+    )
+
+
+def _verdict(check: AlgorithmCheck) -> Text:
+    notes = ["simulated"] if check.simulated else []
+    notes += [] if check.fine_tunes else ["no trainer: only evaluated"]
+    return Text("applies" + (f" ({', '.join(notes)})" if notes else ""), style="green")
+
+
+def told_outcome(outcome: SearchOutcome) -> str:
+    """A search that has ended, in one line."""
+    named = f"{outcome.tuner}, seed {outcome.seed}"
+    if outcome.error is not None:
+        return f"{named}: {outcome.error}"
+    best = "nothing within the budget" if outcome.best_rate is None else f"best rate {number(outcome.best_rate)}"
+    return f"{named}: {best}, {counted(outcome.trials, 'trial')}, {counted(outcome.epochs, 'epoch')}"
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The headline, the table, how it is to be read, and the tuners without results."""
+    from autocompress.report.comparison_page import HEADS, cells, explanation, headline
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
+    for row in comparison.rows:
+        table.add_row(*(Text(text) for text in (row.tuner, *cells(row))))
+    console.print(headline(comparison), soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(explanation(comparison), style="dim", highlight=False, markup=False)
+    for row in comparison.rows:
+        for error in row.errors:
+            console.print(f"{row.tuner}: {error}", style="red", soft_wrap=True, highlight=False, markup=False)

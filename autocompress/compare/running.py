@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from autocompress.compare.order import SearchOrder
-from autocompress.store.files import read_json, write_json
+from autocompress.compare.one_search import SearchOrder
+from autocompress.store.disk import read_json, write_json
 
 _STOPPING_SECONDS = 90.0
 
@@ -62,7 +62,7 @@ class Running:
         with tempfile.TemporaryDirectory(prefix="autocompress-") as folder, log.open("wb") as output:
             request, answer = Path(folder, "order.json"), Path(folder, "answer.json")
             write_json(request, order.to_dict())
-            command = [sys.executable, "-m", "autocompress.compare.one", str(request), str(answer)]
+            command = [sys.executable, "-m", "autocompress.compare.one_search", str(request), str(answer)]
             with self._lock:
                 process = subprocess.Popen(
                     command, stdout=output, stderr=output, env=self._environment, start_new_session=True

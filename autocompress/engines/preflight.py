@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 
 from autocompress.algorithms import algorithm
-from autocompress.config import AccuracyAwareSettings, SearchSpace
-from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Preflight
-from autocompress.report.phrases import counted
-from autocompress.search.length import SearchLength, longest, of_trials
+from autocompress.report.format import counted
+from autocompress.search.cost import SearchLength, longest, of_trials
+from autocompress.search_space import SearchSpace
+from autocompress.settings import AccuracyAwareSettings
 
 
 def announce(plan: ExperimentPlan, logger: logging.Logger, length: SearchLength | None) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from autocompress.report.comparison import Comparison, Spread, TunerRow
-from autocompress.report.drawing import PALETTE, Draw, svg
-from autocompress.report.outcomes import SearchOutcome
-from autocompress.report.phrases import counted, number
-from autocompress.report.templates import rendered
+from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
+from autocompress.report.format import counted, number
+from autocompress.report.page import rendered
+from autocompress.report.plot_style import PALETTE, Draw, svg
 
 _RATE = "Best rate within the budget against epochs of training: medians over seeds, the first tuner's range as a band."
 HEADS = ("tuner", "best rate", "hold-out", "trials to best", "epochs to best", "false", "trials", "epochs", "seconds")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about an experiment: no other file and no network is needed to read it."""
+"""Filling in the pages' templates."""
 
 from __future__ import annotations
 
@@ -6,16 +6,57 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
-from autocompress.report.drawing import png, svg
-from autocompress.report.phrases import number, percent
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from autocompress.report.data import Story, reasons, recipe
+from autocompress.report.format import duration, holds, number, percent, verdict
+from autocompress.report.plot_style import png, svg
 from autocompress.report.plots import plots
-from autocompress.report.reasons import reasons
-from autocompress.report.reproduce import recipe
-from autocompress.report.story import Story
-from autocompress.report.templates import rendered
-from autocompress.report.words import advice, findings, headline
+from autocompress.report.verdict import advice, findings, headline
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page as HTML; what comes from outside is escaped."""
+    return _environment().get_template(template).render(version=version("autocompress"), **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("autocompress.report", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number,
+        percent=percent,
+        duration=duration,
+        verdict=verdict,
+        holds=holds,
+        count=_count,
+        signed=_signed,
+        milliseconds=_milliseconds,
+    )
+    return environment
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2g}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+
 
 _TOTAL = "whole model"
 

@@ -4,11 +4,11 @@ from autocompress.search.adaptive import (
     LOST_TRIALS_UNTIL_INFEASIBLE,
     AdaptiveSearch,
     Move,
+    RateAxis,
     Search,
     SingleTrial,
     proposals,
 )
-from autocompress.search.axis import RateAxis
 from autocompress.search.objective import OBJECTIVES, best, nearest_accuracy, require_objective, score
 from autocompress.search.step_halving import Position, StepHalving
 

@@ -1,8 +1,4 @@
-"""The search of one algorithm: a fold of the rule over the records of its trials.
-
-Nothing is kept between calls. The same records give the same next proposal, so a killed search goes on by replay, and
-any worker can take it over. A rate that has been decided is never proposed again: its record answers the rule.
-"""
+"""The rates that an algorithm can be asked for."""
 
 from __future__ import annotations
 
@@ -10,8 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.records import Proposal, TrialRecord
-from autocompress.search.axis import RateAxis
 from autocompress.search.step_halving import Position, StepHalving
+
+
+@dataclass(frozen=True)
+class RateAxis:
+    """A range of compression rates, continuous or a list of allowed ones.
+
+    Attributes:
+        low: lowest rate.
+        high: highest rate.
+        allowed: the allowed rates in ascending order; None where every rate from low to high is allowed.
+    """
+
+    low: float
+    high: float
+    allowed: tuple[float, ...] | None = None
+
+    def snap(self, rate: float) -> float:
+        """The allowed rate nearest to `rate`, the lower one of two equally near."""
+        if self.allowed is None:
+            return min(max(rate, self.low), self.high)
+        return min(self.allowed, key=lambda known: (abs(known - rate), known))
+
 
 LOST_TRIALS_UNTIL_INFEASIBLE = 3
 """How often a trial may be killed at one rate before the rate counts as infeasible."""
@@ -151,3 +168,21 @@ def _best_start(moves: Sequence[Move], rate: float) -> str | None:
     """Key of the feasible trial with the highest rate not above `rate`: removed filters cannot come back."""
     candidates = [move for move in moves if move.feasible and move.record.checkpoint and move.rate <= rate]
     return max(candidates, key=lambda move: move.rate).record.key if candidates else None
+
+
+def reason_to_stop(epoch: int, *, patience: int | None, total_epochs: int, maximal_total_epochs: int) -> str | None:
+    """Why a trial that has just finished an epoch must end, or None to let it go on.
+
+    A trial of autocompress leaves by itself at the end of its patience, so only going beyond it is a reason.
+
+    Args:
+        epoch: epochs this trial has done, from 1.
+        patience: the most epochs it was given; None where it has no limit of its own.
+        total_epochs: epochs done by all trials that share the limit, this one included.
+        maximal_total_epochs: the most epochs of all of them together.
+    """
+    if patience is not None and epoch > patience:
+        return f"patience used up: epoch {epoch} of {patience}"
+    if total_epochs > maximal_total_epochs:
+        return f"total epochs used up: {total_epochs} of {maximal_total_epochs}"
+    return None

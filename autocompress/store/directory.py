@@ -18,9 +18,8 @@ from typing import Any, TypedDict
 from autocompress.errors import StoreError, short
 from autocompress.plain_json import dumps
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
-from autocompress.store.files import read_json, write_json
+from autocompress.store.disk import read_json, require_writable, write_json
 from autocompress.store.journal import Journal
-from autocompress.store.space import require_writable
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 

@@ -27,21 +27,19 @@ import torch
 from torch import nn
 
 from autocompress.algorithms import algorithm as registered
-from autocompress.compress.base import Compression
-from autocompress.compress.batchnorm import recalibrate
-from autocompress.compress.measure import measure
-from autocompress.compress.module import ModuleClass
-from autocompress.compress.pruning.filters import FilterCompression, FilterPruner
-from autocompress.compress.registry import compressor
-from autocompress.compress.shipping.checkpoint import load_compressed, save_checkpoint
-from autocompress.compress.shipping.export import export
-from autocompress.compress.state import outputs
-from autocompress.config import default_space, read_parameters
+from autocompress.compression.base import Compression, compressor
+from autocompress.compression.batchnorm import recalibrate
+from autocompress.compression.measure import measure
+from autocompress.compression.model_state import outputs
+from autocompress.compression.module import ModuleClass
+from autocompress.compression.pruning.filters import FilterCompression, FilterPruner
+from autocompress.formats.checkpoint import load_compressed, save_checkpoint
+from autocompress.formats.export import export
 from autocompress.records import Measurement
+from autocompress.search_space import default_space, read_parameters
 from autocompress.testing.zeroed import check_zeroed, marked
-from autocompress.trial.order import Stage
-from autocompress.trial.seeds import seed_everything
-from autocompress.trial.surroundings import Surroundings
+from autocompress.trial.pipeline import Surroundings
+from autocompress.trial.spec import Stage, seed_everything
 
 RATES = (0.3, 0.6)
 _TOLERANCE = 0.05

@@ -23,17 +23,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compress.base import CompressionRequest, layer_shapes
-from autocompress.compress.batchnorm import recalibrate
-from autocompress.compress.hooks import batch_input
-from autocompress.compress.layers import LayerTarget
-from autocompress.compress.module import ModuleClass
-from autocompress.compress.pruning.channels import Channels
-from autocompress.compress.pruning.coupling import Coupling, removals
-from autocompress.compress.pruning.cutting import Cut
-from autocompress.compress.pruning.evidence import sparsify_scales
-from autocompress.compress.pruning.removal import remove
-from autocompress.compress.state import evaluating, requiring_gradients
+from autocompress.compression.base import CompressionRequest, layer_shapes
+from autocompress.compression.batchnorm import recalibrate
+from autocompress.compression.hooks import batch_input
+from autocompress.compression.layers import LayerTarget
+from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.module import ModuleClass
+from autocompress.compression.pruning.channels import Channels
+from autocompress.compression.pruning.data_importance import sparsify_scales
+from autocompress.compression.pruning.groups import Coupling, removals, remove
+from autocompress.compression.pruning.pruning_plan import Cut
 
 FEWEST = 8
 """Channels of a coupling below which a rank correlation says little."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compress.layers import FILTER_TYPES
-from autocompress.compress.pruning.importance import by_filter
-from autocompress.compress.state import outputs
+from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.model_state import outputs
+from autocompress.compression.pruning.importance import by_filter
 
 _TOLERANCE = 1e-4
 _NORMS = (nn.LayerNorm, nn.GroupNorm)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
-from autocompress.compress.module import AbstractAutoCompressionModule, Criterion, Evaluator, ModuleClass, Trainer
-from autocompress.compress.registered import register_module
+from autocompress.compression.layers import register_module
+from autocompress.compression.module import AbstractAutoCompressionModule, Criterion, Evaluator, ModuleClass, Trainer
 from autocompress.testing import nets
 
 

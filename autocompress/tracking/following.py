@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from autocompress.errors import InfeasibleBudgetError, StoreError
+from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, unknown_name
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 from autocompress.tracking.callback import Callback
 
@@ -107,3 +107,38 @@ def following(store: ExperimentDirectory, callbacks: Sequence[Callback]) -> Iter
         thread.join()
         follower.end() if over else follower.look()
         follower.close()
+
+
+def _tensorboard(directory: str) -> Callback:
+    from autocompress.tracking.tensorboard import TensorBoardCallback
+
+    return TensorBoardCallback(directory)
+
+
+def _mlflow(tracking_uri: str) -> Callback:
+    from autocompress.tracking.mlflow import MlflowCallback
+
+    return MlflowCallback(tracking_uri)
+
+
+def _wandb(project: str) -> Callback:
+    from autocompress.tracking.wandb import WandbCallback
+
+    return WandbCallback(project)
+
+
+_KNOWN: dict[str, Callable[[str], Callback]] = {"mlflow": _mlflow, "tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def tracker(text: str) -> Callback:
+    """The tracker that `<name>=<where>` names.
+
+    Raises:
+        ConfigError: there is none of that name, the place is missing, or it cannot be used.
+    """
+    name, separator, place = text.partition("=")
+    if name not in _KNOWN:
+        raise ConfigError(unknown_name("tracker", name, _KNOWN))
+    if not separator or not place:
+        raise ConfigError(f"a tracker must be given as NAME=WHERE, as in tensorboard=runs; got {text!r}")
+    return _KNOWN[name](place)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autocompress.errors import ConfigError, InfeasibleBudgetError
 from autocompress.records import TrialRecord
 from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback
-from autocompress.tracking.facts import choices, figures, named
+from autocompress.tracking.callback import Callback, choices, figures, named
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
 from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback
-from autocompress.tracking.facts import figures, named
+from autocompress.tracking.callback import Callback, figures, named
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -58,8 +57,8 @@ class TensorBoardCallback(Callback):
 
     def on_search_end(self, result: CompressionResult) -> None:
         """See `Callback`."""
-        from autocompress.report.story import story_of
-        from autocompress.report.words import findings, headline
+        from autocompress.report.data import story_of
+        from autocompress.report.verdict import findings, headline
 
         story = story_of(result.directory)
         self._search.add_text("verdict", "\n\n".join([headline(story), *findings(story)]))

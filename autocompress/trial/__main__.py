@@ -14,9 +14,9 @@ from typing import Any
 
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import write_manifest
+from autocompress.trial.baseline import is_uncompressed, uncompressed_result
+from autocompress.trial.channel import Channel
 from autocompress.trial.child import IN_CHILD
-from autocompress.trial.reporter import Channel
-from autocompress.trial.uncompressed import is_uncompressed, uncompressed_result
 
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace, settings: dict[str, Any], channel: Channel, parameters: dict[str, Any]) -> int:
     # These bring torch, which the trial of the uncompressed model does not wait for.
-    from autocompress.compress.loading import ModuleReference
+    from autocompress.compression.module_loading import ModuleReference
     from autocompress.trial.run import run_trial
 
     reference = ModuleReference.from_dict(settings["module"])

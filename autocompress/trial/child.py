@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import errors
-from autocompress.config import AccuracyAwareSettings
 from autocompress.errors import AutoCompressError, ModuleError, TrialError
 from autocompress.records import Baseline, Preflight
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import Verdict
 
 IN_CHILD = "AUTOCOMPRESS_CHILD"

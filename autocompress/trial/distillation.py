@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.compress.module import Criterion
-from autocompress.compress.state import moved, tensors
-from autocompress.config import KnowledgeDistillation
+from autocompress.compression.model_state import moved, tensors
+from autocompress.compression.module import Criterion
 from autocompress.errors import ModuleError
+from autocompress.settings import KnowledgeDistillation
 
 
 class DistillingCriterion:

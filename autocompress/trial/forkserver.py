@@ -22,7 +22,7 @@ from typing import Any
 
 import setproctitle
 
-from autocompress.trial.pipe import PIPE
+from autocompress.trial.channel import PIPE
 
 DESCRIPTORS = 4
 """With each request: where process id and exit code are told, where the trial prints, its results, the request."""
@@ -34,9 +34,9 @@ _IMPORTS = (
     "torch_pruning",
     "numpy.ma",
     "autocompress.trial.__main__",
-    "autocompress.trial.pipe",
+    "autocompress.trial.channel",
     "autocompress.trial.run",
-    "autocompress.compress.pruning.filters",
+    "autocompress.compression.pruning.filters",
 )
 
 

@@ -1,4 +1,4 @@
-"""A trial in a process of its own, from the outside."""
+"""Starting trials' processes: forked from a server that has imported everything, or each a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -6,15 +6,148 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from autocompress.errors import TrialError
 from autocompress.store import ExperimentDirectory, told_killed
-from autocompress.trial.forking import Starter, fresh_interpreter
-from autocompress.trial.pipe import PARAMETERS
+from autocompress.trial.channel import PARAMETERS, PIPE
 
-_CHANNEL = "autocompress.trial.pipe:PipeChannel"
+
+class Handle(Protocol):
+    """A process that was started."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for its end; its exit code, or the negative number of the signal that killed it."""
+
+
+class Starter(Protocol):
+    """Starts `python -m autocompress.trial ARGUMENTS`."""
+
+    def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
+        """Start one.
+
+        Args:
+            arguments: the command's.
+            environment: its whole environment.
+            output: descriptor that it prints to.
+            results: descriptor that its results go to; the environment variable `PIPE` tells it there.
+        """
+
+
+def fresh_interpreter(
+    arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int
+) -> subprocess.Popen[bytes]:
+    """Start it as a command. Implements `Starter`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "autocompress.trial", *arguments],
+        env={**environment, PIPE: str(results)},
+        pass_fds=(results,),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+class ForkServer:
+    """Starts trials by forking; a context, as its server ends with it. Trials that run go on without it.
+
+    Forking is for Linux; elsewhere system libraries do not survive it, and each trial is a fresh interpreter.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
+        """See `Starter`.
+
+        Raises:
+            TrialError: the server cannot be started.
+        """
+        if sys.platform != "linux":
+            return fresh_interpreter(arguments, environment, output, results)
+        request = os.memfd_create("request")
+        os.write(request, json.dumps({"arguments": [*arguments], "environment": {**environment}}).encode())
+        try:
+            # A server that was killed is replaced, once.
+            forked = self._forked(output, results, request) or self._forked(output, results, request)
+        finally:
+            os.close(request)
+        if forked is None:
+            raise TrialError("the process that starts trials ended; what it printed tells why")
+        return forked
+
+    def _forked(self, output: int, results: int, request: int) -> ForkedProcess | None:
+        os.lseek(request, 0, os.SEEK_SET)
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            requests, server = self._running(), self._server
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(requests, [b"."], [theirs.fileno(), output, results, request])
+        forked = ForkedProcess.told_by(ours)
+        with self._lock:
+            if forked is None and self._server is server:
+                self._end()
+        return forked
+
+    def _running(self) -> socket.socket:
+        if self._requests is None or self._server is None or self._server.poll() is not None:
+            self._end()
+            self._requests, theirs = socket.socketpair()
+            command = [sys.executable, "-m", "autocompress.trial.forkserver"]
+            with theirs:
+                self._server = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
+        return self._requests
+
+    def _end(self) -> None:
+        if self._requests is not None and self._server is not None:
+            self._requests.close()
+            self._server.wait()
+        self._requests = self._server = None
+
+
+class ForkedProcess:
+    """A trial that was forked. Implements `Handle`."""
+
+    def __init__(self, pid: int, told: socket.SocketIO) -> None:
+        self.pid = pid
+        self._told = told
+
+    @classmethod
+    def told_by(cls, teller: socket.socket) -> ForkedProcess | None:
+        """The process that somebody tells of; None if they end without."""
+        with teller:
+            told = teller.makefile("rb", buffering=0)
+        line = told.readline()
+        if line:
+            return cls(int(line), told)
+        told.close()
+        return None
+
+    def wait(self) -> int:
+        """See `Handle`. Of one whose teller was killed nothing is known but that it ended."""
+        with self._told:
+            line = self._told.readline()
+        return int(line) if line else -signal.SIGKILL
+
+
+_CHANNEL = "autocompress.trial.channel:PipeChannel"
 
 
 class TrialProcess:

@@ -14,24 +14,20 @@ from typing import Any
 
 from torch import nn
 
+from autocompress.argument_checks import checked_arguments
 from autocompress.budget import accuracy_budget
-from autocompress.compress.latency import measure_latency
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.measure import measure
-from autocompress.compress.module import ModuleClass
-from autocompress.compress.shipping.checkpoint import load_compressed
+from autocompress.compression.measure import measure, measure_latency
+from autocompress.compression.module import ModuleClass
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import StoreError
-from autocompress.kinds import checked_arguments
+from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
-from autocompress.store.space import is_full, told_full
-from autocompress.trial.key import trial_key
-from autocompress.trial.order import TrialOrder
-from autocompress.trial.reporter import Reporter, Silent
-from autocompress.trial.seeds import seed_everything, unchanged_randomness
-from autocompress.trial.stages import Compressed, Pipeline
-from autocompress.trial.surroundings import Surroundings
+from autocompress.store.disk import is_full, told_full
+from autocompress.trial.channel import Reporter, Silent
+from autocompress.trial.pipeline import Compressed, Pipeline, Surroundings
+from autocompress.trial.spec import TrialOrder, seed_everything, trial_key, unchanged_randomness
 
 _logger = logging.getLogger("autocompress.trial")
 

@@ -14,25 +14,24 @@ from torch import nn
 
 from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.budget import accuracy_budget
-from autocompress.compress.breakdown import layer_sizes
-from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compress.latency import measure_latency
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.module import ModuleClass
-from autocompress.compress.registry import compressor
-from autocompress.compress.shipping.checkpoint import load_compressed
-from autocompress.config import AccuracyAwareSettings, AlgorithmSpace, SearchSpace, default_space, read_parameters
+from autocompress.compression.base import compressor
+from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
+from autocompress.compression.measure import layer_sizes, measure_latency
+from autocompress.compression.module import ModuleClass
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
+from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import Baseline, ModelSizes
+from autocompress.search_space import AlgorithmSpace, SearchSpace, default_space, read_parameters
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
-from autocompress.store.files import read_json, write_json
-from autocompress.trial.order import Stage
+from autocompress.store.disk import read_json, write_json
+from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
+from autocompress.trial.pipeline import Surroundings
 from autocompress.trial.preflight.hooks import algorithms_answered
 from autocompress.trial.preflight.looking import look, measure_only, require_module
 from autocompress.trial.run import train_again
-from autocompress.trial.seeds import seed_everything
-from autocompress.trial.surroundings import Surroundings
-from autocompress.trial.training import find_trainer, missing_optimizer
+from autocompress.trial.spec import Stage, seed_everything
 
 _ALL_RATES = (0.0, 1.0)
 _DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
@@ -203,7 +202,7 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
 def _check(
     module: ModuleClass, search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings
 ) -> dict[str, Any]:
-    from autocompress.trial.checking import check_module, checks_to_dict  # it needs this module
+    from autocompress.trial.check import check_module, checks_to_dict  # it needs this module
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.compress.shipping.fuzzing import WAYS, Fuzz
-from tests.compress.shipping.strange import KINDS, peak_bytes
+from tests.formats.fuzzing import WAYS, Fuzz
+from tests.formats.strange import KINDS, peak_bytes
 
 
 def main():

@@ -11,8 +11,8 @@ import statistics
 import time
 from unittest.mock import patch
 
-from autocompress.compress.pruning.removal import remove
-from autocompress.compress.state import output_shapes
+from autocompress.compression.model_state import output_shapes
+from autocompress.compression.pruning.groups import remove
 from tests.benchmarks.speed import MODULE, compressed
 
 
@@ -42,7 +42,7 @@ GUARDS = {"compared": None, "shapes compared": Shapes, "not compared": Unguarded
 
 def seconds(guard):
     replaced = (
-        contextlib.nullcontext() if guard is None else patch("autocompress.compress.pruning.filters.Guard", guard)
+        contextlib.nullcontext() if guard is None else patch("autocompress.compression.pruning.filters.Guard", guard)
     )
     with replaced:
         started = time.process_time()

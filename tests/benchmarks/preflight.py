@@ -2,7 +2,7 @@
 
 import time
 
-from autocompress.config import default_space
+from autocompress.search_space import default_space
 from autocompress.trial.tasks import measure_baseline
 from examples.digits import DigitsModule
 from tests.trial.preflight_modules import Right, accuracy, data

@@ -9,7 +9,7 @@ import time
 
 import optuna
 
-from autocompress.engines.optuna.records import ORDER, RECORD, records_of
+from autocompress.engines.optuna.convert import ORDER, RECORD, records_of
 from autocompress.records import TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis, StepHalving, proposals
 

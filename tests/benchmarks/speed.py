@@ -17,11 +17,10 @@ import torch
 from torch.nn import functional
 
 from autocompress.algorithms import ALGORITHMS
-from autocompress.compress.base import CompressionRequest
-from autocompress.compress.layers import LayerTarget
-from autocompress.compress.measure import measure
-from autocompress.compress.registry import compressor
-from autocompress.compress.shipping.export import export
+from autocompress.compression.base import CompressionRequest, compressor
+from autocompress.compression.layers import LayerTarget
+from autocompress.compression.measure import measure
+from autocompress.formats.export import export
 from autocompress.testing.zoo import ZOO
 
 RATE, ROUND_TO, TRIES = 0.5, 8, 3

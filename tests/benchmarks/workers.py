@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from autocompress.engines.optuna.records import ORDER
+from autocompress.engines.optuna.convert import ORDER
 from tests.e2e.servers import mysql, postgresql
 from tests.e2e.support import ROOT
 

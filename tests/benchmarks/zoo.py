@@ -15,7 +15,7 @@ from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.errors import AutoCompressError
 from autocompress.testing.conformance import compress
 from autocompress.testing.zoo import ZOO
-from autocompress.trial.surroundings import Surroundings
+from autocompress.trial.pipeline import Surroundings
 
 RATES = (0.3, 0.6, 0.9)
 MIXES = ["l2+qat", "level+qat"]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from autocompress import Comparison, ConfigError, StoreError, compare_tuners
-from autocompress.report.story import story_of
+from autocompress.report.data import story_of
 from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.cli.support import invoke

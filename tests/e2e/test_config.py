@@ -13,7 +13,7 @@ from autocompress import (
     create_accuracy_aware_training_loop,
     create_compressed_model,
 )
-from autocompress.config.nncf import search_space_of, settings_of
+from autocompress.nncf import search_space_of, settings_of
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.support import ROOT, free_port, results

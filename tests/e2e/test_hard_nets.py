@@ -13,7 +13,7 @@ from autocompress import (
     load_compressed,
 )
 from tests import hard_modules
-from tests.compress.structures import PRUNED
+from tests.compression.structures import PRUNED
 from tests.e2e.support import free_port
 from tests.hard_modules import check_searched
 

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 
 from autocompress.report import write_report
-from autocompress.report.comparison import Comparison
-from autocompress.report.outcomes import Point, SearchOutcome
-from autocompress.report.writing import write_comparison
+from autocompress.report.comparison import Comparison, Point, SearchOutcome
+from autocompress.report.files import write_comparison
 from autocompress.store import ExperimentDirectory, Ledger
 from tests.e2e.browser import DESKTOP, PHONE, looking
 from tests.written import plan, record

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from autocompress import AutoCompressionExperiment, CompressionStudy, ModuleError
-from autocompress.compare.comparing import compare_tuners
-from autocompress.config import AccuracyAwareSettings, default_space
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.compare.compare_tuners import compare_tuners
 from autocompress.errors import StoreError
+from autocompress.plan import ExperimentPlan
+from autocompress.search_space import default_space
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from tests.cli.support import invoke
 from tests.e2e.support import free_port

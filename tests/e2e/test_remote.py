@@ -5,7 +5,7 @@ import torch
 from nni.experiment.config import RemoteMachineConfig
 
 from autocompress import AutoCompressionExperiment
-from autocompress.compress.loading import ModuleReference
+from autocompress.compression.module_loading import ModuleReference
 from tests.e2e.launch import search_space
 from tests.e2e.machines import PYTHON_PATH, machine, require_machines
 from tests.e2e.study import FEW

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autocompress import Callback, ConfigError, MlflowCallback, TensorBoardCallback
-from autocompress.tracking.named import tracker
+from autocompress.tracking.following import tracker
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space
 from tests.e2e.study import on_nni, study

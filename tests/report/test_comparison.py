@@ -4,13 +4,12 @@ import dataclasses
 
 import pytest
 
-from autocompress.report.comparison import Comparison, Spread
+from autocompress.report.comparison import Comparison, Point, SearchOutcome, Spread, outcome
 from autocompress.report.comparison_page import cells, comparison_page, headline
-from autocompress.report.outcomes import Point, SearchOutcome, outcome
-from autocompress.report.story import story_of
-from autocompress.report.writing import write_comparison
+from autocompress.report.data import story_of
+from autocompress.report.files import write_comparison
 from autocompress.store import Ledger
-from tests.report.test_writing import rows
+from tests.report.test_files import rows
 from tests.written import record
 
 

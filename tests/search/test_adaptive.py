@@ -4,7 +4,26 @@ import pytest
 
 from autocompress.records import Proposal
 from autocompress.search import AdaptiveSearch, RateAxis, SingleTrial, StepHalving, proposals
+from autocompress.search.adaptive import reason_to_stop
 from tests.search.support import answer, run_search, trial
+
+
+@pytest.mark.parametrize(("rate", "snapped"), [(0.0, 0.2), (0.2, 0.2), (0.55, 0.55), (0.9, 0.9), (0.95, 0.9)])
+def test_a_continuous_axis_only_clamps(rate, snapped):
+    assert RateAxis(0.2, 0.9).snap(rate) == snapped
+
+
+@pytest.mark.parametrize(
+    ("rate", "snapped"),
+    [(0.0, 0.25), (0.3, 0.25), (0.4, 0.5), (0.375, 0.25), (0.625, 0.5), (0.63, 0.75), (1.0, 0.75)],
+)
+def test_a_discrete_axis_takes_the_nearest_and_the_lower_of_two(rate, snapped):
+    assert RateAxis(0.25, 0.75, (0.25, 0.5, 0.75)).snap(rate) == snapped
+
+
+def test_one_allowed_rate():
+    assert RateAxis(0.5, 0.5, (0.5,)).snap(0.1) == 0.5
+
 
 SEARCH = AdaptiveSearch("l1", RateAxis(0.0, 0.95), StepHalving())
 
@@ -184,3 +203,24 @@ def test_no_proposals_when_all_searches_are_finished():
     _, records = run_search(SEARCH, lambda rate: rate <= 0.62)
     assert proposals(searches, [*records, trial(None, algorithm="qat")]) == []
     assert proposals((), records) == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "patience", "total_epochs", "maximal_total_epochs", "reason"),
+    [
+        (1, 3, 1, 100, None),
+        (3, 3, 3, 100, None),  # it leaves by itself
+        (4, 3, 4, 100, "patience used up: epoch 4 of 3"),
+        (1, 0, 1, 100, "patience used up: epoch 1 of 0"),
+        (50, None, 50, 100, None),
+        (1, 3, 100, 100, None),
+        (1, 3, 101, 100, "total epochs used up: 101 of 100"),
+        (50, None, 101, 100, "total epochs used up: 101 of 100"),
+        (4, 3, 101, 100, "patience used up: epoch 4 of 3"),
+    ],
+)
+def test_reason_to_stop(epoch, patience, total_epochs, maximal_total_epochs, reason):
+    told = reason_to_stop(
+        epoch, patience=patience, total_epochs=total_epochs, maximal_total_epochs=maximal_total_epochs
+    )
+    assert told == reason

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.config import KnowledgeDistillation
 from autocompress.errors import ModuleError
+from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.distillation import distilling, loss
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,8 @@ import torch
 from autocompress import load_compressed, run_trial
 from autocompress.records import TrialRecord
 from autocompress.testing.zoo import ZooModule
-from autocompress.trial.checking import AlgorithmCheck, check_module
-from tests.compress.structures import STRUCTURES
+from autocompress.trial.check import AlgorithmCheck, check_module
+from tests.compression.structures import STRUCTURES
 
 GONE = [2, 3, 4, 7, 9, 10, 12, 15]
 
@@ -95,7 +95,7 @@ def test_a_share_of_the_model_is_met_by_the_other_layers(tmp_path, algorithm):
 
 
 def test_a_check_names_it_too():
-    from autocompress.config import default_space
+    from autocompress.search_space import default_space
 
     (check,) = check_module(Shuffled, default_space(["l2"]).wire)
     assert check.applies

@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepL
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import AccuracyBudget
-from autocompress.config import AccuracyAwareSettings, SearchSpace, default_space
 from autocompress.errors import ConfigError, ModuleError
+from autocompress.search_space import SearchSpace, default_space
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight import evaluating
 from autocompress.trial.preflight.hooks import algorithms_answered, require_inputs
 from autocompress.trial.preflight.watching import Watch

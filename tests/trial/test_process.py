@@ -1,18 +1,113 @@
-"""A trial in a process of its own, seen from outside."""
+"""Trials that are forked: as good as fresh interpreters, and soon there."""
 
 import functools
+import json
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.config import AccuracyAwareSettings, default_space
+import psutil
+import pytest
+
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.search_space import default_space
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
-from autocompress.trial.key import trial_key
-from autocompress.trial.process import End, TrialProcess
+from autocompress.trial.process import End, ForkServer, TrialProcess, fresh_interpreter
+from autocompress.trial.spec import trial_key
 from tests import curve_modules
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+
+
+def record_of(directory, module, start, rate=0.5):
+    store, fingerprint = begun(directory, module)
+    key = trial_key(fingerprint, order(rate), 0.8)
+    process = TrialProcess(store, key, order(rate), start)
+    results = list(process.results())
+    assert process.wait() == End()
+    return {**store.trial(key).record().to_dict(), "seconds": 0}, results, (store.trial(key).checkpoint / "weights.pt")
+
+
+def test_a_forked_trial_is_what_a_fresh_interpreters_is(tmp_path):
+    with ForkServer() as server:
+        forked = record_of(tmp_path / "forked", curve_modules.Never, server)
+    fresh = record_of(tmp_path / "fresh", curve_modules.Never, fresh_interpreter)
+    assert forked[:2] == fresh[:2]
+    assert forked[2].read_bytes() == fresh[2].read_bytes()
+
+
+@linux
+def test_many_run_at_a_time_from_one_server(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
+    rates = [0.1, 0.3, 0.5, 0.7]
+    with ForkServer() as server:
+        keys = [trial_key(fingerprint, order(rate), 0.8) for rate in rates]
+        running = [TrialProcess(store, key, order(rate), server) for key, rate in zip(keys, rates, strict=True)]
+        assert [len(list(process.results())) for process in running] == [3] * 4
+        assert [process.wait() for process in running] == [End()] * 4
+        servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+        assert len(servers) == 1
+    assert [store.trial(key).record().requested_rate for key in keys] == rates
+    assert not servers[0].is_running()
+
+
+@linux
+def test_a_trial_is_told_by_its_command_and_its_death_by_the_signal(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
+    parameters = order(0.9, epochs=200)
+    with ForkServer() as server:
+        process = TrialProcess(store, trial_key(fingerprint, parameters, 0.8), parameters, server)
+        next(iter(process.results()))
+        command = " ".join(psutil.Process(process._process.pid).cmdline())
+        assert f"-m autocompress.trial {store.path}" in command
+        process.kill()
+        assert process.wait().killed.startswith("the trial's process was killed by SIGKILL")
+
+
+@linux
+def test_an_exit_runs_what_was_registered_for_it(tmp_path):
+    """Loggers such as wandb send their last lines from there."""
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.TellsItsEnd)
+    key = trial_key(fingerprint, order(0.5), 0.8)
+    with ForkServer() as server:
+        process = TrialProcess(store, key, order(0.5), server)
+        list(process.results())
+        assert process.wait() == End()
+    assert "the module's last words" in (store.trial(key).path / "output.txt").read_text()
+
+
+@linux
+def test_a_server_that_was_killed_is_replaced(tmp_path):
+    with ForkServer() as server:
+        store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
+        for rate in (0.3, 0.5):
+            key = trial_key(fingerprint, order(rate), 0.8)
+            process = TrialProcess(store, key, order(rate), server)
+            list(process.results())
+            assert process.wait() == End()
+            assert store.trial(key).record().state == "completed"
+            os.kill(server._server.pid, signal.SIGKILL)
+
+
+@linux
+def test_a_trial_goes_on_when_who_started_it_is_killed(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
+    parameters = order(0.9, epochs=3)
+    key = trial_key(fingerprint, parameters, 0.8)
+    pid = os.fork()
+    if pid == 0:
+        server = ForkServer()
+        results = TrialProcess(store, key, parameters, server).results()
+        (tmp_path / "first.json").write_text(json.dumps(next(results)))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with store.trial(key).locked():  # until it lets go
+        assert store.trial(key).record().epochs == 3
+
 
 SPACE = default_space(["l2"])
 

@@ -9,11 +9,11 @@ import signal
 import pytest
 import torch
 
-from autocompress.compress.hooks import fresh_model
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.shipping.checkpoint import load_compressed
+from autocompress.compression.hooks import fresh_model
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.formats.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
-from autocompress.trial import run_trial, stages
+from autocompress.trial import pipeline, run_trial
 from autocompress.trial.child import verify_in_child
 from tests import curve_modules as modules
 
@@ -340,7 +340,7 @@ def test_a_damaged_best_model_is_trained_again_before_it_is_verified(tmp_path):
 @pytest.mark.parametrize("algorithm", ["l2", "level"])
 def test_a_file_with_other_weights_fails_the_trial(tmp_path, monkeypatch, algorithm):
     """What the record says is measured on the file: one that lies must not become a record."""
-    written = stages.save_checkpoint
+    written = pipeline.save_checkpoint
 
     def save_another(model, *arguments, **keywords):
         other = copy.deepcopy(model)
@@ -348,7 +348,7 @@ def test_a_file_with_other_weights_fails_the_trial(tmp_path, monkeypatch, algori
             other.head.weight.neg_()
         written(other, *arguments, **keywords)
 
-    monkeypatch.setattr(stages, "save_checkpoint", save_another)
+    monkeypatch.setattr(pipeline, "save_checkpoint", save_another)
     record = run_trial(modules.Cliff, parameters(algorithm=algorithm), threshold=0.8, directory=tmp_path)
     assert (record.state, record.feasible, record.accuracy) == ("failed", False, None)
     assert "must hold the model that was saved, bit for bit; head.weight differs" in record.error

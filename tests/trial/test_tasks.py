@@ -1,9 +1,10 @@
 import pytest
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.config import AccuracyAwareSettings, AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
 from autocompress.result import CompressionResult
+from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import CurveModule
 from autocompress.trial import run_trial

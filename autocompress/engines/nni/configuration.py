@@ -13,16 +13,17 @@ from nni.experiment import ExperimentConfig
 from nni.experiment.config import AlgorithmConfig
 from nni.experiment.config.utils import is_missing
 
-from autocompress.compress.loading import ModuleReference
-from autocompress.config import AccuracyAwareSettings, SearchSpace, load_search_space
-from autocompress.engines.nni.flat import flattened
-from autocompress.engines.nni.machines import is_remote, remote_command
-from autocompress.engines.nni.stock import create_stock_tuner, require_assessor, require_tuner
-from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.nni.builtin_tuners import create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.remote import is_remote, remote_command
+from autocompress.engines.nni.wire_format import flattened
 from autocompress.errors import ConfigError
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.search_space import SearchSpace, load_search_space
+from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger("nni.autocompress")
-_CHANNEL = "autocompress.engines.nni.reporter:NniChannel"
+_CHANNEL = "autocompress.engines.nni.channel:NniChannel"
 _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...` can be written
 
 

@@ -12,21 +12,27 @@ from typing import Any
 
 from nni.experiment import Experiment, ExperimentConfig, RunMode
 
+from autocompress.argument_checks import checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.module import AbstractAutoCompressionModule
-from autocompress.config import AccuracyAwareSettings
-from autocompress.config.nncf import CompressionConfig, search_space_of, settings_of
-from autocompress.engines.nni.beginning import created, reopened, written_config
+from autocompress.compression.module import AbstractAutoCompressionModule
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
-from autocompress.engines.nni.machines import Machines
+from autocompress.engines.nni.lifecycle import (
+    Session,
+    create_algorithms,
+    created,
+    end_experiment,
+    reopened,
+    written_config,
+)
 from autocompress.engines.nni.manager import Manager, require_free_port
-from autocompress.engines.nni.session import Session, create_algorithms, end_experiment
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.engines.nni.remote import Machines
 from autocompress.errors import EngineError
-from autocompress.kinds import checked_arguments
+from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.plan import ExperimentPlan
 from autocompress.result import CompressionResult
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.leaving import nothing_left_behind
 from autocompress.tracking import Callback, following

@@ -12,9 +12,14 @@ from nni.experiment import ExperimentConfig, launcher, rest
 from nni.tools.nnictl.config_utils import Experiments
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
-from autocompress.engines.nni.machines import is_remote
-from autocompress.engines.nni.manager import Manager, new_url_prefix, start_manager
-from autocompress.engines.nni.private import make_private_directory, make_private_file
+from autocompress.engines.nni.manager import (
+    Manager,
+    make_private_directory,
+    make_private_file,
+    new_url_prefix,
+    start_manager,
+)
+from autocompress.engines.nni.remote import is_remote
 from autocompress.errors import EngineError
 
 

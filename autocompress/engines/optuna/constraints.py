@@ -5,8 +5,8 @@ from __future__ import annotations
 from optuna import Trial
 from optuna.trial import FrozenTrial
 
+from autocompress.argument_checks import checked_arguments
 from autocompress.errors import ConfigError
-from autocompress.kinds import checked_arguments
 
 _CONSTRAINTS = "constraints"
 

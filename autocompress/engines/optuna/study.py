@@ -14,40 +14,39 @@ from typing import Annotated, Any
 
 import optuna
 
+from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.compress.loading import ModuleReference
-from autocompress.compress.module import AbstractAutoCompressionModule
-from autocompress.config import AccuracyAwareSettings, SearchSpaceSource, load_search_space
-from autocompress.engines.optuna.mirror import Mirror
-from autocompress.engines.optuna.patience import patient
-from autocompress.engines.optuna.proposing import ProposalSampler
-from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
-from autocompress.engines.optuna.records import PLAN
-from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
-from autocompress.engines.optuna.showing import show_files
-from autocompress.engines.optuna.storages import (
+from autocompress.compression.module import AbstractAutoCompressionModule
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.optuna.convert import PLAN
+from autocompress.engines.optuna.directory_sync import Mirror, show_files
+from autocompress.engines.optuna.proposal_sampler import ProposalSampler
+from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
+from autocompress.engines.optuna.storage import (
     STORAGE_FILE,
     address,
     default_storage,
     named_sampler,
     opened,
+    patient,
     plan_of,
     told_storage,
 )
 from autocompress.engines.optuna.worker import Worker
-from autocompress.engines.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
-from autocompress.kinds import AT_LEAST_1, checked_arguments
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
+from autocompress.search_space import SearchSpaceSource, load_search_space
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.store.disk import require_writable
 from autocompress.store.leaving import nothing_left_behind
-from autocompress.store.space import require_writable
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
-from autocompress.trial.forking import ForkServer
+from autocompress.trial.process import ForkServer
 
 _PATIENCE_WHEN_STOPPING = 5.0
 _logger = logging.getLogger("autocompress.optuna")

@@ -13,20 +13,18 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.engines.hope import require_hope, told_loss
+from autocompress.engines.failures import require_hope, told_loss
 from autocompress.engines.optuna.constraints import set_accuracy_budget
-from autocompress.engines.optuna.liveness import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
-from autocompress.engines.optuna.mirror import Mirror
-from autocompress.engines.optuna.proposing import ProposalSampler, write_order
-from autocompress.engines.optuna.records import INTERRUPTED, RECORD, records_of
-from autocompress.engines.optuna.suggesting import suggest
-from autocompress.engines.plan import ExperimentPlan
+from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of
+from autocompress.engines.optuna.dead_trials import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
+from autocompress.engines.optuna.directory_sync import Mirror
+from autocompress.engines.optuna.proposal_sampler import ProposalSampler, suggest, write_order
 from autocompress.errors import AutoCompressError
+from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import OpenTrial, record_of_end
-from autocompress.store.space import require_space
-from autocompress.trial.forking import Starter
-from autocompress.trial.process import End, TrialProcess
+from autocompress.store.disk import require_space
+from autocompress.trial.process import End, Starter, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1

@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from autocompress.compress.base import layer_shapes
-from autocompress.compress.copying import copied
-from autocompress.compress.pruning.graph import ChannelGraph
-from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.compression.base import layer_shapes
+from autocompress.compression.model_state import copied, device_of, evaluating, moved
+from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError
 
 _LARGE = 50_000_000

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compress.copying import copied
+from autocompress.compression.model_state import copied
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.preflight.watching import Enough, Watch
-from autocompress.trial.seeds import seed_everything
+from autocompress.trial.spec import seed_everything
 
 QUICK, MODERATE = 0.4, 1.0
 """Seconds: that evaluations of interchanged outputs may take; of an evaluation up to which a third one is done."""

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compress.hooks import batch_inputs, shown
-from autocompress.compress.module import AbstractAutoCompressionModule, ModuleClass
-from autocompress.compress.state import device_of, evaluating, moved
+from autocompress.compression.hooks import batch_inputs, shown
+from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.errors import AutoCompressError, ModuleError, first_line
-from autocompress.trial.seeds import unchanged_randomness
+from autocompress.trial.spec import unchanged_randomness
 
 _NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
 _SIMILAR = 0.85

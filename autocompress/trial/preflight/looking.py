@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from autocompress.algorithms import algorithm
-from autocompress.compress.copying import copied
-from autocompress.compress.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compress.module import ModuleClass
-from autocompress.config import AccuracyAwareSettings, SearchSpace
+from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
+from autocompress.compression.model_state import copied
+from autocompress.compression.module import ModuleClass
 from autocompress.records import Preflight
+from autocompress.search_space import SearchSpace
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.damaging import output_layers
 from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
@@ -25,7 +26,7 @@ from autocompress.trial.preflight.hooks import (
 from autocompress.trial.preflight.judging import Judge, Names
 from autocompress.trial.preflight.stepping import Step
 from autocompress.trial.preflight.training import judge_step, training_steps
-from autocompress.trial.seeds import seed_everything
+from autocompress.trial.spec import seed_everything
 
 _LONG = 0.3
 """Seconds that `model()` takes from which it is not called once more."""

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compress.copying import copied
-from autocompress.compress.hooks import shown
-from autocompress.compress.module import ModuleClass, Trainer
-from autocompress.compress.sparsifying import trainer_of
+from autocompress.compression.hooks import shown
+from autocompress.compression.model_state import copied
+from autocompress.compression.module import ModuleClass, Trainer
+from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.preflight.stepping import MOST_SECONDS, Step, take_step
-from autocompress.trial.seeds import seed_everything
-from autocompress.trial.training import find_trainer
+from autocompress.trial.spec import seed_everything
 
 _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 

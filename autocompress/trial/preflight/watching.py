@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compress.state import tensors
+from autocompress.compression.model_state import tensors
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.hooks import same
 

@@ -14,7 +14,7 @@ from autocompress import (
     ModuleError,
     StoreError,
 )
-from autocompress.compress.loading import ModuleReference
+from autocompress.compression.module_loading import ModuleReference
 from tests import curve_modules as modules
 
 SPARSITY = {"_type": "uniform", "_value": [0, 0.9]}

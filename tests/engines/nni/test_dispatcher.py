@@ -1,11 +1,11 @@
 import time
 
 import pytest
-from nni.assessor import Assessor
+from nni.assessor import Assessor, AssessResult
 from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
-from autocompress.engines.nni.dispatcher import Dispatcher
+from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
 from autocompress.errors import ConfigError, EngineError
 
 CHANNEL = "ws://_unittest_nowhere"  # NNI's own way of not connecting
@@ -72,3 +72,20 @@ def test_trials_that_run_again_are_adopted(make):
     again = [{"parameter_id": 4, "parameters": {"x": 1}}, {"parameter_id": None, "parameters": {}}]
     make(tuner).handle_add_customized_trial(again)
     assert tuner.adopted == {4: {"x": 1}}
+
+
+def history(epochs):
+    return [{"default": 0.5, "epoch": epoch} for epoch in range(1, epochs + 1)]
+
+
+def test_a_trial_goes_on_within_its_patience():
+    assessor = AdaptiveCompressionAssessor(maximal_total_epochs=100, patience=3)
+    assert [assessor.assess_trial("a", history(n)) for n in (1, 2, 3)] == [AssessResult.Good] * 3
+    assert assessor.assess_trial("a", history(4)) is AssessResult.Bad
+
+
+def test_the_epochs_of_all_trials_count_together():
+    assessor = AdaptiveCompressionAssessor(maximal_total_epochs=10, epochs_before=4)
+    assert assessor.assess_trial("a", history(3)) is AssessResult.Good
+    assert assessor.assess_trial("b", history(3)) is AssessResult.Good
+    assert assessor.assess_trial("b", history(4)) is AssessResult.Bad

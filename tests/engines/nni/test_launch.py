@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
-from autocompress.engines.nni.beginning import written_config
 from autocompress.engines.nni.launch import known_to_nni
+from autocompress.engines.nni.lifecycle import written_config
 from autocompress.errors import StoreError
 from autocompress.store import ExperimentDirectory
 from tests.written import plan

@@ -2,9 +2,8 @@
 
 import pytest
 
-from autocompress.engines.nni.stock import StockTuner, create_stock_tuner, require_assessor, require_tuner
-from autocompress.engines.nni.trials import RunningTrials
-from autocompress.engines.nni.tuner import AdaptiveCompression
+from autocompress.engines.nni.builtin_tuners import StockTuner, create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.errors import ConfigError, TrialError
 from autocompress.records import TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis, StepHalving

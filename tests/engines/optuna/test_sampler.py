@@ -8,14 +8,13 @@ from optuna.distributions import FloatDistribution
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState
 
-from autocompress.config import AccuracyAwareSettings
 from autocompress.engines.optuna.constraints import set_accuracy_budget
-from autocompress.engines.optuna.pruner import AdaptiveCompressionPruner
-from autocompress.engines.optuna.records import PROPOSAL
-from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
+from autocompress.engines.optuna.convert import PROPOSAL
+from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.testing import cliff, flat, knee, never
 
 SETTINGS = AccuracyAwareSettings()

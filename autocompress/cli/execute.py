@@ -1,0 +1,186 @@
+"""Carrying out a search on an engine: the display around it, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from autocompress.budget import AccuracyBudget
+from autocompress.cli.error_handling import INTERRUPTED, Interrupts
+from autocompress.cli.live_display import watching
+from autocompress.errors import ConfigError
+from autocompress.result import CompressionResult
+from autocompress.search_space import SearchSpaceSource
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
+from autocompress.store.leaving import nothing_left_behind
+from autocompress.tracking.following import tracker
+
+if TYPE_CHECKING:
+    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.tracking import Callback
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What `run` was asked for; None leaves the default."""
+
+    search_space: SearchSpaceSource
+    settings: AccuracyAwareSettings
+    tuner: str | None
+    trials: int | None
+    budget: AccuracyBudget | None
+    objective: str | None
+    concurrency: int
+    seed: int
+    yes: bool = False
+
+
+def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSource, AccuracyAwareSettings]:
+    """The search space, and the settings: from an NNCF-style configuration, or the defaults.
+
+    Raises:
+        ConfigError: both or neither are given, or the configuration breaks a rule.
+    """
+    if (search_space is None) == (config is None):
+        given = "neither is" if config is None else "both are"
+        raise ConfigError(f"--search-space or --config must be given; {given}")
+    if config is None:
+        return str(search_space), AccuracyAwareSettings()
+    from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+
+    read = CompressionConfig.from_json(config)
+    return search_space_of(read), settings_of(read)
+
+
+def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget | None:
+    """The budget of the two options; None where neither is given.
+
+    Raises:
+        ConfigError: both are given, or the one given is negative or not finite.
+    """
+    if relative is not None and absolute is not None:
+        raise ConfigError(
+            f"--max-relative-drop and --max-absolute-drop must not both be given; got {relative:g} and {absolute:g}"
+        )
+    return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
+
+
+class Search(Protocol):
+    """A search that can be carried out, on whichever engine."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """Its web page; None while it has not started, empty where there is none."""
+        ...
+
+    @property
+    def trials(self) -> int | None:
+        """The most that are run; None for as many as it takes."""
+        ...
+
+    def follow(self, callbacks: list[Callback]) -> None:
+        """Tell callbacks of it while it runs."""
+        ...
+
+    def run(self, console: Console) -> bool:
+        """Run to its end. False where it was interrupted and has stopped by itself."""
+        ...
+
+    def stop(self) -> None:
+        """End what is left of it."""
+        ...
+
+
+def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False) -> None:
+    """Run the search to its end and print the result.
+
+    Args:
+        search: on an engine.
+        quiet: print nothing but the result.
+        trackers: told of it while it runs, each as `<name>=<where>`.
+        keep_page: leave its web page up at the end, until Ctrl-C.
+
+    Raises:
+        AutoCompressError: as the engine does.
+        typer.Exit: Ctrl-C; how to go on has been printed.
+    """
+    store = ExperimentDirectory(search.directory)
+    search.follow([tracker(text) for text in trackers])
+    with nothing_left_behind(store.path):
+        if not _ends_by_itself(search, store, quiet, keep_page):
+            go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
+            print(f"stopped; {go_on}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED)
+    try:
+        print(told(CompressionResult(store)))
+        if keep_page and search.url:
+            show_page(search.url)
+    finally:
+        search.stop()
+
+
+def show_page(url: str) -> None:
+    """Tell where a web page is, and wait for Ctrl-C."""
+    print(f"page     {url}  (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt), Interrupts().counted():
+        threading.Event().wait()
+
+
+def new_directory(reference: ModuleReference, out: Path | None) -> Path:
+    """The directory that was asked for, else one named after the module and the time."""
+    return out or Path("autocompress-out", f"{reference.class_name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def told(result: CompressionResult) -> str:
+    """The result's summary and how to load the model.
+
+    Raises:
+        InfeasibleBudgetError: nothing stayed within the budget.
+    """
+    return f"{result.summary()}\nload it     {result.loading_line}"
+
+
+def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, keep_page: bool) -> bool:
+    console, interrupts, ended = Console(), Interrupts(), False
+    with interrupts.counted():
+        try:
+            with watching(
+                store,
+                console,
+                lambda: search.url,
+                quiet=quiet,
+                stopping=lambda: interrupts.count > 0,
+                trials=search.trials,
+            ):
+                ended = search.run(console)
+                return ended
+        except KeyboardInterrupt:
+            return False
+        finally:
+            if not (ended and keep_page):
+                search.stop()
+
+
+def quieten(logger: str, above: str, console: Console) -> None:
+    """Of what a framework logs only warnings are left, and ours go above the live display."""
+    logging.getLogger(above).setLevel(logging.WARNING)
+    ours = logging.getLogger(logger)
+    ours.propagate = False
+    ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]

@@ -1,0 +1,245 @@
+"""The commands that run something."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli import execute
+from autocompress.cli.error_handling import INTERRUPTED, told_errors
+from autocompress.cli.execute import new_directory
+from autocompress.cli.on_nni import new_experiment, old_experiment
+from autocompress.cli.on_optuna import new_study, old_study
+from autocompress.cli.options import (
+    AbsoluteDrop,
+    Artefacts,
+    Debug,
+    Directory,
+    Json,
+    Module,
+    NoPreflight,
+    Objective,
+    Port,
+    Quiet,
+    RelativeDrop,
+    Storage,
+    Study,
+    Track,
+    Yes,
+)
+from autocompress.cli.tables import (
+    checks_table,
+    layers_left_alone,
+    piped_console,
+    print_comparison,
+    told_outcome,
+    tried,
+)
+from autocompress.compare.tuners import DEFAULT_TUNERS
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.store import ExperimentDirectory
+
+
+def run(
+    module: Module,
+    search_space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The search space, NNI's JSON; it or --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An NNCF-style configuration: search space, settings, budget.")
+    ] = None,
+    tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
+    no_preflight: NoPreflight = False,
+    objective: Objective = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
+    port: Port = None,
+    engine: Annotated[str, typer.Option(help="nni, or optuna: without a web page, on any storage.")] = "nni",
+    storage: Storage = None,
+    study: Study = None,
+    artefacts: Artefacts = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
+    ] = None,
+    track: Track = None,
+    keep_page: Annotated[
+        bool, typer.Option("--keep-page", help="Leave NNI's web page up at the end, until Ctrl-C.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search the highest compression rate within the budget.
+
+    It ends by itself. Ctrl-C stops it cleanly, and `autocompress resume DIR` goes on.
+    """
+    with told_errors(debug=debug):
+        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
+        space, settings = execute.asked(search_space, config)
+        (budget or settings.budget).require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
+        settings = settings.with_changes({"preflight": not no_preflight})
+        wishes = execute.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed, yes)
+        search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
+        execute.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
+
+
+def resume(
+    directory: Directory,
+    port: Port = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials (optuna).")] = None,
+    track: Track = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a search that was stopped or killed; nothing finished is trained again.
+
+    Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
+    """
+    with told_errors(debug=debug):
+        engine = ExperimentDirectory(directory).settings()["engine"].get("name")  # before an engine is imported
+        optuna = engine == "optuna"
+        search = old_study(directory, trials=trials) if optuna else old_experiment(directory, port)
+        execute.carry_out(search, quiet=quiet, trackers=track or ())
+
+
+def worker(
+    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna's storage, reached by all workers.")],
+    study: Annotated[str, typer.Option(metavar="NAME", help="The study in it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Its directory, or one of this machine's own where it has --artefacts.")
+    ],
+    module: Annotated[
+        str | None, typer.Option(metavar="FILE:CLASS", help="Your module, where it is elsewhere on this machine.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Help with a study that has begun; may be started and killed at any time.
+
+    Example: autocompress worker --storage postgresql://host/db --study DigitsModule --out /shared/digits
+    """
+    with told_errors(debug=debug):
+        found = old_study(out, storage, study, module, trials=trials, jobs=concurrency, alone=False)
+        execute.carry_out(found, quiet=quiet)
+
+
+def check(
+    module: Module,
+    search_space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
+    ] = None,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at your module before any search: the preflight, then what algorithms would remove, untrained.
+
+    Exit code 2 where the preflight refuses the module, or an algorithm of the search space does not apply.
+    """
+    with told_errors(debug=debug):
+        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
+        if budget is not None:
+            budget.require_meant(confirmed=yes)
+        found, preflight, lines = tried(module, search_space, budget)
+        if as_json:
+            checks = [each.to_dict() for each in found]
+            print(json.dumps({"preflight": preflight.to_dict(), "checks": checks}, indent=2))
+        else:
+            print("\n".join(lines))
+            piped_console().print(checks_table(found))
+            for line in layers_left_alone(found):
+                typer.echo(line)
+    if search_space is not None and not all(each.applies for each in found):
+        raise typer.Exit(2)
+
+
+def compare(
+    module: Module,
+    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    tuners: Annotated[
+        str,
+        typer.Option(help="adaptive; NNI's tpe, random, grid, evolution, ...; Optuna's as optuna-tpe, optuna-gp, ..."),
+    ] = ",".join(DEFAULT_TUNERS),
+    seeds: Annotated[int, typer.Option(min=1, help="Each tuner searches once with each of so many seeds.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, help="At most so many trials of each search.")] = 20,
+    max_relative_drop: RelativeDrop = None,
+    max_absolute_drop: AbsoluteDrop = None,
+    yes: Yes = False,
+    no_preflight: NoPreflight = False,
+    objective: Objective = None,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
+    ] = "in-process",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Searches at a time. Default: one for each core.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep it; the same one again goes on with it.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Let tuners search the same and compare what they reach, after how much training.
+
+    Writes comparison.json, comparison.html and plots/. Ctrl-C stops it; the same command with the same --out goes on.
+    """
+    with told_errors(debug=debug):
+        from autocompress.compare.compare_tuners import compare_tuners
+        from autocompress.compression.module_loading import ModuleReference
+        from autocompress.settings import AccuracyAwareSettings
+
+        reference = ModuleReference.parse(module)
+        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
+        if budget is not None:
+            budget.require_meant(confirmed=yes)
+        home = new_directory(reference, out)
+        try:
+            found = compare_tuners(
+                reference,
+                search_space,
+                tuners,
+                budget=budget,
+                settings=AccuracyAwareSettings(preflight=not no_preflight),
+                objective=objective,
+                seeds=seeds,
+                trials=trials,
+                directory=home,
+                engine=engine,
+                jobs=jobs,
+                on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
+            )
+        except KeyboardInterrupt:
+            print(f"stopped; the same command with --out {home} goes on", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2))
+            return
+        print_comparison(found, piped_console())
+        print(f"wrote {home / 'comparison.html'}")
+
+
+def _new(
+    engine: str,
+    module: str,
+    out: Path | None,
+    wishes: execute.Wishes,
+    port: int | None,
+    shared: tuple[str | None, str | None, str | None],
+) -> execute.Search:
+    if engine == "optuna":
+        return new_study(module, out, wishes, *shared)
+    if engine != "nni":
+        raise ConfigError(unknown_name("engine", engine, ("nni", "optuna")))
+    if any(each is not None for each in shared):
+        raise ConfigError("--storage, --study and --artefacts are for --engine optuna; the engine is nni")
+    return new_experiment(module, out, wishes, port)

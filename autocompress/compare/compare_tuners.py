@@ -1,0 +1,223 @@
+"""What is compared, written down, so that a comparison can be gone on with."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from autocompress.argument_checks import AT_LEAST_1, checked_arguments
+from autocompress.budget import AccuracyBudget
+from autocompress.compare.one_search import Engine, SearchOrder
+from autocompress.compare.running import run_all
+from autocompress.compare.tuners import DEFAULT_TUNERS, TunerName, tuners_named
+from autocompress.compression.module import AbstractAutoCompressionModule
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.errors import AutoCompressError, ConfigError, StoreError, unknown_name
+from autocompress.plan import choose_objective, installed_versions
+from autocompress.records import Baseline
+from autocompress.report.comparison import Comparison, SearchOutcome, outcome
+from autocompress.report.data import Story, story_of
+from autocompress.report.files import write_comparison
+from autocompress.search_space import load_search_space
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
+from autocompress.store.disk import read_json, write_json
+from autocompress.store.leaving import nothing_left_behind
+from autocompress.trial.child import holdouts_in_child, measure_in_child, refuse_in_child
+
+_logger = logging.getLogger("autocompress.compare")
+
+
+def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
+    """The uncompressed model, measured once for all searches; what is compared is written down beside it.
+
+    Args:
+        home: the comparison's directory, which is there, and held.
+        wanted: what is compared, as JSON.
+        reference: the user's module.
+
+    Raises:
+        StoreError: the directory belongs to another comparison, or cannot be written.
+        AutoCompressError: the model cannot be measured.
+    """
+    path = home / "plan.json"
+    if not path.exists():
+        if any(entry.name != ".lock" for entry in home.iterdir()):
+            raise StoreError(f"the directory must be empty, or of this comparison; {home} holds other files")
+        settings = AccuracyAwareSettings.from_dict(wanted["settings"])
+        measured = measure_in_child(wanted["module"], wanted["search_space"], home.parent, settings)
+        write_json(path, {**wanted, "baseline": measured.to_dict()})
+        for warning in measured.preflight.warnings if measured.preflight is not None else ():
+            _logger.warning("%s", warning)
+    known = read_json(path)
+    _require_same(home, wanted, known)
+    baseline = Baseline.from_dict(known.get("baseline", {}))
+    if baseline.fingerprint != reference.fingerprint():
+        raise StoreError(f"{home} must be of the same module, whose source has changed: name another directory")
+    return baseline
+
+
+def _require_same(home: Path, wanted: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if not (_same_search(value, known.get(name)) if name == "settings" else known.get(name) == value):
+            raise StoreError(
+                f"{home} must be of the same comparison; its {name} is another one: name another directory"
+            )
+
+
+def _same_search(wanted: Any, known: Any) -> bool:
+    try:
+        return AccuracyAwareSettings.from_record(wanted).searches_like(AccuracyAwareSettings.from_record(known))
+    except ConfigError:  # damaged, or of another version
+        return False
+
+
+def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:
+    """One search of the comparison."""
+    return SearchOrder(
+        tuner=tuner,
+        settings=AccuracyAwareSettings.from_dict({**wanted["settings"], "seed": seed}),
+        directory=home / tuner.label / str(seed),
+        baseline=baseline,
+        **{name: wanted[name] for name in ("trials", "engine", "module", "search_space", "objective")},
+    )
+
+
+_ENOUGH_TRIALS = 20
+
+
+@checked_arguments
+def compare_tuners(
+    module: type[AbstractAutoCompressionModule] | ModuleReference,
+    search_space: Mapping[str, Any] | str | Path,
+    tuners: str | Sequence[str] = DEFAULT_TUNERS,
+    *,
+    budget: AccuracyBudget | None = None,
+    settings: AccuracyAwareSettings | None = None,
+    objective: str | None = None,
+    seeds: Annotated[int, AT_LEAST_1] = 3,
+    trials: Annotated[int, AT_LEAST_1] = _ENOUGH_TRIALS,
+    directory: str | Path | None = None,
+    engine: str = "in-process",
+    jobs: Annotated[int, AT_LEAST_1] | None = None,
+    on_outcome: Callable[[SearchOutcome], None] | None = None,
+) -> Comparison:
+    """Let several tuners search the same, with the same budget, objective, trial runner and number of trials.
+
+    No search knows another one's trials. Each is an experiment of its own in `<directory>/<tuner>/<seed>`. Called again
+    with the same directory, it goes on: what has ended is not run again. A tuner that is broken or not installed has
+    its reason in `errors`; the others go on.
+
+    Args:
+        module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
+        search_space: as `AutoCompressionSearchSpaceGenerator.dumps` gives it, or a JSON file.
+        tuners: `adaptive`, NNI's by their names (`tpe`, `random`, `grid`, ...), Optuna's samplers as `optuna-<name>`.
+        budget: the tolerated accuracy degradation; by default that of the settings, which is 1 % relative.
+        settings: all settings of the search; the seed is each one's own.
+        objective: what trials are compared by; by default "rate" for one algorithm, "size" for several.
+        seeds: how many; 0, 1, ...
+        trials: the most trials of a search; the adaptive one ends by itself.
+        directory: where all is kept; `autocompress-comparison-<module>` by default.
+        engine: "in-process", or "nni": NNI's tuners and ours run as real NNI experiments.
+        jobs: searches at a time; as many as there are cores by default, as one search is a chain of trials.
+        on_outcome: told of each search that has ended.
+
+    Returns:
+        the comparison, which is also written to `comparison.json`, `comparison.html` and `plots/`.
+
+    Raises:
+        ConfigError: a tuner, the engine, the search space or a number breaks a rule.
+        StoreError: the directory belongs to another comparison, or cannot be written.
+        AutoCompressError: the model cannot be measured.
+    """
+    refuse_in_child("tuners must not be compared")
+    if engine not in get_args(Engine):
+        raise ConfigError(unknown_name("engine", engine, get_args(Engine)))
+    reference = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
+    chosen = settings or AccuracyAwareSettings()
+    chosen = chosen if budget is None else chosen.with_budget(budget)
+    space, named = load_search_space(search_space), tuners_named(tuners)
+    _ = chosen.searches(space)  # an empty range is found here
+    wanted = {
+        "module": reference.to_dict(),
+        "search_space": space.wire,
+        "settings": chosen.to_dict(),
+        "objective": choose_objective(space, objective),
+        "trials": trials,
+        "engine": engine,
+    }
+    home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
+    with nothing_left_behind(home), ExperimentDirectory(home).locked():
+        baseline = begun(home, wanted, reference)
+        orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
+        outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
+        comparison = _compared(orders[0], trials, engine, outcomes)
+        write_comparison(comparison, home)
+    return comparison
+
+
+def _run(
+    home: Path, orders: Iterable[SearchOrder], jobs: int, on_outcome: Callable[[SearchOutcome], None]
+) -> list[SearchOutcome]:
+    orders = list(orders)
+    found = {order.directory: known for order in orders if (known := _kept(order)) is not None}
+
+    def ended(order: SearchOrder, error: str | None) -> None:
+        found[order.directory] = _outcome(home, order, error)
+        on_outcome(found[order.directory])
+
+    run_all([order for order in orders if order.directory not in found], jobs, ended)
+    return [found[order.directory] for order in orders]
+
+
+def _kept(order: SearchOrder) -> SearchOutcome | None:
+    """What an earlier call found."""
+    path = _answer_file(order)
+    return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
+
+
+def _answer_file(order: SearchOrder) -> Path:
+    return order.directory.with_name(f"{order.directory.name}.json")
+
+
+def _outcome(home: Path, order: SearchOrder, error: str | None) -> SearchOutcome:
+    place = str(order.directory.relative_to(home))
+    if error is None:
+        try:
+            return _found(order, place)
+        except AutoCompressError as failed:
+            error = str(failed.args[0])
+    return SearchOutcome(order.tuner.label, order.seed, place, error=error)  # not kept: the next call tries again
+
+
+def _found(order: SearchOrder, place: str) -> SearchOutcome:
+    story = story_of(ExperimentDirectory(order.directory))
+    result = outcome(story, order.tuner.label, place, _holdouts(order, story))
+    write_json(_answer_file(order), result.to_dict())
+    return result
+
+
+def _holdouts(order: SearchOrder, story: Story) -> dict[str, float]:
+    if story.baseline.holdout_accuracy is None:
+        return {}
+    keys = {story.directory / "trials" / each.key / "checkpoint": each.key for each in story.records if each.feasible}
+    found = holdouts_in_child(order.module, keys) if keys else {}
+    return {keys[place]: accuracy for place, accuracy in found.items() if accuracy is not None}
+
+
+def _compared(order: SearchOrder, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
+    baseline = order.baseline
+    return Comparison(
+        module=order.module["class_name"],
+        objective=order.objective,
+        threshold=order.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better),
+        baseline_accuracy=baseline.accuracy,
+        trials=trials,
+        minimal_step=order.settings.minimal_compression_rate_step,
+        engine=engine,
+        versions=installed_versions(),
+        outcomes=tuple(outcomes),
+    )

@@ -1,0 +1,165 @@
+"""What every compressor takes and gives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from torch import nn
+
+from autocompress.algorithms import algorithm
+from autocompress.compression.layers import FILTER_TYPES, LayerTarget, Scopes, supported_layers
+from autocompress.compression.module import ModuleClass
+from autocompress.errors import ConfigError
+from autocompress.records import Measurement
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Size of one layer of the uncompressed model.
+
+    Attributes:
+        width: number of its filters: output channels of a convolution, output features of a linear layer.
+        groups: groups of a convolution, 1 for a linear layer.
+    """
+
+    width: int
+    groups: int = 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it is a convolution with one filter per channel."""
+        return self.groups == self.width and self.width > 1
+
+
+def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
+    """Sizes of all layers whose filters can be removed, by dotted name; taken from the uncompressed model."""
+    return {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
+
+
+def layer_shape(layer: nn.Module) -> LayerShape:
+    """Size of one convolution or linear layer."""
+    if isinstance(layer, nn.Linear):
+        return LayerShape(layer.out_features)
+    return LayerShape(int(layer.out_channels), int(layer.groups))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class CompressionRequest:
+    """What to do to a model.
+
+    Attributes:
+        algorithm: its registered name.
+        targets: rules that choose layers and their rates.
+        example_inputs: positional arguments of one forward pass.
+        original: sizes of the uncompressed model's layers (`layer_shapes`), from which rates count also when the model
+            given was compressed before; None: the model given is the uncompressed one.
+        arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked; those that are left
+            out have the defaults of `algorithms.Algorithm.arguments`.
+        module: the user's module, for algorithms that need its trainers or calibration data.
+        uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: the model given is
+            the uncompressed one.
+    """
+
+    algorithm: str
+    targets: tuple[LayerTarget, ...]
+    example_inputs: tuple[Any, ...]
+    original: Mapping[str, LayerShape] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    module: ModuleClass | None = None
+    uncompressed: Measurement | None = None
+
+    def argument(self, name: str) -> Any:
+        """The argument that was given, else its default."""
+        defaults = {argument.name: argument.default for argument in algorithm(self.algorithm).arguments}
+        return self.arguments.get(name, defaults[name])
+
+    @property
+    def scopes(self) -> Scopes:
+        """The parts of the model that may be touched."""
+        return Scopes.of(self.arguments)
+
+
+class Compression(Protocol):
+    """A model under compression: to be fine-tuned, measured, finished."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the finished model still computes in floating point what other kernels would in fewer bits."""
+        ...
+
+    @property
+    def converts(self) -> bool:
+        """Whether the finished model computes something else than the one that is trained, so that its accuracy too."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training that compressing itself took."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The model to fine-tune and evaluate; it may be another object than the one that was given."""
+        ...
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """The compression rate in [0, 1) measured on the model, finished or not, also as a checkpoint gives it back.
+
+        Args:
+            model: the compressed model or a copy of it.
+            whole_model: measure over all layers the algorithm supports, instead of the targeted layers only. For rules
+                that carry several rates.
+        """
+        ...
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Make it a plain model that computes the same; changes the model given (the compressed one or a copy of it).
+
+        Trained on afterwards, it is no longer held at its rate: finish a copy to save an intermediate state.
+        """
+        ...
+
+
+def left_alone(compression: Compression) -> dict[str, str]:
+    """Layers that a pruner does not cut, although a rule selects them, each with a sentence why; see `FilterPruner`."""
+    return dict(getattr(compression, "left_alone", {}))
+
+
+class Compressor(Protocol):
+    """A family of compression algorithms."""
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check all that can be told of a request without compressing the model, which is not changed.
+
+        Raises:
+            ConfigError: the request breaks a rule.
+            CompressionError: the algorithm cannot be applied to the model.
+        """
+        ...
+
+    def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
+        """Compress a model, which is changed and must not be used by itself afterwards.
+
+        Raises:
+            ConfigError: the request breaks a rule.
+            CompressionError: the algorithm cannot be applied to the model, or would change nothing at a rate > 0; the
+                model is then in an undefined state.
+            ModuleError: the user's module lacks a hook that the algorithm needs.
+        """
+        ...
+
+
+def compressor(name: str) -> Compressor:
+    """The compressor of an algorithm; its file is imported only now.
+
+    Raises:
+        ConfigError: no algorithm has that name; or it is a mix, whose parts have compressors.
+    """
+    known = algorithm(name)
+    if known.parts:
+        raise ConfigError(f"a mix has no compressor of its own, its parts have; got {name!r}")
+    module, _, attribute = known.compressor.partition(":")
+    return cast(Compressor, getattr(importlib.import_module(module), attribute)())

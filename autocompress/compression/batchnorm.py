@@ -1,0 +1,50 @@
+"""Statistics of BatchNorm layers after compression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compression.hooks import batch_inputs
+from autocompress.compression.model_state import device_of, evaluating, moved
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
+    """Estimate the running statistics of all BatchNorm layers anew, as the plain average over the batches.
+
+    Everything else is in eval mode meanwhile; modes and momenta are restored. Without BatchNorm layers no batch is
+    drawn, without batches the statistics stay as they are.
+
+    Args:
+        model: the compressed model, changed in place.
+        batches: model inputs, or sequences whose first item is one; see `hooks.batch_inputs`.
+
+    Returns:
+        whether there are BatchNorm layers.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return False
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model), torch.no_grad():
+        try:
+            _average(model, norms, batches)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return True
+
+
+def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
+    device = device_of(model)
+    for index, batch in enumerate(batches):
+        if index == 0:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's word for a cumulative average
+                norm.train()
+        model(*moved(batch_inputs(model, batch), device))

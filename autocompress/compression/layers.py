@@ -1,0 +1,302 @@
+"""Custom layers: modules that are not PyTorch's, whose `weight` may be compressed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+
+from autocompress.algorithms import ALGORITHMS, algorithm
+from autocompress.errors import ConfigError, unknown_name
+
+_M = TypeVar("_M", bound=type[nn.Module])
+_OF_CONTROLLERS = ("rb_sparsity",)
+"""Algorithms that no search space names."""
+_REGISTERED: dict[type[nn.Module], frozenset[str]] = {}
+
+
+def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M]:
+    """Class decorator: the class' parameter `weight` may be compressed as that of a layer of PyTorch's.
+
+    Algorithms on single weights (`level`, `magnitude_sparsity`, the quantizers) then compress it. Filters of such a
+    module are never removed, as nobody but its author knows what else depends on them; the layers that share filters
+    with it keep theirs.
+
+    Args:
+        ignored_algorithms: names of algorithms that leave the modules of this class alone; NNCF's `quantization` stands
+            for all quantizers.
+
+    Raises:
+        ConfigError: not a class of modules, or an unknown algorithm.
+    """
+    names = frozenset(known for name in ignored_algorithms for known in _known(name))
+
+    def register(module: _M) -> _M:
+        if not isinstance(module, type) or not issubclass(module, nn.Module):
+            raise ConfigError(f"register_module must decorate a class of torch.nn.Module; got {module!r}")
+        _REGISTERED[module] = names
+        return module
+
+    return register
+
+
+def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module], ...]:
+    """The registered classes, or those of them that an algorithm may compress."""
+    return tuple(module for module, ignored in _REGISTERED.items() if algorithm_name not in ignored)
+
+
+def _known(name: str) -> list[str]:
+    if name == "quantization":
+        return [each.name for each in ALGORITHMS.values() if each.kind == "quantizer"]
+    return [name] if name in _OF_CONTROLLERS else [algorithm(name).name]
+
+
+_SHOWN = 5
+
+REGEX = "{re}"
+"""Marks a pattern: the rest is a regular expression that is searched for in the dotted name."""
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Parts of a model by name.
+
+    A scope is the dotted name of a submodule, which stands for all below it too, or `{re}` and a regular expression.
+
+    Attributes:
+        target: the only parts that may be touched; empty: all.
+        ignored: parts that may not be touched, whatever else selects them.
+        validate: whether a scope that matches nothing is an error.
+    """
+
+    target: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    validate: bool = True
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Scopes:
+        """The scopes among an algorithm's arguments."""
+        target, ignored = arguments.get("target_scopes", ()), arguments.get("ignored_scopes", ())
+        return cls(tuple(target), tuple(ignored), bool(arguments.get("validate_scopes", True)))
+
+    def check(self, model: nn.Module) -> None:
+        """Check that every scope matches something in the model.
+
+        Raises:
+            ConfigError: one does not, or is no regular expression.
+        """
+        names = [name for name, _ in model.named_modules() if name]
+        for key, scopes in (("target_scopes", self.target), ("ignored_scopes", self.ignored)):
+            for scope in scopes:
+                if not any(_matches(scope, name) for name in names) and self.validate:
+                    raise ConfigError(f"{key}: {_no_match(scope, names)}")
+
+    def allow(self, name: str) -> bool:
+        """Whether the submodule of that name may be touched."""
+        targeted = not self.target or _any_matches(self.target, name)
+        return targeted and not _any_matches(self.ignored, name)
+
+
+EVERYWHERE = Scopes()
+"""No limits."""
+
+
+def _any_matches(scopes: Iterable[str], name: str) -> bool:
+    return any(_matches(scope, name) for scope in scopes)
+
+
+def _matches(scope: str, name: str) -> bool:
+    if not scope.startswith(REGEX):
+        return name == scope or name.startswith(f"{scope}.")
+    try:
+        return re.search(scope.removeprefix(REGEX), name) is not None
+    except re.error as error:
+        raise ConfigError(f"a scope {REGEX!r} must be followed by a regular expression; {scope!r}: {error}") from error
+
+
+def _no_match(scope: str, names: list[str]) -> str:
+    """The scope, and the names that are close to it as a whole or in their last part."""
+    text = scope.removeprefix(REGEX)
+    last = re.split(r"\W", text.rstrip("$"))[-1]
+    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_SHOWN)
+    close = difflib.get_close_matches(text, names, n=_SHOWN)
+    close += [name for name in names if name.rpartition(".")[2] in tails and name not in close]
+    top = [name for name in names if "." not in name]
+    told = f"close names: {', '.join(close[:_SHOWN])}" if close else f"names at its top: {', '.join(top)}"
+    return f"{scope!r} matches nothing in the model ({told})"
+
+
+FILTER_TYPES: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+"""Layers whose filters (output channels, output features) can be removed."""
+WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, nn.Embedding)
+"""Layers whose single weights can be zeroed."""
+
+DEFAULT = "default"
+
+
+def weight_types(algorithm: str) -> tuple[type[nn.Module], ...]:
+    """Layers whose single weights an algorithm may compress: PyTorch's, and the registered ones."""
+    return (*WEIGHT_TYPES, *registered_types(algorithm))
+
+
+@dataclass(frozen=True)
+class LayerTarget:
+    """One rule: which layers, and how much of them.
+
+    Attributes:
+        op_types: class names such as 'Conv2d', or 'default' for all types the algorithm supports; empty: any type.
+        op_names: exact dotted names of layers; empty: any name.
+        rate: compression rate of the layers in [0, 1); None where the algorithm has none, and for an exclude.
+        exclude: whether the layers are taken out instead.
+        quant_types: what a quantizer quantizes there: input, output, weight.
+        quant: the quantizer's variables: quant_bits, quant_scheme, ...
+    """
+
+    op_types: tuple[str, ...] = ()
+    op_names: tuple[str, ...] = ()
+    rate: float | None = None
+    exclude: bool = False
+    quant_types: tuple[str, ...] = ()
+    quant: Mapping[str, Any] = field(default_factory=dict)
+
+
+def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
+    """All layers of those types by dotted name, in the model's order.
+
+    The output projection inside `nn.MultiheadAttention` is part of the attention, not a layer of its own.
+    """
+    inner = {
+        child for module in model.modules() if isinstance(module, nn.MultiheadAttention) for child in module.modules()
+    }
+    return {name: module for name, module in model.named_modules() if isinstance(module, types) and module not in inner}
+
+
+def select_layers(
+    model: nn.Module,
+    targets: Sequence[LayerTarget],
+    types: tuple[type[nn.Module], ...],
+    scopes: Scopes = EVERYWHERE,
+) -> dict[str, LayerTarget]:
+    """The rule that holds for each selected layer, in the model's order; later rules override earlier ones.
+
+    Raises:
+        ConfigError: a rule names neither types nor names, or a type or name the model does not have, or selects no
+            layer; a scope matches nothing; or nothing is left at the end.
+    """
+    scopes.check(model)
+    layers, chosen = supported_layers(model, types), {}
+    for target, names in matches(model, targets, types):
+        chosen.update(dict.fromkeys(names, target))
+    ruled = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
+    selected = {name: target for name, target in ruled.items() if scopes.allow(name)}
+    if not selected:
+        why = f"the scopes allow none of {', '.join(ruled)}" if ruled else "the rules select none"
+        raise ConfigError(f"at least one layer must be selected for compression; {why}")
+    return selected
+
+
+def matches(
+    model: nn.Module, targets: Sequence[LayerTarget], types: tuple[type[nn.Module], ...]
+) -> list[tuple[LayerTarget, list[str]]]:
+    """Each rule with the names of the layers it is about, in the model's order, scopes not regarded.
+
+    Raises:
+        ConfigError: a rule names neither types nor names, or a type or name the model does not have, or no layer.
+    """
+    layers = supported_layers(model, types)
+    return [(target, _rule_matches(model, layers, target, types)) for target in targets]
+
+
+def layer_rates(
+    model: nn.Module,
+    targets: Sequence[LayerTarget],
+    types: tuple[type[nn.Module], ...],
+    scopes: Scopes = EVERYWHERE,
+) -> dict[str, float]:
+    """The compression rate of each selected layer, in the model's order.
+
+    Raises:
+        ConfigError: as `select_layers`; or a rule that selects layers has no rate, or one outside [0, 1).
+    """
+    return {name: _rate(target) for name, target in select_layers(model, targets, types, scopes).items()}
+
+
+def _rate(target: LayerTarget) -> float:
+    if target.rate is None:
+        raise ConfigError(f"a rule of a pruner must have a sparsity or be an exclude; {_described(target)} has neither")
+    if not 0 <= target.rate < 1:
+        raise ConfigError(f"a compression rate must be in [0, 1); {_described(target)} has {target.rate!r}")
+    return float(target.rate)
+
+
+def _rule_matches(
+    model: nn.Module, layers: Mapping[str, nn.Module], target: LayerTarget, types: tuple[type[nn.Module], ...]
+) -> list[str]:
+    if not target.op_types and not target.op_names:
+        raise ConfigError("a rule must have op_types or op_names; got neither")
+    for type_name in target.op_types:
+        _require_type(model, layers, type_name, types)
+    for name in target.op_names:
+        _require_name(model, layers, name, types)
+    matches = [
+        name
+        for name, layer in layers.items()
+        if (not target.op_names or name in target.op_names)
+        and (not target.op_types or any(_is_type(layer, type_name) for type_name in target.op_types))
+    ]
+    if not matches:
+        raise ConfigError(f"a rule must select at least one layer; {_described(target)} selects none")
+    return matches
+
+
+def _is_type(layer: nn.Module, type_name: str) -> bool:
+    # By base classes too: a user's own kind of Conv2d is a Conv2d.
+    return type_name == DEFAULT or any(base.__name__ == type_name for base in type(layer).__mro__)
+
+
+def _require_type(
+    model: nn.Module, layers: Mapping[str, nn.Module], type_name: str, types: tuple[type[nn.Module], ...]
+) -> None:
+    if type_name == DEFAULT or any(_is_type(layer, type_name) for layer in layers.values()):
+        return
+    has = ", ".join(sorted({type(layer).__name__ for layer in layers.values()})) or "none"
+    if any(type(module).__name__ == type_name for module in model.modules()):
+        supported = ", ".join(kind.__name__ for kind in types)
+        raise ConfigError(f"op_types: layers of type {type_name!r} cannot be compressed (supported: {supported})")
+    raise ConfigError(
+        f"op_types: the model has no layer of type {type_name!r} (its layers that can be compressed: {has})"
+    )
+
+
+def _require_name(
+    model: nn.Module, layers: Mapping[str, nn.Module], name: str, types: tuple[type[nn.Module], ...]
+) -> None:
+    if name in layers:
+        return
+    modules = dict(model.named_modules())
+    if name in modules:
+        supported = ", ".join(kind.__name__ for kind in types)
+        kind = type(modules[name]).__name__
+        raise ConfigError(f"op_names: {name!r} is a {kind}, which cannot be compressed (supported: {supported})")
+    raise ConfigError(f"op_names: {unknown_name('layer', name, layers)}")
+
+
+def _described(target: LayerTarget) -> str:
+    parts = []
+    if target.op_types:
+        parts.append(f"op_types {list(target.op_types)}")
+    if target.op_names:
+        parts.append(f"op_names {list(target.op_names)}")
+    return "the rule for " + " and ".join(parts)

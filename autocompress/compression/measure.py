@@ -1,0 +1,200 @@
+"""How big a model is. Each number is a function of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.weight_storage import encode
+from autocompress.records import LayerSize, Measurement
+
+
+def measure(model: nn.Module, example_inputs: tuple[Any, ...]) -> Measurement:
+    """Size of a finished model (masks folded)."""
+    return Measurement(
+        parameters=parameters(model),
+        nonzero_parameters=nonzero_parameters(model),
+        macs=macs(model, example_inputs),
+        bytes=weights_bytes(model),
+    )
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameter values, zeros included; a shared parameter counts once."""
+    return sum(parameter.numel() for parameter in _parameters(model))
+
+
+def nonzero_parameters(model: nn.Module) -> int:
+    """Number of parameter values that are not zero."""
+    return sum(int(torch.count_nonzero(parameter)) for parameter in _parameters(model))
+
+
+def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
+    return model.weights() if isinstance(model, Int8Model) else iter(model.parameters())
+
+
+def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
+    """Multiply-accumulates of one forward pass in eval mode on dense kernels: convolutions and matrix products."""
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), countable_attention(), counter:
+        model(*moved(example_inputs, device_of(model)))
+    return int(counter.get_total_flops()) // 2
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Size in bytes of a checkpoint's weights file: zeros and few bits are stored compactly (see `storage`)."""
+    counter = _ByteCounter()
+    torch.save(encode(model.state_dict())[0], cast(IO[bytes], counter))
+    return counter.total
+
+
+class _ByteCounter(io.RawIOBase):
+    """A file that only counts: no second copy of the weights in memory."""
+
+    total = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.total += size
+        return size
+
+
+@contextlib.contextmanager
+def countable_attention() -> Iterator[None]:
+    """Without the fused kernel of nn.MultiheadAttention in eval mode, which the counter takes for nothing."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+WARM_UP, RUNS = 3, 15
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median times of one forward pass.
+
+    Attributes:
+        seconds: of the model.
+        original_seconds: of the model it is compared with.
+    """
+
+    seconds: float
+    original_seconds: float
+
+
+def measure_latency(
+    model: nn.Module, original: nn.Module, example_inputs: tuple[Any, ...], *, warm_up: int = WARM_UP, runs: int = RUNS
+) -> Latency:
+    """Time both models in turns, in eval mode and without gradients, on the device each lies on.
+
+    Args:
+        model: the compressed model.
+        original: the uncompressed one.
+        example_inputs: positional arguments of one forward pass.
+        warm_up: passes of each that are not counted.
+        runs: passes of each that are; their medians are taken.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    models = (model, original)
+    inputs = [moved(example_inputs, device_of(each)) for each in models]
+    with evaluating(model), evaluating(original), torch.no_grad():
+        for run in range(warm_up + runs):
+            for each, arguments, found in zip(models, inputs, times, strict=True):
+                seconds = _seconds(each, arguments)
+                if run >= warm_up:
+                    found.append(seconds)
+    return Latency(statistics.median(times[0]), statistics.median(times[1]))
+
+
+def _seconds(model: nn.Module, arguments: tuple[Any, ...]) -> float:
+    started = time.perf_counter()
+    model(*arguments)
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[LayerSize]:
+    """Size of each layer that has parameters of its own, in the model's order.
+
+    A layer's multiply-accumulates are those of one forward pass of the example inputs on dense kernels; its time is the
+    median of several passes, that of layers within it included. An int8 graph has no layers: the list is empty.
+    """
+    if isinstance(model, Int8Model):
+        return []
+    inputs = moved(example_inputs, device_of(model))
+    layers = {name: layer for name, layer in model.named_modules() if name and list(layer.parameters(recurse=False))}
+    with evaluating(model), torch.no_grad():
+        macs, seconds = _macs(model, inputs), _layer_seconds(model, layers, inputs)
+    seen: set[int] = set()
+    return [
+        LayerSize(name, type(layer).__name__, _nonzero(layer, seen), macs.get(name, 0), seconds.get(name))
+        for name, layer in layers.items()
+    ]
+
+
+def _nonzero(layer: nn.Module, seen: set[int]) -> int:
+    new = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
+    seen.update(id(parameter) for parameter in new)  # what layers share is the first one's
+    return sum(int(torch.count_nonzero(parameter)) for parameter in new)
+
+
+def _macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, int]:
+    counter = FlopCounterMode(display=False)
+    with countable_attention(), counter:
+        model(*inputs)
+    counts = {place.partition(".")[2]: operations for place, operations in counter.get_flop_counts().items()}
+    return {place: sum(operations.values()) // 2 for place, operations in counts.items()}
+
+
+def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Any, ...]) -> dict[str, float]:
+    times: dict[str, list[float]] = {}
+    with _timed(layers, times, torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None):
+        for run in range(WARM_UP + RUNS):
+            if run == WARM_UP:
+                times.clear()
+            model(*inputs)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+@contextlib.contextmanager
+def _timed(layers: dict[str, nn.Module], times: dict[str, list[float]], wait: Callable[[], None]) -> Iterator[None]:
+    started: dict[str, float] = {}
+
+    def begin(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            wait()
+            started[name] = time.perf_counter()
+
+        return hook
+
+    def end(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            wait()
+            times.setdefault(name, []).append(time.perf_counter() - started[name])
+
+        return hook
+
+    with contextlib.ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_pre_hook(begin(name)).remove)
+            hooks.callback(layer.register_forward_hook(end(name)).remove)
+        yield

@@ -1,0 +1,263 @@
+"""Where each channel goes, seen by marking it: for structures through which a dependency graph cannot follow it.
+
+A filter's output is made NaN, which no operation removes, and whatever becomes NaN depends on it. The numbers of a
+layer's filters are marked bit by bit, so that a few forward passes tell all of them apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from autocompress.compression.base import layer_shape
+from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.model_state import copied, device_of, mapped, tensors
+from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
+from autocompress.compression.pruning.groups import Removal
+from autocompress.compression.pruning.reference_models import channel_dimension, same_chance, twin, typed
+from autocompress.errors import CompressionError
+
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+_MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
+_MOST = 256
+"""Filters of a layer that are marked one by one at most."""
+
+_MOST_PASSES = 1000
+"""Of the model, in all: beyond that layers are left alone rather than followed for minutes."""
+
+Spot = tuple[str, str, int]
+"""Where a channel lies: "out" of a layer, "in" to one, or "by" a module that it passes; its name and the number."""
+
+FIXED: Spot = ("out", "", 0)
+"""What must stay: the model's inputs and outputs, and what comes from layers that cannot be cut."""
+
+_Seen = dict[tuple[str, str], torch.Tensor]
+"""In one pass, which channels at a place are marked."""
+
+
+class Provenance:
+    """Which channels of which modules depend on each other.
+
+    Args:
+        model: not changed.
+        inputs: positional arguments of one forward pass.
+    """
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._model, self._trains = twin(model), True
+        self._inputs = typed(inputs, self._model, None)
+        self._modules = dict(self._model.named_modules())
+        self._over: dict[Spot, Spot] = {}
+        self._passes = 0
+
+    def follow(self, layers: Iterable[str]) -> None:
+        """Mark all filters of these layers, and all that no convolution or linear layer makes."""
+        for spot in _marked(self._rest()):
+            self._join(spot, FIXED)
+        for name in layers:
+            for channel, spot in self._dependents(name):
+                self._join(("out", name, channel), spot)
+
+    def units(self, name: str) -> list[list[Spot]] | None:
+        """What must go with the channels of a layer: one list of spots for channels that can only go together.
+
+        Returns:
+            None where something among it must stay.
+        """
+        together: dict[Spot, list[Spot]] = defaultdict(list)
+        roots = [("out", name, channel) for channel in range(layer_shape(self._modules[name]).width)]
+        tops = dict.fromkeys(map(self._top, roots))
+        for spot in list(self._over):
+            together[self._top(spot)].append(spot)
+        return None if self._top(FIXED) in tops else [sorted(together[top]) for top in tops]
+
+    def width(self, name: str) -> int:
+        """Filters of a layer."""
+        return layer_shape(self._modules[name]).width
+
+    def reached(self, name: str, channels: Iterable[int]) -> dict[tuple[str, str], list[int]]:
+        """Where these channels of a layer lie before any other layer, together: channels by kind and name of place."""
+        marked = torch.zeros(self.width(name)).bool()
+        marked[list(channels)] = True
+        seen = self._pass(self._modules[name], marked)
+        return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
+
+    def _dependents(self, name: str) -> Iterator[tuple[int, Spot]]:
+        """Channels of a layer, each with all places that it reaches before any other layer."""
+        layer = self._modules[name]
+        width = layer_shape(layer).width
+        numbers = torch.arange(width)
+        bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, (width - 1).bit_length()))]
+        ones, zeros = [self._pass(layer, bit) for bit in bits], [self._pass(layer, ~bit) for bit in bits]
+        mixed = False
+        for place in {place for seen in (*ones, *zeros) for place in seen}:
+            wide = next(seen[place].numel() for seen in (*ones, *zeros) if place in seen)
+            on, off = (
+                torch.stack([seen.get(place, torch.zeros(wide).bool()) for seen in each]) for each in (ones, zeros)
+            )
+            several = (on & off).any(0)
+            mixed |= bool(several.any())
+            for index in ((on | off).any(0) & ~several).nonzero().flatten().tolist():
+                yield sum(1 << bit for bit in range(len(bits)) if on[bit, index]), (*place, index)
+        if mixed:
+            yield from self._one_by_one(layer, name)
+
+    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, Spot]]:
+        width = layer_shape(self._modules[name]).width
+        for channel in range(width):
+            if width > _MOST:
+                yield channel, FIXED
+            else:
+                marked = torch.arange(width) == channel
+                yield from ((channel, spot) for spot in _marked(self._pass(layer, marked)))
+
+    def _join(self, one: Spot, other: Spot) -> None:
+        self._over[self._top(one)] = self._top(other)
+
+    def _top(self, spot: Spot) -> Spot:
+        over = self._over
+        while (above := over.setdefault(spot, spot)) != spot:
+            over[spot] = over.setdefault(above, above)  # half the way, so that the next search is short
+            spot = above
+        return spot
+
+    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:
+        """What is marked when these filters of a layer are."""
+        self._passes += 1
+        if self._passes > _MOST_PASSES:
+            raise CompressionError(f"channels must be told apart in {_MOST_PASSES} forward passes")
+        channels, dimension = marked.nonzero().flatten(), channel_dimension(layer)
+
+        def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+            return output.index_fill(dimension, channels.to(output.device), float("nan"))
+
+        handle = layer.register_forward_hook(mark)
+        try:
+            return self._seen(self._model, self._inputs)
+        finally:
+            handle.remove()
+
+    def _rest(self) -> _Seen:
+        """What is marked when inputs are, parameters of no layer, and what comes from layers that cannot be cut."""
+        other = copied(self._model)  # of its own: values of parameters change
+        for module in other.modules():
+            if isinstance(module, _MIXING):
+                module.register_forward_hook(lambda _, __, output: mapped(output, _all_marked))
+            elif not isinstance(module, (*FILTER_TYPES, *_NORMS)):
+                for parameter in module.parameters(recurse=False):
+                    if parameter.numel() > 1:
+                        parameter.data = _all_marked(parameter.data)
+        return self._seen(other, mapped(self._inputs, _all_marked))
+
+    def _seen(self, model: nn.Module, inputs: Any) -> _Seen:
+        """What is marked in eval mode or in training mode, in which other parts may run."""
+        seen = _forward(model.eval(), inputs, {})
+        if self._trains:
+            try:
+                _forward(model.train(), inputs, seen)
+            except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+                self._trains = False
+        return seen
+
+
+def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
+    undisturbed = same_chance(device_of(model))
+    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
+    with _watched(model, seen), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+        answer = model(*inputs)
+    if any(bool(tensor.isnan().any()) for tensor in tensors(answer)):
+        seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
+    return seen
+
+
+@contextmanager
+def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
+    """Inside the block marks are noted where layers take them in, where they end, and where they pass."""
+    handles = []
+    for name, module in model.named_modules():
+        place = _place(name, module)
+        if place is not None:
+            handles.append(module.register_forward_pre_hook(_taking(seen, place), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
+    if isinstance(module, FILTER_TYPES):  # what a depthwise convolution takes in are its filters
+        return ("out" if layer_shape(module).depthwise else "in"), name
+    if isinstance(module, _MIXING):
+        return FIXED[:2]
+    return ("by", name) if isinstance(module, _NORMS) else None
+
+
+def _taking(seen: _Seen, place: tuple[str, str]) -> Any:
+    def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        found = _channels(module, tensors((arguments, keywords)), whole=place == FIXED[:2])
+        seen[place] = found | seen.get(place, torch.zeros_like(found))
+        if place[0] == "in" or place == FIXED[:2]:
+            return mapped(arguments, _cleaned), mapped(keywords, _cleaned)
+        return None
+
+    return take
+
+
+def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> torch.Tensor:
+    """Which channels of what a module takes in are marked, or whether anything of it is."""
+    if whole:
+        return torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
+    at_end = isinstance(module, (*FILTER_TYPES, nn.LayerNorm))
+    marked = given[0].isnan().movedim(channel_dimension(module) if at_end else 1, 0)
+    return marked.flatten(1).any(1).cpu()
+
+
+def _marked(seen: _Seen) -> Iterator[Spot]:
+    for place, channels in seen.items():
+        yield from ((*place, index) for index in channels.nonzero().flatten().tolist())
+
+
+def _all_marked(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
+
+
+def _cleaned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.masked_fill(tensor.isnan(), 0) if tensor.is_floating_point() else tensor
+
+
+def in_place(
+    model: nn.Module, smaller: nn.Module, inputs: tuple[Any, ...], layers: Iterable[str], removed: Sequence[Removal]
+) -> bool:
+    """Whether each channel of these layers that stays lies in the smaller model where it lay, others not counted.
+
+    Where values differ all the same, they are computed from other channels too, or from how many there are.
+
+    Args:
+        model: the model.
+        smaller: without the removed channels.
+        inputs: positional arguments of one forward pass.
+        layers: names of those that lose filters.
+        removed: what has gone.
+    """
+    gone = {(removal.on_inputs, removal.name): set(removal.channels) for removal in removed}
+    wide, narrow = Provenance(model, inputs), Provenance(smaller, inputs)
+    for name in layers:
+        left = [channel for channel in range(wide.width(name)) if channel not in gone.get((False, name), ())]
+        for step in (2, 3):
+            before, after = wide.reached(name, left[::step]), narrow.reached(name, range(0, len(left), step))
+            for kind, place in {*before, *after}:
+                lost = gone.get((kind == "in", place), set())
+                there = [channel for channel in before.get((kind, place), ()) if channel not in lost]
+                counted = [channel - sum(each < channel for each in lost) for channel in there]
+                if counted != after.get((kind, place), []):
+                    return False
+    return True

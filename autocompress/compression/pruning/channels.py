@@ -1,0 +1,220 @@
+"""Couplings from what marked channels reach, where the dependency graph gets them wrong."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch_pruning.dependency.dependency import Dependency
+from torch_pruning.dependency.group import Group
+from torch_pruning.dependency.node import Node
+
+from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
+from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
+from autocompress.compression.pruning.channel_tracing import Provenance, Spot
+from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.graph import ChannelGraph
+from autocompress.compression.pruning.groups import Coupling, Place, narrowed, removals
+from autocompress.compression.pruning.ranking import selectable
+
+_PARTS = (1, 2, 3, 4)
+"""Into how many equal blocks code may split channels, such as `chunk`; groups of convolutions besides."""
+
+
+def on_trial(coupling: Coupling) -> list[int]:
+    """Half of the channels of each part, more of the first ones, so that what is split in the middle shows."""
+    per_part = coupling.width // coupling.channel_groups
+    chance = random.Random(per_part)
+    order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
+    going = order[: per_part // 2]
+    return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
+
+
+def mended(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    layers: Iterable[str],
+    sound: Sequence[Coupling],
+    free: Collection[str],
+    bound: Collection[str],
+    guard: Guard,
+) -> list[Coupling]:
+    """Couplings of these layers that can be removed rightly.
+
+    Args:
+        model: not changed.
+        inputs: positional arguments of one forward pass.
+        layers: names of layers that belong to no sound coupling.
+        sound: couplings that need no mending.
+        free: names of the layers that may lose filters.
+        bound: names of modules that must keep their size.
+        guard: of the model.
+    """
+    known = {name for coupling in sound for name in coupling.members}
+    try:
+        provenance = Provenance(model, inputs)
+        provenance.follow(
+            name
+            for name, layer in supported_layers(model, FILTER_TYPES).items()
+            if name not in known and not layer_shape(layer).depthwise
+        )
+    except Exception:  # noqa: BLE001 - a model that refuses NaN: then its layers are left alone
+        return []
+    found: list[Coupling] = []
+    cut = [(coupling, on_trial(coupling)) for coupling in sound]
+    for name in sorted(layers, key=lambda name: -layer_shape(model.get_submodule(name)).width):
+        if not any(name in coupling.members for coupling in found):
+            for coupling in _couplings(model, name, provenance.units(name) or [], free, bound):
+                tried = (coupling, on_trial(coupling))
+                if guard.disagreement(removals([*cut, tried])) is None:
+                    found.append(coupling)
+                    cut.append(tried)
+                    break
+    return found
+
+
+def _couplings(
+    model: nn.Module, root: str, units: list[list[Spot]], free: Collection[str], bound: Collection[str]
+) -> Iterator[Coupling]:
+    """The coupling of a layer in several numbers of parts, each of which is to lose the same."""
+    spots = [spot for unit in units for spot in unit]
+    losing = {name for kind, name, _ in spots if kind == "out"}
+    sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
+    if len(sizes) != 1 or not losing <= set(free) or {name for _, name, _ in spots} & set(bound):
+        return
+    (size,) = sizes
+    groups = {model.get_submodule(name) for _, name, _ in spots}
+    parts = {getattr(module, "groups", getattr(module, "num_groups", 1)) for module in groups if _in_groups(module)}
+    for blocks in sorted({*_PARTS, *parts}):
+        if len(units) % blocks == 0 and len(units) > blocks:
+            yield _coupling(model, root, units, size, blocks)
+
+
+def _in_groups(module: nn.Module) -> bool:
+    if isinstance(module, _ConvNd):
+        return not layer_shape(module).depthwise
+    return isinstance(module, nn.GroupNorm)
+
+
+def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, blocks: int) -> Coupling:
+    per_part = len(units) // blocks
+    places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    places["out", root] = []  # first
+    for number, unit in enumerate(units):
+        block, channel = divmod(number, per_part)
+        first, own = block * size * per_part + channel, 0
+        for kind, name, index in unit:
+            is_root = (kind, name) == ("out", root)
+            places[kind, name].append((index, first + own * per_part if is_root else first))
+            own += is_root
+    places["out", root].sort(key=lambda pair: pair[1])
+    found = tuple(_place(model, kind, name, pairs) for (kind, name), pairs in places.items())
+    members = tuple(name for kind, name in places if kind == "out")
+    return Coupling(found, members, blocks * size, _group(model, found))
+
+
+def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> Place:
+    module = model.get_submodule(name)
+    pruner = tp.DependencyGraph().get_pruner_of_module(module)
+    prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
+    pruner.pruning_dim = -1
+    has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
+    indices, roots = zip(*pairs, strict=True)
+    return Place(name, prune, -1, indices, roots, has)
+
+
+def _group(model: nn.Module, places: Iterable[Place]) -> Any:
+    """What torch-pruning's importances take."""
+    group = Group()
+    for place in places:
+        node = Node(model.get_submodule(place.name), None, place.name)
+        group.add_dep(Dependency(place.prune, place.prune, node, node), list(place.indices))
+        group[-1].root_idxs = list(place.roots)
+    return group
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What can be removed from a model, by names.
+
+    Attributes:
+        couplings: filters that can only be removed together.
+        outputs: names of the layers that make the model's outputs.
+        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
+        original: sizes of the uncompressed model's layers.
+        left_alone: layer -> why it keeps its filters: those whose channels cannot be followed.
+        obstacles: layer -> why it keeps its filters: those with which something would go that must stay.
+        free: names of the layers that may lose filters, as far as they alone are concerned.
+        bound: names of modules that must keep their size.
+        tried: whether each coupling has been cut on trial.
+    """
+
+    couplings: tuple[Coupling, ...]
+    outputs: frozenset[str]
+    behind: Mapping[str, str]
+    original: Mapping[str, LayerShape]
+    left_alone: Mapping[str, str]
+    free: frozenset[str]
+    bound: frozenset[str]
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    tried: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
+        """Follow the channels of a model, which is in eval mode, and whose parameters require gradients.
+
+        Raises:
+            CompressionError: the model cannot be traced.
+        """
+        graph = ChannelGraph(model, request.example_inputs, original)
+        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        selected = selectable(model, request, graph, rates)
+        couplings, left_alone, obstacles = graph.couplings(selected)
+        behind, free = graph.normalized(supported_layers(model, FILTER_TYPES)), graph.free(selected)
+        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound, obstacles)
+        # Widths for a share of the model are tried on smaller models, which must run.
+        return found.proven(model, request) if left_alone or request.argument("rate_of") != "filters" else found
+
+    def proven(self, model: nn.Module, request: CompressionRequest) -> Channels:
+        """Only what can be removed rightly, tried at half of the channels; what torch-pruning gets wrong is mended.
+
+        Args:
+            model: as followed.
+            request: with example inputs.
+        """
+        if self.tried:
+            return self
+        guard = Guard(model, request.example_inputs)
+        guilty = guard.sound([(coupling, on_trial(coupling)) for coupling in self.couplings])
+        found = self.without(
+            {
+                name: guilty[each.members[0]]
+                for each in self.couplings
+                for name in each.members
+                if each.members[0] in guilty
+            }
+        )
+        if found.left_alone:
+            more = mended(
+                model, request.example_inputs, found.left_alone, found.couplings, self.free, self.bound, guard
+            )
+            again = {name for coupling in more for name in coupling.members}
+            left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
+            found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
+        return replace(found, tried=True)
+
+    def without(self, left_alone: Mapping[str, str]) -> Channels:
+        """Without the couplings of which a layer is to be left alone, each with a sentence why."""
+        couplings = tuple(each for each in self.couplings if not left_alone.keys() & set(each.members))
+        return replace(self, couplings=couplings, left_alone={**self.left_alone, **left_alone})
+
+    def narrowed(self, model: nn.Module) -> Channels | None:
+        """Those of a model that was cut out of this one; None where it cannot have been."""
+        couplings = narrowed(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
+        return None if couplings is None else replace(self, couplings=couplings)

@@ -1,0 +1,211 @@
+"""Forward passes in which no value depends on how many channels lie beside it, nor on chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from autocompress.compression.pruning.recorded_calls import Calls
+
+_Function = Callable[..., Any]
+
+
+class NeutralNormalization(TorchFunctionMode):
+    """Inside the block, normalizations are done value by value, dropout drops nothing, and no channel is dead.
+
+    A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
+    GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
+    scaled and shifted by the layer's own parameters. BatchNorm takes its running statistics in
+    training mode too; where it has none, the same stands in place of statistics of the batch. ReLU leaks, so
+    that few samples show every channel.
+
+    Args:
+        calls: where to note what is called.
+    """
+
+    def __init__(self, calls: Calls | None = None) -> None:
+        super().__init__()
+        self._calls = calls
+
+    def __torch_function__(
+        self,
+        func: _Function,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or what stands for it."""
+        instead, named = _INSTEAD.get(func), kwargs or {}
+        result = func(*args, **named) if instead is None else instead(func, *args, **named)
+        if self._calls is not None:
+            self._calls.note(func, args, named, result, switched=instead is None)
+        return result
+
+
+def _damped(x: torch.Tensor) -> torch.Tensor:
+    """Of the size that a normalized value has, and different for different values."""
+    return torch.asinh(x)
+
+
+def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _over_features(
+    func: _Function,
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    *rest: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    func(input, normalized_shape, weight, *rest, **kwargs)  # for its errors
+    biases = (each for each in (*rest, kwargs.get("bias")) if isinstance(each, torch.Tensor))
+    return _affine(_damped(input), weight, next(biases, None))  # RMSNorm has no bias
+
+
+def _group_norm(
+    func: _Function,
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    func(input, num_groups, weight, bias, *args, **kwargs)
+    shape, channels = (-1, *[1] * (input.dim() - 2)), input.shape[1]
+    group = torch.arange(channels, device=input.device) // (channels // num_groups)
+    # A channel that has come into another group must show.
+    damped = _damped(input) * (1 + group.to(input.dtype) / num_groups).view(shape)
+    return _affine(damped, *(None if each is None else each.view(shape) for each in (weight, bias)))
+
+
+def _batch_norm(
+    func: _Function,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,  # noqa: ARG001
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    if running_mean is None:
+        return _per_channel(func, input, None, None, weight, bias)
+    # In training mode too: so that it computes the same as in eval mode, and changes nothing.
+    result: torch.Tensor = func(input, running_mean, running_var, weight, bias, False, *args, **kwargs)
+    return result
+
+
+def _per_channel(
+    func: _Function,  # noqa: ARG001
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,  # noqa: ARG001
+    running_var: torch.Tensor | None = None,  # noqa: ARG001
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *args: Any,  # noqa: ARG001
+    **kwargs: Any,  # noqa: ARG001
+) -> torch.Tensor:
+    """In place of statistics of few samples, behind which rounding may be as large as the values."""
+    shape = (-1, *[1] * (input.dim() - 2))
+    return _affine(_damped(input), *(None if each is None else each.view(shape) for each in (weight, bias)))
+
+
+def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    func(input, *args, **kwargs)
+    return _damped(input)
+
+
+def _leaking(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+    return functional.leaky_relu(input, 0.25)
+
+
+def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+    return input
+
+
+def _drawn(value: float) -> _Function:
+    """In place of random numbers, of which another width would draw others."""
+
+    def draw(func: _Function, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs).fill_(value)
+
+    return draw
+
+
+def _attention(
+    func: _Function,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    return func(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+
+def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **{**kwargs, "training": False})
+
+
+_INSTEAD: dict[Any, _Function] = {
+    functional.layer_norm: _over_features,
+    torch.layer_norm: _over_features,
+    functional.rms_norm: _over_features,
+    torch.rms_norm: _over_features,
+    functional.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    functional.batch_norm: _batch_norm,
+    functional.instance_norm: _per_channel,
+    functional.local_response_norm: _elementwise,
+    functional.normalize: _elementwise,
+    functional.relu: _leaking,
+    functional.relu6: _leaking,
+    functional.hardtanh: _leaking,
+    torch.relu: _leaking,
+    torch.relu_: _leaking,
+    torch.Tensor.relu: _leaking,
+    torch.Tensor.relu_: _leaking,
+    functional.threshold: _leaking,
+    functional.softshrink: _leaking,
+    functional.hardshrink: _leaking,
+    torch.clamp: _leaking,
+    torch.clamp_min: _leaking,
+    torch.clamp_max: _leaking,
+    torch.Tensor.clamp: _leaking,
+    torch.Tensor.clamp_: _leaking,
+    torch.Tensor.clamp_min: _leaking,
+    torch.Tensor.clamp_max: _leaking,
+    torch.round: _identity,
+    torch.Tensor.round: _identity,
+    functional.dropout: _identity,
+    functional.dropout1d: _identity,
+    functional.dropout2d: _identity,
+    functional.dropout3d: _identity,
+    functional.alpha_dropout: _identity,
+    functional.feature_alpha_dropout: _identity,
+    torch.dropout: _identity,
+    torch.randn: _drawn(0.0),
+    torch.randn_like: _drawn(0.0),
+    torch.rand: _drawn(0.5),
+    torch.rand_like: _drawn(0.5),
+    torch.normal: _drawn(0.0),
+    torch.Tensor.normal_: _drawn(0.0),
+    torch.Tensor.uniform_: _drawn(0.5),
+    torch.bernoulli: _drawn(1.0),
+    torch.Tensor.bernoulli: _drawn(1.0),
+    torch.Tensor.bernoulli_: _drawn(1.0),
+    torch.Tensor.exponential_: _drawn(1.0),
+    functional.scaled_dot_product_attention: _attention,
+    functional.multi_head_attention_forward: _multi_head_attention,
+}

@@ -1,0 +1,174 @@
+"""Where the channels of a coupling are read: the inputs of the layers behind them.
+
+What arrives there has passed all that stands between, whatever it is and however it is written: norms, sums,
+non-linearities, poolings. A coupling without a channel is the same as zeros in these inputs (norms over all channels
+apart), so this is where the loss of a channel is felt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.pruning.groups import Coupling, Place
+
+_READERS = (*FILTER_TYPES, nn.LSTM)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the channels of a coupling can be seen: in the input of a layer that reads them.
+
+    Attributes:
+        name: of the layer.
+        indices: of its input channels that are the coupling's.
+        roots: channel of the coupling's root layer that each of them is; several may be the same, after a flattening.
+        width: channels of the root layer.
+        channels: of the tensor, the coupling's and others.
+        output: whether it is the output instead, of a layer or a norm.
+    """
+
+    name: str
+    indices: torch.Tensor
+    roots: torch.Tensor
+    width: int
+    channels: int
+    output: bool = False
+
+    def watch(self, model: nn.Module, see: Callable[[torch.Tensor], None]) -> RemovableHandle:
+        """Show each tensor that comes by in the model to a function."""
+        module = model.get_submodule(self.name)
+        if self.output:
+            return module.register_forward_hook(lambda _, __, made: see(made))
+
+        def taking(_: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            taken = given[0] if given else next(iter(keywords.values()), None)
+            if isinstance(taken, torch.Tensor):  # packed sequences have no positions
+                see(taken)
+
+        return module.register_forward_pre_hook(taking, with_kwargs=True)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., input channels) -> (..., channels of the root layer), added where several are the same channel."""
+        empty = values.new_zeros(*values.shape[:-1], self.width)
+        return empty.index_add(-1, self.roots.to(values.device), values[..., self.indices.to(values.device)])
+
+    def block(self, parts: int) -> int | None:
+        """Channels in a row that were one of a tensor's `parts` before it was flattened; None: none were."""
+        size = self.channels // parts
+        owners = dict(zip((self.indices // size).tolist(), self.roots.tolist(), strict=True)) if size else {}
+        found = torch.tensor([owners.get(index, -1) for index in (self.indices // max(1, size)).tolist()])
+        return size if size * parts == self.channels and torch.equal(found, self.roots) else None
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The same, averaged."""
+        return self.total(values) / self.total(torch.ones_like(values)).clamp_min(1)
+
+
+def sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[Site]:
+    """Where all that reads the channels of a coupling sees them.
+
+    Args:
+        coupling: of the model.
+        model: not changed.
+        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
+
+    Returns:
+        the output of the coupling's root where no layer reads them, only operations such as a matrix product.
+    """
+    modules, found = dict(model.named_modules()), []
+    for place in coupling.places:
+        reads = place.prune.__name__ == "prune_in_channels" and isinstance(modules.get(place.name), _READERS)
+        if reads and None not in place.roots:
+            inputs = input_norms(modules[place.name]).numel()
+            found.append(_site(place.name, place, coupling.width, inputs))
+    root = coupling.places[0]
+    width = root.channels or coupling.width
+    return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]
+
+
+def _site(name: str, place: Place, width: int, channels: int) -> Site:
+    roots = torch.tensor(cast("tuple[int, ...]", place.roots))
+    return Site(name, torch.tensor(place.indices), roots, width, channels)
+
+
+def rows(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """A layer's input, or the output of a layer or a norm, as (samples, positions, channels)."""
+    if isinstance(layer, _ConvNd):
+        tensor = tensor.movedim(-1 - len(layer.kernel_size), -1)
+    elif not isinstance(layer, _READERS) and tensor.dim() > 2:  # BatchNorm
+        tensor = tensor.movedim(1, -1)
+    tensor = tensor[None] if tensor.dim() == 1 else tensor
+    return tensor.flatten(1, -2) if tensor.dim() > 2 else tensor[:, None]
+
+
+def input_norms(layer: nn.Module) -> torch.Tensor:
+    """Norm of all weights that read each input channel of a layer."""
+    norms: torch.Tensor = torch.linalg.vector_norm(_by_input(layer).float(), dim=1)
+    return norms
+
+
+def _by_input(layer: nn.Module) -> torch.Tensor:
+    """The weights of a layer as one row per input channel."""
+    if isinstance(layer, nn.LSTM):
+        weights = [weight for name, weight in layer.named_parameters() if name.startswith("weight_ih_l0")]
+        return torch.cat([weight.detach() for weight in weights]).T
+    weight = cast(torch.Tensor, layer.weight).detach()
+    if not isinstance(layer, _ConvNd):
+        return weight.T
+    if not layer.transposed:  # (out, in / groups, ...) -> (in, out / groups, ...)
+        weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    return weight.flatten(1)
+
+
+class Unpooled(TorchFunctionMode):
+    """Remembers what poolings, flattenings and dropout were made from, so that a non-linearity's output can be found.
+
+    Operations that mix or move channels, or batches with positions, are not gone back through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Iterable[Any], args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and note what it was given."""
+        found = func(*args, **(kwargs or {}))
+        if args and _passes_on(getattr(func, "__name__", ""), args, kwargs or {}, found):
+            self._made[id(found)] = (found, args[0])  # the result as well: an id is good as long as its object lives
+        return found
+
+    def origin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What a tensor was before it was pooled, flattened or dropped out."""
+        while id(tensor) in self._made:
+            tensor = self._made[id(tensor)][1]
+        return tensor
+
+    def forget(self) -> None:
+        """Let go of all tensors."""
+        self._made.clear()
+
+
+def _passes_on(name: str, args: Any, kwargs: Mapping[str, Any], made: Any) -> bool:
+    """Whether each channel of what was made is one of what was given, at dimension 1, at other positions."""
+    given = args[0]
+    if not (isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor)) or given is made or made.dim() < 2:
+        return False
+    if "pool" in name or "dropout" in name:
+        return given.dim() == made.dim() and given.shape[:2] == made.shape[:2]
+    if name in ("flatten", "reshape", "view"):
+        return made.dim() == 2 < given.dim() and given.shape[0] == made.shape[0]
+    return name == "mean" and _is_of_positions(kwargs.get("dim", args[1] if len(args) > 1 else None), given.dim())
+
+
+def _is_of_positions(averaged: Any, dimensions: int) -> bool:
+    chosen = (averaged,) if isinstance(averaged, int) else tuple(averaged or ())
+    return bool(chosen) and {0, 1}.isdisjoint(at % dimensions for at in chosen)

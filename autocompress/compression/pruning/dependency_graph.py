@@ -1,0 +1,184 @@
+"""A bound on the work of torch-pruning's dependency graph, which follows some structures for hours."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.model_state import device_of, moved, tensors
+from autocompress.errors import CompressionError
+
+_MOST_STEPS = 2_000_000
+"""Channels at places, in all: seconds. The largest of torchvision's classifiers takes 400,000 for a layer."""
+
+_SPREAD = 4
+"""How often the widest layer's channels may come at a place."""
+
+
+class Followed:
+    """Bounds what is followed from one layer, by counts rather than by time, so that it ends alike on any machine.
+
+    Channels multiply where the output of a layer becomes the weights of another operation, or is multiplied by
+    channels, and is then flattened: each time round a cycle there are more.
+
+    Args:
+        graph: torch-pruning's, built.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        self._graph, self._steps, self._visits = graph, 0, 0
+        self._reached: dict[Any, None] = {}
+        nodes = graph.module2node.values()
+        sizes = [getattr(node.module, name, 0) for node in nodes for name in ("in_features", "out_features")]
+        widths = [getattr(node.module, name, 0) for node in nodes for name in ("in_channels", "out_channels")]
+        self._most = _SPREAD * max((*sizes, *widths), default=0)
+        for node in nodes:
+            for dependency in node.dependencies:
+                dependency.index_mapping = _Counted(dependency.index_mapping, self, dependency)
+
+    def start(self) -> None:
+        """Follow another layer."""
+        self._steps = self._visits = 0
+        self._reached.clear()
+
+    @property
+    def layers(self) -> list[Any]:
+        """Those that would lose filters, as far as has been followed."""
+        return list(self._reached)
+
+    def count(self, dependency: Any, channels: int) -> None:
+        """So many channels are about to be followed along a dependency.
+
+        Raises:
+            CompressionError: they are too many.
+        """
+        module = dependency.target.module
+        if isinstance(module, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
+            self._reached[module] = None
+        self._visits += 1
+        self._steps += channels + self._visits // 8  # it looks through all visits at each
+        if channels > self._most or self._steps > _MOST_STEPS:
+            raise CompressionError("its channels cannot be followed, as they multiply on their way")
+
+
+class _Counted(list[Any]):
+    """Index mappings of a dependency, which torch-pruning applies one after the other."""
+
+    def __init__(self, mappings: Sequence[Any], followed: Followed, dependency: Any) -> None:
+        super().__init__(mappings)
+        self._followed, self._dependency = followed, dependency
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._count
+        yield from super().__iter__()
+
+    def _count(self, indices: list[Any]) -> list[Any]:
+        factor = 1
+        for mapping in super().__iter__():
+            factor *= 1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1)
+        self._followed.count(self._dependency, len(indices) * factor)
+        return indices
+
+
+SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
+"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
+
+
+def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
+    """These nodes and all before them, each once; not what comes before a node where it does not go on."""
+    waiting, seen = list(starts), set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if goes_on(node):
+            waiting.extend(node.inputs)
+
+
+def require_followable(model: nn.Module) -> None:
+    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
+            kind = type(module).__name__
+            raise CompressionError(
+                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
+                "(level needs no such thing)"
+            )
+
+
+def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
+    """torch-pruning's graph of a model, and the operations that its outputs come from.
+
+    Raises:
+        CompressionError: the model cannot be traced with the example inputs.
+    """
+    roots: set[Any] = set()
+
+    def outputs(answer: Any) -> list[torch.Tensor]:
+        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
+        roots.update(tensor.grad_fn for tensor in differentiable)
+        return differentiable
+
+    graph = tp.DependencyGraph()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph.build_dependency(
+                model,
+                moved(example_inputs, device_of(model)),
+                forward_fn=lambda traced, inputs: traced(*inputs),
+                output_transform=outputs,
+                verbose=False,
+            )
+    except Exception as error:
+        raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
+    if not roots:
+        raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
+    for node in graph.module2node.values():
+        _describe_flattening(node)
+    return graph, roots
+
+
+def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
+    """Names of the layers whose weights are used without calling them, so that the graph knows nothing of them."""
+    missing = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FILTER_TYPES) and layer not in graph.module2node
+    }
+    if not missing:
+        return []
+    waiting, seen, used = list(roots), set[Any](), set[int]()
+    while waiting:
+        operation = waiting.pop()
+        if operation is not None and operation not in seen:
+            seen.add(operation)
+            used.add(id(getattr(operation, "variable", None)))
+            waiting.extend(before for before, _ in operation.next_functions)
+    return [name for name, layer in missing.items() if any(id(each) in used for each in layer.parameters())]
+
+
+def _describe_flattening(node: Any) -> None:
+    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
+    sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
+    if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
+        return
+    if len(sizes) == 5 or _comes_from_conv1d(node):
+        flat = (sizes[0], sizes[1], math.prod(sizes[2:]), 1)
+        node.grad_fn = SimpleNamespace(_saved_self_sizes=flat)
+
+
+def _comes_from_conv1d(node: Any) -> bool:
+    """Whether three dimensions are (batch, channels, length), not (batch, length, features)."""
+    before = upstream(node.inputs, lambda near: not isinstance(near.module, SOURCES))
+    return any(isinstance(near.module, nn.Conv1d | nn.ConvTranspose1d) for near in before)

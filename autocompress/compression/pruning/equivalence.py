@@ -1,0 +1,357 @@
+"""A model and a smaller one side by side: what layers give in both, and how it differs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.compression.model_state import device_of, tensors
+from autocompress.compression.pruning.channel_tracing import in_place
+from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
+from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, take_over
+from autocompress.compression.pruning.recorded_calls import Calls
+from autocompress.compression.pruning.reference_models import (
+    ONE_SAMPLE,
+    kept,
+    same_chance,
+    silenced,
+    twin,
+    typed,
+    variations,
+    varied_inputs,
+    whole_numbers,
+)
+from autocompress.errors import CompressionError, first_line
+
+OUTPUTS = "the model's outputs"
+
+_Values = list[tuple[str, torch.Tensor]]
+"""What layers gave in one forward pass, in order, and the model at its end."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How a smaller model and the silenced one differ.
+
+    Attributes:
+        where: name of the first layer with other outputs, or the model's outputs.
+        difference: largest difference there, relative to the largest value; inf: other shapes.
+        error: why the smaller model fails; None: it runs.
+        training: whether it does so in training mode only.
+        in_place: whether every channel that stays lies where it should; None: not known.
+    """
+
+    where: str
+    difference: float = 0.0
+    error: str | None = None
+    training: bool = False
+    in_place: bool | None = None
+
+    def sentence(self, layer: str) -> str:
+        """Why that layer keeps its filters."""
+        mode = " in training mode" if self.training else ""
+        if self.error is not None:
+            return f"{layer}: without some of its filters the model fails{mode} ({self.error}); it keeps its filters"
+        many = f"outputs differ by {self.difference:.2g} of their scale"
+        how = many if self.difference < float("inf") else "outputs have another shape"
+        if self.in_place:
+            what = (
+                f"what becomes of its channels on the way to {self.where} depends on all of them, as a mean or a norm "
+                "does, or on how many there are"
+            )
+        else:
+            or_depend = "" if self.in_place is False else " or depend on each other"
+            what = f"its channels are mixed or reordered{or_depend} on the way to {self.where}"
+        return f"{layer}: {what}{mode} ({how}); it keeps its filters"
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A forward pass of the smaller model.
+
+    Attributes:
+        model: the smaller model; None: it cannot be made.
+        values: what layers gave.
+        calls: what it called, where that was to be noted.
+        error: why it failed; None: it did not.
+    """
+
+    model: nn.Module | None
+    values: _Values
+    calls: Calls | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """A copy of the uncompressed model that can be silenced, its inputs, and how exactly it computes."""
+
+    base: nn.Module
+    inputs: tuple[Any, ...]
+    tolerance: float
+
+    def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
+        """What layers of the whole model give that do not hear these channels."""
+        with silenced(self.base, removed):
+            return _values(self.base, self.inputs, watched, training=training)
+
+    def narrow(
+        self,
+        removed: Sequence[Removal],
+        watched: list[str],
+        smaller: nn.Module | None = None,
+        *,
+        noted: bool = False,
+        training: bool = False,
+    ) -> Narrow:
+        """A forward pass without these channels.
+
+        Args:
+            removed: what goes.
+            watched: names of the layers to look at.
+            smaller: without them already; None: to be made.
+            noted: whether to note what is called.
+            training: in training mode.
+        """
+        try:
+            smaller = smaller or self.smaller(removed)
+            calls = Calls(smaller, self.inputs) if noted else None
+            return Narrow(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
+        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+            return Narrow(smaller, [], error=first_line(error))
+
+    def smaller(self, removed: Sequence[Removal]) -> nn.Module:
+        """A copy without these channels."""
+        smaller = twin(self.base)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            remove(smaller, removed)
+        return smaller
+
+    def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
+        """The first difference of a forward pass of the smaller model; None: there is none."""
+        gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
+        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
+            if where == name and where != OUTPUTS:
+                wide = kept(wide, self.base.get_submodule(where), gone, where)
+            difference = _difference(wide, narrow) if where == name else float("inf")
+            if difference > self.tolerance:
+                return Disagreement(where, difference)
+        return None if len(silent) == len(smaller) else Disagreement(OUTPUTS, float("inf"))
+
+
+def _values(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    watched: Iterable[str],
+    calls: Calls | None = None,
+    *,
+    training: bool = False,
+) -> _Values:
+    seen: _Values = []
+
+    def watcher(name: str) -> Any:
+        return lambda _, __, output: seen.extend((name, tensor) for tensor in tensors(output)[:1])
+
+    handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
+    try:
+        model.train(training)
+        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization(calls):
+            answer = model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if calls is not None:
+        calls.end(answer)
+    return seen + [(OUTPUTS, tensor) for tensor in tensors(answer)]
+
+
+def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
+    """The largest one, relative to the largest value."""
+    if wide.shape != narrow.shape or wide.dtype != narrow.dtype:
+        return float("inf")
+    if not wide.numel():
+        return 0.0
+    if not wide.dtype.is_floating_point and not wide.dtype.is_complex:
+        return 0.0 if torch.equal(wide, narrow) else 1.0
+    difference, scale = float((wide - narrow).abs().max()), float(wide.abs().max())
+    if difference == 0:
+        return 0.0
+    if math.isfinite(difference) and math.isfinite(scale):
+        return difference / scale if scale else 1.0
+    finite = wide.isfinite()
+    if bool(finite.all()) or not torch.equal(finite, narrow.isfinite()):
+        return float("inf")
+    return _difference(wide[finite], narrow[finite])
+
+
+_QUICK, _EXACT = 1e-4, 1e-6
+"""Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
+
+_Chosen = list[tuple[Coupling, list[int]]]
+_Compare = Callable[[list[Removal]], Disagreement | None]
+
+
+class Guard:
+    """Compares a model with what becomes of it when channels are removed.
+
+    Inputs vary, dropout, ReLU and normalizations over channels are out of the way, parameters that are all alike are
+    not, and layers are compared one by one, so that nothing hides a channel that has come into another one's place.
+
+    Args:
+        model: not changed; valid until it is.
+        inputs: positional arguments of one forward pass.
+    """
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._model, self._inputs, self._numbers = model, inputs, whole_numbers(model)
+        self._left = variations(inputs)
+        self._varied = ONE_SAMPLE
+        self._apart: bool | None = None  # whether one sample is enough; None: not known yet
+        self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
+        self._exact: Side | None = None
+        self._quick = self._side(_single(model))
+        self._agreed: tuple[list[Removal], nn.Module | None] = [], None
+
+    def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
+        """How the model without these channels differs from the one that does not hear them; None: not at all.
+
+        Raises:
+            CompressionError: the model does not run with the inputs as it is.
+        """
+        found = self._compared(self._quick, removed) if removed else None
+        if found is None or found.error is not None or found.difference == float("inf"):
+            return found
+        return self._exactly(removed, found)
+
+    def remove(self, removed: Sequence[Removal]) -> None:
+        """Remove these channels from the model; what has been compared last is not cut again."""
+        compared, smaller = self._agreed
+        if smaller is None or compared != list(removed):
+            remove(self._model, removed)
+        else:
+            take_over(self._model, removed, self._quick.base, smaller)
+        self._agreed = [], None
+
+    def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
+        """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
+
+        Args:
+            chosen: couplings and which of their channels are to go.
+        """
+        guilty: dict[str, str] = {}
+        candidates = list(chosen)
+        while (found := self.disagreement(removals(candidates))) is not None:
+            compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
+            left = self._accepted([], candidates, compare, guilty)
+            if len(left) == len(candidates):  # it comes and goes
+                guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
+                break
+            candidates = left
+        return guilty
+
+    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, guilty: dict[str, str]) -> _Chosen:
+        """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+        found = compare(removals([*accepted, *more])) if more else None
+        if found is None:
+            return [*accepted, *more]
+        if len(more) == 1:
+            guilty[more[0][0].members[0]] = self._reason(found, *more[0])
+            return accepted
+        half = len(more) // 2
+        accepted = self._accepted(accepted, more[:half], compare, guilty)
+        return self._accepted(accepted, more[half:], compare, guilty)
+
+    def _reason(self, found: Disagreement, coupling: Coupling, channels: list[int]) -> str:
+        """Why these channels must stay; a difference of values is looked into."""
+        if found.error is None and found.difference < float("inf"):
+            removed = removals([(coupling, channels)])
+            try:
+                smaller = self._quick.smaller(removed)
+                same = in_place(self._quick.base, smaller, self._quick.inputs, coupling.members, removed)
+                found = replace(found, in_place=same)
+            except Exception:  # noqa: BLE001 - a model that refuses NaN
+                return found.sentence(coupling.members[0])
+        return found.sentence(coupling.members[0])
+
+    def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
+        """Whether the smaller model fails; cheaper than whether it computes the same."""
+        error = self._quick.narrow(removed, [], training=training).error
+        return None if error is None else Disagreement(OUTPUTS, error=error, training=training)
+
+    def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
+        """What double precision says, where the model runs in it."""
+        try:
+            self._exact = self._exact or self._side(torch.float64)
+            return self._compared(self._exact, removed)
+        except Exception:  # noqa: BLE001 - whatever a user's model or a device raises, single precision has spoken
+            return found
+
+    def _side(self, dtype: torch.dtype | None) -> Side:
+        base = twin(self._model, dtype, varied=self._varied.values)
+        inputs = varied_inputs(self._inputs, self._varied, self._numbers)
+        doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
+        return Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
+
+    def _compared(self, side: Side, removed: Sequence[Removal]) -> Disagreement | None:
+        watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
+        narrow = side.narrow(removed, watched, noted=self._trains is None)
+        if self._apart is None:
+            self._apart = narrow.calls is not None and narrow.calls.keep_apart
+            if not self._apart:
+                return self._with_less(removed)
+        try:
+            values = side.silent_values(removed, watched)
+            unusable = any(bool(value.isnan().any()) for _, value in values)
+        except Exception as error:
+            if not self._varied.values or side is self._exact:
+                raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
+            unusable = True
+        if unusable and self._varied.values:  # the model does not take such inputs or parameters
+            return self._with_less(removed)
+        if narrow.error is not None:
+            return Disagreement(OUTPUTS, error=narrow.error)
+        found = side.compared(removed, values, narrow.values) or self._in_training(side, narrow, removed, watched)
+        if found is None and side is self._quick:
+            self._agreed = list(removed), narrow.model
+        return found
+
+    def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
+        """With inputs that the model may take; copies that have run may remember others."""
+        self._varied, self._exact = next(self._left), None
+        self._quick = self._side(_single(self._model))
+        return self._compared(self._quick, removed)
+
+    def _in_training(
+        self, side: Side, narrow: Narrow, removed: Sequence[Removal], watched: list[str]
+    ) -> Disagreement | None:
+        """What runs in training mode only, such as auxiliary heads."""
+        if self._trains is False:
+            return None
+        training = side.narrow(removed, watched, narrow.model, noted=self._trains is None, training=True)
+        if narrow.calls is not None and training.calls is not None and training.calls.same_as(narrow.calls):
+            self._trains = False
+            return None
+        try:
+            values = side.silent_values(removed, watched, training=True)
+        except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+            self._trains = False
+            return None
+        self._trains = True
+        if training.error is not None:
+            return Disagreement(OUTPUTS, error=training.error, training=True)
+        found = side.compared(removed, values, training.values)
+        return None if found is None else replace(found, training=True)
+
+
+def _single(model: nn.Module) -> torch.dtype | None:
+    """Single precision for what is less precise; None: as it is."""
+    types = {parameter.dtype for parameter in model.parameters()}
+    return torch.float32 if types & {torch.float16, torch.bfloat16} else None

@@ -1,0 +1,245 @@
+"""Which channels of which layers belong together: a thin layer over torch-pruning's dependency graph.
+
+Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.12900.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from autocompress.compression.base import LayerShape
+from autocompress.compression.layers import FILTER_TYPES, registered_types
+from autocompress.compression.model_state import tied_parameters
+from autocompress.compression.pruning.dependency_graph import (
+    SOURCES,
+    Followed,
+    require_followable,
+    traced,
+    uncalled,
+    upstream,
+)
+from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.errors import CompressionError
+
+
+class ChannelGraph:
+    """The dependency graph of a model; valid as long as only it changes the model.
+
+    Attributes:
+        outputs: names of the layers that make the model's outputs.
+
+    Raises:
+        CompressionError: the model cannot be traced with the example inputs.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
+        require_followable(model)
+        self._original = original
+        self._fixed = _fixed(model)
+        self._names = {module: name for name, module in model.named_modules()}
+        self._graph, roots = traced(model, example_inputs)
+        self._followed = Followed(self._graph)
+        self._uncalled = uncalled(model, self._graph, roots)
+        self.outputs = self._output_layers(roots)
+
+    def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
+        """All sets of filters that can be removed when only the selected layers may lose filters.
+
+        torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
+        the time on networks with many concatenations; what it says once of whole groups is enough for any choice of
+        their channels.
+
+        Returns:
+            the couplings, and for each selected layer that is in none a sentence why: first where torch-pruning fails
+            to follow the channels, then where something that belongs to them must stay.
+        """
+        chosen = set(selected)
+        ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
+        visited = set[Any]()
+        obstacles = {
+            name: f"{name}: its weights are used without calling it, so that its channels cannot be followed; it keeps "
+            "its filters"
+            for name in self._uncalled
+            if name in chosen
+        }
+        for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
+            if layer in ignored or layer in visited:
+                continue
+            name, losing = self._names[layer], [layer]
+            try:
+                group = self._group(layer)
+                losing = [item.dep.target.module for item in group if self._loses_outputs(item.dep)]
+                obstacle, reasons = self._obstacle(group, [each for each in losing if each in ignored]), obstacles
+                if obstacle is None:
+                    found.append(self._coupling(group))
+            except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
+                known = isinstance(error, CompressionError)
+                how = f"its channels cannot be followed ({type(error).__name__}: {error})"
+                obstacle = str(error) if known else how
+                losing, reasons = [*losing, *self._followed.layers], failed
+            visited.update(losing)
+            if obstacle is not None:
+                names = {self._names[each] for each in losing if isinstance(each, FILTER_TYPES)}
+                reasons |= dict.fromkeys(sorted(names & chosen), f"{name}: {obstacle}; it keeps its filters")
+        return found, failed, obstacles
+
+    def free(self, selected: Iterable[str]) -> frozenset[str]:
+        """Names of the layers of these that may lose filters, as far as they alone are concerned."""
+        untouchable = set(self._untouchable(set(selected)))
+        return frozenset(
+            self._names[layer]
+            for layer in self._names
+            if isinstance(layer, FILTER_TYPES) and layer not in untouchable and id(layer) not in self._fixed
+        )
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """Names of the modules that must keep their size."""
+        return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
+
+    def _group(self, layer: nn.Module) -> Any:
+        """All channels of a layer and all that belongs to them."""
+        pruner = self._graph.get_pruner_of_module(layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._followed.start()
+            everything = list(range(pruner.get_out_channels(layer)))
+            return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
+
+    def _obstacle(self, group: Any, ignored: Iterable[nn.Module]) -> str | None:
+        """Why none of the group may go; None: it may."""
+        for layer in ignored:
+            name = self._names[layer]
+            if name in self.outputs:
+                return f"it shares filters with {name}, which makes the model's outputs"
+            heads = isinstance(layer, nn.MultiheadAttention)
+            why = "whose width must stay divisible by its heads" if heads else "which may not lose any"
+            return f"it shares filters with {name}, {why}"
+        for item in group:
+            module = item.dep.target.module
+            if id(module) in self._fixed:
+                own = module is group[0].dep.target.module
+                where = "it" if own else f"it shares channels with {self._all_names[module]}, which"
+                return f"{where} is tied to another layer, stacked or registered, so that its size must stay"
+        if all(self._original[self._names[layer]].depthwise for layer in self._losing(group)):
+            return "its channels are those of what feeds it, which cannot lose any"
+        return None
+
+    def _coupling(self, group: Any) -> Coupling:
+        """The group by names."""
+        members = tuple(self._names[layer] for layer in self._losing(group))
+        least, most = (choose(members, key=lambda name: self._original[name].width) for choose in (min, max))
+        if self._original[least].width == 1 < self._original[most].width:  # a map by which channels are multiplied
+            raise CompressionError(f"{most} shares filters with {least}, which has a single one")
+        places = tuple(self._places(group))
+        for place in places:
+            if place.channels is not None and max(place.indices, default=0) >= place.channels:
+                raise CompressionError(f"its channels cannot be followed to {place.name}")
+        for item in group:
+            layer = item.dep.target.module
+            if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
+                raise CompressionError(f"{self._names[layer]} normalizes more than its channels together")
+        return Coupling(places, members, self._channel_groups(group), group)
+
+    @property
+    def _all_names(self) -> dict[Any, str]:
+        """Of modules, and of parameters of no layer."""
+        return {**self._names, **self._graph._param_to_name}
+
+    def _loses_outputs(self, dependency: Any) -> bool:
+        return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
+
+    def _places(self, group: Any) -> Iterator[Place]:
+        names = self._all_names
+        for item in group:
+            target, prune = item.dep.target, item.dep.handler
+            if target.module in names:  # else an operation of the forward pass, which has nothing to remove
+                out = self._graph.is_out_channel_pruning_fn(prune)
+                has = self._graph.get_out_channels(target) if out else self._graph.get_in_channels(target)
+                yield Place(
+                    names[target.module], prune, target.pruning_dim, tuple(item.idxs), tuple(item.root_idxs), has
+                )
+
+    def first_convolutions(self) -> set[str]:
+        """Names of the convolutions that no other convolution or linear layer comes before."""
+        nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
+        return {self._names[node.module] for node in nodes if not any(map(_is_layer, upstream(node.inputs)))}
+
+    def normalized(self, layers: Iterable[str]) -> dict[str, str]:
+        """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
+        nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
+        found = {}
+        for name in layers:
+            after = nodes[name].outputs if name in nodes else []
+            alone = after[0].module if len(after) == 1 else None
+            found[name] = self._names[alone] if isinstance(alone, _BatchNorm) else name
+        return found
+
+    def _losing(self, group: Any) -> Iterator[nn.Module]:
+        seen = set()
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES) and self._loses_outputs(dependency):
+                if layer not in seen:
+                    yield layer
+                seen.add(layer)
+
+    def _channel_groups(self, group: Any) -> int:
+        counts = [1]
+        for dependency, _ in group:
+            layer = dependency.target.module
+            if isinstance(layer, FILTER_TYPES):
+                shape = self._original[self._names[layer]]
+                counts.append(1 if shape.depthwise else shape.groups)
+            elif isinstance(layer, nn.GroupNorm):
+                counts.append(layer.num_groups)
+        return max(counts)
+
+    def _untouchable(self, selected: set[str]) -> list[nn.Module]:
+        return [
+            layer
+            for layer, name in self._names.items()
+            if (isinstance(layer, FILTER_TYPES) and name not in selected)
+            or isinstance(layer, nn.MultiheadAttention)  # its width must stay divisible by its heads
+            or name in self.outputs
+            or self._mistaken_for_depthwise(layer, name)
+        ]
+
+    def _depthwise(self, name: str) -> bool:
+        return name in self._original and self._original[name].depthwise
+
+    def _mistaken_for_depthwise(self, layer: nn.Module, name: str) -> bool:
+        """torch-pruning takes any convolution with as many groups as filters for a depthwise one."""
+        if not isinstance(layer, _ConvNd) or layer.groups != layer.out_channels or layer.groups == 1:
+            return False
+        return layer.in_channels != layer.out_channels or not self._original[name].depthwise
+
+    def _output_layers(self, roots: set[Any]) -> frozenset[str]:
+        """Walk back from the outputs to the nearest layers that make channels of their own."""
+        nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
+        layers = [node for node in upstream(nodes, self._passes_on) if _is_layer(node)]
+        return frozenset(self._names[node.module] for node in layers if node.module in self._names)
+
+    def _passes_on(self, node: Any) -> bool:
+        """Whether its output's channels are its input's."""
+        name = self._names.get(node.module)
+        return not isinstance(node.module, SOURCES) or (name is not None and self._depthwise(name))
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node.module, FILTER_TYPES)
+
+
+def _fixed(model: nn.Module) -> set[int]:
+    """Ids of modules and parameters whose size must stay: shared ones, registered ones, layers that cannot be cut."""
+    shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
+    stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
+    registered = [module for module in model.modules() if isinstance(module, registered_types())]
+    own = [part for module in registered for part in (*module.modules(), *module.parameters())]
+    return shared | {id(part) for part in (*stacked, *own)}

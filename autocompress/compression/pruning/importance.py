@@ -1,0 +1,151 @@
+"""How much each filter matters: scores per channel of a coupling, higher is more important."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.pruning.groups import Coupling
+
+Importance = Callable[[Coupling], "torch.Tensor | None"]
+"""From a coupling to one score per channel of its root layer; None: cannot tell."""
+
+LayerScore = Callable[[nn.Module], "torch.Tensor"]
+"""From a layer to one score per filter."""
+
+_ROWS = 1024
+
+
+class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
+    """Scores of single layers, each normalised to a mean of 1, averaged over the layers that lose filters together.
+
+    Args:
+        score: one score per filter of a layer.
+        layers: those that may lose filters, by name.
+    """
+
+    def __init__(self, score: LayerScore, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._score, self._layers = score, layers
+
+    @torch.no_grad()
+    def __call__(self, coupling: Coupling) -> torch.Tensor | None:
+        """One score per channel of the coupling's root."""
+        scores, roots = [], []
+        for place in coupling.places:
+            if place.makes_width_of(self._layers):
+                found = self._score(self._layers[place.name])[list(place.indices)].float()
+                scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
+                roots.append(place.roots)
+        if len(scores) == 1 and roots[0] == tuple(range(coupling.width)):  # nothing to average
+            return scores[0]
+        return cast(torch.Tensor, self._reduce(scores, roots)) if scores else None
+
+
+class ScaleImportance:
+    """Size of BatchNorm's scales, in couplings without BatchNorm the l2 norm of the filters.
+
+    Of several norms in a row, as about a depthwise convolution, only the last one's scales say how large the channel is
+    where it is read; those of norms whose outputs are added are added.
+
+    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
+
+    Args:
+        model: whose couplings are judged.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules())
+        self._norms = tp.importance.GroupMagnitudeImportance(p=2)
+
+    def __call__(self, coupling: Coupling) -> torch.Tensor | None:
+        """One score per channel of the coupling's root."""
+        scaling = [place for place in coupling.places if _scale(self._modules.get(place.name)) is not None]
+        last = _last_norms(coupling.group)
+        chosen = [place for place in scaling if self._modules[place.name] in last] or scaling
+        if not chosen:
+            return cast("torch.Tensor | None", self._norms(coupling.group))
+        total = torch.zeros(coupling.width)
+        for place in chosen:
+            scale = cast(torch.Tensor, _scale(self._modules[place.name]))
+            total.index_add_(0, torch.tensor(place.roots), scale[list(place.indices)].cpu())
+        return total
+
+
+def _scale(module: nn.Module | None) -> torch.Tensor | None:
+    return module.weight.detach().abs().float() if isinstance(module, _BatchNorm) and module.affine else None
+
+
+def _last_norms(group: Any) -> set[nn.Module]:
+    """The BatchNorm layers of a group that no other norm or layer stands between and one that reads the channels."""
+    nodes = {item.dep.target for item in group if item.dep.handler.__name__ == "prune_in_channels"}
+    waiting, seen = [before for node in nodes for before in node.inputs], set()
+    found: set[nn.Module] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node.module, _BatchNorm):
+            found.add(node.module)
+        elif not isinstance(node.module, FILTER_TYPES):
+            waiting.extend(node.inputs)
+    return found
+
+
+def norms(p: int) -> Importance:
+    """Norm of the filters and of all that is coupled with them.
+
+    Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710; l2 is the same with p = 2.
+    """
+    importance = tp.importance.GroupMagnitudeImportance(p=p)
+    return lambda coupling: importance(coupling.group)
+
+
+def distances(layer: nn.Module) -> torch.Tensor:
+    """Distance of each filter to all others of its layer, summed: the one nearest to the geometric median is least.
+
+    Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
+    between squared weights and fails on grouped convolutions.
+    """
+    return between(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
+
+
+def between(rows: torch.Tensor) -> torch.Tensor:
+    """Distance of each row to all others, summed."""
+    # In parts: all pairs of a wide layer at once do not fit into memory.
+    return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
+
+
+def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
+    """Scores of filters as the BatchNorm behind them scales them: what of a filter the next layer gets to see.
+
+    Args:
+        score: from one row per filter to one score per filter.
+        norms: layer -> the BatchNorm that alone takes its output, or whatever else stands there.
+    """
+
+    def of(layer: nn.Module) -> torch.Tensor:
+        rows = by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float()
+        norm = norms.get(layer)
+        if isinstance(norm, _BatchNorm) and norm.running_var is not None:
+            scale = (norm.running_var + norm.eps).rsqrt()
+            rows = rows * (scale if norm.weight is None else scale * norm.weight.detach())[:, None]
+        return score(rows)
+
+    return of
+
+
+def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A tensor of the shape of the layer's weight as one row per filter."""
+    groups = int(getattr(layer, "groups", 1))
+    if getattr(layer, "transposed", False):  # (in, out / groups, ...) -> (out, in / groups, ...)
+        inputs, outputs, *kernel = weight.shape
+        weight = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2).flatten(0, 1)
+    return weight.flatten(1)

@@ -1,0 +1,102 @@
+"""What a forward pass calls: whether two passes do the same, and whether samples and positions stay apart in one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autocompress.compression.model_state import tensors
+
+
+class Calls:
+    """The functions of PyTorch that a forward pass calls, in order, each with what it is given and where that is from.
+
+    Two passes with equal calls compute the same from their parameters and inputs, whatever mode they were in.
+
+    Args:
+        model: that runs.
+        inputs: positional arguments of the pass.
+    """
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._calls: list[tuple[Any, ...]] = []
+        self._made: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._opaque = False  # whether something comes from where no call was seen, such as out of a scripted module
+        for number, tensor in enumerate((*model.parameters(), *model.buffers(), *tensors(inputs))):
+            self._made[id(tensor)] = weakref.ref(tensor), number
+
+    def note(
+        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, *, switched: bool = True
+    ) -> None:
+        """A call that has been made.
+
+        Args:
+            function: as `__torch_function__` has it.
+            args: positional.
+            kwargs: by name.
+            result: what it returned.
+            switched: whether its truth values and fractions, such as `training`, change what it does.
+        """
+        if function is torch.Tensor.add_ and not args[0].dim() and not args[0].is_floating_point():
+            return  # BatchNorm counts its batches
+        given = tuple(self._described(value, switched) for value in args)
+        named = tuple((name, self._described(value, switched)) for name, value in kwargs.items())
+        self._calls.append((function, given, named))
+        for number, tensor in enumerate(tensors(result)):
+            self._made[id(tensor)] = weakref.ref(tensor), -1000 * len(self._calls) - number
+
+    def end(self, answer: Any) -> None:
+        """What the pass returns."""
+        self._calls.append((None, tuple(self._described(tensor, True) for tensor in tensors(answer)), ()))
+
+    def same_as(self, other: Calls) -> bool:
+        """Whether another pass of the model surely does the same."""
+        try:
+            return not self._opaque and not other._opaque and self._calls == other._calls
+        except Exception:  # noqa: BLE001 - arguments of any kind, such as arrays, that are not simply equal
+            return False
+
+    @property
+    def keep_apart(self) -> bool:
+        """Whether nothing can bring samples or positions together, or channels elsewhere than they were."""
+        return not self._opaque and all(
+            function in _APART or _is_apart(function, given) for function, given, _ in self._calls[:-1]
+        )
+
+    def _described(self, value: Any, switched: bool) -> Any:
+        if isinstance(value, torch.Tensor):
+            known = self._made.get(id(value))
+            if known is not None and known[0]() is value:
+                return known[1]
+            self._opaque = True
+            return None
+        if isinstance(value, list | tuple):
+            return tuple(self._described(item, switched) for item in value)
+        return value if switched or not isinstance(value, bool | float) else None
+
+
+def _is_apart(function: Any, given: tuple[Any, ...]) -> bool:
+    """Whether dimensions are as in networks of convolutions."""
+    return (function in _OVER_IMAGES and given[1:2] == ((2, 3),)) or (function in _FROM_CHANNELS and given[1:] == (1,))
+
+
+_OVER_IMAGES = frozenset((torch.mean, torch.Tensor.mean))
+_FROM_CHANNELS = frozenset((torch.flatten, torch.Tensor.flatten, torch.cat, torch.concat))
+_NAMES = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
+    *("batch_norm", "group_norm", "instance_norm", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+    *("relu", "relu_", "relu6", "hardtanh", "leaky_relu", "leaky_relu_", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("sigmoid", "sigmoid_", "tanh", "tanh_", "hardsigmoid", "hardswish", "softplus", "softsign", "logsigmoid"),
+    *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "dim"),
+)
+_APART = frozenset(
+    getattr(place, name) for name in _NAMES for place in (functional, torch, torch.Tensor) if hasattr(place, name)
+)

@@ -1,0 +1,246 @@
+"""Inputs that show more of what a model does than its example inputs: with noise, and with sizes that hide nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from autocompress.compression.model_state import copied, device_of, mapped, moved, tensors
+from autocompress.compression.pruning.groups import Removal
+
+_SEED = 20_011
+_LONGER = 4
+"""What a size of 1 becomes: masks may leave out half of it."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How inputs differ from the example inputs.
+
+    Attributes:
+        samples: how many of them; None: as many as there are.
+        longer: dimensions that have size 1 and get a larger one.
+        masks: whether truth values and tensors of zeros and ones become others.
+        numbers: whether other whole numbers do.
+        values: whether noise is added to floating point numbers; if not, nothing of the above.
+    """
+
+    samples: int | None = None
+    longer: tuple[int, ...] = ()
+    masks: bool = True
+    numbers: bool = True
+    values: bool = True
+
+
+ONE_SAMPLE = Variation(samples=1)
+"""Enough where samples and positions stay apart."""
+
+
+def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
+    """From what shows most of any model to what every model takes, which is the example inputs.
+
+    What a single sample, token or pixel goes through may be another thing for several, such as a permutation or
+    attention. Only sizes of the inputs are tried, not those of a single pixel that becomes of them.
+    """
+    given = tensors(inputs)
+    ones = sorted({place for tensor in given for place, size in enumerate(tensor.shape) if place and size == 1})
+    several = [tuple(ones)] if len(ones) > 1 else []
+    yield from (Variation(2, longer) for longer in (*several, *((one,) for one in ones), ()))
+    yield Variation()
+    yield Variation(masks=False)
+    yield Variation(masks=False, numbers=False)
+    yield Variation(masks=False, numbers=False, values=False)
+
+
+def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -> tuple[Any, ...]:
+    """Inputs about which nothing is symmetric, as far as the variation has it.
+
+    Args:
+        inputs: positional arguments of one forward pass.
+        variation: what changes.
+        numbers: whole numbers become others below this.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
+    alike = len(sizes) == 1 and sizes != {0}
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = _resized(tensor, variation, alike=alike)
+        if not variation.values or not tensor.numel() or tensor.is_complex():
+            return tensor
+        if not tensor.is_floating_point():
+            is_mask = tensor.dtype == torch.bool or (tensor.numel() > 1 and int(tensor.max()) <= 1 < numbers - 1)
+            varies = tensor.dim() > 0 and variation.numbers and (variation.masks or not is_mask)
+            return _others(tensor, 2 if is_mask else numbers, generator) if varies else tensor
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        size = tensor.float().std() if tensor.numel() > 1 else torch.zeros(())
+        return tensor + noise * (size.to(tensor) if size > 0 else 1)
+
+    return mapped(inputs, change)  # type: ignore[no-any-return]
+
+
+def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torch.Tensor:
+    if alike and tensor.dim() > 0 and variation.samples:
+        copies = -(-variation.samples // tensor.shape[0])
+        tensor = (torch.cat([tensor] * copies) if copies > 1 else tensor)[: variation.samples]
+    for place in variation.longer:
+        if place < tensor.dim() and tensor.shape[place] == 1:
+            tensor = torch.cat([tensor] * _LONGER, place)
+    return tensor
+
+
+def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
+    drawn = torch.randint(numbers, tensor.shape, generator=generator)
+    for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
+        drawn[..., place] = place
+    return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
+
+
+def whole_numbers(model: nn.Module) -> int:
+    """How many whole numbers from 0 a model may be given: those that its smallest embedding has rows for."""
+    sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
+    return min(sizes, default=2)
+
+
+def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
+    """The inputs on the model's device, their floating point numbers of that type."""
+    moved_ones = moved(inputs, device_of(model))
+    if dtype is None:
+        return moved_ones  # type: ignore[no-any-return]
+    return mapped(  # type: ignore[no-any-return]
+        moved_ones, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
+    )
+
+
+_PROBED = 8
+
+
+def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
+    """A copy that shares the parameters of PyTorch's layers, where nothing about them changes.
+
+    Args:
+        model: not changed, also when the copy is run in training mode.
+        dtype: of the copy's floating point numbers; None: as they are.
+        varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones, and
+            parameters of a single zero with another number: else it cannot be seen which channel they belong to, or
+            nothing behind them.
+    """
+    generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
+    for module in model.modules():
+        shares = type(module).__module__.startswith("torch.nn.")
+        for parameter in module._parameters.values():
+            if parameter is not None and id(parameter) not in memo:
+                changed = _changed(parameter.detach(), dtype, generator if varied else None)
+                if changed is not None or not shares:
+                    value = parameter.detach().clone() if changed is None else changed
+                    memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                else:
+                    memo[id(parameter)] = parameter
+        for buffer in module._buffers.values():
+            if buffer is not None and id(buffer) not in memo:
+                changed = _changed(buffer.detach(), dtype, generator if varied and buffer.numel() > 1 else None)
+                memo[id(buffer)] = buffer.detach().clone() if changed is None else changed
+    return copied(model, memo)
+
+
+def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
+    """The tensor in another type or with other values; None: it stays as it is."""
+    if not tensor.is_floating_point():
+        return None
+    wanted = dtype or tensor.dtype
+    if generator is not None and _is_constant(tensor):
+        values = torch.rand(tensor.shape, generator=generator) + 0.5
+        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where many
+            values = (values - 1) * 2 / (tensor.numel() / tensor.shape[0]) ** 0.5
+        return values.to(tensor.device, wanted)
+    return None if wanted == tensor.dtype else tensor.to(wanted)
+
+
+def _is_constant(tensor: torch.Tensor) -> bool:
+    flat = tensor.reshape(-1)
+    if flat.numel() == 1:  # a gate that is still shut, behind which nothing shows
+        return not bool(flat[0])
+    return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:_PROBED], flat))
+
+
+@contextmanager
+def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
+    """Inside the block no layer of the model hears the removed channels: they are zero where it takes them in.
+
+    That is what removing them claims, whatever non-linearity they come through. Parameters of no layer, which scale or
+    shift channels, are zero there too.
+    """
+    handles, replaced = [], []
+    for removal in removed:
+        parent, last = removal.place_in(model)
+        place = getattr(parent, last)
+        if isinstance(place, nn.Parameter):
+            replaced.append((parent, last, place))
+            index = torch.tensor(removal.channels, device=place.device)
+            setattr(parent, last, nn.Parameter(place.detach().index_fill(removal.dimension, index, 0)))
+        elif removal.on_inputs:
+            handles.append(place.register_forward_pre_hook(_silencer(place, removal.channels), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parent, last, parameter in reversed(replaced):
+            setattr(parent, last, parameter)
+
+
+def channel_dimension(layer: nn.Module) -> int:
+    """Where a layer's inputs and outputs have their channels."""
+    return -1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
+
+
+def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
+    dimension = channel_dimension(layer)
+
+    def silent(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.index_fill(dimension, torch.tensor(channels, device=tensor.device), 0)
+
+    def silence(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if arguments:
+            return (silent(arguments[0]), *arguments[1:]), keywords
+        name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
+        return (), {**keywords, name: silent(keywords[name])}
+
+    return silence
+
+
+def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str) -> torch.Tensor:
+    """What of a layer's output the smaller model has too."""
+    lost = set(gone.get(name, ()))
+    if not lost:
+        return output
+    dimension = channel_dimension(layer)
+    left = [channel for channel in range(output.shape[dimension]) if channel not in lost]
+    return output.index_select(dimension, torch.tensor(left, device=output.device))
+
+
+@contextmanager
+def same_chance(device: torch.device) -> Iterator[None]:
+    """The same random numbers each time, and those of everything else as if none had been drawn."""
+    cuda = device.type == "cuda"
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        random.seed(0)
+        np.random.seed(0)
+        torch.default_generator.manual_seed(0)  # not `torch.manual_seed`, which seeds devices that are not restored
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,191 @@
+"""Unstructured sparsity: the smallest weights are zeroed, of each layer or of all layers together.
+
+Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, arXiv:1506.02626;
+`magnitude_sparsity` and its options are NNCF's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from autocompress.compression.base import CompressionRequest
+from autocompress.compression.layers import layer_rates, supported_layers, weight_types
+from autocompress.compression.model_state import tied_parameters
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.errors import CompressionError, ConfigError
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Mask(WeightTransform):
+    """Parametrization that holds weights at zero through training.
+
+    Attributes:
+        pruned: True where the weight is zero; a buffer of the weight's shape.
+    """
+
+    pruned: torch.Tensor
+
+    def __init__(self, pruned: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pruned", pruned)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight with exact zeros; not a product, which would leave -0.0 and NaN."""
+        return weight.masked_fill(self.pruned, 0.0)
+
+
+@dataclass(frozen=True)
+class LevelCompression:
+    """A model with masks on its weights.
+
+    Attributes:
+        model: the masked model, the object that was given.
+        targets: names of the masked layers.
+        layers: names of all layers whose weights could be zeroed.
+    """
+
+    model: nn.Module
+    targets: tuple[str, ...]
+    layers: tuple[str, ...]
+    simulated: bool = False
+    converts: bool = False
+    epochs: int = 0
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """Share of weights that are zero; see `base.Compression`."""
+        return zero_share(model, self.layers if whole_model else self.targets)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Write the zeros into the weights and take the masks off; see `base.Compression`."""
+        return fold(model)
+
+
+class LevelPruner:
+    """Zeroes the smallest weights: `level` and `magnitude_sparsity`. Implements `base.Compressor`."""
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check the rules against the model; see `base.Compressor`."""
+        rates = self._rates(model, request)
+        require_plain_weights(model, rates)
+        if _is_global(request) and len(set(rates.values())) > 1:
+            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
+            raise ConfigError(f"one global ranking must have one rate for all layers; the rules have {found}")
+
+    def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
+        """Mask exactly the nearest number of weights to the rate, of each layer or of all together.
+
+        Ties go to the first in memory. A model that has zeros already (from a lower rate) keeps them, as they are the
+        smallest.
+
+        Raises:
+            ConfigError: rules that do not fit the model, or several rates in one global ranking.
+            CompressionError: nothing would change at a rate > 0; a weight is shared or parametrized in a way a mask
+                cannot hold.
+        """
+        rates, pruned = self._rates(model, request), self.masks(model, request)
+        if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
+            counts = ", ".join(f"{name}: {mask.numel()}" for name, mask in pruned.items())
+            raise CompressionError(
+                f"{request.algorithm} must zero something at a rate > 0; at rate {max(rates.values()):g} the selected "
+                f"layers have too few weights (weights: {counts})"
+            )
+        for name, mask in pruned.items():
+            parametrize.register_parametrization(model.get_submodule(name), WEIGHT, Mask(mask))
+        layers = tuple(supported_layers(model, weight_types(request.algorithm)))
+        return LevelCompression(model, tuple(rates), layers)
+
+    def masks(self, model: nn.Module, request: CompressionRequest) -> dict[str, torch.Tensor]:
+        """Layer -> where its weight would be zero; the model is not changed.
+
+        Raises:
+            ConfigError, CompressionError: as `check`.
+        """
+        self.check(model, request)
+        return _masks(model, self._rates(model, request), request)
+
+    def _rates(self, model: nn.Module, request: CompressionRequest) -> dict[str, float]:
+        return layer_rates(model, request.targets, weight_types(request.algorithm), request.scopes)
+
+
+def _is_global(request: CompressionRequest) -> bool:
+    if request.algorithm == "magnitude_sparsity":
+        return bool(request.argument("sparsity_level_setting_mode") == "global")
+    return bool(request.argument("mode") == "global")
+
+
+def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionRequest) -> dict[str, torch.Tensor]:
+    weights = {name: _weight(model, name) for name in rates}
+    if not _is_global(request):
+        return {name: smallest(weights[name], rate) for name, rate in rates.items()}
+    normed = request.algorithm == "magnitude_sparsity" and request.argument("weight_importance") == "normed_abs"
+    rated = [_normed(weight) if normed else weight for weight in weights.values()]
+    pruned = smallest(torch.cat([weight.flatten().float().cpu() for weight in rated]), next(iter(rates.values())))
+    parts = pruned.tensor_split(list(itertools.accumulate(weight.numel() for weight in rated))[:-1])
+    return {
+        name: part.reshape(weight.shape).to(weight.device)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
+
+
+def _normed(weight: torch.Tensor) -> torch.Tensor:
+    """NNCF's importance: relative to the layer's norm, so that layers of different scale can be ranked together."""
+    norm: torch.Tensor = torch.linalg.vector_norm(weight.float())
+    return weight.float().div(norm.clamp_min(_TINY))
+
+
+def smallest(weight: torch.Tensor, rate: float) -> torch.Tensor:
+    """True at exactly floor(n * rate + 0.5) weights: the smallest in magnitude, the first in memory among equals."""
+    count = math.floor(weight.numel() * rate + 0.5)
+    magnitudes: np.ndarray[Any, np.dtype[Any]] = weight.detach().abs().float().cpu().numpy().ravel()
+    pruned = np.zeros(magnitudes.shape, dtype=bool)
+    if count:
+        limit = np.partition(magnitudes, count - 1)[count - 1]
+        pruned = magnitudes < limit
+        pruned[np.flatnonzero(magnitudes == limit)[: count - int(pruned.sum())]] = True
+    return torch.from_numpy(pruned).reshape(weight.shape).to(weight.device)
+
+
+def zero_share(model: nn.Module, layers: Iterable[str]) -> float:
+    """Share in [0, 1] of the weights of these layers that are exactly zero, all layers' weights counted alike."""
+    weights = [_weight(model, name) for name in layers]
+    total = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
+
+
+def _weight(model: nn.Module, name: str) -> torch.Tensor:
+    return cast(torch.Tensor, model.get_submodule(name).weight).detach()
+
+
+def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Check that weights can be compressed by our parametrizations.
+
+    Args:
+        model: not changed.
+        settings: layer -> what is done to its weight; None: nothing.
+
+    Raises:
+        CompressionError: a registered module has no weight; somebody else's parametrization is on one; or one is shared
+            by layers with different settings.
+    """
+    for name in [name for name, setting in settings.items() if setting is not None]:
+        layer = model.get_submodule(name)
+        if not isinstance(getattr(layer, WEIGHT, None), torch.Tensor):
+            raise CompressionError(f"a registered module must have a parameter named weight; {name} has none")
+        if any(not isinstance(step, WeightTransform) for step in transforms(layer)):
+            raise CompressionError(f"a weight must be plain; {name} is parametrized: remove that or exclude the layer")
+    for places in tied_parameters(model):
+        if len({settings.get(module) for module, _ in places}) > 1:  # one module would see the change, another not
+            shared = ", ".join(f"{module}.{key}" for module, key in places)
+            raise CompressionError(
+                f"a shared weight must have one setting in all its places; {shared} have different ones"
+            )

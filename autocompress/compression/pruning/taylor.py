@@ -1,0 +1,112 @@
+"""taylorfo: what the loss feels of each channel, where it is read."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from autocompress.compression.base import CompressionRequest
+from autocompress.compression.pruning.consumers import Site, rows, sites
+from autocompress.compression.pruning.data_importance import module_of
+from autocompress.compression.pruning.groups import Coupling
+from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.trainer_hooks import run_batches
+from autocompress.errors import CompressionError
+
+
+class Gate:
+    """A factor of 1 for each channel of a coupling at all that reads it: what the loss feels of it, sample by sample.
+
+    Attributes:
+        score: one per channel, the sum so far; None: no gradient has come by.
+
+    Args:
+        places: all that reads the channels.
+        model: in which they are.
+    """
+
+    def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
+        self.score: torch.Tensor | None = None
+        self._felt: dict[int, torch.Tensor] = {}
+        for site in places:
+            site.watch(model, functools.partial(self._watch, site, model.get_submodule(site.name)))
+
+    def settle(self) -> None:
+        """Count what was felt since the last time: a forward and backward pass is over."""
+        for felt in self._felt.values():
+            absolute = felt.abs().sum(0)
+            self.score = absolute if self.score is None else self.score + absolute
+        self._felt.clear()
+
+    def _watch(self, site: Site, layer: nn.Module, tensor: torch.Tensor) -> None:
+        if tensor.requires_grad and torch.is_grad_enabled():
+            feel = functools.partial(self._feel, site, layer, tensor.detach())
+            tensor.register_hook(feel)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _feel(self, site: Site, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+        products = rows(layer, tensor.float() * gradient.float()).sum(1)
+        felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # a loss scaler tries out what overflows
+        samples = len(felt)
+        self._felt[samples] = self._felt[samples] + felt if samples in self._felt else felt
+
+
+def taylor(
+    model: nn.Module, request: CompressionRequest, behind: Mapping[str, str], couplings: Sequence[Coupling]
+) -> Importance:
+    """First-order estimate of what removing each channel costs: activation times gradient where the channel is read.
+
+    Summed over all that reads the channel and over the positions of a sample, absolute, summed over samples. Not the
+    sum over a filter of weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on
+    the filter's scale there. BatchNorm and dropout are in eval mode, as in the model that is evaluated.
+
+    Sources: Molchanov et al. 2016, Pruning Convolutional Neural Networks for Resource Efficient Inference,
+    arXiv:1611.06440; gates behind the norm: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
+    arXiv:1906.10771; one gate for all that reads a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
+
+    Args:
+        model: not changed.
+        request: with the user's module.
+        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
+        couplings: those to judge.
+
+    Returns:
+        scores in the unit of the loss, comparable between couplings.
+
+    Raises:
+        CompressionError: no gradient reaches a coupling.
+        ModuleError: the user's module lacks a hook.
+    """
+    probe = copy.deepcopy(model)
+    gates = {coupling.places: Gate(sites(coupling, probe, behind), probe) for coupling in couplings}
+
+    def settle(*_: Any) -> None:
+        for gate in gates.values():
+            gate.settle()
+
+    probe.register_forward_pre_hook(settle)
+    probe.register_forward_pre_hook(_as_evaluated)
+    run_batches(module_of(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
+    silent = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
+    if silent:
+        raise CompressionError(
+            f"{request.algorithm} needs gradients where the outputs of the layers that it ranks are read; none arrives "
+            f"from {', '.join(silent)}; train them with gradients, exclude them, or take an algorithm that needs none, "
+            "such as l2"
+        )
+    scores = {places: gate.score.cpu() for places, gate in gates.items() if gate.score is not None}
+    return lambda coupling: scores[coupling.places]
+
+
+def _as_evaluated(model: nn.Module, *_: Any) -> None:
+    """Whatever mode the trainer chooses: batches must not normalise each other, nor chance take channels out."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm | _DropoutNd):
+            module.eval()

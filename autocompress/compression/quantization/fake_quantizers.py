@@ -1,0 +1,352 @@
+"""What a quantizer's rules say of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from autocompress.compression.base import CompressionRequest
+from autocompress.compression.layers import LayerTarget, matches, supported_layers, weight_types
+from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
+from autocompress.compression.quantization import rounding
+from autocompress.compression.quantization.activations import ActivationQuantizer, attach
+from autocompress.compression.quantization.rounding import WeightRounding
+from autocompress.compression.trainer_hooks import calibration_inputs, show
+from autocompress.compression.weight_storage import distinct
+from autocompress.errors import ConfigError
+
+DEFAULT_BITS = 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How one tensor of a layer is quantized. Its `quant_dtype` only numbers the levels, and changes no value.
+
+    Attributes:
+        bits: of each value.
+        scheme: per_tensor_affine, per_tensor_symmetric, per_channel_affine or per_channel_symmetric; None: the
+            quantizer's own choice.
+        start_step: steps of training before it is switched on.
+    """
+
+    bits: int = DEFAULT_BITS
+    scheme: str | None = None
+    start_step: int = 0
+
+
+def quantized_layers(
+    model: nn.Module, request: CompressionRequest, types: tuple[type[nn.Module], ...], default_bits: int = DEFAULT_BITS
+) -> dict[str, dict[str, Precision]]:
+    """What is quantized in each layer, in the model's order; later rules override earlier ones, per quant type.
+
+    Args:
+        model: the model, not changed.
+        request: its rules and scopes.
+        types: the layers the quantizer can be pointed at.
+        default_bits: where a rule names none.
+
+    Raises:
+        ConfigError: as `layers.select_layers`.
+    """
+    request.scopes.check(model)
+    chosen: dict[str, dict[str, Precision]] = {name: {} for name in supported_layers(model, types)}
+    for target, names in matches(model, request.targets, types):
+        for name in names:
+            _apply(target, chosen[name], default_bits)
+    selected = {name: wanted for name, wanted in chosen.items() if wanted and request.scopes.allow(name)}
+    if not selected:
+        raise ConfigError("at least one layer must be selected for quantization; the rules and scopes select none")
+    return selected
+
+
+def _apply(target: LayerTarget, wanted: dict[str, Precision], default_bits: int) -> None:
+    for quant_type in target.quant_types or tuple(wanted):
+        if target.exclude:
+            wanted.pop(quant_type, None)
+        else:
+            wanted[quant_type] = Precision(
+                bits=int(_of(target.quant, "quant_bits", quant_type, default_bits)),
+                scheme=_of(target.quant, "quant_scheme", quant_type, None),
+                start_step=int(_of(target.quant, "quant_start_step", quant_type, 0)),
+            )
+
+
+def _of(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
+    """A variable of a quant type: given for it, or for all."""
+    value = variables.get(name, default)
+    return value.get(quant_type, default) if isinstance(value, Mapping) else value
+
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one quantizer can do.
+
+    Attributes:
+        bits: lowest and highest number of bits.
+        quant_types: what it can quantize.
+        spares_ends: whether the first and the last layer stay as they are unless a rule names them.
+        by_channel: whether each filter may have a scale of its own.
+    """
+
+    bits: tuple[int, int]
+    quant_types: tuple[str, ...]
+    spares_ends: bool
+    by_channel: bool = False
+
+
+_ALL = ("input", "output", "weight")
+FAMILIES: dict[str, Family] = {
+    "naive": Family((2, 8), ("weight",), False, True),
+    "dorefa": Family((1, 8), _ALL, True),
+    "bnn": Family((1, 1), _ALL, True),
+    "qat": Family((2, 8), _ALL, False, True),
+}
+
+
+class RoundedWeight(WeightTransform):
+    """Parametrization that rounds a weight.
+
+    Args:
+        round_weight: the rounding.
+        bits: of each value.
+        start_step: uses in training mode before it is switched on.
+    """
+
+    def __init__(self, round_weight: WeightRounding, bits: int, start_step: int = 0) -> None:
+        super().__init__()
+        self._round, self.bits, self.start_step = round_weight, bits, start_step
+        self._steps = 0
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The rounded weight, of the same shape."""
+        if self.training and torch.is_grad_enabled() and self._steps < self.start_step:
+            self._steps += 1
+            return weight
+        return self._round(weight, self.bits)
+
+
+@dataclass(frozen=True)
+class FakeQuantization:
+    """A model that is trained as if it had few bits.
+
+    Attributes:
+        model: the model, the object that was given.
+        bits: layer -> bits of its weights.
+        types: the layers whose weights could be quantized.
+        channels: layer -> dimension of its weight of which each index has values of its own; others have the same.
+    """
+
+    model: nn.Module
+    bits: dict[str, int]
+    types: tuple[type[nn.Module], ...]
+    channels: Mapping[str, int] = field(default_factory=dict)
+    simulated: bool = True
+    converts: bool = False
+    epochs: int = 0
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """Share of the weights' bits that are saved; see `base.Compression`.
+
+        In a finished model a layer saves bits where its weight has no more distinct values than they tell apart, zero
+        not counted, which a mask may have added.
+        """
+        bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
+        return bits_saved(model, bits, self.types, whole_model=whole_model)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
+        return fold(model)
+
+    def wider(self, model: nn.Module) -> list[str]:
+        """Names of the layers of a finished model whose weights have more values than their bits tell apart."""
+        return [name for name in self.bits if not self._fits(model, name)]
+
+    def _fits(self, model: nn.Module, name: str) -> bool:
+        layer = model.get_submodule(name)
+        if self.bits[name] == FLOAT_BITS or any(isinstance(step, RoundedWeight) for step in transforms(layer)):
+            return True
+        weight = cast(torch.Tensor, layer.weight).detach()
+        channels = self.channels.get(name)
+        parts = [weight] if channels is None else weight.unbind(channels)
+        return all(distinct_values(part) <= 2 ** self.bits[name] for part in parts)
+
+
+def distinct_values(weight: torch.Tensor) -> int:
+    """How many different values other than zero a tensor has."""
+    # As integers, which numpy sorts much faster.
+    patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
+    values = distinct(patterns.ravel()).view(np.float32)
+    return int(np.count_nonzero(values))
+
+
+def bits_saved(
+    model: nn.Module, bits: dict[str, int], types: tuple[type[nn.Module], ...], *, whole_model: bool = False
+) -> float:
+    """Share in [0, 1) of the bits of the quantized layers' weights, or of all layers' weights, that are saved."""
+    sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in supported_layers(model, types).items()}
+    names = list(sizes) if whole_model else list(bits)
+    total = sum(sizes[name] for name in names) * FLOAT_BITS
+    saved = sum(sizes[name] * (FLOAT_BITS - bits.get(name, FLOAT_BITS)) for name in names)
+    return saved / total if total else 0.0
+
+
+class FakeQuantizer:
+    """Simulates few bits: `naive`, `dorefa`, `bnn`, and `qat` for what is not int8. Implements `base.Compressor`.
+
+    `dorefa` and `bnn` leave the first and the last layer as they are, as their papers do, unless a rule names them.
+    """
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check bits, quant types and schemes; see `base.Compressor`."""
+        wanted = self._wanted(model, request)
+        require_plain_weights(model, {name: kinds.get("weight") for name, kinds in wanted.items()})
+
+    def compress(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
+        """Put quantizers on weights and activations; weights that are zero by a mask stay zero.
+
+        Raises:
+            ConfigError: the rules select nothing, or ask for what the algorithm cannot do.
+            CompressionError: a weight is shared or parametrized in a way that quantizers cannot hold.
+            ModuleError: activations are to be calibrated, and the user's module has neither data nor a trainer.
+        """
+        self.check(model, request)
+        compression = self.attach(model, request)
+        if _quantizers(model):
+            calibrate(model, request)
+        return compression
+
+    def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
+        """Put quantizers on a model that has been checked; the ranges of activations are to be taken afterwards."""
+        wanted, types = self._wanted(model, request), weight_types(request.algorithm)
+        channels = {}
+        for name, kinds in wanted.items():
+            layer = model.get_submodule(name)
+            if "weight" in kinds:
+                _quantize_weight(layer, request.algorithm, kinds["weight"])
+                if (own := _channels(kinds["weight"], layer)) is not None:
+                    channels[name] = own
+            for quant_type, precision in kinds.items():
+                if quant_type != "weight":
+                    symmetric = precision.scheme == "per_tensor_symmetric"
+                    attach(layer, quant_type, precision.bits, precision.start_step, symmetric=symmetric)
+        bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
+        return FakeQuantization(model, bits, types, channels)
+
+    def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
+        family = FAMILIES[request.algorithm]
+        wanted = quantized_layers(model, request, weight_types(request.algorithm), family.bits[1])
+        for kinds in wanted.values():
+            for quant_type, precision in kinds.items():
+                _require(request.algorithm, family, quant_type, precision)
+        if not family.spares_ends:
+            return wanted
+        ends = _ends(model, request) - {name for rule in request.targets if not rule.exclude for name in rule.op_names}
+        left = {name: kinds for name, kinds in wanted.items() if name not in ends}
+        if not left:
+            raise ConfigError(
+                f"{request.algorithm} leaves the first and the last layer as they are unless op_names names them; "
+                f"nothing else is selected (selected: {', '.join(wanted)})"
+            )
+        return left
+
+
+def _require(algorithm: str, family: Family, quant_type: str, precision: Precision) -> None:
+    if quant_type not in family.quant_types:
+        allowed = ", ".join(family.quant_types)
+        raise ConfigError(f"{algorithm} quantizes {allowed} only; got quant type {quant_type!r}")
+    low, high = family.bits
+    if not low <= precision.bits <= high:
+        allowed = f"{low}" if low == high else f"{low} to {high}"
+        raise ConfigError(f"quant_bits of {algorithm} must be {allowed}; got {precision.bits} for {quant_type}")
+    by_channel = quant_type == "weight" and family.by_channel
+    if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
+        raise ConfigError(
+            f"quant_scheme of {algorithm}, which is simulated, must be per_tensor_... for {quant_type}; "
+            f"got {precision.scheme!r}"
+        )
+
+
+def _quantize_weight(layer: nn.Module, algorithm: str, precision: Precision) -> None:
+    masks = [step for step in transforms(layer) if isinstance(step, Mask)]
+    step = RoundedWeight(_rounding(algorithm, precision, layer), precision.bits, precision.start_step)
+    # Nothing to check: shape and type stay.
+    parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
+    for mask in masks:  # once more on top: not every grid has a zero
+        parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
+
+
+def _rounding(algorithm: str, precision: Precision, layer: nn.Module) -> WeightRounding:
+    if algorithm == "dorefa":
+        return rounding.dorefa
+    if algorithm == "bnn":
+        return rounding.binary
+    scheme = precision.scheme or "per_tensor_symmetric"
+    chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
+    channels = _channels(precision, layer)
+    return chosen if channels is None else partial(chosen, channels=channels)
+
+
+def _channels(precision: Precision, layer: nn.Module) -> int | None:
+    """The dimension of a weight of which each index has a scale of its own; None: all have the same."""
+    if precision.scheme is None or not precision.scheme.startswith("per_channel"):
+        return None
+    return 1 if getattr(layer, "transposed", False) else 0  # a transposed convolution has its filters in the second
+
+
+def calibrate(model: nn.Module, request: CompressionRequest) -> None:
+    """Take the ranges of all activations that are quantized anew, from the module's data or the example inputs.
+
+    Raises:
+        ModuleError: the user's module has neither data nor a trainer.
+    """
+    inputs = calibration_inputs(request, model)
+    for quantizer in _quantizers(model):
+        quantizer.steps.zero_()
+    with unrounded(model):
+        show(model, inputs)
+
+
+def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
+    return [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+
+
+@contextmanager
+def unrounded(model: nn.Module) -> Iterator[None]:
+    """Quantizers watch the values that pass without changing them, though everything may be in eval mode."""
+    quantizers = _quantizers(model)
+    for quantizer in quantizers:
+        quantizer.watching = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.watching = False
+
+
+def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:
+    """Names of the layers that are called first and last."""
+    called: list[str] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, layer in supported_layers(model, weight_types(request.algorithm)).items()
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*moved(request.example_inputs, device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {called[0], called[-1]} if called else set()

@@ -1,0 +1,110 @@
+"""A finished int8 model: a graph of PyTorch's own operators over int8 weights, and that graph as JSON.
+
+The graph is written down node by node (see `graphs`), so that a checkpoint needs neither pickled code nor another
+quantization to be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from autocompress.compression.model_state import quiet
+from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
+from autocompress.compression.state_values import DTYPES
+from autocompress.errors import StoreError
+
+TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
+"""They tell of libraries that are not for this machine, and of torchao's own deprecations."""
+
+_QPARAMS = ("_scale_", "_zero_point_")
+_GRAPH = "graph."
+"""What names in the state dict begin with."""
+
+
+class Int8Model(nn.Module):
+    """Computes with int8 weights, and rounds activations to 8 bits where int8 kernels would.
+
+    It has no training mode.
+
+    Args:
+        graph: of operators, with its tensors.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+        self.requires_grad_(False)
+        self.train(False)
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        """As the uncompressed model's."""
+        return self.graph(*arguments, **keywords)
+
+    def train(self, mode: bool = True) -> Int8Model:  # noqa: ARG002
+        """Does nothing."""
+        return super().train(False)
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """The tensors that stand for parameters: int8 weights, and biases and others in floating point."""
+        for name, tensor in self.graph.state_dict().items():
+            if not name.startswith(_QPARAMS):
+                yield tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """The graph and the kinds of its tensors as JSON; the values are in the state dict.
+
+        Raises:
+            StoreError: the graph has what checkpoints may not have.
+        """
+        return graph_to_dict(self.graph.graph, self.graph.state_dict())
+
+    @classmethod
+    def from_dict(cls, description: Any, tensors: Mapping[str, torch.Tensor]) -> Int8Model:
+        """The model that `to_dict` described.
+
+        Args:
+            description: from wherever; it is checked before anything is made.
+            tensors: the state dict, not copied. No other memory is taken.
+
+        Raises:
+            StoreError: the description is damaged, does not fit the tensors, or names an operator that this version of
+                torch does not have.
+        """
+        with quiet(*TORCHAO_LOGGERS):
+            import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize
+
+        try:
+            described = GRAPH(description, "graph")
+            _require_all(tensors, described["tensors"])
+            graph, root = graph_from_dict(described), nn.Module()
+            for name, kind in described["tensors"].items():
+                place(root, name, _fitting(tensors, name, kind))
+            return cls(fx.GraphModule(root, graph))
+        except Exception as error:  # torch's reasons are many
+            raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
+
+
+def _require_all(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    if {f"{_GRAPH}{name}" for name in described} != tensors.keys():
+        raise StoreError("its tensors must be those of the weights")
+
+
+def _fitting(tensors: Mapping[str, torch.Tensor], name: str, kind: Mapping[str, Any]) -> torch.Tensor:
+    found = tensors.get(f"{_GRAPH}{name}")
+    if found is None or list(found.shape) != kind["shape"] or found.dtype != DTYPES[kind["dtype"]]:
+        raise StoreError(f"its tensor {name} must be {kind['dtype']} of shape {kind['shape']}")
+    return found
+
+
+def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Register a buffer under a dotted name."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())  # KeyError where it has an attribute of that name
+        root = cast(nn.Module, root._modules[part])
+    root.register_buffer(last, tensor)

@@ -1,0 +1,355 @@
+"""What torchao's fusion of convolutions with BatchNorm leaves out or does too slowly, put right.
+
+It knows one momentum and one eps, those PyTorch has as defaults, and gives them to every BatchNorm.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from autocompress.compression.model_state import device_of, moved, outputs, quiet
+from autocompress.compression.quantization.graphs import tensor_name, unstorable
+from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, place
+from autocompress.compression.quantization.operators import switch
+from autocompress.compression.tracing import any_batch, batch_of_two
+from autocompress.compression.verify import differences
+from autocompress.errors import CompressionError, StoreError, first_line
+
+_EPS = 1e-5
+_BATCH_NORM = "aten.batch_norm.default"
+_MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Those of a BatchNorm.
+
+    Attributes:
+        momentum: of its running statistics; None: their plain mean.
+        eps: added to the variance.
+    """
+
+    momentum: float | None
+    eps: float
+
+
+def constants_of(model: nn.Module) -> dict[str, Constants]:
+    """Name of a BatchNorm's running mean -> its constants."""
+    return {
+        f"{name}.running_mean": Constants(module.momentum, module.eps)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    }
+
+
+def restore_constants(graph: fx.GraphModule, constants: Mapping[str, Constants]) -> None:
+    """Give each BatchNorm its constants again, and its eps to the scale that its convolution's weight has meanwhile."""
+    for norm, name in _norms(graph):
+        found = constants.get(name)
+        if found is None:
+            continue
+        if found.momentum is not None:
+            norm.update_arg(_MOMENTUM_AT, found.momentum)
+        _set_eps(norm, found.eps)
+    graph.recompile()
+
+
+@torch.no_grad()
+def move_constants(graph: fx.GraphModule) -> None:
+    """Before conversion, which knows one eps only: what a BatchNorm's is more goes into its variance."""
+    moved = dict[str, float]()
+    for norm, _ in _norms(graph):
+        variance = cast(fx.Node, norm.args[_VARIANCE_AT])
+        moved[str(variance.target)] = cast(float, norm.args[_EPS_AT]) - _EPS
+        _set_eps(norm, _EPS)
+    for name, difference in moved.items():  # once, also where several calls share it
+        graph.get_buffer(name).add_(difference)
+    graph.recompile()
+
+
+@contextmanager
+def fast_fusion() -> Iterator[None]:
+    """Torchao looks for BatchNorm behind four kinds of convolutions, for seconds each; one kind has int8 kernels.
+
+    The patterns it looks for are exported once.
+    """
+    from torchao.quantization.pt2e import qat_utils
+
+    changes = {
+        "_fuse_conv_bn_qat_helper": _for_one_kind,
+        "_fold_conv_bn_qat_helper": _for_one_kind,
+        "_get_aten_graph_module_for_pattern": _remembered,
+    }
+    before = {name: getattr(qat_utils, name) for name in changes}
+    for name, change in changes.items():
+        setattr(qat_utils, name, change(before[name]))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(qat_utils, name, function)
+
+
+def _norms(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    """Calls of BatchNorm with running statistics, and the name of their running mean."""
+    for node in graph.graph.nodes:
+        if str(node.target) == _BATCH_NORM and node.args[_MEAN_AT] is not None:
+            yield node, str(node.args[_MEAN_AT].target)
+
+
+def _set_eps(norm: fx.Node, eps: float) -> None:
+    before = norm.args[_EPS_AT]
+    norm.update_arg(_EPS_AT, eps)
+    for user in list(cast(fx.Node, norm.args[_VARIANCE_AT]).users):
+        if str(user.target) == "aten.add.Tensor" and user.args[1] == before:
+            user.update_arg(1, eps)
+
+
+def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
+    def helped(graph: fx.GraphModule, function: Any, *arguments: Any, **keywords: Any) -> Any:
+        return helper(graph, function, *arguments, **keywords) if function is functional.conv2d else graph
+
+    return helped
+
+
+_patterns: dict[Any, fx.GraphModule] = {}
+
+
+def _remembered(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.GraphModule]:
+    def exported(pattern: Any, example_inputs: Any, is_cuda: bool = False, **keywords: Any) -> fx.GraphModule:
+        function = pattern.fn
+        options = tuple(cell.cell_contents for cell in function.__closure__ or ())
+        key = (function.__qualname__, options, tuple(each.shape for each in example_inputs), is_cuda, *keywords)
+        if key not in _patterns:
+            _patterns[key] = export(pattern, example_inputs, is_cuda, **keywords)
+        return copy.deepcopy(_patterns[key])
+
+    return exported
+
+
+class QatModel(nn.Module):
+    """Rounds weights and activations to 8 bits; observers look at values in training mode only.
+
+    Args:
+        graph: prepared by torchao.
+        start_step: forward passes in training mode before anything is rounded.
+    """
+
+    def __init__(self, graph: fx.GraphModule, start_step: int = 0) -> None:
+        super().__init__()
+        self.graph, self.start_step = graph, start_step
+        self._steps = 0
+        self._mode = not self.training
+        self.train(self.training)
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        """As the model's that was exported."""
+        if self._mode != self.training:  # the flag was set without `train`
+            self.train(self.training)
+        if self.training and self._steps <= self.start_step:
+            self._call("enable_fake_quant", self._steps == self.start_step)
+            self._steps += 1
+        return self.graph(*arguments, **keywords)
+
+    def train(self, mode: bool = True) -> QatModel:
+        """Switch dropout, normalization and observers."""
+        if self._mode != mode:
+            switch(self.graph, training=mode)
+            self._observe(mode)
+            self._call("enable_fake_quant", not mode or self._steps > self.start_step)
+        self.training = self._mode = mode
+        return self
+
+    @torch.no_grad()
+    def calibrate(self, inputs: list[tuple[Any, ...]]) -> None:
+        """Let the observers see some inputs; nothing else changes. It ends in eval mode.
+
+        Raises:
+            CompressionError: the graph cannot take them.
+        """
+        self.eval()
+        self._observe(True)
+        try:
+            for arguments in inputs:
+                self.graph(*moved(arguments, device_of(self)))
+        except Exception as error:
+            raise CompressionError(
+                f"what torch.export found of the model must take the module's data; {first_line(error)}"
+            ) from error
+        finally:
+            self._observe(False)
+
+    @torch.no_grad()
+    def unrounded(self, run: Callable[[nn.Module], Any]) -> Any:
+        """What a function finds with nothing rounded and nothing observed, in eval mode."""
+        self.eval()
+        self._call("enable_fake_quant", False)
+        try:
+            return run(self)
+        finally:
+            self._call("enable_fake_quant", True)
+
+    def _observe(self, on: bool) -> None:
+        """Switch the observers; what they have seen becomes the scales that conversion will take."""
+        self._call("enable_observer", on)
+        if not on:
+            for module in self._quantizers():
+                _settle(module)
+
+    def _call(self, method: str, on: bool) -> None:
+        for module in self._quantizers():
+            getattr(module, method)(on)
+
+    def _quantizers(self) -> list[Any]:
+        return [module for module in self.graph.modules() if hasattr(module, "enable_observer")]
+
+
+def _settle(quantizer: Any) -> None:
+    """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
+    lowest = quantizer.activation_post_process.min_val
+    if not lowest.numel() or bool(torch.isposinf(lowest).all()):
+        return  # nothing seen yet
+    try:
+        scale, zero_point = quantizer.calculate_qparams()
+    except AssertionError as error:  # its way to refuse a range of NaN
+        raise CompressionError(f"training must stay finite; it has diverged: {error}") from error
+    with torch.no_grad():
+        if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
+            quantizer.scale.copy_(scale)
+            quantizer.zero_point.copy_(zero_point)
+
+
+_SAME = 1e-3
+"""How much of the largest output the graph's may differ by where nothing is rounded."""
+
+
+def prepared(
+    model: nn.Module, example_inputs: tuple[Any, ...], left_out: Collection[str], start_step: int = 0
+) -> QatModel:
+    """Export the model and put fake quantizers around its convolutions and linear layers.
+
+    Args:
+        model: its tensors are those of the graph.
+        example_inputs: positional arguments of one forward pass.
+        left_out: names of layers that are not quantized.
+        start_step: see `QatModel`.
+
+    Raises:
+        CompressionError: torch.export or torchao cannot follow the model, or found something else than its eval mode.
+    """
+    inputs = batch_of_two(example_inputs)
+    wanted = outputs(model, inputs)
+    constants = constants_of(model)
+    try:
+        graph = _exported(model, inputs)
+    except CompressionError as error:
+        _require_names(model, error)
+        raise
+    reason = unstorable(graph.graph)
+    if reason is not None:
+        raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
+    try:
+        with quiet(*TORCHAO_LOGGERS):
+            found = _with_quantizers(graph, left_out)
+            restore_constants(found, constants)
+            ready = QatModel(found, start_step)
+    except Exception as error:
+        raise CompressionError(f"torchao cannot prepare the model for qat: {first_line(error)}") from error
+    _require_same(ready, inputs, wanted)
+    return ready
+
+
+def converted(model: QatModel) -> Int8Model:
+    """The int8 model; the one that was trained is used up.
+
+    Raises:
+        CompressionError: torchao cannot convert it.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    graph = model.eval().graph
+    try:
+        with quiet(*TORCHAO_LOGGERS), fast_fusion():
+            move_constants(graph)
+            return Int8Model(_cleaned(convert_pt2e(graph)))
+    except Exception as error:
+        raise CompressionError(f"torchao cannot convert the trained model to int8: {first_line(error)}") from error
+
+
+def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(get_default_x86_inductor_quantization_config(is_qat=True))
+    for name in left_out:
+        quantizer.set_module_name_qconfig(name, None)
+    with fast_fusion():
+        return cast(fx.GraphModule, prepare_qat_pt2e(graph, quantizer))
+
+
+def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
+    """The model's training graph, for batches of any size."""
+    inputs = moved(example_inputs, device_of(model))
+    dynamic = any_batch(inputs)
+    try:
+        return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
+    except Exception:  # noqa: BLE001 - the other way to trace may do, and tells why it does not
+        pass
+    try:
+        return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
+    except Exception as error:
+        raise CompressionError(
+            f"qat needs a model that torch.export can follow; naive and dorefa do not: {first_line(error)}"
+        ) from error
+
+
+def _require_names(model: nn.Module, cause: CompressionError) -> None:
+    """Names that no source text can have are why torch.export fails, which tells of its source text only."""
+    for name, _ in (*model.named_parameters(), *model.named_buffers()):
+        try:
+            tensor_name(name, "the name of a tensor")
+        except StoreError as error:
+            raise CompressionError(
+                f"qat makes source text of names; {error} (in {name!r}): rename it, or use naive or dorefa"
+            ) from cause
+
+
+def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:
+    """One graph is trained and evaluated; what a model's code does in one mode only is lost or stays."""
+    try:
+        found = model.unrounded(lambda graph: outputs(graph, inputs))
+    except Exception as error:
+        raise CompressionError(f"torchao's graph of the model must run; {first_line(error)}") from error
+    for tensor, difference in zip(wanted, differences(wanted, found), strict=True):
+        allowed = _SAME * max(_SAME, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0)
+        if not difference <= allowed:
+            raise CompressionError(
+                "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the "
+                f"model does, but an output differs by {difference:.2g} (its code may ask for self.training); naive "
+                "and dorefa do without a graph"
+            )
+
+
+def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
+    """Without checks of input shapes, and without the float weights that int8 ones have replaced."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and not node.users:
+            graph.graph.erase_node(node)
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    root = nn.Module()
+    for name, tensor in {**dict(graph.named_parameters()), **dict(graph.named_buffers())}.items():
+        if name in used:
+            place(root, name, tensor.detach())
+    return fx.GraphModule(root, graph.graph)

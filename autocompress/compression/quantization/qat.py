@@ -1,0 +1,164 @@
+"""Quantization-aware training to a real int8 model, through torchao's PT2E quantization for x86.
+
+Source: Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+arXiv:1712.05877.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from autocompress.compression.base import Compression, CompressionRequest
+from autocompress.compression.layers import supported_layers, weight_types
+from autocompress.compression.parametrizations import WEIGHT, fold, transforms
+from autocompress.compression.pruning.sparsity import Mask
+from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, Precision, quantized_layers
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.quantization.prepared import QatModel, converted, prepared
+from autocompress.compression.trainer_hooks import calibration_inputs
+from autocompress.errors import CompressionError
+
+INT8_TYPES: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
+"""Layers that have int8 kernels."""
+
+_BITS = 8
+_SCHEMES = {"weight": "per_channel_symmetric", "input": "per_tensor_affine", "output": "per_tensor_affine"}
+"""Of the int8 kernels."""
+_OPERATORS = ("aten.conv2d.default", "aten.linear.default")
+
+
+@dataclass(frozen=True)
+class Int8Quantization:
+    """A model on its way to int8.
+
+    Attributes:
+        model: prepared, to be trained.
+        quantized: number of weights that will be int8, of the targeted layers.
+        stored: how many of these a file must hold; layers that share a weight have it once.
+        targeted: number of weights of the targeted layers.
+        all_weights: number of weights of all layers that could be quantized.
+    """
+
+    model: QatModel
+    quantized: int
+    stored: int
+    targeted: int
+    all_weights: int
+    simulated: bool = False
+    converts: bool = True
+    epochs: int = 0
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
+        """Share of the weights' bits that are saved; of a finished model the int8 weights are counted.
+
+        See `base.Compression`.
+        """
+        missing = max(0, self.stored - _int8_weights(model)) if isinstance(model, Int8Model) else 0
+        total = self.all_weights if whole_model else self.targeted
+        return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """The int8 model; see `base.Compression`."""
+        return converted(cast(QatModel, model))
+
+
+class QatQuantizer:
+    """`qat`: 8-bit weights and activations become a real int8 model. Implements `base.Compressor`.
+
+    Activations are rounded where int8 kernels need it, at the inputs of layers, whichever of `input` and `output` a
+    rule names; weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and
+    are simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
+    """
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check the rules against the model; see `base.Compressor`."""
+        if self._is_int8(model, request):
+            quantized_layers(model, request, INT8_TYPES)
+        else:
+            FakeQuantizer().check(model, request)
+
+    def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
+        """Export the model and prepare it for training; weights that are zero by a mask stay zero.
+
+        Raises:
+            ConfigError: rules that do not fit the model.
+            CompressionError: the model cannot be exported, or nothing in it can be quantized.
+            ModuleError: the user's module has neither calibration data nor a trainer.
+        """
+        if not self._is_int8(model, request):
+            return FakeQuantizer().compress(model, request)
+        wanted = quantized_layers(model, request, INT8_TYPES)
+        sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in _layers(model).items()}
+        inputs = calibration_inputs(request, model)
+        masks = _masks(model)
+        start_step = max(precision.start_step for kinds in wanted.values() for precision in kinds.values())
+        graph = prepared(fold(model), request.example_inputs, _layers(model).keys() - wanted.keys(), start_step)
+        _hold_zeros(graph, masks)
+        quantized = _quantized(graph.graph) & wanted.keys()
+        if not quantized:
+            raise CompressionError(f"qat must quantize something; torchao quantizes none of {', '.join(wanted)}")
+        graph.calibrate(inputs)
+        weights = [cast(torch.Tensor, model.get_submodule(name).weight) for name in quantized]
+        stored = {id(weight): weight.numel() for weight in weights}
+        return Int8Quantization(
+            model=graph,
+            quantized=sum(sizes[name] for name in quantized),
+            stored=sum(stored.values()),
+            targeted=sum(sizes[name] for name in wanted),
+            all_weights=sum(sizes.values()),
+        )
+
+    def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
+        """Whether all that is asked for has int8 kernels."""
+        wanted = quantized_layers(model, request, weight_types(request.algorithm))
+        return all(
+            "weight" in kinds and len(kinds) > 1 and all(_has_kernels(kind, of) for kind, of in kinds.items())
+            for kinds in wanted.values()
+        )
+
+
+def _has_kernels(quant_type: str, precision: Precision) -> bool:
+    return precision.bits == _BITS and precision.scheme in (None, _SCHEMES[quant_type])
+
+
+def _int8_weights(model: Int8Model) -> int:
+    return sum(weight.numel() for weight in model.weights() if weight.dtype is torch.int8)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    return supported_layers(model, INT8_TYPES)
+
+
+def _masks(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name of a weight -> where a mask holds it at zero."""
+    found = {}
+    for name, module in model.named_modules():
+        for step in transforms(module):
+            if isinstance(step, Mask):
+                found[f"{name}.{WEIGHT}"] = step.pruned
+    return found
+
+
+def _hold_zeros(model: QatModel, masks: Mapping[str, torch.Tensor]) -> None:
+    """Zeros without gradients stay zeros under any optimizer, its momentum and weight decay included."""
+    parameters = dict(model.graph.named_parameters())
+    for name, pruned in masks.items():
+        if name in parameters:
+            hold: Any = parameters[name].register_hook  # torch has not typed it
+            hold(lambda gradient, pruned=pruned: gradient.masked_fill(pruned, 0.0))
+
+
+def _quantized(graph: fx.GraphModule) -> set[str]:
+    """Names of the layers whose weights torchao has put a fake quantizer on."""
+    modules, found = dict(graph.named_modules()), set()
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and str(node.target) in _OPERATORS:
+            weight, stack = node.args[1], list((node.meta.get("nn_module_stack") or {}).values())
+            if weight.op == "call_module" and hasattr(modules[weight.target], "enable_fake_quant") and stack:
+                found.add(str(stack[-1][0]))
+    return found

@@ -1,0 +1,141 @@
+"""What the state dict of a checkpoint may hold: dense tensors, and the plain values that modules keep as extra state.
+
+The same walk goes over what is to be written and what has been read, so that nothing is written that is then refused.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from autocompress.errors import StoreError, short
+from autocompress.grammar import MOST_ITEMS
+
+_NAMES = (
+    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz complex128 complex64 "
+    "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
+)
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES.split() if hasattr(torch, name)}
+"""The element types that tensors may have, by name, as far as this version of torch has them."""
+MOST_BITS = 2000
+"""Of a whole number; Python's largest generators of random numbers have states of many smaller ones."""
+_DEEPEST = 16
+_METADATA = "_metadata"
+"""The attribute by which a state dict has the versions of its modules, which may convert what an older one wrote."""
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name of an element type."""
+    return str(dtype).removeprefix("torch.")
+
+
+def storable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """A state dict as it is to be written: each tensor dense, with memory of its own for each element.
+
+    Raises:
+        StoreError: it has something else than dense tensors and plain values by names.
+    """
+    return _state(state, _dense)
+
+
+def readable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """A state dict as an archive gave it, its values looked through.
+
+    Raises:
+        StoreError: it has what `storable` lets nobody write.
+    """
+    return _state(state, lambda tensor, _: tensor)
+
+
+def carried(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Other tensors with the versions of a state dict's modules."""
+    found = OrderedDict(tensors)
+    versions = getattr(state, _METADATA, None)
+    if versions is not None:
+        vars(found)[_METADATA] = versions
+    return found
+
+
+def _state(state: Mapping[str, Any], tensor: Callable[[torch.Tensor, str], torch.Tensor]) -> OrderedDict[str, Any]:
+    walk = _Walk(tensor)
+    found = OrderedDict((_text(name, "the state dict"), walk.value(value, name, 0)) for name, value in state.items())
+    walk.copy_versions(found, state, "the state dict", 0)
+    return found
+
+
+class _Walk:
+    """Goes through the values of one state dict, and counts them: a few containers may be met in many places."""
+
+    def __init__(self, tensor: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
+        self._tensor, self._left = tensor, MOST_ITEMS
+
+    def value(self, value: Any, where: str, depth: int) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, where)
+        self._left -= 1
+        if self._left < 0:
+            raise StoreError(f"a state dict must have at most {MOST_ITEMS} plain values; {short(where)} has one more")
+        kind = type(value)
+        if value is None or kind in (bool, float, str):
+            return value
+        if kind is int:
+            return _whole(value, where)
+        if kind not in (tuple, list, dict, OrderedDict):
+            raise StoreError(
+                f"{short(where)} must be a tensor or plain values (numbers, texts, None, and tuples, lists and "
+                f"dictionaries of them); it has a {kind.__qualname__}"
+            )
+        if depth == _DEEPEST:
+            raise StoreError(f"{short(where)} must be nested at most {_DEEPEST} deep")
+        if kind in (tuple, list):
+            return kind(self.value(each, f"{where}[{index}]", depth + 1) for index, each in enumerate(value))
+        found = kind((_text(key, where), self.value(each, f"{where}.{key}", depth + 1)) for key, each in value.items())
+        self.copy_versions(found, value, where, depth)
+        return found
+
+    def copy_versions(self, found: Any, source: Any, where: str, depth: int) -> None:
+        """Where the source is a state dict."""
+        versions = getattr(source, _METADATA, None)
+        if versions is None:
+            return
+        if not isinstance(versions, dict) or not all(isinstance(each, dict) for each in versions.values()):
+            raise StoreError(f"the versions of the modules of {short(where)} must be dictionaries by names")
+        vars(found)[_METADATA] = self.value(versions, f"{where}.{_METADATA}", depth + 1)
+
+
+def _dense(value: torch.Tensor, name: str) -> torch.Tensor:
+    if is_lazy(value):
+        raise StoreError(f"a checkpoint's tensors must have a shape; {short(name)} has none yet: run the model once")
+    tensor = value.detach()
+    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise StoreError(
+            f"a checkpoint holds dense tensors and plain values; {short(name)} is {_described(tensor, value)}"
+        )
+    if name_of(tensor.dtype) not in DTYPES:
+        raise StoreError(f"a checkpoint's tensors must be {', '.join(DTYPES)}; {short(name)} is {tensor.dtype}")
+    tensor = tensor.resolve_conj().resolve_neg()
+    return tensor.contiguous() if tensor.nbytes > tensor.untyped_storage().nbytes() else tensor
+
+
+def _described(tensor: torch.Tensor, value: torch.Tensor) -> str:
+    if tensor.is_quantized:
+        return f"quantized ({tensor.dtype})"
+    if tensor.layout is not torch.strided:
+        return f"sparse ({tensor.layout})"
+    return "on the meta device, without values" if tensor.is_meta else f"a {type(value).__qualname__}"
+
+
+def _text(key: Any, where: str) -> str:
+    if type(key) is not str:
+        raise StoreError(f"a key of {short(where)} must be a text; got {short(key)}")
+    return key
+
+
+def _whole(value: int, where: str) -> int:
+    if value.bit_length() > MOST_BITS:
+        raise StoreError(f"{short(where)} must have whole numbers of at most {MOST_BITS} bits; it has a longer one")
+    return value

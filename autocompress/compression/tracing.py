@@ -1,0 +1,101 @@
+"""A finished model as a graph of operators, for batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from autocompress.compression.model_state import device_of, evaluating, moved, quiet
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.errors import CompressionError, first_line
+
+
+def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+    """The graph of a model in eval mode, as torch.export finds it.
+
+    Args:
+        model: not changed.
+        example_inputs: positional arguments of one forward pass. Where the model takes batches of any size, so does the
+            graph; else those of the examples only.
+
+    Raises:
+        CompressionError: torch.export cannot follow the model.
+    """
+    inputs = moved(example_inputs, device_of(model))
+    graph = model.graph if isinstance(model, Int8Model) else model
+    with evaluating(model), torch.no_grad(), quiet("torch.export"):
+        try:
+            program = _for_any_batch(graph, inputs)
+            return torch.export.export(graph, inputs, strict=False) if program is None else program
+        except Exception as error:
+            raise CompressionError(f"torch.export must be able to follow the model; {first_line(error)}") from error
+
+
+def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
+    """None where the batches' size is part of what the model computes."""
+    pairs = batch_of_two(inputs)
+    try:
+        program = torch.export.export(graph, pairs, dynamic_shapes=any_batch(pairs), strict=False)
+    except Exception:  # noqa: BLE001 - whatever it is, the second try tells
+        return None
+    return program if any(free_batches(program)) else None
+
+
+def batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same with every batch of one doubled, which would be taken for a constant."""
+    return _mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[0] == 1 else item)
+
+
+def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
+    """The inputs, three times over in dimension 0 of those that may be of any size (`free_batches`)."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    larger = [torch.cat([item] * 3) if each else item for item, each in zip(leaves, free, strict=True)]
+    return tuple(pytree.tree_unflatten(larger, spec))
+
+
+def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What tells torch.export that dimension 0 of every tensor may be of any size, where the model lets it."""
+    return tuple(
+        pytree.tree_map(lambda item: {0: torch.export.Dim.AUTO} if _batched(item) else None, item) for item in inputs
+    )
+
+
+def free_batches(program: ExportedProgram) -> list[bool]:
+    """Whether dimension 0 may be of any size, of each tensor or value among the inputs in order."""
+    return [_symbol(node) is not None for node in user_inputs(program)]
+
+
+def user_inputs(program: ExportedProgram) -> Iterator[torch.fx.Node]:
+    """The graph's inputs without parameters and buffers."""
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind is InputKind.USER_INPUT:
+            yield node
+
+
+def batch_symbol(program: ExportedProgram) -> str | None:
+    """Torch's name of the batches' size, such as s77; None where there is none, or more than one."""
+    symbols = {symbol for node in user_inputs(program) if (symbol := _symbol(node)) is not None}
+    return symbols.pop() if len(symbols) == 1 else None
+
+
+def _symbol(node: torch.fx.Node) -> str | None:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.dim() or not isinstance(value.shape[0], torch.SymInt):
+        return None
+    size = value.shape[0].node
+    return str(size.expr) if size.maybe_as_int() is None else None  # a size that was found constant stays a SymInt
+
+
+def _mapped(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
+    return tuple(pytree.tree_map(lambda item: change(item) if _batched(item) else item, item) for item in inputs)
+
+
+def _batched(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0

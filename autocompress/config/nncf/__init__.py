@@ -1,6 +1,0 @@
-"""NNCF-style configuration files: JSON with comments, by NNCF's names and with its defaults."""
-
-from autocompress.config.nncf.config import CompressionConfig
-from autocompress.config.nncf.experiment import all_scopes, options_of, search_space_of, settings_of
-
-__all__ = ["CompressionConfig", "all_scopes", "options_of", "search_space_of", "settings_of"]

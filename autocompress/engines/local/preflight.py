@@ -1,0 +1,214 @@
+"""What a training step with the user's own functions changes, put back."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from autocompress.compression.model_state import copied, device_of
+from autocompress.engines.local.functions import UserFunctions
+from autocompress.engines.local.training import configured
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
+from autocompress.nncf.controller import CompressionController
+from autocompress.plan import ExperimentPlan
+from autocompress.records import Preflight
+from autocompress.trial.preflight.damaging import output_layers
+from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
+from autocompress.trial.preflight.judging import Judge, Names, spread
+from autocompress.trial.preflight.looking import preflight_of
+from autocompress.trial.preflight.stepping import Step, take_step
+from autocompress.trial.preflight.training import judge_step
+from autocompress.trial.spec import unchanged_randomness
+
+_BETWEEN_STEPS = "_per_optimizer_states"
+"""Where a GradScaler keeps how far each optimizer's step has come; no state dict has it."""
+
+
+@contextmanager
+def put_back(model: nn.Module) -> Iterator[Callable[[Any], None]]:
+    """Everything that is known of training is after the block what it was before.
+
+    Of the model its weights, buffers, gradients and modes; of optimizers that are stepped their state; of torch's
+    schedulers and GradScalers that the user keeps, their state too. What else the user's functions keep, such as
+    counters, iterators over data, open files, and scalers and schedulers that are not torch's, stays as the block left
+    it.
+
+    Yields:
+        a function that keeps another object's state, from then on, if it has `state_dict` and `load_state_dict`.
+    """
+    restore_model, states = _of_model(model), dict[int, tuple[Any, Any]]()
+
+    def remember(stateful: Any, *_: Any) -> None:
+        if id(stateful) not in states and hasattr(stateful, "state_dict") and hasattr(stateful, "load_state_dict"):
+            states[id(stateful)] = stateful, copy.deepcopy(stateful.state_dict())
+
+    restore_scalers = _of_scalers(_living(GradScaler), remember)
+    for scheduler in _living(LRScheduler):
+        remember(scheduler)
+        remember(getattr(scheduler, "optimizer", None))  # before the scheduler changes its learning rates
+    handle = register_optimizer_step_pre_hook(remember)
+    try:
+        yield remember
+    finally:
+        handle.remove()
+        restore_model()
+        for stateful, state in states.values():
+            stateful.load_state_dict(state)
+        restore_scalers()
+
+
+def _living(kind: type) -> list[Any]:
+    """All objects of a kind: nobody says which ones the user's functions close over."""
+    return [each for each in gc.get_objects() if issubclass(type(each), kind)]
+
+
+def _of_model(model: nn.Module) -> Callable[[], None]:
+    values = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
+    gradients = {parameter: _cloned(parameter.grad) for parameter in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
+
+    def restore() -> None:
+        with torch.no_grad():
+            for tensor, value in values.items():
+                tensor.copy_(value)
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        for module, training in modes.items():
+            module.training = training
+
+    return restore
+
+
+def _of_scalers(scalers: list[GradScaler], remember: Callable[[Any], None]) -> Callable[[], None]:
+    """A step that was broken off leaves a scaler amid it, where the next one would not unscale its gradients."""
+    between = [(scaler, copy.deepcopy(getattr(scaler, _BETWEEN_STEPS))) for scaler in scalers if scaler.is_enabled()]
+    for scaler, _ in between:
+        remember(scaler)
+
+    def restore() -> None:
+        for scaler, states in between:
+            setattr(scaler, _BETWEEN_STEPS, states)
+
+    return restore
+
+
+def _cloned(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    return None if gradient is None else gradient.detach().clone()
+
+
+_NAMES = Names("validate_fn", "higher_is_better")
+
+
+def look(
+    controller: CompressionController, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan
+) -> Preflight:
+    """Try the user's functions; the model, what trains it and the random numbers are left as they were.
+
+    Args:
+        controller: of the model.
+        model: as the user handed it over.
+        functions: the user's.
+        plan: with the uncompressed accuracy as the user told it.
+
+    Raises:
+        ConfigError: the budget leaves nothing to lose, or the uncompressed accuracy is another one.
+        ModuleError: a function cannot train or evaluate, or its numbers cannot guide a search.
+    """
+    started, baseline = time.monotonic(), plan.measured
+    judge = Judge(plan.settings.budget, baseline.higher_is_better, _NAMES)
+    judge.require_budget()
+    with unchanged_randomness():
+        evaluated = _evaluated(controller, functions, judge)
+        _require_accuracy(evaluated, plan)
+        with put_back(controller.model) as remember:
+            step = _stepped(controller, model, functions, remember)
+    warnings = judge_step("train_epoch_fn", step, "configure_optimizers_fn", "train_epoch_fn")
+    return preflight_of(evaluated, [step], [*evaluated.warnings, *warnings], time.monotonic() - started)
+
+
+def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> Evaluated:
+    original = copied(controller.uncompressed.model).to(device_of(controller.model))
+    return Evaluations(
+        named_evaluator(
+            "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)
+        ),
+        original,
+        lambda: output_layers(original, controller.uncompressed.inputs),
+        judge,
+    ).run()
+
+
+def _require_accuracy(evaluated: Evaluated, plan: ExperimentPlan) -> None:
+    given, found = plan.measured.accuracy, evaluated.accuracies
+    tolerated = max(abs(given - plan.threshold), spread(found))
+    if all(abs(given - each) > tolerated for each in found):
+        raise ConfigError(
+            f"uncompressed_model_accuracy must be what validate_fn gives the uncompressed model; it is {given:g}, and "
+            f"validate_fn gives {found[0]:g}: give that number, in its unit"
+        )
+
+
+def _stepped(
+    controller: CompressionController, model: nn.Module, functions: UserFunctions, remember: Callable[[Any], None]
+) -> Step:
+    optimizer, scheduler = None, None
+    try:
+        if functions.configure_optimizers is not None:
+            optimizer, scheduler = configured(functions.configure_optimizers())
+            remember(optimizer)
+            remember(scheduler)  # of a user who gives the same ones each time
+        controller.model.train()
+        return take_step(
+            controller.model,
+            optimizer,
+            None,
+            lambda _: functions.train(
+                _Resting(controller), model, epoch=0, optimizer=optimizer, lr_scheduler=scheduler
+            ),
+        )
+    except AutoCompressError:
+        raise
+    except Exception as error:
+        raise ModuleError(
+            f"train_epoch_fn and configure_optimizers_fn must train the model that is given; they raised "
+            f"{first_line(error)}"
+        ) from error
+
+
+class _Resting:
+    """A controller whose schedule stands still; all else is the controller's."""
+
+    def __init__(self, controller: CompressionController) -> None:
+        self._controller = controller
+        self.scheduler = _RestingSchedule(controller.scheduler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_controller" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+            raise AttributeError(name)
+        return getattr(self._controller, name)
+
+
+class _RestingSchedule:
+    def __init__(self, schedule: Any) -> None:
+        self._schedule = schedule
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """An iteration that does not count."""
+
+    def epoch_step(self, *_: Any, **__: Any) -> None:
+        """An epoch that does not count."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_schedule" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._schedule, name)

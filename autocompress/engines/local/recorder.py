@@ -1,0 +1,233 @@
+"""TensorBoard scalars under NNCF's tags."""
+
+from __future__ import annotations
+
+import atexit
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from autocompress.errors import StoreError
+from autocompress.records import Proposal, TrialRecord
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.tracking.callback import figures
+
+
+class Scalars:
+    """Writes what happens; steps are epochs of the whole search.
+
+    Args:
+        writer: TensorBoard's `SummaryWriter`, or what has its `add_scalar`; None: nobody is told.
+        threshold: the worst tolerable accuracy.
+        higher_is_better: direction of the accuracy.
+    """
+
+    def __init__(self, writer: Any, threshold: float, higher_is_better: bool) -> None:
+        self._writer = writer
+        self._threshold, self._higher = threshold, higher_is_better
+
+    def on_proposal(self, proposal: Proposal, epochs: int) -> None:
+        """A rate is about to be tried."""
+        if proposal.compression_rate is not None:
+            self._add("compression/accuracy_aware/target_compression_rate", proposal.compression_rate, epochs)
+            self._add("compression/accuracy_aware/compression_rate_step", proposal.step, epochs)
+
+    def on_epoch(self, epochs: int, accuracy: float, budget: float) -> None:
+        """The model was validated."""
+        self._add("val/accuracy_aware/metric_value", accuracy, epochs)
+        self._add("val/accuracy_aware/accuracy_budget", budget, epochs)
+
+    def on_record(self, record: TrialRecord, epochs: int) -> None:
+        """A rate was left."""
+        for name, value in figures(record).items():
+            self._add(f"compression/statistics/{name}", value, epochs)
+
+    def _add(self, tag: str, value: float, step: int) -> None:
+        if self._writer is not None:
+            self._writer.add_scalar(tag, value, step)
+
+
+class Report:
+    """`report.html` and the plots, which are being written; whoever leaves Python waits for them.
+
+    Args:
+        store: the run's directory.
+    """
+
+    def __init__(self, store: ExperimentDirectory) -> None:
+        self._path = store.path / "report.html"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "autocompress.cli", "report", str(store.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            close_fds=False,  # a spawn instead of a fork, which takes longer the more memory there is
+        )
+        atexit.register(self._process.wait)
+
+    def wait(self) -> Path:
+        """The page, when it is there.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        code = self._process.wait()
+        if code != 0 or not self._path.exists():
+            raise StoreError(f"{self._path} could not be written; `autocompress report` tells why")
+        return self._path
+
+
+class Outcome(Protocol):
+    """A trial that has been trained."""
+
+    @property
+    def record(self) -> TrialRecord:
+        """All that the rule needs to know."""
+        ...
+
+    def save_model(self) -> None:
+        """Save the model, so that it can be loaded afresh."""
+
+    def save_rest(self) -> TrialRecord:
+        """Save all else, and measure: the whole record, which is saved too."""
+        ...
+
+
+class Writing:
+    """Notes proposals and outcomes; a context manager that ends when all is on disk.
+
+    Args:
+        store: the run's directory, whose journal is read.
+        scalars: told of what is noted.
+        leads: whether this process writes; others only remember.
+
+    Attributes:
+        records: of all trials so far; one that is not written yet has only what the rule needs.
+    """
+
+    def __init__(self, store: ExperimentDirectory, scalars: Scalars, *, leads: bool = True) -> None:
+        self._store, self._ledger, self._scalars, self._leads = store, Ledger(store), scalars, leads
+        self.records: list[TrialRecord] = list(self._ledger.records)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
+        self._pending: list[Future[Any]] = []
+        self._saved: dict[str, Future[Any]] = {}
+        self._gate = threading.Condition()
+        self._open, self._urgent = False, ""
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.release()
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self.wait()
+
+    @property
+    def epochs(self) -> int:
+        """Of all trials so far."""
+        return sum(record.epochs for record in self.records)
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What earlier runs found when they loaded checkpoints afresh, by the trials' keys."""
+        return self._ledger.verdicts
+
+    def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
+        """Note that a trial is about to run; nothing is written before `release`."""
+        self._raise_failures()
+        self.hold()
+        self._submit(self._write_proposal, trial, proposal, self.epochs)
+
+    def add_epoch(self, key: str, told: dict[str, Any]) -> None:
+        """Note an evaluation of the trial that is running, as its learning curve has it."""
+        self._submit(self._write_epoch, key, told, self.epochs + told["epoch"])
+
+    def add(self, outcome: Outcome) -> None:
+        """Note what came of it."""
+        self.records.append(outcome.record)
+        saved = self._submit(self._save_model, outcome)
+        if saved is not None:
+            self._saved[outcome.record.key] = saved
+        self._submit(self._save_rest, outcome, saved, len(self.records) - 1, self.epochs)
+
+    def add_verdict(self, key: str, verdict: Verdict) -> None:
+        """Note what loading a trial's checkpoint afresh came to."""
+        self._submit(self._ledger.add_verdict, key, verdict)
+
+    def release(self) -> None:
+        """Let everything be written now: the processor is busy with training, not with Python."""
+        self._set(is_open=True)
+
+    def hold(self) -> None:
+        """Let proposals and models wait from now on, and all that comes after them."""
+        self._set(is_open=False)
+
+    def wait_for_model(self, key: str) -> None:
+        """Return when the model of a trial can be loaded; what comes after it waits on.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if (saved := self._saved.get(key)) is not None:
+            self._set(is_open=self._open, urgent=key)
+            saved.result()
+
+    def wait(self) -> None:
+        """Return when all is on disk.
+
+        Raises:
+            StoreError: something cannot be written.
+        """
+        self.release()
+        for future in self._pending:
+            future.result()
+        self._pending.clear()
+
+    def _set(self, *, is_open: bool, urgent: str = "") -> None:
+        with self._gate:
+            self._open, self._urgent = is_open, urgent
+            self._gate.notify()
+
+    def _pass(self) -> None:
+        with self._gate:
+            self._gate.wait_for(lambda: self._open or self._urgent)
+
+    def _write_proposal(self, trial: OpenTrial, proposal: Proposal, epochs: int) -> None:
+        self._pass()
+        self._ledger.propose(trial)
+        self._scalars.on_proposal(proposal, epochs)
+
+    def _save_model(self, outcome: Outcome) -> None:
+        self._pass()
+        outcome.save_model()
+
+    def _save_rest(self, outcome: Outcome, saved: Future[None], index: int, epochs: int) -> None:
+        saved.result()  # without its model there is no record
+        with self._gate:
+            self._gate.wait_for(lambda: self._open or self._urgent not in ("", outcome.record.key))
+        record = self.records[index] = outcome.save_rest()
+        self._ledger.add(record)
+        self._scalars.on_record(record, epochs)
+
+    def _write_epoch(self, key: str, told: dict[str, Any], epochs: int) -> None:
+        self._store.trial(key).append_epoch(told)
+        self._scalars.on_epoch(epochs, told["accuracy"], told["accuracy_budget"])
+
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[Any] | None:
+        if not self._leads:
+            return None
+        future = self._pool.submit(write, *arguments)
+        self._pending.append(future)
+        return future
+
+    def _raise_failures(self) -> None:
+        done = [future for future in self._pending if future.done()]
+        self._pending = [future for future in self._pending if future not in done]
+        for future in done:
+            future.result()

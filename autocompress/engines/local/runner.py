@@ -1,0 +1,260 @@
+"""Trials of a loop on PyTorch: in this process, on the user's own model object."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress.budget import accuracy_budget
+from autocompress.compression.model_state import copied
+from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
+from autocompress.engines.local.functions import UserFunctions
+from autocompress.engines.local.preflight import look
+from autocompress.engines.local.recorder import Outcome
+from autocompress.engines.local.training import FunctionTraining, Saving
+from autocompress.errors import CompressionError, ModuleError, StoreError
+from autocompress.formats.checkpoint import load_compressed
+from autocompress.nncf.compressed_model import Capture
+from autocompress.nncf.controller import CompressionController
+from autocompress.plan import ExperimentPlan
+from autocompress.records import Preflight, TrialRecord
+from autocompress.search import score
+from autocompress.store import ExperimentDirectory, OpenTrial, TrialDirectory, Verdict
+from autocompress.trial.fine_tuning import FineTuning, Tuned
+from autocompress.trial.spec import seed_everything, trial_key, unchanged_randomness
+
+_USERS = "user_checkpoint.json"
+
+
+class TorchRunner:
+    """Implements `running.Runner`.
+
+    Args:
+        controller: of the model.
+        masked: whether filters are masked between rates, not removed.
+    """
+
+    def __init__(self, controller: CompressionController, *, masked: bool) -> None:
+        self._controller, self._masked = controller, masked
+        self._kept: tuple[str, Capture] | None = None
+        self._standing: str | None = None
+
+    @property
+    def leads(self) -> bool:
+        """See `running.Runner`."""
+        return rank() == 0
+
+    def share(self, value: str | None = None) -> str | None:
+        """See `running.Runner`."""
+        return shared(value)
+
+    def look(self, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
+        """See `running.Runner`.
+
+        Raises:
+            AutoCompressError: as `looking.look`; the model is not the controller's.
+        """
+        self._require_own(model)
+        return None if together() else look(self._controller, model, functions, plan)
+
+    @contextlib.contextmanager
+    def begin(
+        self,
+        model: nn.Module,
+        functions: UserFunctions,
+        store: ExperimentDirectory,
+        plan: ExperimentPlan,
+    ) -> Iterator[None]:
+        """See `running.Runner`.
+
+        Raises:
+            StoreError: the model is not the controller's.
+        """
+        self._require_own(model)
+        self._model, self._functions, self._store, self._plan = model, functions, store, plan
+        self._pretrained, self._kept, self._standing = self._controller.plain(), None, None
+        with unchanged_randomness():
+            yield
+
+    def key(self, parameters: dict[str, Any]) -> str:
+        """See `running.Runner`."""
+        return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
+
+    def holds(self, key: str) -> bool:
+        """See `running.Runner`."""
+        return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
+
+    def run(
+        self,
+        trial: OpenTrial,
+        epochs_before: int,
+        on_training: Callable[[], None],
+        on_epoch: Callable[[dict[str, Any]], None],
+    ) -> Outcome:
+        """See `running.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
+        started, search = time.monotonic(), trial.parameters["search"]
+        record = TrialRecord(
+            key=trial.key,
+            algorithm=trial.parameters["algorithm_name"]["_name"],
+            state="failed",
+            parameters=trial.parameters,
+            requested_rate=search["compression_rate"],
+            lr_factor=search["lr_factor"],
+            seed=search["seed"],
+            start_from=search["start_from"],
+        )
+        directory = self._store.trial(trial.key)
+        if self.leads:
+            directory.clear()
+        seed_everything(search["seed"] + rank())
+        capture: Capture | None = None
+        try:
+            if not search["initial"]:
+                self._start(search)
+            on_training()
+            tuned = self._trained(search, epochs_before, on_epoch)
+            fields, capture = self._came_to(tuned, directory)
+            self._standing = trial.key if self._may_go_on(tuned, search) else None
+        except (CompressionError, ModuleError) as error:
+            fields = {"error": f"{type(error).__name__}: {error}"}
+        record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
+        return Saving(record, directory, self._controller.uncompressed, capture)
+
+    def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
+        """See `running.Runner`."""
+        self._controller.settle(self._restored(record), record.requested_rate)
+        self._model = rewrapped(self._model)
+        self._controller.model.eval()
+        on_validation()
+        accuracy = shared(self._functions.accuracy(self._model, 0))
+        return Verdict(accuracy, None, self._budget(accuracy) >= 0)
+
+    def deliver(self) -> nn.Module:
+        """See `running.Runner`."""
+        return self._model
+
+    def _require_own(self, model: nn.Module) -> None:
+        if unwrapped(model) is not self._controller.model:
+            raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
+
+    def _trained(self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]) -> Tuned:
+        training = FunctionTraining(
+            self._functions,
+            self._controller,
+            self._model,
+            search["lr_factor"],
+            self._plan.measured.higher_is_better,
+            epochs_before,
+            shared,
+        )
+
+        def note(epoch: int, accuracy: float, budget: float) -> None:
+            told = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
+            on_epoch({**told, "time": time.time()})
+
+        tuned = FineTuning(
+            training=training,
+            threshold=self._plan.threshold,
+            epochs=search["epochs"],
+            evaluate_first=search["initial"] or search.get("validate_before_training", False),
+            validate_every_n_epochs=search["validate_every_n_epochs"],
+            on_epoch=note,
+        ).run(self._controller.model)
+        if tuned.interrupted:
+            raise KeyboardInterrupt
+        return tuned
+
+    def _may_go_on(self, tuned: Tuned, search: dict[str, Any]) -> bool:
+        """Whether the next rate may start from the model as it stands, with no copy."""
+        users = self._functions.dump_checkpoint or self._functions.load_checkpoint  # they may have changed it
+        return tuned.budget >= 0 and not search["initial"] and not self._masked and users is None
+
+    def _start(self, search: dict[str, Any]) -> None:
+        key, standing, self._standing = search["start_from"], self._standing, None
+        start: nn.Module | None = None
+        if key is None:
+            start = copied(self._pretrained)
+        elif key != standing:
+            start = self._start_of(key)
+        self._controller.start_from(
+            start,
+            search["compression_rate"],
+            removed=not self._masked,
+            evaluated=search.get("validate_before_training", False),
+        )
+        self._model = rewrapped(self._model)
+
+    def _start_of(self, key: str) -> nn.Module:
+        if not self._is_users(key):
+            return self._plain_start(key)
+        record = self._store.trial(key).record()
+        return self._loaded_by_user(key, None if record is None else record.requested_rate)
+
+    def _restored(self, record: TrialRecord) -> nn.Module:
+        """The finished model of a trial."""
+        if self._is_users(record.key):
+            self._loaded_by_user(record.key, record.requested_rate)
+            return self._controller.strip()
+        return load_compressed(self._store.trial(record.key).checkpoint, self._controller.uncompressed.model)
+
+    def _is_users(self, key: str) -> bool:
+        """Whether the user saved the trial's model and can load it."""
+        return self._functions.load_checkpoint is not None and (self._store.trial(key).path / _USERS).exists()
+
+    def _plain_start(self, key: str) -> nn.Module:
+        """The model of a trial as rates start from it."""
+        if self._kept is not None and self._kept[0] == key:
+            return copied(self._kept[1].start)
+        trial = self._store.trial(key)
+        path = trial.pruned if trial.pruned.exists() else trial.checkpoint
+        return load_compressed(path, self._controller.uncompressed.model)
+
+    def _loaded_by_user(self, key: str, rate: float | None) -> nn.Module:
+        """Put the model together as it was when the user saved it, and let the user load it; its plain weights."""
+        assert self._functions.load_checkpoint is not None
+        self._controller.start_from(self._plain_start(key), rate, removed=not self._masked)
+        self._model = rewrapped(self._model)
+        self._functions.load_checkpoint(self._model, json.loads((self._store.trial(key).path / _USERS).read_text()))
+        return self._controller.plain()
+
+    def _came_to(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Capture]:
+        """What the rule needs of the record, and the model."""
+        controller = self._controller
+        capture, budget = controller.capture(plain=self._masked), self._budget(tuned.accuracy)
+        if budget >= 0:
+            self._kept = (directory.path.name, capture)
+        self._dump(tuned, directory)
+        fields = {
+            "state": "completed",
+            "requested_rate": controller.level,
+            "accuracy": tuned.accuracy,
+            "accuracy_budget": budget,
+            "feasible": budget >= 0,
+            "score": score(capture.rate, budget, self._plan.threshold),
+            "compression_rate": capture.rate,
+            "simulated": controller.quantizes,
+            "epochs": tuned.epochs,
+            "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
+            "left_alone": controller.left_alone,
+        }
+        return fields, capture
+
+    def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
+        dump = self._functions.dump_checkpoint
+        if dump is None or tuned.budget < 0:
+            return
+        answer = dump(self._model, self._controller, self, str(self._store.path))
+        if isinstance(answer, str | Path) and self.leads:
+            directory.path.mkdir(parents=True, exist_ok=True)
+            (directory.path / _USERS).write_text(json.dumps(str(answer)))
+
+    def _budget(self, accuracy: float) -> float:
+        higher = self._plan.measured.higher_is_better
+        return accuracy_budget(accuracy, self._plan.threshold, higher_is_better=higher)

@@ -1,0 +1,160 @@
+"""Training with the user's functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from autocompress.compression.measure import macs, nonzero_parameters, parameters
+from autocompress.compression.model_state import copied
+from autocompress.engines.local.functions import UserFunctions, as_number
+from autocompress.errors import ModuleError
+from autocompress.formats.checkpoint import save_checkpoint
+from autocompress.formats.claims import reread
+from autocompress.formats.files import WEIGHTS
+from autocompress.nncf.compressed_model import Capture, Surveyed
+from autocompress.nncf.controller import CompressionController
+from autocompress.records import Measurement, TrialRecord
+from autocompress.store import TrialDirectory
+
+_RATES_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
+
+
+@dataclass
+class FunctionTraining:
+    """Implements `autocompress.trial.fine_tuning.Training` with the functions that the user handed over.
+
+    Attributes:
+        functions: the user's.
+        controller: handed to them.
+        model: handed to them: the controller's model, or what it is wrapped in.
+        lr_factor: factor on the learning rates.
+        higher_is_better: direction of the accuracy.
+        epochs_before: epochs of all rates before this one, which the user's functions count too.
+        agree: makes a number equal on all processes that train together.
+    """
+
+    functions: UserFunctions
+    controller: CompressionController
+    model: Any
+    lr_factor: float
+    higher_is_better: bool
+    epochs_before: int
+    agree: Callable[[float], float] = float
+    _accuracy: float = float("nan")
+    _optimizer: Any = None
+    _scheduler: Any = None
+
+    def begin(self, model: nn.Module) -> Callable[[int], None]:  # noqa: ARG002 - the user's functions know their own
+        """See `Training`.
+
+        Raises:
+            ModuleError: `configure_optimizers_fn` returns no pair.
+        """
+        if self.functions.configure_optimizers is not None:
+            self._optimizer, self._scheduler = configured(self.functions.configure_optimizers(), self.lr_factor)
+        return self._train
+
+    def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
+        """See `Training`."""
+        self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
+        return self._accuracy
+
+    def settled(self) -> bool:
+        """Whether the schedule has come to its end."""
+        return self.controller.scheduler.is_finished()
+
+    def enough(self, accuracy: float) -> bool:
+        """What the user's early stopping says."""
+        stop = self.functions.early_stopping
+        return stop is not None and bool(self.agree(float(bool(stop(accuracy)))))
+
+    def _train(self, epoch: int) -> None:
+        count = self.epochs_before + epoch
+        answer = self.functions.train(
+            self.controller,
+            self.model,
+            epoch=count,
+            optimizer=self._optimizer,
+            lr_scheduler=self._scheduler,
+        )
+        self._update(epoch, as_number(answer))
+
+    def _update(self, epoch: int, loss: float | None) -> None:
+        if self.functions.update_learning_rate is not None:
+            self.functions.update_learning_rate(self._scheduler, epoch, self._accuracy, loss)
+        elif isinstance(self._scheduler, ReduceLROnPlateau):
+            value = loss if self._scheduler.mode == "min" else self._accuracy
+            if value is None:
+                raise ModuleError("ReduceLROnPlateau in mode 'min' needs the loss: train_epoch_fn must return it")
+            self._scheduler.step(value)
+        elif self._scheduler is not None:
+            self._scheduler.step()
+
+
+def configured(answer: Any, lr_factor: float = 1.0) -> tuple[Any, Any]:
+    """The optimizer and the scheduler, or None, that `configure_optimizers_fn` returned.
+
+    Args:
+        answer: what it returned.
+        lr_factor: on the learning rates.
+
+    Raises:
+        ModuleError: it is no pair.
+    """
+    pair = tuple(answer) if isinstance(answer, tuple | list) else (answer, None)
+    if len(pair) != 2 or not hasattr(pair[0], "param_groups"):
+        raise ModuleError(f"configure_optimizers_fn must return an optimizer and a scheduler or None; got {answer!r}")
+    optimizer, scheduler = pair
+    for group in optimizer.param_groups:
+        group.update({name: group[name] * lr_factor for name in _RATES_OF_GROUPS if name in group})
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [rate * lr_factor for rate in scheduler.base_lrs]
+    return optimizer, scheduler
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Implements `writing.Outcome`.
+
+    Attributes:
+        record: all that the rule needs to know.
+        directory: of the trial.
+        uncompressed: what the trial began with.
+        capture: its model; None: it failed.
+    """
+
+    record: TrialRecord
+    directory: TrialDirectory
+    uncompressed: Surveyed
+    capture: Capture | None
+
+    def save_model(self) -> None:
+        """See `writing.Outcome`."""
+        if self.capture is not None:
+            save_checkpoint(self.capture.finished, self.directory.checkpoint, original=self.uncompressed.model)
+
+    def save_rest(self) -> TrialRecord:
+        """See `writing.Outcome`."""
+        whole = self.record
+        if self.capture is not None:
+            if self.capture.start is not self.capture.finished:
+                save_checkpoint(self.capture.start, self.directory.pruned, original=self.uncompressed.model)
+            whole = dataclasses.replace(whole, **self._measured(self.capture))
+        self.directory.write_record(whole)
+        return whole
+
+    def _measured(self, capture: Capture) -> dict[str, Any]:
+        """Measured on what the file gives back."""
+        path, inputs = self.directory.checkpoint, self.uncompressed.inputs
+        # Running a model switches its mode for a moment, and another thread may be copying this one.
+        loaded = reread(path, copied(capture.finished), self.uncompressed.model, inputs)
+        capture.require(loaded, path)
+        size = (path / WEIGHTS).stat().st_size
+        after = Measurement(parameters(loaded), nonzero_parameters(loaded), macs(loaded, inputs), size)
+        return {**self.uncompressed.size.removed_in(after), "bytes": size}

@@ -1,0 +1,83 @@
+"""What NNI's page shows: first the uncompressed model, at rate 0 of its charts, and parameters that it can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nni.tuner import Tuner
+
+from autocompress.engines.nni.builtin_tuners import StockTuner
+from autocompress.engines.nni.tuner import AdaptiveCompression
+from autocompress.engines.nni.wire_format import shown, taken
+from autocompress.trial.baseline import is_uncompressed, uncompressed_parameters
+
+_SendTrial = Callable[[int, dict[str, Any]], None]
+
+
+class _Answer(list[dict[str, Any]]):
+    """Trials, whose list may be longer than what it holds (see `tuner.Unsent`)."""
+
+    def __init__(self, first: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+        super().__init__(shown(parameters) for parameters in (*first, *others))
+        self._length = len(first) + len(others)
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class ShownTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
+    """A tuner behind a first trial that it never hears of, the uncompressed model.
+
+    Args:
+        tuner: chooses all other trials.
+        begun: whether the first trial was sent already, before a resume.
+    """
+
+    def __init__(self, tuner: AdaptiveCompression | StockTuner, *, begun: bool) -> None:
+        self._tuner = tuner
+        self._begun = begun
+        self._own: set[int] = set()
+
+    def generate_multiple_parameters(
+        self, parameter_id_list: list[int], st_callback: _SendTrial | None = None, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """The first trial, then what the tuner generates."""
+        first, others = [], list(parameter_id_list)
+        if not self._begun:
+            self._begun = True
+            self._own.add(others.pop(0))
+            first = [uncompressed_parameters()]
+
+        def send(parameter_id: int, parameters: dict[str, Any]) -> None:
+            if st_callback is not None:
+                st_callback(parameter_id, shown(parameters))
+
+        generated = self._tuner.generate_multiple_parameters(others, st_callback=send, **kwargs) if others else []
+        return _Answer(first, generated)
+
+    def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
+        """A final metric has arrived."""
+        if parameter_id not in self._own:
+            self._tuner.receive_trial_result(parameter_id, taken(parameters), value, **kwargs)
+
+    def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
+        """A trial's process has ended."""
+        if parameter_id not in self._own:
+            self._tuner.trial_end(parameter_id, success, **kwargs)
+
+    def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
+        """A trial of before a resume runs again."""
+        if is_uncompressed(parameters):
+            self._own.add(parameter_id)
+        else:
+            self._tuner.adopt(parameter_id, taken(parameters))
+
+    def import_data(self, data: list[dict[str, Any]]) -> None:
+        """Finished trials of before a resume."""
+        others = (trial for trial in data if not is_uncompressed(trial["parameter"]))
+        self._tuner.import_data([{**trial, "parameter": taken(trial["parameter"])} for trial in others])
+
+    def update_search_space(self, search_space: Any) -> None:
+        """Passed on."""
+        self._tuner.update_search_space(search_space)

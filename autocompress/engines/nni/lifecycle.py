@@ -1,0 +1,226 @@
+"""One run of an experiment on NNI: the manager, the dispatcher and the running trials, from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import requests
+from nni.assessor import Assessor
+from nni.experiment import ExperimentConfig, rest
+from nni.tools.package_utils import create_builtin_class_instance
+
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.nni.baseline_trial import ShownTuner
+from autocompress.engines.nni.builtin_tuners import StockTuner, create_stock_tuner
+from autocompress.engines.nni.configuration import canonical_json, complete_config
+from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
+from autocompress.engines.nni.manager import Manager, end_process, find_manager
+from autocompress.engines.nni.remote import Machines
+from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
+from autocompress.engines.preflight import announce, length_of
+from autocompress.errors import ConfigError, EngineError, StoreError
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.disk import require_space
+from autocompress.trial.child import measure_in_child
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class Algorithms:
+    """The tuner and the assessor of an experiment, and what they share."""
+
+    trials: RunningTrials
+    tuner: AdaptiveCompression | StockTuner
+    assessor: Assessor | None
+
+
+def create_algorithms(
+    plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
+) -> Algorithms:
+    """The tuner and the assessor that a plan names.
+
+    Args:
+        plan: the experiment.
+        ledger: its records so far.
+        finish: called once when there is nothing left to try.
+        machines: where trials run.
+
+    Raises:
+        ConfigError: one of them cannot be created.
+    """
+    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
+    tuner: AdaptiveCompression | StockTuner
+    if plan.tuner == ADAPTIVE_TUNER:
+        tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
+    else:
+        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
+        tuner = StockTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
+    return Algorithms(trials, tuner, _assessor(plan, ledger))
+
+
+def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
+    if plan.assessor is None:
+        return None
+    if plan.assessor != ADAPTIVE_TUNER:
+        try:
+            return create_builtin_class_instance(plan.assessor, plan.assessor_arguments, "assessors")
+        except Exception as error:  # NNI's validators raise whatever they like
+            raise ConfigError(f"assessor {plan.assessor!r} could not be created: {error}") from error
+    done = sum(record.epochs for record in ledger.records)
+    if plan.tuner != ADAPTIVE_TUNER:
+        return AdaptiveCompressionAssessor(plan.settings.maximal_total_epochs, None, done)
+    patience = plan.stages * max(plan.settings.initial_training_phase_epochs, plan.settings.patience_epochs)
+    return AdaptiveCompressionAssessor(plan.maximal_total_epochs, patience, done)
+
+
+class Session:
+    """A manager that runs an experiment.
+
+    Args:
+        manager: started, the experiment posted to it.
+        algorithms: the tuner and the assessor; connected to the manager at once.
+        resumed: whether NNI knows trials of it already.
+    """
+
+    def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
+        self.manager = manager
+        self._trials = algorithms.trials
+        tuner = ShownTuner(algorithms.tuner, begun=resumed)
+        self._dispatcher = Dispatcher(manager.tuner_channel, tuner, algorithms.assessor, self._trials.note_end)
+        self._dispatcher.start()
+
+    def wait(self) -> None:
+        """Return when the experiment is done.
+
+        Raises:
+            AutoCompressError: the tuner, the assessor, a trial or NNI's manager failed; the cause is chained.
+        """
+        while True:
+            self.manager.require_alive()  # first: that it is gone explains what the tuner may have raised
+            self._dispatcher.raise_error()
+            status = self._status()
+            if status in ("DONE", "STOPPED"):
+                self._dispatcher.raise_error()
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End everything. What running trials still report is not taken for a result."""
+        self._trials.close()
+        self.manager.stop()
+        self._dispatcher.close()
+
+    def _status(self) -> str:
+        try:
+            answer = self.manager.get("/check-status")
+        except requests.RequestException as error:
+            time.sleep(_POLL_SECONDS)
+            self.manager.require_alive()
+            raise EngineError(f"NNI's manager does not answer: {error}") from error
+        if answer["status"] == "ERROR":
+            self._dispatcher.raise_error()
+            reasons = "; ".join(answer.get("errors") or ["(no reason given)"])
+            require_space(self._trials.ledger.directory.path, reasons)
+            raise EngineError(f"NNI's manager failed: {reasons}")
+        return str(answer["status"])
+
+
+def end_experiment(manager: Manager) -> None:
+    """Let the experiment be DONE as soon as its running trials are: no more trials than there are."""
+    profile = manager.get("/experiment")
+    profile["params"]["maxTrialNumber"] = max(1, profile["nextSequenceId"])
+    with contextlib.suppress(requests.ConnectionError):  # it is going down already
+        rest.put(manager.port, "/experiment?update_type=MAX_TRIAL_NUM", profile, manager.url_prefix)
+
+
+_logger = logging.getLogger("nni.autocompress")
+
+
+def created(
+    plan: ExperimentPlan,
+    config: ExperimentConfig,
+    experiment_id: str,
+    module: ModuleReference,
+    store: ExperimentDirectory,
+    held: ExitStack,
+    *,
+    confirmed: bool = True,
+) -> ExperimentPlan:
+    """Make the directory, measure the uncompressed model, and write the plan down.
+
+    Args:
+        plan: checked, without a baseline.
+        config: NNI's, which is completed in place.
+        experiment_id: NNI's.
+        module: the user's.
+        store: the directory.
+        held: what is to be let go when the experiment stops; the directory's lock is added.
+        confirmed: whether a budget that is hardly meant is warned of only.
+
+    Returns:
+        the plan with its baseline.
+
+    Raises:
+        AutoCompressError: the directory is taken, or the model cannot be measured.
+    """
+    store.create()
+    held.enter_context(store.locked())
+    baseline = measure_in_child(plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed)
+    complete_config(config, experiment_id, store.path, module, plan.space)
+    engine = {"name": "nni", "id": experiment_id, "config": canonical_json(config)}
+    plan = plan.with_baseline(baseline, engine)
+    store.write_settings(plan.to_dict())
+    announce(plan, _logger, length_of(plan, config.max_trial_number))
+    return plan
+
+
+def reopened(
+    experiment_id: str, module: ModuleReference, store: ExperimentDirectory, held: ExitStack
+) -> ExperimentPlan:
+    """Take over a directory: end a manager that was left, repair the journal.
+
+    Args:
+        experiment_id: NNI's.
+        module: the user's.
+        store: the directory.
+        held: what is to be let go when the experiment stops; the directory's lock is added.
+
+    Raises:
+        StoreError: there is no experiment, or somebody runs it.
+    """
+    plan = ExperimentPlan.from_dict(store.settings())
+    held.enter_context(store.locked())
+    end_process(find_manager(experiment_id))
+    store.journal.repair()
+    if module.fingerprint() != plan.measured.fingerprint:
+        _logger.warning(
+            "the module's source has changed since the experiment began; finished trials keep their results"
+        )
+    return plan
+
+
+def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
+    """NNI's id and configuration of an experiment, from its plan; NNI's files are in the experiment's directory.
+
+    Raises:
+        StoreError: the plan is of another engine, or NNI does not accept the configuration.
+    """
+    experiment_id, config = plan.engine.get("id"), plan.engine.get("config")
+    if plan.engine.get("name") != "nni" or not isinstance(config, dict):
+        raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
+    if not isinstance(experiment_id, str) or not re.fullmatch(r"[\w-]+", experiment_id):
+        raise StoreError(f"{store.settings_path}: NNI's id must be of letters and digits; got {experiment_id!r}")
+    try:
+        known = ExperimentConfig(**config)
+    except Exception as error:  # NNI raises whatever it likes
+        raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
+    known.experiment_working_directory = str(store.path / "nni")
+    return experiment_id, known

@@ -1,0 +1,67 @@
+"""Search spaces as NNI's tuners and its page read them: every variable has `_type` and `_value` of its own.
+
+NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; NNI 3.0 stumbles over that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from autocompress.search_space.space import ALGORITHM_KEY
+
+_MEMBER = "/"
+"""Joins a key and the name of a value nested under it; no variable's name has it."""
+
+
+_SEARCH = "search"
+
+
+def flattened(search_space: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a search space in which nested values have keys of their own: `...::quant_bits/weight`."""
+    flat = copy.deepcopy(dict(search_space))
+    choice = flat[ALGORITHM_KEY]
+    choice["_value"] = [_flat(option) for option in choice["_value"]]
+    return flat
+
+
+def nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a trial, chosen in a flattened space, as in the original one."""
+    chosen: dict[str, Any] = {}
+    for key, value in parameters[ALGORITHM_KEY].items():
+        head, separator, member = key.rpartition(_MEMBER)
+        if separator and "::" not in member:
+            chosen.setdefault(head, {})[member] = value
+        else:
+            chosen[key] = value
+    return {**parameters, ALGORITHM_KEY: chosen}
+
+
+def flat_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `nested`."""
+    return {**parameters, ALGORITHM_KEY: _flat(parameters[ALGORITHM_KEY])}
+
+
+def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in option.items():
+        if isinstance(value, Mapping) and not value.keys() & {"_type", "_name"}:
+            flat |= {f"{key}{_MEMBER}{member}": values for member, values in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
+    search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (parameters.get(_SEARCH) or {}).items()}
+    return {**{name: value for name, value in parameters.items() if name != _SEARCH}, **search}
+
+
+def taken(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `shown`."""
+    prefix = f"{_SEARCH}{_MEMBER}"
+    search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+    others = {name: value for name, value in parameters.items() if not name.startswith(prefix)}
+    return {**others, _SEARCH: search} if search else others

@@ -1,0 +1,111 @@
+"""What Optuna's trials say, as records of the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.engines.optuna.constraints import constraints
+from autocompress.records import State, TrialRecord
+from autocompress.store import OpenTrial, record_of_end
+
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "lost",
+}
+
+
+def to_record(trial: FrozenTrial, rate: str, *, state: TrialState | None = None) -> TrialRecord:
+    """What the rule needs to know of an ended trial.
+
+    Args:
+        trial: with a value of the rate.
+        rate: the rate's parameter.
+        state: how it ends, where the storage does not know yet.
+    """
+    ended = _STATES[state or trial.state]
+    return TrialRecord(
+        key=str(trial.number),
+        algorithm=rate,
+        state=ended,
+        requested_rate=float(trial.params[rate]),
+        feasible=ended == "completed" and all(value <= 0 for value in constraints(trial)),
+        epochs=int(trial.user_attrs.get("epochs", 0)),
+        checkpoint=str(trial.number),
+    )
+
+
+def ended(trials: Sequence[FrozenTrial], rate: str) -> list[FrozenTrial]:
+    """The ended trials that have a value of the rate, in their order."""
+    return [trial for trial in trials if trial.state in _STATES and rate in trial.params]
+
+
+PLAN = "autocompress:plan"
+"""User attribute of a study: what is searched, as in `experiment.json`."""
+
+PROPOSAL = "autocompress:proposal"
+"""User attribute of a trial: what the rule proposed, as JSON."""
+
+ORDER = "autocompress:order"
+"""User attribute of a trial: its `key`, its JSON object as `parameters`, its `proposal` or null. Null: it has none."""
+
+RECORD = "autocompress:record"
+"""User attribute of a trial: its result, as JSON."""
+
+INTERRUPTED = "autocompress:interrupted"
+"""User attribute of a trial that was stopped with the whole search: it is no result."""
+
+
+def open_trial(trial: FrozenTrial) -> OpenTrial | None:
+    """What the trial was asked to do; None while that is not written."""
+    order = trial.user_attrs.get(ORDER)
+    if order is None:
+        return None
+    return OpenTrial.from_dict(order)
+
+
+def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
+    """What the rule proposed of a trial, as JSON, whether it is our own or of a user's study."""
+    order: dict[str, Any] = trial.user_attrs.get(ORDER) or {}
+    proposal: dict[str, Any] | None = trial.user_attrs.get(PROPOSAL, order.get("proposal"))
+    return proposal
+
+
+def records_of(trials: Iterable[FrozenTrial], known: dict[int, TrialRecord | None] | None = None) -> list[TrialRecord]:
+    """Of the trials that have ended, in their order, each key once; those whose process was killed are lost.
+
+    Args:
+        trials: of one study.
+        known: what was read of trials that have ended, by their numbers; added to. They do not change any more.
+    """
+    known = {} if known is None else known
+    records: dict[Any, TrialRecord] = {}
+    for trial in trials:
+        number = trial.number
+        if number not in known:
+            if not trial.state.is_finished():
+                continue
+            known[number] = _record(trial)
+        record = known[number]
+        if record is not None:
+            records.setdefault((number if record.state == "lost" else record.key), record)
+    return list(records.values())
+
+
+def _record(trial: FrozenTrial) -> TrialRecord | None:
+    attributes = trial.user_attrs
+    if attributes.get(ORDER) is None or INTERRUPTED in attributes:
+        return None
+    if RECORD in attributes:
+        return TrialRecord.from_dict(attributes[RECORD])
+    asked = open_trial(trial)
+    return None if asked is None else record_of_end(asked, None)
+
+
+def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:
+    """Keys of the trials that run."""
+    running = (trial.user_attrs.get(ORDER) for trial in trials if trial.state is TrialState.RUNNING)
+    return {order["key"] for order in running if order is not None}

@@ -1,0 +1,151 @@
+"""What optuna-dashboard shows beside a study's figures: files, as artifacts of Optuna's."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.trial import FrozenTrial
+
+from autocompress.engines.optuna.convert import open_trial, records_of
+from autocompress.errors import StoreError
+from autocompress.plan import ExperimentPlan
+from autocompress.records import TrialRecord
+from autocompress.report import write_report
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store.artefacts import Artefacts
+
+SHOWN = "artefacts"
+"""Folder in the study's directory that `optuna-dashboard --artifact-dir` is told."""
+
+
+def show_files(study: optuna.Study, store: ExperimentDirectory, best: str) -> None:
+    """Give the study its report, its plots and the best model's checkpoint, where it has them not yet.
+
+    They are the study's and not its trials', as Optuna's finished trials cannot be given anything.
+
+    Args:
+        study: that has ended.
+        store: its directory.
+        best: key of the best trial.
+
+    Raises:
+        StoreError: the report cannot be written.
+    """
+    place, storage = store.path / SHOWN, study._storage
+    place.mkdir(exist_ok=True)
+    shelf = FileSystemArtifactStore(place)
+    known = {meta.filename for meta in get_all_artifact_meta(study, storage=storage)}
+    trial = store.trial(best)
+    files = [write_report(store), *sorted((store.path / "plots").glob("*.png")), trial.path / "record.json"]
+    for file in (*files, *sorted(trial.checkpoint.glob("*"))):
+        if file.is_file() and file.name not in known:
+            upload_artifact(artifact_store=shelf, file_path=str(file), study_or_trial=study, storage=storage)
+
+
+class Mirror:
+    """Keeps a directory like the study, whose storage is the truth.
+
+    Args:
+        store: the directory.
+        artefacts: where checkpoints are shared with workers that do not share the directory; None where all do.
+    """
+
+    def __init__(self, store: ExperimentDirectory, artefacts: Artefacts | None = None) -> None:
+        self.store = store
+        self._artefacts = artefacts
+        self._known: Ledger | None = None
+
+    def prepare(self, plan: ExperimentPlan) -> None:
+        """Write the plan where there is none.
+
+        Raises:
+            StoreError: the directory cannot be written, or belongs to another experiment.
+        """
+        if not self.store.exists():
+            self.store.write_settings(plan.to_dict())
+            return
+        engine = ExperimentPlan.from_dict(self.store.settings()).engine
+        if (engine.get("name"), engine.get("study")) != ("optuna", plan.engine["study"]):
+            raise StoreError(
+                f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
+            )
+
+    def fetch(self, asked: OpenTrial) -> None:
+        """Bring here what a trial needs: the checkpoint it starts from, and its own result if there is one.
+
+        Raises:
+            StoreError: the checkpoint is not there, or cannot be read.
+        """
+        if self._artefacts is None:
+            return
+        start = asked.parameters["search"].get("start_from")
+        if start is not None and not self._artefacts.pull(start, self.store.trial(start).path):
+            raise StoreError(f"{self._artefacts.url} must hold the checkpoint of trial {start}; it does not")
+        self._artefacts.pull(asked.key, self.store.trial(asked.key).path)
+
+    def give(self, record: TrialRecord) -> None:
+        """Share the files of a trial that has ended, before anybody hears of it.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        if self._artefacts is not None:
+            self._artefacts.push(record.key, self.store.trial(record.key).path)
+
+    def fetch_feasible(self, records: Iterable[TrialRecord]) -> None:
+        """Bring here the checkpoints of all models within the budget.
+
+        Raises:
+            StoreError: one cannot be read.
+        """
+        for record in records:
+            if self._artefacts is not None and record.feasible:
+                self._artefacts.pull(record.key, self.store.trial(record.key).path)
+
+    def sync(self, trials: Sequence[FrozenTrial]) -> Ledger:
+        """Take over what has happened in the study, all of whose trials these are; the ledger of it.
+
+        Raises:
+            StoreError: the journal cannot be read or written.
+        """
+        with self._ledger() as ledger:
+            for record in _unknown(ledger.records, records_of(trials)):
+                ledger.add(record)
+            for trial in trials:
+                if not trial.state.is_finished() and (asked := open_trial(trial)) is not None:
+                    ledger.propose(asked)
+            return ledger
+
+    def propose(self, asked: OpenTrial) -> None:
+        """Note that a trial is about to run.
+
+        Raises:
+            StoreError: the journal cannot be read or written.
+        """
+        with self._ledger() as ledger:
+            ledger.propose(asked)
+
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """What the journal tells; several workers may share the directory, one at a time writes."""
+        with (self.store.path / ".sync").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.store.journal.repair()
+            self._known = self._known or Ledger(self.store)
+            self._known.refresh()
+            yield self._known
+
+
+def _unknown(known: Iterable[TrialRecord], records: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
+    """The records that are not known yet. Trials of one key come one after the other, so counting them is enough."""
+    left = Counter(record.key for record in known)
+    for record in records:
+        if left[record.key]:
+            left[record.key] -= 1
+        else:
+            yield record

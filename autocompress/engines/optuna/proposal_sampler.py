@@ -1,0 +1,162 @@
+"""The searches of a plan as an Optuna sampler, for our own trials."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from optuna import Study, Trial
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from autocompress.engines.optuna.convert import ORDER, proposed, records_of, running_keys
+from autocompress.plan import ExperimentPlan
+from autocompress.records import Proposal, TrialRecord
+from autocompress.search import AdaptiveSearch, proposals
+from autocompress.search_space.space import ALGORITHM_KEY, SearchSpace
+from autocompress.search_space.values import Values, ValueSpace
+from autocompress.store import OpenTrial
+from autocompress.trial.spec import trial_key
+
+_RATE = "compression_rate"
+
+
+class ProposalSampler(BaseSampler):
+    """Gives each trial an open proposal that no other trial runs. The study tells all; what was read of it is kept.
+
+    Args:
+        plan: with its baseline.
+    """
+
+    def __init__(self, plan: ExperimentPlan) -> None:
+        self._plan = plan
+        self._known: dict[int, TrialRecord | None] = {}
+        self._searches = plan.searches
+
+    def open(self, trials: Iterable[FrozenTrial]) -> list[Proposal]:
+        """All proposals that are open, whether they run or not; empty when the search is finished."""
+        return proposals(self._searches, records_of(trials, self._known))
+
+    def free(self, wanted: Iterable[Proposal], trials: Iterable[FrozenTrial]) -> list[Proposal]:
+        """Those of the open proposals that none of these trials runs."""
+        running = running_keys(trials)
+        return [proposal for proposal in wanted if self._key(proposal) not in running]
+
+    def claim(self, study: Study, trial: Trial, proposal: Proposal) -> OpenTrial | None:
+        """Write on a trial what it is to do, unless another one does it.
+
+        Storages have no transaction around it, so each worker writes first and then looks. Of several that chose the
+        same, none can have started unseen; those that see another one let go.
+
+        Returns:
+            None if another worker was quicker.
+        """
+        asked = write_order(trial, self._plan, self._plan.trial_parameters(proposal), proposal)
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        if proposal in self.free(self.open(others), others):
+            self._suggest(trial, proposal)
+            return asked
+        trial.set_user_attr(ORDER, None)
+        return None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """Nothing: parameters come one by one."""
+        return {}
+
+    def sample_relative(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Any:
+        """What was proposed."""
+        proposal = Proposal.from_dict(proposed(trial) or {})
+        return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.compression_rate
+
+    def _suggest(self, trial: Trial, proposal: Proposal) -> None:
+        """Let the study know the algorithm and the rate that the trial was given."""
+        trial.suggest_categorical(ALGORITHM_KEY, [search.algorithm for search in self._searches])
+        search = next(each for each in self._searches if each.algorithm == proposal.algorithm)
+        if isinstance(search, AdaptiveSearch):
+            axis, name = search.axis, f"{proposal.algorithm}/{_RATE}"
+            if axis.allowed is None:
+                trial.suggest_float(name, axis.low, axis.high)
+            else:
+                trial.suggest_categorical(name, axis.allowed)
+
+    def _key(self, proposal: Proposal) -> str:
+        return key_of(self._plan, self._plan.trial_parameters(proposal))
+
+
+def key_of(plan: ExperimentPlan, parameters: dict[str, Any]) -> str:
+    """The key of a trial with these parameters."""
+    return trial_key(plan.measured.fingerprint, parameters, plan.threshold)
+
+
+def write_order(
+    trial: Trial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
+) -> OpenTrial:
+    """Write on a trial what it is to do, before it does."""
+    key = key_of(plan, parameters)
+    said = proposal and proposal.to_dict()
+    trial.set_user_attr(ORDER, {"key": key, "parameters": parameters, "proposal": said})
+    return OpenTrial(key, parameters, proposal)
+
+
+_SIGMAS = 3
+
+
+def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
+    """Let the study's sampler choose an algorithm and its variables; constants are no parameters.
+
+    Parameters are named `algorithm_name` and `<algorithm>/<key>`. Optuna has no normal distribution: values come evenly
+    from three sigmas to each side.
+
+    Returns:
+        a trial's `algorithm_name`, as NNI's tuners give it.
+    """
+    name = trial.suggest_categorical(ALGORITHM_KEY, [algorithm.name for algorithm in space.algorithms])
+    items = space.algorithm(name).items()
+    return {ALGORITHM_KEY: {"_name": name, **{key: _value(trial, f"{name}/{key}", values) for key, values in items}}}
+
+
+def _value(trial: Trial, name: str, values: Values) -> Any:
+    if values.is_constant:
+        return values.middle()
+    if not isinstance(values, ValueSpace):
+        head = {} if values.name is None else {"_name": values.name}
+        return {**head, **{member: _value(trial, f"{name}/{member}", inner) for member, inner in values.members}}
+    if values.type == "choice":
+        return _chosen(trial, name, values.values)
+    first, second = values.values[:2]
+    if values.type == "randint":
+        return trial.suggest_int(name, first, second - 1)
+    return _in_range(trial, name, values.type, values.values)
+
+
+def _chosen(trial: Trial, name: str, options: tuple[Any, ...]) -> Any:
+    if all(option is None or isinstance(option, bool | int | float | str) for option in options):
+        return trial.suggest_categorical(name, options)
+    return copy.deepcopy(options[trial.suggest_categorical(name, range(len(options)))])
+
+
+def _in_range(trial: Trial, name: str, kind: str, values: tuple[Any, ...]) -> float:
+    low, high = values[:2]
+    if "normal" in kind:
+        low, high = low - _SIGMAS * high, low + _SIGMAS * high
+        low, high = (math.exp(low), math.exp(high)) if "log" in kind else (low, high)
+    found = trial.suggest_float(name, low, high, log="log" in kind)
+    return min(max(round(found / values[2]) * values[2], low), high) if kind.startswith("q") else found

@@ -1,0 +1,233 @@
+"""A storage that is waited for: a database server that restarts does not end a search of days."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from autocompress.engines.optuna.convert import PLAN
+from autocompress.errors import ConfigError, StoreError, unknown_name
+from autocompress.plan import ExperimentPlan
+from autocompress.store import ExperimentDirectory
+
+_logger = logging.getLogger("autocompress.optuna")
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
+
+
+class _Patience:
+    """What a patient storage does beside passing calls on.
+
+    Args:
+        storage: any of Optuna's.
+        seconds: how long it may be away.
+    """
+
+    def __init__(self, storage: BaseStorage, seconds: float) -> None:
+        self._storage = storage
+        self.seconds = seconds
+
+    def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """The method's answer, once the storage gives one.
+
+        Raises:
+            StoreError: it has been away for too long.
+        """
+        started, wait = time.monotonic(), _FIRST_WAIT
+        while True:
+            try:
+                return getattr(self._storage, method)(*arguments, **keywords)
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                away = time.monotonic() - started
+                if away >= self.seconds:
+                    raise StoreError(f"the study's storage has not answered for {away:.0f} s: {error}") from error
+                if wait == _FIRST_WAIT:
+                    _logger.warning("the study's storage does not answer; trying again (%s)", _first_line(error))
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _passed_on(method: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(BaseStorage, method), updated=())  # else it stays abstract
+    def passed_on(self: _Patience, *arguments: Any, **keywords: Any) -> Any:
+        return self.call(method, *arguments, **keywords)
+
+    return passed_on
+
+
+_METHODS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
+
+
+def patient(storage: BaseStorage, seconds: float = 600.0) -> Any:
+    """The same storage, whose every method waits while the server behind it is away.
+
+    Args:
+        storage: any of Optuna's.
+        seconds: how long it may be away; afterwards a `StoreError` is raised.
+    """
+    kind = type("PatientStorage", (_Patience, BaseStorage), {name: _passed_on(name) for name in _METHODS})
+    return kind(storage, seconds)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether it may answer later: a connection, a lock or a full disk; not a wrong argument."""
+    known = isinstance(error, optuna.exceptions.StorageInternalError | DBAPIError | ConnectionError | TimeoutError)
+    return known or type(error).__module__.startswith("grpc")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+_GRPC_PORT = 13000  # Optuna's default
+_SAMPLERS = ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESampler")
+
+
+STORAGE_FILE = "study.db"
+"""In a study's directory, where no other storage is named."""
+
+
+def default_storage(store: ExperimentDirectory) -> str:
+    """A SQLite file in the study's directory."""
+    return f"sqlite:///{store.path / STORAGE_FILE}"
+
+
+def opened(storage: str | BaseStorage) -> BaseStorage:
+    """The storage at an address: a database of SQLAlchemy's, `grpc://host:port` of Optuna's proxy, or `journal:///file`.
+
+    Raises:
+        ConfigError: it is no address, or needs a package that is not installed.
+        StoreError: it cannot be opened.
+    """
+    if not isinstance(storage, str):
+        return optuna.storages.get_storage(storage)
+    url = _url(storage)
+    try:
+        if url.drivername == "grpc":
+            return optuna.storages.GrpcStorageProxy(host=url.host or "localhost", port=url.port or _GRPC_PORT)
+        if url.drivername == "journal":
+            return JournalStorage(JournalFileBackend(str(url.database)))
+        return _database(storage)
+    except ImportError as error:
+        raise ConfigError(f"the storage {address(storage)} needs a package that is not installed: {error}") from error
+    except NoSuchModuleError as error:
+        raise ConfigError(f"the storage {address(storage)} is of no known kind: {error}") from error
+
+
+def _database(storage: str) -> BaseStorage:
+    """Tried again, as of several workers that make the same tables at the same time Optuna lets one succeed."""
+    for wait in (0.5, 2.0, None):
+        try:
+            return optuna.storages.get_storage(storage)
+        except DBAPIError as error:
+            if wait is None:
+                raise StoreError(f"the storage {address(storage)} cannot be opened: {error.orig}") from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def address(storage: str | BaseStorage | None) -> str | None:
+    """What is written down of a storage: its address, a password masked; None for the default and for objects.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    if not isinstance(storage, str):
+        return None
+    return _url(storage).render_as_string(hide_password=True)
+
+
+def _url(storage: str) -> URL:
+    try:
+        return make_url(storage)
+    except ArgumentError as error:
+        raise ConfigError(
+            f"a storage must be an address such as sqlite:///study.db or postgresql://host/database; got {storage!r}"
+        ) from error
+
+
+def told_storage(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, str]:
+    """Address and name of the study that a directory belongs to.
+
+    Raises:
+        StoreError: it belongs to no study.
+        ConfigError: the address has a password, which is not written down.
+    """
+    if plan.engine.get("name") != "optuna":
+        raise StoreError(f"{store.settings_path} does not hold an Optuna study")
+    if not {"storage", "study"} <= plan.engine.keys():
+        raise StoreError(f"{store.settings_path} must name the study and its storage")
+    told, name = plan.engine["storage"], str(plan.engine["study"])
+    if told is None:
+        return default_storage(store), name
+    if _url(told).password is not None:
+        raise ConfigError(f"the storage of study {name!r} must be given, as its password is not written down: {told}")
+    return str(told), name
+
+
+def plan_of(storage: str | BaseStorage, study_name: str | None) -> ExperimentPlan:
+    """What a study in a storage searches.
+
+    Raises:
+        StoreError: the storage has no such study, or one that is not ours.
+    """
+    study = found_study(storage, study_name)
+    if PLAN not in study.user_attrs:
+        raise StoreError(f"the study {study_name!r} must be one of autocompress that has begun; it has no plan")
+    return ExperimentPlan.from_dict(study.user_attrs[PLAN])
+
+
+def found_study(storage: str | BaseStorage, study_name: str | None) -> optuna.Study:
+    """A study in a storage.
+
+    Raises:
+        StoreError: the storage has no such study.
+    """
+    place = opened(storage)
+    try:
+        return optuna.load_study(study_name=study_name, storage=place)
+    except (KeyError, ValueError) as error:
+        known = optuna.get_all_study_names(place)
+        raise StoreError(unknown_name("study", str(study_name), known)) from error
+
+
+def sampler_name(name: str) -> str:
+    """The short name of one of Optuna's samplers, as it is written in the list of known ones: `TPE`.
+
+    Raises:
+        ConfigError: no sampler has that name.
+    """
+    wanted = name.lower().removesuffix("sampler").replace("-", "")
+    for known in sampler_names():
+        if known.lower() == wanted:
+            return known
+    raise ConfigError(unknown_name("sampler of Optuna", name, ["AdaptiveCompression", *sampler_names()]))
+
+
+def sampler_names() -> list[str]:
+    """Short names of Optuna's samplers."""
+    return [name.removesuffix("Sampler") for name in _SAMPLERS]
+
+
+def named_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """One of Optuna's samplers: `TPESampler`, or `TPE` for short.
+
+    Raises:
+        ConfigError: no sampler has that name, or it needs a package that is not installed.
+    """
+    try:
+        kind = getattr(optuna.samplers, f"{sampler_name(name)}Sampler")
+        sampler: optuna.samplers.BaseSampler = kind(seed=seed)
+    except ImportError as error:
+        raise ConfigError(f"sampler {name!r} needs a package that is not installed: {error}") from error
+    return sampler

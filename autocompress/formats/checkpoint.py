@@ -1,0 +1,176 @@
+"""Compressed models on disk: a directory with `weights.pt` and `structure.json`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress.argument_checks import checked_arguments
+from autocompress.compression.hooks import fresh_model
+from autocompress.compression.model_state import copied
+from autocompress.compression.module import ModuleClass
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.state_values import storable
+from autocompress.errors import ModuleError, StoreError
+from autocompress.formats.files import (
+    FLOAT,
+    INT8,
+    read_description,
+    read_files,
+    replace_files,
+    restore_files,
+    write_files,
+)
+from autocompress.formats.structure import apply_structure, fill_in, structure_of
+
+
+def save_checkpoint(
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    original: nn.Module,
+    module: ModuleReference | None = None,
+    *,
+    plain: bool = False,
+) -> None:
+    """Write a finished compressed model, replacing what is there; a reader sees the old checkpoint or the new one.
+
+    Args:
+        model: the compressed model, masks folded.
+        directory: the checkpoint's directory; its parents are made.
+        original: the uncompressed model.
+        module: where the uncompressed model can be had again; None: it must be given to `load_compressed`.
+        plain: write an ordinary state dict, zeros and all; else each tensor as compactly as `storage` can.
+
+    Raises:
+        StoreError: the model cannot be described by differences to the original, has what a checkpoint cannot hold, or
+            cannot be loaded again (then what was there stays); or the files cannot be written.
+    """
+    target = Path(directory)
+    state = storable(model.state_dict())
+    structure = model.to_dict() if isinstance(model, Int8Model) else structure_of(model, original)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore_files(target)
+        beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+        try:
+            kind = INT8 if isinstance(model, Int8Model) else FLOAT
+            write_files(state, beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain)
+            _require_readable(beside, original)
+            replace_files(target, beside)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(f"the checkpoint must be writable; {str(target)!r} is not: {error}") from error
+
+
+@checked_arguments
+def load_compressed(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    module: ModuleClass | str | None = None,
+    trust_module: bool = False,
+) -> nn.Module:
+    """The compressed model of a checkpoint, computing exactly what the saved one did.
+
+    Whoever wrote the checkpoint, no code of theirs runs unless `trust_module` is given: what is read is checked against
+    a closed grammar, and the module that the checkpoint names is used only where this process has imported it already.
+
+    Args:
+        path: the checkpoint's directory.
+        model: the uncompressed model, copied, not changed. An int8 model does not need it.
+        module: instead of `model`: the class whose `model()` gives it, or where to import it from, as
+            `package.module:ClassName` or `path/to/file.py:ClassName`.
+        trust_module: instead of both: import the file that the checkpoint names, which runs it.
+
+    Raises:
+        StoreError: no checkpoint there, a damaged one, or one of another model; or the uncompressed model is needed and
+            not given.
+        ModuleError: the module cannot be loaded.
+    """
+    directory = Path(path)
+    description, weights = read_files(directory)
+    if description["kind"] == INT8:
+        return _int8(description["structure"], weights, directory)
+    loaded = copied(model) if model is not None else _uncompressed(description, directory, module, trust_module)
+    try:
+        apply_structure(loaded, description["structure"])
+        fill_in(loaded, weights)
+    except Exception as error:  # a model of the user's may do anything with state that is not its own
+        raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
+    return loaded
+
+
+def _require_readable(folder: Path, original: nn.Module) -> None:
+    """A checkpoint that has just been written can be loaded: what a module does with its state, only it knows."""
+    try:
+        description, weights = read_files(folder)
+        if description["kind"] == INT8:
+            Int8Model.from_dict(description["structure"], weights)
+            return
+        again = copied(original)
+        apply_structure(again, description["structure"])
+        fill_in(again, weights)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
+
+
+def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Module:
+    try:
+        return Int8Model.from_dict(structure, weights)
+    except StoreError as error:
+        raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
+
+
+def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
+    """The module that a checkpoint names.
+
+    Raises:
+        StoreError: no checkpoint there, or a damaged one.
+    """
+    reference = read_description(Path(path))["module"]
+    return None if reference is None else ModuleReference.from_dict(reference)
+
+
+def _about(module: ModuleReference | None) -> dict[str, Any]:
+    return {"module": None if module is None else module.to_dict()}
+
+
+def _uncompressed(
+    description: Mapping[str, Any], directory: Path, module: ModuleClass | str | None, trust_module: bool
+) -> nn.Module:
+    if isinstance(module, str):
+        return _model_of(ModuleReference.parse(module))
+    if module is not None:
+        return fresh_model(module)
+    if description["module"] is None:
+        raise StoreError(
+            f"the directory {str(directory)!r} holds the weights of a compressed model, as an export without a suffix "
+            "or a training loop writes them, and not the model that they are of: give the uncompressed model, as in "
+            f"autocompress.load_compressed({str(directory)!r}, model=MyModule.model())"
+        )
+    reference = ModuleReference.from_dict(description["module"])
+    if not trust_module and reference.in_memory() is None:
+        raise StoreError(
+            reference.untrusted(
+                f"the checkpoint {str(directory)!r}",
+                lambda given: f"autocompress.load_compressed({str(directory)!r}, {given})",
+            )
+        )
+    try:
+        return _model_of(reference)
+    except ModuleError as error:
+        raise ModuleError(f"the checkpoint {str(directory)!r} needs its module: {error}") from error
+
+
+def _model_of(reference: ModuleReference) -> nn.Module:
+    with reference.on_path():
+        return fresh_model(reference.load())

@@ -1,0 +1,310 @@
+"""The graph of a model's layers as text for Graphviz."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from autocompress.argument_checks import checked_arguments
+from autocompress.compression.model_state import device_of, moved, outputs, quiet, tensors
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.tracing import batch_of_three, batch_symbol, free_batches, traced, user_inputs
+from autocompress.compression.verify import Run, compare, differences, rounds
+from autocompress.errors import ConfigError, StoreError
+from autocompress.formats.checkpoint import load_compressed, save_checkpoint
+from autocompress.formats.files import STRUCTURE, WEIGHTS
+from autocompress.formats.onnx import onnx_runner, onnx_weights, require_onnx, write_onnx
+
+
+def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+    """One box for each layer with its type, number of parameters and output's shape; one for each other operator.
+
+    Args:
+        model: not changed.
+        example_inputs: positional arguments of one forward pass; the size of a batch is written as n.
+
+    Raises:
+        CompressionError: torch.export cannot follow the model.
+    """
+    program = traced(model, example_inputs)
+    inputs, symbol = set(user_inputs(program)), batch_symbol(program)
+    layers = {} if isinstance(model, Int8Model) else _layers(model)
+    boxes: dict[str, str] = {}
+    home: dict[fx.Node, str] = {}
+    edges: dict[tuple[str, str], None] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node not in inputs:
+            continue  # a parameter or a buffer: part of its layer
+        name = _home(node, layers)
+        home[node] = name
+        boxes[name] = _label(node, name, layers, symbol)
+        for source in node.all_input_nodes:
+            if source in home and home[source] != name:
+                edges[home[source], name] = None
+    lines = [f"  {_quoted(name)} [label={_quoted(label)}];" for name, label in boxes.items()]
+    lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in edges]
+    body = "\n".join(lines)
+    return f'digraph "{type(model).__name__}" {{\n  node [shape=box, fontname="Helvetica"];\n{body}\n}}\n'
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules without modules in them that have parameters or a type of PyTorch's, and its attention layers."""
+    return {name: module for name, module in model.named_modules() if name and _is_layer(module)}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    own = next(module.parameters(recurse=False), None) is not None
+    of_pytorch = type(module).__module__.startswith("torch.nn")
+    return (own or of_pytorch) if not any(module.children()) else (own and of_pytorch)
+
+
+def _home(node: fx.Node, layers: dict[str, nn.Module]) -> str:
+    """The layer that a node belongs to, or its own name; a layer that is called twice has a box for each call."""
+    stack = list((node.meta.get("nn_module_stack") or {}).items())
+    if not stack:
+        return node.name
+    key, (path, _) = stack[-1]
+    call = key.rpartition("@")[2] if "@" in key else ""
+    return f"{path}@{call}" if path in layers and call else path if path in layers else node.name
+
+
+def _label(node: fx.Node, name: str, layers: dict[str, nn.Module], symbol: str | None) -> str:
+    shape = _shape(node, symbol)
+    layer = layers.get(name.partition("@")[0])
+    if layer is None:
+        kind = str(node.target).removeprefix("aten.").partition(".")[0] if node.op == "call_function" else node.op
+        return f"{kind}{shape}" if node.op != "placeholder" else f"{node.name}{shape}"
+    count = sum(parameter.numel() for parameter in layer.parameters())
+    parameters = f"\\n{count:,} parameters" if count else ""
+    return f"{name.partition('@')[0]}\\n{type(layer).__name__}{parameters}{shape}"
+
+
+def _shape(node: fx.Node, symbol: str | None) -> str:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.dim():
+        return ""
+    sizes = " x ".join(str(size) for size in value.shape)
+    return "\\n" + (sizes if symbol is None else re.sub(rf"\b{symbol}\b", "n", sizes))
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+FORMATS = (".dot", ".onnx", ".pt2")
+"""Suffixes; a path without one is a directory with a plain state dict."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it was compared with the model.
+
+    Attributes:
+        path: the file or directory.
+        format: onnx, pt2, dot or state_dict.
+        bytes: of all files that belong to it, external data included.
+        checked: with what it was run; None where there is nothing to run.
+        batches: sizes of the batches it was run on: the example inputs, and three times as many where it takes any.
+        max_difference: largest absolute difference, on any batch, of the output that came nearest to its tolerance; in
+            ONNX operator by operator as written.
+        tolerance: what was allowed of it: 1e-4 of its largest value; of a model that rounds activations, and of outputs
+            below 1e-3, at least what the model's own output changes by when its inputs change by a millionth.
+        optimized_difference: largest absolute difference of any output with onnxruntime's own kernels. Those for int8
+            round elsewhere, so a model that rounds activations is not judged by it.
+        weights: values in the file's tensors of two dimensions or more, in floating point or int8; read from the file.
+        zeros: how many of them are zero. Tensors that are equal may be stored once.
+        seconds: how long it took.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    checked: str | None
+    batches: tuple[int, ...]
+    max_difference: float | None
+    tolerance: float | None
+    optimized_difference: float | None
+    weights: int | None
+    zeros: int | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@checked_arguments
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: Any,
+    *,
+    original: nn.Module | None = None,
+) -> ExportReport:
+    """Write a finished model in the format that the path's suffix names; an earlier export there is replaced.
+
+    `.onnx`: checked by onnx and compared with onnxruntime. `.pt2`: torch.export's, loaded again and compared. `.dot`:
+    the graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
+    `structure.json`, loaded again by `load_compressed` and compared. Batches may be of any size where the model lets
+    them.
+
+    Args:
+        model: finished; not changed.
+        path: of the file or the directory.
+        example_inputs: a tensor, or a tuple of the positional arguments of one forward pass.
+        original: the uncompressed model; needed for a directory.
+
+    Raises:
+        ConfigError: an unknown suffix, or the packages or the uncompressed model that a format needs are missing.
+        CompressionError: the model cannot be exported, or what was written computes something else; nothing is left.
+        StoreError: the files cannot be written, or something else than an earlier export is there.
+    """
+    target, started = Path(path), time.monotonic()
+    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    write = _writer(target, original)
+    _refuse_to_replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+            beside = Path(folder, target.name)
+            checked = write(model, beside, inputs)
+            size = _move(Path(folder), target)
+    except OSError as error:
+        raise StoreError(f"the export must be writable; {str(target)!r} is not: {error}") from error
+    kind = target.suffix.removeprefix(".") or "state_dict"
+    seconds = round(time.monotonic() - started, 3)
+    return ExportReport(str(target), kind, size, **checked, seconds=seconds)
+
+
+_Checked = dict[str, Any]
+"""The fields of a report that tell of the comparison."""
+
+_UNCHECKED: _Checked = {
+    "checked": None,
+    "batches": (),
+    "max_difference": None,
+    "tolerance": None,
+    "optimized_difference": None,
+    "weights": None,
+    "zeros": None,
+}
+
+
+def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Path, tuple[Any, ...]], _Checked]:
+    if target.suffix == ".onnx":
+        require_onnx()
+        return _onnx
+    if target.suffix == ".pt2":
+        return _pt2
+    if target.suffix == ".dot":
+        return _dot
+    if target.suffix or target.name in ("", "..", *FORMATS):
+        raise ConfigError(
+            f"an export must be named <name>{', <name>'.join(FORMATS)}, or have no suffix for a directory; "
+            f"got {str(target)!r}"
+        )
+    if original is None:
+        raise ConfigError("a directory needs the uncompressed model: export(..., original=model)")
+    return lambda model, path, inputs: _state_dict(model, path, inputs, original)
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """Nothing is deleted that is no export."""
+    if target.suffix and target.is_dir():
+        raise StoreError(f"an export with a suffix is a file; {str(target)!r} is a directory")
+    if target.suffix or not target.exists():
+        return
+    if not target.is_dir():
+        raise StoreError(f"an export without a suffix is a directory; {str(target)!r} is a file")
+    others = sorted({entry.name for entry in target.iterdir()} - {WEIGHTS, STRUCTURE})
+    if others:
+        raise StoreError(
+            f"an export replaces an earlier one or an empty directory; {str(target)!r} holds {others[0]!r}"
+            + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        )
+
+
+def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    program = traced(model, inputs)
+    cases, version = _cases(inputs, program), write_onnx(program, path)
+    checked = _compared(model, cases, onnx_runner(path), version)
+    kernels, (weights, zeros) = onnx_runner(path, optimized=True), onnx_weights(path)
+    if not rounds(model):
+        compare(model, cases, kernels, f"{version}, optimized")
+    apart = max(differences(outputs(model, cases[-1]), kernels(cases[-1])))
+    return {**checked, "optimized_difference": apart, "weights": weights, "zeros": zeros}
+
+
+def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    program = traced(model, inputs)
+    with quiet("torch.export"):
+        torch.export.save(program, path)
+        program = torch.export.load(path)
+        loaded = program.module()
+
+    def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return tensors(loaded(*moved(given, device_of(model))))
+
+    held = {**program.constants, **program.state_dict}
+    return {**_compared(model, _cases(inputs, program), run, f"torch {torch.__version__}"), **_counted(held.values())}
+
+
+def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+    path.write_text(dot(model, inputs), encoding="utf-8")
+    return _UNCHECKED
+
+
+def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
+    save_checkpoint(model, path, original, plain=True)
+    loaded = load_compressed(path, original)
+    checked = _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+    return {**checked, **_counted(loaded.state_dict().values())}
+
+
+def _counted(held: Iterable[Any]) -> _Checked:
+    """Weights and zeros among what a file holds."""
+    weights = [
+        value
+        for value in held
+        if isinstance(value, torch.Tensor)
+        and value.dim() > 1
+        and (value.is_floating_point() or value.dtype in (torch.int8, torch.uint8))
+    ]
+    count = sum(weight.numel() for weight in weights)
+    return {"weights": count, "zeros": count - sum(int(torch.count_nonzero(weight)) for weight in weights)}
+
+
+def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:
+    """The example inputs, and three times as many where the graph takes batches of any size."""
+    free = free_batches(program)
+    return [inputs, batch_of_three(inputs, free)] if any(free) else [inputs]
+
+
+def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> _Checked:
+    found = compare(model, cases, run, checked)
+    return {**_UNCHECKED, "checked": checked, **asdict(found)}
+
+
+def _move(folder: Path, target: Path) -> int:
+    """Put everything in the folder beside the target, in place of an earlier export; the bytes of it."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    new = sorted(folder.iterdir(), reverse=True)  # external data before the file that names it
+    if target.is_dir():
+        target.rename(folder / ".earlier")  # a full directory cannot be renamed over; this one goes with the folder
+    for entry in new:
+        entry.replace(target.with_name(entry.name))
+    if target.suffix == ".onnx" and len(new) == 1:
+        target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+    return size

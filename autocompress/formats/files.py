@@ -1,0 +1,258 @@
+"""The two files of a checkpoint: written whole, and read by a closed grammar."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.state_values import carried
+from autocompress.compression.weight_storage import STORED, decode, encode
+from autocompress.errors import ModuleError, StoreError, short
+from autocompress.formats.archive import read_archive
+from autocompress.grammar import (
+    ANY_NAME,
+    MOST_BYTES,
+    anything,
+    integer,
+    mapping,
+    optional,
+    parsed,
+    record,
+    text,
+    word,
+)
+
+SCHEMA_VERSION = 2
+WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
+FLOAT, INT8 = "float", "int8"
+"""Kinds of checkpoints: differences to the uncompressed model, or a graph of its own."""
+_TRIES = 10
+"""How often a checkpoint is looked for that is replaced meanwhile."""
+
+
+def _reference(value: Any, where: str) -> Any:
+    try:
+        return ModuleReference.from_dict(value).to_dict()
+    except ModuleError as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+_DIGEST = text("[0-9a-f]{64}|", "a checksum")
+_CHECKPOINT = record(
+    schema_version=integer(SCHEMA_VERSION, SCHEMA_VERSION),
+    sha256=_DIGEST,
+    weights_sha256=_DIGEST,
+    kind=word(FLOAT, INT8),
+    module=optional(_reference),
+    structure=anything,  # by kind, when the model is made
+    storage=mapping(ANY_NAME, STORED),
+)
+
+
+def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any], *, plain: bool) -> None:
+    """Write weights and their description into a new folder, flushed to the disk.
+
+    Args:
+        state: the state dict, as `values.storable` gives it.
+        folder: to be made.
+        about: `kind`, `module` and `structure`.
+        plain: store tensors as they are.
+
+    Raises:
+        StoreError: the description has what no checkpoint may have.
+    """
+    folder.mkdir()
+    stored, storage = (state, {}) if plain else encode(state)
+    with (folder / WEIGHTS).open(
+        "w+b"
+    ) as file:  # a file object: the archive's inner names, so its size, are always the same
+        torch.save(stored, file)
+        _flush(file.fileno(), file)
+        file.seek(0)
+        digest = _sha256_of(file)
+    description = {"schema_version": SCHEMA_VERSION, "weights_sha256": digest, **about, "storage": storage}
+    _CHECKPOINT({**description, "sha256": ""}, STRUCTURE)
+    with (folder / STRUCTURE).open("w", encoding="utf-8") as text:
+        json.dump({**description, "sha256": _digest(description)}, text, indent=1, allow_nan=False)
+        _flush(text.fileno(), text)
+    _sync_folder(folder)
+
+
+def _flush(descriptor: int, file: Any) -> None:
+    file.flush()
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _previous(target: Path) -> Path:
+    return target.parent / f".{target.name}.previous"
+
+
+def replace_files(target: Path, beside: Path) -> None:
+    """A directory cannot be renamed over a full one: the old one steps aside first, and `_restore` knows where."""
+    previous = _previous(target)
+    shutil.rmtree(previous, ignore_errors=True)
+    if target.exists():
+        target.rename(previous)
+    beside.rename(target)
+    _sync_folder(target.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def restore_files(target: Path) -> None:
+    """Undo a replacement that was killed between its two renames."""
+    if not target.exists() and _previous(target).exists():
+        _previous(target).rename(target)
+
+
+def _standing(directory: Path) -> Path:
+    """Where a checkpoint is to be read: reading changes nothing, half a replacement is not undone."""
+    return _previous(directory) if not directory.exists() and _previous(directory).exists() else directory
+
+
+def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The description of a checkpoint, all but its structure checked, and its weights.
+
+    Both files are of one version, also while the checkpoint is replaced, and each is read once: what is checked is what
+    is used.
+
+    Raises:
+        StoreError: no checkpoint there, or a damaged one.
+    """
+    with _opened(directory, STRUCTURE, WEIGHTS) as (structure, weights):
+        description = _description(structure, directory)
+        try:
+            return description, _state(weights, description)
+        except StoreError as error:
+            raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {WEIGHTS} {error}") from error
+
+
+def _state(file: BinaryIO, description: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = _whole(file)
+    if hashlib.sha256(data).hexdigest() != description["weights_sha256"]:
+        raise StoreError(f"does not have the checksum in {STRUCTURE}")
+    try:
+        state = read_archive(data)
+        values = {name: state.pop(name) for name, value in list(state.items()) if type(value) is not torch.Tensor}
+        return carried(state, {**decode(state, description["storage"]), **values})
+    except StoreError as error:
+        raise StoreError(f"cannot be read: {error}") from error
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """The description of a checkpoint, all but its structure checked.
+
+    Raises:
+        StoreError: no checkpoint there, or a damaged one.
+    """
+    with _opened(directory, STRUCTURE) as (structure,):
+        return _description(structure, directory)
+
+
+def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
+    try:
+        description = parsed(file.read(MOST_BYTES + 1))
+    except StoreError as error:
+        raise StoreError(
+            f"the checkpoint {str(directory)!r} is damaged: {STRUCTURE} cannot be read: {error}"
+        ) from error
+    version = description.get("schema_version") if isinstance(description, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise StoreError(f"{STRUCTURE}: schema_version must be {SCHEMA_VERSION}; got {short(version)}")
+    checked: dict[str, Any] = _CHECKPOINT(description, STRUCTURE)
+    digest = description.pop("sha256")
+    if digest != _digest(description):
+        raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {STRUCTURE} does not have its checksum")
+    return checked
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
+    """Files of a checkpoint, all of one version: they are opened together, and again if it was replaced meanwhile."""
+    for _ in range(_TRIES):
+        place = _standing(directory)
+        with contextlib.ExitStack() as stack:
+            before = _identity(place)
+            files = [stack.enter_context(_plain_file(place / name)) for name in names]
+            if before is None or _identity(place) != before:
+                continue
+            for name, file in zip(names, files, strict=True):
+                if file is None:
+                    raise StoreError(_missing(name, directory))
+            yield cast(list[BinaryIO], files)
+            return
+    raise StoreError(_missing(STRUCTURE, directory))
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """Of a directory, whatever it is called; None: there is none."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _missing(name: str, directory: Path) -> str:
+    what = "have" if name == WEIGHTS else "be a directory with"
+    return f"a checkpoint must {what} {name}; {str(directory)!r} has none"
+
+
+@contextlib.contextmanager
+def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
+    """One opened for reading, neither a link to elsewhere nor a pipe that blocks; None: it is not there."""
+    rule = f"{file.name} must be a plain file; {str(file)!r} is not"
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    except OSError as error:
+        raise StoreError(f"{rule}, or cannot be read") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(rule)
+    with os.fdopen(descriptor, "rb") as opened:
+        yield opened
+
+
+def _whole(file: BinaryIO) -> memoryview:
+    """What is in a file, in memory aligned as torch's is."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        data = torch.empty(size, dtype=torch.uint8).numpy().data
+    except RuntimeError as error:
+        raise StoreError(f"is too large: there must be memory for its {size:,} bytes") from error
+    if cast(io.BufferedReader, file).readinto(data) != size:
+        raise StoreError("must not be written to while it is read")
+    return data
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """Of everything else in the file, in its order: found where something was changed by accident."""
+    return hashlib.sha256(json.dumps(description, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,264 @@
+"""How a compressed model differs from the uncompressed one: a JSON object of shapes and plain attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
+from torch.nn.utils import parametrize
+
+from autocompress.compression.quantization.activations import (
+    QUANTIZERS,
+    ActivationQuantizer,
+    activation_quantizers,
+    attach_described,
+)
+from autocompress.compression.state_values import DTYPES, name_of
+from autocompress.errors import StoreError, short
+from autocompress.grammar import (
+    ANY_NAME,
+    SHAPE,
+    WHOLE,
+    listing,
+    mapping,
+    record,
+    word,
+)
+
+Structure = dict[str, dict[str, Any]]
+STRUCTURE = mapping(
+    lambda value, where: value if value == "" else ANY_NAME(value, where),
+    record(
+        attributes=mapping(
+            ANY_NAME, lambda value, where: (WHOLE if type(value) is int else listing(WHOLE, 32))(value, where)
+        ),
+        tensors=mapping(ANY_NAME, record(shape=SHAPE, dtype=word(*DTYPES))),
+        quantizers=QUANTIZERS,
+    ),
+)
+"""Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
+`quantizers` of activations (quant type -> settings)."""
+
+
+def structure_of(model: nn.Module, original: nn.Module) -> Structure:
+    """The differences of a finished compressed model against the uncompressed one.
+
+    Raises:
+        StoreError: shapes and attributes cannot tell them: other submodules, other kinds of modules, other tensors, or
+            others that are shared.
+    """
+    originals = _submodules(original)
+    structure: Structure = {}
+    for name, module in _submodules(model).items():
+        if name not in originals or _kind(module) != _kind(originals[name]):
+            raise StoreError(_mismatch(name, module, originals.get(name)))
+        known = _attributes(originals[name])  # what the original does not have, a forward pass has left there
+        attributes = _different({key: value for key, value in _attributes(module).items() if key in known}, known)
+        tensors = _different(_tensors(module), _tensors(originals[name]))
+        _require_storable(name, tensors, module, originals[name])
+        quantizers = {kind: quantizer.to_dict() for kind, quantizer in activation_quantizers(module).items()}
+        if attributes or tensors or quantizers:
+            structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
+    odd = sorted(_names(model) ^ _names(original))
+    if odd:
+        shown = ", ".join(map(short, odd[:5]))
+        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {shown}")
+    _require_same_sharing(model, original)
+    checked: Structure = STRUCTURE(structure, "the structure")
+    return checked
+
+
+def apply_structure(model: nn.Module, structure: Any) -> None:
+    """Give the uncompressed model the shapes and attributes of the compressed one; its values are then to be loaded.
+
+    Shared parameters stay shared.
+
+    Args:
+        model: the uncompressed model.
+        structure: from wherever. Only attributes that the model has, whole numbers or tuples of them, are set, and only
+            tensors that it has get another shape, no larger than before.
+
+    Raises:
+        StoreError: the structure does not fit the model.
+    """
+    modules, replaced = _submodules(model), dict[int, tuple[torch.Tensor, torch.Tensor]]()
+    done = dict[int, Any]()
+    for name, differences in STRUCTURE(structure, "structure").items():
+        if name not in modules:
+            raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
+        module = modules[name]
+        known = done.setdefault(id(module), differences)
+        if known is not differences:  # a shared one, by another name
+            if known != differences:
+                raise StoreError(f"the checkpoint does not fit the model, where {short(name)} is a shared submodule")
+            continue
+        for key, value in differences["attributes"].items():
+            _set_attribute(module, name, key, value)
+        for key, description in differences["tensors"].items():
+            _replace(module, f"{name}.{key}", key, description, replaced)
+        attach_described(module, differences["quantizers"])
+
+
+def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Load a state dict: every tensor must be there, in its shape and type, which `load_state_dict` would convert.
+
+    Raises:
+        StoreError: the weights are not those of the model.
+    """
+    state = model.state_dict()
+    odd = sorted(state.keys() ^ weights.keys())
+    if odd:
+        raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(short, odd[:5]))}")
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and not _is_extra(name):
+            _require_fitting(name, value, weights[name])
+    for module in model.modules():
+        _give_memory(module)
+    model.load_state_dict(weights, strict=True)
+
+
+def _require_fitting(name: str, value: torch.Tensor, found: Any) -> None:
+    if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
+        raise StoreError(f"{short(name)} must be {value.dtype} of shape {tuple(value.shape)}")
+
+
+def _is_extra(name: str) -> bool:
+    """Whether it is what a module itself says of its state, in whatever shape."""
+    return name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX
+
+
+def _give_memory(module: nn.Module) -> None:
+    """To tensors whose elements share it: one that repeats a number cannot be written into."""
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None and tensor.layout is torch.strided and _repeats(tensor):
+            tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _repeats(tensor: torch.Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int]) -> None:
+    """Set an attribute that `structure_of` describes, to a value of the kind that it has."""
+    new = tuple(value) if isinstance(value, list) else value
+    old = _attributes(module).get(key)
+    if old is None or isinstance(old, list) != isinstance(new, tuple):
+        raise StoreError(f"the checkpoint does not fit the model, which has no such number {short(f'{name}.{key}')}")
+    setattr(module, key, new)
+
+
+def _replace(
+    module: nn.Module,
+    name: str,
+    key: str,
+    description: Mapping[str, Any],
+    replaced: dict[int, tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    old = {**module._parameters, **module._buffers}.get(key)
+    if old is None or key in module._non_persistent_buffers_set:
+        raise StoreError(f"the checkpoint does not fit the model, which stores no tensor {short(name)}")
+    if math.prod(description["shape"]) > old.numel():
+        raise StoreError(_larger(name))
+    if id(old) not in replaced:
+        replaced[id(old)] = (old, _blank(old, description))  # the old one is kept alive: its id stays its own
+    setattr(module, key, replaced[id(old)][1])
+
+
+def _submodules(model: nn.Module) -> dict[str, nn.Module]:
+    """All but the quantizers of activations."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in named if not isinstance(module, ActivationQuantizer)}
+
+
+def _names(model: nn.Module) -> set[str]:
+    """Names of the tensors in the state dict of everything but the quantizers of activations."""
+    named = model.named_modules(remove_duplicate=False)
+    added = tuple(f"{name}." for name, module in named if isinstance(module, ActivationQuantizer))
+    return {name for name in model.state_dict() if not name.startswith(added)}
+
+
+def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, original: nn.Module) -> None:
+    """Tensors that changed must be in the state dict, and no larger than they were."""
+    before = _tensors(original)
+    for key, description in tensors.items():
+        if key in module._non_persistent_buffers_set:
+            raise StoreError(f"a compressed model's tensors must be in its state dict; {name}.{key} is not")
+        if key in before and math.prod(description["shape"]) > math.prod(before[key]["shape"]):
+            raise StoreError(_larger(f"{name}.{key}"))
+
+
+def _larger(name: str) -> str:
+    return f"a compressed model's tensors must be no larger than the uncompressed one's; {short(name)} is"
+
+
+def _mismatch(name: str, module: nn.Module, original: nn.Module | None) -> str:
+    found = "has none there" if original is None else f"has a {type(original).__name__}"
+    parametrized = original is not None and _kind(module)[1] != _kind(original)[1]
+    remedy = f"finish the compression before saving{', and parametrize both or none' if parametrized else ''}"
+    return (
+        f"a compressed model must have the uncompressed model's submodules ({remedy}); "
+        f"at {name!r} it has a {type(module).__name__}, the uncompressed one {found}"
+    )
+
+
+def _kind(module: nn.Module) -> tuple[type, bool]:
+    """Its class, and whether it is parametrized: each such module has a class of its own, made of the one it was of."""
+    kind, parametrized = type(module), parametrize.is_parametrized(module)
+    return kind.__bases__[0] if parametrized else kind, parametrized
+
+
+def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
+    """One tensor by several names is one in both: else its names' values would overwrite each other."""
+    odd = sorted(min(names) for names in _shared(model) ^ _shared(original))
+    if odd:
+        raise StoreError(
+            "a compressed model must share the tensors that the uncompressed one shares; "
+            f"{short(odd[0])} is shared otherwise in one of them"
+        )
+
+
+def _shared(model: nn.Module) -> set[frozenset[str]]:
+    """Names of the tensors that have several."""
+    names = dict[int, set[str]]()
+    for prefix, module in _submodules(model).items():
+        for key, tensor in (
+            *module.named_parameters(prefix, False, False),
+            *module.named_buffers(prefix, False, False),
+        ):
+            names.setdefault(id(tensor), set()).add(key)
+    return {frozenset(each) for each in names.values() if len(each) > 1}
+
+
+def _different(values: Mapping[str, Any], originals: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in originals or originals[key] != value}
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and key != "training" and (_is_int(value) or _is_int_tuple(value))
+    }
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_int_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_int(item) for item in value)
+
+
+def _tensors(module: nn.Module) -> dict[str, Any]:
+    own = (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
+    return {key: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for key, tensor in own}
+
+
+def _blank(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:
+    new = torch.zeros(description["shape"], dtype=DTYPES[description["dtype"]], device=old.device)
+    learns = old.requires_grad and (new.is_floating_point() or new.is_complex())
+    return nn.Parameter(new, requires_grad=learns) if isinstance(old, nn.Parameter) else new

@@ -1,0 +1,293 @@
+"""What the user's training calls: it moves the levels from epoch to epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.argument_checks import checked_arguments
+from autocompress.compression.measure import measure
+from autocompress.compression.model_state import device_of
+from autocompress.errors import ConfigError
+from autocompress.formats.export import ExportReport, export
+from autocompress.formats.structure import structure_of
+from autocompress.nncf.algorithms import LevelPart
+from autocompress.nncf.compressed_model import Capture, CompressedModel, Surveyed
+from autocompress.nncf.rb_sparsity import LearnedPart
+from autocompress.nncf.statistics import CompressionStage, CompressionStatistics, combined, stage_of_level
+from autocompress.trial.distillation import Lesson
+
+
+class CompressionScheduler:
+    """Moves the level of each algorithm along its schedule.
+
+    Args:
+        parts: the algorithms that have a level.
+        apply: called with the levels to be in force, by the algorithm's name.
+
+    Attributes:
+        current_epoch: index of the epoch that is being trained, from 0; -1 before the first.
+        current_step: index of the iteration, from 0; -1 before the first.
+        enabled: whether it still moves levels; not once a rate was set.
+    """
+
+    def __init__(self, parts: Sequence[LevelPart], apply: Callable[[Mapping[str, float]], None]) -> None:
+        self._parts, self._apply = list(parts), apply
+        self.current_epoch = self.current_step = -1
+        self.enabled = True
+        self._raised = {part.name: 0 for part in self._parts}
+
+    def begin(self) -> None:
+        """Put the levels of before the first epoch in force."""
+        levels = {part.name: part.schedule.initial for part in self._parts}
+        if any(levels.values()):
+            self._apply(levels)
+
+    def step(self, next_step: int | None = None) -> None:
+        """Call before each iteration.
+
+        Args:
+            next_step: its index; one more than the last by default.
+        """
+        self.current_step = self.current_step + 1 if next_step is None else next_step
+
+    def epoch_step(self, next_epoch: int | None = None) -> None:
+        """Call before each epoch: its level is in force from now on.
+
+        Args:
+            next_epoch: its index; one more than the last by default.
+        """
+        self.current_epoch = self.current_epoch + 1 if next_epoch is None else next_epoch
+        if self.enabled:
+            self._apply({part.name: self._level(part) for part in self._parts})
+            for part in self._parts:
+                if part.schedule.freezes is not None and self.current_epoch >= part.schedule.freezes:
+                    part.freeze()
+
+    def levels_after(self, epochs: int) -> dict[str, float]:
+        """The levels in force when so many epochs have been trained, where they follow from that alone."""
+        return {
+            part.name: part.schedule.level(epochs - 1) if epochs > 0 and not part.schedule.adaptive else part.level
+            for part in self._parts
+        }
+
+    def is_finished(self) -> bool:
+        """Whether all levels are at their targets, or were set."""
+        return not self.enabled or all(part.level >= part.schedule.target - 1e-9 for part in self._parts)
+
+    def get_state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "current_epoch": self.current_epoch,
+            "current_step": self.current_step,
+            "enabled": self.enabled,
+            "raised": dict(self._raised),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `get_state` was asked."""
+        self.current_epoch, self.current_step = int(state["current_epoch"]), int(state["current_step"])
+        self.enabled, self._raised = bool(state["enabled"]), dict(state["raised"])
+
+    def _level(self, part: LevelPart) -> float:
+        if not part.schedule.adaptive:
+            return part.schedule.level(self.current_epoch)
+        if self.current_epoch > 0 and part.reached() and part.level < part.schedule.target:
+            self._raised[part.name] += 1
+        return part.schedule.level(self._raised[part.name])
+
+
+STATE_VERSION = 1
+_DIGITS = 9
+
+
+class CompressionController:
+    """Compresses a model that somebody else trains. Made by `create_compressed_model`.
+
+    While a schedule goes on weights and filters are masked, and may come back; `strip` removes the filters.
+
+    Args:
+        compressed: the model with the algorithms.
+        lesson: listens to the model for the distillation loss; None: nobody teaches it.
+        names: of all algorithms.
+
+    Attributes:
+        scheduler: what training calls before epochs and iterations.
+    """
+
+    def __init__(self, compressed: CompressedModel, lesson: Lesson | None, names: tuple[str, ...]) -> None:
+        self._compressed, self._lesson, self.names = compressed, lesson, names
+        self.scheduler = CompressionScheduler(compressed.parts, compressed.set_levels)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, which stays this object."""
+        return self._compressed.model
+
+    @property
+    def uncompressed(self) -> Surveyed:
+        """The model as it was."""
+        return self._compressed.uncompressed
+
+    # What training needs
+
+    def loss(self) -> torch.Tensor:
+        """The compression loss of the latest forward pass, to be added to the training loss; 0 where there is none.
+
+        It is that of knowledge distillation and of `rb_sparsity`, a tensor of no dimensions.
+        """
+        live = () if self._compressed.finished else self._compressed.parts
+        terms = [term for part in live if (term := part.loss()) is not None]
+        if self._lesson is not None and (distance := self._lesson.distance()) is not None:
+            terms.append(distance)
+        return torch.stack(terms).sum() if terms else torch.zeros((), device=device_of(self.model))
+
+    def distributed(self) -> None:
+        """Call after the model was wrapped for training on several devices.
+
+        Masks and ranges are buffers, which DistributedDataParallel keeps equal; nothing else needs an adjustment. It is
+        here for code that was written for NNCF.
+        """
+
+    # How far it has come
+
+    @property
+    def level(self) -> float | None:
+        """The requested level in force, in [0, 1), to nine digits as the search has it; None where there is none."""
+        part = self._compressed.rated
+        return None if part is None else round(part.level, _DIGITS)
+
+    @checked_arguments
+    def level_after(self, epochs: int) -> float:
+        """The level that the schedule has in force when so many epochs have been trained."""
+        part = self._compressed.rated
+        return 0.0 if part is None else round(self.scheduler.levels_after(epochs)[part.name], _DIGITS)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights or activations are rounded."""
+        return self._compressed.quantization is not None
+
+    @property
+    def compression_rate(self) -> float:
+        """The level in force, in [0, 1): of filters, weights, or, with quantization alone, of bits saved.
+
+        Setting it takes effect at once and ends the schedule.
+        """
+        part = self._compressed.rated
+        if isinstance(part, LearnedPart) and not self._compressed.finished:
+            return part.sparsity()
+        return part.level if part is not None else self._compressed.bits_saved()
+
+    @compression_rate.setter
+    @checked_arguments
+    def compression_rate(self, compression_rate: float) -> None:
+        part = self._compressed.rated
+        if part is None:
+            listed = ", ".join(self.names)
+            raise ConfigError(f"a compression rate needs pruning or sparsity; the algorithms are {listed}")
+        if not 0 <= compression_rate < 1:
+            raise ConfigError(f"a compression rate must be in [0, 1); got {compression_rate!r}")
+        self._compressed.set_levels({part.name: compression_rate})
+        self.disable_scheduler()
+
+    def disable_scheduler(self) -> None:
+        """Leave the levels as they are, whatever `scheduler.epoch_step` is told."""
+        self.scheduler.enabled = False
+
+    def compression_stage(self) -> CompressionStage:
+        """How far compression has come."""
+        ended = not self.scheduler.enabled
+        parts = self._compressed.parts
+        stages = [stage_of_level(part.level, part.level if ended else part.schedule.target) for part in parts]
+        return combined([*stages, *([CompressionStage.FULLY_COMPRESSED] if self.quantizes else [])])
+
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> a sentence why it keeps its filters, although an algorithm selects it: at the rates so far."""
+        return self._compressed.left_alone
+
+    def statistics(self) -> CompressionStatistics:
+        """What has been achieved, measured on a stripped copy of the model."""
+        stripped = self.strip()
+        return CompressionStatistics(
+            algorithms=self.names,
+            stage=self.compression_stage(),
+            requested_rate=self.level,
+            compression_rate=self._compressed.achieved_rate(stripped),
+            before=self.uncompressed.size,
+            after=measure(stripped, self.uncompressed.inputs),
+            left_alone=self.left_alone,
+        )
+
+    # The compressed model
+
+    @checked_arguments
+    def strip(self, do_copy: bool = True) -> nn.Module:
+        """The model without anything of ours on it: filters physically removed, zeros and rounded values written.
+
+        Args:
+            do_copy: give a copy; else the model itself becomes that, and is no longer held at its rate.
+
+        Raises:
+            CompressionError: it fails without its filters.
+        """
+        stripped = self._compressed.stripped()
+        if do_copy:
+            return stripped
+        self.settle(stripped)
+        return self.model
+
+    def export_model(self, path: str | os.PathLike[str]) -> ExportReport:
+        """Write the stripped model; the suffix names the format: `.onnx`, `.pt2`, `.dot`.
+
+        What was written is run and compared with the model.
+
+        Raises:
+            ConfigError: an unknown suffix, or the packages that a format needs are missing.
+            CompressionError: the model cannot be exported, or what was written computes something else.
+            StoreError: the files cannot be written.
+        """
+        return export(self.strip(), path, self.uncompressed.inputs, original=self.uncompressed.model)
+
+    def get_compression_state(self) -> dict[str, Any]:
+        """What `create_compressed_model` needs besides the state dict to go on from here, as JSON."""
+        return {
+            "schema_version": STATE_VERSION,
+            **self._compressed.get_state(),
+            "scheduler": self.scheduler.get_state(),
+            "structure": structure_of(self.plain(), self.uncompressed.model),
+        }
+
+    def load_compression_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `get_compression_state` was asked; the model has that structure already."""
+        if not state["finished"]:
+            self._compressed.attach(with_data=False)
+        self.scheduler.load_state(state["scheduler"])
+        self._compressed.load_state(state)
+
+    # What the loops need
+
+    def plain(self) -> nn.Module:
+        """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
+        return self._compressed.plain()
+
+    def capture(self, *, plain: bool) -> Capture:
+        """What the model is now; see `CompressedModel.capture`."""
+        return self._compressed.capture(plain=plain)
+
+    def start_from(
+        self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
+    ) -> None:
+        """End the schedule, put other weights in the model and compress them; see `CompressedModel.start_from`."""
+        self.disable_scheduler()
+        self._compressed.start_from(model, rate, removed=removed, evaluated=evaluated)
+
+    def settle(self, finished: nn.Module, rate: float | None = None) -> None:
+        """Let the model become a finished one; see `CompressedModel.settle`."""
+        self.disable_scheduler()
+        self._compressed.settle(finished, rate)

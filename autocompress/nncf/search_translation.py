@@ -1,0 +1,141 @@
+"""What an experiment searches where an NNCF-style configuration describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autocompress.algorithms import MIX
+from autocompress.errors import ConfigError
+from autocompress.nncf.config import CompressionConfig
+from autocompress.nncf.sections import (
+    SECTION,
+    AdaptiveParams,
+    Compression,
+    Distillation,
+    FilterPruning,
+    MagnitudeSparsity,
+    Quantization,
+)
+from autocompress.search_space.generator import AutoCompressionSearchSpaceGenerator
+from autocompress.settings import AccuracyAwareSettings
+
+DEFAULT_BOUNDS = (0.0, 0.95)
+"""NNCF's lowest and highest rate."""
+
+_ALL = ["default"]
+
+
+def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
+    """The settings of the search.
+
+    The search begins at the schedule's target. The schedule itself is the in-process loop's: trials begin compressed.
+
+    Raises:
+        ConfigError: the configuration does not ask for a search.
+    """
+    params = adaptive_params(config).model_dump()
+    teachers = [each for each in config.compression if isinstance(each, Distillation)]
+    taught = [each.model_dump(include={"type", "scale", "temperature"}) for each in teachers]
+    return AccuracyAwareSettings.from_dict(
+        {
+            **{name: value for name, value in params.items() if value is not None},
+            "initial_compression_rate": _initial_rate(config),
+            "knowledge_distillation": taught[0] if taught else None,
+        }
+    )
+
+
+def adaptive_params(config: CompressionConfig) -> AdaptiveParams:
+    """The parameters of the adaptive search.
+
+    Raises:
+        ConfigError: the configuration has none.
+    """
+    training = config.accuracy_aware_training
+    if training is None:
+        raise ConfigError(f"{SECTION} must be given: an object with mode and params")
+    if not isinstance(training.params, AdaptiveParams):
+        raise ConfigError(
+            f"{SECTION}.mode must be 'adaptive_compression_level', which searches a rate; got {training.mode!r}"
+        )
+    return training.params
+
+
+def search_space_of(
+    config: CompressionConfig, bounds: tuple[float, float] = DEFAULT_BOUNDS, *, simulated: bool = False
+) -> dict[str, Any]:
+    """The search space, in NNI's wire format.
+
+    Args:
+        config: in adaptive mode.
+        bounds: lowest and highest compression rate.
+        simulated: quantization is simulated, so that nothing depends on what int8 kernels can do.
+
+    Raises:
+        ConfigError: the algorithms of a mix have different scopes, or int8 kernels cannot do what is asked.
+    """
+    adaptive_params(config)
+    pruners = [each for each in config.compression if isinstance(each, FilterPruning | MagnitudeSparsity)]
+    quantizers = [each for each in config.compression if isinstance(each, Quantization)]
+    name = MIX.join([pruners[0].algorithm, *("qat" for _ in quantizers)])
+    entries: list[dict[str, Any]] = [{"sparsity": {"_type": "uniform", "_value": list(bounds)}, "op_types": _ALL}]
+    entries += [_quantized(each, simulated=simulated) for each in quantizers]
+    generator = AutoCompressionSearchSpaceGenerator()
+    scoped = pruners if simulated else [*pruners, *quantizers]
+    generator.add_config(name, entries, **options_of(pruners[0]), **_scopes(config, scoped))
+    return generator.dumps()
+
+
+def _initial_rate(config: CompressionConfig) -> float:
+    """The rate that the search begins with."""
+    for section in config.compression:
+        if isinstance(section, FilterPruning):
+            return section.params.target
+        if isinstance(section, MagnitudeSparsity):
+            levels = section.params.multistep_sparsity_levels
+            multistep = section.params.schedule == "multistep" and levels
+            return levels[-1] if multistep and levels else section.params.sparsity_target
+    raise ConfigError("compression must have filter_pruning or magnitude_sparsity; it has neither")
+
+
+def options_of(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
+    """The arguments of the algorithm's compressor, its scopes left out."""
+    if isinstance(section, MagnitudeSparsity):
+        return section.params.model_dump(include={"weight_importance", "sparsity_level_setting_mode"})
+    kept = section.params.model_dump(include={"all_weights", "prune_first_conv", "prune_downsample_convs"})
+    of = {} if section.params.pruning_flops_target is None else {"rate_of": "macs"}
+    return {"filter_importance": section.params.importance, **kept, **of}
+
+
+def _quantized(section: Quantization, *, simulated: bool) -> dict[str, Any]:
+    """What is not said of scales and ranges, int8 kernels decide: weights by channel and symmetric."""
+    if not simulated and section.weights.mode == "asymmetric":
+        raise ConfigError("quantization.weights.mode must be 'symmetric' in an experiment; got 'asymmetric'")
+    bits = {"weight": section.weights.bits, "output": section.activations.bits}
+    return {"quant_types": ["weight", "output"], "quant_bits": bits, "op_types": _ALL}
+
+
+def _scopes(config: CompressionConfig, sections: Sequence[Compression]) -> dict[str, Any]:
+    found = {all_scopes(config, section) for section in sections}
+    if len(found) > 1:
+        raise ConfigError(
+            "in an experiment the algorithms of a mix must have the same ignored_scopes and target_scopes; they have "
+            + " and ".join(str(scopes) for scopes in sorted(found))
+        )
+    ignored, target = found.pop()
+    validated = config.validate_scopes and all(getattr(section, "validate_scopes", True) for section in sections)
+    return {
+        **({"ignored_scopes": list(ignored)} if ignored else {}),
+        **({"target_scopes": list(target)} if target else {}),
+        **({} if validated else {"validate_scopes": False}),
+    }
+
+
+def all_scopes(config: CompressionConfig, section: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What one algorithm must leave alone and what it may touch, the whole configuration's scopes among them."""
+    return _joined(config.ignored_scopes, section.ignored_scopes), _joined(config.target_scopes, section.target_scopes)
+
+
+def _joined(*scopes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(scope for some in scopes for scope in some))

@@ -1,0 +1,200 @@
+"""What an experiment is, as it is written to `experiment.json`: enough to go on from, on any engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from typing import Any, TypedDict
+
+from autocompress.algorithms import algorithm
+from autocompress.errors import ConfigError, StoreError, short
+from autocompress.records import Baseline, Proposal
+from autocompress.search import AdaptiveSearch, Search, require_objective
+from autocompress.search_space import SearchSpace
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.typed_fields import checked, from_fields
+
+ADAPTIVE_TUNER = "AdaptiveCompression"
+"""Name of our own tuner and assessor, beside which NNI's are named."""
+
+
+class _Engine(TypedDict):
+    """What engines write into `engine`, each its own."""
+
+    name: str
+    id: str
+    study: str
+    storage: str | None
+    algorithm: str
+    config: dict[str, Any]
+
+
+class _NniConfig(TypedDict):
+    """What is read of NNI's configuration before NNI reads it."""
+
+    maxTrialNumber: int | None
+
+
+_PACKAGES = ("autocompress", "torch", "torch-pruning", "torchao", "nni", "numpy")
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """An experiment's settings, all checked.
+
+    Attributes:
+        module: reference to the user's module, as JSON.
+        search_space: the search space in NNI's wire format.
+        settings: the search's settings, the accuracy budget among them.
+        objective: what trials are compared by.
+        tuner: name of the tuner, or `package.module.Class` of a custom one.
+        tuner_arguments: its class arguments.
+        assessor: name of the assessor; None for none.
+        assessor_arguments: its class arguments.
+        engine: what only the engine itself reads.
+        versions: of Python and of the packages that matter.
+        baseline: the uncompressed model; None until it has been measured.
+    """
+
+    module: dict[str, Any]
+    search_space: dict[str, Any]
+    settings: AccuracyAwareSettings
+    objective: str
+    tuner: str
+    tuner_arguments: dict[str, Any] = field(default_factory=dict)
+    assessor: str | None = None
+    assessor_arguments: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    baseline: Baseline | None = None
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space, read."""
+        return SearchSpace.parse(self.search_space)
+
+    @property
+    def measured(self) -> Baseline:
+        """The baseline, which must have been measured."""
+        if self.baseline is None:
+            raise StoreError("experiment.json holds no baseline")
+        return self.baseline
+
+    @property
+    def threshold(self) -> float:
+        """The worst tolerable accuracy."""
+        baseline = self.measured
+        return self.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better)
+
+    @property
+    def searches(self) -> tuple[Search, ...]:
+        """One search for each algorithm."""
+        return self.settings.searches(self.space)
+
+    @property
+    def stages(self) -> int:
+        """The most algorithms that a trial applies one after the other, each with its own epochs."""
+        return max(len(algorithm(space.name).stages) for space in self.space.algorithms)
+
+    @property
+    def maximal_total_epochs(self) -> int:
+        """The most epochs of all trials: each adaptive search has its own share of so many."""
+        adaptive = sum(isinstance(search, AdaptiveSearch) for search in self.searches)
+        return self.settings.maximal_total_epochs * max(1, adaptive)
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every trial's parameters have under `search`, whoever chose them."""
+        taught = self.settings.knowledge_distillation
+        eager = {"validate_before_training": True} if self.settings.validate_before_training else {}
+        return {
+            **eager,
+            "seed": self.settings.seed,
+            "validate_every_n_epochs": self.settings.validate_every_n_epochs,
+            "objective": self.objective,
+            **({} if taught is None else {"knowledge_distillation": taught.model_dump()}),
+        }
+
+    @property
+    def of_others(self) -> dict[str, Any]:
+        """What the parameters of trials that other tuners choose have under `search`: they say nothing of epochs."""
+        return {**self.common, "default_epochs": self.settings.patience_epochs}
+
+    def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
+        """The JSON object of the trial that a proposal asks for."""
+        chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.compression_rate)
+        search = {
+            "compression_rate": proposal.compression_rate,
+            "lr_factor": proposal.lr_factor,
+            "start_from": proposal.start_from,
+            "epochs": proposal.epochs,
+            "initial": proposal.initial,
+        }
+        return {**chosen, "search": {**search, **self.common}}
+
+    def with_baseline(self, baseline: Baseline, engine: dict[str, Any]) -> ExperimentPlan:
+        """The same plan, ready to start."""
+        return dataclasses.replace(self, baseline=baseline, engine=engine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        plain["settings"] = self.settings.to_dict()
+        plain["baseline"] = self.baseline.to_dict() if self.baseline else None
+        return {**plain, "threshold": self.threshold if self.baseline else None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExperimentPlan:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            StoreError: a field is missing or broken.
+        """
+        if not isinstance(data, Mapping):
+            raise StoreError(f"an experiment's plan must be an object; got {short(data)}")
+        plain = {name: value for name, value in data.items() if name != "threshold"}
+        try:
+            _require_all(data)
+            plain["settings"] = AccuracyAwareSettings.from_record(data["settings"])
+            plain["baseline"] = None if data["baseline"] is None else Baseline.from_dict(data["baseline"])
+            plan = from_fields(cls, plain)
+            engine = checked(_Engine, "engine", plan.engine)
+            checked(_NniConfig, "engine.config", engine.get("config", {}))
+        except (ConfigError, StoreError) as error:
+            raise StoreError(f"experiment.json is damaged: {error}") from error
+        if "class_name" not in plan.module:
+            raise StoreError("experiment.json is damaged: module must have class_name; it does not")
+        return plan
+
+
+def _require_all(data: Mapping[str, Any]) -> None:
+    """All are written; with the default of one that is lost it would be another search."""
+    for each in dataclasses.fields(ExperimentPlan):
+        if each.name not in data:
+            raise StoreError(f"it must have {each.name}; it does not")
+
+
+def choose_objective(space: SearchSpace, objective: str | None) -> str:
+    """The objective: the one given, else `rate` for a single algorithm and `size` for several.
+
+    Raises:
+        ConfigError: no objective has that name.
+    """
+    if objective is not None:
+        return require_objective(objective)
+    return "rate" if len(space.algorithms) == 1 else "size"
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,30 @@
+"""Settings and search spaces: data, checked before anything is trained."""
+
+from autocompress.search_space.generator import (
+    AutoCompressionSearchSpaceGenerator,
+    SearchSpaceSource,
+    default_space,
+    load_search_space,
+)
+from autocompress.search_space.layer_keys import ArgumentKey, LayerKey, parse_key
+from autocompress.search_space.space import AlgorithmSpace, LayerRule, SearchSpace
+from autocompress.search_space.trial_parameters import AlgorithmChoice, LayerChoice, read_parameters
+from autocompress.search_space.values import ValueGroup, ValueSpace
+
+__all__ = [
+    "AlgorithmChoice",
+    "AlgorithmSpace",
+    "ArgumentKey",
+    "AutoCompressionSearchSpaceGenerator",
+    "LayerChoice",
+    "LayerKey",
+    "LayerRule",
+    "SearchSpace",
+    "SearchSpaceSource",
+    "ValueGroup",
+    "ValueSpace",
+    "default_space",
+    "load_search_space",
+    "parse_key",
+    "read_parameters",
+]

@@ -1,0 +1,172 @@
+"""The generator of search spaces, as in NNI 2.10's auto-compress."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.algorithms import Algorithm, algorithm
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.plain_json import parse
+from autocompress.search_space.layer_keys import (
+    SELECTORS,
+    VARIABLES,
+    ArgumentKey,
+    Layers,
+    require_argument,
+    require_entries,
+)
+from autocompress.search_space.plain import plain
+from autocompress.search_space.space import ALGORITHM_KEY, AlgorithmSpace, SearchSpace
+from autocompress.search_space.values import wrap
+
+
+class AutoCompressionSearchSpaceGenerator:
+    """Builds a search space from config lists, one algorithm after the other."""
+
+    def __init__(self) -> None:
+        self._algorithms: list[dict[str, Any]] = []
+
+    def add_config(self, name: str, config_list: Sequence[Mapping[str, Any]], **algorithm_kwargs: Any) -> None:
+        """Add an algorithm.
+
+        Args:
+            name: of the algorithm; `pruner+quantizer` for a mix.
+            config_list: its entries. Each selects layers by `op_types` and `op_names` (a quantizer also has
+                `quant_types`) and has `sparsity` in [0, 1) (a quantizer: `quant_bits`, ...) or `exclude`. In a mix such
+                as "l2+qat" the entries with `quant_types` are the quantizer's. A value is a constant or
+                `{"_type": ..., "_value": [...]}`. The list is copied, never changed.
+            **algorithm_kwargs: arguments of the algorithm, constants or `{"_type": ..., "_value": [...]}`.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        known = algorithm(name)
+        if any(added["_name"] == name for added in self._algorithms):
+            raise ConfigError(f"a search space must have each algorithm once; got {name!r} a second time")
+        try:
+            wire = {"_name": name, **_entries(known, config_list), **_arguments(known, algorithm_kwargs)}
+        except ConfigError as error:
+            raise ConfigError(f"algorithm {name!r}: {error}") from error
+        AlgorithmSpace.parse(wire)
+        self._algorithms.append(wire)
+
+    def dumps(self) -> dict[str, Any]:
+        """The search space in NNI 2.10's format, JSON-ready: a new copy each time.
+
+        Raises:
+            ConfigError: no algorithm has been added.
+        """
+        if not self._algorithms:
+            raise ConfigError("a search space must have at least one algorithm (add_config); got none")
+        return {ALGORITHM_KEY: {"_type": "choice", "_value": copy.deepcopy(self._algorithms)}}
+
+    @classmethod
+    def loads(cls, search_space: Mapping[str, Any]) -> AutoCompressionSearchSpaceGenerator:
+        """The generator that dumps this search space.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        generator = cls()
+        generator._algorithms = SearchSpace.parse(search_space).wire[ALGORITHM_KEY]["_value"]
+        return generator
+
+
+def _entries(known: Algorithm, config_list: Any) -> dict[str, Any]:
+    if not isinstance(config_list, list | tuple):
+        raise ConfigError(f"config_list must be a list of entries; got {config_list!r}")
+    parsed = [_entry(known, f"config_list[{index}]", entry) for index, entry in enumerate(config_list)]
+    # Before keys are formed: two entries for the same layers would become one.
+    require_entries(known, ((layers, list(variables)) for layers, variables in parsed))
+    return {str(layers.key(name)): wrap(value) for layers, variables in parsed for name, value in variables.items()}
+
+
+def _entry(known: Algorithm, where: str, entry: Any) -> tuple[Layers, dict[str, Any]]:
+    """The layers of an entry and its variables."""
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where} must be an object with op_types and op_names; got {entry!r}")
+    kind = known.kind if known.kind != "mix" else "quantizer" if "quant_types" in entry else "pruner"
+    names = (*SELECTORS[kind], *VARIABLES[kind])
+    for name in entry:
+        if name not in names:
+            raise ConfigError(f"{where}: {unknown_name('key', str(name), names)}")
+    copied: dict[str, Any] = plain(where, entry)
+    quant_types = _names(where, "quant_types", copied) if kind == "quantizer" else None
+    layers = Layers(_names(where, "op_types", copied), _names(where, "op_names", copied), quant_types)
+    if not copied:
+        raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[kind])}; got none")
+    try:
+        layers.key(next(iter(copied)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return layers, copied
+
+
+def _names(where: str, key: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    names = entry.pop(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: {key} must be a list of strings; got {names!r}")
+    return tuple(names)
+
+
+def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        require_argument(known, name)
+    return {str(ArgumentKey(name)): wrap(plain(str(ArgumentKey(name)), value)) for name, value in arguments.items()}
+
+
+_RATES = {"_type": "uniform", "_value": [0.0, 0.95]}
+_QUANT_TYPES = {"qat": ["weight", "output"]}
+_BITS = {"bnn": 1, "dorefa": 4}
+
+
+def default_space(names: Iterable[str]) -> SearchSpace:
+    """All layers at rates from 0 to 0.95; weights in 8 bits, of `dorefa` in 4, of `bnn` in 1, of `qat` activations too.
+
+    Raises:
+        ConfigError: no algorithm has such a name.
+    """
+    generator = AutoCompressionSearchSpaceGenerator()
+    for name in names:
+        known = algorithm(name)
+        generator.add_config(name, [_default_entry(part) for part in known.stages])
+    return SearchSpace.parse(generator.dumps())
+
+
+def _default_entry(known: Algorithm) -> dict[str, Any]:
+    if known.kind == "pruner":
+        return {"sparsity": _RATES, "op_types": ["default"]}
+    quant_types = _QUANT_TYPES.get(known.name, ["weight"])
+    return {"quant_types": quant_types, "quant_bits": _BITS.get(known.name, 8), "op_types": ["default"]}
+
+
+SearchSpaceSource = str | os.PathLike[str] | Mapping[str, Any] | AutoCompressionSearchSpaceGenerator | SearchSpace
+
+
+def load_search_space(source: SearchSpaceSource) -> SearchSpace:
+    """The search space of a JSON file, of a JSON object, or of a generator.
+
+    Raises:
+        ConfigError: the file cannot be read, is not JSON, or the search space breaks a rule; naming the file.
+    """
+    if isinstance(source, SearchSpace):
+        return source
+    if isinstance(source, AutoCompressionSearchSpaceGenerator):
+        return SearchSpace.parse(source.dumps())
+    if not isinstance(source, str | os.PathLike):
+        return SearchSpace.parse(source)
+    path = Path(source)
+    try:
+        return SearchSpace.parse(parse(path.read_bytes(), unique_keys=True))
+    except OSError as error:
+        raise ConfigError(f"search space file must be readable; got {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"search space file {path} must be UTF-8 text: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"search space file {path} must be JSON: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"search space file {path}: {error}") from error

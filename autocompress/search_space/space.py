@@ -1,0 +1,264 @@
+"""The search space of one algorithm: its entries, and the one rate that the adaptive search moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.algorithms import Algorithm, Kind
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.search import RateAxis
+from autocompress.search_space.layer_keys import (
+    ArgumentKey,
+    Layers,
+    named_algorithm,
+    require_argument,
+    require_true,
+    split,
+)
+from autocompress.search_space.plain import plain
+from autocompress.search_space.values import (
+    Values,
+    ValueSpace,
+    at,
+    check_argument,
+    check_quantizing,
+    cut,
+    parse_values,
+    rate_axis,
+    rounded,
+)
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """One entry of a config list.
+
+    Attributes:
+        op_types: types of its layers; may be empty.
+        op_names: names of its layers; may be empty.
+        exclude: whether these layers stay as they are.
+        sparsity: values of the sparsity of these layers; None where the entry has none.
+        quant_types: what a quantizer quantizes in them; None for a pruner.
+        variables: the other variables, such as quant_bits, in their order.
+    """
+
+    op_types: tuple[str, ...]
+    op_names: tuple[str, ...]
+    exclude: bool
+    sparsity: ValueSpace | None
+    quant_types: tuple[str, ...] | None = None
+    variables: tuple[tuple[str, Values], ...] = ()
+
+    def key(self, variable: str) -> str:
+        """The key of a variable of this entry in a search space and in a trial's parameters."""
+        return str(Layers(self.op_types, self.op_names, self.quant_types).key(variable))
+
+
+@dataclass(frozen=True)
+class AlgorithmSpace:
+    """The search space of one algorithm.
+
+    Attributes:
+        name: of the algorithm.
+        kind: pruner, quantizer or mix.
+        entries: the config list.
+        arguments: values of the algorithm's arguments.
+    """
+
+    name: str
+    kind: Kind
+    entries: tuple[LayerRule, ...]
+    arguments: tuple[tuple[str, Values], ...] = ()
+
+    @classmethod
+    def parse(cls, wire: Any) -> AlgorithmSpace:
+        """Check one option of the choice of algorithms.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        known = named_algorithm(wire, "an option of algorithm_name")
+        try:
+            entries, arguments = split(known, wire)
+            rules = tuple(_rule(layers, entry) for layers, entry in entries.items())
+            parsed = [(name, _argument(known, name, value)) for name, value in arguments.items()]
+            return cls(known.name, known.kind, rules, tuple(parsed))
+        except ConfigError as error:
+            raise ConfigError(f"algorithm {known.name!r}: {error}") from error
+
+    def axis(self, minimal_rate: float = 0.0, maximal_rate: float = 1.0) -> RateAxis | None:
+        """What the adaptive search moves.
+
+        With one sparsity that has several values, these values; the rate is that sparsity. With several, [0, 1]: a
+        position that moves all of them together, each from its own low to its own high. None where nothing moves.
+
+        Args:
+            minimal_rate: every sparsity is cut to values not below it.
+            maximal_rate: every sparsity is cut to values not above it.
+
+        Raises:
+            ConfigError: a sparsity has no value between the two.
+        """
+        return _common(self._axes(minimal_rate, maximal_rate))
+
+    def parameters(self, rate: float | None, minimal_rate: float = 0.0, maximal_rate: float = 1.0) -> dict[str, Any]:
+        """The parameters of a trial at one rate, its sparsities rounded to 1e-9.
+
+        `AccuracyAwareSettings.parameters` passes the bounds of a search.
+
+        Args:
+            rate: a value of `axis` with the same bounds (with several sparsities they change what a position means);
+                None where that is None.
+            minimal_rate: as for `axis`.
+            maximal_rate: as for `axis`.
+
+        Returns:
+            `{"algorithm_name": {"_name": ..., "config_list::...": value, "parameter::...": value}}`.
+
+        Raises:
+            ConfigError: the rate is not on the axis.
+        """
+        sparsities = self._sparsities(rate, self._axes(minimal_rate, maximal_rate))
+        values: dict[str, Any] = {"_name": self.name}
+        for key, space in self.items():
+            values[key] = sparsities[key] if key in sparsities else space.middle()
+        return {"algorithm_name": values}
+
+    def items(self) -> list[tuple[str, Values]]:
+        """Key and values of every variable, in the order of the config list; arguments last."""
+        items: list[tuple[str, Values]] = []
+        for entry in self.entries:
+            if entry.exclude:
+                items.append((entry.key("exclude"), ValueSpace("choice", (True,))))
+            if entry.sparsity is not None:
+                items.append((entry.key("sparsity"), entry.sparsity))
+            items += [(entry.key(name), values) for name, values in entry.variables]
+        return items + [(str(ArgumentKey(name)), values) for name, values in self.arguments]
+
+    @property
+    def held(self) -> tuple[tuple[str, Any], ...]:
+        """Key and value of every variable that could vary but is held by the adaptive search."""
+        moved = {entry.key("sparsity") for entry in self.entries if entry.sparsity}
+        return tuple((key, space.middle()) for key, space in self.items() if key not in moved and not space.is_constant)
+
+    def _axes(self, minimal_rate: float, maximal_rate: float) -> dict[str, RateAxis]:
+        """Key -> axis of every sparsity, cut to the bounds; constants stay as they are."""
+        sparsities = [(entry.key("sparsity"), entry.sparsity) for entry in self.entries if entry.sparsity]
+        axes = {key: rate_axis(key, sparsity) for key, sparsity in sparsities}
+        return {
+            key: cut(key, axis, minimal_rate, maximal_rate) if axis.low < axis.high else axis
+            for key, axis in axes.items()
+        }
+
+    def _sparsities(self, rate: float | None, axes: dict[str, RateAxis]) -> dict[str, float]:
+        """Key -> value of every sparsity."""
+        moved = _common(axes)
+        if moved is None:
+            rule, holds = "None, as no sparsity has several values", rate is None
+        else:
+            rule = f"in [{moved.low}, {moved.high}]"
+            holds = rate is not None and moved.low <= rounded(rate) <= moved.high
+        if not holds:
+            raise ConfigError(f"the rate of algorithm {self.name!r} must be {rule}; got {rate!r}")
+        if rate is None:
+            return {key: axis.low for key, axis in axes.items()}
+        if moved in axes.values():
+            return {key: axis.snap(rounded(rate)) for key, axis in axes.items()}
+        return {key: at(axis, rate) for key, axis in axes.items()}
+
+
+def _common(axes: dict[str, RateAxis]) -> RateAxis | None:
+    """The one axis that moves all of these: that of the only one to move, or a position in [0, 1] for several."""
+    moving = [axis for axis in axes.values() if axis.low < axis.high]
+    if len(moving) > 1:
+        return RateAxis(0.0, 1.0)
+    return moving[0] if moving else None
+
+
+def _argument(known: Algorithm, name: str, wire: Any) -> Values:
+    values = parse_values(str(ArgumentKey(name)), wire)
+    check_argument(require_argument(known, name), values)
+    return values
+
+
+def _rule(layers: Layers, entry: dict[str, Any]) -> LayerRule:
+    values = {name: parse_values(str(layers.key(name)), value) for name, value in entry.items()}
+    exclude, sparsity = values.pop("exclude", None), values.pop("sparsity", None)
+    if exclude is not None:
+        require_true(str(layers.key("exclude")), exclude.middle() if exclude.is_constant else entry["exclude"])
+    if sparsity is not None:
+        rate_axis(str(layers.key("sparsity")), sparsity)
+    for name, variable in values.items():
+        check_quantizing(str(layers.key(name)), name, layers.quant_types or (), variable)
+    rate = sparsity if isinstance(sparsity, ValueSpace) else None
+    return LayerRule(
+        layers.op_types, layers.op_names, exclude is not None, rate, layers.quant_types, tuple(values.items())
+    )
+
+
+ALGORITHM_KEY = "algorithm_name"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A checked search space in NNI 2.10's auto-compress format.
+
+    Attributes:
+        algorithms: what it offers, in its order, each at most once.
+        text: the JSON it came from.
+    """
+
+    algorithms: tuple[AlgorithmSpace, ...]
+    text: str
+
+    @classmethod
+    def parse(cls, wire: Mapping[str, Any]) -> SearchSpace:
+        """Check a search space, as `AutoCompressionSearchSpaceGenerator.dumps` or a JSON file gives it.
+
+        Raises:
+            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
+        """
+        copied = plain("the search space", wire)
+        algorithms = tuple(AlgorithmSpace.parse(option) for option in _options(copied))
+        if not algorithms:
+            raise ConfigError(f"{ALGORITHM_KEY}: '_value' must have at least one algorithm; got none")
+        names = [algorithm.name for algorithm in algorithms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"a search space must have each algorithm once; got {name!r} {names.count(name)} times"
+                )
+        return cls(algorithms, json.dumps(copied))
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """The JSON object it came from: a new copy each time."""
+        loaded: dict[str, Any] = json.loads(self.text)
+        return loaded
+
+    def algorithm(self, name: str) -> AlgorithmSpace:
+        """The part of one algorithm.
+
+        Raises:
+            ConfigError: the search space does not have it.
+        """
+        for algorithm in self.algorithms:
+            if algorithm.name == name:
+                return algorithm
+        names = [algorithm.name for algorithm in self.algorithms]
+        raise ConfigError(unknown_name("algorithm of the search space", name, names))
+
+
+def _options(wire: Any) -> list[Any]:
+    if not isinstance(wire, dict) or set(wire) != {ALGORITHM_KEY}:
+        got = sorted(wire) if isinstance(wire, dict) else wire
+        raise ConfigError(f"a search space must be an object with the one key {ALGORITHM_KEY!r}; got {got!r}")
+    choice = wire[ALGORITHM_KEY]
+    if not isinstance(choice, dict) or set(choice) != {"_type", "_value"} or choice["_type"] != "choice":
+        raise ConfigError(f"{ALGORITHM_KEY} must be {{'_type': 'choice', '_value': [...]}}; got {choice!r}")
+    if not isinstance(choice["_value"], list):
+        raise ConfigError(f"{ALGORITHM_KEY}: '_value' must be a list of algorithms; got {choice['_value']!r}")
+    return choice["_value"]

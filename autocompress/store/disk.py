@@ -1,0 +1,112 @@
+"""Writing a file so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import StoreError
+from autocompress.plain_json import dumps, parse
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file beside its place, wait until it is on disk, and rename it.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    text = dumps(content, indent=2)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        StoreError: the file cannot be read or does not hold a JSON object.
+    """
+    try:
+        content = parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} must hold a JSON object; got {type(content).__name__}")
+    return content
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROBE_BYTES = 1 << 16
+_MARK = f"{StoreError.__module__}.{StoreError.__name__}: "
+_CODES = ("SQLITE_FULL", "ENOSPC")
+"""As data bases and NNI's manager tell of a full disk."""
+
+
+def require_writable(directory: Path) -> None:
+    """Make a directory and check that files can be written there.
+
+    Raises:
+        StoreError: it cannot be made, or nothing can be written there.
+    """
+    done = "made"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        done = "written to"
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"x")
+    except OSError as error:
+        if is_full(error):
+            raise StoreError(told_full(directory)) from error
+        raise StoreError(f"the output directory {directory} cannot be {done}: {error} (name another one)") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is of a disk that is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def require_space(directory: Path, told: str) -> None:
+    """Check that it was not for a full disk that a process failed.
+
+    Args:
+        directory: the experiment's.
+        told: what the process told of it; empty where even that found no space.
+
+    Raises:
+        StoreError: it was.
+    """
+    last = next(iter(told.splitlines()[-1:]), "")
+    if last.startswith(_MARK):
+        raise StoreError(last.removeprefix(_MARK))
+    if any(code in told for code in _CODES):
+        raise StoreError(told_full(directory))
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if is_full(error):
+            raise StoreError(told_full(directory)) from error
+        raise
+
+
+def told_full(directory: Path) -> str:
+    """What to say of a full disk."""
+    return f"the disk of {directory} is full: free some space, then resume"

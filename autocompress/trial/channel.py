@@ -1,0 +1,64 @@
+"""How a trial talks to whoever started it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Takes the results of a trial."""
+
+    def report_epoch(self, result: dict[str, Any]) -> None:
+        """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_budget`, `epoch` (from 1)."""
+
+    def report_final(self, result: dict[str, Any]) -> None:
+        """The final result: `default` is the score, the others are the fields of `TrialRecord` with these names."""
+
+
+class Channel(Reporter, Protocol):
+    """A reporter that also brings the parameters."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The trial's JSON object."""
+        ...
+
+
+class Silent:
+    """Reports to nobody."""
+
+    def report_epoch(self, result: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def report_final(self, result: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+PARAMETERS = "AUTOCOMPRESS_PARAMETERS"
+"""Environment variable: the trial's JSON object."""
+
+PIPE = "AUTOCOMPRESS_PIPE"
+"""Environment variable: number of the file descriptor that results go to."""
+
+
+class PipeChannel:
+    """Brings the parameters of `process.TrialProcess`, and takes the results to it."""
+
+    def __init__(self) -> None:
+        self._pipe = int(os.environ.pop(PIPE))
+
+    def parameters(self) -> dict[str, Any]:
+        """The trial's JSON object."""
+        parameters: dict[str, Any] = json.loads(os.environ.pop(PARAMETERS))
+        return parameters
+
+    def report_epoch(self, result: dict[str, Any]) -> None:
+        """A line. If nobody waits any more the trial goes on: its record on disk is what counts."""
+        try:
+            os.write(self._pipe, (json.dumps(result) + "\n").encode())
+        except BrokenPipeError:
+            return
+
+    def report_final(self, result: dict[str, Any]) -> None:
+        """Nothing: the record tells."""

@@ -1,0 +1,194 @@
+"""Trying every algorithm on a model before any search: what applies, and what it would remove."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from autocompress.algorithms import ALGORITHMS, algorithm
+from autocompress.argument_checks import checked_arguments
+from autocompress.compression.base import Compression, compressor, left_alone
+from autocompress.compression.measure import measure
+from autocompress.compression.module import ModuleClass, require_module_class
+from autocompress.errors import AutoCompressError
+from autocompress.search_space import (
+    AlgorithmSpace,
+    SearchSpaceSource,
+    default_space,
+    load_search_space,
+    read_parameters,
+)
+from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.pipeline import Surroundings
+from autocompress.trial.spec import Stage, seed_everything
+from autocompress.trial.tasks import missing_hooks, require_hooks
+
+RATES = (0.3, 0.9)
+"""A low and a high rate."""
+
+_QUICK = {"training_epochs": 0, "training_batches": 1}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What an algorithm removes at one rate, untrained.
+
+    Attributes:
+        requested_rate: in [0, 1); None for a quantizer.
+        compression_rate: achieved, in [0, 1).
+        parameters_removed: share of the parameters that are gone or zero.
+        macs_removed: share of the multiply-accumulates.
+        size_removed: share of the bytes.
+        seconds: that compressing took.
+    """
+
+    requested_rate: float | None
+    compression_rate: float
+    parameters_removed: float
+    macs_removed: float
+    size_removed: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AlgorithmCheck:
+    """What became of one algorithm.
+
+    Attributes:
+        algorithm: its name.
+        applies: whether it can be used on the model with the module's hooks.
+        reason: why not; None if it can.
+        missing_hooks: hooks of the module that it needs.
+        fine_tunes: whether the module has a trainer for it; else its models are only evaluated.
+        simulated: whether it only simulates its bits.
+        reductions: at a low and a high rate; one for a quantizer, none where it does not apply.
+        left_alone: layer -> a sentence why it keeps its filters at one of these rates or both.
+    """
+
+    algorithm: str
+    applies: bool
+    reason: str | None = None
+    missing_hooks: tuple[str, ...] = ()
+    fine_tunes: bool = False
+    simulated: bool = False
+    reductions: tuple[Reduction, ...] = ()
+    left_alone: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AlgorithmCheck:
+        """What `to_dict` wrote."""
+        reductions = tuple(Reduction(**each) for each in data["reductions"])
+        return cls(**{**data, "missing_hooks": tuple(data["missing_hooks"]), "reductions": reductions})
+
+
+@checked_arguments
+def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = None) -> list[AlgorithmCheck]:
+    """Try each algorithm of a search space on the module's model, at a low and a high rate, without training.
+
+    Algorithms that look at data look at one batch; `slim` ranks without its sparsity training.
+
+    Args:
+        module: the user's module.
+        search_space: as for an experiment; None: every algorithm on all layers.
+
+    Raises:
+        ConfigError: the search space breaks a rule.
+        ModuleError: a hook returns something unusable. What fails for one algorithm only is in its check.
+    """
+    space = default_space(ALGORITHMS) if search_space is None else load_search_space(search_space)
+    require_module_class(module)
+    surroundings = Surroundings.of(module)
+    return [_checked(module, entry, surroundings) for entry in space.algorithms]
+
+
+def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings) -> AlgorithmCheck:
+    check = AlgorithmCheck(algorithm=space.name, applies=False)
+    try:
+        check = _with_hooks(check, module)
+        if check.missing_hooks:
+            return dataclasses.replace(check, reason=f"needs {', '.join(check.missing_hooks)}")
+        require_hooks(module, space.name)
+        rates = RATES if space.axis() is not None else RATES[:1]
+        found = [_reduced(module, space, rate, surroundings) for rate in rates]
+    except AutoCompressError as error:
+        return dataclasses.replace(check, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the answer for this algorithm
+        return dataclasses.replace(check, reason=f"{type(error).__name__}: {error}")
+    return dataclasses.replace(
+        check,
+        applies=True,
+        simulated=any(each.simulated for _, compressions in found for each in compressions),
+        reductions=tuple(reduction for reduction, _ in found),
+        left_alone={name: why for _, each in found for part in each for name, why in left_alone(part).items()},
+    )
+
+
+def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
+    """The check, told of the module's hooks."""
+    names = [part.name for part in algorithm(check.algorithm).stages]
+    missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
+    fine_tunes = find_trainer(module, names[-1]) is not None
+    return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)
+
+
+def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
+    """The algorithm's parameters at the allowed rate that is nearest."""
+    axis = space.axis()
+    return space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
+
+
+def _reduced(
+    module: ModuleClass, space: AlgorithmSpace, requested: float, surroundings: Surroundings
+) -> tuple[Reduction, list[Compression]]:
+    """What it removes, and how."""
+    seed_everything(0)
+    choice = read_parameters(_parameters(space, requested))
+    model, compressions, rate, seconds = copy.deepcopy(surroundings.original), list[Compression](), 0.0, 0.0
+    for part in choice.stages:
+        quick = {name: value for name, value in _QUICK.items() if name in _argument_names(part.name)}
+        part = dataclasses.replace(part, arguments={**part.arguments, **quick})
+        started = time.monotonic()
+        compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
+        seconds += time.monotonic() - started
+        model = compressions[-1].model
+        rate = compressions[0].achieved_rate(model) if len(compressions) == 1 else rate
+    finished = _finished(compressions, model)
+    reduction = _reduction(choice.requested_rate(), rate, finished, surroundings, seconds)
+    return reduction, compressions
+
+
+def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:
+    for compression in reversed(compressions):
+        model = compression.finish(model)
+    return model
+
+
+def _reduction(
+    requested: float | None, achieved: float, finished: nn.Module, surroundings: Surroundings, seconds: float
+) -> Reduction:
+    before, after = surroundings.size, measure(finished, surroundings.inputs)
+    return Reduction(
+        requested_rate=requested,
+        compression_rate=achieved,
+        **before.removed_in(after),
+        seconds=round(seconds, 3),
+    )
+
+
+def _argument_names(name: str) -> set[str]:
+    return {argument.name for argument in algorithm(name).arguments}
+
+
+def checks_to_dict(checks: Sequence[AlgorithmCheck]) -> dict[str, Any]:
+    """As one JSON object."""
+    return {"checks": [check.to_dict() for check in checks]}

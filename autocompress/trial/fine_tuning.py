@@ -1,0 +1,229 @@
+"""How a model is trained and evaluated while a trial fine-tunes it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autocompress.budget import accuracy_budget
+from autocompress.compression.hooks import evaluate
+from autocompress.compression.module import ModuleClass, Trainer
+from autocompress.errors import ModuleError
+from autocompress.settings import KnowledgeDistillation
+from autocompress.trial.distillation import distilling
+
+
+class Training(Protocol):
+    """What fine-tuning asks of whoever trains the model."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the accuracy."""
+        ...
+
+    def begin(self, model: nn.Module) -> Callable[[int], None] | None:
+        """A function that trains one epoch, counted from 0, with a new optimizer; None: the model is not trained."""
+        ...
+
+    def evaluate(self, model: nn.Module, epoch: int) -> float:
+        """The accuracy after so many epochs, a finite number in the evaluator's unit; the model is in eval mode."""
+        ...
+
+    def settled(self) -> bool:
+        """Whether an evaluation counts now; not while a schedule still moves the compression rate."""
+        ...
+
+    def enough(self, accuracy: float) -> bool:
+        """Whether to end although the model is not within the budget."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModuleTraining:
+    """Training with the hooks of the user's module. Implements `Training`.
+
+    Attributes:
+        module: the user's module: trainer, optimizer, criterion, evaluator.
+        algorithm: name that the trainers are asked for.
+        lr_factor: factor on the learning rates.
+        distillation: how the teacher's outputs count; None: they do not.
+        teacher: the uncompressed model.
+    """
+
+    module: ModuleClass
+    algorithm: str
+    lr_factor: float = 1.0
+    distillation: KnowledgeDistillation | None = None
+    teacher: nn.Module | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """See `Training`."""
+        return self.module.higher_is_better
+
+    def begin(self, model: nn.Module) -> Callable[[int], None] | None:
+        """See `Training`.
+
+        Raises:
+            ModuleError: a hook that is needed is missing.
+        """
+        trainer = find_trainer(self.module, self.algorithm)
+        if trainer is None:
+            return None
+        optimizer: Optimizer | None = None
+        scheduler: Any = None
+
+        def train(epoch: int) -> None:
+            nonlocal optimizer, scheduler
+            if optimizer is None:  # only where something is trained
+                optimizer = self._optimizer(model)
+                make_scheduler = self.module.lr_scheduler_factory()
+                scheduler = make_scheduler(optimizer) if make_scheduler else None
+            with self._criterion(model) as criterion:
+                trainer(model, optimizer, criterion, epoch)
+            if scheduler is not None:
+                scheduler.step()
+
+        return train
+
+    def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
+        """See `Training`."""
+        return evaluate(self.module.evaluator(), model)
+
+    def settled(self) -> bool:
+        """A module has no schedule."""
+        return True
+
+    def enough(self, accuracy: float) -> bool:  # noqa: ARG002
+        """A module's trial ends within the budget or at its last epoch."""
+        return False
+
+    def _criterion(self, model: nn.Module) -> AbstractContextManager[Any]:
+        criterion: Any = self.module.criterion()
+        if self.distillation is None or self.teacher is None:
+            return nullcontext(criterion)
+        if criterion is None:
+            raise ModuleError(f"knowledge distillation needs {self.module.__name__}.criterion(); got None")
+        return distilling(model, self.teacher, criterion, self.distillation)
+
+    def _optimizer(self, model: nn.Module) -> Optimizer:
+        factory = self.module.optimizer_factory()
+        if factory is None:
+            raise ModuleError(missing_optimizer(self.module, self.algorithm))
+        optimizer = factory(model.parameters())
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self.lr_factor
+        return optimizer
+
+
+def find_trainer(module: ModuleClass, algorithm: str) -> Trainer | None:
+    """The trainer of fine-tuning: that of after compression, else the sparsifying one, else none."""
+    return module.post_compress_finetuning_trainer(algorithm) or module.sparsifying_trainer(algorithm)
+
+
+def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
+    """Message for a module that has a trainer and no optimizer."""
+    return (
+        f"{module.__name__} has a trainer for {algorithm!r} but no optimizer: optimizer_factory() must return a "
+        "function of model.parameters(); got None"
+    )
+
+
+@dataclass
+class Tuned:
+    """What fine-tuning came to; filled in while it runs, so that an interruption loses nothing.
+
+    Attributes:
+        accuracy: the best so far, in the evaluator's unit; NaN before the first evaluation.
+        budget: how far that is inside the threshold; >= 0 is feasible.
+        epochs: epochs done.
+        state: the weights that reached it; None while they are the model's own.
+        interrupted: whether a signal ended it.
+    """
+
+    accuracy: float = math.nan
+    budget: float = -math.inf
+    epochs: int = 0
+    state: dict[str, Any] | None = None
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How long to fine-tune.
+
+    Attributes:
+        training: how the model is trained and evaluated.
+        threshold: the worst tolerable accuracy.
+        epochs: the most epochs.
+        evaluate_first: evaluate before the first epoch, and do not train if that is feasible.
+        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
+        on_epoch: called after each evaluation with (epoch, accuracy, accuracy budget).
+    """
+
+    training: Training
+    threshold: float
+    epochs: int
+    evaluate_first: bool = False
+    validate_every_n_epochs: int = 1
+    on_epoch: Callable[[int, float, float], None] = lambda *_: None
+
+    def run(self, model: nn.Module) -> Tuned:
+        """Train the model in place, at most `epochs` epochs; leave at the first feasible evaluation.
+
+        The model ends with the weights of its best evaluation. KeyboardInterrupt ends it early with what there is.
+
+        Raises:
+            ModuleError: a hook that is needed is missing, or the evaluator returns no finite number.
+        """
+        tuned = Tuned()
+        try:
+            self._train(model, tuned)
+        except KeyboardInterrupt:
+            tuned.interrupted = True
+        if math.isnan(tuned.accuracy):
+            self._evaluate(model, tuned, counts=True)
+        elif tuned.state is not None:
+            model.load_state_dict(tuned.state)
+        return tuned
+
+    def _train(self, model: nn.Module, tuned: Tuned) -> None:
+        train_epoch = self.training.begin(model) if self.epochs else None
+        if train_epoch is None or self.evaluate_first:
+            self._evaluate(model, tuned, counts=train_epoch is None or self.training.settled())
+        if train_epoch is None or tuned.budget >= 0:
+            return
+        for epoch in range(self.epochs):
+            model.train()
+            train_epoch(epoch)
+            tuned.epochs = epoch + 1
+            last = tuned.epochs == self.epochs
+            if tuned.epochs % self.validate_every_n_epochs == 0 or last:
+                accuracy = self._evaluate(model, tuned, counts=last or self.training.settled())
+                if tuned.budget >= 0 or self.training.enough(accuracy):
+                    return
+
+    def _evaluate(self, model: nn.Module, tuned: Tuned, *, counts: bool) -> float:
+        model.eval()
+        accuracy = self.training.evaluate(model, tuned.epochs)
+        budget = accuracy_budget(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
+        self.on_epoch(tuned.epochs, accuracy, budget)
+        if counts and budget > tuned.budget:
+            tuned.accuracy, tuned.budget = accuracy, budget
+            last = budget >= 0 or tuned.epochs >= self.epochs
+            tuned.state = None if last else _snapshot(model)
+        return accuracy
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    # Other values than tensors are extra state, which a module may have.
+    state = model.state_dict()
+    return {name: value.clone() if torch.is_tensor(value) else copy.deepcopy(value) for name, value in state.items()}

@@ -1,0 +1,197 @@
+"""Making a trial repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import numbers
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from autocompress.compression.layers import LayerTarget
+from autocompress.compression.module import ModuleClass
+from autocompress.errors import ConfigError
+from autocompress.search import require_objective
+from autocompress.search_space import AlgorithmChoice, read_parameters
+from autocompress.settings import KnowledgeDistillation
+from autocompress.trial.fine_tuning import find_trainer
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's random numbers (all devices).
+
+    Results are bit-exact on the same machine at the same number of threads.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # the same, but for a note to each kind of device that might turn up, which takes a hundred times as long
+        torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def unchanged_randomness() -> Iterator[None]:
+    """Whatever the block draws, the random numbers after it are those that would have come without it."""
+    states = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+_LENGTH = 16
+
+
+def trial_key(fingerprint: str, parameters: Mapping[str, Any], threshold: float) -> str:
+    """Hash of everything that determines a trial's result, 16 hexadecimal digits.
+
+    Args:
+        fingerprint: hash of the module's source text.
+        parameters: the trial's JSON object: algorithm, options, rate, lr factor, start, seed, epochs.
+        threshold: the worst tolerable accuracy; a trial leaves at the first epoch within it.
+    """
+    content = {"module": fingerprint, "parameters": _canonical(parameters), "threshold": threshold}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
+
+
+def _canonical(value: Any) -> Any:
+    """The value as JSON with whole numbers as integers: NNI's manager, being JavaScript, turns 1.0 into 1."""
+    if isinstance(value, Mapping):
+        return {str(name): _canonical(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(entry) for entry in value]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
+_SEARCH_KEYS = frozenset(
+    {
+        "compression_rate",
+        "lr_factor",
+        "start_from",
+        "seed",
+        "epochs",
+        "default_epochs",
+        "initial",
+        "validate_before_training",
+        "validate_every_n_epochs",
+        "objective",
+        "knowledge_distillation",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One algorithm of a trial; a mix has two, one after the other.
+
+    Attributes:
+        choice: the algorithm, its rules for layers and its arguments.
+        epochs: the most epochs of fine-tuning after it.
+    """
+
+    choice: AlgorithmChoice
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """Of the algorithm."""
+        return self.choice.name
+
+    @property
+    def targets(self) -> tuple[LayerTarget, ...]:
+        """The rules that choose layers, as the compressors take them."""
+        return tuple(
+            LayerTarget(
+                op_types=tuple(rule.op_types),
+                op_names=tuple(rule.op_names),
+                rate=rule.sparsity,
+                exclude=rule.exclude,
+                quant_types=rule.quant_types or (),
+                quant=rule.quant,
+            )
+            for rule in self.choice.rules
+        )
+
+    @property
+    def several_rates(self) -> bool:
+        """Whether several rules carry a sparsity, so that the rate is what is achieved over the whole model."""
+        return sum(rule.sparsity is not None for rule in self.choice.rules) > 1
+
+
+@dataclass(frozen=True)
+class TrialOrder:
+    """One trial's parameters, with everything that was left out filled in.
+
+    Attributes:
+        stages: the algorithms to apply one after the other, with their epochs.
+        requested_rate: what the search asked for; else the only sparsity; None where there are several or none.
+        lr_factor: factor on the learning rates of fine-tuning.
+        start_from: key of the trial whose checkpoint to start from; None for the pretrained model.
+        seed: seed of everything random.
+        evaluate_first: evaluate before the first epoch; if that is feasible, do not train at all.
+        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
+        objective: what the score measures.
+        distillation: how the uncompressed model teaches the compressed one; None: it does not.
+    """
+
+    stages: tuple[Stage, ...]
+    requested_rate: float | None
+    lr_factor: float
+    start_from: str | None
+    seed: int
+    evaluate_first: bool
+    validate_every_n_epochs: int
+    objective: str
+    distillation: KnowledgeDistillation | None = None
+
+    @classmethod
+    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
+        """Read the JSON object; the epochs are the module's own where none are given, else `default_epochs`.
+
+        Raises:
+            ConfigError: the parameters name an unknown algorithm, objective or key.
+        """
+        choice = read_parameters(parameters)
+        search = dict(parameters.get("search") or {})
+        unknown = sorted(set(search) - _SEARCH_KEYS)
+        if unknown:
+            raise ConfigError(
+                f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
+            )
+        rate = search.get("compression_rate")
+        distillation = search.get("knowledge_distillation")
+        return cls(
+            stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),
+            requested_rate=choice.requested_rate() if rate is None else float(rate),
+            lr_factor=float(search.get("lr_factor", 1.0)),
+            start_from=search.get("start_from"),
+            seed=int(search.get("seed", 0)),
+            evaluate_first=bool(search.get("initial", False) or search.get("validate_before_training", False)),
+            validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
+            objective=require_objective(search.get("objective", "rate")),
+            distillation=None if distillation is None else KnowledgeDistillation.from_dict(distillation),
+        )
+
+
+def _epochs(module: ModuleClass, algorithm: str, search: Mapping[str, Any]) -> int:
+    """Those that are asked for, else the module's own, else the default where something trains."""
+    if search.get("epochs") is not None:
+        return int(search["epochs"])
+    epochs = module.post_compress_finetuning_epochs(algorithm)
+    if epochs is None:
+        epochs = search.get("default_epochs", 0) if find_trainer(module, algorithm) is not None else 0
+    return int(epochs)

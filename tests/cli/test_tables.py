@@ -1,0 +1,87 @@
+"""`autocompress check`: in a process of its own, as a table or as JSON."""
+
+import json
+import re
+
+import pytest
+
+from autocompress.algorithms import ALGORITHMS
+from autocompress.search_space import default_space
+from tests.cli.support import invoke
+from tests.curve_modules import Knee
+
+KNEE = "tests/curve_modules.py:Knee"
+
+
+@pytest.fixture
+def space(tmp_path):
+    def written(*algorithms):
+        path = tmp_path / "space.json"
+        path.write_text(json.dumps(default_space(algorithms).wire))
+        return path
+
+    return written
+
+
+def test_a_table(space):
+    answer = invoke("check", KNEE, "--search-space", space("l2", "naive"))
+    assert answer.exit_code == 0, answer.output
+    *_, heads, low, high, quantized = (line.split() for line in answer.stdout.splitlines())
+    assert heads == ["algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict"]
+    assert low[:5] == ["l2", "0.300", "0.300", "30.0%", "30.0%"]
+    assert high[:4] == ["0.900", "0.900", "89.9%", "90.0%"]
+    assert quantized[:3] == ["naive", "-", "0.750"]
+    assert (low[-1], quantized[-2:]) == ("applies", ["applies", "(simulated)"])
+
+
+def test_layers_that_are_left_alone_are_named(space):
+    answer = invoke("check", "tests/trial/test_left_alone.py:Shuffled", "--search-space", space("l2", "fpgm"))
+    assert answer.exit_code == 0, answer.output
+    (line,) = [line for line in answer.stdout.splitlines() if "left alone" in line]
+    assert line.startswith(
+        "l2, fpgm: left alone: depthwise.0: its channels are mixed or reordered on the way to second.0"
+    )
+    assert line.endswith("; it keeps its filters")
+
+
+def test_what_does_not_apply_is_told_and_ends_with_2(space):
+    answer = invoke("check", KNEE, "--search-space", space("slim", "l2"))
+    assert answer.exit_code == 2, answer.output
+    assert re.search(r"^slim +does not apply: needs criterion\(\) *$", answer.stdout, re.MULTILINE), answer.stdout
+    assert re.search(r"^l2 +0.300 .* applies *$", answer.stdout, re.MULTILINE), answer.stdout
+
+
+def test_json_of_every_algorithm():
+    answer = invoke("check", KNEE, "--json")
+    assert answer.exit_code == 0, answer.output  # without a search space nothing was asked for that does not apply
+    told = json.loads(answer.stdout)
+    found = {check["algorithm"]: check for check in told["checks"]}
+    assert list(found) == list(ALGORITHMS)
+    assert found["slim"]["missing_hooks"] == ["criterion()"]
+    assert [each["requested_rate"] for each in found["l2"]["reductions"]] == [0.3, 0.9]
+    assert set(told["preflight"]["accuracies"]) == {Knee.evaluator()(Knee.model())}
+    assert told["preflight"]["noise"] == 0
+    assert told["preflight"]["step_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("tests/nowhere.py:Cliff", "there is no 'tests/nowhere.py'"),
+        ("tests/curve_modules.py:Kne", "unknown class 'Kne'; did you mean 'Knee'"),
+        ("tests/curve_modules.py:Abstract", "evaluator"),
+    ],
+)
+def test_a_bad_module(module, message):
+    answer = invoke("check", module)
+    assert answer.exit_code == 2, answer.output
+    assert answer.stderr.startswith("error: ")
+    assert message in answer.stderr, answer.stderr
+
+
+def test_a_bad_search_space(tmp_path):
+    (tmp_path / "space.json").write_text("{")
+    answer = invoke("check", KNEE, "--search-space", tmp_path / "space.json")
+    assert answer.exit_code == 2, answer.output
+    assert "space.json" in answer.stderr, answer.stderr
+    assert not answer.stdout

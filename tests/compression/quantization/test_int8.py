@@ -1,0 +1,72 @@
+"""An int8 model's graph as JSON: the same graph again, and nothing but PyTorch's operators."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from autocompress.compression.base import CompressionRequest, compressor
+from autocompress.compression.layers import LayerTarget
+from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.errors import StoreError
+
+from ..nets import IMAGE, build
+
+
+@pytest.fixture(scope="module")
+def model():
+    rules = (LayerTarget(("default",), quant_types=("weight", "output")),)
+    compression = compressor("qat").compress(build("residual"), CompressionRequest("qat", rules, IMAGE))
+    return compression.finish(compression.model)
+
+
+def test_there_and_back_through_json(model):
+    description = json.loads(json.dumps(model.to_dict()))
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    again = Int8Model.from_dict(description, zeros)
+    assert not torch.equal(again(IMAGE[0]), model(IMAGE[0])), "without its tensors"
+    again = Int8Model.from_dict(description, model.state_dict())
+    assert torch.equal(again(IMAGE[0]), model(IMAGE[0]))
+    assert again.to_dict() == model.to_dict()
+
+
+def test_it_takes_other_batches_and_stays_in_eval_mode(model):
+    x = torch.cat([IMAGE[0]] * 5)
+    assert torch.allclose(model.train()(x)[:1], model(IMAGE[0]), atol=1e-6)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_its_weights_are_bytes(model):
+    kinds = [tensor.dtype for tensor in model.weights() if tensor.dim() > 1]
+    assert kinds
+    assert set(kinds) == {torch.int8}
+
+
+def node(description, target="add"):
+    return next(each for each in description["nodes"] if target in str(each.get("target")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: node(found).update(target="os.system"),
+        lambda found: node(found).update(target="torch.ops.aten.add.Tensor"),
+        lambda found: node(found).update(target="aten.no_such_operator.default"),
+        lambda found: node(found).update(op="call_method"),
+        lambda found: node(found).update(op="call_module"),
+        lambda found: node(found).update(args=[{"node": "nowhere"}]),
+        lambda found: node(found).update(args=[{"torch": "dtype:load"}]),
+        lambda found: node(found).pop("kwargs"),
+        lambda found: found.pop("tensors"),
+        lambda found: found.update(in_spec="[2, {}]"),
+        lambda found: next(iter(found["tensors"].values())).update(dtype="load"),
+        lambda found: next(iter(found["tensors"].values())).update(shape=[-1]),
+    ],
+)
+def test_a_damaged_graph_is_refused(model, change):
+    description = copy.deepcopy(model.to_dict())
+    change(description)
+    with pytest.raises(StoreError, match="the checkpoint's int8 graph cannot be built: "):
+        Int8Model.from_dict(description, model.state_dict())

@@ -1,0 +1,80 @@
+"""Every algorithm on every model of the zoo."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from autocompress.algorithms import ALGORITHMS
+from autocompress.compression.base import CompressionRequest
+from autocompress.compression.layers import LayerTarget
+from autocompress.compression.pruning.filters import FilterPruner
+from autocompress.errors import AutoCompressError, CompressionError
+from autocompress.testing.conformance import RATES, check_conformance, check_cut
+from autocompress.testing.zeroed import check_zeroed, marked
+from autocompress.testing.zoo import ZOO
+
+from .structures import PRUNED, STRUCTURES, structure
+
+NO_SCALES = (CompressionError, "slim ranks filters by the scales of BatchNorm layers; the model has none")
+REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
+    ("slim", "cnn_no_norm"): NO_SCALES,
+    ("slim", "transformer"): NO_SCALES,
+    ("slim", "regression"): NO_SCALES,
+    ("apoz", "regression"): (CompressionError, "apoz ranks filters by how often their activations are zero"),
+    ("filter_pruning", "custom_layer"): (CompressionError, "shares filters with the model's output, its input, or"),
+}
+"""Where an algorithm cannot be applied, and how it says so."""
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "l2+qat", "level+qat", "level+dorefa"])
+@pytest.mark.parametrize("model", ZOO)
+def test_it_conforms(model: str, algorithm: str) -> None:
+    if (algorithm, model) not in REFUSALS:
+        check_conformance(ZOO[model], algorithm, RATES if algorithm in ALGORITHMS else RATES[-1:])
+        return
+    kind, message = REFUSALS[algorithm, model]
+    with pytest.raises(kind, match=re.escape(message)):
+        check_conformance(ZOO[model], algorithm)
+
+
+FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
+NEVER_ZERO = ("fused_attention", "normed_features")
+"""Structures with GELU, of which apoz can say nothing."""
+
+
+@pytest.mark.parametrize("algorithm", FILTER_PRUNERS)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_what_is_hard_to_follow_is_pruned_rightly_or_left_alone(name: str, algorithm: str) -> None:
+    module = structure(name)
+    if algorithm == "slim" and not any(isinstance(layer, nn.BatchNorm2d) for layer in module.model().modules()):
+        return  # nothing to rank filters by
+    if algorithm == "apoz" and name in NEVER_ZERO:
+        with pytest.raises(CompressionError, match=r"none ever is .*; take mean_activation or taylorfo"):
+            check_cut(module, algorithm, 0.5)
+        return
+    everything = {"prune_first_conv": True, "prune_downsample_convs": True} if algorithm == "filter_pruning" else {}
+    compression = check_cut(module, algorithm, 0.5, **everything)
+    pruned, left_alone = PRUNED[name]
+    assert set(compression.changed) == pruned
+    assert set(compression.left_alone) == left_alone
+    assert 0 < compression.achieved_rate(compression.model) <= 0.5
+    for why in compression.left_alone.values():
+        assert why.split(":")[0] in left_alone
+        assert why.endswith("; it keeps its filters")
+
+
+def test_the_zero_test_sees_one_wrong_column() -> None:
+    original = marked(structure("normed_features").model())
+    inputs = (structure("normed_features").example_inputs(),)
+    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), inputs)
+    smaller = FilterPruner().compress(copy.deepcopy(original), request).model
+    check_zeroed(original, smaller, inputs)
+    with torch.no_grad():  # the columns of two channels change places
+        smaller.second.weight[:, [2, 3]] = smaller.second.weight[:, [3, 2]]
+    with pytest.raises(AssertionError, match="whose lost filters are zero; outputs differ by"):
+        check_zeroed(original, smaller, inputs)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.engines.nni.builtin_tuners import create_stock_tuner
+from autocompress.engines.nni.wire_format import flat_parameters, flattened, nested
+from autocompress.search_space import AutoCompressionSearchSpaceGenerator, read_parameters
+
+SPARSITY = {"_type": "uniform", "_value": [0.1, 0.9]}
+
+
+def space():
+    generator = AutoCompressionSearchSpaceGenerator()
+    bits = {"weight": {"_type": "choice", "_value": [8, 4]}, "output": 8}
+    quantized = {"quant_types": ["weight", "output"], "quant_bits": bits, "op_types": ["Conv2d", "Linear"]}
+    generator.add_config("dorefa", [quantized, {"op_names": ["a/b"], "quant_types": ["weight"], "quant_bits": 2}])
+    generator.add_config("l2+qat", [{"sparsity": SPARSITY, "op_types": ["Conv2d"]}, quantized], ignored_scopes=["x"])
+    return generator.dumps()
+
+
+@pytest.mark.parametrize("name", ["TPE", "Random", "Evolution", "GridSearch"])
+def test_nnis_tuners_choose_in_it(name):
+    tuner = create_stock_tuner(name, {}, seed=0)
+    tuner.update_search_space(flattened(space()))
+    chosen = set()
+    for number in range(12):
+        flat = tuner.generate_parameters(number)
+        parameters = nested(flat)
+        assert flat_parameters(parameters) == flat
+        choice = read_parameters(parameters)
+        chosen.add(choice.name)
+        (quantized, *_) = [rule for rule in choice.rules if rule.quant_types == ("weight", "output")]
+        assert quantized.quant["quant_bits"]["weight"] in (4, 8)
+        assert quantized.quant["quant_bits"]["output"] == 8
+        if choice.name == "l2+qat":
+            assert choice.arguments == {"ignored_scopes": ("x",)}
+        tuner.receive_trial_result(number, flat, 0.5)
+    assert chosen == {"dorefa", "l2+qat"}
+
+
+def test_the_search_space_itself_stays():
+    before = space()
+    flat = flattened(before)
+    assert before == space()
+    assert all("_type" in value for key, value in flat["algorithm_name"]["_value"][0].items() if key != "_name")

@@ -1,0 +1,17 @@
+"""The command line that runs the same search again."""
+
+import pytest
+
+from autocompress.report.data import recipe, story_of
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
+from tests.written import plan
+
+
+@pytest.mark.parametrize(("percent", "confirmed"), [(1.0, False), (0.01, True), (60.0, True)])
+def test_a_budget_that_is_hardly_meant_is_confirmed(tmp_path, percent, confirmed):
+    store = ExperimentDirectory(tmp_path / "experiment")
+    store.create()
+    settings = AccuracyAwareSettings(maximal_relative_accuracy_degradation=percent)
+    store.write_settings(plan(settings=settings).to_dict())
+    assert ("--yes" in recipe(story_of(store)).command.split()) == confirmed

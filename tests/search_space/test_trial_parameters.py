@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.errors import ConfigError
+from autocompress.search_space import AlgorithmChoice, LayerChoice, read_parameters
+
+CONV = "config_list::Conv2d::::sparsity"
+
+
+def test_pruner():
+    given = {
+        "algorithm_name": {
+            "_name": "slim",
+            CONV: 0.35,
+            "config_list::::fc::exclude": True,
+            "parameter::mode": "global",
+            "parameter::training_epochs": 3.0,
+            "parameter::ignored_scopes": ["stem"],
+        },
+        "search": {"compression_rate": 0.35, "anything": [1]},
+    }
+    assert read_parameters(given) == AlgorithmChoice(
+        "slim",
+        "pruner",
+        (LayerChoice(("Conv2d",), (), 0.35), LayerChoice((), ("fc",), exclude=True)),
+        {"mode": "global", "training_epochs": 3, "ignored_scopes": ("stem",)},
+    )
+
+
+def test_quantizer():
+    key = "config_list::weight::Conv2d::conv1::"
+    given = {"_name": "qat", f"{key}quant_bits": {"weight": 8}, f"{key}quant_dtype": "int"}
+    read = read_parameters({"algorithm_name": given})
+    quant = {"quant_bits": {"weight": 8}, "quant_dtype": "int"}
+    assert read.rules == (LayerChoice(("Conv2d",), ("conv1",), quant_types=("weight",), quant=quant),)
+    assert read.requested_rate() is None
+
+
+def test_what_is_read_is_a_copy():
+    key = "config_list::weight::Conv2d::::quant_bits"
+    given = {"algorithm_name": {"_name": "qat", key: {"weight": 8}}}
+    read_parameters(given).rules[0].quant["quant_bits"]["weight"] = 4
+    assert given["algorithm_name"][key] == {"weight": 8}
+
+
+def test_a_mix_is_read_as_its_stages():
+    bits = "config_list::weight:output::Conv2d::::quant_bits"
+    given = {"_name": "slim+qat", CONV: 0.5, bits: 8, "config_list::::::fc::exclude": True, "parameter::scale": 0.1}
+    read = read_parameters({"algorithm_name": {**given, "parameter::ignored_scopes": "stem"}})
+    slim, qat = read.stages
+    assert (slim.name, slim.kind, slim.rules) == ("slim", "pruner", (LayerChoice(("Conv2d",), (), 0.5),))
+    assert slim.arguments == {"scale": 0.1, "ignored_scopes": ("stem",)}
+    assert (qat.name, qat.kind, qat.arguments) == ("qat", "quantizer", {"ignored_scopes": ("stem",)})
+    assert qat.rules == (
+        LayerChoice(("Conv2d",), (), quant_types=("weight", "output"), quant={"quant_bits": 8}),
+        LayerChoice((), ("fc",), exclude=True, quant_types=()),
+    )
+    assert read.requested_rate() == 0.5
+    assert qat.stages == (qat,)
+
+
+@pytest.mark.parametrize(("sparsities", "rate"), [([0.5], 0.5), ([0], 0.0), ([0.5, 0.5], None)])
+def test_requested_rate(sparsities, rate):
+    keys = [CONV, "config_list::Linear::::sparsity"]
+    read = read_parameters({"algorithm_name": {"_name": "l1", **dict(zip(keys, sparsities, strict=False))}})
+    assert read.requested_rate() == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "a trial's parameters must be an object with 'algorithm_name'; got []"),
+        ({"x": 1}, "must be an object with 'algorithm_name'; got {'x': 1}"),
+        ({"algorithm_name": {}, "serach": 1}, "unknown key of a trial's parameters 'serach'; did you mean 'search'?"),
+        ({"algorithm_name": "l1"}, "algorithm_name must be an object with '_name', the name of an algorithm; got 'l1'"),
+        ({"algorithm_name": {"_name": "l1", CONV: 0.5, "parameter::mode": "Global"}}, "mode must be one of 'normal', "),
+        ({"algorithm_name": {"_name": "l1", CONV: 0.5, "parameter::scale": 1}}, "unknown argument of 'l1' 'scale'"),
+        (
+            {"algorithm_name": {"_name": "qat", "config_list::weight::Conv2d::::quant_bits": 33}},
+            "config_list::weight::Conv2d::::quant_bits: quant_bits must be one of 1, 2, 3",
+        ),
+        (
+            {"algorithm_name": {"_name": "qat", "config_list::weight::Conv2d::::quant_bits": {"output": 8}}},
+            "unknown quant type of this entry 'output' (known: weight)",
+        ),
+        ({"algorithm_name": {"_name": "l9"}}, "unknown algorithm 'l9'"),
+        (
+            {"algorithm_name": {"_name": "l1"}},
+            "algorithm 'l1': config_list must have at least one entry that compresses",
+        ),
+        (
+            {"algorithm_name": {"_name": "l1", CONV: 1}},
+            f"algorithm 'l1': {CONV} must be in [0, 1), numbers only; got 1",
+        ),
+        ({"algorithm_name": {"_name": "l1", CONV: None}}, f"{CONV} must be in [0, 1), numbers only; got None"),
+        ({"algorithm_name": {"_name": "l1", CONV: [0.5]}}, f"{CONV} must be in [0, 1), numbers only; got [0.5]"),
+        (
+            {"algorithm_name": {"_name": "l1", CONV: 0.5, "config_list::::fc::exclude": 1}},
+            "config_list::::fc::exclude must be true (leave exclude out to compress the layers); got 1",
+        ),
+        ({"algorithm_name": {"_name": "l1", CONV: 0.5, "x": 1}}, "a key of a pruner must be"),
+    ],
+)
+def test_errors(given, message):
+    with pytest.raises(ConfigError) as caught:
+        read_parameters(given)
+    assert message in str(caught.value)

@@ -1,0 +1,54 @@
+"""What trials are compared by."""
+
+import pytest
+
+from autocompress.errors import ConfigError, StoreError
+from autocompress.plan import ExperimentPlan, choose_objective
+from autocompress.search_space import default_space
+from autocompress.settings import AccuracyAwareSettings
+from tests.written import plan
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "given", "chosen"),
+    [
+        (["l2"], None, "rate"),
+        (["l2+qat"], None, "rate"),
+        (["l2", "level"], None, "size"),
+        (["l2"], "latency", "latency"),
+        (["l2", "qat"], "macs", "macs"),
+    ],
+)
+def test_rate_for_one_algorithm_and_size_for_several(algorithms, given, chosen):
+    assert choose_objective(default_space(algorithms), given) == chosen
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(ConfigError, match="unknown objective 'speed'"):
+        choose_objective(default_space(["l2"]), "speed")
+
+
+def test_trials_that_other_tuners_choose_are_fine_tuned_with_patience():
+    one = plan(settings=AccuracyAwareSettings(patience_epochs=7))
+    assert one.of_others == {**one.common, "default_epochs": 7}
+    assert "default_epochs" not in one.common, "adaptive trials have epochs of their own, and their keys stay"
+
+
+def test_a_plan_that_was_written_is_read():
+    written = plan(settings=AccuracyAwareSettings(maximal_relative_accuracy_degradation=0.1)).to_dict()
+    assert ExperimentPlan.from_dict(written).to_dict() == written
+
+
+@pytest.mark.parametrize("lost", [name for name in plan().to_dict() if name != "threshold"])
+def test_what_a_plan_lacks_is_an_error(lost):
+    """Above all the settings, whose budget would be the default one."""
+    written = {name: value for name, value in plan().to_dict().items() if name != lost}
+    with pytest.raises(StoreError, match=f"experiment.json is damaged: it must have {lost}; it does not"):
+        ExperimentPlan.from_dict(written)
+
+
+def test_a_plan_without_its_budget():
+    written = plan().to_dict()
+    del written["settings"]["maximal_relative_accuracy_degradation"]
+    with pytest.raises(StoreError, match="damaged: settings must have maximal_relative_accuracy_degradation"):
+        ExperimentPlan.from_dict(written)
