@@ -10,9 +10,10 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from autocompress.algorithms import algorithm
-from autocompress.compression.layers import FILTER_TYPES, LayerTarget, Scopes, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
+from autocompress.layer_selector import LayerRule
 from autocompress.records import Measurement
 
 
@@ -64,7 +65,7 @@ class CompressionRequest:
     """
 
     algorithm: str
-    targets: tuple[LayerTarget, ...]
+    targets: tuple[LayerRule, ...]
     example_inputs: tuple[Any, ...]
     original: Mapping[str, LayerShape] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)

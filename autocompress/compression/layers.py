@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
 
 from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.layer_selector import ALL_LAYERS, LayerRule
 
 _M = TypeVar("_M", bound=type[nn.Module])
 _OF_CONTROLLERS = ("rb_sparsity",)
@@ -143,33 +144,10 @@ FILTER_TYPES: tuple[type[nn.Module], ...] = (
 WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, nn.Embedding)
 """Layers whose single weights can be zeroed."""
 
-DEFAULT = "default"
-
 
 def weight_types(algorithm: str) -> tuple[type[nn.Module], ...]:
     """Layers whose single weights an algorithm may compress: PyTorch's, and the registered ones."""
     return (*WEIGHT_TYPES, *registered_types(algorithm))
-
-
-@dataclass(frozen=True)
-class LayerTarget:
-    """One rule: which layers, and how much of them.
-
-    Attributes:
-        op_types: class names such as 'Conv2d', or 'default' for all types the algorithm supports; empty: any type.
-        op_names: exact dotted names of layers; empty: any name.
-        rate: compression rate of the layers in [0, 1); None where the algorithm has none, and for an exclude.
-        exclude: whether the layers are taken out instead.
-        quant_types: what a quantizer quantizes there: input, output, weight.
-        quant: the quantizer's variables: quant_bits, quant_scheme, ...
-    """
-
-    op_types: tuple[str, ...] = ()
-    op_names: tuple[str, ...] = ()
-    rate: float | None = None
-    exclude: bool = False
-    quant_types: tuple[str, ...] = ()
-    quant: Mapping[str, Any] = field(default_factory=dict)
 
 
 def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
@@ -185,10 +163,10 @@ def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> di
 
 def select_layers(
     model: nn.Module,
-    targets: Sequence[LayerTarget],
+    targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
     scopes: Scopes = EVERYWHERE,
-) -> dict[str, LayerTarget]:
+) -> dict[str, LayerRule]:
     """The rule that holds for each selected layer, in the model's order; later rules override earlier ones.
 
     Raises:
@@ -208,8 +186,8 @@ def select_layers(
 
 
 def matches(
-    model: nn.Module, targets: Sequence[LayerTarget], types: tuple[type[nn.Module], ...]
-) -> list[tuple[LayerTarget, list[str]]]:
+    model: nn.Module, targets: Sequence[LayerRule], types: tuple[type[nn.Module], ...]
+) -> list[tuple[LayerRule, list[str]]]:
     """Each rule with the names of the layers it is about, in the model's order, scopes not regarded.
 
     Raises:
@@ -221,7 +199,7 @@ def matches(
 
 def layer_rates(
     model: nn.Module,
-    targets: Sequence[LayerTarget],
+    targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
     scopes: Scopes = EVERYWHERE,
 ) -> dict[str, float]:
@@ -233,19 +211,19 @@ def layer_rates(
     return {name: _rate(target) for name, target in select_layers(model, targets, types, scopes).items()}
 
 
-def _rate(target: LayerTarget) -> float:
+def _rate(target: LayerRule) -> float:
     if target.rate is None:
-        raise ConfigError(f"a rule of a pruner must have a sparsity or be an exclude; {_described(target)} has neither")
+        raise ConfigError(
+            f"a rule of a pruner must have a sparsity or be an exclude; the rule for {target} has neither"
+        )
     if not 0 <= target.rate < 1:
-        raise ConfigError(f"a compression rate must be in [0, 1); {_described(target)} has {target.rate!r}")
+        raise ConfigError(f"a compression rate must be in [0, 1); the rule for {target} has {target.rate!r}")
     return float(target.rate)
 
 
 def _rule_matches(
-    model: nn.Module, layers: Mapping[str, nn.Module], target: LayerTarget, types: tuple[type[nn.Module], ...]
+    model: nn.Module, layers: Mapping[str, nn.Module], target: LayerRule, types: tuple[type[nn.Module], ...]
 ) -> list[str]:
-    if not target.op_types and not target.op_names:
-        raise ConfigError("a rule must have op_types or op_names; got neither")
     for type_name in target.op_types:
         _require_type(model, layers, type_name, types)
     for name in target.op_names:
@@ -257,19 +235,19 @@ def _rule_matches(
         and (not target.op_types or any(_is_type(layer, type_name) for type_name in target.op_types))
     ]
     if not matches:
-        raise ConfigError(f"a rule must select at least one layer; {_described(target)} selects none")
+        raise ConfigError(f"a rule must select at least one layer; the rule for {target} selects none")
     return matches
 
 
 def _is_type(layer: nn.Module, type_name: str) -> bool:
     # By base classes too: a user's own kind of Conv2d is a Conv2d.
-    return type_name == DEFAULT or any(base.__name__ == type_name for base in type(layer).__mro__)
+    return type_name == ALL_LAYERS or any(base.__name__ == type_name for base in type(layer).__mro__)
 
 
 def _require_type(
     model: nn.Module, layers: Mapping[str, nn.Module], type_name: str, types: tuple[type[nn.Module], ...]
 ) -> None:
-    if type_name == DEFAULT or any(_is_type(layer, type_name) for layer in layers.values()):
+    if type_name == ALL_LAYERS or any(_is_type(layer, type_name) for layer in layers.values()):
         return
     has = ", ".join(sorted({type(layer).__name__ for layer in layers.values()})) or "none"
     if any(type(module).__name__ == type_name for module in model.modules()):
@@ -291,12 +269,3 @@ def _require_name(
         kind = type(modules[name]).__name__
         raise ConfigError(f"op_names: {name!r} is a {kind}, which cannot be compressed (supported: {supported})")
     raise ConfigError(f"op_names: {unknown_name('layer', name, layers)}")
-
-
-def _described(target: LayerTarget) -> str:
-    parts = []
-    if target.op_types:
-        parts.append(f"op_types {list(target.op_types)}")
-    if target.op_names:
-        parts.append(f"op_names {list(target.op_names)}")
-    return "the rule for " + " and ".join(parts)

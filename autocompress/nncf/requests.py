@@ -9,8 +9,8 @@ import torch
 
 from autocompress.compression.base import CompressionRequest, LayerShape
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.layer_selector import LayerRule
 from autocompress.nncf import CompressionConfig, all_scopes, options_of
 from autocompress.nncf.algorithms import Ask
 from autocompress.nncf.sections import FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
@@ -43,12 +43,12 @@ class Requests:
     def at_level(self, section: FilterPruning | MagnitudeSparsity | RbSparsity) -> Ask:
         """What a level of a section asks."""
         options = {} if isinstance(section, RbSparsity) else options_of(section)
-        return lambda level: self._request(section, LayerTarget(op_types=_ALL, rate=level), options)
+        return lambda level: self._request(section, LayerRule(op_types=_ALL, rate=level), options)
 
     def quantization(self, section: Quantization) -> CompressionRequest:
         """What a section asks of the quantizer."""
         activations = section.activations
-        target = LayerTarget(
+        target = LayerRule(
             op_types=_ALL,
             quant_types=("weight", "output"),
             quant={
@@ -64,7 +64,7 @@ class Requests:
     def _request(
         self,
         section: Any,
-        target: LayerTarget,
+        target: LayerRule,
         options: dict[str, Any],
         *,
         algorithm: str | None = None,

@@ -6,23 +6,21 @@ from autocompress.search_space.generator import (
     default_space,
     load_search_space,
 )
-from autocompress.search_space.layer_keys import ArgumentKey, LayerKey, parse_key
-from autocompress.search_space.space import AlgorithmSpace, LayerRule, SearchSpace
-from autocompress.search_space.trial_parameters import AlgorithmChoice, LayerChoice, read_parameters
+from autocompress.search_space.layer_keys import argument_key, parse_key
+from autocompress.search_space.space import AlgorithmSpace, LayerSpace, SearchSpace
+from autocompress.search_space.trial_parameters import AlgorithmChoice, read_parameters
 from autocompress.search_space.values import ValueGroup, ValueSpace
 
 __all__ = [
     "AlgorithmChoice",
     "AlgorithmSpace",
-    "ArgumentKey",
     "AutoCompressionSearchSpaceGenerator",
-    "LayerChoice",
-    "LayerKey",
-    "LayerRule",
+    "LayerSpace",
     "SearchSpace",
     "SearchSpaceSource",
     "ValueGroup",
     "ValueSpace",
+    "argument_key",
     "default_space",
     "load_search_space",
     "parse_key",

@@ -10,12 +10,12 @@ from typing import Any
 
 from autocompress.algorithms import Algorithm, algorithm
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.layer_selector import LayerSelector
 from autocompress.plain_json import parse
 from autocompress.search_space.layer_keys import (
     SELECTORS,
     VARIABLES,
-    ArgumentKey,
-    Layers,
+    argument_key,
     require_argument,
     require_entries,
 )
@@ -82,10 +82,10 @@ def _entries(known: Algorithm, config_list: Any) -> dict[str, Any]:
     parsed = [_entry(known, f"config_list[{index}]", entry) for index, entry in enumerate(config_list)]
     # Before keys are formed: two entries for the same layers would become one.
     require_entries(known, ((layers, list(variables)) for layers, variables in parsed))
-    return {str(layers.key(name)): wrap(value) for layers, variables in parsed for name, value in variables.items()}
+    return {layers.key(name): wrap(value) for layers, variables in parsed for name, value in variables.items()}
 
 
-def _entry(known: Algorithm, where: str, entry: Any) -> tuple[Layers, dict[str, Any]]:
+def _entry(known: Algorithm, where: str, entry: Any) -> tuple[LayerSelector, dict[str, Any]]:
     """The layers of an entry and its variables."""
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} must be an object with op_types and op_names; got {entry!r}")
@@ -96,14 +96,13 @@ def _entry(known: Algorithm, where: str, entry: Any) -> tuple[Layers, dict[str, 
             raise ConfigError(f"{where}: {unknown_name('key', str(name), names)}")
     copied: dict[str, Any] = plain(where, entry)
     quant_types = _names(where, "quant_types", copied) if kind == "quantizer" else None
-    layers = Layers(_names(where, "op_types", copied), _names(where, "op_names", copied), quant_types)
+    op_types, op_names = _names(where, "op_types", copied), _names(where, "op_names", copied)
     if not copied:
         raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[kind])}; got none")
     try:
-        layers.key(next(iter(copied)))
+        return LayerSelector(op_types, op_names, quant_types), copied
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return layers, copied
 
 
 def _names(where: str, key: str, entry: dict[str, Any]) -> tuple[str, ...]:
@@ -116,7 +115,7 @@ def _names(where: str, key: str, entry: dict[str, Any]) -> tuple[str, ...]:
 def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
     for name in arguments:
         require_argument(known, name)
-    return {str(ArgumentKey(name)): wrap(plain(str(ArgumentKey(name)), value)) for name, value in arguments.items()}
+    return {argument_key(name): wrap(plain(argument_key(name), value)) for name, value in arguments.items()}
 
 
 _RATES = {"_type": "uniform", "_value": [0.0, 0.95]}

@@ -8,15 +8,12 @@ An algorithm argument:  parameter::<name>
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from autocompress.algorithms import Algorithm, Kind, algorithm
 from autocompress.arguments import Argument
 from autocompress.errors import ConfigError, unknown_name
-
-QUANT_TYPES = ("input", "output", "weight")
-"""What a quantizer can quantize in a layer."""
+from autocompress.layer_selector import LayerSelector, require_names
 
 LAYER_KEY = "config_list"
 ARGUMENT_KEY = "parameter"
@@ -28,69 +25,25 @@ FORMATS: dict[Kind, str] = {
 _PARTS: dict[Kind, tuple[int, ...]] = {"pruner": (3,), "quantizer": (4,), "mix": (3, 4)}
 
 
-@dataclass(frozen=True)
-class LayerKey:
-    """A variable of the layers that one config entry selects.
-
-    Attributes:
-        op_types: types of the layers ("Conv2d", or "default" for all that the algorithm supports); may be empty.
-        op_names: names of the layers in the model; may be empty, but not together with `op_types`.
-        variable: name of the variable ("sparsity", "exclude", "quant_bits", ...).
-        quant_types: what a quantizer quantizes there; None in the key of a pruner.
+def argument_key(name: str) -> str:
+    """The key of an argument of the algorithm itself: `parameter::<name>`.
 
     Raises:
-        ConfigError: neither op_types nor op_names, or a name that the format cannot carry.
+        ConfigError: the format cannot carry the name.
     """
-
-    op_types: tuple[str, ...]
-    op_names: tuple[str, ...]
-    variable: str
-    quant_types: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _require_names("op_types", self.op_types)
-        _require_names("op_names", self.op_names)
-        _require_names("variable", (self.variable,))
-        _require_names("quant_types", self.quant_types or ())
-        for name in self.quant_types or ():
-            if name not in QUANT_TYPES:
-                raise ConfigError(unknown_name("quant type", name, QUANT_TYPES))
-        if not self.op_types and not self.op_names:
-            raise ConfigError("a config entry must have op_types or op_names; got neither")
-
-    def __str__(self) -> str:
-        lists = [self.op_types, self.op_names]
-        if self.quant_types is not None:
-            lists.insert(0, self.quant_types)
-        return "::".join([LAYER_KEY, *(":".join(names) for names in lists), self.variable])
+    require_names(ARGUMENT_KEY, (name,))
+    return f"{ARGUMENT_KEY}::{name}"
 
 
-@dataclass(frozen=True)
-class ArgumentKey:
-    """An argument of the algorithm itself.
-
-    Raises:
-        ConfigError: a name that the format cannot carry.
-    """
-
-    name: str
-
-    def __post_init__(self) -> None:
-        _require_names(ARGUMENT_KEY, (self.name,))
-
-    def __str__(self) -> str:
-        return f"{ARGUMENT_KEY}::{self.name}"
-
-
-Key = LayerKey | ArgumentKey
-
-
-def parse_key(text: str, kind: Kind) -> Key:
-    """The key that `str` of it wrote.
+def parse_key(text: str, kind: Kind) -> tuple[LayerSelector | None, str]:
+    """What a key of a search space or of a trial's parameters is about.
 
     Args:
-        text: key of a search space or of a trial's parameters.
+        text: the key.
         kind: of the algorithm it belongs to; a quantizer's keys have one part more, a mix has keys of both.
+
+    Returns:
+        the layers and the name of their variable; for an argument of the algorithm itself None and its name.
 
     Raises:
         ConfigError: the text has neither of the two formats of this kind, or a part of it breaks a rule.
@@ -98,22 +51,17 @@ def parse_key(text: str, kind: Kind) -> Key:
     head, *parts = text.split("::")
     try:
         if head == ARGUMENT_KEY and len(parts) == 1:
-            return ArgumentKey(parts[0])
+            require_names(ARGUMENT_KEY, (parts[0],))
+            return None, parts[0]
         if head == LAYER_KEY and len(parts) in _PARTS[kind]:
             *lists, variable = parts
             *quant_types, op_types, op_names = [tuple(part.split(":")) if part else () for part in lists]
-            return LayerKey(op_types, op_names, variable, quant_types[0] if quant_types else None)
+            selector = LayerSelector(op_types, op_names, quant_types[0] if quant_types else None)
+            selector.key(variable)
+            return selector, variable
     except ConfigError as error:
         raise ConfigError(f"key {text!r}: {error}") from error
     raise ConfigError(f"a key of a {kind} must be {FORMATS[kind]!r} or 'parameter::<name>'; got {text!r}")
-
-
-def _require_names(what: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if not name or ":" in name:
-            raise ConfigError(f"a name in {what} must be a string without ':' that is not empty; got {name!r}")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{what} must not name anything twice; got {list(names)!r}")
 
 
 VARIABLES: dict[Kind, tuple[str, ...]] = {  # by the kind of an entry: a mix has entries of both
@@ -131,21 +79,6 @@ SELECTORS: dict[Kind, tuple[str, ...]] = {
 _V = TypeVar("_V")
 
 
-class Layers(NamedTuple):
-    """Which layers an entry is about; see `LayerKey`."""
-
-    op_types: tuple[str, ...]
-    op_names: tuple[str, ...]
-    quant_types: tuple[str, ...] | None = None
-
-    def key(self, variable: str) -> LayerKey:
-        """The key of a variable of these layers."""
-        return LayerKey(self.op_types, self.op_names, variable, self.quant_types)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {list(names)}" for name, names in self._asdict().items() if names)
-
-
 def named_algorithm(wire: Any, where: str) -> Algorithm:
     """The algorithm of an object with `_name`.
 
@@ -158,24 +91,23 @@ def named_algorithm(wire: Any, where: str) -> Algorithm:
     return algorithm(name)
 
 
-def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[Layers, dict[str, _V]], dict[str, _V]]:
+def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[LayerSelector, dict[str, _V]], dict[str, _V]]:
     """The entries and the algorithm arguments that an algorithm's keys form, each in the order of the keys.
 
     Raises:
         ConfigError: a key is not in the format, names an unknown variable or argument, or entries break a rule.
     """
-    entries: dict[Layers, dict[str, _V]] = {}
+    entries: dict[LayerSelector, dict[str, _V]] = {}
     arguments: dict[str, _V] = {}
     for text, value in wire.items():
         if text == "_name":
             continue
-        key = parse_key(text, known.kind)
-        if isinstance(key, ArgumentKey):
-            require_argument(known, key.name)
-            arguments[key.name] = value
+        layers, name = parse_key(text, known.kind)
+        if layers is None:
+            require_argument(known, name)
+            arguments[name] = value
         else:
-            layers = Layers(key.op_types, key.op_names, key.quant_types)
-            entries.setdefault(layers, {})[key.variable] = value
+            entries.setdefault(layers, {})[name] = value
     require_entries(known, ((layers, list(entry)) for layers, entry in entries.items()))
     return entries, arguments
 
@@ -197,7 +129,7 @@ def entry_kind(quant_types: tuple[str, ...] | None) -> Kind:
     return "pruner" if quant_types is None else "quantizer"
 
 
-def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]]) -> None:
+def require_entries(known: Algorithm, entries: Iterable[tuple[LayerSelector, list[str]]]) -> None:
     """Check the entries of one algorithm: each alone, then all together.
 
     Args:
@@ -212,7 +144,7 @@ def require_entries(known: Algorithm, entries: Iterable[tuple[Layers, list[str]]
     for layers, variables in entries:
         kind = entry_kind(layers.quant_types)
         _require_variables(kind, layers, variables)
-        same = kind, tuple(frozenset(names or ()) for names in layers)
+        same = kind, tuple(frozenset(names or ()) for names in (layers.op_types, layers.op_names, layers.quant_types))
         if same in seen:
             raise ConfigError(f"config_list must not have two entries for the same layers; got {layers} twice")
         seen.add(same)
@@ -234,7 +166,7 @@ def require_true(key: str, value: Any) -> None:
         raise ConfigError(f"{key} must be true (leave exclude out to compress the layers); got {value!r}")
 
 
-def _require_variables(kind: Kind, layers: Layers, variables: list[str]) -> None:
+def _require_variables(kind: Kind, layers: LayerSelector, variables: list[str]) -> None:
     for name in variables:
         if name not in VARIABLES[kind]:
             raise ConfigError(unknown_name(f"variable of a {kind}", name, VARIABLES[kind]))

@@ -9,10 +9,10 @@ from typing import Any
 
 from autocompress.algorithms import Algorithm, Kind
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.layer_selector import LayerSelector
 from autocompress.search import RateAxis
 from autocompress.search_space.layer_keys import (
-    ArgumentKey,
-    Layers,
+    argument_key,
     named_algorithm,
     require_argument,
     require_true,
@@ -33,28 +33,18 @@ from autocompress.search_space.values import (
 
 
 @dataclass(frozen=True)
-class LayerRule:
-    """One entry of a config list.
+class LayerSpace(LayerSelector):
+    """One entry of a config list with the values that its variables may take.
 
     Attributes:
-        op_types: types of its layers; may be empty.
-        op_names: names of its layers; may be empty.
         exclude: whether these layers stay as they are.
         sparsity: values of the sparsity of these layers; None where the entry has none.
-        quant_types: what a quantizer quantizes in them; None for a pruner.
         variables: the other variables, such as quant_bits, in their order.
     """
 
-    op_types: tuple[str, ...]
-    op_names: tuple[str, ...]
-    exclude: bool
-    sparsity: ValueSpace | None
-    quant_types: tuple[str, ...] | None = None
+    exclude: bool = False
+    sparsity: ValueSpace | None = None
     variables: tuple[tuple[str, Values], ...] = ()
-
-    def key(self, variable: str) -> str:
-        """The key of a variable of this entry in a search space and in a trial's parameters."""
-        return str(Layers(self.op_types, self.op_names, self.quant_types).key(variable))
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class AlgorithmSpace:
 
     name: str
     kind: Kind
-    entries: tuple[LayerRule, ...]
+    entries: tuple[LayerSpace, ...]
     arguments: tuple[tuple[str, Values], ...] = ()
 
     @classmethod
@@ -136,7 +126,7 @@ class AlgorithmSpace:
             if entry.sparsity is not None:
                 items.append((entry.key("sparsity"), entry.sparsity))
             items += [(entry.key(name), values) for name, values in entry.variables]
-        return items + [(str(ArgumentKey(name)), values) for name, values in self.arguments]
+        return items + [(argument_key(name), values) for name, values in self.arguments]
 
     @property
     def held(self) -> tuple[tuple[str, Any], ...]:
@@ -179,23 +169,23 @@ def _common(axes: dict[str, RateAxis]) -> RateAxis | None:
 
 
 def _argument(known: Algorithm, name: str, wire: Any) -> Values:
-    values = parse_values(str(ArgumentKey(name)), wire)
+    values = parse_values(argument_key(name), wire)
     check_argument(require_argument(known, name), values)
     return values
 
 
-def _rule(layers: Layers, entry: dict[str, Any]) -> LayerRule:
-    values = {name: parse_values(str(layers.key(name)), value) for name, value in entry.items()}
+def _rule(layers: LayerSelector, entry: dict[str, Any]) -> LayerSpace:
+    values = {name: parse_values(layers.key(name), value) for name, value in entry.items()}
     exclude, sparsity = values.pop("exclude", None), values.pop("sparsity", None)
     if exclude is not None:
-        require_true(str(layers.key("exclude")), exclude.middle() if exclude.is_constant else entry["exclude"])
+        require_true(layers.key("exclude"), exclude.middle() if exclude.is_constant else entry["exclude"])
     if sparsity is not None:
-        rate_axis(str(layers.key("sparsity")), sparsity)
+        rate_axis(layers.key("sparsity"), sparsity)
     for name, variable in values.items():
-        check_quantizing(str(layers.key(name)), name, layers.quant_types or (), variable)
+        check_quantizing(layers.key(name), name, layers.quant_types or (), variable)
     rate = sparsity if isinstance(sparsity, ValueSpace) else None
-    return LayerRule(
-        layers.op_types, layers.op_names, exclude is not None, rate, layers.quant_types, tuple(values.items())
+    return LayerSpace(
+        layers.op_types, layers.op_names, layers.quant_types, exclude is not None, rate, tuple(values.items())
     )
 
 

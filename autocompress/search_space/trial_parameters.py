@@ -8,8 +8,8 @@ from typing import Any
 
 from autocompress.algorithms import Algorithm, Kind, algorithm
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.layer_selector import LayerRule, LayerSelector
 from autocompress.search_space.layer_keys import (
-    Layers,
     entry_kind,
     named_algorithm,
     require_argument,
@@ -25,27 +25,6 @@ SEARCH_KEY = "search"
 
 
 @dataclass(frozen=True)
-class LayerChoice:
-    """What is done to the layers of one entry.
-
-    Attributes:
-        op_types: types of the layers; may be empty.
-        op_names: names of the layers; may be empty.
-        sparsity: requested sparsity in [0, 1); None for an exclude or a quantizer.
-        exclude: whether the layers stay as they are.
-        quant_types: what a quantizer quantizes in them; None for a pruner.
-        quant: the quantizer's variables, such as quant_bits.
-    """
-
-    op_types: tuple[str, ...]
-    op_names: tuple[str, ...]
-    sparsity: float | None = None
-    exclude: bool = False
-    quant_types: tuple[str, ...] | None = None
-    quant: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class AlgorithmChoice:
     """One algorithm with all its values.
 
@@ -58,12 +37,12 @@ class AlgorithmChoice:
 
     name: str
     kind: Kind
-    rules: tuple[LayerChoice, ...]
+    rules: tuple[LayerRule, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def requested_rate(self) -> float | None:
         """The sparsity in [0, 1) where there is exactly one, else None: with several the search knows the position."""
-        sparsities = [rule.sparsity for rule in self.rules if rule.sparsity is not None]
+        sparsities = [rule.rate for rule in self.rules if rule.rate is not None]
         return sparsities[0] if len(sparsities) == 1 else None
 
     @property
@@ -100,14 +79,14 @@ def read_parameters(parameters: Mapping[str, Any]) -> AlgorithmChoice:
     return AlgorithmChoice(known.name, known.kind, rules, arguments)
 
 
-def _rule(layers: Layers, entry: dict[str, Any]) -> LayerChoice:
+def _rule(layers: LayerSelector, entry: dict[str, Any]) -> LayerRule:
     sparsity = entry.pop("sparsity", None)
     exclude = "exclude" in entry
     if exclude:
-        require_true(str(layers.key("exclude")), entry.pop("exclude"))
+        require_true(layers.key("exclude"), entry.pop("exclude"))
     elif layers.quant_types is None:
-        require_rate(str(layers.key("sparsity")), sparsity)
+        require_rate(layers.key("sparsity"), sparsity)
         sparsity = float(sparsity)
     for name, value in entry.items():
-        check_quantizing_value(str(layers.key(name)), name, layers.quant_types or (), value)
-    return LayerChoice(layers.op_types, layers.op_names, sparsity, exclude, layers.quant_types, entry)
+        check_quantizing_value(layers.key(name), name, layers.quant_types or (), value)
+    return LayerRule(layers.op_types, layers.op_names, layers.quant_types, sparsity, exclude, entry)

@@ -26,13 +26,13 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.data_importance import sparsify_scales
 from autocompress.compression.pruning.groups import Coupling, removals, remove
 from autocompress.compression.pruning.pruning_plan import Cut
+from autocompress.layer_selector import LayerRule
 
 FEWEST = 8
 """Channels of a coupling below which a rank correlation says little."""
@@ -164,7 +164,7 @@ def _ranks(values: Sequence[float]) -> torch.Tensor:
 
 def _request(module: ModuleClass, model: nn.Module, algorithm: str, arguments: dict[str, Any]) -> CompressionRequest:
     batch = batch_input(next(iter(module.calibration_data() or ())))
-    rules = (LayerTarget(("default",), rate=0.5),)
+    rules = (LayerRule(("default",), rate=0.5),)
     return CompressionRequest(algorithm, rules, (batch[:2],), layer_shapes(model), arguments, module)
 
 

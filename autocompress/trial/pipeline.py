@@ -54,7 +54,7 @@ class Surroundings:
         """What a stage asks of its compressor."""
         return CompressionRequest(
             algorithm=stage.name,
-            targets=stage.targets,
+            targets=stage.choice.rules,
             example_inputs=self.inputs,
             original=self.shapes,
             arguments=stage.choice.arguments,

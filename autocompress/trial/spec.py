@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
@@ -112,24 +111,9 @@ class Stage:
         return self.choice.name
 
     @property
-    def targets(self) -> tuple[LayerTarget, ...]:
-        """The rules that choose layers, as the compressors take them."""
-        return tuple(
-            LayerTarget(
-                op_types=tuple(rule.op_types),
-                op_names=tuple(rule.op_names),
-                rate=rule.sparsity,
-                exclude=rule.exclude,
-                quant_types=rule.quant_types or (),
-                quant=rule.quant,
-            )
-            for rule in self.choice.rules
-        )
-
-    @property
     def several_rates(self) -> bool:
         """Whether several rules carry a sparsity, so that the rate is what is achieved over the whole model."""
-        return sum(rule.sparsity is not None for rule in self.choice.rules) > 1
+        return sum(rule.rate is not None for rule in self.choice.rules) > 1
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from autocompress.algorithms import ALGORITHMS
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.measure import measure
 from autocompress.formats.export import export
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.zoo import ZOO
 
 RATE, ROUND_TO, TRIES = 0.5, 8, 3
@@ -31,7 +31,7 @@ PRUNERS = [name for name, algorithm in ALGORITHMS.items() if algorithm.kind == "
 def compressed(name, **arguments):
     """The model at half its filters, and the seconds that took."""
     model, inputs = MODULE.model(), (MODULE.example_inputs(),)
-    rules = (LayerTarget(("default",), rate=RATE),)
+    rules = (LayerRule(("default",), rate=RATE),)
     request = CompressionRequest(name, rules, inputs, arguments=arguments, module=MODULE)
     started = time.perf_counter()
     compression = compressor(name).compress(model, request)

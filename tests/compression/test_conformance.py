@@ -11,9 +11,9 @@ from torch import nn
 
 from autocompress.algorithms import ALGORITHMS
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.pruning.filters import FilterPruner
 from autocompress.errors import AutoCompressError, CompressionError
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.testing.zoo import ZOO
@@ -71,7 +71,7 @@ def test_what_is_hard_to_follow_is_pruned_rightly_or_left_alone(name: str, algor
 def test_the_zero_test_sees_one_wrong_column() -> None:
     original = marked(structure("normed_features").model())
     inputs = (structure("normed_features").example_inputs(),)
-    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), inputs)
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
     smaller = FilterPruner().compress(copy.deepcopy(original), request).model
     check_zeroed(original, smaller, inputs)
     with torch.no_grad():  # the columns of two channels change places

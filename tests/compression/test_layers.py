@@ -14,7 +14,6 @@ from autocompress.compression.layers import (
     EVERYWHERE,
     FILTER_TYPES,
     WEIGHT_TYPES,
-    LayerTarget,
     Scopes,
     layer_rates,
     registered_types,
@@ -22,6 +21,7 @@ from autocompress.compression.layers import (
 )
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.nets import Encoder
 
 from .nets import IMAGE, Words, build
@@ -55,8 +55,8 @@ def net() -> nn.Module:
 @pytest.mark.parametrize("name", ["magnitude_sparsity", "naive", "dorefa", "bnn"])
 def test_its_weight_is_compressed(name: str, tmp_path: Path) -> None:
     model, original = net(), net()
-    rule = LayerTarget(("Mixer",), rate=0.5) if name == "magnitude_sparsity" else None
-    rule = rule or LayerTarget(("Mixer",), quant_types=("weight",), quant={"quant_bits": {"bnn": 1}.get(name, 4)})
+    rule = LayerRule(("Mixer",), rate=0.5) if name == "magnitude_sparsity" else None
+    rule = rule or LayerRule(("Mixer",), quant_types=("weight",), quant={"quant_bits": {"bnn": 1}.get(name, 4)})
     compression = compressor(name).compress(model, CompressionRequest(name, (rule,), INPUTS))
     optimizer = torch.optim.SGD(compression.model.parameters(), lr=0.1)
     compression.model(*INPUTS).square().sum().backward()
@@ -72,14 +72,14 @@ def test_an_algorithm_may_be_ignored() -> None:
     assert Mixer not in registered_types("level")
     assert Mixer in registered_types("naive")
     with pytest.raises(ConfigError, match="layers of type 'Mixer' cannot be compressed"):
-        compressor("level").check(net(), CompressionRequest("level", (LayerTarget(("Mixer",), rate=0.5),), INPUTS))
+        compressor("level").check(net(), CompressionRequest("level", (LayerRule(("Mixer",), rate=0.5),), INPUTS))
 
 
 @pytest.mark.parametrize("name", ["l1", "fpgm"])
 def test_its_neighbours_keep_the_filters_it_depends_on(name: str) -> None:
     model = net()
     compression = compressor(name).compress(
-        model, CompressionRequest(name, (LayerTarget(("default",), rate=0.5),), INPUTS)
+        model, CompressionRequest(name, (LayerRule(("default",), rate=0.5),), INPUTS)
     )
     assert [tuple(layer.weight.shape) for layer in model if hasattr(layer, "weight")] == [
         (10, 6),
@@ -95,12 +95,12 @@ def test_its_neighbours_keep_the_filters_it_depends_on(name: str) -> None:
 def test_nothing_else_to_remove_is_told() -> None:
     model = nn.Sequential(nn.Linear(6, 24), Mixer(), nn.Linear(16, 3))
     with pytest.raises(CompressionError, match=r"at rate 0\.5 nothing can be removed: every selected layer"):
-        compressor("l1").compress(model, CompressionRequest("l1", (LayerTarget(("default",), rate=0.5),), INPUTS))
+        compressor("l1").compress(model, CompressionRequest("l1", (LayerRule(("default",), rate=0.5),), INPUTS))
 
 
 def test_one_without_a_weight() -> None:
     model = nn.Sequential(nn.Linear(6, 6), Weightless())
-    request = CompressionRequest("naive", (LayerTarget(("Weightless",), quant_types=("weight",)),), INPUTS)
+    request = CompressionRequest("naive", (LayerRule(("Weightless",), quant_types=("weight",)),), INPUTS)
     with pytest.raises(CompressionError, match="a registered module must have a parameter named weight; 1 has none"):
         compressor("naive").compress(model, request)
 
@@ -113,7 +113,7 @@ def test_bad_input() -> None:
     assert copy.deepcopy(net())
 
 
-ALL = (LayerTarget(("default",), rate=0.5),)
+ALL = (LayerRule(("default",), rate=0.5),)
 NAMES = ["encoder.layers.0.linear1", "encoder.layers.0.linear2", "encoder.layers.1.linear1", "encoder.layers.1.linear2"]
 LAYERS = ["embedding", *NAMES, "head"]
 
@@ -161,7 +161,7 @@ def test_part_of_a_name_is_not_a_scope() -> None:
 @pytest.mark.parametrize("name", ["l2", "level", "naive"])
 def test_algorithms_heed_them(name: str) -> None:
     model, before = build("plain"), build("plain")
-    rules = ALL if name != "naive" else (LayerTarget(("default",), quant_types=("weight",)),)
+    rules = ALL if name != "naive" else (LayerRule(("default",), quant_types=("weight",)),)
     request = CompressionRequest(name, rules, IMAGE, arguments={"ignored_scopes": ("conv1", "{re}head")})
     compressor(name).check(model, request)
     compression = compressor(name).compress(model, request)
@@ -177,31 +177,31 @@ def test_algorithms_heed_them(name: str) -> None:
     )
 
 
-def rates(*targets: LayerTarget, net: str = "plain") -> dict[str, float]:
+def rates(*targets: LayerRule, net: str = "plain") -> dict[str, float]:
     return layer_rates(build(net), targets, FILTER_TYPES)
 
 
 def test_default_is_every_supported_layer() -> None:
-    assert rates(LayerTarget(("default",), rate=0.3)) == {"conv1": 0.3, "conv2": 0.3, "hidden": 0.3, "head": 0.3}
-    assert next(iter(layer_rates(Words(), [LayerTarget(("default",), rate=0.3)], WEIGHT_TYPES))) == "embedding"
+    assert rates(LayerRule(("default",), rate=0.3)) == {"conv1": 0.3, "conv2": 0.3, "hidden": 0.3, "head": 0.3}
+    assert next(iter(layer_rates(Words(), [LayerRule(("default",), rate=0.3)], WEIGHT_TYPES))) == "embedding"
 
 
 def test_types_and_names_must_both_hold() -> None:
-    assert list(rates(LayerTarget(("Conv2d",), rate=0.3))) == ["conv1", "conv2"]
-    assert list(rates(LayerTarget((), ("head", "conv1"), rate=0.3))) == ["conv1", "head"]
-    assert list(rates(LayerTarget(("Conv2d",), ("head", "conv1"), rate=0.3))) == ["conv1"]
+    assert list(rates(LayerRule(("Conv2d",), rate=0.3))) == ["conv1", "conv2"]
+    assert list(rates(LayerRule((), ("head", "conv1"), rate=0.3))) == ["conv1", "head"]
+    assert list(rates(LayerRule(("Conv2d",), ("head", "conv1"), rate=0.3))) == ["conv1"]
 
 
 def test_later_rules_override_earlier_ones() -> None:
-    everything, conv1 = LayerTarget(("default",), rate=0.3), LayerTarget((), ("conv1",), rate=0.6)
+    everything, conv1 = LayerRule(("default",), rate=0.3), LayerRule((), ("conv1",), rate=0.6)
     assert rates(everything, conv1)["conv1"] == 0.6
     assert rates(conv1, everything)["conv1"] == 0.3
 
 
 def test_excluded_layers_are_taken_out_and_can_come_back() -> None:
-    everything, out = LayerTarget(("default",), rate=0.3), LayerTarget(("Conv2d",), exclude=True)
+    everything, out = LayerRule(("default",), rate=0.3), LayerRule(("Conv2d",), exclude=True)
     assert list(rates(everything, out)) == ["hidden", "head"]
-    assert list(rates(everything, out, LayerTarget((), ("conv2",), rate=0.1))) == ["conv2", "hidden", "head"]
+    assert list(rates(everything, out, LayerRule((), ("conv2",), rate=0.1))) == ["conv2", "hidden", "head"]
 
 
 def test_a_users_own_kind_of_convolution_is_one() -> None:
@@ -209,41 +209,40 @@ def test_a_users_own_kind_of_convolution_is_one() -> None:
         pass
 
     model = nn.Sequential(Padded(3, 4, 3), nn.Conv2d(4, 4, 3))
-    assert list(layer_rates(model, [LayerTarget(("Conv2d",), rate=0.5)], FILTER_TYPES)) == ["0", "1"]
-    assert list(layer_rates(model, [LayerTarget(("Padded",), rate=0.5)], FILTER_TYPES)) == ["0"]
+    assert list(layer_rates(model, [LayerRule(("Conv2d",), rate=0.5)], FILTER_TYPES)) == ["0", "1"]
+    assert list(layer_rates(model, [LayerRule(("Padded",), rate=0.5)], FILTER_TYPES)) == ["0"]
 
 
 def test_the_projection_inside_attention_is_not_a_layer_of_its_own() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16)
-    assert list(layer_rates(model, [LayerTarget(("default",), rate=0.5)], WEIGHT_TYPES)) == ["linear1", "linear2"]
+    assert list(layer_rates(model, [LayerRule(("default",), rate=0.5)], WEIGHT_TYPES)) == ["linear1", "linear2"]
 
 
 def test_selecting_needs_no_rate() -> None:
-    target = LayerTarget(("Linear",))
+    target = LayerRule(("Linear",))
     assert select_layers(build("plain"), [target], FILTER_TYPES) == {"hidden": target, "head": target}
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (LayerTarget(("Conv3d",), rate=0.5), r"no layer of type 'Conv3d' \(.*: Conv2d, Linear\)"),
-        (LayerTarget(("conv2d",), rate=0.5), r"no layer of type 'conv2d'"),
-        (LayerTarget(("BatchNorm2d",), rate=0.5), r"'BatchNorm2d' cannot be compressed \(supported: Conv1d, "),
-        (LayerTarget((), ("conv3",), rate=0.5), r"unknown layer 'conv3'; did you mean 'conv2' or 'conv1'\?"),
-        (LayerTarget((), ("bn1",), rate=0.5), r"'bn1' is a BatchNorm2d, which cannot be compressed"),
-        (LayerTarget((), ("bn7",), exclude=True), r"unknown layer 'bn7'"),
-        (LayerTarget(("Linear",), ("conv1",), rate=0.5), r"selects none"),
-        (LayerTarget(rate=0.5), r"must have op_types or op_names; got neither"),
+        (LayerRule(("Conv3d",), rate=0.5), r"no layer of type 'Conv3d' \(.*: Conv2d, Linear\)"),
+        (LayerRule(("conv2d",), rate=0.5), r"no layer of type 'conv2d'"),
+        (LayerRule(("BatchNorm2d",), rate=0.5), r"'BatchNorm2d' cannot be compressed \(supported: Conv1d, "),
+        (LayerRule((), ("conv3",), rate=0.5), r"unknown layer 'conv3'; did you mean 'conv2' or 'conv1'\?"),
+        (LayerRule((), ("bn1",), rate=0.5), r"'bn1' is a BatchNorm2d, which cannot be compressed"),
+        (LayerRule((), ("bn7",), exclude=True), r"unknown layer 'bn7'"),
+        (LayerRule(("Linear",), ("conv1",), rate=0.5), r"selects none"),
         (
-            LayerTarget(("Linear",)),
+            LayerRule(("Linear",)),
             r"must have a sparsity or be an exclude; the rule for op_types \['Linear'\] has neither",
         ),
-        (LayerTarget(("Linear",), rate=1.0), r"must be in \[0, 1\); the rule for op_types \['Linear'\] has 1\.0"),
-        (LayerTarget(("Linear",), rate=-0.1), r"must be in \[0, 1\).* has -0\.1"),
-        (LayerTarget(("Linear",), rate=float("nan")), r"must be in \[0, 1\).* has nan"),
-        (LayerTarget(("default",), exclude=True), r"at least one layer must be selected"),
+        (LayerRule(("Linear",), rate=1.0), r"must be in \[0, 1\); the rule for op_types \['Linear'\] has 1\.0"),
+        (LayerRule(("Linear",), rate=-0.1), r"must be in \[0, 1\).* has -0\.1"),
+        (LayerRule(("Linear",), rate=float("nan")), r"must be in \[0, 1\).* has nan"),
+        (LayerRule(("default",), exclude=True), r"at least one layer must be selected"),
     ],
 )
-def test_rules_that_do_not_fit(target: LayerTarget, message: str) -> None:
+def test_rules_that_do_not_fit(target: LayerRule, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         rates(target)

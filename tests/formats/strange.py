@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.formats.checkpoint import save_checkpoint
+from autocompress.layer_selector import LayerRule
 
 INPUTS = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 KINDS = ("float", "int8", "coded")
@@ -47,9 +47,9 @@ def write_checkpoint(kind: str, folder: Path) -> Path:
     """A valid checkpoint: of a pruned model, an int8 model, or one whose tensors are stored as codes or sparse."""
     model = Small().eval()
     algorithm, rule = {
-        "float": ("l1", LayerTarget(("default",), rate=0.5)),
-        "int8": ("qat", LayerTarget(("default",), quant_types=("weight", "output"))),
-        "coded": ("level", LayerTarget(("default",), rate=0.9)),
+        "float": ("l1", LayerRule(("default",), rate=0.5)),
+        "int8": ("qat", LayerRule(("default",), quant_types=("weight", "output"))),
+        "coded": ("level", LayerRule(("default",), rate=0.9)),
     }[kind]
     compression = compressor(algorithm).compress(model, CompressionRequest(algorithm, (rule,), INPUTS))
     found = compression.model if compression.model is not None else model

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from autocompress.compression.base import CompressionRequest, compressor, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.measure import weights_bytes
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.activations import attach
@@ -18,13 +17,14 @@ from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed, module_of, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.formats.structure import apply_structure
+from autocompress.layer_selector import LayerRule
 
 from ..modules import Minimal, TiedWords
 from ..nets import IMAGE, NETS, Convolutions, Residual, Words, build, outputs, train
 
 
 def compress(model: nn.Module, rate: float, name: str = "l1", inputs: tuple[torch.Tensor, ...] = IMAGE) -> nn.Module:
-    request = CompressionRequest(name, (LayerTarget(("default",), rate=rate),), inputs)
+    request = CompressionRequest(name, (LayerRule(("default",), rate=rate),), inputs)
     return compressor(name).compress(model, request).model
 
 
@@ -32,7 +32,7 @@ def compress(model: nn.Module, rate: float, name: str = "l1", inputs: tuple[torc
 @pytest.mark.parametrize("net", NETS)
 def test_the_loaded_model_is_the_saved_one_bit_for_bit(name: str, net: str, tmp_path: Path) -> None:
     model, uncompressed = build(net), build(net, seed=5)
-    request = CompressionRequest(name, (LayerTarget(("default",), rate=0.5),), IMAGE)
+    request = CompressionRequest(name, (LayerRule(("default",), rate=0.5),), IMAGE)
     compression = compressor(name).compress(model, request)
     train(model)
     compression.finish(model)
@@ -48,9 +48,9 @@ def test_the_loaded_model_is_the_saved_one_bit_for_bit(name: str, net: str, tmp_
 
 def test_after_two_rounds_of_pruning_with_training_between(tmp_path: Path) -> None:
     model, original = build("residual"), layer_shapes(build("residual"))
-    rule = (LayerTarget(("default",), rate=0.25),)
+    rule = (LayerRule(("default",), rate=0.25),)
     for index, rate in enumerate((0.25, 0.6)):
-        rule = (LayerTarget(("default",), rate=rate),)
+        rule = (LayerRule(("default",), rate=rate),)
         compressor("l2").compress(model, CompressionRequest("l2", rule, IMAGE, original))
         train(model)
         save_checkpoint(model, tmp_path / str(index), build("residual"))

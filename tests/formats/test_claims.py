@@ -10,24 +10,22 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import Compression, CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.model_state import outputs
 from autocompress.errors import StoreError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import Claim, require_same_tensors, reread
+from autocompress.layer_selector import LayerRule
 
 from ..modules import Calibrated
 from ..nets import IMAGE, NETS, Plain, build, train
 
-HALF = (LayerTarget(("default",), rate=0.5),)
-WEIGHTS = (LayerTarget(("default",), quant_types=("weight",), quant={"quant_bits": 3}),)
+HALF = (LayerRule(("default",), rate=0.5),)
+WEIGHTS = (LayerRule(("default",), quant_types=("weight",), quant={"quant_bits": 3}),)
 CHANNELS = (
-    LayerTarget(
-        ("default",), quant_types=("weight",), quant={"quant_bits": 3, "quant_scheme": "per_channel_symmetric"}
-    ),
+    LayerRule(("default",), quant_types=("weight",), quant={"quant_bits": 3, "quant_scheme": "per_channel_symmetric"}),
 )
-BINARY = (LayerTarget(("default",), quant_types=("weight",)),)
-INT8 = (LayerTarget(("default",), quant_types=("weight", "output")),)
+BINARY = (LayerRule(("default",), quant_types=("weight",)),)
+INT8 = (LayerRule(("default",), quant_types=("weight", "output")),)
 ASKED = {
     "l2": HALF,
     "level": HALF,
@@ -160,13 +158,13 @@ def test_filters_that_are_still_there_are_found() -> None:
 
 
 def test_weights_that_are_not_int8_are_found() -> None:
-    def quantized(rule: LayerTarget) -> Compression:
+    def quantized(rule: LayerRule) -> Compression:
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
         return compressor("qat").compress(model, CompressionRequest("qat", (rule,), IMAGE, module=Calibrated))
 
     both = ("weight", "output")
-    claim = Claim.of(quantized(LayerTarget(("default",), quant_types=both)))
-    partly = quantized(LayerTarget(op_names=("1",), quant_types=both))
+    claim = Claim.of(quantized(LayerRule(("default",), quant_types=both)))
+    partly = quantized(LayerRule(op_names=("1",), quant_types=both))
     with pytest.raises(StoreError, match="compression rate"):
         claim.require(partly.finish(partly.model), "anywhere")
 

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.formats.export import export
+from autocompress.layer_selector import LayerRule
 
 from ..modules import Calibrated
 from ..nets import IMAGE, NETS, Convolutions, TwoHeads, Words, build
 
-RATE = (LayerTarget(("default",), rate=0.5),)
-WEIGHTS = (LayerTarget(("default",), quant_types=("weight",)),)
-ALL = (LayerTarget(("default",), quant_types=("weight", "output")),)
+RATE = (LayerRule(("default",), rate=0.5),)
+WEIGHTS = (LayerRule(("default",), quant_types=("weight",)),)
+ALL = (LayerRule(("default",), quant_types=("weight", "output")),)
 
 
 class TwoInputs(nn.Module):
@@ -33,7 +33,7 @@ class TwoInputs(nn.Module):
 
 
 def finished(
-    model: nn.Module, name: str, targets: tuple[LayerTarget, ...], inputs: tuple[torch.Tensor, ...]
+    model: nn.Module, name: str, targets: tuple[LayerRule, ...], inputs: tuple[torch.Tensor, ...]
 ) -> nn.Module:
     compression = compressor(name).compress(model, CompressionRequest(name, targets, inputs))
     return compression.finish(compression.model).eval()
@@ -70,7 +70,7 @@ def test_what_is_written_computes_what_the_model_does(name: str, suffix: str, tm
 
 @pytest.mark.parametrize(("name", "targets"), [("naive", WEIGHTS), ("dorefa", ALL), ("qat", ALL)])
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ""])
-def test_quantized_models(name: str, targets: tuple[LayerTarget, ...], suffix: str, tmp_path: Path) -> None:
+def test_quantized_models(name: str, targets: tuple[LayerRule, ...], suffix: str, tmp_path: Path) -> None:
     original = build("grouped")
     model = finished(copy.deepcopy(original), name, targets, IMAGE)
     report = export(model, tmp_path / f"model{suffix}", IMAGE[0], original=original)
@@ -115,7 +115,7 @@ def test_inputs_outputs_and_the_batch_have_names(tmp_path: Path) -> None:
 
 def test_a_directory_holds_an_ordinary_state_dict(tmp_path: Path) -> None:
     original = build("plain")
-    model = finished(copy.deepcopy(original), "level", (LayerTarget(("default",), rate=0.9),), IMAGE)
+    model = finished(copy.deepcopy(original), "level", (LayerRule(("default",), rate=0.9),), IMAGE)
     report = export(model, tmp_path / "plain", IMAGE, original=original)
     assert (report.format, report.max_difference) == ("state_dict", 0.0)
     state = torch.load(tmp_path / "plain" / "weights.pt", weights_only=True)

@@ -5,48 +5,54 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import ConfigError
-from autocompress.search_space.layer_keys import QUANT_TYPES, ArgumentKey, LayerKey, parse_key
+from autocompress.layer_selector import QUANT_TYPES, LayerSelector
+from autocompress.search_space.layer_keys import argument_key, parse_key
 
 names = st.text(min_size=1, max_size=8).filter(lambda name: ":" not in name)
 name_lists = st.lists(names, max_size=3, unique=True).map(tuple)
 
 
+def written(layers, name):
+    return argument_key(name) if layers is None else layers.key(name)
+
+
 @pytest.mark.parametrize(
-    ("key", "kind", "text"),
+    ("layers", "name", "kind", "text"),
     [
-        (LayerKey(("default",), (), "sparsity"), "pruner", "config_list::default::::sparsity"),
-        (LayerKey((), ("conv1", "a.b"), "exclude"), "pruner", "config_list::::conv1:a.b::exclude"),
-        (LayerKey(("Conv2d", "Linear"), ("x",), "sparsity"), "pruner", "config_list::Conv2d:Linear::x::sparsity"),
+        (LayerSelector(("default",), ()), "sparsity", "pruner", "config_list::default::::sparsity"),
+        (LayerSelector((), ("conv1", "a.b")), "exclude", "pruner", "config_list::::conv1:a.b::exclude"),
+        (LayerSelector(("Conv2d", "Linear"), ("x",)), "sparsity", "pruner", "config_list::Conv2d:Linear::x::sparsity"),
         (
-            LayerKey(("Conv2d",), (), "quant_bits", ("weight", "output")),
+            LayerSelector(("Conv2d",), (), ("weight", "output")),
+            "quant_bits",
             "quantizer",
             "config_list::weight:output::Conv2d::::quant_bits",
         ),
-        (LayerKey(("Conv2d",), (), "exclude", ()), "quantizer", "config_list::::Conv2d::::exclude"),
-        (ArgumentKey("mode"), "pruner", "parameter::mode"),
+        (LayerSelector(("Conv2d",), (), ()), "exclude", "quantizer", "config_list::::Conv2d::::exclude"),
+        (None, "mode", "pruner", "parameter::mode"),
     ],
 )
-def test_format_of_nni(key, kind, text):
-    assert str(key) == text
-    assert parse_key(text, kind) == key
+def test_format_of_nni(layers, name, kind, text):
+    assert written(layers, name) == text
+    assert parse_key(text, kind) == (layers, name)
 
 
 @given(op_types=name_lists, op_names=name_lists, variable=names)
 def test_pruner_keys_round_trip(op_types, op_names, variable):
     if op_types or op_names:
-        key = LayerKey(op_types, op_names, variable)
-        assert parse_key(str(key), "pruner") == key
+        layers = LayerSelector(op_types, op_names)
+        assert parse_key(layers.key(variable), "pruner") == (layers, variable)
 
 
 @given(quant_types=st.lists(st.sampled_from(QUANT_TYPES), unique=True).map(tuple), op_types=name_lists, variable=names)
 def test_quantizer_keys_round_trip(quant_types, op_types, variable):
-    key = LayerKey(op_types, ("conv1",), variable, quant_types)
-    assert parse_key(str(key), "quantizer") == key
+    layers = LayerSelector(op_types, ("conv1",), quant_types)
+    assert parse_key(layers.key(variable), "quantizer") == (layers, variable)
 
 
 @given(names)
 def test_argument_keys_round_trip(name):
-    assert parse_key(str(ArgumentKey(name)), "pruner") == ArgumentKey(name)
+    assert parse_key(argument_key(name), "pruner") == (None, name)
 
 
 @given(
@@ -58,7 +64,7 @@ def test_whatever_parses_is_written_the_same(text, kind):
         key = parse_key(text, kind)
     except ConfigError:
         return
-    assert str(key) == text
+    assert written(*key) == text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from autocompress.errors import ConfigError
-from autocompress.search_space import AlgorithmChoice, LayerChoice, read_parameters
+from autocompress.layer_selector import LayerRule
+from autocompress.search_space import AlgorithmChoice, read_parameters
 
 CONV = "config_list::Conv2d::::sparsity"
 
@@ -23,7 +24,7 @@ def test_pruner():
     assert read_parameters(given) == AlgorithmChoice(
         "slim",
         "pruner",
-        (LayerChoice(("Conv2d",), (), 0.35), LayerChoice((), ("fc",), exclude=True)),
+        (LayerRule(("Conv2d",), (), rate=0.35), LayerRule((), ("fc",), exclude=True)),
         {"mode": "global", "training_epochs": 3, "ignored_scopes": ("stem",)},
     )
 
@@ -33,7 +34,7 @@ def test_quantizer():
     given = {"_name": "qat", f"{key}quant_bits": {"weight": 8}, f"{key}quant_dtype": "int"}
     read = read_parameters({"algorithm_name": given})
     quant = {"quant_bits": {"weight": 8}, "quant_dtype": "int"}
-    assert read.rules == (LayerChoice(("Conv2d",), ("conv1",), quant_types=("weight",), quant=quant),)
+    assert read.rules == (LayerRule(("Conv2d",), ("conv1",), quant_types=("weight",), quant=quant),)
     assert read.requested_rate() is None
 
 
@@ -49,12 +50,12 @@ def test_a_mix_is_read_as_its_stages():
     given = {"_name": "slim+qat", CONV: 0.5, bits: 8, "config_list::::::fc::exclude": True, "parameter::scale": 0.1}
     read = read_parameters({"algorithm_name": {**given, "parameter::ignored_scopes": "stem"}})
     slim, qat = read.stages
-    assert (slim.name, slim.kind, slim.rules) == ("slim", "pruner", (LayerChoice(("Conv2d",), (), 0.5),))
+    assert (slim.name, slim.kind, slim.rules) == ("slim", "pruner", (LayerRule(("Conv2d",), (), rate=0.5),))
     assert slim.arguments == {"scale": 0.1, "ignored_scopes": ("stem",)}
     assert (qat.name, qat.kind, qat.arguments) == ("qat", "quantizer", {"ignored_scopes": ("stem",)})
     assert qat.rules == (
-        LayerChoice(("Conv2d",), (), quant_types=("weight", "output"), quant={"quant_bits": 8}),
-        LayerChoice((), ("fc",), exclude=True, quant_types=()),
+        LayerRule(("Conv2d",), (), quant_types=("weight", "output"), quant={"quant_bits": 8}),
+        LayerRule((), ("fc",), exclude=True, quant_types=()),
     )
     assert read.requested_rate() == 0.5
     assert qat.stages == (qat,)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import LayerTarget, matches, supported_layers, weight_types
+from autocompress.compression.layers import matches, supported_layers, weight_types
 from autocompress.compression.model_state import device_of, evaluating, moved
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
@@ -24,6 +24,7 @@ from autocompress.compression.quantization.rounding import WeightRounding
 from autocompress.compression.trainer_hooks import calibration_inputs, show
 from autocompress.compression.weight_storage import distinct
 from autocompress.errors import ConfigError
+from autocompress.layer_selector import LayerRule
 
 DEFAULT_BITS = 8
 
@@ -69,7 +70,7 @@ def quantized_layers(
     return selected
 
 
-def _apply(target: LayerTarget, wanted: dict[str, Precision], default_bits: int) -> None:
+def _apply(target: LayerRule, wanted: dict[str, Precision], default_bits: int) -> None:
     for quant_type in target.quant_types or tuple(wanted):
         if target.exclude:
             wanted.pop(quant_type, None)

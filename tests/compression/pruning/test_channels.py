@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES, LayerTarget
+from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channel_tracing import Provenance
 from autocompress.compression.pruning.channels import Channels, mended, on_trial
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Coupling
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build
 from ..structures import STRUCTURES
@@ -86,7 +87,7 @@ def test_channels_mixed_by_attention_are_one_unit_or_stay() -> None:
 def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
     """On models that torch-pruning follows rightly."""
     model = build(net)
-    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), IMAGE)
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), IMAGE)
     with evaluating(model), requiring_gradients(model):
         channels = Channels.of(model, request, layer_shapes(model))
     roots = [coupling.members[0] for coupling in channels.couplings]
@@ -106,7 +107,7 @@ def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
 @pytest.mark.parametrize(("name", "parts"), [("split_and_concat", 2), ("gated", 2), ("sub_pixel", 4)])
 def test_parts_that_must_lose_the_same(name: str, parts: int) -> None:
     model, inputs = structure(name)
-    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), inputs)
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
     with evaluating(model), requiring_gradients(model):
         found = Channels.of(model, request, layer_shapes(model)).proven(model, request)
     assert not found.left_alone

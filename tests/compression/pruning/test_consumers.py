@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.consumers import input_norms, sites
 from autocompress.compression.pruning.data_importance import activity
 from autocompress.errors import CompressionError
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.zoo import ZooModule
 
 ACTIVATIONS = {
@@ -56,7 +56,7 @@ def followed(net, algorithm, **arguments):
     torch.manual_seed(0)
     module = module_of(net.eval())
     request = CompressionRequest(
-        algorithm, (LayerTarget(("default",), rate=0.5),), (module.example_inputs(),), None, arguments, module
+        algorithm, (LayerRule(("default",), rate=0.5),), (module.example_inputs(),), None, arguments, module
     )
     with evaluating(net), requiring_gradients(net):
         channels = Channels.of(net, request, layer_shapes(net))
@@ -122,7 +122,7 @@ def test_without_a_layer_that_reads_them_channels_are_seen_at_the_root():
             return (self.query(x) * self.key(x)).sum(-1)
 
     net = Product()
-    rules = (LayerTarget(("default",), rate=0.5),)
+    rules = (LayerRule(("default",), rate=0.5),)
     request = CompressionRequest("l2", rules, (torch.zeros(2, 3, 5),))
     with evaluating(net), requiring_gradients(net):
         channels = Channels.of(net, request, layer_shapes(net))

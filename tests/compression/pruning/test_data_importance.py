@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.batchnorm import recalibrate
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.pruning.filters import FilterPruner
 from autocompress.errors import CompressionError, ModuleError
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.conformance import check_cut
 from autocompress.testing.zoo import ZOO, PlainCnn, ZooModule
 from tests.compression.structures import TwoInputs
 
-RULES = (LayerTarget(("Conv2d",), rate=0.5),)
+RULES = (LayerRule(("Conv2d",), rate=0.5),)
 
 
 class Halves(nn.Module):
@@ -118,7 +118,7 @@ def test_slim_keeps_the_largest_scales():
 def test_slim_trains_with_a_penalty_on_the_scales():
     def scales(strength):
         model = PlainCnn.model()
-        rules = (LayerTarget(("Conv2d",), rate=0.0),)
+        rules = (LayerRule(("Conv2d",), rate=0.0),)
         compression = prune(model, "slim", PlainCnn, rules, training_epochs=20, scale=strength)
         assert compression.epochs == 20
         return sum(float(m.weight.abs().sum()) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
@@ -131,7 +131,7 @@ def test_slim_trains_with_a_penalty_on_the_scales():
 def test_looking_changes_nothing(algorithm):
     model = PlainCnn.model()
     before = copy.deepcopy(model)
-    prune(model, algorithm, PlainCnn, (LayerTarget(("Conv2d",), rate=0.0),))
+    prune(model, algorithm, PlainCnn, (LayerRule(("Conv2d",), rate=0.0),))
     assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from autocompress.compression.base import layer_shapes
 from autocompress.compression.model_state import requiring_gradients
+from autocompress.compression.pruning import dependency_graph
 from autocompress.compression.pruning.graph import ChannelGraph
 
 from ..nets import IMAGE, build

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels, on_trial
 from autocompress.compression.pruning.equivalence import Disagreement, Guard
 from autocompress.compression.pruning.groups import Coupling, Removal, removals
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build
 from ..structures import STRUCTURES
@@ -23,7 +23,7 @@ from ..structures import STRUCTURES
 
 def followed(model: nn.Module, inputs: tuple[torch.Tensor, ...] = IMAGE) -> Channels:
     """As the dependency graph has it, nothing tried."""
-    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), inputs)
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
     with evaluating(model), requiring_gradients(model):
         return Channels.of(model, request, layer_shapes(model))
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.measure import macs, measure, parameters
 from autocompress.compression.pruning.filters import FilterPruner
 from autocompress.errors import CompressionError, ConfigError
+from autocompress.layer_selector import LayerRule
 from autocompress.testing.zoo import ZOO
 
 from ..nets import IMAGE, Grouped, Plain, Residual
@@ -37,7 +37,7 @@ class Strided(nn.Module):
 
 
 def prune(model, rate, algorithm="l2", inputs=IMAGE, targets=None, uncompressed=None, original=None, **arguments):
-    rules = targets or (LayerTarget(("default",), rate=rate),)
+    rules = targets or (LayerRule(("default",), rate=rate),)
     request = CompressionRequest(algorithm, rules, inputs, arguments=arguments, uncompressed=uncompressed)
     return FilterPruner().compress(model, request)
 
@@ -70,13 +70,13 @@ def test_a_share_counts_from_the_uncompressed_model():
 
 
 def test_a_share_that_cannot_be_reached_is_refused():
-    rules = (LayerTarget(("Conv2d",), ("conv1",), rate=0.9),)
+    rules = (LayerRule(("Conv2d",), ("conv1",), rate=0.9),)
     with pytest.raises(CompressionError, match=r"a share of parameters must be reachable; 0\.9 is not: .* are removed"):
         prune(Plain(), 0.9, rate_of="parameters", targets=rules)
 
 
 def test_a_share_needs_one_rate():
-    rules = (LayerTarget(("Conv2d",), rate=0.5), LayerTarget(("Linear",), rate=0.3))
+    rules = (LayerRule(("Conv2d",), rate=0.5), LayerRule(("Linear",), rate=0.3))
     for arguments, message in (({"rate_of": "macs"}, "rate_of 'macs'"), ({"mode": "global"}, "one global ranking")):
         with pytest.raises(ConfigError, match=f"{message} must have one rate for all layers; the rules have 0.3, 0.5"):
             prune(Plain(), 0.5, targets=rules, **arguments)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shape, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.pruning.filters import FilterCompression, FilterPruner
 from autocompress.compression.pruning.widths import kept_filters
 from autocompress.errors import CompressionError, ConfigError
+from autocompress.layer_selector import LayerRule
 
 from ..nets import (
     IMAGE,
@@ -31,7 +31,7 @@ from ..nets import (
 )
 
 ALGORITHMS = ["l1", "l2", "fpgm"]
-EVERYTHING = (LayerTarget(("default",), rate=0.5),)
+EVERYTHING = (LayerRule(("default",), rate=0.5),)
 CONVOLUTIONS = ("Conv2d",)
 
 
@@ -39,7 +39,7 @@ def prune(
     model: nn.Module, rate: float, algorithm: str = "l1", op_types: tuple[str, ...] = ("default",), **options: object
 ) -> FilterCompression:
     inputs = options.pop("example_inputs", IMAGE)
-    targets = options.pop("targets", (LayerTarget(op_types, rate=rate),))
+    targets = options.pop("targets", (LayerRule(op_types, rate=rate),))
     return FilterPruner().compress(model, CompressionRequest(algorithm, targets, inputs, **options))
 
 
@@ -114,7 +114,7 @@ def test_the_filters_of_smallest_norm_go(algorithm: str, power: int) -> None:
     with torch.no_grad():
         model.conv1.weight *= torch.linspace(1, 4, 16)[torch.randperm(16)].view(-1, 1, 1, 1) ** 2
     weight = model.conv1.weight.detach().clone()
-    prune(model, 0.5, algorithm, targets=(LayerTarget(op_names=("conv1",), rate=0.5),))
+    prune(model, 0.5, algorithm, targets=(LayerRule(op_names=("conv1",), rate=0.5),))
     norms = weight.abs().pow(power).flatten(1).sum(1)
     kept = sorted(norms.topk(8).indices.tolist())
     assert torch.equal(model.conv1.weight, weight[kept])
@@ -127,7 +127,7 @@ def test_fpgm_removes_the_filters_that_others_can_replace() -> None:
         model.conv1.weight[:12] = 10 + 0.01 * torch.randn_like(model.conv1.weight[:12])
         model.conv1.weight[12:] = 3 * torch.randn_like(model.conv1.weight[12:])
     unlike = model.conv1.weight[12:].detach().clone()
-    prune(model, 0.5, "fpgm", targets=(LayerTarget(op_names=("conv1",), rate=0.5),))
+    prune(model, 0.5, "fpgm", targets=(LayerRule(op_names=("conv1",), rate=0.5),))
     assert torch.equal(model.conv1.weight[-4:], unlike)
 
 
@@ -137,14 +137,14 @@ def test_removing_dead_filters_changes_no_output() -> None:
         for filters in (model.conv1.weight, model.conv1.bias, model.bn1.weight, model.bn1.bias):
             filters[::2] = 0
     before = outputs(model)
-    prune(model, 0.5, targets=(LayerTarget(op_names=("conv1",), rate=0.5),))
+    prune(model, 0.5, targets=(LayerRule(op_names=("conv1",), rate=0.5),))
     assert model.conv1.out_channels == 8
     torch.testing.assert_close(outputs(model), before)
 
 
 def test_only_selected_layers_lose_filters() -> None:
     model = build("plain")
-    rules = (LayerTarget(CONVOLUTIONS, rate=0.5), LayerTarget(op_names=("conv1",), exclude=True))
+    rules = (LayerRule(CONVOLUTIONS, rate=0.5), LayerRule(op_names=("conv1",), exclude=True))
     compression = prune(model, 0.5, targets=rules)
     assert widths(model) == {"conv1": 16, "conv2": 12, "hidden": 20, "head": 5}
     assert compression.changed == ("conv2",)
@@ -154,21 +154,21 @@ def test_only_selected_layers_lose_filters() -> None:
 
 def test_a_later_rule_overrides() -> None:
     model = build("plain")
-    rules = (LayerTarget(("default",), rate=0.5), LayerTarget(op_names=("conv2",), rate=0.25))
+    rules = (LayerRule(("default",), rate=0.5), LayerRule(op_names=("conv2",), rate=0.25))
     prune(model, 0.5, targets=rules)
     assert widths(model) == {"conv1": 8, "conv2": 18, "hidden": 10, "head": 5}
 
 
 def test_coupled_layers_take_their_smallest_rate() -> None:
     model = build("residual")
-    rules = (LayerTarget(("default",), rate=0.75), LayerTarget(op_names=("a2",), rate=0.25))
+    rules = (LayerRule(("default",), rate=0.75), LayerRule(op_names=("a2",), rate=0.25))
     prune(model, 0.5, targets=rules)
     assert widths(model) == {"stem": 12, "a1": 3, "a2": 12, "b1": 2, "b2": 12, "head": 5}
 
 
 def test_layers_tied_to_an_unselected_one_stay() -> None:
     model = build("residual")
-    prune(model, 0.5, targets=(LayerTarget(("default",), rate=0.5), LayerTarget(op_names=("b2",), exclude=True)))
+    prune(model, 0.5, targets=(LayerRule(("default",), rate=0.5), LayerRule(op_names=("b2",), exclude=True)))
     assert widths(model) == {"stem": 16, "a1": 6, "a2": 16, "b1": 4, "b2": 16, "head": 5}
 
 
@@ -181,7 +181,7 @@ def test_convolutions_of_every_dimension_before_a_flattening(dimensions: int) ->
         model.up.weight[:, 3:] = 0
         model.up.bias[3:] = 0
     before = outputs(model, inputs)
-    prune(model, 0.5, targets=(LayerTarget(op_names=("up",), rate=0.5),), example_inputs=inputs)
+    prune(model, 0.5, targets=(LayerRule(op_names=("up",), rate=0.5),), example_inputs=inputs)
     torch.testing.assert_close(outputs(model, inputs), before)
     prune(model, 0.5, example_inputs=inputs)
     assert widths(model) == {"conv1": 4, "up": 2, "hidden": 6, "head": 5}
@@ -223,7 +223,7 @@ def test_modes_gradients_and_the_head_are_left_as_they_were() -> None:
     model.bn1.eval()
     model.conv1.weight.requires_grad_(False)
     with torch.no_grad():
-        prune(model, 0.5, targets=(LayerTarget(CONVOLUTIONS, rate=0.5),))
+        prune(model, 0.5, targets=(LayerRule(CONVOLUTIONS, rate=0.5),))
     assert model.training
     assert model.conv2.training
     assert not model.bn1.training
@@ -279,19 +279,19 @@ class TestErrors:
         with pytest.raises(
             CompressionError, match=r"at rate 0\.5 .* every selected layer makes the model's output \(head\)"
         ):
-            prune(build("plain"), 0.5, targets=(LayerTarget(op_names=("head",), rate=0.5),))
+            prune(build("plain"), 0.5, targets=(LayerRule(op_names=("head",), rate=0.5),))
 
     def test_tied_to_a_layer_that_is_not_selected(self) -> None:
         with pytest.raises(CompressionError, match=r"every selected layer \(stem\) shares filters with"):
-            prune(build("residual"), 0.5, targets=(LayerTarget(op_names=("stem",), rate=0.5),))
+            prune(build("residual"), 0.5, targets=(LayerRule(op_names=("stem",), rate=0.5),))
 
     def test_too_narrow(self) -> None:
         with pytest.raises(CompressionError, match=r"too narrow for that rate \(filters: conv1: 16\)"):
-            prune(build("plain"), 0.01, targets=(LayerTarget(op_names=("conv1",), rate=0.01),))
+            prune(build("plain"), 0.01, targets=(LayerRule(op_names=("conv1",), rate=0.01),))
 
     def test_a_depthwise_layer_on_the_input(self) -> None:
         with pytest.raises(CompressionError, match=r"\(first\) shares filters with the model's output, its input"):
-            prune(Depthwise(), 0.5, targets=(LayerTarget(op_names=("first",), rate=0.5),))
+            prune(Depthwise(), 0.5, targets=(LayerRule(op_names=("first",), rate=0.5),))
 
     def test_a_forward_pass_that_relies_on_every_width(self) -> None:
         class Fixed(Plain):
@@ -321,7 +321,7 @@ class TestErrors:
 
     def test_an_unknown_name(self) -> None:
         with pytest.raises(ConfigError, match=r"op_names: unknown layer 'conv9'; did you mean 'conv"):
-            prune(build("plain"), 0.5, targets=(LayerTarget(op_names=("conv9",), rate=0.5),))
+            prune(build("plain"), 0.5, targets=(LayerRule(op_names=("conv9",), rate=0.5),))
 
 
 def test_layer_shape_tells_depthwise_layers() -> None:

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels, on_trial
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import Cut
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build
 
 
 def cut(model: torch.nn.Module) -> list[Removal]:
-    request = CompressionRequest("l2", (LayerTarget(("default",), rate=0.5),), IMAGE)
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), IMAGE)
     with evaluating(model), requiring_gradients(model):
         found = Channels.of(model, request, layer_shapes(model))
     return removals([(coupling, on_trial(coupling)) for coupling in found.couplings])
@@ -66,7 +66,7 @@ def test_what_was_compared_before_is_not_taken_for_what_goes() -> None:
 
 
 def request(rate: float) -> CompressionRequest:
-    return CompressionRequest("filter_pruning", (LayerTarget(("default",), rate=rate),), IMAGE, arguments={})
+    return CompressionRequest("filter_pruning", (LayerRule(("default",), rate=rate),), IMAGE, arguments={})
 
 
 def followed(model: nn.Module, original: Mapping[str, object]) -> Channels:

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.pruning.sparsity import LevelCompression, LevelPruner, smallest
 from autocompress.errors import CompressionError, ConfigError
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, Words, build, outputs, train
 
 
-def zero(model: nn.Module, rate: float, *targets: LayerTarget) -> LevelCompression:
-    rules = targets or (LayerTarget(("default",), rate=rate),)
+def zero(model: nn.Module, rate: float, *targets: LayerRule) -> LevelCompression:
+    rules = targets or (LayerRule(("default",), rate=rate),)
     return LevelPruner().compress(model, CompressionRequest("level", rules, IMAGE))
 
 
@@ -67,7 +67,7 @@ def test_the_achieved_rate_never_falls_as_the_requested_rises(net: str) -> None:
 
 def test_the_rate_over_the_whole_model() -> None:
     model = build("no_norm")
-    compression = zero(model, 0.5, LayerTarget(op_names=("conv2",), rate=0.5))
+    compression = zero(model, 0.5, LayerRule(op_names=("conv2",), rate=0.5))
     total = sum(module.weight.numel() for module in (model.conv1, model.conv2, model.hidden, model.head))
     assert compression.achieved_rate(model) == 0.5
     assert compression.achieved_rate(model, whole_model=True) == 0.5 * model.conv2.weight.numel() / total
@@ -125,7 +125,7 @@ def test_shared_weights_are_masked_once_and_stay_shared() -> None:
 class TestErrors:
     def test_a_shared_weight_with_different_rates(self) -> None:
         with pytest.raises(CompressionError, match=r"one setting in all its places; embedding\.weight, head\.weight"):
-            zero(Words(), 0.5, LayerTarget(op_names=("head",), rate=0.5))
+            zero(Words(), 0.5, LayerRule(op_names=("head",), rate=0.5))
 
     def test_a_parametrized_layer(self) -> None:
         model = build("plain")
@@ -135,7 +135,7 @@ class TestErrors:
 
     def test_nothing_to_zero(self) -> None:
         with pytest.raises(CompressionError, match=r"at rate 0\.001 .*too few weights \(weights: head: 100\)"):
-            zero(build("plain"), 0.001, LayerTarget(op_names=("head",), rate=0.001))
+            zero(build("plain"), 0.001, LayerRule(op_names=("head",), rate=0.001))
 
     def test_a_rate_outside_its_range(self) -> None:
         with pytest.raises(ConfigError, match=r"must be in \[0, 1\); the rule for op_types \['default'\] has 1.0"):

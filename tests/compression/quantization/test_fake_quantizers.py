@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.measure import weights_bytes
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.activations import ActivationQuantizer
 from autocompress.errors import ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, Plain, build, train
 
-WEIGHTS = (LayerTarget(("default",), quant_types=("weight",)),)
-EVERYTHING = (LayerTarget(("default",), quant_types=("weight", "output")),)
+WEIGHTS = (LayerRule(("default",), quant_types=("weight",)),)
+EVERYTHING = (LayerRule(("default",), quant_types=("weight", "output")),)
 QUANTIZERS = ["naive", "dorefa", "bnn", "qat"]
 ROUNDINGS = {
     "symmetric": rounding.symmetric,
@@ -101,7 +101,7 @@ def test_a_finished_model_reloads_bit_for_bit(algorithm, net, tmp_path):
     original = build(net)
     rules = WEIGHTS if algorithm == "naive" else EVERYTHING
     if algorithm == "qat":
-        rules = (LayerTarget(("default",), quant_types=("weight", "output"), quant={"quant_bits": 4}),)
+        rules = (LayerRule(("default",), quant_types=("weight", "output"), quant={"quant_bits": 4}),)
     compression = quantize(copy.deepcopy(original), algorithm, rules)
     assert compression.simulated
     train(compression.model)
@@ -113,7 +113,7 @@ def test_a_finished_model_reloads_bit_for_bit(algorithm, net, tmp_path):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_bits_are_counted_and_stored(bits):
-    rules = (LayerTarget(("default",), quant_types=("weight",), quant={"quant_bits": bits}),)
+    rules = (LayerRule(("default",), quant_types=("weight",), quant={"quant_bits": bits}),)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 400, bias=False), nn.Linear(400, 5, bias=False))
     before = weights_bytes(model)
     compression = quantize(model, "qat", rules)
@@ -124,7 +124,7 @@ def test_bits_are_counted_and_stored(bits):
 
 
 def test_rates_of_some_layers_and_of_all():
-    rules = (LayerTarget(("Linear",), quant_types=("weight",)),)
+    rules = (LayerRule(("Linear",), quant_types=("weight",)),)
     model = Plain()
     linear = model.hidden.weight.numel() + model.head.weight.numel()
     every = linear + model.conv1.weight.numel() + model.conv2.weight.numel()
@@ -140,7 +140,7 @@ def test_the_first_and_the_last_layer_are_spared_unless_named(algorithm):
     finished = quantize(copy.deepcopy(model), algorithm).finish
     spared = finished(quantize(copy.deepcopy(model), algorithm).model)
     assert {name for name, count in distinct(spared).items() if count < many[name]} == {"conv2", "hidden"}
-    rules = (*WEIGHTS, LayerTarget((), ("conv1",), quant_types=("weight",)))
+    rules = (*WEIGHTS, LayerRule((), ("conv1",), quant_types=("weight",)))
     named = finished(quantize(copy.deepcopy(model), algorithm, rules).model)
     assert {name for name, count in distinct(named).items() if count < many[name]} == {"conv1", "conv2", "hidden"}
 
@@ -148,7 +148,7 @@ def test_the_first_and_the_last_layer_are_spared_unless_named(algorithm):
 def test_masks_hold_under_a_grid_without_zero():
     model = Plain()
     pruned = compressor("level").compress(
-        model, CompressionRequest("level", (LayerTarget(("default",), rate=0.6),), IMAGE)
+        model, CompressionRequest("level", (LayerRule(("default",), rate=0.6),), IMAGE)
     )
     zeros = {name: pruned.model.get_submodule(name).weight == 0 for name in ("conv2", "hidden")}
     compression = quantize(pruned.model, "bnn")
@@ -173,7 +173,7 @@ def test_ranges_of_activations_follow_the_data_in_training_and_stay_in_eval_mode
 
 @pytest.mark.parametrize("quant_types", [("weight",), ("weight", "input"), ("weight", "output"), ("input", "output")])
 def test_rounding_starts_when_it_is_told_to(quant_types):
-    rules = (LayerTarget(("default",), quant_types=quant_types, quant={"quant_start_step": 3, "quant_bits": 2}),)
+    rules = (LayerRule(("default",), quant_types=quant_types, quant={"quant_start_step": 3, "quant_bits": 2}),)
     model = Plain(norm=False)
     model.dropout.p = 0.0
     expected = model.train()(IMAGE[0])
@@ -197,7 +197,7 @@ def test_rounding_starts_when_it_is_told_to(quant_types):
 )
 def test_what_cannot_be_done_is_refused(algorithm, quant_types, quant, message):
     with pytest.raises(ConfigError, match=message):
-        quantize(Plain(), algorithm, (LayerTarget(("default",), quant_types=quant_types, quant=quant),))
+        quantize(Plain(), algorithm, (LayerRule(("default",), quant_types=quant_types, quant=quant),))
 
 
 @pytest.mark.parametrize("scheme", ["per_channel_symmetric", "per_channel_affine"])
@@ -210,7 +210,7 @@ def test_each_filter_may_have_levels_of_its_own(layer, scheme):
         for index, filter_ in enumerate(layer.weight.unbind(channel)):
             filter_.mul_(10.0**-index)
     before = layer.weight.detach().clone()
-    rules = (LayerTarget(("default",), quant_types=("weight",), quant={"quant_bits": 3, "quant_scheme": scheme}),)
+    rules = (LayerRule(("default",), quant_types=("weight",), quant={"quant_bits": 3, "quant_scheme": scheme}),)
     compression = quantize(nn.Sequential(layer), "qat", rules)
     after = compression.finish(compression.model)[0].weight.detach()
     for one, other in zip(before.unbind(channel), after.unbind(channel), strict=True):
@@ -233,7 +233,7 @@ def test_a_symmetric_range_has_zero_and_is_as_wide_below_as_above():
 def test_a_symmetric_range_is_reloaded(tmp_path):
     original = Plain()
     quant = {"quant_bits": 4, "quant_scheme": {"output": "per_tensor_symmetric", "weight": "per_channel_symmetric"}}
-    rules = (LayerTarget(("default",), quant_types=("weight", "output"), quant=quant),)
+    rules = (LayerRule(("default",), quant_types=("weight", "output"), quant=quant),)
     compression = quantize(copy.deepcopy(original), "qat", rules)
     finished = compression.finish(compression.model).eval()
     save_checkpoint(finished, tmp_path / "model", original)
@@ -245,7 +245,7 @@ def test_a_symmetric_range_is_reloaded(tmp_path):
 def test_bits_by_quant_type():
     quant = {"quant_bits": {"weight": 4, "output": 2}}
     finished = quantize(
-        Plain(norm=False), "qat", (LayerTarget(("Conv2d",), quant_types=("weight", "output"), quant=quant),)
+        Plain(norm=False), "qat", (LayerRule(("Conv2d",), quant_types=("weight", "output"), quant=quant),)
     )
     model = finished.finish(finished.model).eval()
     seen = []

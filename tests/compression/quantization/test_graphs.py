@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError
+from autocompress.layer_selector import LayerRule
 
-RULES = (LayerTarget(("default",), quant_types=("weight", "output")),)
+RULES = (LayerRule(("default",), quant_types=("weight", "output")),)
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 Pair = namedtuple("Pair", "first second")
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import StoreError
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, build
 
 
 @pytest.fixture(scope="module")
 def model():
-    rules = (LayerTarget(("default",), quant_types=("weight", "output")),)
+    rules = (LayerRule(("default",), quant_types=("weight", "output")),)
     compression = compressor("qat").compress(build("residual"), CompressionRequest("qat", rules, IMAGE))
     return compression.finish(compression.model)
 

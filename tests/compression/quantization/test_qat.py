@@ -8,18 +8,18 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.layers import LayerTarget
 from autocompress.compression.parametrizations import fold
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel
 from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
+from autocompress.layer_selector import LayerRule
 from autocompress.testing import CurveModule, flat
 
 from ..nets import IMAGE, NETS, Plain, build
 
-INT8 = (LayerTarget(("default",), quant_types=("weight", "output")),)
+INT8 = (LayerRule(("default",), quant_types=("weight", "output")),)
 
 
 def stochastic_depth(mode):
@@ -219,7 +219,7 @@ def test_layers_that_are_not_called_are_refused():
 def test_zeros_stay_zeros():
     model = build("plain")
     pruned = compressor("level").compress(
-        model, CompressionRequest("level", (LayerTarget(("default",), rate=0.7),), IMAGE)
+        model, CompressionRequest("level", (LayerRule(("default",), rate=0.7),), IMAGE)
     )
     zeros = {name: pruned.model.get_submodule(name).weight == 0 for name in ("conv1", "conv2", "hidden", "head")}
     compression = quantized(pruned.model)
@@ -259,7 +259,7 @@ def quantized_of(module, model):
 
 def test_rounding_starts_when_it_is_told_to():
     torch.manual_seed(0)
-    rules = (LayerTarget(("default",), quant_types=("weight", "output"), quant={"quant_start_step": 2}),)
+    rules = (LayerRule(("default",), quant_types=("weight", "output"), quant={"quant_start_step": 2}),)
     model = Plain(norm=False)
     model.dropout.p = 0.0
     graph = quantized(copy.deepcopy(model), rules).model.train()
@@ -280,13 +280,13 @@ def test_rounding_starts_when_it_is_told_to():
     ],
 )
 def test_what_has_no_kernels_is_simulated(quant_types, quant, real):
-    compression = quantized(build("plain"), (LayerTarget(("default",), quant_types=quant_types, quant=quant),))
+    compression = quantized(build("plain"), (LayerRule(("default",), quant_types=quant_types, quant=quant),))
     assert compression.simulated is not real
     assert isinstance(compression.model, QatModel) is real
 
 
 def test_layers_that_no_rule_selects_stay_in_floating_point():
-    rules = (LayerTarget(("default",), quant_types=("weight", "output")), LayerTarget((), ("head",), exclude=True))
+    rules = (LayerRule(("default",), quant_types=("weight", "output")), LayerRule((), ("head",), exclude=True))
     model = build("plain")
     sizes = {name: module.weight.numel() for name, module in model.named_modules() if hasattr(module, "weight")}
     compression = quantized(model, rules)
@@ -320,13 +320,13 @@ def test_data_that_the_graph_cannot_take_is_told():
 
 def test_a_rule_that_selects_nothing():
     with pytest.raises(ConfigError, match="unknown layer 'nowhere'"):
-        quantized(build("plain"), (LayerTarget((), ("nowhere",), quant_types=("weight", "output")),))
+        quantized(build("plain"), (LayerRule((), ("nowhere",), quant_types=("weight", "output")),))
 
 
 def test_folded_masks_do_not_change_the_model():
     model = build("plain")
     pruned = compressor("level").compress(
-        model, CompressionRequest("level", (LayerTarget(("default",), rate=0.5),), IMAGE)
+        model, CompressionRequest("level", (LayerRule(("default",), rate=0.5),), IMAGE)
     )
     expected = pruned.model.eval()(IMAGE[0])
     assert torch.equal(fold(copy.deepcopy(pruned.model)).eval()(IMAGE[0]), expected)
