@@ -72,7 +72,7 @@ def test_parameters(space, rate, expected):
     parameters = space.parameters(rate, 0.1, 0.95)
     assert list(parameters["algorithm_name"].values()) == ["l1", *expected]
     read = read_parameters(parameters)
-    assert [rule.sparsity for rule in read.rules] == expected
+    assert [rule.rate for rule in read.rules] == expected
     assert read.requested_rate() == (expected[0] if len(expected) == 1 else None)
 
 
