@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autocompress.engines.local.factory import create_accuracy_aware_training_loop
     from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
     from autocompress.engines.nni import AutoCompressionExperiment
-    from autocompress.engines.optuna.constraints import set_accuracy_budget
+    from autocompress.engines.optuna.constraints import set_accuracy_margin
     from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
     from autocompress.engines.optuna.study import CompressionStudy
     from autocompress.errors import (
@@ -95,7 +95,7 @@ _HOMES = {
     "register_default_init_args": "autocompress.nncf.create",
     "register_module": "autocompress.compression.layers",
     "run_trial": "autocompress.trial",
-    "set_accuracy_budget": "autocompress.engines.optuna.constraints",
+    "set_accuracy_margin": "autocompress.engines.optuna.constraints",
 }
 
 __all__ = [
@@ -145,7 +145,7 @@ __all__ = [
     "register_default_init_args",
     "register_module",
     "run_trial",
-    "set_accuracy_budget",
+    "set_accuracy_margin",
 ]
 
 

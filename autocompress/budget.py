@@ -113,6 +113,6 @@ class AccuracyBudget:
         return unusual
 
 
-def accuracy_budget(accuracy: float, threshold: float, *, higher_is_better: bool = True) -> float:
+def accuracy_margin(accuracy: float, threshold: float, *, higher_is_better: bool = True) -> float:
     """How far an accuracy is inside the threshold: >= 0 is feasible, in the evaluator's unit."""
     return accuracy - threshold if higher_is_better else threshold - accuracy

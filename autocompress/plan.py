@@ -126,9 +126,9 @@ class ExperimentPlan:
 
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
-        chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.compression_rate)
+        chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
         search = {
-            "compression_rate": proposal.compression_rate,
+            "requested_rate": proposal.requested_rate,
             "lr_factor": proposal.lr_factor,
             "start_from": proposal.start_from,
             "epochs": proposal.epochs,

@@ -179,7 +179,7 @@ class Proposal(Record):
 
     Attributes:
         algorithm: name of the algorithm.
-        compression_rate: requested rate in [0, 1), or position in [0, 1] where several sparsities move together;
+        requested_rate: rate in [0, 1), or position in [0, 1] where several sparsities move together;
             None for an algorithm without an adaptive rate.
         step: step of the search when it made this proposal, in rates.
         direction: +1 upwards, -1 downwards, 0 for the first proposal.
@@ -191,7 +191,7 @@ class Proposal(Record):
     """
 
     algorithm: str
-    compression_rate: float | None
+    requested_rate: float | None
     step: float
     direction: int
     lr_factor: float
@@ -212,11 +212,11 @@ class TrialRecord(Record):
         parameters: the JSON object the trial was given.
         requested_rate: what was asked, in [0, 1); None for an algorithm without a rate.
         accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
-        accuracy_budget: how far that accuracy is inside the threshold; >= 0 is feasible.
+        accuracy_margin: how far that accuracy is inside the threshold; >= 0 is feasible.
         feasible: whether the model is within the budget.
         score: the number stock tuners maximise: the objective's reduction if feasible, else minus the relative
             shortfall.
-        compression_rate: what was achieved, measured on the model, in [0, 1).
+        achieved_rate: what was achieved, measured on the model, in [0, 1).
         parameters_removed: share of the uncompressed model's parameters that are gone or zero.
         macs_removed: share of the uncompressed model's multiply-accumulates that dense kernels no longer do.
         size_removed: share of the uncompressed weights file that is saved on disk.
@@ -243,10 +243,10 @@ class TrialRecord(Record):
     parameters: dict[str, Any] = field(default_factory=dict)
     requested_rate: float | None = None
     accuracy: float | None = None
-    accuracy_budget: float | None = None
+    accuracy_margin: float | None = None
     feasible: bool = False
     score: float | None = None
-    compression_rate: float | None = None
+    achieved_rate: float | None = None
     parameters_removed: float | None = None
     macs_removed: float | None = None
     size_removed: float | None = None

@@ -78,7 +78,7 @@ _WRONG = [
 _PIECES = [b"\x00", b"\xff", b"\xed\xa0\x80", b"{", b"}", b"[", b'"', b"\\", b"\n", b",", b"-", b"e9999", b"NaN"]
 _MORE = ["x", "key", "checkpoint", "__class__", "_name", "schema_version", "../x"]
 
-_EPOCHS = [{"epoch": number, "accuracy": 0.8 + number / 100, "accuracy_budget": 0.01} for number in (1, 2, 3)]
+_EPOCHS = [{"epoch": number, "accuracy": 0.8 + number / 100, "accuracy_margin": 0.01} for number in (1, 2, 3)]
 CURVE = "".join(json.dumps(epoch) + "\n" for epoch in _EPOCHS)
 NNCF = {
     "input_info": [{"sample_size": [1, 3, 8, 8], "type": "float", "filler": "random"}],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.errors import ConfigError
 
 accuracies = st.floats(-1e6, 1e6)
@@ -66,7 +66,7 @@ def test_a_formula_that_rounds_differently_would_break_ties():
     assert differing
     for uncompressed in differing:
         threshold = AccuracyBudget(2.0).threshold(uncompressed)
-        assert accuracy_budget(uncompressed * (1 - 0.01 * 2.0), threshold) == 0, uncompressed
+        assert accuracy_margin(uncompressed * (1 - 0.01 * 2.0), threshold) == 0, uncompressed
 
 
 @settings(deadline=None)
@@ -74,7 +74,7 @@ def test_a_formula_that_rounds_differently_would_break_ties():
 def test_the_uncompressed_model_is_always_feasible(uncompressed, relative, higher_is_better, data):
     budget = AccuracyBudget(relative, None if relative is not None else data.draw(st.floats(0, 1e6)))
     threshold = budget.threshold(uncompressed, higher_is_better=higher_is_better)
-    assert accuracy_budget(uncompressed, threshold, higher_is_better=higher_is_better) >= 0, threshold
+    assert accuracy_margin(uncompressed, threshold, higher_is_better=higher_is_better) >= 0, threshold
 
 
 @settings(deadline=None)
@@ -96,7 +96,7 @@ def test_the_two_directions_mirror_each_other(uncompressed, relative):
     ],
 )
 def test_accuracy_budget_is_positive_inside(accuracy, threshold, higher_is_better, budget):
-    assert accuracy_budget(accuracy, threshold, higher_is_better=higher_is_better) == pytest.approx(budget)
+    assert accuracy_margin(accuracy, threshold, higher_is_better=higher_is_better) == pytest.approx(budget)
 
 
 RULE = (

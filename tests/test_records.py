@@ -53,7 +53,7 @@ anything = st.one_of(
         parameters=st.dictionaries(text, json_values, max_size=4),
         requested_rate=st.none() | numbers,
         accuracy=st.none() | numbers,
-        accuracy_budget=st.none() | numbers,
+        accuracy_margin=st.none() | numbers,
         feasible=st.booleans(),
         score=st.none() | numbers,
         bytes=st.none() | counts,

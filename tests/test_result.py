@@ -83,8 +83,8 @@ def test_the_result_follows_the_journal(write):
 
 def test_nothing_feasible(write):
     records = [
-        trial(0.5, False, accuracy=0.80, accuracy_budget=-0.091),
-        trial(0.4, False, accuracy=0.87, accuracy_budget=-0.021),
+        trial(0.5, False, accuracy=0.80, accuracy_margin=-0.091),
+        trial(0.4, False, accuracy=0.87, accuracy_margin=-0.021),
         trial(0.3, state="failed"),
     ]
     result = write(*records)
@@ -160,7 +160,7 @@ DIFFERS = "the evaluator is not deterministic or leaves the model in training mo
 
 def test_where_verification_disproves_all_that_is_said(write):
     """An accuracy beyond the threshold and no result would be a riddle."""
-    records = [trial(0.5, key="a", accuracy=0.9, accuracy_budget=0.009), trial(0.6, False, accuracy=0.88)]
+    records = [trial(0.5, key="a", accuracy=0.9, accuracy_margin=0.009), trial(0.6, False, accuracy=0.88)]
     result = write(*records, a=BREAKS)
     with pytest.raises(InfeasibleBudgetError) as caught:
         result.summary()

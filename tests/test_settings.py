@@ -208,7 +208,7 @@ def test_search_over_allowed_rates_proposes_only_those():
     (search,) = AccuracyAwareSettings().searches(space(l1(0.2, 0.35, 0.8, kind="choice")))
     proposal = search.next([])
     assert proposal is not None
-    assert proposal.compression_rate == 0.35
+    assert proposal.requested_rate == 0.35
 
 
 def test_parameters_use_the_bounds_of_the_search():

@@ -153,7 +153,7 @@ def test_files_and_models():
         lambda: ac.export("net", "small.onnx", X),
         lambda: ac.load_state(Net(), 5),
         lambda: ac.register_default_init_args(config(), 5),
-        lambda: ac.set_accuracy_budget(5, 0.1),
+        lambda: ac.set_accuracy_margin(5, 0.1),
         lambda: ac.AccuracyAwareSettings().with_budget(2.0),
         lambda: ac.AutoCompressionSearchSpaceGenerator().add_config(5, []),
     ):

@@ -32,10 +32,10 @@ def record(key, rate, *, feasible):
         state="completed",
         requested_rate=rate,
         accuracy=0.895 if feasible else 0.5,
-        accuracy_budget=0.004 if feasible else -0.391,
+        accuracy_margin=0.004 if feasible else -0.391,
         feasible=feasible,
         score=rate if feasible else -0.4,
-        compression_rate=rate,
+        achieved_rate=rate,
         parameters_removed=rate,
         macs_removed=rate,
         size_removed=rate,
@@ -52,7 +52,7 @@ def propose(ledger, experiment=None):
     proposal = experiment.searches[0].next(ledger.records)
     key = f"key{len(ledger.records)}"
     ledger.propose(OpenTrial(key, experiment.trial_parameters(proposal), proposal))
-    return key, proposal.compression_rate
+    return key, proposal.requested_rate
 
 
 def finish(ledger, edge=0.58):

@@ -128,7 +128,7 @@ def _next(waiting: list[Proposal]) -> str:
     if not waiting:
         return "the tuner decides"
     return ", ".join(
-        f"{at_rate(proposal.algorithm, proposal.compression_rate)}, up to {counted(proposal.epochs, 'epoch')}"
+        f"{at_rate(proposal.algorithm, proposal.requested_rate)}, up to {counted(proposal.epochs, 'epoch')}"
         for proposal in waiting
     )
 

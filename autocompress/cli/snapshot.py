@@ -190,7 +190,7 @@ def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     chosen: dict[str, Any] = trial.parameters["algorithm_name"]
     curve = store.trial(trial.key).curve()
     last = curve[-1] if curve else {}
-    rate = search.get("compression_rate", _only_sparsity(chosen))
+    rate = search.get("requested_rate", _only_sparsity(chosen))
     name, epochs = chosen["_name"], search.get("epochs")
     most = None if epochs is None else epochs * (name.count(MIX) + 1)
     return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))

@@ -87,7 +87,7 @@ def line(record: TrialRecord, index: int) -> str:
     if record.accuracy is None:
         return f"{named}{verdict(record)}"
     return (
-        f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_budget, '+.2g')} to the threshold), "
+        f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_margin, '+.2g')} to the threshold), "
         f"{gain(record)}, {counted(record.epochs, 'epoch')}, "
         f"{record.seconds:.1f} s: {verdict(record)}"
     )
@@ -97,11 +97,11 @@ def _cells(record: TrialRecord) -> tuple[str, ...]:
     return (
         record.algorithm,
         _aligned(record.requested_rate),
-        _aligned(record.compression_rate),
+        _aligned(record.achieved_rate),
         percent(record.parameters_removed),
         percent(record.size_removed),
         _aligned(record.accuracy),
-        _signed(record.accuracy_budget, _layout(record.accuracy_budget, "+")),
+        _signed(record.accuracy_margin, _layout(record.accuracy_margin, "+")),
         str(record.epochs),
         f"{record.seconds:.1f}",
     )
@@ -188,7 +188,7 @@ def _check_cells(reduction: Reduction) -> tuple[str, ...]:
     requested = "-" if reduction.requested_rate is None else f"{reduction.requested_rate:.3f}"
     return (
         requested,
-        f"{reduction.compression_rate:.3f}",
+        f"{reduction.achieved_rate:.3f}",
         percent(reduction.parameters_removed),
         percent(reduction.macs_removed),
         percent(reduction.size_removed),

@@ -218,7 +218,7 @@ class CompressionController:
             algorithms=self.names,
             stage=self.compression_stage(),
             requested_rate=self.level,
-            compression_rate=self._compressed.achieved_rate(stripped),
+            achieved_rate=self._compressed.achieved_rate(stripped),
             before=self.uncompressed.size,
             after=measure(stripped, self.uncompressed.inputs),
             left_alone=self.left_alone,

@@ -43,7 +43,7 @@ class CompressionStatistics:
         algorithms: their names.
         stage: how far it has come.
         requested_rate: the level in force in [0, 1); None where no algorithm has one.
-        compression_rate: what is achieved, measured: of filters removed, of weights zeroed, or of bits saved.
+        achieved_rate: what is achieved, measured: of filters removed, of weights zeroed, or of bits saved.
         before: size of the uncompressed model.
         after: size of the compressed model when stripped.
         left_alone: layer -> a sentence why it keeps its filters, although an algorithm selects it.
@@ -52,7 +52,7 @@ class CompressionStatistics:
     algorithms: tuple[str, ...]
     stage: CompressionStage
     requested_rate: float | None
-    compression_rate: float
+    achieved_rate: float
     before: Measurement
     after: Measurement
     left_alone: dict[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class CompressionStatistics:
     def to_str(self) -> str:
         """A few lines of text."""
         rate = "" if self.requested_rate is None else f", requested {self.requested_rate:g}"
-        achieved = f", achieved {self.compression_rate:.4g}"
+        achieved = f", achieved {self.achieved_rate:.4g}"
         before, after = self.before, self.after
         return "\n".join(
             [

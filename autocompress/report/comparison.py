@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.records import Record
 from autocompress.report.data import Story
 
@@ -102,7 +102,7 @@ def _false_feasible(story: Story, holdouts: Mapping[str, float]) -> int | None:
     if threshold is None:
         return None
     higher = story.baseline.higher_is_better
-    return sum(accuracy_budget(found, threshold, higher_is_better=higher) < 0 for found in holdouts.values())
+    return sum(accuracy_margin(found, threshold, higher_is_better=higher) < 0 for found in holdouts.values())
 
 
 def _path(story: Story) -> Iterable[Point]:

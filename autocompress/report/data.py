@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.errors import StoreError
 from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
 from autocompress.report.format import number
@@ -83,7 +83,7 @@ class Story:
         threshold, verdict = self.holdout_threshold, self.verdict
         if threshold is None or verdict is None or verdict.holdout_accuracy is None:
             return None
-        return accuracy_budget(verdict.holdout_accuracy, threshold, higher_is_better=self.baseline.higher_is_better)
+        return accuracy_margin(verdict.holdout_accuracy, threshold, higher_is_better=self.baseline.higher_is_better)
 
     @property
     def nearest_failure(self) -> TrialRecord | None:
@@ -111,7 +111,7 @@ class Story:
         if record.simulated_accuracy is None:
             return -math.inf
         higher = self.baseline.higher_is_better
-        return accuracy_budget(record.simulated_accuracy, self.threshold, higher_is_better=higher)
+        return accuracy_margin(record.simulated_accuracy, self.threshold, higher_is_better=higher)
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy that a trial had while it was fine-tuned."""
@@ -166,7 +166,7 @@ def _reason(story: Story, proposal: Proposal | None, before: Proposal | None) ->
         return f"chosen by {story.tuner}"
     if proposal == before:
         return "run again, as its process was killed"
-    if proposal.compression_rate is None:
+    if proposal.requested_rate is None:
         return "the algorithm has no rate: tried once"
     if not proposal.direction:
         return "the initial rate"

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from autocompress.algorithms import ALGORITHMS
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.errors import InfeasibleBudgetError, evaluates_differently
 from autocompress.records import TrialRecord
 from autocompress.report.data import Story
@@ -75,8 +75,8 @@ def infeasible(
 def _fresh(record: TrialRecord, fresh: Verdict | None, threshold: float, higher_is_better: bool) -> TrialRecord:
     if fresh is None:
         return record
-    budget = accuracy_budget(fresh.accuracy, threshold, higher_is_better=higher_is_better)
-    return dataclasses.replace(record, accuracy=fresh.accuracy, accuracy_budget=budget, feasible=fresh.feasible)
+    budget = accuracy_margin(fresh.accuracy, threshold, higher_is_better=higher_is_better)
+    return dataclasses.replace(record, accuracy=fresh.accuracy, accuracy_margin=budget, feasible=fresh.feasible)
 
 
 _SAME_EACH_TIME = (
@@ -129,7 +129,7 @@ def _accuracy(story: Story) -> str:
         nearest = nearest_fresh(story.records, story.verdicts, story.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = story.verdict
-    margin = number(story.best.accuracy_budget, 2)
+    margin = number(story.best.accuracy_margin, 2)
     checked = "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
     return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
 
@@ -168,7 +168,7 @@ def _closeness(story: Story) -> str:
     if story.best is None or (spread := story.spread(story.best)) is None:
         return ""
     width = spread[1] - spread[0]
-    sure = (story.best.accuracy_budget or 0.0) > _SURELY_INSIDE * width
+    sure = (story.best.accuracy_margin or 0.0) > _SURELY_INSIDE * width
     told = "more than" if sure else "no more than"
     end = "" if sure else " Another seed may fall on the other side."
     return f"Margin: {told} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
@@ -182,7 +182,7 @@ def _failure(story: Story) -> str:
         return "Nearest failure: none; nothing beyond it was tried and fell outside the budget."
     return (
         f"Nearest failure: {at_rate(failure.algorithm, failure.requested_rate)}, accuracy {number(failure.accuracy)}, "
-        f"short by {number(abs(failure.accuracy_budget or 0.0), 2)}."
+        f"short by {number(abs(failure.accuracy_margin or 0.0), 2)}."
     )
 
 

@@ -109,7 +109,7 @@ class AdaptiveSearch:
         rate = self.axis.snap(position.rate)
         return Proposal(
             algorithm=self.algorithm,
-            compression_rate=rate,
+            requested_rate=rate,
             step=position.step,
             direction=position.direction,
             lr_factor=position.lr_factor,

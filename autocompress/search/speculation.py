@@ -29,7 +29,7 @@ def next_beside(search: Search, records: Sequence[TrialRecord], running: Collect
         proposal = search.next(known)
         if proposal is None:
             continue
-        if proposal.compression_rate not in running:
+        if proposal.requested_rate not in running:
             return proposal
         ways.extend([*known, _assumed(proposal, feasible)] for feasible in (True, False))
     return None
@@ -40,6 +40,6 @@ def _assumed(proposal: Proposal, feasible: bool) -> TrialRecord:
         key="",
         algorithm=proposal.algorithm,
         state="completed",
-        requested_rate=proposal.compression_rate,
+        requested_rate=proposal.requested_rate,
         feasible=feasible,
     )

@@ -45,7 +45,7 @@ class _Epoch(TypedDict):
 
     epoch: int
     accuracy: float
-    accuracy_budget: float
+    accuracy_margin: float
 
 
 class _Found(dict[str, Any]):

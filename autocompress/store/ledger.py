@@ -16,7 +16,7 @@ from autocompress.typed_fields import checked, from_fields
 class _Search(TypedDict):
     """What the parameters of a trial have under `search`; see `trial.order`."""
 
-    compression_rate: float | None
+    requested_rate: float | None
     lr_factor: float
     start_from: Key | None
     seed: int
@@ -88,7 +88,7 @@ def record_of_end(trial: OpenTrial, crash: str | None, killed: str | None = None
         algorithm=str(trial.parameters["algorithm_name"]["_name"]),
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
-        requested_rate=trial.proposal.compression_rate if trial.proposal else None,
+        requested_rate=trial.proposal.requested_rate if trial.proposal else None,
         error=(killed or told_killed()) if crash is None else _reason(crash),
     )
 

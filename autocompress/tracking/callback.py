@@ -24,7 +24,7 @@ class Callback:
 
         Args:
             trial: its key, the parameters it was given, and what the rule proposed.
-            epoch: `epoch` (from 1; 0 before the first), `accuracy` in the evaluator's unit, `accuracy_budget`.
+            epoch: `epoch` (from 1; 0 before the first), `accuracy` in the evaluator's unit, `accuracy_margin`.
         """
 
     def on_trial_end(self, record: TrialRecord) -> None:
@@ -39,9 +39,9 @@ class Callback:
 
 _FIGURES = (
     "requested_rate",
-    "compression_rate",
+    "achieved_rate",
     "accuracy",
-    "accuracy_budget",
+    "accuracy_margin",
     "score",
     "parameters_removed",
     "macs_removed",
@@ -65,7 +65,7 @@ def choices(trial: OpenTrial) -> dict[str, Any]:
     """What a trial was asked to do."""
     search = trial.parameters.get("search") or {}
     chosen = {name: value for name, value in trial.parameters["algorithm_name"].items() if name != "_name"}
-    told = {name: search.get(name) for name in ("compression_rate", "lr_factor", "start_from", "seed", "epochs")}
+    told = {name: search.get(name) for name in ("requested_rate", "lr_factor", "start_from", "seed", "epochs")}
     return {
         "algorithm": trial.parameters["algorithm_name"]["_name"],
         **{name: value for name, value in told.items() if value is not None},
@@ -76,5 +76,5 @@ def choices(trial: OpenTrial) -> dict[str, Any]:
 def named(trial: OpenTrial) -> str:
     """A short name: the algorithm and the rate."""
     found = choices(trial)
-    rate = found.get("compression_rate")
+    rate = found.get("requested_rate")
     return str(found["algorithm"]) if rate is None else f"{found['algorithm']}-{rate:g}"

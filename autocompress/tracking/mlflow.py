@@ -45,7 +45,7 @@ class MlflowCallback(Callback):
 
     def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
-        for name in ("accuracy", "accuracy_budget"):
+        for name in ("accuracy", "accuracy_margin"):
             if name in epoch:
                 self._client.log_metric(self._run(trial), name, float(epoch[name]), step=int(epoch["epoch"]))
 

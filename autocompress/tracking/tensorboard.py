@@ -41,7 +41,7 @@ class TensorBoardCallback(Callback):
         """See `Callback`."""
         if trial.key not in self._trials:
             self._trials[trial.key] = self._open(str(self._directory / f"{named(trial)}-{trial.key[:6]}"))
-        for name in ("accuracy", "accuracy_budget"):
+        for name in ("accuracy", "accuracy_margin"):
             if name in epoch:
                 self._trials[trial.key].add_scalar(f"trial/{name}", epoch[name], epoch["epoch"])
         self._trials[trial.key].flush()

@@ -40,7 +40,7 @@ class WandbCallback(Callback):
 
     def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
-        self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_budget") if name in epoch})
+        self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_margin") if name in epoch})
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """See `Callback`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.records import Baseline
 
 UNCOMPRESSED = "uncompressed"
@@ -14,7 +14,7 @@ UNCOMPRESSED = "uncompressed"
 
 def uncompressed_parameters() -> dict[str, Any]:
     """The parameters of such a trial."""
-    return {"algorithm_name": {"_name": UNCOMPRESSED}, "search": {"compression_rate": 0.0}}
+    return {"algorithm_name": {"_name": UNCOMPRESSED}, "search": {"requested_rate": 0.0}}
 
 
 def is_uncompressed(parameters: Mapping[str, Any]) -> bool:
@@ -34,10 +34,10 @@ def uncompressed_result(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "default": 0.0,
         "accuracy": baseline.accuracy,
-        "accuracy_budget": accuracy_budget(baseline.accuracy, settings["threshold"], higher_is_better=higher),
+        "accuracy_margin": accuracy_margin(baseline.accuracy, settings["threshold"], higher_is_better=higher),
         "feasible": 1,
         "requested_rate": 0.0,
-        "compression_rate": 0.0,
+        "achieved_rate": 0.0,
         "parameters_removed": 0.0,
         "macs_removed": 0.0,
         "bytes": baseline.measurement.bytes,

@@ -11,7 +11,7 @@ class Reporter(Protocol):
     """Takes the results of a trial."""
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_budget`, `epoch` (from 1)."""
+        """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1)."""
 
     def report_final(self, result: dict[str, Any]) -> None:
         """The final result: `default` is the score, the others are the fields of `TrialRecord` with these names."""

@@ -41,7 +41,7 @@ class Reduction:
 
     Attributes:
         requested_rate: in [0, 1); None for a quantizer.
-        compression_rate: achieved, in [0, 1).
+        achieved_rate: measured, in [0, 1).
         parameters_removed: share of the parameters that are gone or zero.
         macs_removed: share of the multiply-accumulates.
         size_removed: share of the bytes.
@@ -49,7 +49,7 @@ class Reduction:
     """
 
     requested_rate: float | None
-    compression_rate: float
+    achieved_rate: float
     parameters_removed: float
     macs_removed: float
     size_removed: float
@@ -179,7 +179,7 @@ def _reduction(
     before, after = surroundings.size, measure(finished, surroundings.inputs)
     return Reduction(
         requested_rate=requested,
-        compression_rate=achieved,
+        achieved_rate=achieved,
         **before.removed_in(after),
         seconds=round(seconds, 3),
     )

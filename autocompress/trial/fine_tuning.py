@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.compression.hooks import evaluate
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.errors import ModuleError
@@ -214,7 +214,7 @@ class FineTuning:
     def _evaluate(self, model: nn.Module, tuned: Tuned, *, counts: bool) -> float:
         model.eval()
         accuracy = self.training.evaluate(model, tuned.epochs)
-        budget = accuracy_budget(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
+        budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
         self.on_epoch(tuned.epochs, accuracy, budget)
         if counts and budget > tuned.budget:
             tuned.accuracy, tuned.budget = accuracy, budget

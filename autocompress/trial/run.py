@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.compression.measure import measure, measure_latency
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
@@ -33,10 +33,10 @@ _logger = logging.getLogger("autocompress.trial")
 
 REPORTED = (
     "accuracy",
-    "accuracy_budget",
+    "accuracy_margin",
     "feasible",
     "requested_rate",
-    "compression_rate",
+    "achieved_rate",
     "parameters_removed",
     "macs_removed",
     "latency_removed",
@@ -201,24 +201,24 @@ class _Trial:
         return load_compressed(path, original)
 
     def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
-        result = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
+        result = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
         self.directory.append_epoch({**result, "time": time.time()})
         self.reporter.report_epoch(result)
 
     def _measured(
         self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
     ) -> TrialRecord:
-        budget = accuracy_budget(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
+        budget = accuracy_margin(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
         size = _weights_size(self.directory.checkpoint)
         after = dataclasses.replace(measure(done.model, surroundings.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
             state="stopped" if done.interrupted else "completed",
             accuracy=done.accuracy,
-            accuracy_budget=budget,
+            accuracy_margin=budget,
             feasible=budget >= 0,
             simulated_accuracy=done.simulated_accuracy,
-            compression_rate=done.rate,
+            achieved_rate=done.rate,
             bytes=size,
             simulated=done.simulated,
             epochs=done.epochs,

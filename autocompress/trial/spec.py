@@ -78,7 +78,7 @@ def _canonical(value: Any) -> Any:
 
 _SEARCH_KEYS = frozenset(
     {
-        "compression_rate",
+        "requested_rate",
         "lr_factor",
         "start_from",
         "seed",
@@ -156,7 +156,7 @@ class TrialOrder:
             raise ConfigError(
                 f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
             )
-        rate = search.get("compression_rate")
+        rate = search.get("requested_rate")
         distillation = search.get("knowledge_distillation")
         return cls(
             stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),

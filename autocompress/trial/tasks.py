@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.algorithms import ALGORITHMS, algorithm
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.compression.base import compressor
 from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
 from autocompress.compression.measure import layer_sizes, measure_latency
@@ -146,7 +146,7 @@ def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
     model = load_compressed(checkpoint, fresh_model(module))
     TrialDirectory(checkpoint.parent).write_sizes(_sizes(module, model))
     accuracy = evaluate(module.evaluator(), model.eval())
-    budget = accuracy_budget(accuracy, threshold, higher_is_better=module.higher_is_better)
+    budget = accuracy_margin(accuracy, threshold, higher_is_better=module.higher_is_better)
     return Verdict(accuracy, _holdout(module, model), budget >= 0)
 
 

@@ -47,7 +47,7 @@ def row(algorithm, seed, result, seconds):
         return {**head, "feasible": 0, **cost}
     found = {
         "feasible": 1,
-        "rate": best.compression_rate,
+        "rate": best.achieved_rate,
         "parameters removed": best.parameters_removed,
         "MACs removed": best.macs_removed,
         "size removed": best.size_removed,

@@ -187,7 +187,7 @@ def search(name, seed, directory, model=None, **arguments):
     return {
         "algorithm": name,
         "seed": seed,
-        "rate": found.compression_rate,
+        "rate": found.achieved_rate,
         "weights removed": 1 - sum(int(torch.count_nonzero(weight)) for weight in weights(model)) / WEIGHTS,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "accuracy": found.compressed_accuracy,

@@ -34,7 +34,7 @@ def record(number, rate):
         state="completed",
         requested_rate=rate,
         feasible=True,
-        accuracy_budget=0.1,
+        accuracy_margin=0.1,
         epochs=3,
         checkpoint="somewhere",
         parameters={"algorithm_name": {"_name": "l2", "config_list::Conv2d::::sparsity": rate}, "search": {"seed": 0}},

@@ -74,7 +74,7 @@ def by_loop(config, module, directory, *, masked):
 def told(result):
     """All records without keys, which hash other things, and without what a clock says."""
     rates = {record.key: record.requested_rate for record in result.records}
-    names = ("requested_rate", "accuracy", "accuracy_budget", "feasible", "score", "compression_rate", "macs_removed")
+    names = ("requested_rate", "accuracy", "accuracy_margin", "feasible", "score", "achieved_rate", "macs_removed")
     names += ("parameters_removed", "size_removed", "bytes", "epochs", "lr_factor", "seed", "state", "algorithm")
     return [
         {**{name: getattr(record, name) for name in names}, "start": rates.get(record.start_from)}

@@ -57,7 +57,7 @@ def test_the_trials(experiment, tab):
         look.page.get_by_role("tab", name=tab).click()
         look.page.get_by_text("SUCCEEDED").first.wait_for()
         if tab == "Hyper-parameter":
-            look.page.get_by_text("search/compression_rate").first.wait_for()
+            look.page.get_by_text("search/requested_rate").first.wait_for()
             look.page.get_by_text("uncompressed").first.wait_for()
         look.page.wait_for_timeout(1000)  # charts are drawn bit by bit
         look.keep(f"nni-{tab.lower().replace(' ', '-')}")

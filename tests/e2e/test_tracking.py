@@ -21,7 +21,7 @@ class Told(Callback):
         self.epochs, self.rates, self.ends = [], [], []
 
     def on_epoch_end(self, trial, epoch):
-        self.epochs.append((trial.parameters["search"]["compression_rate"], epoch["epoch"]))
+        self.epochs.append((trial.parameters["search"]["requested_rate"], epoch["epoch"]))
 
     def on_trial_end(self, record):
         self.rates.append(record.requested_rate)
@@ -78,7 +78,7 @@ def test_mlflow(tmp_path, monkeypatch):
     trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == search.info.run_id]
     assert {run.data.tags["mlflow.runName"] for run in trials} == {"l2-0.55", "l2-0.6", "l2-0.65"}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {float(run.data.params["compression_rate"]) for run in trials} == {0.55, 0.6, 0.65}
+    assert {float(run.data.params["requested_rate"]) for run in trials} == {0.55, 0.6, 0.65}
     assert {run.data.tags["autocompress.verdict"] for run in trials} == {"within", "outside"}
     history = client.get_metric_history(search.info.run_id, "accuracy")
     assert [point.value for point in history] == pytest.approx([record.accuracy for record in result.records])

@@ -122,7 +122,7 @@ def test_setting_the_rate_ends_the_schedule():
     controller.scheduler.epoch_step()
     assert controller.compression_rate == 0.4
     assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
-    assert controller.statistics().compression_rate == pytest.approx(0.4, abs=1e-3)
+    assert controller.statistics().achieved_rate == pytest.approx(0.4, abs=1e-3)
 
 
 def test_sparsity_freezes():
@@ -147,7 +147,7 @@ def test_learned_masks_reach_their_level():
     stripped = controller.strip()
     zeros = sum(int((each.weight == 0).sum()) for each in stripped.modules() if hasattr(each, "weight"))
     assert zeros > 0
-    assert controller.statistics().compression_rate == pytest.approx(controller.compression_rate)
+    assert controller.statistics().achieved_rate == pytest.approx(controller.compression_rate)
     assert float(controller.loss()) < 1, "it is 1 where the sparsity is 0.05 off"
 
 
@@ -169,7 +169,7 @@ def test_statistics_are_measured():
     controller, _ = created(FILTERS)
     controller.compression_rate = 0.5
     found = controller.statistics()
-    assert found.compression_rate == 0.5
+    assert found.achieved_rate == 0.5
     assert found.after.parameters == sum(each.numel() for each in controller.strip().parameters())
     assert found.before.parameters == sum(each.numel() for each in Net().parameters())
     assert 0 < found.macs_removed < 1
@@ -211,7 +211,7 @@ def test_a_model_that_is_settled_is_plain_and_keeps_hooks():
     assert model.first[0].weight.shape[0] == 12
     model(X)
     assert seen == ["head", "model"], "hooks stay, once"
-    assert controller.statistics().compression_rate == 0.25
+    assert controller.statistics().achieved_rate == 0.25
     with pytest.raises(ConfigError, match="finished"):
         controller.compression_rate = 0.5
     state = controller.get_compression_state()
@@ -226,7 +226,7 @@ def test_what_was_achieved_is_known_of_a_model_that_came_finished():
     controller.strip(do_copy=False)
     other, again = created(FILTERS, state=controller.get_compression_state())
     load_state(again, model.state_dict(), is_resume=True)
-    assert other.statistics().compression_rate == controller.statistics().compression_rate == 0.25
+    assert other.statistics().achieved_rate == controller.statistics().achieved_rate == 0.25
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_capture_does_not_change():
     controller, model = created(FILTERS, QUANTIZATION)
     train(controller, model)
     capture, stripped, plain = controller.capture(plain=True), controller.strip().eval(), controller.plain()
-    rate = controller.statistics().compression_rate
+    rate = controller.statistics().achieved_rate
     train(controller, model)
     assert torch.equal(capture.finished.eval()(X), stripped(X))
     state = capture.start.state_dict()

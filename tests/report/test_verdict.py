@@ -65,7 +65,7 @@ def test_a_metric_that_is_better_when_lower(begun):
     begun.write_settings(plan(baseline=baseline).to_dict())
     ledger = Ledger(begun)
     key, rate = propose(ledger, plan(baseline=baseline))
-    ledger.add(dataclasses.replace(record(key, rate, feasible=True), accuracy=0.1005, accuracy_budget=0.0005))
+    ledger.add(dataclasses.replace(record(key, rate, feasible=True), accuracy=0.1005, accuracy_margin=0.0005))
     story = story_of(begun)
     assert story.threshold == pytest.approx(0.101)
     assert story.holdout_threshold == pytest.approx(0.202)

@@ -18,10 +18,10 @@ def trial(rate, feasible=True, *, algorithm="l1", state="completed", key=None, c
             "parameters": {"algorithm_name": {"_name": algorithm}},
             "requested_rate": rate,
             "accuracy": 0.9 + budget if ended else None,
-            "accuracy_budget": budget if ended else None,
+            "accuracy_margin": budget if ended else None,
             "feasible": feasible and ended,
             "score": (rate if feasible else budget / 0.9) if ended else None,
-            "compression_rate": rate if ended else None,
+            "achieved_rate": rate if ended else None,
             "epochs": 1 if ended else 0,
             "checkpoint": f"trials/{key}/{checkpoint}" if ended and checkpoint else None,
             "error": {"failed": "the trainer is broken", "lost": "the trial's process was killed"}.get(state),
@@ -39,7 +39,7 @@ def answer(proposal, feasible, **fields):
         "seed": proposal.seed,
         **fields,
     }
-    return trial(proposal.compression_rate, feasible, **given)
+    return trial(proposal.requested_rate, feasible, **given)
 
 
 def run_search(search, is_feasible, *, limit=5000, **fields):
@@ -48,5 +48,5 @@ def run_search(search, is_feasible, *, limit=5000, **fields):
     while (proposal := search.next(records)) is not None:
         assert len(proposals) < limit, f"{search} has not ended after {limit} trials; the last: {proposals[-3:]}"
         proposals.append(proposal)
-        records.append(answer(proposal, is_feasible(proposal.compression_rate), **fields))
+        records.append(answer(proposal, is_feasible(proposal.requested_rate), **fields))
     return proposals, records

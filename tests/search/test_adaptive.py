@@ -33,13 +33,13 @@ def search(**settings):
 
 
 def rates(found):
-    return [proposal.compression_rate for proposal in found]
+    return [proposal.requested_rate for proposal in found]
 
 
 def test_the_first_proposal_is_the_initial_phase():
     assert search(seed=7).next([]) == Proposal(
         algorithm="l1",
-        compression_rate=0.5,
+        requested_rate=0.5,
         step=0.1,
         direction=0,
         lr_factor=1.0,
@@ -58,9 +58,7 @@ def test_the_others_have_patience_epochs():
 
 def test_a_proposal_tells_where_the_rule_stands():
     found, _ = run_search(SEARCH, lambda rate: rate <= 0.62)
-    assert [
-        (proposal.compression_rate, proposal.step, proposal.direction, proposal.lr_factor) for proposal in found
-    ] == [
+    assert [(proposal.requested_rate, proposal.step, proposal.direction, proposal.lr_factor) for proposal in found] == [
         (0.5, 0.1, 0, 1.0),
         (0.6, 0.1, 1, 1.0),
         (0.7, 0.1, 1, 1.0),
@@ -94,7 +92,7 @@ def test_it_does_not_start_from_a_higher_rate():
     rule = StepHalving(reduction_factor=0.6)
     steep = AdaptiveSearch("l1", RateAxis(0.0, 0.95), rule)
     found, records = run_search(steep, lambda rate: rate <= 0.61)
-    below = next(proposal for proposal in found if proposal.direction == -1 and proposal.compression_rate < 0.6)
+    below = next(proposal for proposal in found if proposal.direction == -1 and proposal.requested_rate < 0.6)
     assert below.start_from == "l1@0.5", found
     assert any(record.feasible and record.requested_rate == 0.6 for record in records)
 
@@ -108,29 +106,29 @@ def test_it_does_not_start_from_a_record_without_a_checkpoint():
 def test_a_lost_trial_is_proposed_again(lost):
     records = [trial(0.5), *[trial(0.6, state="lost")] * lost]
     assert SEARCH.next(records) == SEARCH.next(records[:1])
-    assert SEARCH.next(records).compression_rate == 0.6
+    assert SEARCH.next(records).requested_rate == 0.6
 
 
 def test_the_third_lost_trial_counts_as_infeasible():
     lost = [trial(0.6, state="lost")] * 3
     assert SEARCH.next([trial(0.5), *lost]) == SEARCH.next([trial(0.5), trial(0.6, False)])
-    assert SEARCH.next([trial(0.5), *lost]).compression_rate == 0.55
+    assert SEARCH.next([trial(0.5), *lost]).requested_rate == 0.55
 
 
 def test_losses_are_counted_for_each_rate_and_algorithm():
     records = [trial(0.5, state="lost")] * 2 + [trial(0.5), *[trial(0.6, state="lost")] * 2]
     others = [trial(0.6, state="lost", algorithm="l2")] * 3
-    assert SEARCH.next([*records, *others]).compression_rate == 0.6
+    assert SEARCH.next([*records, *others]).requested_rate == 0.6
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])
 def test_a_failed_or_stopped_trial_counts_at_once(state):
     records = [trial(0.5), trial(0.6, False, state=state)]
-    assert SEARCH.next(records).compression_rate == 0.55
+    assert SEARCH.next(records).requested_rate == 0.55
 
 
 def test_a_stopped_trial_that_is_feasible_is_feasible():
-    assert SEARCH.next([trial(0.5), trial(0.6, state="stopped")]).compression_rate == 0.7
+    assert SEARCH.next([trial(0.5), trial(0.6, state="stopped")]).requested_rate == 0.7
 
 
 def test_the_first_record_of_a_rate_decides():
@@ -148,7 +146,7 @@ def test_no_more_than_the_maximal_total_epochs(maximal, epochs):
     limited = search(maximal_total_epochs=maximal)
     while (proposal := limited.next(records)) is not None:
         found.append(proposal.epochs)
-        records.append(answer(proposal, proposal.compression_rate <= 0.62, epochs=proposal.epochs))
+        records.append(answer(proposal, proposal.requested_rate <= 0.62, epochs=proposal.epochs))
     assert found == epochs
     assert sum(record.epochs for record in records) <= maximal
 
@@ -194,7 +192,7 @@ def test_several_algorithms_are_searched_side_by_side():
     assert [proposal.algorithm for proposal in proposals(searches, [])] == ["l1", "l2", "qat"]
     records = [trial(0.5, algorithm="l2"), trial(0.5, False), trial(None, algorithm="qat")]
     opened = proposals(searches, records)
-    assert [(proposal.algorithm, proposal.compression_rate) for proposal in opened] == [("l1", 0.4), ("l2", 0.6)]
+    assert [(proposal.algorithm, proposal.requested_rate) for proposal in opened] == [("l1", 0.4), ("l2", 0.6)]
     assert opened[1].start_from == "l2@0.5", "not the other algorithm's"
 
 

@@ -56,9 +56,9 @@ def test_best_is_the_feasible_record_with_the_highest_score():
 
 def test_among_equals_the_most_accurate_is_best():
     records = [
-        trial(None, key="a", score=0.5, accuracy_budget=0.01),
-        trial(None, key="b", score=0.5, accuracy_budget=0.03),
-        trial(None, key="c", score=0.5, accuracy_budget=0.02),
+        trial(None, key="a", score=0.5, accuracy_margin=0.01),
+        trial(None, key="b", score=0.5, accuracy_margin=0.03),
+        trial(None, key="c", score=0.5, accuracy_margin=0.02),
     ]
     assert best(records).key == "b"
 
@@ -76,9 +76,9 @@ def test_nothing_is_best_where_nothing_is_feasible(records):
 
 def test_nearest_accuracy_is_that_with_the_highest_budget():
     records = [
-        trial(0.5, False, accuracy=3.0, accuracy_budget=-1.0),  # lower is better, the threshold is 2
-        trial(0.4, False, accuracy=2.5, accuracy_budget=-0.5),
-        trial(0.3, False, accuracy=4.0, accuracy_budget=-2.0),
+        trial(0.5, False, accuracy=3.0, accuracy_margin=-1.0),  # lower is better, the threshold is 2
+        trial(0.4, False, accuracy=2.5, accuracy_margin=-0.5),
+        trial(0.3, False, accuracy=4.0, accuracy_margin=-2.0),
         trial(0.2, state="failed"),
     ]
     assert nearest_accuracy(records) == 2.5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, Position, RateAxis, StepHalving
 from tests.search.support import run_search, trial
@@ -92,7 +92,7 @@ def initial_epochs(case):
 def first_verdict(case):
     """The validation after the initial phase, which decides the first direction: one before it and one an epoch."""
     accuracy = case["result"]["acc_sequence"][initial_epochs(case) + 1]
-    return accuracy_budget(accuracy, threshold_of(case)) >= 0
+    return accuracy_margin(accuracy, threshold_of(case)) >= 0
 
 
 def visits(case):
@@ -293,7 +293,7 @@ def test_departure_revisits_are_answered_by_the_memo(case):
     if seen.ours is not None:  # the bound that NNCF did not try
         verdicts[seen.ours.rate] = [seen.moves[-1][1]]
     proposals, records = run_search(search_of(case), lambda rate: verdicts[rate][0])
-    assert [proposal.compression_rate for proposal in proposals] == list(verdicts)
+    assert [proposal.requested_rate for proposal in proposals] == list(verdicts)
     walked = [position for position, _ in seen.moves] + ([seen.ours] if seen.ours else [])
     assert [move.position for move in search_of(case).moves(records)] == walked
 
@@ -303,7 +303,7 @@ def test_departure_revisits_save_trials():
     (case,) = (case for case in ADAPTIVE if case["name"] == "step_r0_0.3")
     assert sum(abs(row["rate"] - 0.3) < CLOSE for row in rows_of(case)) == 2
     proposals, records = run_search(search_of(case), lambda rate: rate <= 0.3)
-    assert [proposal.compression_rate for proposal in proposals] == [0.5, 0.4, 0.3, 0.35, 0.325]
+    assert [proposal.requested_rate for proposal in proposals] == [0.5, 0.4, 0.3, 0.35, 0.325]
     moves = search_of(case).moves(records)
     assert [move.rate for move in moves] == [0.5, 0.4, 0.3, 0.35, 0.325, 0.3]
     assert [move.trained for move in moves] == [True, True, True, True, True, False]
@@ -316,7 +316,7 @@ def test_departure_a_rate_decided_against_stays_decided(case):
     assert verdicts[0.5] == [False, True]
     assert case["result"]["final"]["rate_reported"] == pytest.approx(0.7)
     proposals, _ = run_search(search_of(case), lambda rate: rate != 0.5 and rate <= case["acc"]["r0"])
-    assert [proposal.compression_rate for proposal in proposals] == [0.5, 0.4, 0.45, 0.475]
+    assert [proposal.requested_rate for proposal in proposals] == [0.5, 0.4, 0.45, 0.475]
 
 
 @named({"patience_1_need_4", "patience_3_need_4"})
@@ -325,7 +325,7 @@ def test_departure_a_rate_decided_for_stays_decided(case):
     assert verdicts_of(case)[0.5] == [True, False]
     assert case["result"]["final"]["rate_target"] < 0
     proposals, _ = run_search(search_of(case), lambda rate: rate == 0.5)
-    assert [proposal.compression_rate for proposal in proposals] == [0.5, 0.6, 0.55, 0.525]
+    assert [proposal.requested_rate for proposal in proposals] == [0.5, 0.6, 0.55, 0.525]
 
 
 NOT_ABOVE = {"reduction_factor_0.6", "reduction_factor_0.9"}
@@ -346,7 +346,7 @@ def warm_starts(case):
         if position.rate in rates.values():
             continue
         proposal = search.next(records)
-        if proposal is None or proposal.compression_rate != position.rate:
+        if proposal is None or proposal.requested_rate != position.rate:
             assert case["name"] in CHANGING, f"ours {proposal}, NNCF's {row}"
             return
         theirs = row["start_weights"]
@@ -406,7 +406,7 @@ def test_the_threshold_is_that_of_nncf_to_the_last_bit(case):
 def test_budgets_and_ties_are_those_of_nncf_to_the_last_bit(case):
     threshold, compared = threshold_of(case), 0
     for row, accuracies in visits(case):
-        best = max((accuracy_budget(accuracy, threshold) for accuracy in accuracies), default=None)
+        best = max((accuracy_margin(accuracy, threshold) for accuracy in accuracies), default=None)
         assert best == row["best_budget"], f"at {row['rate']}"
         assert (None if best is None else best >= 0) == row["accepted"], f"at {row['rate']}"
         compared += 1

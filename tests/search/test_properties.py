@@ -152,7 +152,7 @@ def test_no_rate_is_proposed_twice_unless_its_trial_was_lost(search, dice):
     proposals, records = run_wildly(search, dice)
     decided, lost = set(), {}
     for proposal, record in zip(proposals, records, strict=True):
-        rate = proposal.compression_rate
+        rate = proposal.requested_rate
         assert rate not in decided, f"{rate} was proposed again"
         lost[rate] = lost.get(rate, 0) + (record.state == "lost")
         if record.state != "lost" or lost[rate] == 3:
@@ -162,7 +162,7 @@ def test_no_rate_is_proposed_twice_unless_its_trial_was_lost(search, dice):
 @given(searches(), answers)
 def test_every_proposal_is_on_the_axis(search, dice):
     for proposal in run_wildly(search, dice)[0]:
-        rate = proposal.compression_rate
+        rate = proposal.requested_rate
         assert search.axis.low <= rate <= search.axis.high
         assert search.axis.allowed is None or rate in search.axis.allowed
 
@@ -209,7 +209,7 @@ def test_the_start_is_the_highest_feasible_rate_not_above_the_proposed_one(searc
     for count, proposal in enumerate(proposals):
         walked = {move.rate for move in search.moves(records[:count])}
         rates = [record.requested_rate for record in records[:count] if record.feasible]
-        usable = [rate for rate in rates if rate <= proposal.compression_rate and rate in walked]
+        usable = [rate for rate in rates if rate <= proposal.requested_rate and rate in walked]
         expected = f"l1@{max(usable)!r}" if usable and search.warm_start else None
         assert proposal.start_from == expected, f"proposal {count} of {proposals}"
 

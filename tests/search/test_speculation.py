@@ -21,7 +21,7 @@ def test_without_running_trials_it_is_the_next_one():
 def test_both_sides_of_a_running_trial_feasible_first():
     running = []
     for _ in range(4):
-        running.append(next_beside(SEARCH, [], running).compression_rate)
+        running.append(next_beside(SEARCH, [], running).requested_rate)
     assert running == [0.5, 0.6, 0.4, 0.7]
 
 
@@ -29,7 +29,7 @@ def test_nothing_is_left_where_all_is_being_tried():
     tight = AdaptiveSearch("l1", RateAxis(0.5, 0.6), StepHalving(minimal_rate=0.5, maximal_rate=0.6))
     running = []
     while (proposal := next_beside(tight, [], running)) is not None:
-        running.append(proposal.compression_rate)
+        running.append(proposal.requested_rate)
     assert sorted(set(running)) == sorted(running)
     assert all(0.5 <= rate <= 0.6 for rate in running)
 
@@ -38,12 +38,12 @@ def test_nothing_is_left_where_all_is_being_tried():
 def test_what_is_prepared_never_changes_the_path(edge, workers):
     alone, beside = [], []
     while (proposal := SEARCH.next(alone)) is not None:
-        alone.append(record(proposal.compression_rate, edge))
+        alone.append(record(proposal.requested_rate, edge))
     while SEARCH.next(beside) is not None:
         running = []
         for _ in range(workers):
             proposal = next_beside(SEARCH, beside, running)
-            running += [] if proposal is None else [proposal.compression_rate]
+            running += [] if proposal is None else [proposal.requested_rate]
         beside += [record(rate, edge) for rate in running]
     paths = [[(move.rate, move.feasible) for move in SEARCH.moves(records)] for records in (alone, beside)]
     assert paths[0] == paths[1]

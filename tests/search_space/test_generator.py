@@ -317,7 +317,7 @@ def test_the_search_starts_on_a_shipped_file(space):
     for search in settings.searches(space):
         proposal = search.next([])
         assert proposal is not None
-        assert read_parameters(settings.parameters(space, search.algorithm, proposal.compression_rate)).rules
+        assert read_parameters(settings.parameters(space, search.algorithm, proposal.requested_rate)).rules
 
 
 def test_a_tuner_of_nni_samples_a_shipped_file(space):

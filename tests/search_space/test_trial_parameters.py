@@ -19,7 +19,7 @@ def test_pruner():
             "parameter::training_epochs": 3.0,
             "parameter::ignored_scopes": ["stem"],
         },
-        "search": {"compression_rate": 0.35, "anything": [1]},
+        "search": {"requested_rate": 0.35, "anything": [1]},
     }
     assert read_parameters(given) == AlgorithmChoice(
         "slim",

@@ -224,7 +224,7 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path_factory
     undisturbed, records = [], []
     while (proposal := search.next(records)) is not None:
         undisturbed.append(proposal)
-        records.append(answer(proposal, proposal.compression_rate <= truth))
+        records.append(answer(proposal, proposal.requested_rate <= truth))
 
     ledger = Ledger(ExperimentDirectory(tmp_path_factory.mktemp("experiment")))
 
@@ -238,7 +238,7 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path_factory
 
     proposed = []
     while (proposal := search.next(ledger.records)) is not None:
-        record = answer(proposal, proposal.compression_rate <= truth)
+        record = answer(proposal, proposal.requested_rate <= truth)
         proposed.append(proposal)
         ledger.propose(OpenTrial(record.key, record.parameters, proposal))
         ledger = perhaps_killed(ledger)

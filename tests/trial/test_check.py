@@ -63,7 +63,7 @@ def test_shares_are_those_of_the_model():
     low, high = check.reductions
     assert (check.applies, check.reason, check.fine_tunes) == (True, None, True)
     assert (low.requested_rate, high.requested_rate) == (0.3, 0.9)
-    assert (low.compression_rate, high.compression_rate) == (0.3, 0.9)
+    assert (low.achieved_rate, high.achieved_rate) == (0.3, 0.9)
     per_feature, parameters = 4 + 1 + 2, 400 * 7 + 2
     assert low.parameters_removed == pytest.approx(120 * per_feature / parameters)
     assert high.parameters_removed == pytest.approx(360 * per_feature / parameters)

@@ -47,13 +47,13 @@ class Parametrized(ZooModule):
 def parameters(layers, algorithm="l2"):
     return {
         "algorithm_name": {"_name": algorithm, f"config_list::::{layers}::sparsity": 0.5},
-        "search": {"compression_rate": 0.5, "epochs": 0},
+        "search": {"requested_rate": 0.5, "epochs": 0},
     }
 
 
 def test_filters_that_are_zero_go_and_no_output_changes(tmp_path):
     record = run_trial(ChannelsLast, parameters("conv"), threshold=0.0, directory=tmp_path)
-    assert (record.state, record.compression_rate, record.left_alone) == ("completed", 0.5, {})
+    assert (record.state, record.achieved_rate, record.left_alone) == ("completed", 0.5, {})
     smaller = load_compressed(tmp_path / record.checkpoint, ChannelsLast.model()).eval()
     x = ChannelsLast.data()[0][0]
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_the_record_names_what_is_left_alone(tmp_path):
     assert record.state == "completed"
     assert set(record.left_alone) == {"first.0", "depthwise.0"}
     assert "on the way to second.0" in record.left_alone["first.0"]
-    assert record.compression_rate == 0.25, "counted over all that was to be cut"
+    assert record.achieved_rate == 0.25, "counted over all that was to be cut"
     assert TrialRecord.from_dict(record.to_dict()) == record
 
 
@@ -86,12 +86,12 @@ def test_a_share_of_the_model_is_met_by_the_other_layers(tmp_path, algorithm):
             "parameter::rate_of": "parameters",
             **({"parameter::prune_first_conv": True} if algorithm == "filter_pruning" else {}),
         },
-        "search": {"compression_rate": 0.2, "epochs": 0},
+        "search": {"requested_rate": 0.2, "epochs": 0},
     }
     record = run_trial(Parametrized, order, threshold=0.0, directory=tmp_path)
     assert record.state == "completed", record.error
     assert set(record.left_alone) == {"first"}
-    assert record.compression_rate == pytest.approx(0.2, abs=0.04)
+    assert record.achieved_rate == pytest.approx(0.2, abs=0.04)
 
 
 def test_a_check_names_it_too():

@@ -69,7 +69,7 @@ def test_a_mix_prunes_tunes_and_quantizes(tmp_path):
     assert "l2" in NamesTrainers.asked
     assert "qat" in NamesTrainers.asked
     assert not record.simulated
-    assert record.compression_rate == pytest.approx(0.5, abs=0.02)
+    assert record.achieved_rate == pytest.approx(0.5, abs=0.02)
     model = load_compressed(checkpoint(tmp_path, record))
     assert isinstance(model, Int8Model)
     original = sum(parameter.numel() for parameter in NamesTrainers.model().parameters())
@@ -91,7 +91,7 @@ def test_zeros_survive_quantization_and_training(tmp_path, quantizer):
     assert len(weights) == 3
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     assert zeros >= 0.5 - 1e-6, zeros
-    assert record.compression_rate == pytest.approx(0.5, abs=0.01)
+    assert record.achieved_rate == pytest.approx(0.5, abs=0.01)
     assert record.simulated == (quantizer != "qat")
 
 
@@ -112,7 +112,7 @@ def test_what_is_simulated_says_so_and_counts_its_bits(tmp_path, algorithm, bits
     rule = {"config_list::weight::default::::quant_bits": bits}
     record, _ = trial(VggBn, tmp_path, 2.0, algorithm, rule, epochs=1)
     assert record.simulated
-    assert record.compression_rate == pytest.approx(1 - bits / 32, abs=1e-6)
+    assert record.achieved_rate == pytest.approx(1 - bits / 32, abs=1e-6)
     assert saved < record.size_removed < 1 - bits / 32
     assert final_result(record)["simulated"] == 1
 
@@ -163,7 +163,7 @@ def test_an_int8_trial_holds_what_its_file_evaluates_to(tmp_path, algorithm):
     model = load_compressed(checkpoint(tmp_path, record))
     assert isinstance(model, Int8Model)
     assert Regression.evaluator()(model) == record.accuracy, "the int8 model's, not its simulation's"
-    assert record.accuracy_budget == -1.0 - record.accuracy
+    assert record.accuracy_margin == -1.0 - record.accuracy
     curve = ExperimentDirectory(tmp_path).trial(record.key).curve()
     last_stage = [point["accuracy"] for point in curve if point["epoch"] > record.epochs - 2]
     assert record.simulated_accuracy == min(last_stage), "the curve is the simulation's"
@@ -183,7 +183,7 @@ def test_an_int8_model_outside_the_budget_is_outside_whatever_its_simulation_was
     record, _ = trial(WorseInInt8, tmp_path, 9.0, "qat", BITS, epochs=0)
     assert record.simulated_accuracy < 9.0 < record.accuracy, record
     assert (record.state, record.feasible) == ("completed", False)
-    assert record.accuracy_budget == pytest.approx(9.0 - record.accuracy)
+    assert record.accuracy_margin == pytest.approx(9.0 - record.accuracy)
     assert record.score < 0
     assert verdict(record) == f"outside as int8; {record.simulated_accuracy:.4g} in simulation"
 

@@ -130,7 +130,7 @@ def begun(directory, module, fingerprint=None):
 
 
 def order(rate, **search):
-    return {**SPACE.algorithm("l2").parameters(rate), "search": {"compression_rate": rate, "epochs": 3, **search}}
+    return {**SPACE.algorithm("l2").parameters(rate), "search": {"requested_rate": rate, "epochs": 3, **search}}
 
 
 def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):

@@ -22,7 +22,7 @@ def parameters(rate=0.5, algorithm="l2", **search):
     key = "config_list::::hidden::sparsity"
     return {
         "algorithm_name": {"_name": algorithm, key: rate},
-        "search": {"compression_rate": rate, "epochs": 3, **search},
+        "search": {"requested_rate": rate, "epochs": 3, **search},
     }
 
 
@@ -88,13 +88,13 @@ def test_a_feasible_trial(tmp_path):
     listener = Listener()
     record = run_trial(modules.Cliff, parameters(), threshold=0.8, directory=tmp_path, reporter=listener)
     assert (record.state, record.feasible, record.accuracy, record.epochs) == ("completed", True, 0.9, 1), record
-    assert record.accuracy_budget == pytest.approx(0.1)
-    assert record.compression_rate == record.requested_rate == record.score == 0.5
+    assert record.accuracy_margin == pytest.approx(0.1)
+    assert record.achieved_rate == record.requested_rate == record.score == 0.5
     assert record.parameters_removed == pytest.approx((400 * 7 - 200 * 7) / (400 * 7 + 2), abs=1e-3)
     assert record.macs_removed == pytest.approx(0.5)
     assert record.bytes == (tmp_path / record.checkpoint / "weights.pt").stat().st_size
     assert [entry["epoch"] for entry in listener.epochs] == [1]
-    assert listener.epochs[0] == {"default": 0.9, "accuracy": 0.9, "accuracy_budget": pytest.approx(0.1), "epoch": 1}
+    assert listener.epochs[0] == {"default": 0.9, "accuracy": 0.9, "accuracy_margin": pytest.approx(0.1), "epoch": 1}
     assert listener.final["default"] == record.score
     assert listener.final["feasible"] == 1
     assert json.loads((tmp_path / "trials" / record.key / "record.json").read_text())["key"] == record.key
@@ -119,8 +119,8 @@ def test_lower_is_better(tmp_path):
     inside = run_trial(modules.LowerIsBetter, parameters(0.6), threshold=-2.97, directory=tmp_path)
     outside = run_trial(modules.LowerIsBetter, parameters(0.7), threshold=-2.97, directory=tmp_path)
     assert (inside.feasible, outside.feasible) == (True, False)
-    assert inside.accuracy_budget == pytest.approx(0.03)
-    assert outside.accuracy_budget == pytest.approx(-1.97)
+    assert inside.accuracy_margin == pytest.approx(0.03)
+    assert outside.accuracy_margin == pytest.approx(-1.97)
 
 
 def test_the_initial_phase_does_not_train_what_is_feasible(tmp_path):
@@ -158,7 +158,7 @@ def test_warm_start_goes_on_from_the_named_checkpoint(tmp_path):
     first = run_trial(modules.Cliff, parameters(0.5), threshold=0.8, directory=tmp_path)
     second = run_trial(modules.Cliff, parameters(0.6, start_from=first.key), threshold=0.8, directory=tmp_path)
     assert second.error is None
-    assert second.compression_rate == 0.6
+    assert second.achieved_rate == 0.6
     assert int(load_compressed(tmp_path / second.checkpoint).epochs) == 2
 
 
@@ -249,7 +249,7 @@ def test_an_interrupted_trial_saves_and_reports_its_last_state(tmp_path):
 def test_level_is_held_through_fine_tuning(tmp_path):
     record = run_trial(Stochastic, parameters(0.75, algorithm="level"), threshold=2.0, directory=tmp_path)
     weight = load_compressed(tmp_path / record.checkpoint).hidden.weight
-    assert record.compression_rate == 0.75
+    assert record.achieved_rate == 0.75
     assert int((weight == 0).sum()) == 0.75 * weight.numel()
     assert not torch.equal(weight, fresh_model(Stochastic).hidden.weight)
 
@@ -261,11 +261,11 @@ def test_several_sparsities_are_measured_over_the_whole_model(tmp_path):
             "config_list::::hidden::sparsity": 0.5,
             "config_list::::head::sparsity": 0.25,
         },
-        "search": {"compression_rate": 0.6, "epochs": 0},
+        "search": {"requested_rate": 0.6, "epochs": 0},
     }
     record = run_trial(modules.Flat, order, threshold=0.8, directory=tmp_path)
     assert record.requested_rate == 0.6
-    assert record.compression_rate == pytest.approx((0.5 * 1600 + 0.25 * 800) / 2400)
+    assert record.achieved_rate == pytest.approx((0.5 * 1600 + 0.25 * 800) / 2400)
 
 
 def test_unknown_search_keys_are_named(tmp_path):

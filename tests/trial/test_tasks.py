@@ -91,7 +91,7 @@ def test_a_child_that_dies_is_told(tmp_path):
 
 def test_verify_loads_afresh(tmp_path):
     rule = "config_list::::hidden::sparsity"
-    order = {"algorithm_name": {"_name": "l2", rule: 0.5}, "search": {"compression_rate": 0.5, "epochs": 1}}
+    order = {"algorithm_name": {"_name": "l2", rule: 0.5}, "search": {"requested_rate": 0.5, "epochs": 1}}
     record = run_trial(modules.Cliff, order, threshold=0.8, directory=tmp_path)
     checkpoint = tmp_path / record.checkpoint
     assert verify(modules.Cliff, checkpoint, 0.8).feasible
@@ -110,7 +110,7 @@ def test_an_evaluator_that_leaves_dropout_on_is_found_by_verification(tmp_path):
     def tried(seed, threshold):
         order = {
             "algorithm_name": {"_name": "l2", "config_list::::hidden::sparsity": 0.5},
-            "search": {"compression_rate": 0.5, "epochs": 0, "seed": seed},
+            "search": {"requested_rate": 0.5, "epochs": 0, "seed": seed},
         }
         return run_trial(module, order, threshold=threshold, directory=tmp_path)
 

@@ -240,7 +240,7 @@ class _TrainingLoop:
             search = {"epochs": proposal.epochs, "initial": True, "lr_factor": 1.0, "start_from": None}
             parameters = {
                 "algorithm_name": {"_name": algorithm_of(plan)},
-                "search": {**search, "compression_rate": None, **plan.common},
+                "search": {**search, "requested_rate": None, **plan.common},
             }
         return OpenTrial(self._runner.key(parameters), parameters, proposal)
 

@@ -33,8 +33,8 @@ class Scalars:
 
     def on_proposal(self, proposal: Proposal, epochs: int) -> None:
         """A rate is about to be tried."""
-        if proposal.compression_rate is not None:
-            self._add("compression/accuracy_aware/target_compression_rate", proposal.compression_rate, epochs)
+        if proposal.requested_rate is not None:
+            self._add("compression/accuracy_aware/target_compression_rate", proposal.requested_rate, epochs)
             self._add("compression/accuracy_aware/compression_rate_step", proposal.step, epochs)
 
     def on_epoch(self, epochs: int, accuracy: float, budget: float) -> None:
@@ -217,7 +217,7 @@ class Writing:
 
     def _write_epoch(self, key: str, told: dict[str, Any], epochs: int) -> None:
         self._store.trial(key).append_epoch(told)
-        self._scalars.on_epoch(epochs, told["accuracy"], told["accuracy_budget"])
+        self._scalars.on_epoch(epochs, told["accuracy"], told["accuracy_margin"])
 
     def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[Any] | None:
         if not self._leads:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.compression.model_state import copied
 from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
 from autocompress.engines.local.functions import UserFunctions
@@ -105,7 +105,7 @@ class TorchRunner:
             algorithm=trial.parameters["algorithm_name"]["_name"],
             state="failed",
             parameters=trial.parameters,
-            requested_rate=search["compression_rate"],
+            requested_rate=search["requested_rate"],
             lr_factor=search["lr_factor"],
             seed=search["seed"],
             start_from=search["start_from"],
@@ -156,7 +156,7 @@ class TorchRunner:
         )
 
         def note(epoch: int, accuracy: float, budget: float) -> None:
-            told = {"default": accuracy, "accuracy": accuracy, "accuracy_budget": budget, "epoch": epoch}
+            told = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
             on_epoch({**told, "time": time.time()})
 
         tuned = FineTuning(
@@ -185,7 +185,7 @@ class TorchRunner:
             start = self._start_of(key)
         self._controller.start_from(
             start,
-            search["compression_rate"],
+            search["requested_rate"],
             removed=not self._masked,
             evaluated=search.get("validate_before_training", False),
         )
@@ -235,10 +235,10 @@ class TorchRunner:
             "state": "completed",
             "requested_rate": controller.level,
             "accuracy": tuned.accuracy,
-            "accuracy_budget": budget,
+            "accuracy_margin": budget,
             "feasible": budget >= 0,
             "score": score(capture.rate, budget, self._plan.threshold),
-            "compression_rate": capture.rate,
+            "achieved_rate": capture.rate,
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
@@ -257,4 +257,4 @@ class TorchRunner:
 
     def _budget(self, accuracy: float) -> float:
         higher = self._plan.measured.higher_is_better
-        return accuracy_budget(accuracy, self._plan.threshold, higher_is_better=higher)
+        return accuracy_margin(accuracy, self._plan.threshold, higher_is_better=higher)

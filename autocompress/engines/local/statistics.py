@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.result import CompressionResult
 
 
@@ -16,11 +16,11 @@ class LoopStatistics:
 
     Attributes:
         uncompressed_accuracy: as the user gave it.
-        compression_rate: achieved, measured, in [0, 1).
+        achieved_rate: measured, measured, in [0, 1).
         compressed_accuracy: of the model loaded afresh.
         absolute_accuracy_degradation: the loss, in the metric's unit; negative for a gain.
         relative_accuracy_degradation: the same in percent of the uncompressed accuracy's magnitude; infinite at 0.
-        accuracy_budget: how far the accuracy is inside the threshold.
+        accuracy_margin: how far the accuracy is inside the threshold.
         parameters_removed: share of the parameters that are gone or zero.
         macs_removed: share of the multiply-accumulates that dense kernels no longer do.
         trials: how many rates were tried.
@@ -28,11 +28,11 @@ class LoopStatistics:
     """
 
     uncompressed_accuracy: float
-    compression_rate: float
+    achieved_rate: float
     compressed_accuracy: float
     absolute_accuracy_degradation: float
     relative_accuracy_degradation: float
-    accuracy_budget: float
+    accuracy_margin: float
     parameters_removed: float
     macs_removed: float
     trials: int
@@ -48,8 +48,8 @@ class LoopStatistics:
             [
                 f"accuracy          {self.compressed_accuracy:g} (uncompressed {self.uncompressed_accuracy:g}, "
                 f"{self.absolute_accuracy_degradation:.3g} lost, {self.relative_accuracy_degradation:.3g} %)",
-                f"accuracy budget   {self.accuracy_budget:.3g} left",
-                f"compression rate  {self.compression_rate:.4g} ({self.parameters_removed:.1%} of the parameters, "
+                f"accuracy budget   {self.accuracy_margin:.3g} left",
+                f"compression rate  {self.achieved_rate:.4g} ({self.parameters_removed:.1%} of the parameters, "
                 f"{self.macs_removed:.1%} of the multiply-accumulates removed)",
                 f"search            {self.trials} rates, {self.epochs} epochs",
             ]
@@ -72,11 +72,11 @@ def statistics_of(result: CompressionResult) -> LoopStatistics:
     size = abs(baseline.accuracy)
     return LoopStatistics(
         uncompressed_accuracy=baseline.accuracy,
-        compression_rate=record.compression_rate or 0.0,
+        achieved_rate=record.achieved_rate or 0.0,
         compressed_accuracy=accuracy,
         absolute_accuracy_degradation=lost,
         relative_accuracy_degradation=100 * lost / size if size else float("inf") if lost > 0 else 0.0,
-        accuracy_budget=accuracy_budget(accuracy, result.threshold, higher_is_better=baseline.higher_is_better),
+        accuracy_margin=accuracy_margin(accuracy, result.threshold, higher_is_better=baseline.higher_is_better),
         parameters_removed=record.parameters_removed or 0.0,
         macs_removed=record.macs_removed or 0.0,
         trials=len(result.records),

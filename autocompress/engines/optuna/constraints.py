@@ -12,7 +12,7 @@ _CONSTRAINTS = "constraints"
 
 
 @checked_arguments
-def set_accuracy_budget(trial: Trial, accuracy_budget: float) -> None:
+def set_accuracy_margin(trial: Trial, accuracy_margin: float) -> None:
     """Tell Optuna how far a trial is inside its accuracy budget.
 
     It is written as a `constraints_func` of Optuna's has it: Optuna 4 and 5 read that, and optuna-dashboard reads
@@ -20,9 +20,9 @@ def set_accuracy_budget(trial: Trial, accuracy_budget: float) -> None:
 
     Args:
         trial: that runs.
-        accuracy_budget: accuracy minus threshold, or the reverse where lower is better; at least 0 is within.
+        accuracy_margin: accuracy minus threshold, or the reverse where lower is better; at least 0 is within.
     """
-    trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_budget,))
+    trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_margin,))
 
 
 def constraints(trial: FrozenTrial) -> list[float]:
@@ -41,6 +41,6 @@ def require_constraints(trial: FrozenTrial) -> None:
     if not constraints(trial):
         raise ConfigError(
             "a trial must tell whether it is within the accuracy budget; call "
-            "autocompress.set_accuracy_budget(trial, accuracy - threshold) in the objective, or give the sampler a "
+            "autocompress.set_accuracy_margin(trial, accuracy - threshold) in the objective, or give the sampler a "
             f"constraints_func; got no constraint of trial {trial.number}"
         )

@@ -84,7 +84,7 @@ class ProposalSampler(BaseSampler):
     ) -> Any:
         """What was proposed."""
         proposal = Proposal.from_dict(proposed(trial) or {})
-        return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.compression_rate
+        return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.requested_rate
 
     def _suggest(self, trial: Trial, proposal: Proposal) -> None:
         """Let the study know the algorithm and the rate that the trial was given."""

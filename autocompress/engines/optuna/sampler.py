@@ -31,7 +31,7 @@ class AdaptiveCompressionSampler(BaseSampler):
     """Proposes compression rates by step-halving over the trials of the study, and every other parameter by another.
 
     Nothing is kept between calls: any worker with this sampler can go on with the study. A trial is feasible where all
-    its constraints are at most 0; `set_accuracy_budget(trial, accuracy - threshold)` writes one, `constraints_func` is
+    its constraints are at most 0; `set_accuracy_margin(trial, accuracy - threshold)` writes one, `constraints_func` is
     the other way. Trials outside the budget are to be COMPLETE, so that other samplers learn from them; PRUNED ones
     count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search is
     finished. Workers that run at the same time are given the rates that the search may ask for next.
@@ -95,8 +95,8 @@ class AdaptiveCompressionSampler(BaseSampler):
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL, proposal.to_dict())
         trial.set_user_attr(PROPOSAL, proposal.to_dict())  # for the objective and the pruner, which have read it before
         if isinstance(param_distribution, CategoricalDistribution):  # 0 may be meant by 0.0
-            return next(choice for choice in param_distribution.choices if choice == proposal.compression_rate)
-        return proposal.compression_rate
+            return next(choice for choice in param_distribution.choices if choice == proposal.requested_rate)
+        return proposal.requested_rate
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Note the constraints, and stop the study when the search is finished.
@@ -178,7 +178,7 @@ def _repeated(search: AdaptiveSearch, records: Sequence[TrialRecord]) -> Proposa
     position = move.position
     return Proposal(
         algorithm=search.algorithm,
-        compression_rate=move.rate,
+        requested_rate=move.rate,
         step=position.step,
         direction=position.direction,
         lr_factor=position.lr_factor,

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.engines.failures import require_hope, told_loss
-from autocompress.engines.optuna.constraints import set_accuracy_budget
+from autocompress.engines.optuna.constraints import set_accuracy_margin
 from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of
 from autocompress.engines.optuna.dead_trials import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
 from autocompress.engines.optuna.directory_sync import Mirror
@@ -183,10 +183,10 @@ class Worker:
         if record.state != "lost":
             self._mirror.give(record)
         trial.set_user_attr(RECORD, record.to_dict())
-        if record.accuracy_budget is None or record.score is None:
+        if record.accuracy_margin is None or record.score is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        set_accuracy_budget(trial, record.accuracy_budget)
+        set_accuracy_margin(trial, record.accuracy_margin)
         self._study.tell(trial, record.score)
 
     def _without_result(self, asked: OpenTrial, end: End) -> TrialRecord:

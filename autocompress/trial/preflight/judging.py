@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autocompress.budget import AccuracyBudget, accuracy_budget
+from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.errors import ConfigError, ModuleError
 
 _UNEVEN = 0.01
@@ -124,7 +124,7 @@ class Judge:
         if all(gain > noise for gain in gains) and _is_far(accuracy, zeroed):
             raise ModuleError(self._wrong_direction(accuracy, zeroed))
         threshold = self.budget.threshold(accuracy, higher_is_better=self.higher_is_better)
-        if accuracy_budget(zeroed, threshold, higher_is_better=self.higher_is_better) >= 0:
+        if accuracy_margin(zeroed, threshold, higher_is_better=self.higher_is_better) >= 0:
             raise ModuleError(self._answers_always_the_same(accuracy, zeroed, threshold))
         better_shuffled = max(gains) > max(noise, _LUCK * abs(accuracy - zeroed))
         if better_shuffled or self._is_chance(accuracy, known, samples):
@@ -151,7 +151,7 @@ class Judge:
 
     def _gain(self, accuracy: float, than: float) -> float:
         """By how much it is better."""
-        return accuracy_budget(accuracy, than, higher_is_better=self.higher_is_better)
+        return accuracy_margin(accuracy, than, higher_is_better=self.higher_is_better)
 
     def _wrong_direction(self, accuracy: float, zeroed: float) -> str:
         kind = ("lower", "False") if self.higher_is_better else ("higher", "True")

@@ -64,7 +64,7 @@ def test_statistics_and_the_verdict_tell_of_the_model_that_is_given_back(tmp_pat
     loop, model, _ = run(told(cliff(0.62)), tmp_path)
     found = loop.statistics
     zeros = float((model.layer.weight == 0).float().mean())
-    assert found.compression_rate == pytest.approx(zeros)
+    assert found.achieved_rate == pytest.approx(zeros)
     assert found.compressed_accuracy == 0.9
     assert found.relative_accuracy_degradation == 0.0
     assert found.trials == len(loop.result.records)
@@ -267,7 +267,7 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(tmp_path
 
         directory = tmp_path / str(len(found))
         loop.run(model, train_epoch, teller.validate, preflight=False, log_dir=directory, **functions)
-        found.append((rates(loop), [record.compression_rate for record in loop.result.records], model.state_dict()))
+        found.append((rates(loop), [record.achieved_rate for record in loop.result.records], model.state_dict()))
     assert found[0][:2] == found[1][:2]
     assert len(set(found[0][0])) > 4, "rates within the budget follow each other"
     assert all(torch.equal(value, found[1][2][name]) for name, value in found[0][2].items())
@@ -328,4 +328,4 @@ def test_the_statistics_are_those_of_the_verified_model(tmp_path):
 
     loop, _, _ = run(tell, tmp_path)
     assert loop.statistics.compressed_accuracy == 0.895
-    assert loop.statistics.accuracy_budget == pytest.approx(0.895 - 0.891)
+    assert loop.statistics.accuracy_margin == pytest.approx(0.895 - 0.891)

@@ -10,7 +10,7 @@ import math
 import pytest
 
 from autocompress import InfeasibleBudgetError
-from autocompress.budget import accuracy_budget
+from autocompress.budget import accuracy_margin
 from autocompress.store import Ledger
 from tests.engines.local.support import config_of, loop_of
 from tests.search import test_oracle as rule
@@ -134,7 +134,7 @@ def test_every_returned_model_is_within_the_limit_and_that_of_the_best_rate(case
         assert not any(record.feasible for record in records)
         return
     best = max((record for record in records if record.feasible), key=lambda record: record.requested_rate)
-    assert accuracy_budget(loop.statistics.compressed_accuracy, threshold) >= 0
+    assert accuracy_margin(loop.statistics.compressed_accuracy, threshold) >= 0
     index = records.index(best)
     assert int(model.trained[2]) == sum(record.epochs for record in records[: index + 1]), "weights of its last epoch"
     assert float((model.layer.weight == 0).float().mean()) == pytest.approx(best.requested_rate, abs=1 / 3600)
@@ -157,7 +157,7 @@ def test_where_nncf_returned_weights_outside_the_limit_ours_are_inside(tmp_path)
     for case in outside:
         loop, _, _, error = played(case, tmp_path / case["name"])
         assert error is None, case["name"]
-        assert loop.statistics.accuracy_budget >= 0, case["name"]
+        assert loop.statistics.accuracy_margin >= 0, case["name"]
 
 
 @rule.named(rule.OUT_OF_EPOCHS - NO_EPOCHS)
@@ -182,7 +182,7 @@ def test_early_exit_trains_as_long_as_nncf(case, tmp_path):
     if final is not None:
         assert [accuracy for _, _, accuracy in teller.told[: len(sequence)]] == sequence
         assert record.epochs == teller.total == final["total_epochs"]
-    reached = record.accuracy is not None and accuracy_budget(record.accuracy, threshold) >= 0
+    reached = record.accuracy is not None and accuracy_margin(record.accuracy, threshold) >= 0
     assert (error is None) == reached
     if final is not None and final["acc"] >= threshold:
         assert loop.statistics.compressed_accuracy == final["acc"]

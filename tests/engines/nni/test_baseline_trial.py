@@ -6,9 +6,9 @@ from autocompress.engines.nni.wire_format import shown, taken
 from autocompress.records import Baseline, Measurement
 from autocompress.trial.baseline import is_uncompressed, uncompressed_parameters, uncompressed_result
 
-OTHER = {"algorithm_name": {"_name": "l2"}, "search": {"compression_rate": 0.5, "start_from": None}}
-SENT = {"algorithm_name": {"_name": "l2"}, "search/compression_rate": 0.5, "search/start_from": None}
-FIRST = {"algorithm_name": {"_name": "uncompressed"}, "search/compression_rate": 0.0}
+OTHER = {"algorithm_name": {"_name": "l2"}, "search": {"requested_rate": 0.5, "start_from": None}}
+SENT = {"algorithm_name": {"_name": "l2"}, "search/requested_rate": 0.5, "search/start_from": None}
+FIRST = {"algorithm_name": {"_name": "uncompressed"}, "search/requested_rate": 0.0}
 
 
 class Listens:
@@ -83,7 +83,7 @@ def test_its_result_is_what_was_measured():
     assert is_uncompressed(uncompressed_parameters())
     assert not is_uncompressed(OTHER)
     assert (result["default"], result["accuracy"], result["requested_rate"], result["bytes"]) == (0.0, 0.1, 0.0, 30)
-    assert abs(result["accuracy_budget"] - 0.001) < 1e-12, "better is lower"
+    assert abs(result["accuracy_margin"] - 0.001) < 1e-12, "better is lower"
 
 
 def test_parameters_come_back_as_they_were():

@@ -16,7 +16,7 @@ def searches(*names):
 
 
 def parameters(proposal):
-    search = {"compression_rate": proposal.compression_rate, "start_from": proposal.start_from}
+    search = {"requested_rate": proposal.requested_rate, "start_from": proposal.start_from}
     return {"algorithm_name": {"_name": proposal.algorithm}, "search": search}
 
 
@@ -45,7 +45,7 @@ class Nni:
 
     def write_result(self, parameter_id, **fields):
         sent = self.sent[parameter_id]
-        rate = sent["search"]["compression_rate"]
+        rate = sent["search"]["requested_rate"]
         key = self.trials.key(sent)
         plain = {"state": "completed", "feasible": rate <= self.edge, "checkpoint": f"trials/{key}/checkpoint"}
         record = TrialRecord(
@@ -60,7 +60,7 @@ class Nni:
         (output / name).write_text(text)
 
     def rates(self):
-        return [sent["search"]["compression_rate"] for sent in self.sent.values()]
+        return [sent["search"]["requested_rate"] for sent in self.sent.values()]
 
 
 @pytest.fixture

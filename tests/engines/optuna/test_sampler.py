@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState
 
-from autocompress.engines.optuna.constraints import set_accuracy_budget
+from autocompress.engines.optuna.constraints import set_accuracy_margin
 from autocompress.engines.optuna.convert import PROPOSAL
 from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
 from autocompress.errors import ConfigError
@@ -32,7 +32,7 @@ class TestOptunasSuite(BasicSamplerTestCase):
 def objective(curve):
     def measure(trial):
         rate = trial.suggest_float("compression_rate", 0, 0.95)
-        set_accuracy_budget(trial, curve(rate, 9) - THRESHOLD)
+        set_accuracy_margin(trial, curve(rate, 9) - THRESHOLD)
         return rate
 
     return measure
@@ -42,7 +42,7 @@ def expected_rates(curve, settings=SETTINGS, axis=AXIS):
     """What the rule does by itself."""
     search, records = AdaptiveSearch("r", axis, settings.rule(axis)), []
     while (proposal := search.next(records)) is not None:
-        rate = proposal.compression_rate
+        rate = proposal.requested_rate
         feasible = curve(rate, 9) >= THRESHOLD
         records.append(TrialRecord(str(len(records)), "r", "completed", requested_rate=rate, feasible=feasible))
     return [record.requested_rate for record in records]
@@ -88,7 +88,7 @@ def test_ask_and_tell():
     for wanted in expected_rates(cliff(0.62)):
         trial = study.ask({"compression_rate": FloatDistribution(0, 0.95)})
         assert trial.params["compression_rate"] == wanted
-        set_accuracy_budget(trial, cliff(0.62)(wanted, 9) - THRESHOLD)
+        set_accuracy_margin(trial, cliff(0.62)(wanted, 9) - THRESHOLD)
         study.tell(trial, wanted)
 
 
@@ -102,8 +102,8 @@ def test_a_finished_search_repeats_its_best_rate():
 def test_the_objective_knows_what_the_rule_says():
     def measure(trial):
         rate = trial.suggest_float("compression_rate", 0, 0.95)
-        assert trial.user_attrs[PROPOSAL]["compression_rate"] == rate
-        set_accuracy_budget(trial, 1.0)
+        assert trial.user_attrs[PROPOSAL]["requested_rate"] == rate
+        set_accuracy_margin(trial, 1.0)
         return rate
 
     optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler()).optimize(measure, n_trials=2)
@@ -133,7 +133,7 @@ def test_workers_at_the_same_time_are_given_what_may_come_next(name, workers):
             trial = study.ask()
             asked.append((trial, trial.suggest_float("compression_rate", 0, 0.95)))
         for trial, rate in asked:
-            set_accuracy_budget(trial, curve(rate, 9) - THRESHOLD)
+            set_accuracy_margin(trial, curve(rate, 9) - THRESHOLD)
             study.tell(trial, rate)
         if set(wanted) <= set(rates(study)):
             break
@@ -156,7 +156,7 @@ def test_a_rate_whose_trials_fail_is_tried_three_times():
         rate = trial.suggest_float("compression_rate", 0, 0.95)
         if rate == 0.5:
             raise RuntimeError("no memory")
-        set_accuracy_budget(trial, 1.0)
+        set_accuracy_margin(trial, 1.0)
         return rate
 
     study = optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler())
@@ -189,7 +189,7 @@ def test_choices_and_steps():
 
     def measure(trial):
         rate = trial.suggest_categorical("sparsity", [0, 0.3, 0.5, 0.7, 0.9])
-        set_accuracy_budget(trial, cliff(0.62)(rate, 9) - THRESHOLD)
+        set_accuracy_margin(trial, cliff(0.62)(rate, 9) - THRESHOLD)
         return rate
 
     study.optimize(measure)
@@ -207,7 +207,7 @@ def test_other_parameters_are_anothers():
     def measure(trial):
         lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
         rate = trial.suggest_float("compression_rate", 0, 0.95)
-        set_accuracy_budget(trial, knee(0.8)(rate, 9) - THRESHOLD)
+        set_accuracy_margin(trial, knee(0.8)(rate, 9) - THRESHOLD)
         return rate - abs(lr - 1e-3)
 
     study.optimize(measure, n_trials=20)
@@ -226,7 +226,7 @@ def test_settings_are_the_rules():
 
 def test_trials_without_a_constraint_are_told():
     study = optuna.create_study(direction="maximize", sampler=AdaptiveCompressionSampler())
-    with pytest.raises(ConfigError, match=r"call autocompress\.set_accuracy_budget\(trial, accuracy - threshold\)"):
+    with pytest.raises(ConfigError, match=r"call autocompress\.set_accuracy_margin\(trial, accuracy - threshold\)"):
         study.optimize(lambda trial: trial.suggest_float("compression_rate", 0, 0.95), n_trials=1)
 
 
