@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from autocompress.algorithms import algorithm
 from autocompress.errors import ConfigError, StoreError, short
@@ -16,28 +17,87 @@ from autocompress.records import Baseline, Proposal
 from autocompress.search import AdaptiveSearch, Search, require_objective
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
 ADAPTIVE_TUNER = "AdaptiveCompression"
 """Name of our own tuner and assessor, beside which NNI's are named."""
 
 
-class _Engine(TypedDict):
-    """What engines write into `engine`, each its own."""
+@dataclass(frozen=True)
+class NniEngine:
+    """An experiment on NNI.
 
-    name: str
+    Attributes:
+        id: NNI's id of the experiment: letters, digits, `_` and `-`.
+        config: NNI's own configuration, complete.
+    """
+
     id: str
-    study: str
-    storage: str | None
-    algorithm: str
     config: dict[str, Any]
+    name: Literal["nni"] = "nni"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.id):
+            raise StoreError(f"NNI's id must be of letters and digits; got {short(self.id)}")
+        checked(_NniConfig, "engine.config", self.config)
+
+    @property
+    def maximal_trials(self) -> int | None:
+        """After how many trials NNI ends the search; None: no limit."""
+        limit: int | None = self.config.get("maxTrialNumber")
+        return limit
 
 
 class _NniConfig(TypedDict):
-    """What is read of NNI's configuration before NNI reads it."""
-
     maxTrialNumber: int | None
 
+
+@dataclass(frozen=True)
+class OptunaEngine:
+    """A study on Optuna.
+
+    Attributes:
+        study: its name in the storage.
+        storage: the storage's address without a password; None: the file in the directory, or none that has an address.
+        artefacts: where trials' files are kept for all machines; None: in the directory.
+    """
+
+    study: str
+    storage: str | None = None
+    artefacts: str | None = None
+    name: Literal["optuna"] = "optuna"
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """A training loop in the user's process.
+
+    Attributes:
+        algorithm: name of what compresses, as records have it.
+        config: the NNCF-style configuration.
+    """
+
+    algorithm: str
+    config: dict[str, Any]
+    name: Literal["local"] = "local"
+
+
+@dataclass(frozen=True)
+class BuiltinTunerEngine:
+    """One of NNI's own tuners without NNI's manager, as comparisons run them."""
+
+    name: Literal["nni-tuner"] = "nni-tuner"
+
+
+EnginePlan = NniEngine | OptunaEngine | LocalEngine | BuiltinTunerEngine
+_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LocalEngine)
+_ENGINES: dict[str, type[EnginePlan]] = {
+    "local": LocalEngine,
+    "nni": NniEngine,
+    "nni-tuner": BuiltinTunerEngine,
+    "optuna": OptunaEngine,
+}
 
 _PACKAGES = ("autocompress", "torch", "torch-pruning", "torchao", "nni", "numpy")
 
@@ -55,7 +115,7 @@ class ExperimentPlan:
         tuner_arguments: its class arguments.
         assessor: name of the assessor; None for none.
         assessor_arguments: its class arguments.
-        engine: what only the engine itself reads.
+        engine: what is particular to the engine that runs it; None until an engine takes it over.
         versions: of Python and of the packages that matter.
         baseline: the uncompressed model; None until it has been measured.
     """
@@ -68,7 +128,7 @@ class ExperimentPlan:
     tuner_arguments: dict[str, Any] = field(default_factory=dict)
     assessor: str | None = None
     assessor_arguments: dict[str, Any] = field(default_factory=dict)
-    engine: dict[str, Any] = field(default_factory=dict)
+    engine: EnginePlan | None = None
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     baseline: Baseline | None = None
 
@@ -136,7 +196,23 @@ class ExperimentPlan:
         }
         return {**chosen, "search": {**search, **self.common}}
 
-    def with_baseline(self, baseline: Baseline, engine: dict[str, Any]) -> ExperimentPlan:
+    def engine_as(self, kind: type[_Engine]) -> _Engine:
+        """What is particular to the engine that runs it, which must be of one kind.
+
+        Raises:
+            StoreError: another engine runs it.
+        """
+        if not isinstance(self.engine, kind):
+            runs = "none" if self.engine is None else repr(self.engine.name)
+            raise StoreError(f"the experiment must be of the engine {kind.name!r}; it is of {runs}")
+        return self.engine
+
+    @property
+    def maximal_trials(self) -> int | None:
+        """After how many trials the engine ends the search; None: it ends by itself or not at all."""
+        return self.engine.maximal_trials if isinstance(self.engine, NniEngine) else None
+
+    def with_baseline(self, baseline: Baseline, engine: EnginePlan | None) -> ExperimentPlan:
         """The same plan, ready to start."""
         return dataclasses.replace(self, baseline=baseline, engine=engine)
 
@@ -144,8 +220,18 @@ class ExperimentPlan:
         """As JSON."""
         plain = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         plain["settings"] = self.settings.to_dict()
+        plain["engine"] = dataclasses.asdict(self.engine) if self.engine else None
         plain["baseline"] = self.baseline.to_dict() if self.baseline else None
         return {**plain, "threshold": self.threshold if self.baseline else None}
+
+    @classmethod
+    def read(cls, directory: ExperimentDirectory) -> ExperimentPlan:
+        """The plan of the experiment in a directory.
+
+        Raises:
+            StoreError: there is none, it was written by another version, or is damaged.
+        """
+        return cls.from_dict(directory.settings())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExperimentPlan:
@@ -160,15 +246,23 @@ class ExperimentPlan:
         try:
             _require_all(data)
             plain["settings"] = AccuracyAwareSettings.from_record(data["settings"])
+            plain["engine"] = _engine(data["engine"])
             plain["baseline"] = None if data["baseline"] is None else Baseline.from_dict(data["baseline"])
             plan = from_fields(cls, plain)
-            engine = checked(_Engine, "engine", plan.engine)
-            checked(_NniConfig, "engine.config", engine.get("config", {}))
         except (ConfigError, StoreError) as error:
             raise StoreError(f"experiment.json is damaged: {error}") from error
         if "class_name" not in plan.module:
             raise StoreError("experiment.json is damaged: module must have class_name; it does not")
         return plan
+
+
+def _engine(data: Any) -> EnginePlan | None:
+    if data is None:
+        return None
+    name = data.get("name") if isinstance(data, Mapping) else None
+    if name not in _ENGINES:
+        raise StoreError(f"engine must have a name ({', '.join(_ENGINES)}); got {short(data)}")
+    return from_fields(_ENGINES[name], data)
 
 
 def _require_all(data: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from autocompress.errors import ModuleError, StoreError
 from autocompress.grammar import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
-from autocompress.report.data import story_of
 from autocompress.report.verdict import disagreements, infeasible
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from autocompress.compression.module_loading import ModuleReference
     from autocompress.formats.export import ExportReport
+    from autocompress.plan import ExperimentPlan
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class CompressionResult:
     module: ModuleReference | None = None
 
     @property
+    def plan(self) -> ExperimentPlan:
+        """What was searched.
+
+        Raises:
+            StoreError: there is no experiment, or its files are damaged.
+        """
+        from autocompress.plan import ExperimentPlan  # here: a result loads without pydantic
+
+        return ExperimentPlan.read(self.directory)
+
+    @property
     def records(self) -> list[TrialRecord]:
         """Records of all trials in the order they ended."""
         return Ledger(self.directory).records
@@ -48,12 +59,12 @@ class CompressionResult:
     @property
     def baseline(self) -> Baseline:
         """The uncompressed model."""
-        return Baseline.from_dict(self.directory.settings()["baseline"])
+        return self.plan.measured
 
     @property
     def threshold(self) -> float:
         """The worst tolerable accuracy."""
-        return float(self.directory.settings()["threshold"])
+        return self.plan.threshold
 
     @property
     def best(self) -> TrialRecord:
@@ -102,11 +113,11 @@ class CompressionResult:
             InfeasibleBudgetError: nothing stayed within the budget.
             StoreError: the checkpoint is damaged.
         """
-        place, reference = json.dumps(str(self.checkpoint), ensure_ascii=False), self.directory.settings().get("module")
+        place, reference = json.dumps(str(self.checkpoint), ensure_ascii=False), self.plan.module
         line = f"import autocompress; model = autocompress.load_compressed({place}"
         if self._needs_no_module():
             return f"{line})"
-        if not reference or "file" not in reference:
+        if "file" not in reference:
             return f"{line}, original)  # original: the uncompressed model"
         return f"{line}, trust_module=True)  # runs {shown_path(reference['file'])}"
 
@@ -142,7 +153,7 @@ class CompressionResult:
 
         if self.module is not None:
             return self.module
-        recorded = self.directory.settings()["module"]
+        recorded = self.plan.module
         if "name" not in recorded:
             raise ModuleError(
                 "a run of a training loop has no module to build the model from: give the uncompressed model to "
@@ -205,6 +216,7 @@ class CompressionResult:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
+        from autocompress.report.data import story_of
         from autocompress.report.page import notebook
 
         return notebook(story_of(self.directory))
@@ -220,10 +232,10 @@ class CompressionResult:
         """
         from autocompress.trial.child import verify_in_child
 
-        ledger, settings = Ledger(self.directory), self.directory.settings()
+        ledger, plan = Ledger(self.directory), self.plan
         while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
-            verdict = verify_in_child(settings["module"], checkpoint, settings["threshold"], self.directory.path)
+            verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
             ledger.add_verdict(record.key, verdict)
         return self.best
 

@@ -140,7 +140,7 @@ def written(folder):
 def _experiment(folder):
     """What `status`, `trials`, `best`, `report` and `resume` read before any code of the experiment's module runs."""
     directory = ExperimentDirectory(folder / "experiment")
-    known = ExperimentPlan.from_dict(directory.settings())
+    known = ExperimentPlan.read(directory)
     answers = [known.threshold, known.space, known.searches]
     result = CompressionResult(directory)
     ledger = Ledger(directory)

@@ -11,6 +11,7 @@ from autocompress.records import Baseline, Measurement
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 from tests.search.support import trial
+from tests.written import plan
 
 BASELINE = Baseline(0.9, 0.88, True, Measurement(72_608, 72_608, 2_000_000, 295_000), "abc123", 1.0)
 
@@ -22,7 +23,7 @@ def write(tmp_path):
     def write(*records, baseline=BASELINE, **verdicts):
         directory = ExperimentDirectory(tmp_path / "experiment")
         directory.create()
-        directory.write_settings({"baseline": baseline.to_dict(), "threshold": 0.891})
+        directory.write_settings(plan(baseline=baseline).to_dict())
         ledger = Ledger(directory)
         for record in records:
             ledger.add(record)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from autocompress.cli.execute import Wishes, new_directory, quieten
-from autocompress.plan import ExperimentPlan
+from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.store import ExperimentDirectory
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def workers(store: ExperimentDirectory) -> list[str]:
     Raises:
         AutoCompressError: the storage cannot be asked.
     """
-    plan = ExperimentPlan.from_dict(store.settings())
-    return _owners(plan, store) if plan.engine.get("name") == "optuna" else []
+    plan = ExperimentPlan.read(store)
+    return _owners(plan, store) if isinstance(plan.engine, OptunaEngine) else []
 
 
 def _owners(plan: ExperimentPlan, store: ExperimentDirectory) -> list[str]:
@@ -148,5 +148,5 @@ def dashboard_command(directory: Path) -> str:
     from autocompress.engines.optuna.storage import told_storage
 
     store = ExperimentDirectory(directory)
-    storage, _ = told_storage(ExperimentPlan.from_dict(store.settings()), store)
+    storage, _ = told_storage(ExperimentPlan.read(store), store)
     return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / SHOWN)])

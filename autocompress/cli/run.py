@@ -41,6 +41,7 @@ from autocompress.cli.tables import (
 )
 from autocompress.compare.tuners import DEFAULT_TUNERS
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.store import ExperimentDirectory
 
 
@@ -103,9 +104,10 @@ def resume(
     Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
     """
     with told_errors(debug=debug):
-        engine = ExperimentDirectory(directory).settings()["engine"].get("name")  # before an engine is imported
-        optuna = engine == "optuna"
-        search = old_study(directory, trials=trials) if optuna else old_experiment(directory, port)
+        engine = ExperimentPlan.read(ExperimentDirectory(directory)).engine
+        search = (
+            old_study(directory, trials=trials) if isinstance(engine, OptunaEngine) else old_experiment(directory, port)
+        )
         execute.carry_out(search, quiet=quiet, trackers=track or ())
 
 

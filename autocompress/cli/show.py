@@ -26,6 +26,7 @@ from autocompress.cli.snapshot import Snapshot, holder, take
 from autocompress.cli.tables import piped_console, trials_table
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.grammar import shown_path
+from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Verdict
@@ -44,7 +45,7 @@ def ship(result: CompressionResult, path: Path, *, as_json: bool, trust_module: 
     """
     from autocompress.compression.module_loading import ModuleReference
 
-    recorded = result.directory.settings()["module"]
+    recorded = result.plan.module
     if "file" in recorded:
         reference = ModuleReference.from_dict(recorded)
         if not trust_module:
@@ -126,7 +127,7 @@ def view(directory: Directory, port: Port = None, debug: Debug = False) -> None:
     Of a study on Optuna it tells the command that shows it.
     """
     with told_errors(debug=debug):
-        if _existing(directory).settings()["engine"].get("name") == "optuna":
+        if isinstance(ExperimentPlan.read(_existing(directory)).engine, OptunaEngine):
             print(f"a study on Optuna is shown by: {dashboard_command(directory)}")
             return
         with closing(old_page(directory, port)) as page:

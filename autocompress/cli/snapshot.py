@@ -129,9 +129,8 @@ class Reader:
         if self._plan is None:
             if not self._store.exists():
                 return None
-            self._plan = ExperimentPlan.from_dict(self._store.settings())
-            trials = self._plan.engine.get("config", {}).get("maxTrialNumber") or self._trials
-            self._longest = longest_text(self._plan, trials)
+            self._plan = ExperimentPlan.read(self._store)
+            self._longest = longest_text(self._plan, self._plan.maximal_trials or self._trials)
         stamp = self._journal_stamp()
         if self._ledger is None or stamp != self._stamp:
             self._ledger, self._stamp = self._read_on(), stamp
@@ -180,7 +179,7 @@ def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
 def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> bool:
     if ledger.open:
         return False
-    limit = plan.engine.get("config", {}).get("maxTrialNumber")
+    limit = plan.maximal_trials
     used_up = limit is not None and len(ledger.records) >= limit
     return bool(ledger.verdicts) or used_up or (plan.tuner == ADAPTIVE_TUNER and not waiting)
 

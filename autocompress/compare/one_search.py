@@ -120,7 +120,7 @@ def _on_optuna(order: SearchOrder) -> None:
 
 def _driven(order: SearchOrder) -> None:
     from autocompress.engines.nni.local_runner import drive
-    from autocompress.plan import ExperimentPlan
+    from autocompress.plan import BuiltinTunerEngine, ExperimentPlan
     from autocompress.trial.process import ForkServer
 
     plan = ExperimentPlan(
@@ -129,7 +129,7 @@ def _driven(order: SearchOrder) -> None:
         settings=order.settings,
         objective=order.objective,
         tuner=order.tuner.name,
-        engine={"name": "nni, in process"},
+        engine=BuiltinTunerEngine(),
         baseline=order.baseline,
     )
     store = ExperimentDirectory(order.directory)

@@ -82,7 +82,7 @@ def outcome(story: Story, tuner: str, directory: str, holdouts: Mapping[str, flo
     best, verdict = story.best, story.verdict
     return SearchOutcome(
         tuner=tuner,
-        seed=story.settings["settings"]["seed"],
+        seed=story.plan.settings.seed,
         directory=directory,
         best_rate=story.reduction(best) if best else None,
         requested_rate=best.requested_rate if best else None,

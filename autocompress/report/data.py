@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.budget import AccuracyBudget, accuracy_margin
-from autocompress.errors import StoreError
+from autocompress.budget import accuracy_margin
+from autocompress.plan import ExperimentPlan, LocalEngine, OptunaEngine
 from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
 from autocompress.report.format import number
 from autocompress.search import OBJECTIVES, best, require_objective
@@ -24,10 +24,7 @@ class Story:
 
     Attributes:
         directory: its files.
-        module: name of the user's class.
-        settings: all of `experiment.json`.
-        baseline: the uncompressed model.
-        threshold: the worst tolerable accuracy.
+        plan: what was searched, with its baseline.
         records: of all trials in the order they ended.
         best: the best feasible one; None where there is none.
         verdicts: of trials whose checkpoint was loaded afresh, by key.
@@ -37,10 +34,7 @@ class Story:
     """
 
     directory: Path
-    module: str
-    settings: Mapping[str, Any]
-    baseline: Baseline
-    threshold: float
+    plan: ExperimentPlan
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
     verdicts: Mapping[str, Verdict]
@@ -49,14 +43,29 @@ class Story:
     sizes: ModelSizes | None
 
     @property
+    def module(self) -> str:
+        """Name of the user's class."""
+        return str(self.plan.module["class_name"])
+
+    @property
+    def baseline(self) -> Baseline:
+        """The uncompressed model."""
+        return self.plan.measured
+
+    @property
+    def threshold(self) -> float:
+        """The worst tolerable accuracy."""
+        return self.plan.threshold
+
+    @property
     def objective(self) -> str:
         """What trials are compared by."""
-        return str(self.settings["objective"])
+        return self.plan.objective
 
     @property
     def tuner(self) -> str:
         """Name of what chose the trials."""
-        return str(self.settings["tuner"])
+        return self.plan.tuner
 
     @property
     def algorithms(self) -> list[str]:
@@ -73,8 +82,7 @@ class Story:
         """The worst accuracy on hold-out data that the same budget tolerates there; None without such data."""
         if self.baseline.holdout_accuracy is None:
             return None
-        rules = ("maximal_relative_accuracy_degradation", "maximal_absolute_accuracy_degradation")
-        budget = AccuracyBudget(*(self.settings["settings"][rule] for rule in rules))
+        budget = self.plan.settings.budget
         return budget.threshold(self.baseline.holdout_accuracy, higher_is_better=self.baseline.higher_is_better)
 
     @property
@@ -126,20 +134,13 @@ def story_of(directory: ExperimentDirectory) -> Story:
         StoreError: there is none, its baseline has not been measured, or its files are damaged.
         ConfigError: its settings or its objective break a rule.
     """
-    settings, ledger = directory.settings(), Ledger(directory)
+    plan, ledger = ExperimentPlan.read(directory), Ledger(directory)
     found = best(ledger.standing)
-    require_objective(settings["objective"])
-    from autocompress.settings import AccuracyAwareSettings
-
-    settings["settings"] = AccuracyAwareSettings.from_record(settings["settings"]).to_dict()
-    if settings["threshold"] is None:
-        raise StoreError(f"{directory.settings_path} must have a threshold; the baseline has not been measured")
+    require_objective(plan.objective)
+    _ = plan.measured
     return Story(
         directory=directory.path,
-        module=settings["module"].get("class_name", ""),
-        settings=settings,
-        baseline=Baseline.from_dict(settings["baseline"]),
-        threshold=settings["threshold"],
+        plan=plan,
         records=tuple(ledger.records),
         best=found,
         verdicts=ledger.verdicts,
@@ -203,15 +204,14 @@ class Recipe:
 
 def recipe(story: Story) -> Recipe:
     """Of an experiment or a study its command line; of a training loop what makes it."""
-    engine = story.settings["engine"]
-    if engine.get("name") == "inprocess":
-        return Recipe("configuration", "config.json", engine["config"], _loop(story), [])
-    space = story.settings["search_space"]
-    return Recipe("search space", "space.json", space, _command(story), _changed_settings(story))
+    engine = story.plan.engine
+    if isinstance(engine, LocalEngine):
+        return Recipe("configuration", "config.json", engine.config, _loop(story), [])
+    return Recipe("search space", "space.json", story.plan.search_space, _command(story), _changed_settings(story))
 
 
 def _loop(story: Story) -> str:
-    settings = story.settings["settings"]
+    settings = story.plan.settings.to_dict()
     names = ("minimal_compression_rate", "maximal_compression_rate", "validate_before_training", "seed")
     given = ", ".join(f"{name}={settings[name]!r}" for name in names)
     preflight = "" if settings["preflight"] else ", preflight=False"
@@ -227,18 +227,14 @@ def _loop(story: Story) -> str:
 
 
 def _command(story: Story) -> str:
-    settings, engine = story.settings["settings"], story.settings["engine"]
+    settings = story.plan.settings.to_dict()
     words = ["autocompress", "run", _module(story), "--search-space", "space.json"]
-    words += ["--engine", "optuna"] if engine.get("name") == "optuna" else []
+    words += ["--engine", "optuna"] if isinstance(story.plan.engine, OptunaEngine) else []
     words += ["--objective", story.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
-    if (
-        AccuracyAwareSettings.from_dict(settings).budget.unusual(
-            story.baseline.accuracy, higher_is_better=story.baseline.higher_is_better
-        )
-        is not None
-    ):
+    baseline = story.baseline
+    if story.plan.settings.budget.unusual(baseline.accuracy, higher_is_better=baseline.higher_is_better) is not None:
         words.append("--yes")
     words += [] if settings["preflight"] else ["--no-preflight"]
     if story.tuner != "AdaptiveCompression":
@@ -249,7 +245,7 @@ def _command(story: Story) -> str:
 def _changed_settings(story: Story) -> list[tuple[str, Any]]:
     """Name and value of the settings that are not the defaults and have no option of their own."""
     defaults = AccuracyAwareSettings().to_dict()
-    given = story.settings["settings"]
+    given = story.plan.settings.to_dict()
     return [
         (name, given[name])
         for name in defaults
@@ -258,6 +254,6 @@ def _changed_settings(story: Story) -> list[tuple[str, Any]]:
 
 
 def _module(story: Story) -> str:
-    module = story.settings["module"]
+    module = story.plan.module
     place = module.get("file") or module.get("module")
     return f"{place}:{module['class_name']}"

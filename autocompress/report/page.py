@@ -103,8 +103,8 @@ def page(story: Story, trials: str) -> str:
         layers=layer_rows(story),
         recipe=(again := recipe(story)),
         described=json.dumps(again.content, indent=2),
-        settings=json.dumps(story.settings["settings"], indent=2),
-        versions=sorted(story.settings["versions"].items()),
+        settings=json.dumps(story.plan.settings.to_dict(), indent=2),
+        versions=sorted(story.plan.versions.items()),
     )
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from autocompress.algorithms import ALGORITHMS
 from autocompress.budget import accuracy_margin
 from autocompress.errors import InfeasibleBudgetError, evaluates_differently
 from autocompress.records import TrialRecord
-from autocompress.report.data import Story
 from autocompress.report.format import at_rate, counted, duration, number, percent
 from autocompress.search import nearest_accuracy
 from autocompress.store import Verdict
+
+if TYPE_CHECKING:
+    from autocompress.report.data import Story
 
 _MOST_TOLD = 3
 
@@ -205,9 +208,9 @@ def _cost(story: Story) -> str:
 
 
 def _after_nothing(story: Story) -> list[str]:
-    settings = story.settings["settings"]
+    settings = story.plan.settings
     rates = [record.requested_rate for record in story.records if record.requested_rate is not None]
-    tips = [f"Give fine-tuning more epochs: patience_epochs is {settings['patience_epochs']}."]
+    tips = [f"Give fine-tuning more epochs: patience_epochs is {settings.patience_epochs}."]
     if disagreements(story.records, story.verdicts):
         return [_SAME_EACH_TIME, *tips]
     if rates:
@@ -217,7 +220,7 @@ def _after_nothing(story: Story) -> list[str]:
 
 
 def _after_success(story: Story) -> list[str]:
-    best, settings = story.best, story.settings["settings"]
+    best, settings = story.best, story.plan.settings
     assert best is not None
     tips = [_SAME_EACH_TIME] if disagreements(story.records, story.verdicts) else []
     if (story.holdout_margin or 0.0) < 0:
@@ -225,13 +228,13 @@ def _after_success(story: Story) -> list[str]:
     if story.nearest_failure is None and best.requested_rate is not None:
         tips.append(
             f"Search higher: nothing failed up to {number(best.requested_rate)}; maximal_compression_rate is "
-            f"{number(settings['maximal_compression_rate'])}, and the search space may end below it."
+            f"{number(settings.maximal_compression_rate)}, and the search space may end below it."
         )
     elif best.requested_rate is not None:
         tips.append(
-            f"Take smaller steps: minimal_compression_rate_step is {number(settings['minimal_compression_rate_step'])}."
+            f"Take smaller steps: minimal_compression_rate_step is {number(settings.minimal_compression_rate_step)}."
         )
-    tips.append(f"Train longer at each rate: patience_epochs is {settings['patience_epochs']}.")
+    tips.append(f"Train longer at each rate: patience_epochs is {settings.patience_epochs}.")
     if best.algorithm in ALGORITHMS and ALGORITHMS[best.algorithm].kind == "pruner":
         tips.append(f"Quantize what is left: {best.algorithm}+qat stores int8 weights, about a quarter of the bytes.")
     return tips

@@ -24,7 +24,7 @@ from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
 class _Settings(TypedDict):
-    """What `experiment.json` has; `engines.plan.ExperimentPlan` is the whole of it."""
+    """What `experiment.json` has; `ExperimentPlan` is the whole of it."""
 
     module: dict[str, str]
     search_space: dict[str, Any]

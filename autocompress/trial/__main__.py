@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from autocompress.plan import ExperimentPlan
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import write_manifest
 from autocompress.trial.baseline import is_uncompressed, uncompressed_result
@@ -31,33 +32,33 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ[IN_CHILD] = "1"
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
-    settings = ExperimentDirectory(parsed.directory).settings()
-    if settings["settings"]["maximal_trial_seconds"] is not None:
+    plan = ExperimentPlan.read(ExperimentDirectory(parsed.directory))
+    if plan.settings.maximal_trial_seconds is not None:
         # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
-        faulthandler.dump_traceback_later(settings["settings"]["maximal_trial_seconds"], exit=True)
+        faulthandler.dump_traceback_later(plan.settings.maximal_trial_seconds, exit=True)
     channel = _channel(parsed.channel)
     parameters = channel.parameters()
     if is_uncompressed(parameters):
-        channel.report_final(uncompressed_result(settings))
+        channel.report_final(uncompressed_result(plan.measured, plan.threshold))
         return 0
-    return _run(parsed, settings, channel, parameters)
+    return _run(parsed, plan, channel, parameters)
 
 
-def _run(parsed: argparse.Namespace, settings: dict[str, Any], channel: Channel, parameters: dict[str, Any]) -> int:
+def _run(parsed: argparse.Namespace, plan: ExperimentPlan, channel: Channel, parameters: dict[str, Any]) -> int:
     # These bring torch, which the trial of the uncompressed model does not wait for.
     from autocompress.compression.module_loading import ModuleReference
     from autocompress.trial.run import run_trial
 
-    reference = ModuleReference.from_dict(settings["module"])
+    reference = ModuleReference.from_dict(plan.module)
     if parsed.module_root is not None:
         reference = reference.moved(Path(parsed.module_root))
     record = run_trial(
         reference.load(keep_path=True),
         parameters,
-        threshold=settings["threshold"],
+        threshold=plan.threshold,
         directory=parsed.directory,
         reporter=channel,
-        fingerprint=settings["baseline"]["fingerprint"],
+        fingerprint=plan.measured.fingerprint,
     )
     if parsed.module_root is not None:
         write_manifest(ExperimentDirectory(parsed.directory).trial(record.key).path)

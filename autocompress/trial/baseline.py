@@ -23,18 +23,18 @@ def is_uncompressed(parameters: Mapping[str, Any]) -> bool:
     return isinstance(chosen, Mapping) and chosen.get("_name") == UNCOMPRESSED
 
 
-def uncompressed_result(settings: Mapping[str, Any]) -> dict[str, Any]:
+def uncompressed_result(baseline: Baseline, threshold: float) -> dict[str, Any]:
     """Its final result, with the names that other trials' have.
 
     Args:
-        settings: what `experiment.json` holds.
+        baseline: the uncompressed model.
+        threshold: the worst tolerable accuracy.
     """
-    baseline = Baseline.from_dict(settings["baseline"])
     higher = baseline.higher_is_better
     return {
         "default": 0.0,
         "accuracy": baseline.accuracy,
-        "accuracy_margin": accuracy_margin(baseline.accuracy, settings["threshold"], higher_is_better=higher),
+        "accuracy_margin": accuracy_margin(baseline.accuracy, threshold, higher_is_better=higher),
         "feasible": 1,
         "requested_rate": 0.0,
         "achieved_rate": 0.0,

@@ -9,6 +9,7 @@ from rich.console import Console
 from autocompress.cli.live_display import Display, Lines, picture, watching
 from autocompress.cli.snapshot import Reader, take
 from autocompress.plain_json import dumps
+from autocompress.plan import NniEngine
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 from tests.written import finish, plan, record
@@ -119,7 +120,7 @@ def test_the_direction_of_the_metric(new_store, higher, bound):
 
 
 def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
-    new_store.write_settings(plan(tuner="TPE", engine={"config": {"maxTrialNumber": 1}}).to_dict())
+    new_store.write_settings(plan(tuner="TPE", engine=NniEngine("id", {"maxTrialNumber": 1})).to_dict())
     assert "next: the tuner decides" in shown(new_store)
     Ledger(new_store).add(record("key0", 0.5, feasible=True))
     assert take(new_store).ended

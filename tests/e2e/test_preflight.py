@@ -207,4 +207,4 @@ def test_the_command_run_without_it(space, tmp_path):
 
 
 def baseline_in(directory):
-    return ExperimentPlan.from_dict(ExperimentDirectory(directory).settings()).measured
+    return ExperimentPlan.read(ExperimentDirectory(directory)).measured

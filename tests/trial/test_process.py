@@ -1,5 +1,6 @@
 """Trials that are forked: as good as fresh interpreters, and soon there."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.records import Baseline
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
@@ -19,13 +21,14 @@ from autocompress.trial.child import measure_in_child
 from autocompress.trial.process import End, ForkServer, TrialProcess, fresh_interpreter
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
+from tests.written import plan
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 
 
 def record_of(directory, module, start, rate=0.5):
     store, fingerprint = begun(directory, module)
-    key = trial_key(fingerprint, order(rate), 0.8)
+    key = trial_key(fingerprint, order(rate), THRESHOLD)
     process = TrialProcess(store, key, order(rate), start)
     results = list(process.results())
     assert process.wait() == End()
@@ -45,7 +48,7 @@ def test_many_run_at_a_time_from_one_server(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
     rates = [0.1, 0.3, 0.5, 0.7]
     with ForkServer() as server:
-        keys = [trial_key(fingerprint, order(rate), 0.8) for rate in rates]
+        keys = [trial_key(fingerprint, order(rate), THRESHOLD) for rate in rates]
         running = [TrialProcess(store, key, order(rate), server) for key, rate in zip(keys, rates, strict=True)]
         assert [len(list(process.results())) for process in running] == [3] * 4
         assert [process.wait() for process in running] == [End()] * 4
@@ -60,7 +63,7 @@ def test_a_trial_is_told_by_its_command_and_its_death_by_the_signal(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
     parameters = order(0.9, epochs=200)
     with ForkServer() as server:
-        process = TrialProcess(store, trial_key(fingerprint, parameters, 0.8), parameters, server)
+        process = TrialProcess(store, trial_key(fingerprint, parameters, THRESHOLD), parameters, server)
         next(iter(process.results()))
         command = " ".join(psutil.Process(process._process.pid).cmdline())
         assert f"-m autocompress.trial {store.path}" in command
@@ -72,7 +75,7 @@ def test_a_trial_is_told_by_its_command_and_its_death_by_the_signal(tmp_path):
 def test_an_exit_runs_what_was_registered_for_it(tmp_path):
     """Loggers such as wandb send their last lines from there."""
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.TellsItsEnd)
-    key = trial_key(fingerprint, order(0.5), 0.8)
+    key = trial_key(fingerprint, order(0.5), THRESHOLD)
     with ForkServer() as server:
         process = TrialProcess(store, key, order(0.5), server)
         list(process.results())
@@ -85,7 +88,7 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
     with ForkServer() as server:
         store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
         for rate in (0.3, 0.5):
-            key = trial_key(fingerprint, order(rate), 0.8)
+            key = trial_key(fingerprint, order(rate), THRESHOLD)
             process = TrialProcess(store, key, order(rate), server)
             list(process.results())
             assert process.wait() == End()
@@ -97,7 +100,7 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
 def test_a_trial_goes_on_when_who_started_it_is_killed(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
     parameters = order(0.9, epochs=3)
-    key = trial_key(fingerprint, parameters, 0.8)
+    key = trial_key(fingerprint, parameters, THRESHOLD)
     pid = os.fork()
     if pid == 0:
         server = ForkServer()
@@ -110,6 +113,7 @@ def test_a_trial_goes_on_when_who_started_it_is_killed(tmp_path):
 
 
 SPACE = default_space(["l2"])
+THRESHOLD = 0.8
 
 
 @functools.lru_cache
@@ -122,11 +126,11 @@ def begun(directory, module, fingerprint=None):
     """An experiment's directory, its uncompressed model measured."""
     store, reference = ExperimentDirectory(directory), ModuleReference.of(module)
     store.path.mkdir()
-    baseline = dict(measured(module))
-    baseline["fingerprint"] = fingerprint or baseline["fingerprint"]
-    settings = AccuracyAwareSettings().to_dict()
-    store.write_settings({"module": reference.to_dict(), "threshold": 0.8, "baseline": baseline, "settings": settings})
-    return store, baseline["fingerprint"]
+    baseline = Baseline.from_dict(measured(module))
+    baseline = dataclasses.replace(baseline, fingerprint=fingerprint or baseline.fingerprint)
+    settings = AccuracyAwareSettings(maximal_absolute_accuracy_degradation=baseline.accuracy - THRESHOLD)
+    store.write_settings(plan(module=reference.to_dict(), settings=settings, baseline=baseline).to_dict())
+    return store, baseline.fingerprint
 
 
 def order(rate, **search):
@@ -136,7 +140,7 @@ def order(rate, **search):
 def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
     parameters = order(0.5)
-    key = trial_key(fingerprint, parameters, 0.8)
+    key = trial_key(fingerprint, parameters, THRESHOLD)
     process = TrialProcess(store, key, parameters)
     results = list(process.results())
     assert process.wait() == End()
@@ -147,7 +151,7 @@ def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):
 
 def test_the_key_is_of_the_source_that_the_experiment_began_with(tmp_path):
     store, _ = begun(tmp_path / "experiment", curve_modules.Flat, fingerprint="of an earlier text")
-    key = trial_key("of an earlier text", order(0.5), 0.8)
+    key = trial_key("of an earlier text", order(0.5), THRESHOLD)
     process = TrialProcess(store, key, order(0.5))
     assert list(process.results())
     assert process.wait() == End()
@@ -156,7 +160,7 @@ def test_the_key_is_of_the_source_that_the_experiment_began_with(tmp_path):
 
 def test_ends_are_told_apart(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.RaisesAlways)
-    key = trial_key(fingerprint, order(0.5), 0.8)
+    key = trial_key(fingerprint, order(0.5), THRESHOLD)
     failed = TrialProcess(store, key, order(0.5))
     list(failed.results())
     assert "RuntimeError: the trainer is broken" in failed.wait().crash
@@ -170,7 +174,7 @@ def test_ends_are_told_apart(tmp_path):
 def test_an_interrupted_trial_saves_its_state(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
     parameters = order(0.9, epochs=200)
-    key = trial_key(fingerprint, parameters, 0.8)
+    key = trial_key(fingerprint, parameters, THRESHOLD)
     process = TrialProcess(store, key, parameters)
     for _ in process.results():
         process.interrupt()

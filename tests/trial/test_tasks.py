@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from autocompress.compression.module_loading import ModuleReference
@@ -11,6 +13,7 @@ from autocompress.trial import run_trial
 from autocompress.trial.child import measure_in_child, verify_in_child
 from autocompress.trial.tasks import measure_baseline, require_hooks, verify
 from tests import curve_modules as modules
+from tests.written import plan
 
 
 def space(algorithm="l2", **layers):
@@ -122,9 +125,10 @@ def test_an_evaluator_that_leaves_dropout_on_is_found_by_verification(tmp_path):
     assert (record.feasible, record.accuracy) == (True, lucky.accuracy)
 
     directory = ExperimentDirectory(tmp_path)
-    baseline = measure_baseline(module, space())
-    settings = {"baseline": baseline.to_dict(), "threshold": threshold, "module": ModuleReference.of(module).to_dict()}
-    directory.write_settings(settings)
+    baseline = dataclasses.replace(measure_baseline(module, space()), accuracy=1.0)
+    settings = AccuracyAwareSettings(maximal_absolute_accuracy_degradation=1.0 - threshold)
+    written = plan(module=ModuleReference.of(module).to_dict(), settings=settings, baseline=baseline)
+    directory.write_settings(written.to_dict())
     Ledger(directory).add(record)
     with pytest.raises(InfeasibleBudgetError, match="leaves the model in training mode") as caught:
         CompressionResult(directory).verify()

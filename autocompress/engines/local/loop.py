@@ -20,7 +20,7 @@ from autocompress.engines.local.recorder import Report, Scalars, Writing
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
 from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Proposal, TrialRecord
 from autocompress.report.data import story_of
 from autocompress.report.format import at_rate, holds
@@ -177,7 +177,7 @@ class _TrainingLoop:
             announce(self._plan, _logger, longest(planned, [1] * len(planned), every))
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
-        folder = Path(log_dir or self._plan.engine["config"]["log_dir"] or "runs")
+        folder = Path(log_dir or self._plan.engine_as(LocalEngine).config["log_dir"] or "runs")
         new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         path = self._runner.share(str(new if resume is None else resume))
         assert path is not None
@@ -188,7 +188,7 @@ class _TrainingLoop:
             store.create()
             store.write_settings(self._plan.to_dict())
             return
-        plan = ExperimentPlan.from_dict(store.settings())
+        plan = ExperimentPlan.read(store)
         store.journal.repair()
         Ledger(store).absorb()
         alike = plan.settings.searches_like(self._plan.settings)

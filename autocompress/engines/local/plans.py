@@ -7,7 +7,7 @@ from typing import Any
 from autocompress.errors import ConfigError
 from autocompress.nncf import CompressionConfig, search_space_of, settings_of
 from autocompress.nncf.sections import SECTION, AccuracyAwareTraining, Distillation, Quantization
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Baseline
 from autocompress.search import Search, SingleTrial
 from autocompress.settings import AccuracyAwareSettings
@@ -93,7 +93,7 @@ def searches(plan: ExperimentPlan, initial_rate: float | None) -> tuple[Search, 
 
 def algorithm_of(plan: ExperimentPlan) -> str:
     """The name that records have."""
-    return str(plan.engine["algorithm"])
+    return plan.engine_as(LocalEngine).algorithm
 
 
 def _plan(
@@ -112,10 +112,6 @@ def _plan(
         settings=settings,
         objective="rate",
         tuner=tuner,
-        engine={
-            "name": _ENGINE,
-            "algorithm": "+".join([*names, *quantized]) or "knowledge_distillation",
-            "config": config.model_dump(mode="json"),
-        },
+        engine=LocalEngine("+".join([*names, *quantized]) or "knowledge_distillation", config.model_dump(mode="json")),
         baseline=baseline,
     )

@@ -126,7 +126,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             StoreError: there is no experiment in the directory.
         """
         store = ExperimentDirectory(directory)
-        plan = ExperimentPlan.from_dict(store.settings())
+        plan = ExperimentPlan.read(store)
         experiment_id, config = written_config(plan, store)
         experiment = cls(ModuleReference.from_dict(plan.module), config, experiment_id, directory=store.path)
         experiment._store, experiment._runs_module = store, False

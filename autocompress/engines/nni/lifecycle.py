@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from autocompress.engines.nni.remote import Machines
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, EngineError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniEngine
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import require_space
 from autocompress.trial.child import measure_in_child
@@ -175,8 +174,7 @@ def created(
     held.enter_context(store.locked())
     baseline = measure_in_child(plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed)
     complete_config(config, experiment_id, store.path, module, plan.space)
-    engine = {"name": "nni", "id": experiment_id, "config": canonical_json(config)}
-    plan = plan.with_baseline(baseline, engine)
+    plan = plan.with_baseline(baseline, NniEngine(experiment_id, canonical_json(config)))
     store.write_settings(plan.to_dict())
     announce(plan, _logger, length_of(plan, config.max_trial_number))
     return plan
@@ -196,7 +194,7 @@ def reopened(
     Raises:
         StoreError: there is no experiment, or somebody runs it.
     """
-    plan = ExperimentPlan.from_dict(store.settings())
+    plan = ExperimentPlan.read(store)
     held.enter_context(store.locked())
     end_process(find_manager(experiment_id))
     store.journal.repair()
@@ -213,14 +211,10 @@ def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[st
     Raises:
         StoreError: the plan is of another engine, or NNI does not accept the configuration.
     """
-    experiment_id, config = plan.engine.get("id"), plan.engine.get("config")
-    if plan.engine.get("name") != "nni" or not isinstance(config, dict):
-        raise StoreError(f"{store.settings_path} does not hold an NNI experiment")
-    if not isinstance(experiment_id, str) or not re.fullmatch(r"[\w-]+", experiment_id):
-        raise StoreError(f"{store.settings_path}: NNI's id must be of letters and digits; got {experiment_id!r}")
+    engine = plan.engine_as(NniEngine)
     try:
-        known = ExperimentConfig(**config)
+        known = ExperimentConfig(**engine.config)
     except Exception as error:  # NNI raises whatever it likes
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
     known.experiment_working_directory = str(store.path / "nni")
-    return experiment_id, known
+    return engine.id, known

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from autocompress.engines.optuna.convert import open_trial, records_of
 from autocompress.errors import StoreError
-from autocompress.plan import ExperimentPlan
+from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.records import TrialRecord
 from autocompress.report import write_report
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
@@ -69,8 +69,8 @@ class Mirror:
         if not self.store.exists():
             self.store.write_settings(plan.to_dict())
             return
-        engine = ExperimentPlan.from_dict(self.store.settings()).engine
-        if (engine.get("name"), engine.get("study")) != ("optuna", plan.engine["study"]):
+        engine = ExperimentPlan.read(self.store).engine
+        if not isinstance(engine, OptunaEngine) or engine.study != plan.engine_as(OptunaEngine).study:
             raise StoreError(
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )

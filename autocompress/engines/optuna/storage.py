@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from autocompress.engines.optuna.convert import PLAN
 from autocompress.errors import ConfigError, StoreError, unknown_name
-from autocompress.plan import ExperimentPlan
+from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.store import ExperimentDirectory
 
 _logger = logging.getLogger("autocompress.optuna")
@@ -163,16 +163,15 @@ def told_storage(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str,
         StoreError: it belongs to no study.
         ConfigError: the address has a password, which is not written down.
     """
-    if plan.engine.get("name") != "optuna":
-        raise StoreError(f"{store.settings_path} does not hold an Optuna study")
-    if not {"storage", "study"} <= plan.engine.keys():
-        raise StoreError(f"{store.settings_path} must name the study and its storage")
-    told, name = plan.engine["storage"], str(plan.engine["study"])
-    if told is None:
-        return default_storage(store), name
-    if _url(told).password is not None:
-        raise ConfigError(f"the storage of study {name!r} must be given, as its password is not written down: {told}")
-    return str(told), name
+    engine = plan.engine_as(OptunaEngine)
+    if engine.storage is None:
+        return default_storage(store), engine.study
+    if _url(engine.storage).password is not None:
+        raise ConfigError(
+            f"the storage of study {engine.study!r} must be given, as its password is not written down: "
+            f"{engine.storage}"
+        )
+    return engine.storage, engine.study
 
 
 def plan_of(storage: str | BaseStorage, study_name: str | None) -> ExperimentPlan:

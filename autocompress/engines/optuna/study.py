@@ -35,7 +35,7 @@ from autocompress.engines.optuna.storage import (
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaEngine, choose_objective
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import SearchSpaceSource, load_search_space
@@ -136,7 +136,7 @@ class CompressionStudy:
         """
         if storage is None:
             store = ExperimentDirectory(directory or ".")
-            plan = ExperimentPlan.from_dict(store.settings())
+            plan = ExperimentPlan.read(store)
             storage, study_name = told_storage(plan, store)
         else:
             plan = plan_of(storage, study_name)
@@ -150,7 +150,7 @@ class CompressionStudy:
             objective=plan.objective,
             study_name=study_name,
             directory=directory,
-            artefacts=plan.engine.get("artefacts"),
+            artefacts=plan.engine_as(OptunaEngine).artefacts,
         )
         opened._runs_module = module is not None
         return opened
@@ -248,12 +248,7 @@ class CompressionStudy:
             settings=self.settings,
             objective=choose_objective(space, objective),
             tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
-            engine={
-                "name": "optuna",
-                "study": self.study_name,
-                "storage": address(self._storage),
-                "artefacts": self._artefacts,
-            },
+            engine=OptunaEngine(self.study_name, address(self._storage), self._artefacts),
         )
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan

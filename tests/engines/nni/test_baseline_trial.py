@@ -79,7 +79,7 @@ def test_after_a_resume_it_is_not_shown_again():
 
 def test_its_result_is_what_was_measured():
     baseline = Baseline(0.1, None, False, Measurement(10, 10, 20, 30), "f", 0.1)
-    result = uncompressed_result({"baseline": baseline.to_dict(), "threshold": 0.101})
+    result = uncompressed_result(baseline, 0.101)
     assert is_uncompressed(uncompressed_parameters())
     assert not is_uncompressed(OTHER)
     assert (result["default"], result["accuracy"], result["requested_rate"], result["bytes"]) == (0.0, 0.1, 0.0, 30)
