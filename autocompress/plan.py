@@ -15,7 +15,8 @@ from autocompress.algorithms import algorithm
 from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal
 from autocompress.search import AdaptiveSearch, Search, require_objective
-from autocompress.search_space import SearchSpace
+from autocompress.search_space import SearchSpace, requested_rate
+from autocompress.search_space.trial_parameters import RATE_KEY
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
@@ -187,8 +188,9 @@ class ExperimentPlan:
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
         chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
+        once = {} if requested_rate(chosen) is not None else {RATE_KEY: proposal.requested_rate}
         search = {
-            "requested_rate": proposal.requested_rate,
+            **once,
             "lr_factor": proposal.lr_factor,
             "start_from": proposal.start_from,
             "epochs": proposal.epochs,

@@ -17,6 +17,7 @@ from autocompress.errors import StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import best, proposals
+from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 
@@ -189,12 +190,7 @@ def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
     chosen: dict[str, Any] = trial.parameters["algorithm_name"]
     curve = store.trial(trial.key).curve()
     last = curve[-1] if curve else {}
-    rate = search.get("requested_rate", _only_sparsity(chosen))
+    rate = requested_rate(trial.parameters)
     name, epochs = chosen["_name"], search.get("epochs")
     most = None if epochs is None else epochs * (name.count(MIX) + 1)
     return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))
-
-
-def _only_sparsity(chosen: Mapping[str, Any]) -> float | None:
-    sparsities = [value for name, value in chosen.items() if name.endswith("::sparsity")]
-    return sparsities[0] if len(sparsities) == 1 else None

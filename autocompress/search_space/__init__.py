@@ -8,7 +8,7 @@ from autocompress.search_space.generator import (
 )
 from autocompress.search_space.layer_keys import argument_key, parse_key
 from autocompress.search_space.space import AlgorithmSpace, LayerSpace, SearchSpace
-from autocompress.search_space.trial_parameters import AlgorithmChoice, read_parameters
+from autocompress.search_space.trial_parameters import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.search_space.values import ValueGroup, ValueSpace
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "load_search_space",
     "parse_key",
     "read_parameters",
+    "requested_rate",
 ]

@@ -20,6 +20,7 @@ from autocompress.search_space.plain import plain
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.values import check_quantizing_value, require_rate
 
+RATE_KEY = "requested_rate"
 SEARCH_KEY = "search"
 """What the adaptive search adds to a trial's parameters; not read here."""
 
@@ -40,11 +41,6 @@ class AlgorithmChoice:
     rules: tuple[LayerRule, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def requested_rate(self) -> float | None:
-        """The sparsity in [0, 1) where there is exactly one, else None: with several the search knows the position."""
-        sparsities = [rule.rate for rule in self.rules if rule.rate is not None]
-        return sparsities[0] if len(sparsities) == 1 else None
-
     @property
     def stages(self) -> tuple[AlgorithmChoice, ...]:
         """The algorithms to apply one after the other: those of a mix, each with its rules and arguments, or itself."""
@@ -55,6 +51,22 @@ class AlgorithmChoice:
         rules = tuple(rule for rule in self.rules if entry_kind(rule.quant_types) == part.kind)
         arguments = {name: value for name, value in self.arguments.items() if name in taken}
         return AlgorithmChoice(part.name, part.kind, rules, arguments)
+
+
+def requested_rate(parameters: Mapping[str, Any]) -> float | None:
+    """The rate that a trial was given.
+
+    It stands once in the parameters: it is the only sparsity; where several sparsities move together, or none is there
+    as in a training loop, `requested_rate` under `search`.
+
+    Returns:
+        a rate in [0, 1), or the position in [0, 1] of several sparsities; None where there is none.
+    """
+    rate = (parameters.get(SEARCH_KEY) or {}).get(RATE_KEY)
+    sparsities = [value for key, value in parameters[ALGORITHM_KEY].items() if key.endswith("::sparsity")]
+    if rate is None and len(sparsities) == 1:
+        rate = sparsities[0]
+    return None if rate is None else float(rate)
 
 
 def read_parameters(parameters: Mapping[str, Any]) -> AlgorithmChoice:

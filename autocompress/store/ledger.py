@@ -16,7 +16,6 @@ from autocompress.typed_fields import checked, from_fields
 class _Search(TypedDict):
     """What the parameters of a trial have under `search`; see `trial.order`."""
 
-    requested_rate: float | None
     lr_factor: float
     start_from: Key | None
     seed: int

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autocompress.records import TrialRecord
+from autocompress.search_space import requested_rate
 from autocompress.store import OpenTrial
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ def choices(trial: OpenTrial) -> dict[str, Any]:
     """What a trial was asked to do."""
     search = trial.parameters.get("search") or {}
     chosen = {name: value for name, value in trial.parameters["algorithm_name"].items() if name != "_name"}
-    told = {name: search.get(name) for name in ("requested_rate", "lr_factor", "start_from", "seed", "epochs")}
+    told = {name: search.get(name) for name in ("lr_factor", "start_from", "seed", "epochs")}
     return {
         "algorithm": trial.parameters["algorithm_name"]["_name"],
+        **({} if (rate := requested_rate(trial.parameters)) is None else {"requested_rate": rate}),
         **{name: value for name, value in told.items() if value is not None},
         **chosen,
     }

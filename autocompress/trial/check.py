@@ -23,6 +23,7 @@ from autocompress.search_space import (
     default_space,
     load_search_space,
     read_parameters,
+    requested_rate,
 )
 from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.pipeline import Surroundings
@@ -152,7 +153,8 @@ def _reduced(
 ) -> tuple[Reduction, list[Compression]]:
     """What it removes, and how."""
     seed_everything(0)
-    choice = read_parameters(_parameters(space, requested))
+    parameters = _parameters(space, requested)
+    choice = read_parameters(parameters)
     model, compressions, rate, seconds = copy.deepcopy(surroundings.original), list[Compression](), 0.0, 0.0
     for part in choice.stages:
         quick = {name: value for name, value in _QUICK.items() if name in _argument_names(part.name)}
@@ -163,7 +165,7 @@ def _reduced(
         model = compressions[-1].model
         rate = compressions[0].achieved_rate(model) if len(compressions) == 1 else rate
     finished = _finished(compressions, model)
-    reduction = _reduction(choice.requested_rate(), rate, finished, surroundings, seconds)
+    reduction = _reduction(requested_rate(parameters), rate, finished, surroundings, seconds)
     return reduction, compressions
 
 

@@ -17,7 +17,7 @@ import torch
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
-from autocompress.search_space import AlgorithmChoice, read_parameters
+from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.fine_tuning import find_trainer
 
@@ -156,11 +156,10 @@ class TrialOrder:
             raise ConfigError(
                 f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
             )
-        rate = search.get("requested_rate")
         distillation = search.get("knowledge_distillation")
         return cls(
             stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),
-            requested_rate=choice.requested_rate() if rate is None else float(rate),
+            requested_rate=requested_rate(parameters),
             lr_factor=float(search.get("lr_factor", 1.0)),
             start_from=search.get("start_from"),
             seed=int(search.get("seed", 0)),

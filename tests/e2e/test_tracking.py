@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autocompress import Callback, ConfigError, MlflowCallback, TensorBoardCallback
+from autocompress.search_space import requested_rate
 from autocompress.tracking.following import tracker
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space
@@ -21,7 +22,7 @@ class Told(Callback):
         self.epochs, self.rates, self.ends = [], [], []
 
     def on_epoch_end(self, trial, epoch):
-        self.epochs.append((trial.parameters["search"]["requested_rate"], epoch["epoch"]))
+        self.epochs.append((requested_rate(trial.parameters), epoch["epoch"]))
 
     def on_trial_end(self, record):
         self.rates.append(record.requested_rate)

@@ -4,9 +4,17 @@ import pytest
 
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
-from autocompress.search_space import AlgorithmChoice, read_parameters
+from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
 
 CONV = "config_list::Conv2d::::sparsity"
+
+
+def test_the_rate_stands_once():
+    only, two = {"_name": "l2", CONV: 0.35}, {"_name": "l2", CONV: 0.35, "config_list::Linear::::sparsity": 0.2}
+    assert requested_rate({"algorithm_name": only}) == 0.35
+    assert requested_rate({"algorithm_name": two}) is None
+    assert requested_rate({"algorithm_name": two, "search": {"requested_rate": 0.5}}) == 0.5, "a position"
+    assert requested_rate({"algorithm_name": {"_name": "loop"}, "search": {"requested_rate": 0.1}}) == 0.1
 
 
 def test_pruner():
@@ -35,7 +43,7 @@ def test_quantizer():
     read = read_parameters({"algorithm_name": given})
     quant = {"quant_bits": {"weight": 8}, "quant_dtype": "int"}
     assert read.rules == (LayerRule(("Conv2d",), ("conv1",), quant_types=("weight",), quant=quant),)
-    assert read.requested_rate() is None
+    assert requested_rate({"algorithm_name": given}) is None
 
 
 def test_what_is_read_is_a_copy():
@@ -57,15 +65,15 @@ def test_a_mix_is_read_as_its_stages():
         LayerRule(("Conv2d",), (), quant_types=("weight", "output"), quant={"quant_bits": 8}),
         LayerRule((), ("fc",), exclude=True, quant_types=()),
     )
-    assert read.requested_rate() == 0.5
+    assert requested_rate({"algorithm_name": given}) == 0.5
     assert qat.stages == (qat,)
 
 
 @pytest.mark.parametrize(("sparsities", "rate"), [([0.5], 0.5), ([0], 0.0), ([0.5, 0.5], None)])
 def test_requested_rate(sparsities, rate):
     keys = [CONV, "config_list::Linear::::sparsity"]
-    read = read_parameters({"algorithm_name": {"_name": "l1", **dict(zip(keys, sparsities, strict=False))}})
-    assert read.requested_rate() == rate
+    chosen = {"_name": "l1", **dict(zip(keys, sparsities, strict=False))}
+    assert requested_rate({"algorithm_name": chosen}) == rate
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight, TrialRecord
 from autocompress.search import score
+from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, OpenTrial, TrialDirectory, Verdict
 from autocompress.trial.fine_tuning import FineTuning, Tuned
 from autocompress.trial.spec import seed_everything, trial_key, unchanged_randomness
@@ -105,7 +106,7 @@ class TorchRunner:
             algorithm=trial.parameters["algorithm_name"]["_name"],
             state="failed",
             parameters=trial.parameters,
-            requested_rate=search["requested_rate"],
+            requested_rate=requested_rate(trial.parameters),
             lr_factor=search["lr_factor"],
             seed=search["seed"],
             start_from=search["start_from"],
@@ -117,7 +118,7 @@ class TorchRunner:
         capture: Capture | None = None
         try:
             if not search["initial"]:
-                self._start(search)
+                self._start(search, requested_rate(trial.parameters))
             on_training()
             tuned = self._trained(search, epochs_before, on_epoch)
             fields, capture = self._came_to(tuned, directory)
@@ -176,7 +177,7 @@ class TorchRunner:
         users = self._functions.dump_checkpoint or self._functions.load_checkpoint  # they may have changed it
         return tuned.budget >= 0 and not search["initial"] and not self._masked and users is None
 
-    def _start(self, search: dict[str, Any]) -> None:
+    def _start(self, search: dict[str, Any], rate: float | None) -> None:
         key, standing, self._standing = search["start_from"], self._standing, None
         start: nn.Module | None = None
         if key is None:
@@ -185,7 +186,7 @@ class TorchRunner:
             start = self._start_of(key)
         self._controller.start_from(
             start,
-            search["requested_rate"],
+            rate,
             removed=not self._masked,
             evaluated=search.get("validate_before_training", False),
         )

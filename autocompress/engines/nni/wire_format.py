@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autocompress.search_space.space import ALGORITHM_KEY
+from autocompress.search_space.trial_parameters import RATE_KEY, requested_rate
 
 _MEMBER = "/"
 """Joins a key and the name of a value nested under it; no variable's name has it."""
@@ -55,7 +56,10 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
-    search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (parameters.get(_SEARCH) or {}).items()}
+    known = parameters.get(_SEARCH)
+    search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (known or {}).items()}
+    if known is not None and (rate := requested_rate(parameters)) is not None:
+        search[f"{_SEARCH}{_MEMBER}{RATE_KEY}"] = rate  # one axis for all algorithms
     return {**{name: value for name, value in parameters.items() if name != _SEARCH}, **search}
 
 
@@ -63,5 +67,7 @@ def taken(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The reverse of `shown`."""
     prefix = f"{_SEARCH}{_MEMBER}"
     search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+    if sum(name.endswith("::sparsity") for name in parameters.get(ALGORITHM_KEY, {})) == 1:
+        search.pop(RATE_KEY, None)
     others = {name: value for name, value in parameters.items() if not name.startswith(prefix)}
     return {**others, _SEARCH: search} if search else others

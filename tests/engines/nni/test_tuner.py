@@ -7,6 +7,7 @@ from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.errors import ConfigError, TrialError
 from autocompress.records import TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis, StepHalving
+from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger
 
 
@@ -45,7 +46,7 @@ class Nni:
 
     def write_result(self, parameter_id, **fields):
         sent = self.sent[parameter_id]
-        rate = sent["search"]["requested_rate"]
+        rate = requested_rate(sent)
         key = self.trials.key(sent)
         plain = {"state": "completed", "feasible": rate <= self.edge, "checkpoint": f"trials/{key}/checkpoint"}
         record = TrialRecord(
@@ -60,7 +61,7 @@ class Nni:
         (output / name).write_text(text)
 
     def rates(self):
-        return [sent["search"]["requested_rate"] for sent in self.sent.values()]
+        return [requested_rate(sent) for sent in self.sent.values()]
 
 
 @pytest.fixture

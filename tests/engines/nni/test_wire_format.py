@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from autocompress.engines.nni.builtin_tuners import create_stock_tuner
-from autocompress.engines.nni.wire_format import flat_parameters, flattened, nested
+from autocompress.engines.nni.wire_format import flat_parameters, flattened, nested, shown, taken
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, read_parameters
 
+KEY, OTHER = "config_list::Conv2d::::sparsity", "config_list::Linear::::sparsity"
 SPARSITY = {"_type": "uniform", "_value": [0.1, 0.9]}
 
 
@@ -43,3 +44,13 @@ def test_the_search_space_itself_stays():
     flat = flattened(before)
     assert before == space()
     assert all("_type" in value for key, value in flat["algorithm_name"]["_value"][0].items() if key != "_name")
+
+
+def test_the_page_has_one_axis_for_the_rates_of_all_algorithms():
+    only = {"algorithm_name": {"_name": "l2", KEY: 0.5}, "search": {"epochs": 3}}
+    assert shown(only) == {"algorithm_name": only["algorithm_name"], "search/epochs": 3, "search/requested_rate": 0.5}
+    position = {"algorithm_name": {"_name": "l2", KEY: 0.5, OTHER: 0.2}, "search": {"requested_rate": 0.4}}
+    assert shown(position)["search/requested_rate"] == 0.4
+    chosen_by_others = {"algorithm_name": {"_name": "l2", KEY: 0.5}}
+    for parameters in (only, position, chosen_by_others):
+        assert taken(shown(parameters)) == parameters
