@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.errors import ConfigError, unknown_name
+from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, RateAxis, Search, SingleTrial, StepHalving
 from autocompress.search_space.space import SearchSpace
+from autocompress.setting_fields import (
+    Count,
+    Degradation,
+    Factor,
+    Flag,
+    LrFactor,
+    Positive,
+    PositiveCount,
+    Rate,
+    Seconds,
+    Section,
+    Seed,
+    broken_rules,
+)
+
+_Params = TypeVar("_Params", bound="EarlyExitParams")
 
 DEFAULT_RELATIVE_DEGRADATION = 1.0
 """Percent; NNCF's default where no degradation is given."""
@@ -19,20 +35,8 @@ DEFAULT_RELATIVE_DEGRADATION = 1.0
 _RELATIVE = "maximal_relative_accuracy_degradation"
 _ABSOLUTE = "maximal_absolute_accuracy_degradation"
 
-# Each description is the rule that the error message states.
-_Degradation = Annotated[float | None, Field(ge=0, description="a finite number >= 0")]
-_Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
-_Positive = Annotated[int, Field(ge=1, description="a whole number >= 1")]
-_Step = Annotated[float, Field(gt=0, description="a finite number > 0")]
-_Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
-_LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
-_Rate = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
-_Seconds = Annotated[float | None, Field(gt=0, description="a finite number > 0, or null")]
-_Flag = Annotated[bool, Field(description="true or false")]
-_Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number in [0, 2**32)")]
 
-
-class KnowledgeDistillation(BaseModel):
+class KnowledgeDistillation(Section):
     """How the uncompressed model teaches the compressed one while that is fine-tuned; NNCF's names and defaults.
 
     Attributes:
@@ -41,41 +45,105 @@ class KnowledgeDistillation(BaseModel):
         temperature: of `softmax`: higher is softer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
     type: Annotated[Literal["softmax", "mse"], Field(description="'softmax' or 'mse'")]
-    scale: _Step = 1.0
-    temperature: _Step = 1.0
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> KnowledgeDistillation:
-        """The settings of a JSON object.
-
-        Raises:
-            ConfigError: naming the setting, what is allowed, and the value.
-        """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError(f"knowledge_distillation: {_message(error, cls)}") from error
+    scale: Positive = 1.0
+    temperature: Positive = 1.0
 
 
-class AccuracyAwareSettings(BaseModel):
-    """How the highest compression rate within the accuracy budget is searched.
+class EarlyExitParams(Section):
+    """Training until the accuracy is within the budget: NNCF's mode `early_exit`, its names and defaults.
 
     With neither degradation given, 1 % relative is tolerated.
 
     Attributes:
         maximal_relative_accuracy_degradation: tolerated loss in percent of the uncompressed accuracy's magnitude.
         maximal_absolute_accuracy_degradation: tolerated loss in the evaluator's unit; excludes the relative one.
+        maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
+        validate_every_n_epochs: epochs of fine-tuning between two evaluations.
+
+    Raises:
+        ConfigError: naming the setting, what is allowed, and the value.
+    """
+
+    noun: ClassVar[str] = "setting"
+    whole: ClassVar[str] = ""
+
+    maximal_relative_accuracy_degradation: Degradation = None
+    maximal_absolute_accuracy_degradation: Degradation = None
+    maximal_total_epochs: PositiveCount = 10_000
+    validate_every_n_epochs: PositiveCount = 1
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validated(cls, data: Any, handler: ModelWrapValidatorHandler[_Params], info: ValidationInfo) -> _Params:
+        """Fill in the default degradation, and turn pydantic's errors into ours."""
+        if isinstance(data, EarlyExitParams):
+            return handler(data)  # checked when it was made
+        where = (info.context or {}).get("where", "")
+        if isinstance(data, Mapping) and _RELATIVE not in data and data.get(_ABSOLUTE) is None:
+            data = {**data, _RELATIVE: DEFAULT_RELATIVE_DEGRADATION}
+        try:
+            params = handler(data)
+        except ValidationError as error:
+            raise ConfigError(broken_rules(cls, error, where)) from error
+        try:
+            params.check()
+        except ConfigError as error:
+            joint = "." if str(error).split()[0] in cls.model_fields else ": "
+            raise ConfigError(f"{where}{joint}{error}" if where else str(error)) from error
+        return params
+
+    def check(self) -> None:
+        """Check the rules between settings.
+
+        Raises:
+            ConfigError: one is broken.
+        """
+        _ = self.budget  # both or neither is an error
+
+    @property
+    def budget(self) -> AccuracyBudget:
+        """The tolerated accuracy degradation."""
+        return AccuracyBudget(self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation)
+
+
+class AdaptiveParams(EarlyExitParams):
+    """Searching the highest rate within the budget: NNCF's mode `adaptive_compression_level`, its names and defaults.
+
+    Attributes:
         initial_training_phase_epochs: the most epochs of the first trial, at the initial rate.
         patience_epochs: the most epochs of every other trial; it ends at its first feasible epoch.
         minimal_compression_rate_step: the search ends when the step falls below it, in rates.
         initial_compression_rate_step: first move of the rate, in rates.
         compression_rate_step_reduction_factor: factor on the step where the search turns.
         lr_reduction_factor: factor on fine-tuning's learning rates where the search turns.
-        maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
-        validate_every_n_epochs: epochs of fine-tuning between two evaluations.
+    """
+
+    initial_training_phase_epochs: Count = 5
+    patience_epochs: PositiveCount = 3
+    initial_compression_rate_step: Positive = 0.1
+    compression_rate_step_reduction_factor: Factor = 0.5
+    lr_reduction_factor: LrFactor = 0.5
+    minimal_compression_rate_step: Positive = 0.025
+
+    def check(self) -> None:
+        """Check the rules between settings.
+
+        Raises:
+            ConfigError: one is broken.
+        """
+        super().check()
+        self._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
+
+    def _require_order(self, low: str, high: str) -> None:
+        if getattr(self, low) > getattr(self, high):
+            raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
+
+
+class AccuracyAwareSettings(AdaptiveParams):
+    """How the highest compression rate within the accuracy budget is searched: NNCF's settings and ours.
+
+    Attributes:
         validate_before_training: whether every trial is evaluated before its first epoch, and not trained if it is
             within the budget; else only the first trial is.
         minimal_compression_rate: lowest rate that is requested.
@@ -92,56 +160,26 @@ class AccuracyAwareSettings(BaseModel):
         ConfigError: naming the setting, what is allowed, and the value.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    maximal_relative_accuracy_degradation: _Degradation = None
-    maximal_absolute_accuracy_degradation: _Degradation = None
-    initial_training_phase_epochs: _Count = 5
-    patience_epochs: _Positive = 3
-    minimal_compression_rate_step: _Step = 0.025
-    initial_compression_rate_step: _Step = 0.1
-    compression_rate_step_reduction_factor: _Factor = 0.5
-    lr_reduction_factor: _LrFactor = 0.5
-    maximal_total_epochs: _Positive = 10_000
-    validate_every_n_epochs: _Positive = 1
-    validate_before_training: _Flag = False
-    minimal_compression_rate: _Rate = 0.0
-    maximal_compression_rate: _Rate = 0.95
-    initial_compression_rate: _Rate = 0.5
-    warm_start: _Flag = True
+    validate_before_training: Flag = False
+    minimal_compression_rate: Rate = 0.0
+    maximal_compression_rate: Rate = 0.95
+    initial_compression_rate: Rate = 0.5
+    warm_start: Flag = True
     knowledge_distillation: Annotated[
         KnowledgeDistillation | None, Field(description="an object with type, scale and temperature, or null")
     ] = None
-    maximal_trial_seconds: _Seconds = None
-    preflight: _Flag = True
-    seed: _Seed = 0
+    maximal_trial_seconds: Seconds = None
+    preflight: Flag = True
+    seed: Seed = 0
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _validated(cls, data: Any, handler: ModelWrapValidatorHandler[AccuracyAwareSettings]) -> AccuracyAwareSettings:
-        """Fill in the default degradation, and turn pydantic's errors into ours."""
-        if isinstance(data, Mapping) and _RELATIVE not in data and data.get(_ABSOLUTE) is None:
-            data = {**data, _RELATIVE: DEFAULT_RELATIVE_DEGRADATION}
-        taught = data.get("knowledge_distillation") if isinstance(data, Mapping) else None
-        if isinstance(taught, Mapping):
-            data = {**data, "knowledge_distillation": KnowledgeDistillation.from_dict(taught)}
-        try:
-            settings = handler(data)
-        except ValidationError as error:
-            raise ConfigError(_message(error, cls)) from error
-        settings._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
-        settings._require_order("minimal_compression_rate", "maximal_compression_rate")
-        _ = settings.budget  # both or neither is an error
-        return settings
+    def check(self) -> None:
+        """Check the rules between settings.
 
-    def _require_order(self, low: str, high: str) -> None:
-        if getattr(self, low) > getattr(self, high):
-            raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
-
-    @property
-    def budget(self) -> AccuracyBudget:
-        """The tolerated accuracy degradation."""
-        return AccuracyBudget(self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation)
+        Raises:
+            ConfigError: one is broken.
+        """
+        super().check()
+        self._require_order("minimal_compression_rate", "maximal_compression_rate")
 
     @checked_arguments
     def with_budget(self, budget: AccuracyBudget) -> AccuracyAwareSettings:
@@ -249,20 +287,3 @@ class AccuracyAwareSettings(BaseModel):
             warm_start=self.warm_start,
             seed=self.seed,
         )
-
-
-def _message(error: ValidationError, model: type[BaseModel]) -> str:
-    """All broken rules: the setting, what is allowed, the value."""
-    return "; ".join(_broken(dict(detail), model) for detail in error.errors(include_url=False))
-
-
-def _broken(detail: dict[str, Any], model: type[BaseModel]) -> str:
-    key = str(detail["loc"][0]) if detail["loc"] else ""
-    fields = model.model_fields
-    if not key:
-        return f"settings must be an object; got {detail['input']!r}"
-    if key not in fields:
-        return unknown_name("setting", key, fields)
-    if detail["type"] == "missing":
-        return f"{key} must be given: {fields[key].description}"
-    return f"{key} must be {fields[key].description}; got {detail['input']!r}"

@@ -62,7 +62,7 @@ def test_budget(given, budget):
 
 
 COUNT, POSITIVE, STEP = "a whole number >= 0", "a whole number >= 1", "a finite number > 0"
-FACTOR, RATE, DEGRADATION = "a number in (0, 1)", "a number in [0, 1)", "a finite number >= 0"
+FACTOR, RATE, DEGRADATION = "a number in (0, 1)", "a number in [0, 1)", "a finite number >= 0, or null"
 RULES = {
     "maximal_relative_accuracy_degradation": (DEGRADATION, [-1, "1", True, float("nan"), float("inf")]),
     "maximal_absolute_accuracy_degradation": (DEGRADATION, [-0.1, "1", False, float("nan"), [1]]),
@@ -235,9 +235,9 @@ def test_knowledge_distillation():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"type": "kl"}, "knowledge_distillation: type must be 'softmax' or 'mse'; got 'kl'"),
-        ({"scale": 1.0}, "knowledge_distillation: type must be given: 'softmax' or 'mse'"),
-        ({"type": "mse", "scale": 0}, "knowledge_distillation: scale must be a finite number > 0; got 0"),
+        ({"type": "kl"}, "knowledge_distillation.type must be 'softmax' or 'mse'; got 'kl'"),
+        ({"scale": 1.0}, "knowledge_distillation.type must be given: 'softmax' or 'mse'"),
+        ({"type": "mse", "scale": 0}, "knowledge_distillation.scale must be a finite number > 0; got 0"),
         ({"type": "mse", "temprature": 1}, "unknown setting 'temprature'; did you mean 'temperature'?"),
     ],
 )

@@ -12,7 +12,6 @@ import json5
 from pydantic import Field, PrivateAttr
 
 from autocompress.errors import ConfigError, unknown_name
-from autocompress.nncf.fields import FROM_LIST, Flag, PositiveCount, Scopes, Section, Text, read
 from autocompress.nncf.sections import (
     ADAPTIVE,
     KINDS,
@@ -28,6 +27,7 @@ from autocompress.nncf.sections import (
     read_training,
 )
 from autocompress.plain_json import require_plain
+from autocompress.setting_fields import FROM_LIST, Flag, PositiveCount, Scopes, Section, Text, read
 
 
 def check_algorithms(compression: Sequence[Compression], training: AccuracyAwareTraining | None) -> None:

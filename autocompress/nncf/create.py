@@ -30,7 +30,6 @@ from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.requests import Requests
 from autocompress.nncf.schedules import schedule_of
 from autocompress.nncf.sections import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.distillation import Lesson
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}
@@ -149,8 +148,7 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            settings = KnowledgeDistillation.from_dict(section.model_dump(include={"type", "scale", "temperature"}))
-            lesson = Lesson(model, copy.deepcopy(surveyed.model), settings)
+            lesson = Lesson(model, copy.deepcopy(surveyed.model), section)
     return CompressedModel(model, surveyed, parts, quantization), lesson
 
 

@@ -10,7 +10,6 @@ from autocompress.errors import ConfigError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.sections import (
     SECTION,
-    AdaptiveParams,
     Compression,
     Distillation,
     FilterPruning,
@@ -18,7 +17,7 @@ from autocompress.nncf.sections import (
     Quantization,
 )
 from autocompress.search_space.generator import AutoCompressionSearchSpaceGenerator
-from autocompress.settings import AccuracyAwareSettings
+from autocompress.settings import AccuracyAwareSettings, AdaptiveParams
 
 DEFAULT_BOUNDS = (0.0, 0.95)
 """NNCF's lowest and highest rate."""
@@ -36,7 +35,7 @@ def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
     """
     params = adaptive_params(config).model_dump()
     teachers = [each for each in config.compression if isinstance(each, Distillation)]
-    taught = [each.model_dump(include={"type", "scale", "temperature"}) for each in teachers]
+    taught = [each.model_dump(exclude={"algorithm"}) for each in teachers]
     return AccuracyAwareSettings.from_dict(
         {
             **{name: value for name, value in params.items() if value is not None},

@@ -18,6 +18,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
 from autocompress.search import require_objective
 from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
+from autocompress.setting_fields import read
 from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.fine_tuning import find_trainer
 
@@ -156,7 +157,7 @@ class TrialOrder:
             raise ConfigError(
                 f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
             )
-        distillation = search.get("knowledge_distillation")
+        taught = search.get("knowledge_distillation")
         return cls(
             stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),
             requested_rate=requested_rate(parameters),
@@ -166,7 +167,7 @@ class TrialOrder:
             evaluate_first=bool(search.get("initial", False) or search.get("validate_before_training", False)),
             validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
             objective=require_objective(search.get("objective", "rate")),
-            distillation=None if distillation is None else KnowledgeDistillation.from_dict(distillation),
+            distillation=None if taught is None else read(KnowledgeDistillation, taught, "knowledge_distillation"),
         )
 
 

@@ -163,7 +163,7 @@ WRONG = {
     ),
     "both degradations": (
         params(maximal_relative_accuracy_degradation=1.0, maximal_absolute_accuracy_degradation=0.1),
-        "maximal_relative_accuracy_degradation or maximal_absolute_accuracy_degradation, not both; got 1.0 and 0.1",
+        "maximal_absolute_accuracy_degradation must be set; got both (1.0 and 0.1)",
     ),
     "unknown algorithm": (
         config([{"algorithm": "filter_prunning"}]),
@@ -250,7 +250,7 @@ WRONG = {
     ),
     "no type of distillation": (
         config([PRUNING, {"algorithm": "knowledge_distillation"}]),
-        "compression[1].type must be given: 'mse' or 'softmax'",
+        "compression[1].type must be given: 'softmax' or 'mse'",
     ),
 }  # fmt: skip
 

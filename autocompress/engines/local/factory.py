@@ -17,8 +17,8 @@ from autocompress.errors import ConfigError
 from autocompress.nncf import CompressionConfig
 from autocompress.nncf.controller import CompressionController
 from autocompress.nncf.search_translation import DEFAULT_BOUNDS
-from autocompress.nncf.sections import AdaptiveParams
 from autocompress.records import Baseline
+from autocompress.settings import AdaptiveParams
 
 
 @checked_arguments

@@ -10,6 +10,7 @@ import pytest
 from autocompress.engines.nni.launch import known_to_nni
 from autocompress.engines.nni.lifecycle import written_config
 from autocompress.errors import StoreError
+from autocompress.plan import NniEngine
 from autocompress.store import ExperimentDirectory
 from tests.written import plan
 
@@ -57,7 +58,7 @@ def test_a_data_base_that_is_none(tmp_path):
 def test_nnis_files_are_in_the_directory_wherever_it_is_now(tmp_path):
     store = ExperimentDirectory(tmp_path)
     config = {"trainingService": {"platform": "local"}, "experimentWorkingDirectory": "/etc"}
-    found, read = written_config(plan(engine={"name": "nni", "id": "abc", "config": config}), store)
+    found, read = written_config(plan(engine=NniEngine("abc", config)), store)
     assert (found, read.experiment_working_directory) == ("abc", str(tmp_path / "nni"))
 
 

@@ -1,10 +1,13 @@
-"""Kinds of values. Each description is the rule that an error states."""
+"""Kinds of values of settings and configurations, and pydantic's errors about them in words.
+
+The description of each kind is the rule that an error states.
+"""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -13,18 +16,21 @@ from autocompress.errors import ConfigError, unknown_name
 
 
 class Section(BaseModel):
-    """A JSON object of a configuration: nothing unknown in it, nothing converted."""
+    """A JSON object of a configuration: nothing unknown in it, nothing converted.
+
+    Attributes:
+        noun: what its keys are called in messages.
+        whole: what it is called where it is no part of another one; empty: nothing.
+    """
+
+    noun: ClassVar[str] = "key"
+    whole: ClassVar[str] = "the configuration"
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
-
-
-def _sized(value: Any) -> Any:
-    """JSON's whole numbers are numbers too; true and false are none."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Scopes = Annotated[
@@ -36,18 +42,16 @@ Scopes = Annotated[
 FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """A list of JSON becomes a tuple, which settings that never change hold."""
 
-Rate = Annotated[float, BeforeValidator(_sized), Field(ge=0, lt=1, description="a number in [0, 1)")]
+Rate = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 OptionalRate = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | None,
-    BeforeValidator(_sized),
     Field(description="a number in [0, 1), or null"),
 ]
-Factor = Annotated[float, BeforeValidator(_sized), Field(gt=0, lt=1, description="a number in (0, 1)")]
-LrFactor = Annotated[float, BeforeValidator(_sized), Field(gt=0, le=1, description="a number in (0, 1]")]
-Positive = Annotated[float, BeforeValidator(_sized), Field(gt=0, description="a finite number > 0")]
+Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
+LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Positive = Annotated[float, Field(gt=0, description="a finite number > 0")]
 Degradation = Annotated[
     Annotated[float, Field(ge=0)] | None,
-    BeforeValidator(_sized),
     Field(description="a finite number >= 0, or null"),
 ]
 Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
@@ -55,6 +59,12 @@ PositiveCount = Annotated[int, Field(ge=1, description="a whole number >= 1")]
 Flag = Annotated[bool, Field(description="true or false")]
 Text = Annotated[str, Field(description="a text")]
 
+
+Seconds = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="a finite number > 0, or null"),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number in [0, 2**32)")]
 
 _Read = TypeVar("_Read", bound=Section)
 
@@ -73,24 +83,34 @@ def read(kind: type[_Read], data: Any, where: str) -> _Read:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be an object; got {data!r}")
     try:
-        return kind.model_validate(dict(data))
+        return kind.model_validate(dict(data), context={"where": where})
     except ValidationError as error:
-        broken = dict.fromkeys(_told(kind, dict(detail), where) for detail in error.errors(include_url=False))
-        raise ConfigError("; ".join(broken)) from error
+        raise ConfigError(broken_rules(kind, error, where)) from error
 
 
-def _told(kind: type[Section], detail: dict[str, Any], where: str) -> str:
+def broken_rules(kind: type[Section], error: ValidationError, where: str = "") -> str:
+    """All rules that a section breaks: the key's path, what is allowed, the value.
+
+    Args:
+        kind: class of the section.
+        error: pydantic's.
+        where: the section's path in its file; empty for the whole.
+    """
+    return "; ".join(dict.fromkeys(_broken(kind, dict(detail), where) for detail in error.errors(include_url=False)))
+
+
+def _broken(kind: type[Section], detail: dict[str, Any], where: str) -> str:
     names = [part for part in detail["loc"] if isinstance(part, str)]
     home, field = _found(kind, names)
     path = _path(where, detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{_path(where, detail['loc'][:-1]) or 'the configuration'}: " + unknown_name(
-            "key", names[-1], home.model_fields
-        )
+        inside = _path(where, detail["loc"][:-1])
+        unknown = unknown_name("key" if where else kind.noun, names[-1], home.model_fields)
+        return f"{inside or kind.whole}: {unknown}" if inside or kind.whole else unknown
     rule = field.description if field is not None and field.description else "an object"
     if detail["type"] == "missing":
         return f"{path} must be given: {rule}"
-    return f"{path} must be {rule}; got {detail['input']!r}"
+    return f"{path or 'settings'} must be {rule}; got {detail['input']!r}"
 
 
 def _found(kind: type[Section], names: Sequence[str]) -> tuple[type[BaseModel], FieldInfo | None]:
