@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autocompress.nncf.create import create_compressed_model, load_state, register_default_init_args
     from autocompress.nncf.statistics import CompressionStage
     from autocompress.records import Baseline, Measurement, Proposal, TrialRecord
+    from autocompress.registry import register_algorithm
     from autocompress.report.comparison import Comparison
     from autocompress.result import CompressionResult
     from autocompress.search import Position, StepHalving
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AbstractAutoCompressionModule": "autocompress.compression.module",
-    "AccuracyAwareSettings": "autocompress.search_space",
+    "AccuracyAwareSettings": "autocompress.settings",
     "AccuracyBudget": "autocompress.budget",
     "AdaptiveCompressionPruner": "autocompress.engines.optuna.sampler",
     "AdaptiveCompressionSampler": "autocompress.engines.optuna.sampler",
@@ -92,6 +93,7 @@ _HOMES = {
     "export": "autocompress.formats.export",
     "load_compressed": "autocompress.formats.checkpoint",
     "load_state": "autocompress.nncf.create",
+    "register_algorithm": "autocompress.registry",
     "register_default_init_args": "autocompress.nncf.create",
     "register_module": "autocompress.compression.layers",
     "run_trial": "autocompress.trial",
@@ -142,6 +144,7 @@ __all__ = [
     "export",
     "load_compressed",
     "load_state",
+    "register_algorithm",
     "register_default_init_args",
     "register_module",
     "run_trial",

@@ -11,9 +11,9 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any, Literal, TypedDict, TypeVar
 
-from autocompress.algorithms import algorithm
 from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal
+from autocompress.registry import algorithm
 from autocompress.search import AdaptiveSearch, Search, require_objective
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.trial_parameters import RATE_KEY

@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 
-from autocompress.algorithms import MIX
 from autocompress.engines.preflight import longest_text
 from autocompress.errors import StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
+from autocompress.registry import MIX
 from autocompress.search import best, proposals
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import nn
 
-from autocompress.algorithms import algorithm
 from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
 from autocompress.compression.module import ModuleClass
-from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
 from autocompress.records import Measurement
+from autocompress.registry import algorithm
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class CompressionRequest:
         original: sizes of the uncompressed model's layers (`layer_shapes`), from which rates count also when the model
             given was compressed before; None: the model given is the uncompressed one.
         arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked; those that are left
-            out have the defaults of `algorithms.Algorithm.arguments`.
+            out have the defaults of `registry.Algorithm.arguments`.
         module: the user's module, for algorithms that need its trainers or calibration data.
         uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: the model given is
             the uncompressed one.
@@ -125,7 +123,7 @@ class Compression(Protocol):
 
 
 def left_alone(compression: Compression) -> dict[str, str]:
-    """Layers that a pruner does not cut, although a rule selects them, each with a sentence why; see `FilterPruner`."""
+    """Layers that a pruner does not cut, although a rule selects them, each with a sentence why."""
     return dict(getattr(compression, "left_alone", {}))
 
 
@@ -159,8 +157,4 @@ def compressor(name: str) -> Compressor:
     Raises:
         ConfigError: no algorithm has that name; or it is a mix, whose parts have compressors.
     """
-    known = algorithm(name)
-    if known.parts:
-        raise ConfigError(f"a mix has no compressor of its own, its parts have; got {name!r}")
-    module, _, attribute = known.compressor.partition(":")
-    return cast(Compressor, getattr(importlib.import_module(module), attribute)())
+    return algorithm(name).compressor()

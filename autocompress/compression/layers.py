@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import ALL_LAYERS, LayerRule
+from autocompress.registry import algorithm, algorithms
 
 _M = TypeVar("_M", bound=type[nn.Module])
 _OF_CONTROLLERS = ("rb_sparsity",)
@@ -52,7 +52,7 @@ def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module]
 
 def _known(name: str) -> list[str]:
     if name == "quantization":
-        return [each.name for each in ALGORITHMS.values() if each.kind == "quantizer"]
+        return [each.name for each in algorithms().values() if each.kind == "quantizer"]
     return [name] if name in _OF_CONTROLLERS else [algorithm(name).name]
 
 

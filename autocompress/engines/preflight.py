@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from autocompress.algorithms import algorithm
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Preflight
+from autocompress.registry import algorithm
 from autocompress.report.format import counted
 from autocompress.search.cost import SearchLength, longest, of_trials
 from autocompress.search_space import SearchSpace

@@ -18,7 +18,7 @@ from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import cut_out, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import Cut, Share
-from autocompress.compression.pruning.sparsity import LevelPruner, Mask, zero_share
+from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
 
@@ -185,7 +185,7 @@ class SparsityPart(_MaskedPart):
     def set_level(self, level: float, plain: nn.Module) -> None:
         """See `LevelPart`."""
         if not self._frozen or level != self.level:
-            found = LevelPruner().masks(plain, self._ask(level))
+            found = WeightCompressor().masks(plain, self._ask(level))
             self._masks.set({f"{layer}.{WEIGHT}": mask for layer, mask in found.items()})
         self.level = level
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autocompress.algorithms import MIX
 from autocompress.errors import ConfigError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.sections import (
@@ -16,6 +15,7 @@ from autocompress.nncf.sections import (
     MagnitudeSparsity,
     Quantization,
 )
+from autocompress.registry import MIX
 from autocompress.search_space.generator import AutoCompressionSearchSpaceGenerator
 from autocompress.settings import AccuracyAwareSettings, AdaptiveParams
 

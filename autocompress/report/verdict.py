@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from autocompress.algorithms import ALGORITHMS
 from autocompress.budget import accuracy_margin
 from autocompress.errors import InfeasibleBudgetError, evaluates_differently
 from autocompress.records import TrialRecord
+from autocompress.registry import algorithms
 from autocompress.report.format import at_rate, counted, duration, number, percent
 from autocompress.search import nearest_accuracy
 from autocompress.store import Verdict
@@ -235,6 +235,7 @@ def _after_success(story: Story) -> list[str]:
             f"Take smaller steps: minimal_compression_rate_step is {number(settings.minimal_compression_rate_step)}."
         )
     tips.append(f"Train longer at each rate: patience_epochs is {settings.patience_epochs}.")
-    if best.algorithm in ALGORITHMS and ALGORITHMS[best.algorithm].kind == "pruner":
+    known = algorithms().get(best.algorithm)
+    if known is not None and known.kind == "pruner":
         tips.append(f"Quantize what is left: {best.algorithm}+qat stores int8 weights, about a quarter of the bytes.")
     return tips

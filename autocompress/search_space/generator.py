@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.algorithms import Algorithm, algorithm
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector
 from autocompress.plain_json import parse
+from autocompress.registry import Algorithm, algorithm
 from autocompress.search_space.layer_keys import (
     SELECTORS,
     VARIABLES,
@@ -118,11 +118,6 @@ def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
     return {argument_key(name): wrap(plain(argument_key(name), value)) for name, value in arguments.items()}
 
 
-_RATES = {"_type": "uniform", "_value": [0.0, 0.95]}
-_QUANT_TYPES = {"qat": ["weight", "output"]}
-_BITS = {"bnn": 1, "dorefa": 4}
-
-
 def default_space(names: Iterable[str]) -> SearchSpace:
     """All layers at rates from 0 to 0.95; weights in 8 bits, of `dorefa` in 4, of `bnn` in 1, of `qat` activations too.
 
@@ -131,16 +126,8 @@ def default_space(names: Iterable[str]) -> SearchSpace:
     """
     generator = AutoCompressionSearchSpaceGenerator()
     for name in names:
-        known = algorithm(name)
-        generator.add_config(name, [_default_entry(part) for part in known.stages])
+        generator.add_config(name, [part.default_entry() for part in algorithm(name).stages])
     return SearchSpace.parse(generator.dumps())
-
-
-def _default_entry(known: Algorithm) -> dict[str, Any]:
-    if known.kind == "pruner":
-        return {"sparsity": _RATES, "op_types": ["default"]}
-    quant_types = _QUANT_TYPES.get(known.name, ["weight"])
-    return {"quant_types": quant_types, "quant_bits": _BITS.get(known.name, 8), "op_types": ["default"]}
 
 
 SearchSpaceSource = str | os.PathLike[str] | Mapping[str, Any] | AutoCompressionSearchSpaceGenerator | SearchSpace

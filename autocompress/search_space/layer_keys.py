@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from autocompress.algorithms import Algorithm, Kind, algorithm
-from autocompress.arguments import Argument
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector, require_names
+from autocompress.registry import Algorithm, Argument, Kind, algorithm
 
 LAYER_KEY = "config_list"
 ARGUMENT_KEY = "parameter"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.algorithms import Algorithm, Kind
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector
+from autocompress.registry import Algorithm, Kind
 from autocompress.search import RateAxis
 from autocompress.search_space.layer_keys import (
     argument_key,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autocompress.algorithms import Algorithm, Kind, algorithm
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerRule, LayerSelector
+from autocompress.registry import Algorithm, Kind, algorithm
 from autocompress.search_space.layer_keys import (
     entry_kind,
     named_algorithm,

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.arguments import Argument
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.registry import Argument
 from autocompress.search import RateAxis
 from autocompress.search_space.plain import is_number
 

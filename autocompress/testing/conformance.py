@@ -26,16 +26,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.algorithms import algorithm as registered
 from autocompress.compression.base import Compression, compressor
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.measure import measure
 from autocompress.compression.model_state import outputs
 from autocompress.compression.module import ModuleClass
-from autocompress.compression.pruning.filters import FilterCompression, FilterPruner
+from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.records import Measurement
+from autocompress.registry import algorithm as registered
 from autocompress.search_space import default_space, read_parameters
 from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.trial.pipeline import Surroundings
@@ -149,7 +149,7 @@ def check_cut(
         arguments["training_epochs"] = 0
     choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
     request = surroundings.request(Stage(choice, 0), module)
-    compression = FilterPruner().compress(copy.deepcopy(original), request)
+    compression = FilterCompressor().compress(copy.deepcopy(original), request)
     check_zeroed(original, compression.model, surroundings.inputs)
     return compression
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import Compression, compressor, left_alone
 from autocompress.compression.measure import measure
 from autocompress.compression.module import ModuleClass, require_module_class
 from autocompress.errors import AutoCompressError
+from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import (
     AlgorithmSpace,
     SearchSpaceSource,
@@ -106,7 +106,7 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
         ConfigError: the search space breaks a rule.
         ModuleError: a hook returns something unusable. What fails for one algorithm only is in its check.
     """
-    space = default_space(ALGORITHMS) if search_space is None else load_search_space(search_space)
+    space = default_space(algorithms()) if search_space is None else load_search_space(search_space)
     require_module_class(module)
     surroundings = Surroundings.of(module)
     return [_checked(module, entry, surroundings) for entry in space.algorithms]

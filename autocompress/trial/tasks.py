@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import compressor
 from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
@@ -22,6 +21,7 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import Baseline, ModelSizes
+from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import AlgorithmSpace, SearchSpace, default_space, read_parameters
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
@@ -206,7 +206,7 @@ def _check(
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all
-        space = default_space(algorithms_answered(module, ALGORITHMS))
+        space = default_space(algorithms_answered(module, algorithms()))
     else:
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)

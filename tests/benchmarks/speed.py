@@ -16,16 +16,16 @@ import onnxruntime
 import torch
 from torch.nn import functional
 
-from autocompress.algorithms import ALGORITHMS
 from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.measure import measure
 from autocompress.formats.export import export
 from autocompress.layer_selector import LayerRule
+from autocompress.registry import algorithms
 from autocompress.testing.zoo import ZOO
 
 RATE, ROUND_TO, TRIES = 0.5, 8, 3
 MODULE = ZOO["resnet18"]
-PRUNERS = [name for name, algorithm in ALGORITHMS.items() if algorithm.kind == "pruner"]
+PRUNERS = [name for name, algorithm in algorithms().items() if algorithm.kind == "pruner"]
 
 
 def compressed(name, **arguments):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from autocompress.algorithms import ALGORITHMS, algorithm
 from autocompress.errors import AutoCompressError
+from autocompress.registry import algorithm, algorithms
 from autocompress.testing.conformance import compress
 from autocompress.testing.zoo import ZOO
 from autocompress.trial.pipeline import Surroundings
@@ -97,7 +97,7 @@ def report(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--algorithms", nargs="+", default=[*ALGORITHMS, *MIXES])
+    parser.add_argument("--algorithms", nargs="+", default=[*algorithms(), *MIXES])
     parser.add_argument("--models", nargs="+", default=list(ZOO), choices=list(ZOO))
     parser.add_argument("--results", type=Path, help="keep what was measured in this file, and go on from it")
     arguments = parser.parse_args()

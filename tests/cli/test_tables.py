@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from autocompress.algorithms import ALGORITHMS
+from autocompress.registry import algorithms
 from autocompress.search_space import default_space
 from tests.cli.support import invoke
 from tests.curve_modules import Knee
@@ -56,7 +56,7 @@ def test_json_of_every_algorithm():
     assert answer.exit_code == 0, answer.output  # without a search space nothing was asked for that does not apply
     told = json.loads(answer.stdout)
     found = {check["algorithm"]: check for check in told["checks"]}
-    assert list(found) == list(ALGORITHMS)
+    assert list(found) == list(algorithms())
     assert found["slim"]["missing_hooks"] == ["criterion()"]
     assert [each["requested_rate"] for each in found["l2"]["reductions"]] == [0.3, 0.9]
     assert set(told["preflight"]["accuracies"]) == {Knee.evaluator()(Knee.model())}

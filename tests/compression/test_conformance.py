@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.algorithms import ALGORITHMS
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.pruning.filters import FilterPruner
+from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.errors import AutoCompressError, CompressionError
 from autocompress.layer_selector import LayerRule
+from autocompress.registry import algorithms
 from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.testing.zoo import ZOO
@@ -31,11 +31,11 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
 """Where an algorithm cannot be applied, and how it says so."""
 
 
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "l2+qat", "level+qat", "level+dorefa"])
+@pytest.mark.parametrize("algorithm", [*algorithms(), "l2+qat", "level+qat", "level+dorefa"])
 @pytest.mark.parametrize("model", ZOO)
 def test_it_conforms(model: str, algorithm: str) -> None:
     if (algorithm, model) not in REFUSALS:
-        check_conformance(ZOO[model], algorithm, RATES if algorithm in ALGORITHMS else RATES[-1:])
+        check_conformance(ZOO[model], algorithm, RATES if algorithm in algorithms() else RATES[-1:])
         return
     kind, message = REFUSALS[algorithm, model]
     with pytest.raises(kind, match=re.escape(message)):
@@ -72,7 +72,7 @@ def test_the_zero_test_sees_one_wrong_column() -> None:
     original = marked(structure("normed_features").model())
     inputs = (structure("normed_features").example_inputs(),)
     request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
-    smaller = FilterPruner().compress(copy.deepcopy(original), request).model
+    smaller = FilterCompressor().compress(copy.deepcopy(original), request).model
     check_zeroed(original, smaller, inputs)
     with torch.no_grad():  # the columns of two channels change places
         smaller.second.weight[:, [2, 3]] = smaller.second.weight[:, [3, 2]]

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from nni import NoMoreTrialError
 from nni.algorithms.hpo.random_tuner import RandomTuner
 
-from autocompress.algorithms import ALGORITHMS
 from autocompress.engines.nni.wire_format import flattened, nested
 from autocompress.errors import ConfigError
+from autocompress.registry import algorithms
 from autocompress.search_space import (
     AutoCompressionSearchSpaceGenerator,
     SearchSpace,
     load_search_space,
     read_parameters,
+    requested_rate,
 )
 from autocompress.settings import AccuracyAwareSettings
 
@@ -288,7 +289,7 @@ RATES = [0.0, 0.5, 1.0]
 
 def test_the_shipped_files():
     stems = {path.stem for path in SHIPPED}
-    assert stems == {*ALGORITHMS, "l2_qat", "level_qat", "pruners", "quantizers", "per_layer"}
+    assert stems == {*algorithms(), "l2_qat", "level_qat", "pruners", "quantizers", "per_layer"}
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
@@ -304,11 +305,12 @@ def test_a_shipped_file_gives_trials_along_its_axis(space, position):
         axis = algorithm.axis()
         assert (axis is None) == (algorithm.kind == "quantizer")
         rate = axis and axis.snap(axis.low + position * (axis.high - axis.low))
-        read = read_parameters(json.loads(json.dumps(algorithm.parameters(rate))))
+        parameters = json.loads(json.dumps(algorithm.parameters(rate)))
+        read = read_parameters(parameters)
         assert read.name == algorithm.name
         assert len(read.rules) == len(algorithm.entries)
         several = sum(rule.sparsity is not None for rule in algorithm.entries) > 1
-        assert read.requested_rate() == (None if several else rate)
+        assert requested_rate(parameters) == (None if several else rate)
         assert algorithm.held == ()
 
 

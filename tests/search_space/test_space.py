@@ -4,7 +4,7 @@ import pytest
 
 from autocompress.errors import ConfigError
 from autocompress.search import RateAxis
-from autocompress.search_space import AlgorithmSpace, SearchSpace, read_parameters
+from autocompress.search_space import AlgorithmSpace, SearchSpace, read_parameters, requested_rate
 
 CONV, LINEAR = "config_list::Conv2d::::sparsity", "config_list::Linear::::sparsity"
 
@@ -73,7 +73,7 @@ def test_parameters(space, rate, expected):
     assert list(parameters["algorithm_name"].values()) == ["l1", *expected]
     read = read_parameters(parameters)
     assert [rule.rate for rule in read.rules] == expected
-    assert read.requested_rate() == (expected[0] if len(expected) == 1 else None)
+    assert requested_rate(parameters) == (expected[0] if len(expected) == 1 else None)
 
 
 @pytest.mark.parametrize(

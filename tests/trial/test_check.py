@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from autocompress import AlgorithmCheck, check_module
-from autocompress.algorithms import ALGORITHMS
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, ModuleError
+from autocompress.registry import algorithms
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, default_space
 from autocompress.testing.zoo import ZOO, NoNormCnn, PlainCnn
 from autocompress.trial.child import check_in_child
@@ -152,7 +152,7 @@ def test_a_shared_model_is_not_changed():
 
 def test_without_a_search_space_every_algorithm_is_tried():
     found = check_module(ZOO["regression"])
-    assert [check.algorithm for check in found] == list(ALGORITHMS)
+    assert [check.algorithm for check in found] == list(algorithms())
     refused = {check.algorithm: check.reason for check in found if not check.applies}
     assert list(refused) == ["slim", "apoz"], refused  # neither BatchNorm nor, behind tanh, any zero
 

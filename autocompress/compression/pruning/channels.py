@@ -21,7 +21,7 @@ from autocompress.compression.pruning.channel_tracing import Provenance, Spot
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import Coupling, Place, narrowed, removals
-from autocompress.compression.pruning.ranking import selectable
+from autocompress.compression.pruning.pruner import pruner_of
 
 _PARTS = (1, 2, 3, 4)
 """Into how many equal blocks code may split channels, such as `chunk`; groups of convolutions besides."""
@@ -174,7 +174,7 @@ class Channels:
         """
         graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        selected = selectable(model, request, graph, rates)
+        selected = pruner_of(request).selectable(request, graph, rates)
         couplings, left_alone, obstacles = graph.couplings(selected)
         behind, free = graph.normalized(supported_layers(model, FILTER_TYPES)), graph.free(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound, obstacles)

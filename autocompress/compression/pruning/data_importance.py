@@ -17,6 +17,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import Site, Unpooled, input_norms, rows, sites
 from autocompress.compression.pruning.groups import Coupling, Place
 from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.compression.trainer_hooks import input_batches, run_epochs, show
 from autocompress.errors import CompressionError, ModuleError
 
@@ -203,9 +204,7 @@ def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
     return epochs
 
 
-def activity(
-    model: nn.Module, request: CompressionRequest, behind: Mapping[str, str], couplings: Sequence[Coupling]
-) -> Importance:
+def activity(context: PruningContext, *, zeros: bool) -> Importance:
     """What the channels of couplings do on data: apoz how often they are not zero, mean_activation how large they are.
 
     By default channels are looked at where the layers behind read them, after the non-linearity that really follows.
@@ -224,21 +223,20 @@ def activity(
     Networks for Resource Efficient Inference, arXiv:1611.06440.
 
     Args:
-        model: not changed.
-        request: with the user's module; its `activation` is a function that is applied to the output of each layer, or
-            of the BatchNorm behind it, instead.
-        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
-        couplings: those to judge.
+        context: with the user's module; the argument `activation` is a function that is applied to the output of each
+            layer, or of the BatchNorm behind it, instead.
+        zeros: apoz instead of mean_activation.
 
     Raises:
         CompressionError: apoz finds no zeros at all.
     """
+    model, request, behind, couplings = context.model, context.request, context.behind, context.couplings
     inputs = input_batches(module_of(request), request.algorithm, model, int(request.argument("training_batches")))
     function = str(request.argument("activation"))
     if function in FUNCTIONS:
-        return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], request.algorithm == "apoz")
+        return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], zeros)
     sights = seen(model, inputs, behind, couplings)
-    if request.algorithm == "apoz":
+    if zeros:
         return _by_zeros(sights, couplings)
     return lambda coupling: sights[coupling.places].contribution
 

@@ -15,11 +15,10 @@ from autocompress.compression.base import CompressionRequest, LayerShape, layer_
 from autocompress.compression.layers import FILTER_TYPES, layer_rates
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.data_importance import require_scales, sparsify_scales
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import removals
+from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import Cut, Share
-from autocompress.compression.pruning.ranking import is_global
 from autocompress.errors import CompressionError, ConfigError
 
 
@@ -60,7 +59,7 @@ class FilterCompression:
         return model
 
 
-class FilterPruner:
+class FilterCompressor:
     """Removes the least important filters of each layer. Implements `base.Compressor`.
 
     Output layers keep their filters, and so do layers that share filters with one that may not lose any: an output
@@ -72,12 +71,12 @@ class FilterPruner:
         """Check the rules and the arguments against the model; see `base.Compressor`."""
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
-        common += ["one global ranking"] if is_global(request) else []
+        pruner = pruner_of(request)
+        common += ["one global ranking"] if pruner.is_global(request) else []
         if common and len(set(rates.values())) > 1:
             found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
             raise ConfigError(f"{' with '.join(common)} must have one rate for all layers; the rules have {found}")
-        if request.algorithm == "slim":
-            require_scales(model)
+        pruner.check(model, request)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:
         """Remove filters so that each layer has its rate, counted from the uncompressed model; never adds any.
@@ -91,7 +90,7 @@ class FilterPruner:
         self.check(model, request)
         original = layer_shapes(model) if request.original is None else request.original
         share = Share.wanted(model, request)
-        epochs = sparsify_scales(model, request) if request.algorithm == "slim" else 0
+        epochs = pruner_of(request).prepare(model, request)
         with evaluating(model), requiring_gradients(model):
             cut = Cut.of(model, request, Channels.of(model, request, original))
             cut, changed = cut_out(cut, share)

@@ -171,6 +171,11 @@ class ChannelGraph:
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
         return {self._names[node.module] for node in nodes if not any(map(_is_layer, upstream(node.inputs)))}
 
+    def downsampling_convolutions(self) -> set[str]:
+        """Names of the convolutions with a stride above 1 in all dimensions."""
+        nodes = [module for module in self._graph.module2node if isinstance(module, _ConvNd) and not module.transposed]
+        return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
+
     def normalized(self, layers: Iterable[str]) -> dict[str, str]:
         """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
         nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}

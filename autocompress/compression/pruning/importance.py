@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.pruning.groups import Coupling
 
 Importance = Callable[[Coupling], "torch.Tensor | None"]
@@ -23,7 +23,7 @@ _ROWS = 1024
 
 
 class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
-    """Scores of single layers, each normalised to a mean of 1, averaged over the layers that lose filters together.
+    """Scores of single layers, each normalised to a mean size of 1, averaged over the layers that lose filters together.
 
     Args:
         score: one score per filter of a layer.
@@ -41,7 +41,7 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
         for place in coupling.places:
             if place.makes_width_of(self._layers):
                 found = self._score(self._layers[place.name])[list(place.indices)].float()
-                scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
+                scores.append(found / found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(place.roots)
         if len(scores) == 1 and roots[0] == tuple(range(coupling.width)):  # nothing to average
             return scores[0]
@@ -140,6 +140,41 @@ def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.
         return score(rows)
 
     return of
+
+
+_NNCF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "L1": lambda rows: rows.abs().sum(1),
+    "L2": lambda rows: rows.norm(dim=1),
+    "geometric_median": between,
+}
+
+
+def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) -> Importance:
+    """NNCF's importances of filters, of what the BatchNorm behind makes of them.
+
+    Args:
+        model: not changed.
+        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
+        name: L1, L2 or geometric_median.
+    """
+    layers = supported_layers(model, FILTER_TYPES)
+    scales = {layers[layer]: model.get_submodule(norm) for layer, norm in behind.items()}
+    return LayerImportance(with_norms(_NNCF[name], scales), layers)
+
+
+def comparable(coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool) -> list[float]:
+    """Scores of a coupling, ascending, such that all couplings can be ranked together.
+
+    Args:
+        coupling: whose they are.
+        scores: one per channel of a part.
+        estimates_loss: whether they are comparable as they are, counted for each filter that goes; else they are taken
+            relative to the coupling's mean size.
+    """
+    if estimates_loss:
+        return sorted(score / len(coupling.members) for score in scores)
+    mean = sum(abs(score) for score in scores) / len(scores) or 1.0
+    return sorted(score / mean for score in scores)
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:

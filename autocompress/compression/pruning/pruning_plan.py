@@ -16,8 +16,8 @@ from autocompress.compression.model_state import copied
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.importance import Importance
-from autocompress.compression.pruning.ranking import comparable, importance_of, is_global
+from autocompress.compression.pruning.importance import Importance, comparable
+from autocompress.compression.pruning.pruner import PruningContext, pruner_of
 from autocompress.compression.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
@@ -93,7 +93,7 @@ class Cut:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        importance = importance_of(model, request, channels.behind, channels.couplings)
+        importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
         found, left_alone = [], {**channels.obstacles, **channels.left_alone}
         for coupling in channels.couplings:
             try:
@@ -177,9 +177,10 @@ class Cut:
             width: one rate for all, instead of the requested ones.
         """
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
-        if is_global(self.request):
+        pruner = pruner_of(self.request)
+        if pruner.is_global(self.request):
             pairs = zip(self.couplings, self.scores, strict=True)
-            ranked = [comparable(self.request, coupling, scores) for coupling, scores in pairs]
+            ranked = [comparable(*pair, estimates_loss=pruner.estimates_loss) for pair in pairs]
             return global_widths(slots, ranked, round_to)
         return local_widths(slots, round_to, staggered=width is not None)
 

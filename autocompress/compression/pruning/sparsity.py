@@ -21,7 +21,9 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import layer_rates, supported_layers, weight_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.pruning.pruner import WeightPruner
 from autocompress.errors import CompressionError, ConfigError
+from autocompress.registry import algorithm
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -70,14 +72,14 @@ class LevelCompression:
         return fold(model)
 
 
-class LevelPruner:
-    """Zeroes the smallest weights: `level` and `magnitude_sparsity`. Implements `base.Compressor`."""
+class WeightCompressor:
+    """Zeroes the smallest weights. Implements `base.Compressor`."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules against the model; see `base.Compressor`."""
         rates = self._rates(model, request)
         require_plain_weights(model, rates)
-        if _is_global(request) and len(set(rates.values())) > 1:
+        if _pruner(request).is_global(request) and len(set(rates.values())) > 1:
             found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
             raise ConfigError(f"one global ranking must have one rate for all layers; the rules have {found}")
 
@@ -117,18 +119,18 @@ class LevelPruner:
         return layer_rates(model, request.targets, weight_types(request.algorithm), request.scopes)
 
 
-def _is_global(request: CompressionRequest) -> bool:
-    if request.algorithm == "magnitude_sparsity":
-        return bool(request.argument("sparsity_level_setting_mode") == "global")
-    return bool(request.argument("mode") == "global")
+def _pruner(request: CompressionRequest) -> WeightPruner:
+    known = algorithm(request.algorithm)
+    assert isinstance(known, WeightPruner)
+    return known
 
 
 def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionRequest) -> dict[str, torch.Tensor]:
     weights = {name: _weight(model, name) for name in rates}
-    if not _is_global(request):
+    pruner = _pruner(request)
+    if not pruner.is_global(request):
         return {name: smallest(weights[name], rate) for name, rate in rates.items()}
-    normed = request.algorithm == "magnitude_sparsity" and request.argument("weight_importance") == "normed_abs"
-    rated = [_normed(weight) if normed else weight for weight in weights.values()]
+    rated = [pruner.score(weight, request) for weight in weights.values()]
     pruned = smallest(torch.cat([weight.flatten().float().cpu() for weight in rated]), next(iter(rates.values())))
     parts = pruned.tensor_split(list(itertools.accumulate(weight.numel() for weight in rated))[:-1])
     return {
@@ -137,8 +139,8 @@ def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionReq
     }
 
 
-def _normed(weight: torch.Tensor) -> torch.Tensor:
-    """NNCF's importance: relative to the layer's norm, so that layers of different scale can be ranked together."""
+def normed(weight: torch.Tensor) -> torch.Tensor:
+    """NNCF's importance of weights: relative to the layer's norm, so that different layers can be ranked together."""
     norm: torch.Tensor = torch.linalg.vector_norm(weight.float())
     return weight.float().div(norm.clamp_min(_TINY))
 

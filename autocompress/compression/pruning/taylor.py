@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.base import CompressionRequest
 from autocompress.compression.pruning.consumers import Site, rows, sites
 from autocompress.compression.pruning.data_importance import module_of
-from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.compression.trainer_hooks import run_batches
 from autocompress.errors import CompressionError
 
@@ -58,9 +57,7 @@ class Gate:
         self._felt[samples] = self._felt[samples] + felt if samples in self._felt else felt
 
 
-def taylor(
-    model: nn.Module, request: CompressionRequest, behind: Mapping[str, str], couplings: Sequence[Coupling]
-) -> Importance:
+def taylor(context: PruningContext) -> Importance:
     """First-order estimate of what removing each channel costs: activation times gradient where the channel is read.
 
     Summed over all that reads the channel and over the positions of a sample, absolute, summed over samples. Not the
@@ -72,10 +69,7 @@ def taylor(
     arXiv:1906.10771; one gate for all that reads a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
 
     Args:
-        model: not changed.
-        request: with the user's module.
-        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
-        couplings: those to judge.
+        context: with the user's module.
 
     Returns:
         scores in the unit of the loss, comparable between couplings.
@@ -84,8 +78,9 @@ def taylor(
         CompressionError: no gradient reaches a coupling.
         ModuleError: the user's module lacks a hook.
     """
-    probe = copy.deepcopy(model)
-    gates = {coupling.places: Gate(sites(coupling, probe, behind), probe) for coupling in couplings}
+    request, couplings = context.request, context.couplings
+    probe = copy.deepcopy(context.model)
+    gates = {coupling.places: Gate(sites(coupling, probe, context.behind), probe) for coupling in couplings}
 
     def settle(*_: Any) -> None:
         for gate in gates.values():

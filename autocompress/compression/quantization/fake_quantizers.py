@@ -20,11 +20,13 @@ from autocompress.compression.parametrizations import WEIGHT, WeightTransform, f
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.activations import ActivationQuantizer, attach
+from autocompress.compression.quantization.quantizer import Quantizer
 from autocompress.compression.quantization.rounding import WeightRounding
 from autocompress.compression.trainer_hooks import calibration_inputs, show
 from autocompress.compression.weight_storage import distinct
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
+from autocompress.registry import algorithm
 
 DEFAULT_BITS = 8
 
@@ -89,32 +91,6 @@ def _of(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) 
 
 
 FLOAT_BITS = 32
-
-
-@dataclass(frozen=True)
-class Family:
-    """What one quantizer can do.
-
-    Attributes:
-        bits: lowest and highest number of bits.
-        quant_types: what it can quantize.
-        spares_ends: whether the first and the last layer stay as they are unless a rule names them.
-        by_channel: whether each filter may have a scale of its own.
-    """
-
-    bits: tuple[int, int]
-    quant_types: tuple[str, ...]
-    spares_ends: bool
-    by_channel: bool = False
-
-
-_ALL = ("input", "output", "weight")
-FAMILIES: dict[str, Family] = {
-    "naive": Family((2, 8), ("weight",), False, True),
-    "dorefa": Family((1, 8), _ALL, True),
-    "bnn": Family((1, 1), _ALL, True),
-    "qat": Family((2, 8), _ALL, False, True),
-}
 
 
 class RoundedWeight(WeightTransform):
@@ -205,10 +181,7 @@ def bits_saved(
 
 
 class FakeQuantizer:
-    """Simulates few bits: `naive`, `dorefa`, `bnn`, and `qat` for what is not int8. Implements `base.Compressor`.
-
-    `dorefa` and `bnn` leave the first and the last layer as they are, as their papers do, unless a rule names them.
-    """
+    """Simulates few bits. Implements `base.Compressor`."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check bits, quant types and schemes; see `base.Compressor`."""
@@ -236,7 +209,7 @@ class FakeQuantizer:
         for name, kinds in wanted.items():
             layer = model.get_submodule(name)
             if "weight" in kinds:
-                _quantize_weight(layer, request.algorithm, kinds["weight"])
+                _quantize_weight(layer, _quantizer(request), kinds["weight"])
                 if (own := _channels(kinds["weight"], layer)) is not None:
                     channels[name] = own
             for quant_type, precision in kinds.items():
@@ -247,11 +220,11 @@ class FakeQuantizer:
         return FakeQuantization(model, bits, types, channels)
 
     def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
-        family = FAMILIES[request.algorithm]
+        family = _quantizer(request)
         wanted = quantized_layers(model, request, weight_types(request.algorithm), family.bits[1])
         for kinds in wanted.values():
             for quant_type, precision in kinds.items():
-                _require(request.algorithm, family, quant_type, precision)
+                _require(family, quant_type, precision)
         if not family.spares_ends:
             return wanted
         ends = _ends(model, request) - {name for rule in request.targets if not rule.exclude for name in rule.op_names}
@@ -264,36 +237,39 @@ class FakeQuantizer:
         return left
 
 
-def _require(algorithm: str, family: Family, quant_type: str, precision: Precision) -> None:
+def _quantizer(request: CompressionRequest) -> Quantizer:
+    known = algorithm(request.algorithm)
+    assert isinstance(known, Quantizer)
+    return known
+
+
+def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
     if quant_type not in family.quant_types:
         allowed = ", ".join(family.quant_types)
-        raise ConfigError(f"{algorithm} quantizes {allowed} only; got quant type {quant_type!r}")
+        raise ConfigError(f"{family.name} quantizes {allowed} only; got quant type {quant_type!r}")
     low, high = family.bits
     if not low <= precision.bits <= high:
         allowed = f"{low}" if low == high else f"{low} to {high}"
-        raise ConfigError(f"quant_bits of {algorithm} must be {allowed}; got {precision.bits} for {quant_type}")
+        raise ConfigError(f"quant_bits of {family.name} must be {allowed}; got {precision.bits} for {quant_type}")
     by_channel = quant_type == "weight" and family.by_channel
     if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
         raise ConfigError(
-            f"quant_scheme of {algorithm}, which is simulated, must be per_tensor_... for {quant_type}; "
+            f"quant_scheme of {family.name}, which is simulated, must be per_tensor_... for {quant_type}; "
             f"got {precision.scheme!r}"
         )
 
 
-def _quantize_weight(layer: nn.Module, algorithm: str, precision: Precision) -> None:
+def _quantize_weight(layer: nn.Module, family: Quantizer, precision: Precision) -> None:
     masks = [step for step in transforms(layer) if isinstance(step, Mask)]
-    step = RoundedWeight(_rounding(algorithm, precision, layer), precision.bits, precision.start_step)
+    step = RoundedWeight(family.rounding(precision, layer), precision.bits, precision.start_step)
     # Nothing to check: shape and type stay.
     parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
     for mask in masks:  # once more on top: not every grid has a zero
         parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
 
 
-def _rounding(algorithm: str, precision: Precision, layer: nn.Module) -> WeightRounding:
-    if algorithm == "dorefa":
-        return rounding.dorefa
-    if algorithm == "bnn":
-        return rounding.binary
+def nearest(precision: Precision, layer: nn.Module) -> WeightRounding:
+    """Rounding to the nearest of evenly spaced values, by the scheme that is asked for."""
     scheme = precision.scheme or "per_tensor_symmetric"
     chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
     channels = _channels(precision, layer)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
-from autocompress.algorithms import algorithm
 from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
 from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass
 from autocompress.records import Preflight
+from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.damaging import output_layers

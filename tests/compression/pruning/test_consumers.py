@@ -10,6 +10,7 @@ from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.consumers import input_norms, sites
 from autocompress.compression.pruning.data_importance import activity
+from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.errors import CompressionError
 from autocompress.layer_selector import LayerRule
 from autocompress.testing.zoo import ZooModule
@@ -66,7 +67,9 @@ def followed(net, algorithm, **arguments):
 
 def scored(net, algorithm, **arguments):
     module, request, channels, coupling = followed(net, algorithm, **arguments)
-    score = activity(net, request, channels.behind, channels.couplings)(coupling)
+    score = activity(PruningContext(net, request, channels.behind, channels.couplings), zeros=algorithm == "apoz")(
+        coupling
+    )
     with torch.no_grad():
         values = net.sum(torch.cat([x for x, _ in module.data()])).movedim(1, 0).flatten(1)
     return score, values

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.batchnorm import recalibrate
-from autocompress.compression.pruning.filters import FilterPruner
+from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.errors import CompressionError, ModuleError
 from autocompress.layer_selector import LayerRule
 from autocompress.testing.conformance import check_cut
@@ -47,7 +47,7 @@ class HalvesModule(ZooModule):
 
 def prune(model, algorithm, module=HalvesModule, rules=RULES, **arguments):
     request = CompressionRequest(algorithm, rules, (module.example_inputs(),), arguments=arguments, module=module)
-    return FilterPruner().compress(model, request)
+    return FilterCompressor().compress(model, request)
 
 
 def ids(model):

@@ -9,7 +9,7 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.measure import macs, measure, parameters
-from autocompress.compression.pruning.filters import FilterPruner
+from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
 from autocompress.testing.zoo import ZOO
@@ -39,7 +39,7 @@ class Strided(nn.Module):
 def prune(model, rate, algorithm="l2", inputs=IMAGE, targets=None, uncompressed=None, original=None, **arguments):
     rules = targets or (LayerRule(("default",), rate=rate),)
     request = CompressionRequest(algorithm, rules, inputs, arguments=arguments, uncompressed=uncompressed)
-    return FilterPruner().compress(model, request)
+    return FilterCompressor().compress(model, request)
 
 
 def widths(model):

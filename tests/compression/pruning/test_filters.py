@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shape, layer_shapes
-from autocompress.compression.pruning.filters import FilterCompression, FilterPruner
+from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.pruning.widths import kept_filters
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
@@ -40,7 +40,7 @@ def prune(
 ) -> FilterCompression:
     inputs = options.pop("example_inputs", IMAGE)
     targets = options.pop("targets", (LayerRule(op_types, rate=rate),))
-    return FilterPruner().compress(model, CompressionRequest(algorithm, targets, inputs, **options))
+    return FilterCompressor().compress(model, CompressionRequest(algorithm, targets, inputs, **options))
 
 
 def widths(model: nn.Module) -> dict[str, int]:

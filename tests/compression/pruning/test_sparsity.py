@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.pruning.sparsity import LevelCompression, LevelPruner, smallest
+from autocompress.compression.pruning.sparsity import LevelCompression, WeightCompressor, smallest
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
 
@@ -17,7 +17,7 @@ from ..nets import IMAGE, NETS, Words, build, outputs, train
 
 def zero(model: nn.Module, rate: float, *targets: LayerRule) -> LevelCompression:
     rules = targets or (LayerRule(("default",), rate=rate),)
-    return LevelPruner().compress(model, CompressionRequest("level", rules, IMAGE))
+    return WeightCompressor().compress(model, CompressionRequest("level", rules, IMAGE))
 
 
 def zeros(model: nn.Module) -> dict[str, int]:

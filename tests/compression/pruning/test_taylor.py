@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.compression.pruning.taylor import taylor
 from autocompress.errors import CompressionError
 from autocompress.testing.zoo import ZooModule
@@ -23,7 +24,7 @@ class Gated(Net):
 def scored(net, **arguments):
     _, request, channels, coupling = followed(net, "taylorfo", **arguments)
     with torch.enable_grad():
-        return taylor(net, request, channels.behind, channels.couplings)(coupling)
+        return taylor(PruningContext(net, request, channels.behind, channels.couplings))(coupling)
 
 
 def felt(net, batches):
@@ -109,7 +110,9 @@ def test_two_passes_before_a_step_count_as_two():
     _, request, channels, coupling = followed(net, "taylorfo", training_batches=1)
     request = type(request)(**{**request.__dict__, "module": Accumulates})
     with torch.enable_grad():
-        assert torch.allclose(taylor(net, request, channels.behind, channels.couplings)(coupling), felt(net, 2), 1e-3)
+        assert torch.allclose(
+            taylor(PruningContext(net, request, channels.behind, channels.couplings))(coupling), felt(net, 2), 1e-3
+        )
 
 
 def test_layers_that_no_gradient_reaches_are_named():

@@ -1,0 +1,40 @@
+"""magnitude_sparsity: the smallest weights are zeroed, by NNCF's options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autocompress.compression.pruning.pruner import SCOPES, WeightPruner
+from autocompress.registry import Argument
+
+if TYPE_CHECKING:
+    import torch
+
+    from autocompress.compression.base import CompressionRequest
+
+
+class MagnitudeSparsity(WeightPruner):
+    """Zeroes the smallest weights of all layers, each relative to the norm of its layer, or of each layer.
+
+    Source: NNCF's `magnitude_sparsity`, its options and defaults.
+    """
+
+    name = "magnitude_sparsity"
+    arguments = (
+        *SCOPES,
+        Argument("weight_importance", "normed_abs", options=("abs", "normed_abs")),
+        Argument("sparsity_level_setting_mode", "global", options=("global", "local")),
+    )
+
+    def is_global(self, request: CompressionRequest) -> bool:
+        """Whether the weights of all layers are ranked together."""
+        return bool(request.argument("sparsity_level_setting_mode") == "global")
+
+    def score(self, weight: torch.Tensor, request: CompressionRequest) -> torch.Tensor:
+        """Relative to the layer's norm, so that layers of different scale can be ranked together."""
+        from autocompress.compression.pruning.sparsity import normed
+
+        return normed(weight) if request.argument("weight_importance") == "normed_abs" else weight
+
+
+ALGORITHM = MagnitudeSparsity()

@@ -1,0 +1,46 @@
+"""slim: filters with the smallest BatchNorm scales are removed, after training that makes scales small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autocompress.compression.pruning.pruner import EPOCHS, NEEDS_TRAINING, FilterPruner, PruningContext
+from autocompress.registry import Argument
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocompress.compression.base import CompressionRequest
+    from autocompress.compression.pruning.importance import Importance
+
+
+class Slim(FilterPruner):
+    """Trains with an L1 penalty on BatchNorm's scales, then removes the filters with the smallest ones.
+
+    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
+    """
+
+    name = "slim"
+    arguments = (*FilterPruner.arguments, EPOCHS, Argument("scale", 1e-4))
+    needs = NEEDS_TRAINING
+
+    def check(self, model: nn.Module, request: CompressionRequest) -> None:
+        """Check that the model has BatchNorm layers with scales."""
+        from autocompress.compression.pruning.data_importance import require_scales
+
+        require_scales(model)
+
+    def prepare(self, model: nn.Module, request: CompressionRequest) -> int:
+        """Train with the penalty."""
+        from autocompress.compression.pruning.data_importance import sparsify_scales
+
+        return sparsify_scales(model, request)
+
+    def importance(self, context: PruningContext) -> Importance:
+        """Size of the scales."""
+        from autocompress.compression.pruning.importance import ScaleImportance
+
+        return ScaleImportance(context.model)
+
+
+ALGORITHM = Slim()

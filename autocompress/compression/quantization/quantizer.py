@@ -1,0 +1,54 @@
+"""The base class of quantizers, without what they need torch for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autocompress.compression.pruning.pruner import SCOPES
+from autocompress.registry import Algorithm
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocompress.compression.base import Compressor
+    from autocompress.compression.quantization.fake_quantizers import Precision
+    from autocompress.compression.quantization.rounding import WeightRounding
+
+
+class Quantizer(Algorithm):
+    """Rounds weights and activations to few bits. A subclass has a name, and may have another `rounding`.
+
+    Attributes:
+        bits: lowest and highest number of bits.
+        quant_types: what it can quantize.
+        spares_ends: whether the first and the last layer stay as they are unless a rule names them.
+        by_channel: whether each filter may have a scale of its own.
+        default_bits: where no search space is given.
+        default_quant_types: what is quantized then.
+    """
+
+    kind = "quantizer"
+    arguments = SCOPES
+    bits: ClassVar[tuple[int, int]] = (2, 8)
+    quant_types: ClassVar[tuple[str, ...]] = ("input", "output", "weight")
+    spares_ends: ClassVar[bool] = False
+    by_channel: ClassVar[bool] = False
+    default_bits: ClassVar[int] = 8
+    default_quant_types: ClassVar[tuple[str, ...]] = ("weight",)
+
+    def compressor(self) -> Compressor:
+        """What puts quantizers on a model."""
+        from autocompress.compression.quantization.fake_quantizers import FakeQuantizer
+
+        return FakeQuantizer()
+
+    def default_entry(self) -> dict[str, Any]:
+        """All layers, in the default bits."""
+        quant_types = list(self.default_quant_types)
+        return {"quant_types": quant_types, "quant_bits": self.default_bits, "op_types": ["default"]}
+
+    def rounding(self, precision: Precision, layer: nn.Module) -> WeightRounding:
+        """How the weight of a layer is rounded: to the nearest of evenly spaced values."""
+        from autocompress.compression.quantization.fake_quantizers import nearest
+
+        return nearest(precision, layer)

@@ -1,0 +1,251 @@
+"""Compression algorithms by name: ours, those of installed packages, and those that were registered."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+import math
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from autocompress.errors import ConfigError, short, unknown_name
+
+if TYPE_CHECKING:
+    from autocompress.compression.base import Compressor
+
+_logger = logging.getLogger("autocompress")
+
+Kind = Literal["pruner", "quantizer", "mix"]
+"""A pruner has a sparsity, and so an adaptive compression rate; a quantizer has none; a mix is one of each."""
+
+MIX = "+"
+"""Joins the names of a mix: `l2+qat`."""
+
+ENTRY_POINTS = "autocompress.algorithms"
+"""Group of the entry points by which installed packages add algorithms: each is a subclass of `Algorithm`."""
+
+_OURS = (
+    "level",
+    "magnitude_sparsity",
+    "l1",
+    "l2",
+    "fpgm",
+    "filter_pruning",
+    "slim",
+    "taylorfo",
+    "apoz",
+    "mean_activation",
+    "naive",
+    "qat",
+    "dorefa",
+    "bnn",
+)
+"""Each is a module of `autocompress.algorithms`, whose `ALGORITHM` it is."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of an algorithm; a whole number, a number, a flag, a text, or a list of texts, as its default is.
+
+    Attributes:
+        name: as users write it.
+        default: its value where it is not given.
+        options: all allowed values; empty: any value of the default's type.
+        minimum: the lowest allowed number.
+    """
+
+    name: str
+    default: Any
+    options: tuple[Any, ...] = ()
+    minimum: float = 0
+
+    def check(self, value: Any) -> Any:
+        """The value, if it is allowed; lists come back as tuples.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        checked = self._converted(value)
+        if not self._allows(checked):
+            raise ConfigError(f"{self.name} must be {self.rule}; got {value!r}")
+        return checked
+
+    @property
+    def rule(self) -> str:
+        """What it must be, in words."""
+        if self.options:
+            return f"one of {', '.join(repr(option) for option in self.options)}"
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, int):
+            return f"a whole number >= {self.minimum:g}"
+        if isinstance(self.default, float):
+            return f"a finite number >= {self.minimum:g}"
+        return "a list of texts" if isinstance(self.default, tuple) else "a text"
+
+    def _converted(self, value: Any) -> Any:
+        """A single text as a tuple, lists as tuples; 3.0, which quniform gives, as 3 where whole numbers are wanted."""
+        if isinstance(self.default, tuple):
+            return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+        whole = isinstance(self.default, int) and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+
+    def _allows(self, value: Any) -> bool:
+        if isinstance(self.default, tuple):
+            return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        if isinstance(value, bool) != isinstance(self.default, bool):
+            return False
+        if self.options:
+            return value in self.options
+        if isinstance(self.default, bool | str):
+            return isinstance(value, type(self.default))
+        kinds = (int,) if isinstance(self.default, int) else (int, float)
+        return isinstance(value, kinds) and math.isfinite(value) and value >= self.minimum
+
+
+class Algorithm:
+    """A compression algorithm that a search space can name.
+
+    Derive from `FilterPruner`, `WeightPruner` or `Quantizer`. What imports torch belongs into the methods: search
+    spaces, the command line and reports read the attributes alone.
+
+    Attributes:
+        name: the name users write, as in NNI's auto-compress and in NNCF.
+        kind: pruner, quantizer or mix.
+        arguments: what it takes (`parameter::<name>` in a search space, `add_config(**kwargs)`).
+        needs: hooks of the user's module that it cannot do without; of each group, one.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind]
+    arguments: ClassVar[tuple[Argument, ...]] = ()
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
+    @property
+    def parts(self) -> tuple[Algorithm, ...]:
+        """Of a mix: the pruner, the quantizer; else none."""
+        return ()
+
+    @property
+    def stages(self) -> tuple[Algorithm, ...]:
+        """The algorithms that are applied one after the other: the parts of a mix, else this one."""
+        return self.parts or (self,)
+
+    def compressor(self) -> Compressor:
+        """What compresses a model.
+
+        Raises:
+            ConfigError: it is a mix, whose parts have compressors.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a compressor: derive it from a kind of pruner")
+
+    def default_entry(self) -> dict[str, Any]:
+        """The config list's entry for all layers, where no search space is given."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<algorithm {self.name!r}>"
+
+
+class Mix(Algorithm):
+    """A pruner and then a quantizer.
+
+    Args:
+        parts: the two.
+    """
+
+    kind = "mix"
+
+    def __init__(self, parts: tuple[Algorithm, ...]) -> None:
+        self._parts = parts
+        known = {argument.name: argument for part in parts for argument in part.arguments}
+        needs = dict.fromkeys(itertools.chain.from_iterable(part.needs for part in parts))
+        self.name = MIX.join(part.name for part in parts)  # type: ignore[misc]
+        self.arguments, self.needs = tuple(known.values()), tuple(needs)  # type: ignore[misc]
+
+    @property
+    def parts(self) -> tuple[Algorithm, ...]:
+        """The pruner, the quantizer."""
+        return self._parts
+
+    def compressor(self) -> Compressor:
+        """None: its parts have compressors."""
+        raise ConfigError(f"a mix has no compressor of its own, its parts have; got {self.name!r}")
+
+
+_known: dict[str, Algorithm] = {}
+_is_complete = False
+
+
+def register_algorithm(new: Algorithm) -> Algorithm:
+    """Add an algorithm: search spaces, `check`, trials and reports of this process know it from now on.
+
+    Trials are processes of their own: register it where the module's file is imported, so that they know it too, or let
+    an installed package name its class as an entry point of the group `autocompress.algorithms`.
+
+    Args:
+        new: an instance of a subclass of `FilterPruner`, `WeightPruner` or `Quantizer`; one of the same class replaces
+            what it registered before.
+
+    Returns:
+        the same.
+
+    Raises:
+        ConfigError: it is none, or its name is taken, empty, or cannot stand in a search space.
+    """
+    if not isinstance(new, Algorithm) or isinstance(new, Mix):
+        raise ConfigError(f"register_algorithm must be given an instance of a pruner or quantizer; got {short(new)}")
+    if not new.name or not new.name.replace("_", "").isalnum():
+        raise ConfigError(f"the name of an algorithm must be of letters, digits and _; got {short(new.name)}")
+    before = algorithms().get(new.name)
+    if before is not None and type(before).__qualname__ != type(new).__qualname__:
+        raise ConfigError(f"the name of an algorithm must be its own; {new.name!r} is taken by {before!r}")
+    _known[new.name] = new
+    return new
+
+
+def algorithms() -> dict[str, Algorithm]:
+    """All that are known, by name: ours first."""
+    global _is_complete
+    if not _is_complete:
+        _is_complete = True
+        for name in _OURS:
+            _known[name] = importlib.import_module(f"autocompress.algorithms.{name}").ALGORITHM
+        for entry in metadata.entry_points(group=ENTRY_POINTS):
+            try:
+                register_algorithm(entry.load()())
+            except Exception as error:  # noqa: BLE001 - another package's fault must not stop all searches
+                _logger.warning("the algorithm %r of the entry point %s cannot be used: %s", entry.name, entry, error)
+    return dict(_known)
+
+
+def algorithm(name: str) -> Algorithm:
+    """The algorithm of that name; `pruner+quantizer` for a mix.
+
+    Raises:
+        ConfigError: no algorithm has that name, or the parts of the mix do not go together.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"the name of an algorithm must be a text; got {short(name)}")
+    if MIX in name:
+        return _mix(name)
+    known = algorithms()
+    if name not in known:
+        raise ConfigError(unknown_name("algorithm", name, known))
+    return known[name]
+
+
+def _mix(name: str) -> Mix:
+    parts = tuple(algorithm(part) for part in name.split(MIX))
+    kinds = [part.kind for part in parts]
+    if kinds.count("pruner") > 1:
+        adaptive = " and ".join(repr(part.name) for part in parts if part.kind == "pruner")
+        raise ConfigError(
+            f"a mix must have one algorithm with an adaptive compression rate; {name!r} has {adaptive}: one accuracy "
+            "cannot tell which of two rates to move"
+        )
+    if kinds != ["pruner", "quantizer"]:
+        raise ConfigError(f"a mix must be one pruner and then one quantizer, such as 'l2{MIX}qat'; got {name!r}")
+    return Mix(parts)
