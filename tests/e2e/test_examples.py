@@ -127,3 +127,28 @@ def test_the_nncf_style_example(tmp_path):
     assert (directory / "report.html").exists()
     assert (tmp_path / "digits.onnx").exists()
     assert "within the accuracy budget" in done.stdout
+
+
+def test_a_pruner_of_ones_own(tmp_path):
+    """It is searched, and conforms on nets of several kinds."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "own_pruner.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"^spread at rate 0\.[6-9]", done.stdout, re.MULTILINE), done.stdout
+    code = (
+        "from examples.own_pruner import Spread\n"
+        "from autocompress.testing.conformance import check_conformance\n"
+        "from autocompress.testing.zoo import ZOO\n"
+        "for net in ('cnn', 'resnet18', 'regression'):\n    check_conformance(ZOO[net], Spread.name)\n"
+    )
+    conforms = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert conforms.returncode == 0, conforms.stderr[-3000:]

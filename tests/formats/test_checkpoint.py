@@ -18,9 +18,8 @@ from autocompress.formats.checkpoint import load_compressed, module_of, save_che
 from autocompress.formats.export import export
 from autocompress.formats.structure import apply_structure
 from autocompress.layer_selector import LayerRule
-
-from ..modules import Minimal, TiedWords
-from ..nets import IMAGE, NETS, Convolutions, Residual, Words, build, outputs, train
+from tests.compression.modules import Minimal, TiedWords
+from tests.compression.nets import IMAGE, NETS, Convolutions, Residual, Words, build, outputs, train
 
 
 def compress(model: nn.Module, rate: float, name: str = "l1", inputs: tuple[torch.Tensor, ...] = IMAGE) -> nn.Module:

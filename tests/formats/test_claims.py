@@ -15,9 +15,8 @@ from autocompress.errors import StoreError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import Claim, require_same_tensors, reread
 from autocompress.layer_selector import LayerRule
-
-from ..modules import Calibrated
-from ..nets import IMAGE, NETS, Plain, build, train
+from tests.compression.modules import Calibrated
+from tests.compression.nets import IMAGE, NETS, Plain, build, train
 
 HALF = (LayerRule(("default",), rate=0.5),)
 WEIGHTS = (LayerRule(("default",), quant_types=("weight",), quant={"quant_bits": 3}),)

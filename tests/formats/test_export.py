@@ -14,9 +14,8 @@ from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.formats.export import export
 from autocompress.layer_selector import LayerRule
-
-from ..modules import Calibrated
-from ..nets import IMAGE, NETS, Convolutions, TwoHeads, Words, build
+from tests.compression.modules import Calibrated
+from tests.compression.nets import IMAGE, NETS, Convolutions, TwoHeads, Words, build
 
 RATE = (LayerRule(("default",), rate=0.5),)
 WEIGHTS = (LayerRule(("default",), quant_types=("weight",)),)

@@ -23,7 +23,7 @@ _ROWS = 1024
 
 
 class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
-    """Scores of single layers, each normalised to a mean size of 1, averaged over the layers that lose filters together.
+    """Scores of single layers, each of mean size 1, averaged over the layers that lose filters together.
 
     Args:
         score: one score per filter of a layer.
