@@ -115,6 +115,9 @@ def _tolerances(
     allowed = [_relative(tensor) * size for tensor, size in zip(wanted, largest, strict=True)]
     if all(difference <= tolerance for difference, tolerance in zip(found, allowed, strict=True)):
         return allowed
+    again = differences(wanted, outputs(model, inputs))
+    if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
+        return allowed  # it computes something else every time: nothing agrees with that
     own = [_largest_own(model, inputs, wanted, seed) for seed in range(_NUDGES)]
     return [max(each) for each in zip(allowed, *own, strict=True)]
 

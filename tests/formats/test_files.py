@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -32,23 +34,25 @@ def versions(tmp_path: Path) -> list[Path]:
 
 
 def test_a_reader_sees_one_version_while_another_is_put_in_its_place(versions, tmp_path):
-    target, done = copied(versions[0], tmp_path / "checkpoint"), threading.Event()
+    target, enough = copied(versions[0], tmp_path / "checkpoint"), threading.Event()
 
     def replace_often() -> None:
-        for number in range(300):
+        for number in itertools.count():
             replace_files(target, copied(versions[number % 2], tmp_path / "beside"))
-        done.set()
+            if enough.is_set():
+                return
 
     writer = threading.Thread(target=replace_often)
     writer.start()
-    seen = set()
+    seen = collections.Counter()
     try:
-        while not done.is_set():
+        while min(seen[1.0,], seen[2.0,]) < 20:
             _, weights = read_files(target)
-            seen.add(tuple(sorted({float(weights[name].flatten()[0]) for name in ("conv.weight", "head.bias")})))
+            seen[tuple(sorted({float(weights[name].flatten()[0]) for name in ("conv.weight", "head.bias")}))] += 1
     finally:
+        enough.set()
         writer.join()
-    assert seen == {(1.0,), (2.0,)}
+    assert set(seen) == {(1.0,), (2.0,)}
 
 
 def test_files_of_two_versions_are_not_taken_for_one(versions):
