@@ -10,7 +10,7 @@ import pytest
 from autocompress.engines.nni.launch import known_to_nni
 from autocompress.engines.nni.lifecycle import written_config
 from autocompress.errors import StoreError
-from autocompress.plan import NniEngine
+from autocompress.plan import ExperimentPlan, NniEngine
 from autocompress.store import ExperimentDirectory
 from tests.written import plan
 
@@ -65,13 +65,13 @@ def test_nnis_files_are_in_the_directory_wherever_it_is_now(tmp_path):
 @pytest.mark.parametrize(
     ("engine", "rule"),
     [
-        ({"name": "optuna"}, "does not hold an NNI experiment"),
-        ({"name": "nni", "id": "abc"}, "does not hold an NNI experiment"),
+        ({"name": "optuna", "study": "s"}, "the experiment must be of the engine 'nni'; it is of 'optuna'"),
+        ({"name": "nni", "id": "abc"}, "missing 1 required positional argument: 'config'"),
         ({"name": "nni", "id": "../../x", "config": {}}, "NNI's id must be of letters and digits; got '../../x'"),
-        ({"name": "nni", "id": 3, "config": {}}, "NNI's id must be of letters and digits; got 3"),
+        ({"name": "nni", "id": 3, "config": {}}, "id must be a text; got 3"),
         ({"name": "nni", "id": "abc", "config": {"no such": 1}}, "NNI does not accept the configuration"),
     ],
 )
 def test_plans_that_are_damaged(tmp_path, engine, rule):
     with pytest.raises(StoreError, match=rule):
-        written_config(plan(engine=engine), ExperimentDirectory(tmp_path))
+        written_config(ExperimentPlan.from_dict({**plan().to_dict(), "engine": engine}), ExperimentDirectory(tmp_path))
