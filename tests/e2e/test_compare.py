@@ -40,7 +40,7 @@ def test_each_search_is_an_experiment_of_its_own(comparison):
         story = story_of(ExperimentDirectory(home / each.directory))
         assert len(story.records) == each.trials == 3
         assert sum(record.epochs for record in story.records) == each.epochs
-        assert story.settings["settings"]["seed"] == 0
+        assert story.plan.settings.seed == 0
         assert story.baseline == story_of(ExperimentDirectory(home / "adaptive" / "0")).baseline
     assert sum(trained_epochs(home.parent / "epochs.log").values()) == sum(each.epochs for each in ended)
     assert [record.requested_rate for record in story_of(ExperimentDirectory(home / "adaptive/0")).records] == [
