@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autocompress.compression.pruning.pruner import BATCHES, NEEDS_INPUTS, FilterPruner, PruningContext
-from autocompress.registry import Argument
+from autocompress.compression.pruning.pruner import ACTIVATION, BATCHES, NEEDS_INPUTS, FilterPruner, PruningContext
 
 if TYPE_CHECKING:
     from autocompress.compression.pruning.importance import Importance
@@ -21,12 +20,7 @@ class Apoz(FilterPruner):
     """
 
     name = "apoz"
-    # `auto`: the non-linearity that really follows in the model.
-    arguments = (
-        *FilterPruner.arguments,
-        BATCHES,
-        Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu")),
-    )
+    arguments = (*FilterPruner.arguments, BATCHES, ACTIVATION)
     needs = NEEDS_INPUTS
 
     def importance(self, context: PruningContext) -> Importance:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class NniSearch:
-    """An experiment that is to be run or resumed. Implements `launch.Search`.
+    """An experiment that is to be run or resumed. Implements `execute.Search`.
 
     Attributes:
         experiment: the search.
@@ -30,27 +30,27 @@ class NniSearch:
     port: int | None
 
     def follow(self, callbacks: list[Callback]) -> None:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         self.experiment.callbacks = callbacks
 
     @property
     def trials(self) -> int | None:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         most: int | None = self.experiment.config.max_trial_number
         return most
 
     @property
     def directory(self) -> Path:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         return self.experiment.directory
 
     @property
     def url(self) -> str | None:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         return self.experiment.url
 
     def run(self, console: Console) -> bool:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         from autocompress.engines.nni.manager import default_port
 
         quieten("nni.autocompress", "nni", console)
@@ -58,7 +58,7 @@ class NniSearch:
         return getattr(self.experiment, self.action)(port) is not None
 
     def stop(self) -> None:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         self.experiment.stop()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class OptunaSearch:
-    """A study that is to be gone on with. Implements `launch.Search`.
+    """A study that is to be gone on with. Implements `execute.Search`.
 
     Attributes:
         study: the search.
@@ -38,21 +38,21 @@ class OptunaSearch:
     _callbacks: list[Callback] = field(default_factory=list, init=False)
 
     def follow(self, callbacks: list[Callback]) -> None:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         self._callbacks = callbacks
 
     @property
     def directory(self) -> Path:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         return self.study.store.path
 
     @property
     def url(self) -> str | None:
-        """See `launch.Search`: it has no page."""
+        """See `execute.Search`: it has no page."""
         return "" if self._started else None
 
     def run(self, console: Console) -> bool:
-        """See `launch.Search`."""
+        """See `execute.Search`."""
         quieten("autocompress.optuna", "optuna", console)
         with self.study.store.locked() if self.alone else contextlib.nullcontext():
             self.study.begin(self.trials)
@@ -61,7 +61,7 @@ class OptunaSearch:
         return True
 
     def stop(self) -> None:
-        """See `launch.Search`: nothing is left."""
+        """See `execute.Search`: nothing is left."""
 
 
 def new_study(

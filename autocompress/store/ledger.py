@@ -14,8 +14,9 @@ from autocompress.typed_fields import checked, from_fields
 
 
 class _Search(TypedDict):
-    """What the parameters of a trial have under `search`; see `trial.order`."""
+    """What the parameters of a trial have under `search`; see `trial.spec`."""
 
+    requested_rate: float | None
     lr_factor: float
     start_from: Key | None
     seed: int

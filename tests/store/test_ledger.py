@@ -276,6 +276,11 @@ def test_a_ledger_takes_over_what_others_have_written(tmp_path):
             {"key": "a", "parameters": {**STOCK.parameters, "search": {"start_from": "../x"}}},
             "'search' of a trial's parameters: start_from must be of letters",
         ),
+        (
+            "proposal",
+            {"key": "a", "parameters": {**STOCK.parameters, "search": {"requested_rate": "half"}}},
+            "'search' of a trial's parameters: requested_rate must be ",
+        ),
         ("proposal", {"key": "a", "parameters": STOCK.parameters, "proposal": 3}, "Proposal must be an object; got 3"),
         ("result", {"record": None}, "TrialRecord must be an object; got None"),
         ("result", {}, "TrialRecord: schema_version must be 1; got None"),

@@ -1,6 +1,6 @@
 """Filter pruning. Filters are physically removed, so that training afterwards is faster.
 
-Sources: the importances' in `importance` and `evidence`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
+Sources: the importances' in `autocompress.algorithms`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
 `filter_pruning` and its options are NNCF's.
 """
 

@@ -29,6 +29,8 @@ NEEDS_INPUTS = (("calibration_data", *TRAINER),)
 
 EPOCHS = Argument("training_epochs", 1)
 BATCHES = Argument("training_batches", 20, minimum=1)
+ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
+"""`auto`: the non-linearity that really follows in the model."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _USERS = "user_checkpoint.json"
 
 
 class TorchRunner:
-    """Implements `running.Runner`.
+    """Implements `protocol.Runner`.
 
     Args:
         controller: of the model.
@@ -49,18 +49,18 @@ class TorchRunner:
 
     @property
     def leads(self) -> bool:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         return rank() == 0
 
     def share(self, value: str | None = None) -> str | None:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         return shared(value)
 
     def look(self, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
-        """See `running.Runner`.
+        """See `protocol.Runner`.
 
         Raises:
-            AutoCompressError: as `looking.look`; the model is not the controller's.
+            AutoCompressError: as `preflight.look`; the model is not the controller's.
         """
         self._require_own(model)
         return None if together() else look(self._controller, model, functions, plan)
@@ -73,7 +73,7 @@ class TorchRunner:
         store: ExperimentDirectory,
         plan: ExperimentPlan,
     ) -> Iterator[None]:
-        """See `running.Runner`.
+        """See `protocol.Runner`.
 
         Raises:
             StoreError: the model is not the controller's.
@@ -85,11 +85,11 @@ class TorchRunner:
             yield
 
     def key(self, parameters: dict[str, Any]) -> str:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
 
     def holds(self, key: str) -> bool:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
 
     def run(
@@ -99,7 +99,7 @@ class TorchRunner:
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
     ) -> Outcome:
-        """See `running.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
+        """See `protocol.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
             key=trial.key,
@@ -129,7 +129,7 @@ class TorchRunner:
         return Saving(record, directory, self._controller.uncompressed, capture)
 
     def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         self._controller.settle(self._restored(record), record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
@@ -138,7 +138,7 @@ class TorchRunner:
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 
     def deliver(self) -> nn.Module:
-        """See `running.Runner`."""
+        """See `protocol.Runner`."""
         return self._model
 
     def _require_own(self, model: nn.Module) -> None:
