@@ -210,6 +210,11 @@ class ExperimentPlan:
         return self.engine
 
     @property
+    def has_workers(self) -> bool:
+        """Whether processes that do not hold the directory's lock may run its trials."""
+        return isinstance(self.engine, OptunaEngine)
+
+    @property
     def maximal_trials(self) -> int | None:
         """After how many trials the engine ends the search; None: it ends by itself or not at all."""
         return self.engine.maximal_trials if isinstance(self.engine, NniEngine) else None

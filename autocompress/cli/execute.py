@@ -6,11 +6,10 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.logging import RichHandler
 from autocompress.budget import AccuracyBudget
 from autocompress.cli.error_handling import INTERRUPTED, Interrupts
 from autocompress.cli.live_display import watching
+from autocompress.engines.base import Engine, Search
 from autocompress.errors import ConfigError
 from autocompress.result import CompressionResult
 from autocompress.search_space import SearchSpaceSource
@@ -30,21 +30,6 @@ from autocompress.tracking.following import tracker
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference
     from autocompress.tracking import Callback
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What `run` was asked for; None leaves the default."""
-
-    search_space: SearchSpaceSource
-    settings: AccuracyAwareSettings
-    tuner: str | None
-    trials: int | None
-    budget: AccuracyBudget | None
-    objective: str | None
-    concurrency: int
-    seed: int
-    yes: bool = False
 
 
 def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSource, AccuracyAwareSettings]:
@@ -77,42 +62,14 @@ def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget 
     return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
 
 
-class Search(Protocol):
-    """A search that can be carried out, on whichever engine."""
-
-    @property
-    def directory(self) -> Path:
-        """Where it is kept."""
-        ...
-
-    @property
-    def url(self) -> str | None:
-        """Its web page; None while it has not started, empty where there is none."""
-        ...
-
-    @property
-    def trials(self) -> int | None:
-        """The most that are run; None for as many as it takes."""
-        ...
-
-    def follow(self, callbacks: list[Callback]) -> None:
-        """Tell callbacks of it while it runs."""
-        ...
-
-    def run(self, console: Console) -> bool:
-        """Run to its end. False where it was interrupted and has stopped by itself."""
-        ...
-
-    def stop(self) -> None:
-        """End what is left of it."""
-        ...
-
-
-def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False) -> None:
+def carry_out(
+    engine: Engine, search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False
+) -> None:
     """Run the search to its end and print the result.
 
     Args:
-        search: on an engine.
+        engine: that runs it.
+        search: not yet begun.
         quiet: print nothing but the result.
         trackers: told of it while it runs, each as `<name>=<where>`.
         keep_page: leave its web page up at the end, until Ctrl-C.
@@ -122,9 +79,9 @@ def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep
         typer.Exit: Ctrl-C; how to go on has been printed.
     """
     store = ExperimentDirectory(search.directory)
-    search.follow([tracker(text) for text in trackers])
+    callbacks = [tracker(text) for text in trackers]
     with nothing_left_behind(store.path):
-        if not _ends_by_itself(search, store, quiet, keep_page):
+        if not _ends_by_itself(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
@@ -136,8 +93,20 @@ def carry_out(search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep
         search.stop()
 
 
+def serve_page(engine: Engine, directory: Path, port: int | None) -> None:
+    """Serve the page of a search that has ended until Ctrl-C, or print the command that does."""
+    _quieten(engine, Console(quiet=True))
+    page = engine.show(directory, **({} if port is None else {"port": port}))
+    if isinstance(page, str):
+        print(f"a study on Optuna is shown by: {page}")
+        return
+    with contextlib.ExitStack() as served:
+        served.callback(page.stop)
+        show_page(str(page.url))
+
+
 def show_page(url: str) -> None:
-    """Tell where a web page is, and wait for Ctrl-C."""
+    """Print where a web page is, and wait for Ctrl-C."""
     print(f"page     {url}  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), Interrupts().counted():
         threading.Event().wait()
@@ -157,19 +126,22 @@ def told(result: CompressionResult) -> str:
     return f"{result.summary()}\nload it     {result.loading_line}"
 
 
-def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, keep_page: bool) -> bool:
+def _ends_by_itself(
+    engine: Engine, search: Search, callbacks: Sequence[Callback], *, quiet: bool, keep_page: bool
+) -> bool:
     console, interrupts, ended = Console(), Interrupts(), False
+    _quieten(engine, console)
     with interrupts.counted():
         try:
             with watching(
-                store,
+                ExperimentDirectory(search.directory),
                 console,
                 lambda: search.url,
                 quiet=quiet,
                 stopping=lambda: interrupts.count > 0,
                 trials=search.trials,
             ):
-                ended = search.run(console)
+                ended = search.run(callbacks)
                 return ended
         except KeyboardInterrupt:
             return False
@@ -178,9 +150,9 @@ def _ends_by_itself(search: Search, store: ExperimentDirectory, quiet: bool, kee
                 search.stop()
 
 
-def quieten(logger: str, above: str, console: Console) -> None:
+def _quieten(engine: Engine, console: Console) -> None:
     """Of what a framework logs only warnings are left, and ours go above the live display."""
-    logging.getLogger(above).setLevel(logging.WARNING)
-    ours = logging.getLogger(logger)
+    logging.getLogger(engine.framework_logger).setLevel(logging.WARNING)
+    ours = logging.getLogger(engine.logger)
     ours.propagate = False
     ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]

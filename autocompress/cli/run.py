@@ -12,8 +12,6 @@ import typer
 from autocompress.cli import execute
 from autocompress.cli.error_handling import INTERRUPTED, told_errors
 from autocompress.cli.execute import new_directory
-from autocompress.cli.on_nni import new_experiment, old_experiment
-from autocompress.cli.on_optuna import new_study, old_study
 from autocompress.cli.options import (
     AbsoluteDrop,
     Artefacts,
@@ -40,8 +38,8 @@ from autocompress.cli.tables import (
     tried,
 )
 from autocompress.compare.tuners import DEFAULT_TUNERS
-from autocompress.errors import ConfigError, unknown_name
-from autocompress.plan import ExperimentPlan, OptunaEngine
+from autocompress.engines.base import SearchRequest, engine_named, engine_of
+from autocompress.plan import ExperimentPlan
 from autocompress.store import ExperimentDirectory
 
 
@@ -85,10 +83,24 @@ def run(
         budget = execute.tolerated(max_relative_drop, max_absolute_drop)
         space, settings = execute.asked(search_space, config)
         (budget or settings.budget).require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
-        settings = settings.with_changes({"preflight": not no_preflight})
-        wishes = execute.Wishes(space, settings, tuner, trials, budget, objective, concurrency, seed, yes)
-        search = _new(engine, module, out, wishes, port, (storage, study, artefacts))
-        execute.carry_out(search, quiet=quiet, trackers=track or (), keep_page=keep_page)
+        settings = settings.with_changes({"preflight": not no_preflight, "seed": seed})
+        from autocompress.compression.module_loading import ModuleReference
+
+        reference, chosen = ModuleReference.parse(module), engine_named(engine)
+        request = SearchRequest(
+            module=reference,
+            search_space=space,
+            directory=new_directory(reference, out),
+            settings=settings if budget is None else settings.with_budget(budget),
+            tuner=tuner,
+            objective=objective,
+            trials=trials,
+            concurrency=concurrency,
+            confirmed=yes,
+            options={"port": port, "storage": storage, "study": study, "artefacts": artefacts},
+        )
+        search = chosen.create(request)
+        execute.carry_out(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 
 
 def resume(
@@ -104,11 +116,9 @@ def resume(
     Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
     """
     with told_errors(debug=debug):
-        engine = ExperimentPlan.read(ExperimentDirectory(directory)).engine
-        search = (
-            old_study(directory, trials=trials) if isinstance(engine, OptunaEngine) else old_experiment(directory, port)
-        )
-        execute.carry_out(search, quiet=quiet, trackers=track or ())
+        engine = engine_of(ExperimentPlan.read(ExperimentDirectory(directory)))
+        search = engine.open(directory, port=port, trials=trials)
+        execute.carry_out(engine, search, quiet=quiet, trackers=track or ())
 
 
 def worker(
@@ -130,8 +140,12 @@ def worker(
     Example: autocompress worker --storage postgresql://host/db --study DigitsModule --out /shared/digits
     """
     with told_errors(debug=debug):
-        found = old_study(out, storage, study, module, trials=trials, jobs=concurrency, alone=False)
-        execute.carry_out(found, quiet=quiet)
+        from autocompress.compression.module_loading import ModuleReference
+
+        engine, reference = engine_named("optuna"), None if module is None else ModuleReference.parse(module)
+        shared = {"storage": storage, "study": study, "module": reference}
+        found = engine.open(out, trials=trials, concurrency=concurrency, alone=False, **shared)
+        execute.carry_out(engine, found, quiet=quiet)
 
 
 def check(
@@ -228,20 +242,3 @@ def compare(
             return
         print_comparison(found, piped_console())
         print(f"wrote {home / 'comparison.html'}")
-
-
-def _new(
-    engine: str,
-    module: str,
-    out: Path | None,
-    wishes: execute.Wishes,
-    port: int | None,
-    shared: tuple[str | None, str | None, str | None],
-) -> execute.Search:
-    if engine == "optuna":
-        return new_study(module, out, wishes, *shared)
-    if engine != "nni":
-        raise ConfigError(unknown_name("engine", engine, ("nni", "optuna")))
-    if any(each is not None for each in shared):
-        raise ConfigError("--storage, --study and --artefacts are for --engine optuna; the engine is nni")
-    return new_experiment(module, out, wishes, port)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,6 @@ import typer
 from autocompress.cli import execute
 from autocompress.cli.error_handling import told_errors
 from autocompress.cli.live_display import still
-from autocompress.cli.on_nni import old_page
-from autocompress.cli.on_optuna import dashboard_command, workers
 from autocompress.cli.options import (
     Debug,
     Directory,
@@ -24,9 +21,10 @@ from autocompress.cli.options import (
 )
 from autocompress.cli.snapshot import Snapshot, holder, take
 from autocompress.cli.tables import piped_console, trials_table
+from autocompress.engines.base import engine_of
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.grammar import shown_path
-from autocompress.plan import ExperimentPlan, OptunaEngine
+from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Verdict
@@ -127,11 +125,7 @@ def view(directory: Directory, port: Port = None, debug: Debug = False) -> None:
     Of a study on Optuna it tells the command that shows it.
     """
     with told_errors(debug=debug):
-        if isinstance(ExperimentPlan.read(_existing(directory)).engine, OptunaEngine):
-            print(f"a study on Optuna is shown by: {dashboard_command(directory)}")
-            return
-        with closing(old_page(directory, port)) as page:
-            execute.show_page(page.url)
+        execute.serve_page(engine_of(ExperimentPlan.read(_existing(directory))), directory, port)
 
 
 def report(
@@ -193,7 +187,8 @@ def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) 
     if snapshot.ended and (snapshot.verdict is not None or snapshot.best is None):
         return "ended"
     try:
-        helping = workers(store)
+        plan = ExperimentPlan.read(store)
+        helping = engine_of(plan).owners(plan, store.path) if plan.has_workers else []
     except AutoCompressError as error:
         return f"not run from here; whether by workers is not known: {error}"
     if helping:

@@ -1,0 +1,173 @@
+"""What an engine is: it starts a search, or goes on with one; the rest of the package chooses one by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from autocompress.errors import ConfigError, unknown_name
+from autocompress.settings import AccuracyAwareSettings
+
+if TYPE_CHECKING:
+    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.plan import ExperimentPlan
+    from autocompress.records import Baseline
+    from autocompress.result import CompressionResult
+    from autocompress.search_space import SearchSpaceSource
+    from autocompress.tracking import Callback
+
+_ENGINES = {"nni": "autocompress.engines.nni.engine", "optuna": "autocompress.engines.optuna.engine"}
+"""Module whose `ENGINE` it is, by name: imported when it is chosen."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A search that is to be started.
+
+    Attributes:
+        module: the user's.
+        search_space: a file, NNI's wire format, a generator, or a search space.
+        directory: where it is kept.
+        settings: of the search, the accuracy budget among them.
+        tuner: name of what chooses trials; None: the adaptive search.
+        objective: what trials are compared by; None: rate for one algorithm, size for several.
+        trials: the most trials; None for as many as it takes.
+        concurrency: trials at a time.
+        confirmed: whether an unusual budget is only warned of.
+        baseline: the uncompressed model, where it has been measured already.
+        options: what only this engine takes, such as `port` or `storage`.
+    """
+
+    module: ModuleReference
+    search_space: SearchSpaceSource
+    directory: Path
+    settings: AccuracyAwareSettings = field(default_factory=AccuracyAwareSettings)
+    tuner: str | None = None
+    objective: str | None = None
+    trials: int | None = None
+    concurrency: int = 1
+    confirmed: bool = True
+    baseline: Baseline | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Search(Protocol):
+    """A search on an engine, to be run once, or gone on with."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """Its web page; None while it has not started, empty where there is none."""
+        ...
+
+    @property
+    def trials(self) -> int | None:
+        """The most that are run; None for as many as it takes."""
+        ...
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> bool:
+        """Run to its end and verify the best model.
+
+        Args:
+            callbacks: called while it runs.
+
+        Returns:
+            False where it was interrupted and has stopped by itself.
+
+        Raises:
+            InfeasibleBudgetError: nothing stayed within the budget.
+            AutoCompressError: something is wrong with the input, or the engine fails.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End what is left of it; what has been found stays."""
+        ...
+
+    @property
+    def result(self) -> CompressionResult:
+        """What has been found so far."""
+        ...
+
+
+class Engine(Protocol):
+    """Starts searches and goes on with them. It translates between its framework and the plan, and decides nothing.
+
+    Attributes:
+        name: as users write it.
+        logger: name of the logger that it tells about searches on.
+        framework_logger: of the framework beneath, of which the command line prints warnings only.
+        options: names of what only it takes.
+    """
+
+    name: str
+    logger: str
+    framework_logger: str
+    options: tuple[str, ...]
+
+    def create(self, request: SearchRequest) -> Search:
+        """A new search, not yet begun.
+
+        Raises:
+            AutoCompressError: the request breaks a rule.
+        """
+        ...
+
+    def open(self, directory: Path, **options: Any) -> Search:
+        """The search in a directory, to go on with.
+
+        Raises:
+            StoreError: there is none.
+        """
+        ...
+
+    def show(self, directory: Path, **options: Any) -> Search | str:
+        """The page of a search that has ended, being served until `stop`; or the command that shows it."""
+        ...
+
+    def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
+        """The processes that run trials of a search, where the engine knows them: `process 12 on host`."""
+        ...
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ConfigError: no engine has it.
+    """
+    if name not in _ENGINES:
+        raise ConfigError(unknown_name("engine", name, _ENGINES))
+    return cast(Engine, importlib.import_module(_ENGINES[name]).ENGINE)
+
+
+def engine_of(plan: ExperimentPlan) -> Engine:
+    """The engine that a plan was made for.
+
+    Raises:
+        ConfigError: it is of no engine that searches can be gone on with by, such as a training loop.
+    """
+    name = None if plan.engine is None else plan.engine.name
+    if name not in _ENGINES:
+        raise ConfigError(f"an experiment to go on with must be of an engine ({', '.join(_ENGINES)}); it is of {name}")
+    return engine_named(name)
+
+
+def require_options(engine: Engine, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, all of which the engine takes.
+
+    Raises:
+        ConfigError: one is for another engine.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen:
+        if name not in engine.options:
+            raise ConfigError(f"{name} is not for the engine {engine.name!r} (its own: {', '.join(engine.options)})")
+    return chosen

@@ -1,0 +1,117 @@
+"""Optuna as an engine: searches that are studies on any storage."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autocompress.engines.base import SearchRequest, require_options
+from autocompress.engines.optuna.dead_trials import owners
+from autocompress.engines.optuna.directory_sync import SHOWN
+from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, named_sampler, told_storage
+from autocompress.engines.optuna.study import CompressionStudy
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
+from autocompress.tracking import Callback
+
+
+@dataclass
+class OptunaSearch:
+    """A study that is to be begun or gone on with. Implements `base.Search`.
+
+    Attributes:
+        study: the search.
+        trials: the most trials; None for as many as it takes.
+        concurrency: trials at a time.
+        alone: whether nobody else may launch from its directory; workers may.
+    """
+
+    study: CompressionStudy
+    trials: int | None
+    concurrency: int
+    alone: bool = True
+    _started: bool = field(default=False, init=False)
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        return self.study.store.path
+
+    @property
+    def url(self) -> str | None:
+        """It has no page: empty once it has started."""
+        return "" if self._started else None
+
+    @property
+    def result(self) -> CompressionResult:
+        """What has been found so far."""
+        return self.study.result
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> bool:
+        """Run to its end; Ctrl-C is raised."""
+        with self.study.store.locked() if self.alone else contextlib.nullcontext():
+            self.study.begin(self.trials)
+            self._started = True
+            self.study.optimize(self.trials, self.concurrency, callbacks=callbacks)
+        return True
+
+    def stop(self) -> None:
+        """Nothing is left of it."""
+
+
+class OptunaEngine:
+    """Implements `base.Engine`."""
+
+    name = "optuna"
+    logger, framework_logger = "autocompress.optuna", "optuna"
+    options: tuple[str, ...] = ("storage", "study", "artefacts", "module", "trials", "concurrency", "alone")
+
+    def create(self, request: SearchRequest) -> OptunaSearch:
+        """A new study, or one of the same search on the same storage."""
+        options = require_options(self, request.options)
+        adaptive = request.tuner is None or request.tuner.lower() == ADAPTIVE_TUNER.lower()
+        study = CompressionStudy(
+            request.module,
+            request.search_space,
+            storage=options.get("storage"),
+            sampler=None if adaptive else named_sampler(str(request.tuner), request.settings.seed),
+            settings=request.settings,
+            objective=request.objective,
+            study_name=options.get("study"),
+            directory=request.directory,
+            artefacts=options.get("artefacts"),
+            baseline=request.baseline,
+        )
+        study.confirmed = request.confirmed
+        return OptunaSearch(study, request.trials, request.concurrency)
+
+    def open(self, directory: Path | None, **options: Any) -> OptunaSearch:
+        """A study that has begun, by its directory or by its storage and name."""
+        known = require_options(self, options)
+        study = CompressionStudy.open(
+            directory, storage=known.get("storage"), study_name=known.get("study"), module=known.get("module")
+        )
+        return OptunaSearch(study, known.get("trials"), known.get("concurrency", 1), known.get("alone", True))
+
+    def show(self, directory: Path, **options: Any) -> str:
+        """The command that shows a study in optuna-dashboard, artefacts included."""
+        require_options(self, options)
+        store = ExperimentDirectory(directory)
+        storage, _ = told_storage(ExperimentPlan.read(store), store)
+        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / SHOWN)])
+
+    def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
+        """The processes that run its trials, as its storage knows them."""
+        store = ExperimentDirectory(directory)
+        storage, name = told_storage(plan, store)
+        if storage == default_storage(store) and not (store.path / STORAGE_FILE).exists():
+            return []  # it was in the memory of a process
+        return owners(found_study(storage, name).get_trials(deepcopy=False))
+
+
+ENGINE = OptunaEngine()
