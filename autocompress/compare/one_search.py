@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autocompress.compare.tuners import TunerName
-from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError
+from autocompress.engines.base import SearchRequest, engine_named
+from autocompress.errors import InfeasibleBudgetError
 from autocompress.records import Baseline
-from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.store import ExperimentDirectory
+from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import read_json, write_json
 
 Engine = Literal["in-process", "nni"]
@@ -54,6 +54,30 @@ class SearchOrder:
         return self.settings.seed
 
     @property
+    def engine_name(self) -> str:
+        """The engine that runs it."""
+        if self.tuner.framework == "optuna":
+            return "optuna"
+        return "nni" if self.engine == "nni" else "nni-tuner"
+
+    def request(self) -> SearchRequest:
+        """As the engine takes it."""
+        from autocompress.compression.module_loading import ModuleReference
+        from autocompress.engines.nni.manager import free_port
+
+        return SearchRequest(
+            module=ModuleReference.from_dict(self.module),
+            search_space=dict(self.search_space),
+            directory=self.directory,
+            settings=self.settings,
+            tuner=self.tuner.name,
+            objective=self.objective,
+            trials=self.trials,
+            baseline=self.baseline,
+            options={"port": free_port()} if self.engine_name == "nni" else {},
+        )
+
+    @property
     def told(self) -> str:
         """As it is shown."""
         return f"{self.tuner.label}, seed {self.seed}"
@@ -89,73 +113,18 @@ def run(order: SearchOrder) -> None:
     Raises:
         AutoCompressError: the search failed.
     """
+    engine = engine_named(order.engine_name)
+    if ExperimentDirectory(order.directory).exists():
+        done = len(Ledger(ExperimentDirectory(order.directory)).records)
+        search = engine.open(order.directory, trials=max(0, order.trials - done))
+    else:
+        search = engine.create(order.request())
     try:
-        if order.tuner.framework == "optuna" or (order.tuner.framework == "adaptive" and order.engine == "in-process"):
-            _on_optuna(order)
-        elif order.engine == "nni":
-            _on_nni(order)
-        else:
-            _driven(order)
+        search.run()
     except InfeasibleBudgetError:
         return
-
-
-def _on_optuna(order: SearchOrder) -> None:
-    from autocompress.compression.module_loading import ModuleReference
-    from autocompress.engines.optuna.storage import named_sampler
-    from autocompress.engines.optuna.study import CompressionStudy
-
-    stock = order.tuner.framework == "optuna"
-    study = CompressionStudy(
-        ModuleReference.from_dict(order.module),
-        order.search_space,
-        settings=order.settings,
-        sampler=named_sampler(order.tuner.name, order.seed) if stock else None,
-        objective=order.objective,
-        directory=order.directory,
-        baseline=order.baseline,
-    )
-    study.optimize(max(0, order.trials - len(study.result.records)))
-
-
-def _driven(order: SearchOrder) -> None:
-    from autocompress.engines.nni.local_runner import drive
-    from autocompress.plan import BuiltinTunerEngine, ExperimentPlan
-    from autocompress.trial.process import ForkServer
-
-    plan = ExperimentPlan(
-        module=dict(order.module),
-        search_space=dict(order.search_space),
-        settings=order.settings,
-        objective=order.objective,
-        tuner=order.tuner.name,
-        engine=BuiltinTunerEngine(),
-        baseline=order.baseline,
-    )
-    store = ExperimentDirectory(order.directory)
-    if not store.exists():
-        store.create()
-        store.write_settings(plan.to_dict())
-    with store.locked(), ForkServer() as server:
-        drive(plan, store, order.trials, server)
-    CompressionResult(store).verify()
-
-
-def _on_nni(order: SearchOrder) -> None:
-    from autocompress.compression.module_loading import ModuleReference
-    from autocompress.engines.nni import AutoCompressionExperiment
-    from autocompress.engines.nni.manager import free_port
-
-    if ExperimentDirectory(order.directory).exists():
-        AutoCompressionExperiment.open(order.directory).resume(free_port())
-        return
-    experiment = AutoCompressionExperiment(ModuleReference.from_dict(order.module), directory=order.directory)
-    experiment.config.search_space = dict(order.search_space)
-    experiment.config.tuner.name = order.tuner.name
-    experiment.config.max_trial_number = order.trials
-    experiment.settings, experiment.objective = order.settings, order.objective
-    experiment.run(free_port())
-    experiment.stop()
+    finally:
+        search.stop()
 
 
 def _answer(order: SearchOrder) -> dict[str, Any]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from autocompress.search_space import SearchSpaceSource
     from autocompress.tracking import Callback
 
-_ENGINES = {"nni": "autocompress.engines.nni.engine", "optuna": "autocompress.engines.optuna.engine"}
+_ENGINES = {
+    "nni": "autocompress.engines.nni.engine",
+    "nni-tuner": "autocompress.engines.nni.local_runner",
+    "optuna": "autocompress.engines.optuna.engine",
+}
 """Module whose `ENGINE` it is, by name: imported when it is chosen."""
 
 
@@ -120,8 +124,13 @@ class Engine(Protocol):
         """
         ...
 
-    def open(self, directory: Path, **options: Any) -> Search:
+    def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> Search:
         """The search in a directory, to go on with.
+
+        Args:
+            directory: its own.
+            trials: at most so many more; None for as many as it takes.
+            options: what only this engine takes.
 
         Raises:
             StoreError: there is none.

@@ -82,10 +82,13 @@ class NniEngine:
         experiment.confirmed = request.confirmed
         return NniSearch(experiment, "run", options.get("port"))
 
-    def open(self, directory: Path, **options: Any) -> NniSearch:
+    def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> NniSearch:
         """The experiment in a directory, to be resumed."""
         known = require_options(self, options)
-        return NniSearch(AutoCompressionExperiment.open(directory), "resume", known.get("port"))
+        experiment = AutoCompressionExperiment.open(directory)
+        if trials is not None:
+            experiment.config.max_trial_number = len(experiment.result.records) + trials
+        return NniSearch(experiment, "resume", known.get("port"))
 
     def show(self, directory: Path, **options: Any) -> NniSearch:
         """The web page of an experiment that has ended, served until `stop`."""

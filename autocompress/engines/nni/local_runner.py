@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.nni.lifecycle import create_algorithms
 from autocompress.engines.nni.remote import Machines
 from autocompress.engines.nni.wire_format import flattened
-from autocompress.plan import ExperimentPlan
+from autocompress.errors import ConfigError
+from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan, choose_objective
 from autocompress.records import TrialRecord
+from autocompress.result import CompressionResult
+from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.trial.process import End, Starter, TrialProcess
+from autocompress.tracking import Callback, following
+from autocompress.trial.child import measure_in_child
+from autocompress.trial.process import End, ForkServer, Starter, TrialProcess
 
 
-def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int, start: Starter) -> None:
+def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
     """Let one of NNI's tuners choose so many trials, and run them. What the directory holds already counts.
 
     Args:
         plan: with its baseline; it names the tuner.
         store: the experiment's directory, with its settings.
-        trials: how many in all. One that was tried before is answered from its record, and counts.
+        trials: how many in all; None until the tuner ends. One that was tried before is answered from its record, and
+            counts.
         start: how trials' processes are started.
 
     Raises:
@@ -31,9 +43,98 @@ def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int, start: 
     ledger.absorb()
     run = _Run(plan, ledger, start)
     run.import_finished()
-    for parameter_id in range(len(ledger.records), trials):
+    for parameter_id in itertools.count(len(ledger.records)):
+        if trials is not None and parameter_id >= trials:
+            return
         if not run.one(parameter_id):
             return
+
+
+@dataclass
+class TunerSearch:
+    """A search by one of NNI's tuners, or ours, without a page. Implements `base.Search`.
+
+    Attributes:
+        plan: with its baseline.
+        directory: where it is kept.
+        trials: the most trials in all; None for as many as it takes.
+    """
+
+    plan: ExperimentPlan
+    directory: Path
+    trials: int | None
+    _started: bool = field(default=False, init=False)
+
+    @property
+    def url(self) -> str | None:
+        """It has no page: empty once it has started."""
+        return "" if self._started else None
+
+    @property
+    def result(self) -> CompressionResult:
+        """What has been found so far."""
+        return CompressionResult(ExperimentDirectory(self.directory))
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> bool:
+        """Run to its end; Ctrl-C is raised."""
+        store = ExperimentDirectory(self.directory)
+        if not store.exists():
+            store.create()
+            store.write_settings(self.plan.to_dict())
+        self._started = True
+        with store.locked(), ForkServer() as server, following(store, callbacks) as tell_end:
+            drive(self.plan, store, self.trials, server)
+            self.result.verify()
+            tell_end()
+        return True
+
+    def stop(self) -> None:
+        """Nothing is left of it."""
+
+
+class TunerEngine:
+    """NNI's tuners and ours, in this process; trials are processes of their own. Implements `base.Engine`."""
+
+    name = "nni-tuner"
+    logger, framework_logger = "nni.autocompress", "nni"
+    options: tuple[str, ...] = ()
+
+    def create(self, request: SearchRequest) -> TunerSearch:
+        """A new search; the uncompressed model is measured first where the request does not have it."""
+        require_options(self, request.options)
+        space = load_search_space(request.search_space)
+        plan = ExperimentPlan(
+            module=request.module.to_dict(),
+            search_space=space.wire,
+            settings=request.settings,
+            objective=choose_objective(space, request.objective),
+            tuner=request.tuner or ADAPTIVE_TUNER,
+            engine=BuiltinTunerEngine(),
+        )
+        if plan.tuner != ADAPTIVE_TUNER and request.trials is None:
+            raise ConfigError(f"trials must be given, as {plan.tuner} does not end by itself")
+        baseline = request.baseline or measure_in_child(
+            plan.module, plan.search_space, request.directory, plan.settings, confirmed=request.confirmed
+        )
+        return TunerSearch(plan.with_baseline(baseline, plan.engine), request.directory, request.trials)
+
+    def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> TunerSearch:
+        """The search in a directory, to go on with."""
+        require_options(self, options)
+        store = ExperimentDirectory(directory)
+        done = len(Ledger(store).records)
+        return TunerSearch(ExperimentPlan.read(store), directory, None if trials is None else done + trials)
+
+    def show(self, directory: Path, **_: Any) -> str:
+        """It has no page; its report is what there is to look at."""
+        return shlex.join(["autocompress", "report", str(directory)])
+
+    def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
+        """Whoever holds the directory's lock runs its trials."""
+        return []
+
+
+ENGINE = TunerEngine()
 
 
 class _Run:

@@ -69,7 +69,7 @@ class OptunaEngine:
 
     name = "optuna"
     logger, framework_logger = "autocompress.optuna", "optuna"
-    options: tuple[str, ...] = ("storage", "study", "artefacts", "module", "trials", "concurrency", "alone")
+    options: tuple[str, ...] = ("storage", "study", "artefacts", "module", "concurrency", "alone")
 
     def create(self, request: SearchRequest) -> OptunaSearch:
         """A new study, or one of the same search on the same storage."""
@@ -90,13 +90,13 @@ class OptunaEngine:
         study.confirmed = request.confirmed
         return OptunaSearch(study, request.trials, request.concurrency)
 
-    def open(self, directory: Path | None, **options: Any) -> OptunaSearch:
+    def open(self, directory: Path | None, *, trials: int | None = None, **options: Any) -> OptunaSearch:
         """A study that has begun, by its directory or by its storage and name."""
         known = require_options(self, options)
         study = CompressionStudy.open(
             directory, storage=known.get("storage"), study_name=known.get("study"), module=known.get("module")
         )
-        return OptunaSearch(study, known.get("trials"), known.get("concurrency", 1), known.get("alone", True))
+        return OptunaSearch(study, trials, known.get("concurrency", 1), known.get("alone", True))
 
     def show(self, directory: Path, **options: Any) -> str:
         """The command that shows a study in optuna-dashboard, artefacts included."""
