@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from autocompress.compare.tuners import TunerName
 from autocompress.engines.base import SearchRequest, engine_named
-from autocompress.errors import InfeasibleBudgetError
+from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError
 from autocompress.records import Baseline
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
