@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autocompress.torchvision_import import TorchvisionFinder
+
 if TYPE_CHECKING:
     from autocompress.budget import AccuracyBudget
     from autocompress.compare.compare_tuners import compare_tuners
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from autocompress.tracking.wandb import WandbCallback
     from autocompress.trial import run_trial
     from autocompress.trial.check import AlgorithmCheck, check_module
+
+TorchvisionFinder.install()
 
 _HOMES = {
     "AbstractAutoCompressionModule": "autocompress.compression.module",

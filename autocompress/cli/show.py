@@ -15,7 +15,7 @@ from autocompress.cli.live_display import still
 from autocompress.cli.options import Algorithms, Debug, Directory, Json, Port, Rates, Target
 from autocompress.cli.search_options import required_search_space, search_space_of
 from autocompress.cli.snapshot import Snapshot, holder, take
-from autocompress.cli.tables import piped_console, settings_table, trials_table
+from autocompress.cli.tables import piped_console, setting_text, trials_table
 from autocompress.engines.base import engine_of
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.grammar import shown_path
@@ -170,14 +170,15 @@ def schema() -> None:
 
 
 def settings() -> None:
-    """List all settings, their defaults, what is allowed and what they do; --set NAME=VALUE changes one.
+    """List all settings with their defaults, what is allowed and what they do; --set NAME=VALUE changes one.
 
-    A default of `...` stands for a key that must be given with its object.
+    `...` stands for the default of a key that must be given with its object.
     """
     from autocompress.setting_fields import descriptions
     from autocompress.settings import AccuracyAwareSettings
 
-    piped_console().print(settings_table(descriptions(AccuracyAwareSettings)))
+    for each in descriptions(AccuracyAwareSettings):
+        print(setting_text(each))
 
 
 def search_space(algorithm: Algorithms = None, rate: Rates = None) -> None:

@@ -201,17 +201,10 @@ def _verdict(check: AlgorithmCheck) -> Text:
     return Text("applies" + (f" ({', '.join(notes)})" if notes else ""), style="green")
 
 
-def settings_table(settings: Iterable[SettingDescription]) -> Table:
-    """A row for each setting."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("setting", overflow="fold")
-    table.add_column("default", justify="right", no_wrap=True)
-    table.add_column("allowed")
-    table.add_column("what it does")
-    for each in settings:
-        default = "..." if each.default is ... else json.dumps(each.default)
-        table.add_row(*(Text(text) for text in (each.name, default, each.rule, each.help)))
-    return table
+def setting_text(setting: SettingDescription) -> str:
+    """A setting and its default as --set takes them, what is allowed, and what it does."""
+    default = "..." if setting.default is ... else json.dumps(setting.default)
+    return f"{setting.name}={default}  ({setting.rule})\n    {setting.help}"
 
 
 def outcome_line(outcome: SearchOutcome) -> str:
