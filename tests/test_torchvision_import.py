@@ -30,7 +30,7 @@ def test_it_can_be_imported_after_any_part_of_the_package(first: str) -> None:
         "assert 'torch' not in sys.modules, 'nothing heavy is imported before it is needed'\n"
         "import torchvision, torch\n"
         "assert torchvision.transforms.Resize(4)(torch.zeros(3, 8, 8)).shape == (3, 4, 4)\n"
-        "assert torchvision.models.resnet18()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
+        "assert torchvision.models.resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"
     )
     assert done.returncode == 0, done.stderr
@@ -85,19 +85,17 @@ class Vision(AbstractAutoCompressionModule):
         inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             wanted = cls.model().eval()(inputs)
-            return lambda model: 100 - (model.eval()(inputs) - wanted).abs().mean().item()
+            return lambda model: 1 - ((model.eval()(inputs) - wanted).norm() / wanted.norm()).item()
 """
 
 
-@pytest.mark.parametrize("module", ["vision.py:Vision", "package.vision:Vision"])
-def test_check_looks_at_a_module_that_imports_it_first(tmp_path: Path, module: str) -> None:
-    """As a file, and in a package that imports it before the module's file is found."""
-    (tmp_path / "vision.py").write_text(MODULE)
+def test_check_looks_at_a_module_in_a_package_that_imports_it(tmp_path: Path) -> None:
+    """The package is imported in the launching process, to find the module's file, and in others to load it."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("import torchvision\n")
     (tmp_path / "package" / "vision.py").write_text(MODULE)
     done = subprocess.run(
-        [sys.executable, "-m", "autocompress.cli", "check", module, "--algorithm", "level", "--yes"],
+        [sys.executable, "-m", "autocompress.cli", "check", "package.vision:Vision", "--algorithm", "level"],
         capture_output=True,
         text=True,
         check=False,
