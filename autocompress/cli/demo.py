@@ -57,7 +57,7 @@ def _next_steps(directory: Path, module: Path) -> str:
     return f"""\
 report      autocompress report {directory}
 all trials  autocompress trials {directory}
-export      autocompress export {directory} small.onnx
+export      autocompress export {directory} small.pt2   (small.onnx needs: pip install "autocompress[onnx]")
 your model  cp {module} my_module.py   (then put in your model, evaluator and trainer)
             autocompress check my_module.py:DigitsModule
             autocompress run my_module.py:DigitsModule --algorithm l2 --max-relative-drop 1"""
