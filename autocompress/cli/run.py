@@ -49,7 +49,9 @@ from autocompress.compare.tuners import DEFAULT_TUNERS
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
 from autocompress.errors import ConfigError
 from autocompress.plan import ExperimentPlan
+from autocompress.registry import load_if_unknown
 from autocompress.search_space import load_search_space
+from autocompress.search_space.space import algorithm_names
 from autocompress.store import ExperimentDirectory
 
 
@@ -89,6 +91,8 @@ def run(
     with errors_as_messages(debug=debug):
         from autocompress.compression.module_loading import ModuleReference
 
+        reference, chosen = ModuleReference.parse(module), engine_named(engine)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         settings = settings_of(
             assignments,
             relative=max_relative_drop,
@@ -99,8 +103,6 @@ def run(
             rates=rate,
         )
         settings.budget.require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
-        reference, chosen = ModuleReference.parse(module), engine_named(engine)
-        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         request = SearchRequest(
             module=reference,
             search_space=required_search_space(space, "--algorithm", "--search-space", "--config"),
@@ -130,7 +132,11 @@ def resume(
     Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
     """
     with errors_as_messages(debug=debug):
-        engine = engine_of(ExperimentPlan.read(ExperimentDirectory(directory)))
+        from autocompress.compression.module_loading import ModuleReference
+
+        plan = ExperimentPlan.read(ExperimentDirectory(directory))
+        engine = engine_of(plan)
+        load_if_unknown(algorithm_names(plan.search_space), ModuleReference.from_dict(plan.module).load)
         search = engine.open(directory, port=port, trials=trials)
         execute.carry_out(engine, search, quiet=quiet, trackers=track or ())
 
@@ -183,12 +189,12 @@ def check(
     with errors_as_messages(debug=debug):
         from autocompress.compression.module_loading import ModuleReference
 
+        reference = ModuleReference.parse(module)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         settings = settings_of(
             assignments, relative=max_relative_drop, absolute=max_absolute_drop, config=config, rates=rate
         )
         settings.budget.require_meant(confirmed=yes)
-        reference = ModuleReference.parse(module)
-        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         found, preflight, lines = check_algorithms(reference, space, settings)
         if as_json:
             checks = [each.to_dict() for each in found]
@@ -241,6 +247,8 @@ def compare(
 
         if "seed" in assigned(assignments or ()):
             raise ConfigError("--set seed must not be given to compare, whose searches have the seeds 0 to --seeds - 1")
+        reference = ModuleReference.parse(module)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         settings = settings_of(
             assignments,
             relative=max_relative_drop,
@@ -250,8 +258,6 @@ def compare(
             rates=rate,
         )
         settings.budget.require_meant(confirmed=yes)
-        reference = ModuleReference.parse(module)
-        space = search_space_of(algorithm, rate, search_space, config, module=reference)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(

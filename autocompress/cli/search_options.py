@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.plain_json import parse
-from autocompress.registry import MIX, algorithm, algorithms
+from autocompress.registry import algorithm, load_if_unknown
 from autocompress.search_space import SearchSpace, SearchSpaceSource, default_space
+from autocompress.search_space.space import algorithm_names
 from autocompress.settings import AccuracyAwareSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def search_space_of(
         rates: `LOW:HIGH` of each of them that has a compression rate, in order, or one for all.
         file: NNI's JSON.
         config: an NNCF-style configuration.
-        module: its file may register algorithms: it is loaded where a name is unknown without it.
+        module: loaded where a name is unknown without it, as its file may register algorithms.
 
     Raises:
         ConfigError: two of them are given, or a name or a range breaks a rule.
@@ -53,7 +54,11 @@ def search_space_of(
         from autocompress.nncf import CompressionConfig, search_space_of
 
         return search_space_of(CompressionConfig.from_json(config))
-    return None if file is None else str(file)
+    if file is None:
+        return None
+    if module is not None:
+        load_if_unknown(_names_in_file(file), module.load)
+    return str(file)
 
 
 def required_search_space(source: SearchSpaceSource | None, *options: str) -> SearchSpaceSource:
@@ -73,15 +78,21 @@ def space_of_algorithms(names: Sequence[str], rates: Sequence[str], module: Modu
     Raises:
         ConfigError: a name is unknown or given twice, a range is none, or there are more ranges than algorithms.
     """
-    parts = {part for name in names for part in name.split(MIX)}
-    if module is not None and not parts <= algorithms().keys():
-        module.load()
+    if module is not None:
+        load_if_unknown(names, module.load)
     try:
         with_rate = [name for name in names if algorithm(name).kind != "quantizer"]
         return default_space(names, _ranges(with_rate, rates))
     except ConfigError as error:
         option = "" if str(error).startswith("--") else "--algorithm: "
         raise ConfigError(f"{option}{error}") from error
+
+
+def _names_in_file(file: Path) -> list[str]:
+    try:
+        return algorithm_names(parse(file.read_bytes()))
+    except (OSError, ValueError):  # reading the file for the search says why
+        return []
 
 
 def settings_of(

@@ -177,8 +177,9 @@ def settings() -> None:
     from autocompress.setting_fields import descriptions
     from autocompress.settings import AccuracyAwareSettings
 
+    defaults = AccuracyAwareSettings().to_dict()
     for each in descriptions(AccuracyAwareSettings):
-        print(setting_text(each))
+        print(setting_text(each, defaults.get(each.name, each.default)))
 
 
 def search_space(algorithm: Algorithms = None, rate: Rates = None) -> None:

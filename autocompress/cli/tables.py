@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -201,10 +201,9 @@ def _verdict(check: AlgorithmCheck) -> Text:
     return Text("applies" + (f" ({', '.join(notes)})" if notes else ""), style="green")
 
 
-def setting_text(setting: SettingDescription) -> str:
+def setting_text(setting: SettingDescription, default: Any) -> str:
     """A setting and its default as --set takes them, what is allowed, and what it does."""
-    default = "..." if setting.default is ... else json.dumps(setting.default)
-    return f"{setting.name}={default}  ({setting.rule})\n    {setting.help}"
+    return f"{setting.name}={'...' if default is ... else json.dumps(default)}  ({setting.rule})\n    {setting.help}"
 
 
 def outcome_line(outcome: SearchOutcome) -> str:

@@ -87,7 +87,7 @@ def test_help(command):
 
 
 def test_help_of_run_has_an_example():
-    assert "autocompress run digits.py:DigitsModule --search-space l2.json" in invoke("run", "--help").output
+    assert "autocompress run my_module.py:MyModule --algorithm l2" in invoke("run", "--help").output
 
 
 def test_help_needs_neither_torch_nor_nni():
