@@ -36,7 +36,7 @@ class DigitsNet(nn.Module):
 
 
 def splits():
-    """Images and labels: 1,077 to train, 360 to validate, 360 held out."""
+    """Images and labels: 1,078 to train, 359 to validate, 360 held out."""
     digits = load_digits()
     x, y = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
     train, rest = train_test_split(range(len(x)), test_size=0.4, random_state=SEED, stratify=y)

@@ -1,4 +1,4 @@
-"""Carrying out a search on an engine: the display around it, and how it ends."""
+"""Running a search on an engine: the display around it, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from autocompress.tracking import Callback
 
 
-def carry_out(
+def run_search(
     engine: Engine, search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False
 ) -> None:
     """Run the search to its end and print the result.
 
     Args:
         engine: that runs it.
-        search: not yet begun.
+        search: not yet started.
         quiet: print nothing but the result.
         trackers: where its progress is logged, each as `<name>=<where>`.
         keep_page: leave its web page up at the end, until Ctrl-C.

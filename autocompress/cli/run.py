@@ -116,7 +116,7 @@ def run(
             options={"port": port, "storage": storage, "study": study, "artefacts": artefacts},
         )
         search = chosen.create(request)
-        execute.carry_out(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
+        execute.run_search(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 
 
 def resume(
@@ -138,7 +138,7 @@ def resume(
         engine = engine_of(plan)
         load_if_unknown(algorithm_names(plan.search_space), ModuleReference.from_dict(plan.module).load)
         search = engine.open(directory, port=port, trials=trials)
-        execute.carry_out(engine, search, quiet=quiet, trackers=track or ())
+        execute.run_search(engine, search, quiet=quiet, trackers=track or ())
 
 
 def worker(
@@ -165,7 +165,7 @@ def worker(
         engine, reference = engine_named("optuna"), None if module is None else ModuleReference.parse(module)
         shared = {"storage": storage, "study": study, "module": reference}
         found = engine.open(out, trials=trials, concurrency=concurrency, alone=False, **shared)
-        execute.carry_out(engine, found, quiet=quiet)
+        execute.run_search(engine, found, quiet=quiet)
 
 
 def check(

@@ -11,7 +11,7 @@ import typer
 
 from autocompress.cli import execute
 from autocompress.cli.error_handling import errors_as_messages
-from autocompress.cli.live_display import still
+from autocompress.cli.live_display import status_view
 from autocompress.cli.options import Algorithms, Debug, Directory, Json, Port, Rates, Target
 from autocompress.cli.search_options import required_search_space, search_space_of
 from autocompress.cli.snapshot import Snapshot, holder, take
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from autocompress.formats.export import ExportReport
 
 
-def ship(result: CompressionResult, path: Path, *, as_json: bool, trust_module: bool = False) -> str:
+def export_best(result: CompressionResult, path: Path, *, as_json: bool, trust_module: bool = False) -> str:
     """Export the best model; what is printed about it. The module's file is run, which is said on standard error.
 
     Raises:
@@ -80,7 +80,9 @@ def status(directory: Directory) -> None:
         store, process = ExperimentDirectory(directory), holder(ExperimentDirectory(directory))
         snapshot = take(store)
         if snapshot is not None:
-            piped_console().print(still(snapshot, _state(snapshot, store, process)), soft_wrap=True, highlight=False)
+            piped_console().print(
+                status_view(snapshot, _state(snapshot, store, process)), soft_wrap=True, highlight=False
+            )
         elif process is not None:
             print(f"state    running (process {process}), measuring the uncompressed model")
         else:
@@ -156,7 +158,7 @@ def export(
     """
     with errors_as_messages(debug=debug):
         result = CompressionResult(_existing(directory))
-        print(ship(result, path, as_json=as_json, trust_module=trust_module))
+        print(export_best(result, path, as_json=as_json, trust_module=trust_module))
 
 
 def schema() -> None:

@@ -22,7 +22,7 @@ from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 
 def holder(store: ExperimentDirectory) -> int | None:
-    """Id of the process that holds the experiment's lock; None where nobody runs it.
+    """Id of the process that holds the experiment's lock; None where no process does.
 
     The lock itself is only touched while the process whose id it names is alive, so that looking never keeps anyone
     from taking it.
