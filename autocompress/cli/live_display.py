@@ -188,7 +188,7 @@ class Display:
         self._address: str | None = None
 
     def render(self) -> RenderableType:
-        """The display at this moment; an address once known stays, so that the last picture shows it too."""
+        """The display at this moment; an address once known stays, so that the last view has it too."""
         now = time.monotonic()
         if now - self._read > _SECONDS_BETWEEN:
             self._snapshot, self._read = _snapshot_or(self._reader, self._snapshot), now
@@ -198,7 +198,7 @@ class Display:
         )
 
     def end(self) -> None:
-        """Let the last picture be that of the end, with nothing going on in it."""
+        """Let the last view be that of the end, with nothing going on in it."""
         self._read, self._ended = float("-inf"), True
 
 

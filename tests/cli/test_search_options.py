@@ -157,7 +157,7 @@ class TestSettings:
             ("lr_reduction_factor=NaN", r"^lr_reduction_factor must be a number in \(0, 1\]; got 'NaN'$"),
             (
                 "knowledge_distillation.kind=mse",
-                "knowledge_distillation: unknown setting .kind. .known: scale, temperature, type",
+                "knowledge_distillation: unknown setting .kind. .known: scale",
             ),
             ("seed.x=1", r"^seed must be a whole number in \[0, 2\*\*32\); got {'x': 1}$"),
             ("minimal_compression_rate=0.96", "^minimal_compression_rate must be <= maximal_compression_rate"),
