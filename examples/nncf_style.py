@@ -2,14 +2,13 @@
 
     python examples/nncf_style.py [--config search_spaces/filter_pruning.json5] [--log-dir runs] [--resume RUN]
 
-The network and the data are those of `digits.py`.
+The network and the data are those of `autocompress.demo`.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from digits import DATA, DigitsModule, accuracy_on
 
 from autocompress import (
     CompressionConfig,
@@ -17,6 +16,7 @@ from autocompress import (
     create_compressed_model,
     register_default_init_args,
 )
+from autocompress.demo import DATA, DigitsModule, accuracy_on
 
 CONFIG = Path(__file__).parents[1] / "search_spaces" / "filter_pruning.json5"
 
