@@ -161,9 +161,9 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
     found = best(ledger.standing)
-    waiting = proposals(plan.searches, ledger.records) if plan.tuner == ADAPTIVE_TUNER else []
+    waiting = plan.proposals(ledger.records)
     return Snapshot(
-        module=plan.module["class_name"],
+        module=plan.model_name,
         uncompressed=plan.measured.accuracy,
         threshold=plan.threshold,
         higher_is_better=plan.measured.higher_is_better,
@@ -182,7 +182,7 @@ def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> boo
         return False
     limit = plan.maximal_trials
     used_up = limit is not None and len(ledger.records) >= limit
-    return bool(ledger.verdicts) or used_up or (plan.tuner == ADAPTIVE_TUNER and not waiting)
+    return bool(ledger.verdicts) or used_up or (plan.ends_by_itself and not waiting)
 
 
 def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:

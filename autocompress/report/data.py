@@ -45,7 +45,7 @@ class Story:
     @property
     def module(self) -> str:
         """Name of the user's class."""
-        return str(self.plan.module["class_name"])
+        return self.plan.model_name
 
     @property
     def baseline(self) -> Baseline:
