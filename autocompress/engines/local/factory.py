@@ -14,7 +14,7 @@ from autocompress.engines.local.functions import as_number
 from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
 from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
-from autocompress.nncf import CompressionConfig
+from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
 from autocompress.nncf.search_translation import DEFAULT_BOUNDS, settings_of
 from autocompress.nncf.sections import SECTION, Distillation, Quantization
