@@ -13,10 +13,10 @@ import psutil
 
 from autocompress.engines.preflight import longest_text
 from autocompress.errors import StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.registry import MIX
-from autocompress.search import best, proposals
+from autocompress.search import best
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 

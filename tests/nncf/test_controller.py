@@ -62,10 +62,10 @@ def test_filters_that_were_masked_come_back():
     assert int((model.first[0].weight.flatten(1) == 0).all(1).sum()) == 12
     controller.compression_rate = 0.0
     assert torch.count_nonzero(model.first[0].weight) == torch.count_nonzero(
-        controller.uncompressed.model.first[0].weight
+        controller.uncompressed.original.first[0].weight
     )
     assert not torch.equal(weight, model.first[0].weight), "a quarter was masked at first"
-    assert controller.strip().state_dict().keys() == controller.uncompressed.model.state_dict().keys()
+    assert controller.strip().state_dict().keys() == controller.uncompressed.original.state_dict().keys()
 
 
 def test_masks_empty_exactly_what_removal_takes():
@@ -262,7 +262,7 @@ def test_a_capture_does_not_change():
 def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     controller, model = created(*compression)
     train(controller, model, epochs=3)
-    original, capture = controller.uncompressed.model, controller.capture(plain=False)
+    original, capture = controller.uncompressed.original, controller.capture(plain=False)
     train(controller, model)  # what it is held to does not move on with the model
     save_checkpoint(capture.finished, tmp_path / "model", original)
     loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)

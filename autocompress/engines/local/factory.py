@@ -94,7 +94,7 @@ def _plan(
 ) -> ExperimentPlan:
     assert config.accuracy_aware_training is not None
     mode = config.accuracy_aware_training.mode
-    name = type(controller.uncompressed.model).__name__
+    name = type(controller.uncompressed.original).__name__
     return ExperimentPlan(
         module={},
         search_space={},
@@ -125,7 +125,7 @@ def _baseline(
         holdout_accuracy=None,
         higher_is_better=higher_is_better,
         measurement=controller.uncompressed.size,
-        fingerprint=_fingerprint(config, controller.uncompressed.model),
+        fingerprint=_fingerprint(config, controller.uncompressed.original),
         seconds=0.0,
     )
 

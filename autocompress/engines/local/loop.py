@@ -29,7 +29,7 @@ from autocompress.search.cost import longest
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 if TYPE_CHECKING:
-    from autocompress.result import ModelSource
+    from autocompress.compression.reference_model import ReferenceModel
 
 _logger = logging.getLogger("autocompress.loop")
 
@@ -43,7 +43,7 @@ class Runner(Protocol):
         ...
 
     @property
-    def source(self) -> ModelSource:
+    def source(self) -> ReferenceModel:
         """The uncompressed model, for results."""
         ...
 

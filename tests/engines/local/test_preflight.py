@@ -41,7 +41,7 @@ class Loop:
         net = Net()
         net.load_state_dict(weights())
         self.controller, self.model = create_compressed_model(net, settings or config())
-        given = accuracy(self.controller.uncompressed.model) if given is None else given
+        given = accuracy(self.controller.uncompressed.original) if given is None else given
         self.loop = create_accuracy_aware_training_loop(
             settings or config(), self.controller, given, higher_is_better=higher_is_better
         )
@@ -68,7 +68,7 @@ def test_what_is_found_is_logged_and_kept(tmp_path, caplog):
     assert [line.split()[1] for line in lines] == ["evaluator:", "direction:", "training", "search:"]
     preflight = loop.loop.result.directory.settings()["baseline"]["preflight"]
     assert preflight["noise"] == 0
-    assert preflight["accuracies"][0] == pytest.approx(accuracy(loop.controller.uncompressed.model))
+    assert preflight["accuracies"][0] == pytest.approx(accuracy(loop.controller.uncompressed.original))
 
 
 def test_the_search_is_the_same_with_and_without_it(tmp_path):
