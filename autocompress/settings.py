@@ -203,15 +203,6 @@ class AccuracyAwareSettings(AdaptiveParams):
             kept |= {_RELATIVE: None, _ABSOLUTE: None}
         return self.from_dict({**kept, **changes})
 
-    def searches_like(self, other: AccuracyAwareSettings) -> bool:
-        """Whether a search with other settings is the same: all are equal but `preflight`, which only looks."""
-        return self.with_changes({"preflight": other.preflight}) == other
-
-    def differences(self, other: AccuracyAwareSettings) -> list[str]:
-        """How a search with other settings differs, such as `seed: 0, not 1`; `preflight` does not count."""
-        mine, others = self.to_dict(), other.with_changes({"preflight": self.preflight}).to_dict()
-        return [f"{name}: {value!r}, not {others[name]!r}" for name, value in mine.items() if value != others[name]]
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object with all settings."""
         return self.model_dump(mode="json")

@@ -16,6 +16,7 @@ from autocompress.engines.failures import require_hope
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.recorder import Outcome, Recorder, Report, Scalars
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
+from autocompress.engines.opening import open_experiment, require_same
 from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ExperimentPlan, LocalEngine
@@ -245,22 +246,10 @@ class _TrainingLoop:
             store.create()
             store.write_settings(self._plan.to_dict())
             return
-        plan = ExperimentPlan.read(store)
-        store.journal.repair()
+        plan = open_experiment(store, self._plan, fingerprint=None, logger=_logger)
+        known, wanted = (_fixed(each) for each in (plan, self._plan))
+        require_same(f"the run in {store.path}", "search", known, wanted)
         Ledger(store).absorb()
-        if (difference := self._difference(plan)) is not None:
-            raise StoreError(f"the run in {store.path} must be of the same search; its {difference}")
-
-    def _difference(self, plan: ExperimentPlan) -> str | None:
-        """How another plan's search differs; None where it is the same."""
-        if changed := plan.settings.differences(self._plan.settings):
-            return f"settings is another one: {', '.join(changed)}"
-        known, wanted = (dataclasses.replace(each.engine_as(LocalEngine), config={}) for each in (plan, self._plan))
-        if known != wanted:
-            return f"model, mode or algorithm is another one: {known.model}, {known.mode}, {known.algorithm}"
-        # The configuration is in the baseline's fingerprint, apart from log_dir.
-        baselines = (dataclasses.replace(each.measured, seconds=0.0, preflight=None) for each in (plan, self._plan))
-        return "baseline is another one" if next(baselines) != next(baselines) else None
 
     @contextmanager
     def _reported(self, store: ExperimentDirectory) -> Iterator[None]:
@@ -317,6 +306,12 @@ class AdaptiveCompressionTrainingLoop(_TrainingLoop):
 
 class EarlyExitCompressionTrainingLoop(_TrainingLoop):
     """Trains along the schedule until the accuracy is within the budget: NNCF's mode `early_exit`."""
+
+
+def _fixed(plan: ExperimentPlan) -> dict[str, Any]:
+    """What a loop that is resumed must have in common, beside the search."""
+    config = {name: value for name, value in plan.engine_as(LocalEngine).config.items() if name != "log_dir"}
+    return {"configuration": config, "uncompressed model": plan.measured.fingerprint}
 
 
 def _summary(record: TrialRecord) -> str:
