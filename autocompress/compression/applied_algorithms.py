@@ -10,7 +10,6 @@ from torch import nn
 
 from autocompress.compression.base import Compression, CompressionRequest, compressor, left_alone
 from autocompress.compression.batchnorm import recalibrate
-from autocompress.registry import algorithm
 
 
 @dataclass
@@ -29,7 +28,7 @@ class AppliedAlgorithms:
         Args:
             model: changed; not to be used afterwards.
             request: of the algorithm.
-            batches: data on which BatchNorm's statistics are estimated again after pruning; None: they stay.
+            batches: data on which BatchNorm's statistics are estimated again; None: they stay.
 
         Returns:
             the model to fine-tune.
@@ -39,7 +38,7 @@ class AppliedAlgorithms:
         """
         compression = compressor(request.algorithm).compress(model, request)
         self.compressions.append(compression)
-        if batches is not None and algorithm(request.algorithm).kind == "pruner":
+        if batches is not None:
             recalibrate(compression.model, batches)
         return compression.model
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autocompress.engines.local.recorder import Scalars, Recorder
+from autocompress.engines.local.recorder import Recorder, Scalars
 from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger
@@ -49,12 +49,12 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def writing(store):
+def recorder(store):
     with Recorder(store, Scalars(None, 0.9, higher_is_better=True)) as found:
         yield found
 
 
-def test_nothing_is_saved_before_it_is_released(writing, store):
+def test_nothing_is_saved_before_it_is_released(recorder, store):
     trial = Trial("a")
     recorder.hold()
     recorder.add(trial)
@@ -67,7 +67,7 @@ def test_nothing_is_saved_before_it_is_released(writing, store):
     assert recorder.epochs == 2
 
 
-def test_a_model_can_be_had_while_what_comes_after_it_waits(writing):
+def test_a_model_can_be_had_while_what_comes_after_it_waits(recorder):
     first, second = Trial("a"), Trial("b")
     recorder.hold()
     recorder.add(first)
@@ -80,7 +80,7 @@ def test_a_model_can_be_had_while_what_comes_after_it_waits(writing):
     assert second.rest.wait(SECONDS)
 
 
-def test_the_model_of_an_earlier_run_is_not_waited_for(writing):
+def test_the_model_of_an_earlier_run_is_not_waited_for(recorder):
     recorder.hold()
     recorder.add(Trial("a"))
     recorder.wait_for_model("of an earlier run")

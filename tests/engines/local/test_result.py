@@ -182,7 +182,7 @@ def test_exports_compute_what_the_model_does(ended, tmp_path):
 
 
 def test_without_the_model_the_remedy_is_named(ended, tmp_path):
-    loop, original, _ = ended
+    loop, _, _ = ended
     opened = CompressionResult(loop.directory)
     with pytest.raises(ModuleError, match=r"training loop names no module that builds it: load_model\(model\)$"):
         opened.load_model()
@@ -194,7 +194,7 @@ def test_without_the_model_the_remedy_is_named(ended, tmp_path):
 
 
 def test_example_inputs_are_those_of_the_configuration_or_must_be_given(tmp_path, no_report):
-    loop, original, best = searched(tmp_path / "runs", [PRUNING], with_inputs=False)
+    loop, original, _ = searched(tmp_path / "runs", [PRUNING], with_inputs=False)
     opened = CompressionResult(loop.directory)
     with pytest.raises(ConfigError, match="example_inputs must be given"):
         opened.export(tmp_path / "model.pt2", original)
