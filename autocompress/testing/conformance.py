@@ -28,6 +28,7 @@ from torch import nn
 
 from autocompress.compression.applied_algorithms import AppliedAlgorithms
 from autocompress.compression.base import Compression
+from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.measure import measure
 from autocompress.compression.model_state import outputs
 from autocompress.compression.module import ModuleClass
