@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,12 +83,21 @@ class ModelSnapshot:
         finish: Callable[[], nn.Module],
         begin: Callable[[], nn.Module] | None = None,
     ) -> None:
-        self.rate, self.claims = rate, tuple(claims)
+        self.rate, self._claims = rate, tuple(claims)
         self._finish: Callable[[], nn.Module] | None = finish
         self._begin = begin
         self._finished: nn.Module | None = None
         self._start: nn.Module | None = None
         self._lock = threading.RLock()
+
+    def require(self, loaded: nn.Module, path: Path) -> None:
+        """Check the finished model as its file gave it back.
+
+        Raises:
+            StoreError: it has another compression rate, or weights of more bits.
+        """
+        for claim in self._claims:
+            claim.require(loaded, path)
 
     @property
     def finished(self) -> nn.Module:

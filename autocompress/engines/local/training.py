@@ -155,8 +155,7 @@ class TrainedTrial:
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
         loaded = reread(path, copied(snapshot.finished), self.uncompressed.original, inputs)
-        for claim in snapshot.claims:
-            claim.require(loaded, path)
+        snapshot.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
         after = dataclasses.replace(measure(loaded, inputs), bytes=size)
         return {**self.uncompressed.size.removed_in(after), "bytes": size}
