@@ -74,20 +74,20 @@ def require_same(what: str, kind: str, known: Mapping[str, Any], wanted: Mapping
     Raises:
         StoreError: it is not; every difference is named.
     """
-    odd = [name for name, value in wanted.items() if any(differences(name, known.get(name), value))]
+    odd = [name for name, value in wanted.items() if any(_differences(name, known.get(name), value))]
     if odd:
-        found = "; ".join(each for name in odd for each in differences(name, known.get(name), wanted[name]))
+        found = "; ".join(each for name in odd for each in _differences(name, known.get(name), wanted[name]))
         raise StoreError(
             f"{what} must be of the same {kind}; its {odd[0]} is another one ({found}): name another directory or study"
         )
 
 
-def differences(name: str, known: Any, wanted: Any) -> Iterator[str]:
+def _differences(name: str, known: Any, wanted: Any) -> Iterator[str]:
     """Each entry of two JSON values that differs: `settings.seed is 0, not 1`."""
     if name in _ONLY_CHECKS or known == wanted:
         return
     if isinstance(known, Mapping) and isinstance(wanted, Mapping) and name in ("settings", "baseline"):
         for each in wanted:
-            yield from differences(f"{name}.{each}", known.get(each), wanted[each])
+            yield from _differences(f"{name}.{each}", known.get(each), wanted[each])
     else:
         yield f"{name} is {short(known)}, not {short(wanted)}"

@@ -6,13 +6,14 @@ import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.optuna.dead_trials import owners
 from autocompress.engines.optuna.directory_sync import SHOWN
-from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, named_sampler, told_storage
+from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, told_storage
 from autocompress.engines.optuna.study import CompressionStudy
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.result import CompressionResult
@@ -75,11 +76,11 @@ class OptunaEngine:
         """A new study, or one of the same search on the same storage."""
         options = require_options(self, request.options)
         adaptive = request.tuner is None or request.tuner.lower() == ADAPTIVE_TUNER.lower()
-        study = CompressionStudy(
+        make = CompressionStudy if adaptive else partial(CompressionStudy.with_named_sampler, str(request.tuner))
+        study = make(
             request.module,
             request.search_space,
             storage=options.get("storage"),
-            sampler=None if adaptive else named_sampler(str(request.tuner), request.settings.seed),
             settings=request.settings,
             objective=request.objective,
             study_name=options.get("study"),
