@@ -163,7 +163,7 @@ def test_nothing_is_left_of_it(tmp_path):
         controller.scheduler.epoch_step()
         train(model, optimizer, nn.functional.cross_entropy, 0)
 
-    loop.loop._look(loop.model, functions(step))
+    loop.loop._check(loop.model, functions(step))
     assert calls == [1]
     state = loop.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in before.items())
@@ -212,7 +212,7 @@ def test_a_schedule_that_the_user_keeps_stands_still(make, configured):
         train(model, optimizer, nn.functional.cross_entropy, 0)
 
     given = UserFunctions(step, accuracy, (lambda: (optimizer, scheduler)) if configured else None)
-    loop.loop._look(loop.model, given)
+    loop.loop._check(loop.model, given)
     assert stepped == [rate / 2]
     assert optimizer.param_groups[0]["lr"] == rate
     if configured or make is not Counter:
@@ -236,7 +236,7 @@ def test_a_scaler_that_the_user_keeps_can_go_on():
         scaler.update()
 
     before = scaler.state_dict()
-    loop.loop._look(loop.model, functions(lambda controller, model, **_: scaled(model)))
+    loop.loop._check(loop.model, functions(lambda controller, model, **_: scaled(model)))
     assert scaler.state_dict() == before
     scaled(loop.model)
     assert torch.equal(*calls), "unscaled once, from the same weights"
@@ -249,7 +249,7 @@ def test_what_the_functions_get_can_be_copied():
         copies.append((copy.copy(controller), copy.copy(controller.scheduler)))
         loop.train(controller, model, 0, torch.optim.SGD(model.parameters(), lr=0.01))
 
-    loop.loop._look(loop.model, functions(step))
+    loop.loop._check(loop.model, functions(step))
     ((controller, scheduler),) = copies
     assert controller.compression_rate == loop.controller.compression_rate
     assert scheduler.get_state() == loop.controller.scheduler.get_state()
