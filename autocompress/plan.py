@@ -74,7 +74,7 @@ class OptunaEngine:
 
 
 @dataclass(frozen=True)
-class LocalEngine:
+class LoopEngine:
     """A training loop in the user's process, on the user's model object.
 
     Attributes:
@@ -88,7 +88,7 @@ class LocalEngine:
     algorithm: str
     mode: Literal["adaptive_compression_level", "early_exit"]
     config: dict[str, Any]
-    name: Literal["local"] = "local"
+    name: Literal["loop"] = "loop"
 
     def search(self, settings: AccuracyAwareSettings, initial_rate: float | None = None) -> Search:
         """The search of the loop's rates; a single trial in the mode `early_exit`.
@@ -106,16 +106,24 @@ class LocalEngine:
 
 
 @dataclass(frozen=True)
+class LocalEngine:
+    """A search of a user's module in one process, trials included."""
+
+    name: Literal["local"] = "local"
+
+
+@dataclass(frozen=True)
 class BuiltinTunerEngine:
     """One of NNI's own tuners without NNI's manager, as comparisons run them."""
 
     name: Literal["nni-tuner"] = "nni-tuner"
 
 
-EnginePlan = NniEngine | OptunaEngine | LocalEngine | BuiltinTunerEngine
-_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LocalEngine)
+EnginePlan = NniEngine | OptunaEngine | LoopEngine | LocalEngine | BuiltinTunerEngine
+_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LoopEngine, LocalEngine)
 _ENGINES: dict[str, type[EnginePlan]] = {
     "local": LocalEngine,
+    "loop": LoopEngine,
     "nni": NniEngine,
     "nni-tuner": BuiltinTunerEngine,
     "optuna": OptunaEngine,
@@ -175,7 +183,7 @@ class ExperimentPlan:
     @property
     def model_name(self) -> str:
         """Name of the user's module, or of the class of the model that a training loop was given."""
-        return self.engine.model if isinstance(self.engine, LocalEngine) else str(self.module["class_name"])
+        return self.engine.model if isinstance(self.engine, LoopEngine) else str(self.module["class_name"])
 
     @property
     def searches(self) -> tuple[Search, ...]:
@@ -185,21 +193,21 @@ class ExperimentPlan:
     @property
     def ends_by_itself(self) -> bool:
         """Whether our own search chooses the trials; NNI's and Optuna's need a limit."""
-        return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LocalEngine)
+        return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LoopEngine)
 
     def proposals(self, records: Sequence[TrialRecord]) -> list[Proposal]:
         """What our own search tries next: at most one proposal for each algorithm, none at its end."""
         return proposals(self._searches(records), records) if self.ends_by_itself else []
 
     def _searches(self, records: Sequence[TrialRecord]) -> tuple[Search, ...]:
-        if isinstance(self.engine, LocalEngine):
+        if isinstance(self.engine, LoopEngine):
             return (self.engine.search(self.settings, records[0].requested_rate if records else None),)
         return self.settings.searches(self.space)
 
     @property
     def stages(self) -> int:
         """The most algorithms that a trial applies one after the other, each with its own epochs."""
-        if isinstance(self.engine, LocalEngine):
+        if isinstance(self.engine, LoopEngine):
             return 1
         return max(len(algorithm(space.name).stages) for space in self.space.algorithms)
 
@@ -229,7 +237,7 @@ class ExperimentPlan:
 
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
-        if isinstance(self.engine, LocalEngine):
+        if isinstance(self.engine, LoopEngine):
             chosen: dict[str, Any] = {ALGORITHM_KEY: {"_name": self.engine.algorithm}}
         else:
             chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
@@ -303,7 +311,7 @@ class ExperimentPlan:
             plan = from_fields(cls, plain)
         except (ConfigError, StoreError) as error:
             raise StoreError(f"experiment.json is damaged: {error}") from error
-        if "class_name" not in plan.module and not isinstance(plan.engine, LocalEngine):
+        if "class_name" not in plan.module and not isinstance(plan.engine, LoopEngine):
             raise StoreError("experiment.json is damaged: module must have class_name; it does not")
         return plan
 

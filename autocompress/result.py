@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,12 +242,12 @@ class CompressionResult:
         """Example inputs of a model that is given: those of the training loop or of its configuration."""
         from autocompress.nncf.config import CompressionConfig
         from autocompress.nncf.create import example_inputs
-        from autocompress.plan import LocalEngine
+        from autocompress.plan import LoopEngine
 
         if self.source is not None:
             return self.source.inputs
         engine = self.plan.engine
-        config = CompressionConfig.from_dict(engine.config) if isinstance(engine, LocalEngine) else None
+        config = CompressionConfig.from_dict(engine.config) if isinstance(engine, LoopEngine) else None
         if config is None or not config.input_info:
             raise ConfigError("example_inputs must be given beside a model: the search's files describe no inputs")
         return example_inputs(config, model)
@@ -280,8 +280,11 @@ class CompressionResult:
 
         return notebook(story_of(self.directory))
 
-    def verify(self) -> TrialRecord:
-        """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.
+    def verify(self, check: Callable[[Path], Verdict] | None = None) -> TrialRecord:
+        """Load the best model and evaluate it; one outside the budget gives way to the next.
+
+        Args:
+            check: loads a checkpoint and evaluates it; by default in a new process, which runs the user's module.
 
         Returns:
             the record of the model that holds.
@@ -294,7 +297,10 @@ class CompressionResult:
         ledger, plan = Ledger(self.directory), self.plan
         while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
-            verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
+            if check is None:
+                verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
+            else:
+                verdict = check(checkpoint)
             ledger.add_verdict(record.key, verdict)
         return self.best
 

@@ -161,7 +161,7 @@ def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
     )
 
 
-def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
+def verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
     """The verdict; a damaged checkpoint's trial is trained again first."""
     checkpoint = Path(order["checkpoint"])
     try:
@@ -194,7 +194,7 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
             return _check(module, order["search_space"], AccuracyAwareSettings.from_dict(order["settings"]))
         if order["task"] == "holdout":
             return {"accuracies": _holdouts(module, order["checkpoints"])}
-        return dataclasses.asdict(_verified(module, order))
+        return dataclasses.asdict(verified(module, order))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 

@@ -17,16 +17,15 @@ from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.recorder import Outcome, Recorder, Report, Scalars
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
 from autocompress.engines.opening import open_experiment, require_same
-from autocompress.engines.preflight import announce
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
-from autocompress.plan import ExperimentPlan, LocalEngine
+from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight, TrialRecord
 from autocompress.report.data import story_of
 from autocompress.report.format import at_rate, holds
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best
-from autocompress.search.cost import longest
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 if TYPE_CHECKING:
@@ -231,11 +230,10 @@ class _TrainingLoop:
         if found is not None:
             baseline = dataclasses.replace(self._plan.measured, preflight=found)
             self._plan = self._plan.with_baseline(baseline, self._plan.engine)
-            planned, every = self._plan.searches, self._plan.settings.validate_every_n_epochs
-            announce(self._plan, _logger, longest(planned, [1] * len(planned), every))
+            announce(self._plan, _logger, length_of(self._plan))
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
-        folder = Path(log_dir or self._plan.engine_as(LocalEngine).config["log_dir"] or "runs")
+        folder = Path(log_dir or self._plan.engine_as(LoopEngine).config["log_dir"] or "runs")
         new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         path = self._runner.share(str(new if resume is None else resume))
         assert path is not None
@@ -310,7 +308,7 @@ class EarlyExitCompressionTrainingLoop(_TrainingLoop):
 
 def _fixed(plan: ExperimentPlan) -> dict[str, Any]:
     """What a loop that is resumed must have in common, beside the search."""
-    config = {name: value for name, value in plan.engine_as(LocalEngine).config.items() if name != "log_dir"}
+    config = {name: value for name, value in plan.engine_as(LoopEngine).config.items() if name != "log_dir"}
     return {"configuration": config, "uncompressed model": plan.measured.fingerprint}
 
 
