@@ -61,9 +61,7 @@ def run(
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
     port: Port = None,
-    engine: Annotated[
-        str, typer.Option(help="nni; optuna: without a web page, on any storage; local: in one process.")
-    ] = "nni",
+    engine: Annotated[str, typer.Option(help="nni; optuna: no web page, any storage; local: one process.")] = "nni",
     storage: Storage = None,
     study: Study = None,
     artefacts: Artefacts = None,

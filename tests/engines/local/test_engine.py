@@ -11,6 +11,7 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
 from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
 from autocompress.plan import ExperimentPlan
+from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import cliff
@@ -25,10 +26,10 @@ ENGINE = engine_named("local")
 QUICK = {"preflight": False}
 
 
-def request_of(module, directory, *names, settings=None, **options):
+def request_of(module, directory, *names, settings=None, space=None, **options):
     return SearchRequest(
         ModuleReference.of(module),
-        search_space(*(names or ["l2"])),
+        space or search_space(*(names or ["l2"])),
         directory,
         settings=AccuracyAwareSettings.from_dict({**QUICK, **(settings or {})}),
         **options,
@@ -102,17 +103,16 @@ def test_the_number_of_trials_and_stop(tmp_path):
 
 def test_a_real_net_gives_the_records_of_a_trial_process(tmp_path):
     """The random numbers of this process neither change the result nor are changed by it."""
-    settings = {"maximal_trial_seconds": None, "minimal_compression_rate_step": 0.1, "patience_epochs": 1}
+    settings = {"minimal_compression_rate_step": 0.1, "patience_epochs": 1, "initial_training_phase_epochs": 1}
+    given = {"settings": settings, "space": default_space(["l2"])}
     torch.manual_seed(5)
     state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    search = created(GroupedCnn, tmp_path / "one", settings=settings)
+    search = created(GroupedCnn, tmp_path / "one", **given)
     search.run()
     assert torch.equal(torch.get_rng_state(), state[0])
     assert np.array_equal(np.random.get_state()[1], state[1])
     baseline = search.result.baseline
-    other = engine_named("optuna").create(
-        request_of(GroupedCnn, tmp_path / "two", settings=settings, baseline=baseline)
-    )
+    other = engine_named("optuna").create(request_of(GroupedCnn, tmp_path / "two", baseline=baseline, **given))
     other.run()
     told = [[{**record.to_dict(), "seconds": 0} for record in each.result.records] for each in (search, other)]
     assert told[0] == told[1]
@@ -121,7 +121,7 @@ def test_a_real_net_gives_the_records_of_a_trial_process(tmp_path):
 
 
 def test_failures_end_it_with_their_reason(tmp_path):
-    search = created(curve_modules.RaisesAlways, tmp_path / "search")
+    search = created(curve_modules.RaisesAlways, tmp_path / "search", settings={"initial_compression_rate": 0.9})
     with pytest.raises(TrialError, match="the trainer is broken"):
         search.run()
     with pytest.raises(InfeasibleBudgetError):
