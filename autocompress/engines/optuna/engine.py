@@ -12,8 +12,8 @@ from typing import Any
 
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.optuna.dead_trials import owners
-from autocompress.engines.optuna.directory_sync import SHOWN
-from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, told_storage
+from autocompress.engines.optuna.directory_sync import ARTIFACTS
+from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, storage_of
 from autocompress.engines.optuna.study import CompressionStudy
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.result import CompressionResult
@@ -29,7 +29,7 @@ class OptunaSearch:
         study: the search.
         trials: the most trials; None for as many as it takes.
         concurrency: trials at a time.
-        alone: whether nobody else may launch from its directory; workers may.
+        alone: whether to lock the directory; workers share it.
     """
 
     study: CompressionStudy
@@ -62,7 +62,7 @@ class OptunaSearch:
         return True
 
     def stop(self) -> None:
-        """Nothing is left of it."""
+        """Does nothing: `run` leaves no process."""
 
 
 class OptunaEngine:
@@ -103,13 +103,13 @@ class OptunaEngine:
         """The command that shows a study in optuna-dashboard, artefacts included."""
         require_options(self, options)
         store = ExperimentDirectory(directory)
-        storage, _ = told_storage(ExperimentPlan.read(store), store)
-        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / SHOWN)])
+        storage, _ = storage_of(ExperimentPlan.read(store), store)
+        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / ARTIFACTS)])
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
         """The processes that run its trials, as its storage knows them."""
         store = ExperimentDirectory(directory)
-        storage, name = told_storage(plan, store)
+        storage, name = storage_of(plan, store)
         if storage == default_storage(store) and not (store.path / STORAGE_FILE).exists():
             return []  # it was in the memory of a process
         return owners(found_study(storage, name).get_trials(deepcopy=False))

@@ -1,4 +1,4 @@
-"""The search rule as an Optuna sampler. It translates; the rule decides."""
+"""The search rule as an Optuna sampler and pruner."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class AdaptiveCompressionSampler(BaseSampler):
     count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search is
     finished. Workers that run at the same time are given the rates that the search may ask for next.
 
-    What the rule says of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
+    The proposal of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
     `start_from` the number of the feasible trial with the highest rate not above this one, as text.
 
     Source: accuracy-aware training of NNCF 2.19, "adaptive_compression_level"; see `search.step_halving`.
 
     Args:
         rate: name of the parameter that is the compression rate, suggested as a float or as a choice of numbers.
-        settings: of the search; by default NNCF's. The accuracy budget among them is not read: constraints tell.
+        settings: of the search; by default NNCF's. The accuracy budget among them is not used, but the constraints.
         independent_sampler: for all other parameters; at random by default.
         constraints_func: of a finished trial, numbers that are at most 0 where it is within the budget.
 
@@ -92,7 +92,7 @@ class AdaptiveCompressionSampler(BaseSampler):
             )
 
     def reseed_rng(self) -> None:
-        """Of the other sampler; the rule has no randomness."""
+        """Reseed the other sampler; the rule is deterministic."""
         self._others.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -128,7 +128,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         return proposal.requested_rate
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Note the constraints, and stop the study when the search is finished.
+        """Store the constraints, and stop the study when the search is finished.
 
         Raises:
             ConfigError: a trial that is COMPLETE has no constraint.

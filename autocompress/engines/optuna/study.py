@@ -21,7 +21,7 @@ from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.opening import require_same_search, warn_of_new_source
 from autocompress.engines.optuna.convert import PLAN
-from autocompress.engines.optuna.directory_sync import Mirror, show_files
+from autocompress.engines.optuna.directory_sync import DirectorySync, upload_artifacts
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler
 from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
 from autocompress.engines.optuna.storage import (
@@ -30,9 +30,9 @@ from autocompress.engines.optuna.storage import (
     default_storage,
     named_sampler,
     opened,
-    patient,
     plan_of,
-    told_storage,
+    retrying,
+    storage_of,
 )
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.preflight import announce, length_of
@@ -109,9 +109,9 @@ class CompressionStudy:
         self._storage, self._artefacts = storage, artefacts
         self._baseline, self.confirmed = baseline, True
         self._wanted, self._needs_sampler = self._plan(search_space, objective), False
-        self._mirror = Mirror(self.store, None if artefacts is None else Artefacts.at(artefacts))
+        self._mirror = DirectorySync(self.store, None if artefacts is None else Artefacts.at(artefacts))
         self._study: optuna.Study | None = None
-        self._patient: Any = None
+        self._retrying: Any = None
 
     @classmethod
     @checked_arguments
@@ -141,7 +141,7 @@ class CompressionStudy:
         if storage is None:
             store = ExperimentDirectory(directory or ".")
             plan = ExperimentPlan.read(store)
-            storage, study_name = told_storage(plan, store)
+            storage, study_name = storage_of(plan, store)
         else:
             plan = plan_of(storage, study_name)
         named = {} if sampler is not None else plan.tuner_arguments
@@ -250,7 +250,7 @@ class CompressionStudy:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
             best = result.verify()
-            show_files(self.study, self.store, best.key)
+            upload_artifacts(self.study, self.store, best.key)
             tell_end()
         return result
 
@@ -266,13 +266,13 @@ class CompressionStudy:
     @contextlib.contextmanager
     def _stopping(self, stopping: threading.Event) -> Iterator[None]:
         """Whatever ends the block, Ctrl-C too, ends its workers; their trials save their state."""
-        seconds = self._patient.seconds
+        seconds = self._retrying.seconds
         try:
             yield
         finally:
-            self._patient.seconds = _PATIENCE_WHEN_STOPPING
+            self._retrying.seconds = _PATIENCE_WHEN_STOPPING
             stopping.set()
-        self._patient.seconds = seconds
+        self._retrying.seconds = seconds
 
     def _plan(self, search_space: SearchSpaceSource, objective: str | None) -> ExperimentPlan:
         space = load_search_space(search_space)
@@ -292,7 +292,7 @@ class CompressionStudy:
         require_writable(self.store.path)
         own_file = self.store.path / STORAGE_FILE
         measured = self._measured(n_trials) if self._storage is None and not own_file.exists() else None
-        storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
+        storage = self._retrying = retrying(opened(self._storage or default_storage(self.store)))
         if measured is None and self.study_name not in optuna.get_all_study_names(storage):
             measured = self._measured(n_trials)
         study = optuna.create_study(
