@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ NAMES = [(package, name) for package in PACKAGES for name in package.__all__]
 def test_every_public_name_resolves(package, name):
     value = getattr(package, name)
     assert value is getattr(package, name)
-    if isinstance(value, type) or callable(value):  # else an alias of a type, such as Curve
+    if inspect.isclass(value) or inspect.isfunction(value):  # else an alias of a type, such as Curve
         assert getattr(value, "__name__", name) == name
         assert value.__doc__, f"{name} is not documented"
 

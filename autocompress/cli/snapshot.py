@@ -13,10 +13,10 @@ import psutil
 
 from autocompress.engines.preflight import longest_text
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.registry import MIX
-from autocompress.search import best, proposals
+from autocompress.search import best
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
@@ -164,7 +164,7 @@ def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
     found = best(ledger.standing)
     waiting = _waiting(plan, ledger)
     return Snapshot(
-        module=plan.module["class_name"],
+        module=plan.model_name,
         uncompressed=plan.measured.accuracy,
         threshold=plan.threshold,
         higher_is_better=plan.measured.higher_is_better,
@@ -179,11 +179,11 @@ def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
 
 
 def _waiting(plan: ExperimentPlan, ledger: Ledger) -> list[Proposal] | None:
-    """What the adaptive search would try next; None where only the module's file, which is not run, can tell."""
-    if plan.tuner != ADAPTIVE_TUNER:
+    """What our own search tries next; None where only the module's file, which is not run, can tell."""
+    if not plan.ends_by_itself:
         return None
     try:
-        return proposals(plan.searches, ledger.records)
+        return plan.proposals(ledger.records)
     except ConfigError:  # an algorithm that the file registers
         return None
 
