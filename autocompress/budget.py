@@ -91,7 +91,7 @@ class AccuracyBudget:
             f"({unit})"
         )
 
-    def require_meant(
+    def require_plausible(
         self, uncompressed_accuracy: float | None = None, *, confirmed: bool, higher_is_better: bool = True
     ) -> str | None:
         """Check that the budget is not one that is hardly meant, unless it has been confirmed.

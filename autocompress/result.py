@@ -74,7 +74,7 @@ class CompressionResult:
             InfeasibleBudgetError: there is none.
         """
         ledger = Ledger(self.directory)
-        record = best(ledger.standing)
+        record = best(ledger.not_disproved)
         if record is None:
             higher = self.baseline.higher_is_better
             raise infeasible(ledger.records, ledger.verdicts, self.threshold, higher_is_better=higher)
@@ -216,10 +216,10 @@ class CompressionResult:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        from autocompress.report.data import story_of
+        from autocompress.report.data import read_report_data
         from autocompress.report.page import notebook
 
-        return notebook(story_of(self.directory))
+        return notebook(read_report_data(self.directory))
 
     def verify(self) -> TrialRecord:
         """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.
@@ -233,7 +233,7 @@ class CompressionResult:
         from autocompress.trial.child import verify_in_child
 
         ledger, plan = Ledger(self.directory), self.plan
-        while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
+        while (record := best(ledger.not_disproved)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
             verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
             ledger.add_verdict(record.key, verdict)

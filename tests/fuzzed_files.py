@@ -19,7 +19,7 @@ from autocompress.errors import AutoCompressError
 from autocompress.nncf import CompressionConfig, search_space_of, settings_of
 from autocompress.plan import ExperimentPlan
 from autocompress.records import LayerSize, ModelSizes
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.verdict import advice, findings, headline
 from autocompress.result import CompressionResult
 from autocompress.search import proposals
@@ -147,7 +147,7 @@ def _experiment(folder):
     for key in [*ledger.open, *(each.key for each in ledger.records)]:
         files = directory.trial(key)
         answers += [files.record(), files.sizes(), files.curve(), files.traceback()]
-    story = story_of(directory)
+    story = read_report_data(directory)
     answers += [headline(story), findings(story), advice(story), proposals(known.searches, ledger.records)]
     answers += [take(directory), result.records, result.baseline, result.threshold]
     with contextlib.suppress(AutoCompressError):  # nothing may be within the budget

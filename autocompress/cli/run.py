@@ -82,7 +82,7 @@ def run(
     with told_errors(debug=debug):
         budget = execute.tolerated(max_relative_drop, max_absolute_drop)
         space, settings = execute.asked(search_space, config)
-        (budget or settings.budget).require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
+        (budget or settings.budget).require_plausible(confirmed=yes)  # of an absolute one the accuracy is needed, later
         settings = settings.with_changes({"preflight": not no_preflight, "seed": seed})
         from autocompress.compression.module_loading import ModuleReference
 
@@ -166,7 +166,7 @@ def check(
     with told_errors(debug=debug):
         budget = execute.tolerated(max_relative_drop, max_absolute_drop)
         if budget is not None:
-            budget.require_meant(confirmed=yes)
+            budget.require_plausible(confirmed=yes)
         found, preflight, lines = tried(module, search_space, budget)
         if as_json:
             checks = [each.to_dict() for each in found]
@@ -217,7 +217,7 @@ def compare(
         reference = ModuleReference.parse(module)
         budget = execute.tolerated(max_relative_drop, max_absolute_drop)
         if budget is not None:
-            budget.require_meant(confirmed=yes)
+            budget.require_plausible(confirmed=yes)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(

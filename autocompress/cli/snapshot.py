@@ -18,7 +18,7 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.registry import MIX
 from autocompress.search import best, proposals
 from autocompress.search_space import requested_rate
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 
 
 def holder(store: ExperimentDirectory) -> int | None:
@@ -160,7 +160,7 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 
 
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
-    found = best(ledger.standing)
+    found = best(ledger.not_disproved)
     waiting = proposals(plan.searches, ledger.records) if plan.tuner == ADAPTIVE_TUNER else []
     return Snapshot(
         module=plan.module["class_name"],
@@ -185,7 +185,7 @@ def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> boo
     return bool(ledger.verdicts) or used_up or (plan.tuner == ADAPTIVE_TUNER and not waiting)
 
 
-def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
+def _running(store: ExperimentDirectory, trial: PendingTrial) -> RunningTrial:
     search: dict[str, Any] = trial.parameters.get("search") or {}
     chosen: dict[str, Any] = trial.parameters["algorithm_name"]
     curve = store.trial(trial.key).curve()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.compare.one_search import Engine, SearchOrder
+from autocompress.compare.one_search import Engine, SearchSpec
 from autocompress.compare.running import run_all
 from autocompress.compare.tuners import DEFAULT_TUNERS, TunerName, tuners_named
 from autocompress.compression.module import AbstractAutoCompressionModule
@@ -19,13 +19,13 @@ from autocompress.errors import AutoCompressError, ConfigError, StoreError, unkn
 from autocompress.plan import choose_objective, installed_versions
 from autocompress.records import Baseline
 from autocompress.report.comparison import Comparison, SearchOutcome, outcome
-from autocompress.report.data import Story, story_of
+from autocompress.report.data import ReportData, read_report_data
 from autocompress.report.files import write_comparison
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.disk import read_json, write_json
-from autocompress.store.leaving import nothing_left_behind
+from autocompress.store.leaving import removed_if_unused
 from autocompress.trial.child import holdouts_in_child, measure_in_child, refuse_in_child
 
 _logger = logging.getLogger("autocompress.compare")
@@ -75,9 +75,9 @@ def _same_search(wanted: Any, known: Any) -> bool:
         return False
 
 
-def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:
+def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchSpec:
     """One search of the comparison."""
-    return SearchOrder(
+    return SearchSpec(
         tuner=tuner,
         settings=AccuracyAwareSettings.from_dict({**wanted["settings"], "seed": seed}),
         directory=home / tuner.label / str(seed),
@@ -150,7 +150,7 @@ def compare_tuners(
         "engine": engine,
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
-    with nothing_left_behind(home), ExperimentDirectory(home).locked():
+    with removed_if_unused(home), ExperimentDirectory(home).locked():
         baseline = begun(home, wanted, reference)
         orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
         outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
@@ -160,12 +160,12 @@ def compare_tuners(
 
 
 def _run(
-    home: Path, orders: Iterable[SearchOrder], jobs: int, on_outcome: Callable[[SearchOutcome], None]
+    home: Path, orders: Iterable[SearchSpec], jobs: int, on_outcome: Callable[[SearchOutcome], None]
 ) -> list[SearchOutcome]:
     orders = list(orders)
     found = {order.directory: known for order in orders if (known := _kept(order)) is not None}
 
-    def ended(order: SearchOrder, error: str | None) -> None:
+    def ended(order: SearchSpec, error: str | None) -> None:
         found[order.directory] = _outcome(home, order, error)
         on_outcome(found[order.directory])
 
@@ -173,17 +173,17 @@ def _run(
     return [found[order.directory] for order in orders]
 
 
-def _kept(order: SearchOrder) -> SearchOutcome | None:
+def _kept(order: SearchSpec) -> SearchOutcome | None:
     """What an earlier call found."""
     path = _answer_file(order)
     return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
 
 
-def _answer_file(order: SearchOrder) -> Path:
+def _answer_file(order: SearchSpec) -> Path:
     return order.directory.with_name(f"{order.directory.name}.json")
 
 
-def _outcome(home: Path, order: SearchOrder, error: str | None) -> SearchOutcome:
+def _outcome(home: Path, order: SearchSpec, error: str | None) -> SearchOutcome:
     place = str(order.directory.relative_to(home))
     if error is None:
         try:
@@ -193,22 +193,22 @@ def _outcome(home: Path, order: SearchOrder, error: str | None) -> SearchOutcome
     return SearchOutcome(order.tuner.label, order.seed, place, error=error)  # not kept: the next call tries again
 
 
-def _found(order: SearchOrder, place: str) -> SearchOutcome:
-    story = story_of(ExperimentDirectory(order.directory))
-    result = outcome(story, order.tuner.label, place, _holdouts(order, story))
+def _found(order: SearchSpec, place: str) -> SearchOutcome:
+    data = read_report_data(ExperimentDirectory(order.directory))
+    result = outcome(data, order.tuner.label, place, _holdouts(order, data))
     write_json(_answer_file(order), result.to_dict())
     return result
 
 
-def _holdouts(order: SearchOrder, story: Story) -> dict[str, float]:
-    if story.baseline.holdout_accuracy is None:
+def _holdouts(order: SearchSpec, data: ReportData) -> dict[str, float]:
+    if data.baseline.holdout_accuracy is None:
         return {}
-    keys = {story.directory / "trials" / each.key / "checkpoint": each.key for each in story.records if each.feasible}
+    keys = {data.directory / "trials" / each.key / "checkpoint": each.key for each in data.records if each.feasible}
     found = holdouts_in_child(order.module, keys) if keys else {}
     return {keys[place]: accuracy for place, accuracy in found.items() if accuracy is not None}
 
 
-def _compared(order: SearchOrder, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
+def _compared(order: SearchSpec, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
     baseline = order.baseline
     return Comparison(
         module=order.module["class_name"],

@@ -23,7 +23,7 @@ Engine = Literal["in-process", "nni"]
 
 
 @dataclass(frozen=True)
-class SearchOrder:
+class SearchSpec:
     """One search.
 
     Attributes:
@@ -94,7 +94,7 @@ class SearchOrder:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchOrder:
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchSpec:
         """What `to_dict` wrote."""
         return cls(
             **{
@@ -107,7 +107,7 @@ class SearchOrder:
         )
 
 
-def run(order: SearchOrder) -> None:
+def run(order: SearchSpec) -> None:
     """Run the search to its end, or go on with it. That nothing stays within the budget is a result.
 
     Raises:
@@ -127,7 +127,7 @@ def run(order: SearchOrder) -> None:
         search.stop()
 
 
-def _answer(order: SearchOrder) -> dict[str, Any]:
+def _answer(order: SearchSpec) -> dict[str, Any]:
     try:
         run(order)
     except TrialError as error:
@@ -142,7 +142,7 @@ def _answer(order: SearchOrder) -> dict[str, Any]:
 def main(order: str, answer: str) -> None:
     """Run the search of the order file, and write the answer file."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = SearchOrder.from_dict(read_json(Path(order)))
+    found = SearchSpec.from_dict(read_json(Path(order)))
     write_json(Path(answer), _answer(found))
 
 

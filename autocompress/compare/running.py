@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from autocompress.compare.one_search import SearchOrder
+from autocompress.compare.one_search import SearchSpec
 from autocompress.store.disk import read_json, write_json
 
 _STOPPING_SECONDS = 90.0
 
 
-def run_all(orders: Sequence[SearchOrder], jobs: int, on_end: Callable[[SearchOrder, str | None], None]) -> None:
+def run_all(orders: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec, str | None], None]) -> None:
     """Run searches, or go on with them. Ctrl-C ends them cleanly.
 
     Args:
@@ -50,7 +50,7 @@ class Running:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def run(self, order: SearchOrder) -> str | None:
+    def run(self, order: SearchSpec) -> str | None:
         """One search to its end; the error, if it has no result. What it prints is in `<directory>.log`.
 
         Only its owner can read that: it may have the address of NNI's page in it.
@@ -88,7 +88,7 @@ class Running:
                 process.kill()
 
 
-def _with_hint(order: SearchOrder, error: str | None) -> str | None:
+def _with_hint(order: SearchSpec, error: str | None) -> str | None:
     if error is None or "not installed" not in error or order.tuner.install is None:
         return error
     return f"{error} (pip install {order.tuner.install})"

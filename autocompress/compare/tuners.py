@@ -62,10 +62,10 @@ def tuner_named(label: str) -> TunerName:
 
 
 def _of_nni(text: str) -> str:
-    from autocompress.engines.nni.builtin_tuners import stock_tuner_names
+    from autocompress.engines.nni.builtin_tuners import builtin_tuner_names
     from autocompress.engines.optuna.storage import sampler_names
 
-    known = {name.lower(): name for name in stock_tuner_names()}
+    known = {name.lower(): name for name in builtin_tuner_names()}
     wanted = _SHORT.get(text, text).lower()
     if wanted not in known:
         others = [f"{_OPTUNA}{name.lower()}" for name in sampler_names()]

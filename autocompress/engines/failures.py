@@ -13,7 +13,7 @@ FAILURES_UNTIL_HOPELESS = 3
 """So many failed trials with no other result in between end the experiment: the cause is not the rate."""
 
 
-def told_loss(lost: TrialRecord, records: Sequence[TrialRecord]) -> str:
+def lost_trial_message(lost: TrialRecord, records: Sequence[TrialRecord]) -> str:
     """What to warn of when a trial's process was killed.
 
     Args:
@@ -28,7 +28,7 @@ def told_loss(lost: TrialRecord, records: Sequence[TrialRecord]) -> str:
     return f"{told}; after {times} such trials the rate counts as infeasible"
 
 
-def require_hope(records: Sequence[TrialRecord], directory: ExperimentDirectory) -> None:
+def check_failures(records: Sequence[TrialRecord], directory: ExperimentDirectory) -> None:
     """Check that not all of the first trials have failed.
 
     Args:

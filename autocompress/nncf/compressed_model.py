@@ -32,7 +32,7 @@ from autocompress.formats.claims import require_same_rate
 from autocompress.nncf.algorithms import LevelPart, PruningPart
 from autocompress.nncf.requests import first_samples
 from autocompress.records import Measurement
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 
 def become(model: nn.Module, source: nn.Module) -> None:
@@ -366,5 +366,5 @@ class CompressedModel:
 
 def _copied(model: nn.Module) -> nn.Module:
     twin = copied(model)
-    Lesson.forget(twin)
+    DistillationHook.forget(twin)
     return twin

@@ -30,7 +30,7 @@ from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.requests import Requests
 from autocompress.nncf.schedules import schedule_of
 from autocompress.nncf.sections import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}
 
@@ -133,7 +133,7 @@ def create_compressed_model(
 
 def _compressed(
     model: nn.Module, config: CompressionConfig, surveyed: Surveyed
-) -> tuple[CompressedModel, Lesson | None]:
+) -> tuple[CompressedModel, DistillationHook | None]:
     shapes = layer_shapes(surveyed.model)
     requests = Requests(config, surveyed.inputs, shapes, surveyed.size)
     parts: list[LevelPart] = []
@@ -148,7 +148,7 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            lesson = Lesson(model, copy.deepcopy(surveyed.model), section)
+            lesson = DistillationHook(model, copy.deepcopy(surveyed.model), section)
     return CompressedModel(model, surveyed, parts, quantization), lesson
 
 

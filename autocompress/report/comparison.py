@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.budget import accuracy_margin
 from autocompress.records import Record
-from autocompress.report.data import Story
+from autocompress.report.data import ReportData
 
 _CLOSE = 1e-9
 
@@ -70,46 +70,46 @@ class SearchOutcome(Record):
         return next((point for point in self.path if point.best is not None and point.best >= rate - _CLOSE), None)
 
 
-def outcome(story: Story, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
+def outcome(data: ReportData, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
     """What a search came to.
 
     Args:
-        story: the experiment's.
+        data: the experiment's.
         tuner: as users name it.
         directory: of the experiment, relative to the comparison's.
         holdouts: accuracies on hold-out data by key of the feasible trials; empty without such data.
     """
-    best, verdict = story.best, story.verdict
+    best, verdict = data.best, data.verdict
     return SearchOutcome(
         tuner=tuner,
-        seed=story.plan.settings.seed,
+        seed=data.plan.settings.seed,
         directory=directory,
-        best_rate=story.reduction(best) if best else None,
+        best_rate=data.reduction(best) if best else None,
         requested_rate=best.requested_rate if best else None,
         accuracy=verdict.accuracy if verdict else None,
         holdout_accuracy=verdict.holdout_accuracy if verdict else None,
-        feasible=sum(record.feasible for record in story.records),
-        false_feasible=_false_feasible(story, holdouts),
-        trials=len(story.records),
-        epochs=sum(record.epochs for record in story.records),
-        seconds=round(sum(record.seconds for record in story.records), 3),
-        path=tuple(_path(story)),
+        feasible=sum(record.feasible for record in data.records),
+        false_feasible=_false_feasible(data, holdouts),
+        trials=len(data.records),
+        epochs=sum(record.epochs for record in data.records),
+        seconds=round(sum(record.seconds for record in data.records), 3),
+        path=tuple(_path(data)),
     )
 
 
-def _false_feasible(story: Story, holdouts: Mapping[str, float]) -> int | None:
-    threshold = story.holdout_threshold
+def _false_feasible(data: ReportData, holdouts: Mapping[str, float]) -> int | None:
+    threshold = data.holdout_threshold
     if threshold is None:
         return None
-    higher = story.baseline.higher_is_better
+    higher = data.baseline.higher_is_better
     return sum(accuracy_margin(found, threshold, higher_is_better=higher) < 0 for found in holdouts.values())
 
 
-def _path(story: Story) -> Iterable[Point]:
+def _path(data: ReportData) -> Iterable[Point]:
     epochs, best = 0, None
-    for number, record in enumerate(story.records, 1):
+    for number, record in enumerate(data.records, 1):
         epochs += record.epochs
-        reached = story.reduction(record) if record.feasible else None
+        reached = data.reduction(record) if record.feasible else None
         best = reached if best is None else max(best, best if reached is None else reached)
         yield Point(number, epochs, best)
 

@@ -19,7 +19,7 @@ from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 
 @dataclass(frozen=True)
-class Story:
+class ReportData:
     """An experiment as it is told.
 
     Attributes:
@@ -127,44 +127,44 @@ class Story:
         return (min(accuracies), max(accuracies)) if len(accuracies) > 1 else None
 
 
-def story_of(directory: ExperimentDirectory) -> Story:
-    """The story of the experiment in a directory.
+def read_report_data(directory: ExperimentDirectory) -> ReportData:
+    """The data of the experiment in a directory.
 
     Raises:
         StoreError: there is none, its baseline has not been measured, or its files are damaged.
         ConfigError: its settings or its objective break a rule.
     """
     plan, ledger = ExperimentPlan.read(directory), Ledger(directory)
-    found = best(ledger.standing)
+    found = best(ledger.not_disproved)
     require_objective(plan.objective)
     _ = plan.measured
-    return Story(
+    return ReportData(
         directory=directory.path,
         plan=plan,
         records=tuple(ledger.records),
         best=found,
         verdicts=ledger.verdicts,
-        proposals={key: asked.proposal for key, asked in ledger.asked.items() if asked.proposal},
+        proposals={key: asked.proposal for key, asked in ledger.proposed.items() if asked.proposal},
         curves={record.key: directory.trial(record.key).curve() for record in ledger.records},
         sizes=directory.trial(found.key).sizes() if found else None,
     )
 
 
-def reasons(story: Story) -> list[str]:
+def reasons(data: ReportData) -> list[str]:
     """One for each record, in their order."""
     latest: dict[str, Proposal] = {}
     told = []
-    for record in story.records:
-        proposal = story.proposals.get(record.key)
-        told.append(_reason(story, proposal, latest.get(record.algorithm)))
+    for record in data.records:
+        proposal = data.proposals.get(record.key)
+        told.append(_reason(data, proposal, latest.get(record.algorithm)))
         if proposal is not None:
             latest[record.algorithm] = proposal
     return told
 
 
-def _reason(story: Story, proposal: Proposal | None, before: Proposal | None) -> str:
+def _reason(data: ReportData, proposal: Proposal | None, before: Proposal | None) -> str:
     if proposal is None:
-        return f"chosen by {story.tuner}"
+        return f"chosen by {data.tuner}"
     if proposal == before:
         return "run again, as its process was killed"
     if proposal.requested_rate is None:
@@ -202,16 +202,16 @@ class Recipe:
     changed: list[tuple[str, Any]]
 
 
-def recipe(story: Story) -> Recipe:
+def recipe(data: ReportData) -> Recipe:
     """Of an experiment or a study its command line; of a training loop what makes it."""
-    engine = story.plan.engine
+    engine = data.plan.engine
     if isinstance(engine, LocalEngine):
-        return Recipe("configuration", "config.json", engine.config, _loop(story), [])
-    return Recipe("search space", "space.json", story.plan.search_space, _command(story), _changed_settings(story))
+        return Recipe("configuration", "config.json", engine.config, _loop(data), [])
+    return Recipe("search space", "space.json", data.plan.search_space, _command(data), _changed_settings(data))
 
 
-def _loop(story: Story) -> str:
-    settings = story.plan.settings.to_dict()
+def _loop(data: ReportData) -> str:
+    settings = data.plan.settings.to_dict()
     names = ("minimal_compression_rate", "maximal_compression_rate", "validate_before_training", "seed")
     given = ", ".join(f"{name}={settings[name]!r}" for name in names)
     preflight = "" if settings["preflight"] else ", preflight=False"
@@ -219,33 +219,33 @@ def _loop(story: Story) -> str:
         [
             'config = CompressionConfig.from_json("config.json")',
             "compression_ctrl, model = create_compressed_model(model, config)",
-            f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {story.baseline.accuracy!r},",
+            f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {data.baseline.accuracy!r},",
             f"    {given})",
             f"loop.run(model, train_epoch_fn, validate_fn, configure_optimizers_fn{preflight})",
         ]
     )
 
 
-def _command(story: Story) -> str:
-    settings = story.plan.settings.to_dict()
-    words = ["autocompress", "run", _module(story), "--search-space", "space.json"]
-    words += ["--engine", "optuna"] if isinstance(story.plan.engine, OptunaEngine) else []
-    words += ["--objective", story.objective]
+def _command(data: ReportData) -> str:
+    settings = data.plan.settings.to_dict()
+    words = ["autocompress", "run", _module(data), "--search-space", "space.json"]
+    words += ["--engine", "optuna"] if isinstance(data.plan.engine, OptunaEngine) else []
+    words += ["--objective", data.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
-    baseline = story.baseline
-    if story.plan.settings.budget.unusual(baseline.accuracy, higher_is_better=baseline.higher_is_better) is not None:
+    baseline = data.baseline
+    if data.plan.settings.budget.unusual(baseline.accuracy, higher_is_better=baseline.higher_is_better) is not None:
         words.append("--yes")
     words += [] if settings["preflight"] else ["--no-preflight"]
-    if story.tuner != "AdaptiveCompression":
-        words += ["--tuner", story.tuner, "--trials", str(len(story.records))]
+    if data.tuner != "AdaptiveCompression":
+        words += ["--tuner", data.tuner, "--trials", str(len(data.records))]
     return shlex.join(words)
 
 
-def _changed_settings(story: Story) -> list[tuple[str, Any]]:
+def _changed_settings(data: ReportData) -> list[tuple[str, Any]]:
     """Name and value of the settings that are not the defaults and have no option of their own."""
     defaults = AccuracyAwareSettings().to_dict()
-    given = story.plan.settings.to_dict()
+    given = data.plan.settings.to_dict()
     return [
         (name, given[name])
         for name in defaults
@@ -253,7 +253,7 @@ def _changed_settings(story: Story) -> list[tuple[str, Any]]:
     ]
 
 
-def _module(story: Story) -> str:
-    module = story.plan.module
+def _module(data: ReportData) -> str:
+    module = data.plan.module
     place = module.get("file") or module.get("module")
     return f"{place}:{module['class_name']}"

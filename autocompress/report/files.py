@@ -9,7 +9,7 @@ from pathlib import Path
 from autocompress.errors import StoreError
 from autocompress.report.comparison import Comparison
 from autocompress.report.comparison_page import comparison_page, comparison_plots
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.page import page
 from autocompress.report.plot_style import Draw
 from autocompress.report.plot_style import write as write_plot
@@ -20,10 +20,10 @@ from autocompress.store.disk import write_json
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
     """See `autocompress.report.write_report`."""
-    story, path = story_of(directory), path.expanduser()
+    data, path = read_report_data(directory), path.expanduser()
     path = path.parent.resolve() / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
-    _write(path, page(story, trials), plots(story))
+    _write(path, page(data, trials), plots(data))
     return path
 
 

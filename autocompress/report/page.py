@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autocompress.report.data import Story, reasons, recipe
+from autocompress.report.data import ReportData, reasons, recipe
 from autocompress.report.format import duration, holds, number, percent, verdict
 from autocompress.report.plot_style import png, svg
 from autocompress.report.plots import plots
@@ -82,63 +82,63 @@ class LayerRow:
     total: bool = False
 
 
-def page(story: Story, trials: str) -> str:
+def page(data: ReportData, trials: str) -> str:
     """The page's HTML.
 
     Args:
-        story: the experiment's.
+        data: the experiment's.
         trials: where the trials' directories are, from where the page is.
     """
     return rendered(
         "experiment.html",
-        title=f"{story.module}: compression report",
-        story=story,
-        headline=headline(story),
-        findings=findings(story),
-        advice=advice(story),
-        tiles=tiles(story),
-        pictures=[(caption, svg(draw, themed=True)) for caption, draw in plots(story).values()],
-        trials=list(zip(story.records, reasons(story), strict=True)),
+        title=f"{data.module}: compression report",
+        data=data,
+        headline=headline(data),
+        findings=findings(data),
+        advice=advice(data),
+        tiles=tiles(data),
+        pictures=[(caption, svg(draw, themed=True)) for caption, draw in plots(data).values()],
+        trials=list(zip(data.records, reasons(data), strict=True)),
         place=trials,
-        layers=layer_rows(story),
-        recipe=(again := recipe(story)),
+        layers=layer_rows(data),
+        recipe=(again := recipe(data)),
         described=json.dumps(again.content, indent=2),
-        settings=json.dumps(story.plan.settings.to_dict(), indent=2),
-        versions=sorted(story.plan.versions.items()),
+        settings=json.dumps(data.plan.settings.to_dict(), indent=2),
+        versions=sorted(data.plan.versions.items()),
     )
 
 
-def notebook(story: Story) -> str:
+def notebook(data: ReportData) -> str:
     """The verdict and the plots, for a notebook's cell."""
-    pictures = [(caption, _data_url(png(draw))) for caption, draw in plots(story).values()]
-    return rendered("notebook.html", headline=headline(story), findings=findings(story), pictures=pictures)
+    pictures = [(caption, _data_url(png(draw))) for caption, draw in plots(data).values()]
+    return rendered("notebook.html", headline=headline(data), findings=findings(data), pictures=pictures)
 
 
 def _data_url(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def tiles(story: Story) -> list[tuple[str, str]]:
+def tiles(data: ReportData) -> list[tuple[str, str]]:
     """Label and figure of what matters most; empty where nothing was found."""
-    best, verdict = story.best, story.verdict
+    best, verdict = data.best, data.verdict
     if best is None:
         return []
     shown: Iterable[tuple[str, str | None]] = (
         ("parameters removed", percent(best.parameters_removed)),
         ("multiply-accumulates removed", percent(best.macs_removed)),
         ("bytes saved", percent(best.size_removed)),
-        (f"accuracy, {number(story.baseline.accuracy)} before", number(best.accuracy)),
+        (f"accuracy, {number(data.baseline.accuracy)} before", number(best.accuracy)),
         (
-            f"hold-out accuracy, {number(story.baseline.holdout_accuracy)} before",
+            f"hold-out accuracy, {number(data.baseline.holdout_accuracy)} before",
             number(verdict.holdout_accuracy) if verdict and verdict.holdout_accuracy is not None else None,
         ),
     )
     return [(label, figure) for label, figure in shown if figure is not None]
 
 
-def layer_rows(story: Story) -> list[LayerRow]:
+def layer_rows(data: ReportData) -> list[LayerRow]:
     """The layers of the uncompressed model beside what is left of each, the whole model last."""
-    sizes, best = story.sizes, story.best
+    sizes, best = data.sizes, data.best
     if sizes is None or best is None:
         return []
     after: dict[str, Any] = {layer.name: layer for layer in sizes.after}
@@ -146,7 +146,7 @@ def layer_rows(story: Story) -> list[LayerRow]:
         LayerRow(layer.name, layer.kind, *(_pair(layer, after, field) for field in ("parameters", "macs", "seconds")))
         for layer in sizes.before
     ]
-    whole = story.baseline.measurement
+    whole = data.baseline.measurement
     left = [round(share * (1 - (gone or 0))) for share, gone in (
         (whole.nonzero_parameters, best.parameters_removed), (whole.macs, best.macs_removed)
     )]  # fmt: skip

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import Story
+from autocompress.report.data import ReportData
 
 INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
 WITHIN, OUTSIDE, FAILED, ACCENT = "#0b7a53", "#b35309", "#a3232b", "#2456c4"
@@ -131,11 +131,11 @@ def scatter(
         axes.scatter(across, up, s=size, color=colour, marker=marker, label=label, zorder=3)
 
 
-def budget_line(story: Story, axes: Axes) -> None:
+def budget_line(data: ReportData, axes: Axes) -> None:
     """The worst tolerable accuracy; beyond it is shaded."""
-    axes.axhline(story.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
-    beyond = axes.get_ylim()[0 if story.baseline.higher_is_better else 1]
-    axes.axhspan(story.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
+    axes.axhline(data.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
+    beyond = axes.get_ylim()[0 if data.baseline.higher_is_better else 1]
+    axes.axhspan(data.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
 
 
 def in_percent(axis: Axes) -> None:

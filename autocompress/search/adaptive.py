@@ -35,7 +35,7 @@ LOST_TRIALS_UNTIL_INFEASIBLE = 3
 
 
 @dataclass(frozen=True)
-class Move:
+class SearchStep:
     """One decided step of the search.
 
     Attributes:
@@ -86,13 +86,13 @@ class AdaptiveSearch:
             return None
         return self._proposal(position, moves, remaining)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:
+    def moves(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
         return self._walked(_decided(records, self.algorithm))[0]
 
-    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[Move], Position | None]:
+    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[SearchStep], Position | None]:
         """The path, and the position that is not decided yet; None at the search's end."""
-        moves: list[Move] = []
+        moves: list[SearchStep] = []
         seen: set[float] = set()
         position: Position | None = self.rule.start()
         while position is not None:
@@ -100,12 +100,12 @@ class AdaptiveSearch:
             record = decided.get(rate)
             if record is None:
                 break
-            moves.append(Move(position, rate, record, record.feasible, trained=rate not in seen))
+            moves.append(SearchStep(position, rate, record, record.feasible, trained=rate not in seen))
             seen.add(rate)
             position = self.rule.advance(position, record.feasible)
         return moves, position
 
-    def _proposal(self, position: Position, moves: Sequence[Move], remaining: int) -> Proposal:
+    def _proposal(self, position: Position, moves: Sequence[SearchStep], remaining: int) -> Proposal:
         rate = self.axis.snap(position.rate)
         return Proposal(
             algorithm=self.algorithm,
@@ -134,7 +134,7 @@ class SingleTrial:
             return None
         return Proposal(self.algorithm, None, 0.0, 0, 1.0, None, self.seed, self.epochs, initial=True)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:  # noqa: ARG002 - the interface of AdaptiveSearch
+    def moves(self, records: Iterable[TrialRecord]) -> list[SearchStep]:  # noqa: ARG002 - the interface of AdaptiveSearch
         """It has no path."""
         return []
 
@@ -164,7 +164,7 @@ def _decided(records: Iterable[TrialRecord], algorithm: str) -> dict[float | Non
     return decided
 
 
-def _best_start(moves: Sequence[Move], rate: float) -> str | None:
+def _best_start(moves: Sequence[SearchStep], rate: float) -> str | None:
     """Key of the feasible trial with the highest rate not above `rate`: removed filters cannot come back."""
     candidates = [move for move in moves if move.feasible and move.record.checkpoint and move.rate <= rate]
     return max(candidates, key=lambda move: move.rate).record.key if candidates else None

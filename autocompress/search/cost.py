@@ -60,12 +60,12 @@ def _longest(search: Search, stages: int, validate_every: int) -> SearchLength:
     if not isinstance(search, AdaptiveSearch):
         return of_trials(1, search.epochs * stages, validate_every)
     first = of_trials(1, search.initial_epochs * stages, validate_every)
-    others = of_trials(most_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
+    others = of_trials(max_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
     epochs = min(first.epochs + others.epochs, search.maximal_total_epochs * stages)
     return SearchLength(first.trials + others.trials, epochs, first.evaluations + others.evaluations)
 
 
-def most_trials(rule: StepHalving) -> int:
+def max_trials(rule: StepHalving) -> int:
     """The most rates that the rule tries where all up to some rate are feasible and all above are not."""
     span = rule.maximal_rate - rule.minimal_rate
     edges = min(_MOST_EDGES, math.ceil(4 * span / rule.minimal_step) + 1)

@@ -9,7 +9,9 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.search.adaptive import Search
 
 
-def next_beside(search: Search, records: Sequence[TrialRecord], running: Collection[float | None]) -> Proposal | None:
+def next_speculative(
+    search: Search, records: Sequence[TrialRecord], running: Collection[float | None]
+) -> Proposal | None:
     """The nearest open proposal whose rate no running trial has.
 
     Both outcomes of each running trial are followed, feasible first, the nearest decisions first. With no running

@@ -68,7 +68,7 @@ def require_writable(directory: Path) -> None:
             file.write(b"x")
     except OSError as error:
         if is_full(error):
-            raise StoreError(told_full(directory)) from error
+            raise StoreError(disk_full_message(directory)) from error
         raise StoreError(f"the output directory {directory} cannot be {done}: {error} (name another one)") from error
 
 
@@ -95,7 +95,7 @@ def require_space(directory: Path, told: str) -> None:
     if last.startswith(_MARK):
         raise StoreError(last.removeprefix(_MARK))
     if any(code in told for code in _CODES):
-        raise StoreError(told_full(directory))
+        raise StoreError(disk_full_message(directory))
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_PROBE_BYTES))
@@ -103,10 +103,10 @@ def require_space(directory: Path, told: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         if is_full(error):
-            raise StoreError(told_full(directory)) from error
+            raise StoreError(disk_full_message(directory)) from error
         raise
 
 
-def told_full(directory: Path) -> str:
+def disk_full_message(directory: Path) -> str:
     """What to say of a full disk."""
     return f"the disk of {directory} is full: free some space, then resume"

@@ -10,7 +10,7 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def nothing_left_behind(path: Path) -> Iterator[None]:
+def removed_if_unused(path: Path) -> Iterator[None]:
     """Remove a directory that the block has made, and parents made for it, where they hold the lock's file at most.
 
     Args:

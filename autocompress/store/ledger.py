@@ -25,7 +25,7 @@ class _Search(TypedDict):
 
 
 @dataclass(frozen=True)
-class OpenTrial:
+class PendingTrial:
     """A trial that was proposed and has no result yet.
 
     Attributes:
@@ -39,7 +39,7 @@ class OpenTrial:
     proposal: Proposal | None = None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> OpenTrial:
+    def from_dict(cls, data: Mapping[str, Any]) -> PendingTrial:
         """A trial as a journal has it, or a study of Optuna's: `key`, `parameters` and `proposal`.
 
         Raises:
@@ -64,7 +64,7 @@ def _require_algorithm(parameters: Mapping[str, Any]) -> None:
         checked(_Search, "'search' of a trial's parameters", parameters["search"])
 
 
-def told_killed(signal: str = "") -> str:
+def killed_message(signal: str = "") -> str:
     """What is said of a process that was killed.
 
     Args:
@@ -75,7 +75,7 @@ def told_killed(signal: str = "") -> str:
     return f"the trial's process was killed{by}{hint}"
 
 
-def record_of_end(trial: OpenTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
+def record_without_result(trial: PendingTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
     """The record of a trial that ended without a result.
 
     Args:
@@ -89,7 +89,7 @@ def record_of_end(trial: OpenTrial, crash: str | None, killed: str | None = None
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.requested_rate if trial.proposal else None,
-        error=(killed or told_killed()) if crash is None else _reason(crash),
+        error=(killed or killed_message()) if crash is None else _reason(crash),
     )
 
 
@@ -136,14 +136,14 @@ class Ledger:
     def __init__(self, directory: ExperimentDirectory) -> None:
         self.directory = directory
         self.records: list[TrialRecord] = []
-        self.open: dict[str, OpenTrial] = {}
-        self.asked: dict[str, OpenTrial] = {}
+        self.open: dict[str, PendingTrial] = {}
+        self.proposed: dict[str, PendingTrial] = {}
         self.verdicts: dict[str, Verdict] = {}
         self._replayed = 0
         self.refresh()
 
     @property
-    def standing(self) -> list[TrialRecord]:
+    def not_disproved(self) -> list[TrialRecord]:
         """The records that no verdict has disproved."""
         verdicts = self.verdicts
         return [each for each in self.records if each.key not in verdicts or verdicts[each.key].feasible]
@@ -161,13 +161,13 @@ class Ledger:
         for event in events:
             self._replay(event)
 
-    def propose(self, trial: OpenTrial) -> None:
+    def propose(self, trial: PendingTrial) -> None:
         """Note that a trial is about to run. Proposing an open trial again changes nothing."""
         if trial.key in self.open:
             return
         proposal = trial.proposal.to_dict() if trial.proposal else None
         self._append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
-        self.open[trial.key] = self.asked[trial.key] = trial
+        self.open[trial.key] = self.proposed[trial.key] = trial
 
     def add(self, record: TrialRecord) -> None:
         """Note the result of a trial."""
@@ -201,7 +201,7 @@ class Ledger:
             crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
             killed: how it was killed, where that is known.
         """
-        record = record_of_end(self.open[key], crash, killed)
+        record = record_without_result(self.open[key], crash, killed)
         if crash is not None:
             self.directory.trial(key).write_traceback(crash)
         self.add(record)
@@ -212,7 +212,7 @@ class Ledger:
         self._append("verdict", key=key, **dataclasses.asdict(verdict))
         self.verdicts[key] = verdict
 
-    def absorb(self) -> None:
+    def settle_ended(self) -> None:
         """Take the results of trials that ended while nobody was there to note them."""
         for key in list(self.open):
             self.settle(key, stopped_counts=False)
@@ -224,8 +224,8 @@ class Ledger:
     def _replay(self, event: Mapping[str, Any]) -> None:
         kind = event.get("event")
         if kind == "proposal":
-            trial = OpenTrial.from_dict(event)
-            self.open[trial.key] = self.asked[trial.key] = trial
+            trial = PendingTrial.from_dict(event)
+            self.open[trial.key] = self.proposed[trial.key] = trial
         elif kind == "result":
             self._add(TrialRecord.from_dict(event.get("record", {})))
         elif kind == "verdict":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.records import TrialRecord
 from autocompress.search_space import requested_rate
-from autocompress.store import OpenTrial
+from autocompress.store import PendingTrial
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult
@@ -20,7 +20,7 @@ class Callback:
     told.
     """
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
         """A trial was evaluated.
 
         Args:
@@ -53,7 +53,7 @@ _FIGURES = (
 )
 
 
-def figures(record: TrialRecord) -> dict[str, float]:
+def metrics(record: TrialRecord) -> dict[str, float]:
     """The numbers of a trial that it has."""
     found = {name: getattr(record, name) for name in _FIGURES}
     return {
@@ -62,7 +62,7 @@ def figures(record: TrialRecord) -> dict[str, float]:
     }
 
 
-def choices(trial: OpenTrial) -> dict[str, Any]:
+def run_parameters(trial: PendingTrial) -> dict[str, Any]:
     """What a trial was asked to do."""
     search = trial.parameters.get("search") or {}
     chosen = {name: value for name, value in trial.parameters["algorithm_name"].items() if name != "_name"}
@@ -75,8 +75,8 @@ def choices(trial: OpenTrial) -> dict[str, Any]:
     }
 
 
-def named(trial: OpenTrial) -> str:
+def run_name(trial: PendingTrial) -> str:
     """A short name: the algorithm and the rate."""
-    found = choices(trial)
+    found = run_parameters(trial)
     rate = found.get("requested_rate")
     return str(found["algorithm"]) if rate is None else f"{found['algorithm']}-{rate:g}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, unknown_name
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking.callback import Callback
 
 _SECONDS_BETWEEN = 0.5
@@ -37,8 +37,8 @@ class Follower:
             return
         ledger = Ledger(self._store)
         for record in ledger.records[self._told :]:
-            if record.key in ledger.asked:
-                self._tell_epochs(ledger.asked[record.key])
+            if record.key in ledger.proposed:
+                self._tell_epochs(ledger.proposed[record.key])
             self._tell("on_trial_end", record)
             self._told += 1
         for trial in ledger.open.values():
@@ -55,7 +55,7 @@ class Follower:
         """There is no more to tell."""
         self._tell("close")
 
-    def _tell_epochs(self, trial: OpenTrial) -> None:
+    def _tell_epochs(self, trial: PendingTrial) -> None:
         curve = self._store.trial(trial.key).curve()
         told = self._epochs.get(trial.key, 0)
         for epoch in curve[told if told <= len(curve) else 0 :]:  # one that runs again begins its curve anew

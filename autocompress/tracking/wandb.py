@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
-from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback, choices, figures, named
+from autocompress.store import PendingTrial
+from autocompress.tracking.callback import Callback, metrics, run_name, run_parameters
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult
@@ -38,17 +38,17 @@ class WandbCallback(Callback):
         except Exception as error:  # wandb raises what it likes
             raise ConfigError(f"the project {project!r} of Weights & Biases cannot be used: {error}") from error
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
         self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_margin") if name in epoch})
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """See `Callback`."""
-        run = self._run(OpenTrial(record.key, record.parameters))
-        run.summary.update({**figures(record), "state": record.state, "error": record.error})
+        run = self._run(PendingTrial(record.key, record.parameters))
+        run.summary.update({**metrics(record), "state": record.state, "error": record.error})
         run.finish(exit_code=0 if record.error is None else 1)
         del self._trials[record.key]
-        self._search.log(figures(record))
+        self._search.log(metrics(record))
 
     def on_search_end(self, result: CompressionResult) -> None:
         """See `Callback`."""
@@ -59,9 +59,9 @@ class WandbCallback(Callback):
         for run in (*self._trials.values(), self._search):
             run.finish()
 
-    def _run(self, trial: OpenTrial) -> Any:
+    def _run(self, trial: PendingTrial) -> Any:
         if trial.key not in self._trials:
-            self._trials[trial.key] = self._begun(named(trial), choices(trial))
+            self._trials[trial.key] = self._begun(run_name(trial), run_parameters(trial))
         return self._trials[trial.key]
 
     def _begun(self, name: str, config: Mapping[str, Any]) -> Any:

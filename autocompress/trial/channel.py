@@ -25,7 +25,7 @@ class Channel(Reporter, Protocol):
         ...
 
 
-class Silent:
+class NullReporter:
     """Reports to nobody."""
 
     def report_epoch(self, result: dict[str, Any]) -> None:

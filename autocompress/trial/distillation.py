@@ -43,7 +43,7 @@ class DistillingCriterion:
         return getattr(self._criterion, name)
 
 
-class Lesson:
+class DistillationHook:
     """What a student answered last in training mode, and what its teacher answers to the same.
 
     The teacher sees what the student sees, in eval mode and without gradients.
@@ -70,7 +70,7 @@ class Lesson:
         """Listen no longer."""
         self._handle.remove()
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Lesson:
+    def __deepcopy__(self, _: dict[int, Any]) -> DistillationHook:
         """A copy of the student is still taught by the same teacher."""
         return self
 
@@ -78,7 +78,7 @@ class Lesson:
     def forget(copied: nn.Module) -> None:
         """Do not listen to a copy of a student."""
         for key, known in list(copied._forward_hooks.items()):
-            if isinstance(getattr(known, "__self__", None), Lesson):
+            if isinstance(getattr(known, "__self__", None), DistillationHook):
                 del copied._forward_hooks[key]
 
     def _watch(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
@@ -95,7 +95,7 @@ def distilling(
     Raises:
         ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
     """
-    lesson = Lesson(student, teacher, settings)
+    lesson = DistillationHook(student, teacher, settings)
     wrapped = DistillingCriterion(criterion, lesson.distance)
     try:
         yield wrapped

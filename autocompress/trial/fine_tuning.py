@@ -138,7 +138,7 @@ def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
 
 
 @dataclass
-class Tuned:
+class FineTuningResult:
     """What fine-tuning came to; filled in while it runs, so that an interruption loses nothing.
 
     Attributes:
@@ -176,7 +176,7 @@ class FineTuning:
     validate_every_n_epochs: int = 1
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
 
-    def run(self, model: nn.Module) -> Tuned:
+    def run(self, model: nn.Module) -> FineTuningResult:
         """Train the model in place, at most `epochs` epochs; leave at the first feasible evaluation.
 
         The model ends with the weights of its best evaluation. KeyboardInterrupt ends it early with what there is.
@@ -184,7 +184,7 @@ class FineTuning:
         Raises:
             ModuleError: a hook that is needed is missing, or the evaluator returns no finite number.
         """
-        tuned = Tuned()
+        tuned = FineTuningResult()
         try:
             self._train(model, tuned)
         except KeyboardInterrupt:
@@ -195,7 +195,7 @@ class FineTuning:
             model.load_state_dict(tuned.state)
         return tuned
 
-    def _train(self, model: nn.Module, tuned: Tuned) -> None:
+    def _train(self, model: nn.Module, tuned: FineTuningResult) -> None:
         train_epoch = self.training.begin(model) if self.epochs else None
         if train_epoch is None or self.evaluate_first:
             self._evaluate(model, tuned, counts=train_epoch is None or self.training.settled())
@@ -211,7 +211,7 @@ class FineTuning:
                 if tuned.budget >= 0 or self.training.enough(accuracy):
                     return
 
-    def _evaluate(self, model: nn.Module, tuned: Tuned, *, counts: bool) -> float:
+    def _evaluate(self, model: nn.Module, tuned: FineTuningResult, *, counts: bool) -> float:
         model.eval()
         accuracy = self.training.evaluate(model, tuned.epochs)
         budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)

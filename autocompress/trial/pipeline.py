@@ -20,12 +20,12 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import Claim, reread
 from autocompress.records import Measurement
-from autocompress.trial.fine_tuning import FineTuning, ModuleTraining, Tuned
-from autocompress.trial.spec import Stage, TrialOrder
+from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
+from autocompress.trial.spec import Stage, TrialSpec
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ReferenceModel:
     """The uncompressed model.
 
     Attributes:
@@ -41,7 +41,7 @@ class Surroundings:
     size: Measurement
 
     @classmethod
-    def of(cls, module: ModuleClass) -> Surroundings:
+    def of(cls, module: ModuleClass) -> ReferenceModel:
         """Ask the user's module.
 
         Raises:
@@ -81,7 +81,7 @@ class Compressed:
     """
 
     model: nn.Module
-    tuned: Tuned = field(default_factory=Tuned)
+    tuned: FineTuningResult = field(default_factory=FineTuningResult)
     accuracy: float = math.nan
     simulated_accuracy: float | None = None
     rate: float = 0.0
@@ -98,7 +98,7 @@ class Pipeline:
     Attributes:
         module: the user's module.
         order: what to do.
-        surroundings: the uncompressed model and what was measured on it.
+        reference_model: the uncompressed model and what was measured on it.
         threshold: the worst tolerable accuracy.
         on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy budget).
         kept: where the finished model of each stage but the last is saved: from there a later trial can go on.
@@ -107,8 +107,8 @@ class Pipeline:
     """
 
     module: ModuleClass
-    order: TrialOrder
-    surroundings: Surroundings
+    order: TrialSpec
+    reference_model: ReferenceModel
     threshold: float
     on_epoch: Callable[[int, float, float], None]
     kept: Path
@@ -145,9 +145,9 @@ class Pipeline:
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
         """The model as its file gives it back."""
-        original = self.surroundings.original
+        original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
-        return reread(path, model, original, self.surroundings.inputs)
+        return reread(path, model, original, self.reference_model.inputs)
 
     def _judge(self, done: Compressed, *, converted: bool) -> None:
         done.accuracy = done.tuned.accuracy
@@ -156,7 +156,7 @@ class Pipeline:
             done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
 
     def _stage(self, stage: Stage, done: Compressed, *, first: bool) -> Claim:
-        request = self.surroundings.request(stage, self.module)
+        request = self.reference_model.request(stage, self.module)
         compression = compressor(stage.name).compress(done.model, request)
         if stage.choice.kind == "pruner" and (batches := self.module.calibration_data()) is not None:
             recalibrate(compression.model, batches)
@@ -176,7 +176,7 @@ class Pipeline:
                 algorithm=stage.name,
                 lr_factor=self.order.lr_factor,
                 distillation=self.order.distillation,
-                teacher=self.surroundings.original,
+                teacher=self.reference_model.original,
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,

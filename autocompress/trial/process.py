@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autocompress.errors import TrialError
-from autocompress.store import ExperimentDirectory, told_killed
+from autocompress.store import ExperimentDirectory, killed_message
 from autocompress.trial.channel import PARAMETERS, PIPE
 
 
@@ -100,7 +100,7 @@ class ForkServer:
             requests, server = self._running(), self._server
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(requests, [b"."], [theirs.fileno(), output, results, request])
-        forked = ForkedProcess.told_by(ours)
+        forked = ForkedProcess.from_pipe(ours)
         with self._lock:
             if forked is None and self._server is server:
                 self._end()
@@ -130,7 +130,7 @@ class ForkedProcess:
         self._told = told
 
     @classmethod
-    def told_by(cls, teller: socket.socket) -> ForkedProcess | None:
+    def from_pipe(cls, teller: socket.socket) -> ForkedProcess | None:
         """The process that somebody tells of; None if they end without."""
         with teller:
             told = teller.makefile("rb", buffering=0)
@@ -210,7 +210,7 @@ class TrialProcess:
         code = self._process.wait()
         self._ended = True
         if code < 0:
-            return End(killed=told_killed(signal.Signals(-code).name))
+            return End(killed=killed_message(signal.Signals(-code).name))
         printed = self._output.read_text(errors="replace").strip()
         return End(crash=printed or f"the trial ended with code {code}") if code else End()
 

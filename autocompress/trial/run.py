@@ -24,10 +24,10 @@ from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
-from autocompress.store.disk import is_full, told_full
-from autocompress.trial.channel import Reporter, Silent
-from autocompress.trial.pipeline import Compressed, Pipeline, Surroundings
-from autocompress.trial.spec import TrialOrder, seed_everything, trial_key, unchanged_randomness
+from autocompress.store.disk import disk_full_message, is_full
+from autocompress.trial.channel import NullReporter, Reporter
+from autocompress.trial.pipeline import Compressed, Pipeline, ReferenceModel
+from autocompress.trial.spec import TrialSpec, preserved_rng_state, seed_everything, trial_key
 
 _logger = logging.getLogger("autocompress.trial")
 
@@ -76,7 +76,7 @@ def run_trial(
     Raises:
         StoreError: the record cannot be written, or the disk is full.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     reference = ModuleReference.of(module)
     key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
     experiment = ExperimentDirectory(directory)
@@ -91,7 +91,7 @@ def run_trial(
     return record
 
 
-def train_again(
+def retrain(
     module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: ModuleReference | None = None
 ) -> None:
     """Train a finished trial whose checkpoint is damaged once more; equal parameters give equal weights.
@@ -108,13 +108,13 @@ def train_again(
     """
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
-    with trial.locked(), unchanged_randomness():
+    with trial.locked(), preserved_rng_state():
         record = trial.record()
         if record is None:
             raise StoreError(f"trial {key} cannot be trained again: it has no record")
         trial.clear_curve()
         known = reference or ModuleReference.of(module)
-        again = _Trial(module, known, record.parameters, threshold, experiment, key, Silent()).run()
+        again = _Trial(module, known, record.parameters, threshold, experiment, key, NullReporter()).run()
         if again.state != "completed":
             raise StoreError(f"trial {key} cannot be trained again: {again.error}")
 
@@ -148,7 +148,7 @@ class _Trial:
             key=self.key, algorithm=_algorithm_name(self.parameters), state="failed", parameters=self.parameters
         )
         try:
-            order = TrialOrder.read(self.module, self.parameters)
+            order = TrialSpec.read(self.module, self.parameters)
             record = dataclasses.replace(
                 record,
                 requested_rate=order.requested_rate,
@@ -159,28 +159,28 @@ class _Trial:
             record = self._completed(record, order)
         except Exception as error:
             if is_full(error):
-                raise StoreError(told_full(self.experiment.path)) from error
+                raise StoreError(disk_full_message(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())
             record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))
 
-    def _completed(self, record: TrialRecord, order: TrialOrder) -> TrialRecord:
+    def _completed(self, record: TrialRecord, order: TrialSpec) -> TrialRecord:
         seed_everything(order.seed)
-        surroundings = Surroundings.of(self.module)
+        reference_model = ReferenceModel.of(self.module)
         pipeline = Pipeline(
             module=self.module,
             order=order,
-            surroundings=surroundings,
+            reference_model=reference_model,
             threshold=self.threshold,
             on_epoch=self._report_epoch,
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
         )
-        done = pipeline.run(self._start(surroundings.original, order))
-        return self._measured(record, done, surroundings, order.objective)
+        done = pipeline.run(self._start(reference_model.original, order))
+        return self._measured(record, done, reference_model, order.objective)
 
-    def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
+    def _start(self, original: nn.Module, order: TrialSpec) -> nn.Module:
         if order.start_from is None:
             return copy.deepcopy(original)
         trial = self.experiment.trial(order.start_from)
@@ -191,7 +191,7 @@ class _Trial:
             if trial.record() is None:
                 raise
             _logger.warning("%s; its trial is trained again", error)
-        train_again(
+        retrain(
             self.module,
             order.start_from,
             threshold=self.threshold,
@@ -206,11 +206,11 @@ class _Trial:
         self.reporter.report_epoch(result)
 
     def _measured(
-        self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
+        self, record: TrialRecord, done: Compressed, reference_model: ReferenceModel, objective: str
     ) -> TrialRecord:
         budget = accuracy_margin(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
         size = _weights_size(self.directory.checkpoint)
-        after = dataclasses.replace(measure(done.model, surroundings.inputs), bytes=size)
+        after = dataclasses.replace(measure(done.model, reference_model.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
             state="stopped" if done.interrupted else "completed",
@@ -224,16 +224,16 @@ class _Trial:
             epochs=done.epochs,
             left_alone=done.left_alone,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
-            **surroundings.size.removed_in(after),
-            **(_latency(done.model, surroundings) if objective == "latency" else {}),
+            **reference_model.size.removed_in(after),
+            **(_latency(done.model, reference_model) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])
         return dataclasses.replace(measured, score=score(reduction, budget, self.threshold))
 
 
-def _latency(model: nn.Module, surroundings: Surroundings) -> dict[str, Any]:
+def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any]:
     """Both models in turns, so that what else the machine does slows both."""
-    measured = measure_latency(model, surroundings.original, surroundings.inputs)
+    measured = measure_latency(model, reference_model.original, reference_model.inputs)
     return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 
 

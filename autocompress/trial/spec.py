@@ -37,7 +37,7 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def unchanged_randomness() -> Iterator[None]:
+def preserved_rng_state() -> Iterator[None]:
     """Whatever the block draws, the random numbers after it are those that would have come without it."""
     states = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -118,7 +118,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class TrialOrder:
+class TrialSpec:
     """One trial's parameters, with everything that was left out filled in.
 
     Attributes:
@@ -144,7 +144,7 @@ class TrialOrder:
     distillation: KnowledgeDistillation | None = None
 
     @classmethod
-    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
+    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialSpec:
         """Read the JSON object; the epochs are the module's own where none are given, else `default_epochs`.
 
         Raises:

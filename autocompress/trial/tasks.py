@@ -27,10 +27,10 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.disk import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
-from autocompress.trial.pipeline import Surroundings
-from autocompress.trial.preflight.hooks import algorithms_answered
+from autocompress.trial.pipeline import ReferenceModel
+from autocompress.trial.preflight.hooks import supported_algorithms
 from autocompress.trial.preflight.looking import look, measure_only, require_module
-from autocompress.trial.run import train_again
+from autocompress.trial.run import retrain
 from autocompress.trial.spec import Stage, seed_everything
 
 _ALL_RATES = (0.0, 1.0)
@@ -62,10 +62,10 @@ def measure_baseline(
     started, settings = time.monotonic(), settings or AccuracyAwareSettings()
     seed_everything(0)
     model_seconds = require_module(module, search_space, settings) if settings.preflight else 0.0
-    surroundings = Surroundings.of(module)
+    reference_model = ReferenceModel.of(module)
     for entry in search_space.algorithms:
-        check_algorithm(module, entry, surroundings, distilling=settings.knowledge_distillation is not None)
-    preflight, original = None, surroundings.original
+        check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)
+    preflight, original = None, reference_model.original
     if settings.preflight:
         preflight = look(module, search_space, settings, original, model_seconds, confirmed=confirmed)
         accuracy = preflight.accuracies[0]
@@ -73,9 +73,9 @@ def measure_baseline(
         accuracy = measure_only(module, settings, original, confirmed=confirmed)
     return Baseline(
         accuracy=accuracy,
-        holdout_accuracy=_holdout(module, surroundings.original),
+        holdout_accuracy=_holdout(module, reference_model.original),
         higher_is_better=bool(module.higher_is_better),
-        measurement=surroundings.size,
+        measurement=reference_model.size,
         fingerprint=ModuleReference.of(module).fingerprint(),
         seconds=round(time.monotonic() - started, 3),
         preflight=preflight,
@@ -83,7 +83,7 @@ def measure_baseline(
 
 
 def check_algorithm(
-    module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings, *, distilling: bool = False
+    module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel, *, distilling: bool = False
 ) -> None:
     """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed.
 
@@ -94,9 +94,9 @@ def check_algorithm(
     axis = space.axis(*_ALL_RATES)
     choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
     for part in choice.stages:
-        request = surroundings.request(Stage(part, 0), module)
+        request = reference_model.request(Stage(part, 0), module)
         try:
-            compressor(part.name).check(surroundings.original, request)
+            compressor(part.name).check(reference_model.original, request)
         except AutoCompressError as error:
             raise type(error)(f"algorithm {part.name!r}: {error}") from error
 
@@ -167,7 +167,7 @@ def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
     try:
         return verify(module, checkpoint, order["threshold"])
     except StoreError:
-        train_again(module, checkpoint.parent.name, threshold=order["threshold"], directory=order["directory"])
+        retrain(module, checkpoint.parent.name, threshold=order["threshold"], directory=order["directory"])
         return verify(module, checkpoint, order["threshold"])
 
 
@@ -206,7 +206,7 @@ def _check(
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all
-        space = default_space(algorithms_answered(module, algorithms()))
+        space = default_space(supported_algorithms(module, algorithms()))
     else:
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)

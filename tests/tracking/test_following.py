@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from autocompress import Callback, InfeasibleBudgetError
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking.following import Follower, following
 from tests.written import plan, record
 
@@ -41,7 +41,7 @@ def store(tmp_path):
 
 
 def begin(store, key):
-    Ledger(store).propose(OpenTrial(key, {"algorithm_name": {"_name": "l2"}, "search": {}}))
+    Ledger(store).propose(PendingTrial(key, {"algorithm_name": {"_name": "l2"}, "search": {}}))
 
 
 def train(store, key, *epochs):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.engines.failures import require_hope
+from autocompress.engines.failures import check_failures
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.plans import algorithm_of, searches
 from autocompress.engines.local.protocol import Runner
@@ -22,13 +22,13 @@ from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Proposal, TrialRecord
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.format import at_rate, holds
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best, proposals
 from autocompress.search.cost import longest
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 
 _logger = logging.getLogger("autocompress.loop")
 
@@ -153,8 +153,8 @@ class _TrainingLoop:
         Raises:
             StoreError: there was no run.
         """
-        story = story_of(self.result.directory)
-        return "\n".join([headline(story), *findings(story)])
+        data = read_report_data(self.result.directory)
+        return "\n".join([headline(data), *findings(data)])
 
     def report(self) -> Path:
         """The page and the plots of the latest run that has ended, which a process of their own draws.
@@ -190,7 +190,7 @@ class _TrainingLoop:
             return
         plan = ExperimentPlan.read(store)
         store.journal.repair()
-        Ledger(store).absorb()
+        Ledger(store).settle_ended()
         alike = plan.settings.searches_like(self._plan.settings)
         for name in ("search_space", "settings", "tuner", "baseline"):
             known, wanted = getattr(plan, name), getattr(self._plan, name)
@@ -210,7 +210,7 @@ class _TrainingLoop:
         if self._runner.leads:
             self._report = Report(store)
             if _logger.isEnabledFor(logging.INFO):
-                _logger.info("%s", headline(story_of(store)))
+                _logger.info("%s", headline(read_report_data(store)))
         if found is not None:
             raise found
 
@@ -226,13 +226,13 @@ class _TrainingLoop:
             outcome = self._runner.run(trial, writing.epochs, writing.release, partial(writing.add_epoch, trial.key))
             _logger.info("%s", _told(outcome.record))
             writing.add(outcome)
-            require_hope(writing.records, store)
+            check_failures(writing.records, store)
 
     def _next(self, records: Sequence[TrialRecord]) -> Proposal | None:
         first = records[0].requested_rate if records else None
         return next(iter(proposals(searches(self._plan, first), records)), None)
 
-    def _asked(self, proposal: Proposal) -> OpenTrial:
+    def _asked(self, proposal: Proposal) -> PendingTrial:
         plan = self._plan
         if plan.tuner == ADAPTIVE_TUNER:
             parameters = plan.trial_parameters(proposal)
@@ -242,7 +242,7 @@ class _TrainingLoop:
                 "algorithm_name": {"_name": algorithm_of(plan)},
                 "search": {**search, "requested_rate": None, **plan.common},
             }
-        return OpenTrial(self._runner.key(parameters), parameters, proposal)
+        return PendingTrial(self._runner.key(parameters), parameters, proposal)
 
     def _deliver_best(self, writing: Writing) -> None:
         """Let the model become that of the best trial which, loaded afresh, still is within the budget."""

@@ -10,7 +10,7 @@ from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.recorder import Outcome
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight, TrialRecord
-from autocompress.store import ExperimentDirectory, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, PendingTrial, Verdict
 
 
 class Runner(Protocol):
@@ -45,7 +45,7 @@ class Runner(Protocol):
 
     def run(
         self,
-        trial: OpenTrial,
+        trial: PendingTrial,
         epochs_before: int,
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],

@@ -20,13 +20,13 @@ from autocompress.plan import ADAPTIVE_TUNER
 _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
-def stock_tuner_names() -> list[str]:
+def builtin_tuner_names() -> list[str]:
     """Names of NNI's tuners. Its advisors decide on epochs by themselves and are not among them."""
     metas = [meta for meta in get_all_algo_meta() if meta.algo_type == "tuner" and not meta.is_advisor]
     return sorted(meta.name for meta in metas)
 
 
-def stock_assessor_names() -> list[str]:
+def builtin_assessor_names() -> list[str]:
     """Names of NNI's assessors."""
     return sorted(meta.name for meta in get_all_algo_meta() if meta.algo_type == "assessor")
 
@@ -37,7 +37,7 @@ def require_tuner(name: str) -> str:
     Raises:
         ConfigError: no tuner has that name.
     """
-    return _known("tuner", name, [ADAPTIVE_TUNER, *stock_tuner_names()])
+    return _known("tuner", name, [ADAPTIVE_TUNER, *builtin_tuner_names()])
 
 
 def require_assessor(name: str) -> str:
@@ -46,7 +46,7 @@ def require_assessor(name: str) -> str:
     Raises:
         ConfigError: no assessor has that name.
     """
-    return _known("assessor", name, [ADAPTIVE_TUNER, *stock_assessor_names()])
+    return _known("assessor", name, [ADAPTIVE_TUNER, *builtin_assessor_names()])
 
 
 def _known(what: str, name: str, known: list[str]) -> str:
@@ -56,7 +56,7 @@ def _known(what: str, name: str, known: list[str]) -> str:
     return by_lower_case[name.lower()]
 
 
-def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None, seed: int) -> Tuner:
+def create_builtin_tuner(name: str, class_args: Mapping[str, Any] | None, seed: int) -> Tuner:
     """One of NNI's tuners, set to maximise, and seeded if it can be.
 
     Raises:
@@ -83,7 +83,7 @@ def _arguments_of(name: str) -> set[str]:
     return set(inspect.signature(getattr(importlib.import_module(module), class_name)).parameters)
 
 
-class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
+class BuiltinTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
     """One of NNI's tuners behind the same trial runner: its parameters are completed, its results are scores.
 
     Args:

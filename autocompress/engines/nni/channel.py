@@ -7,7 +7,7 @@ from typing import Any
 
 import nni
 
-from autocompress.engines.nni.wire_format import taken
+from autocompress.engines.nni.wire_format import from_page_parameters
 
 _logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ class NniChannel:
 
     def parameters(self) -> dict[str, Any]:
         """What the tuner wants tried."""
-        return taken(nni.get_next_parameter())
+        return from_page_parameters(nni.get_next_parameter())
 
     def report_epoch(self, result: dict[str, Any]) -> None:
         """Report an intermediate result. If NNI has gone, the trial goes on: its record on disk is what counts."""

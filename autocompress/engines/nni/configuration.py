@@ -14,7 +14,7 @@ from nni.experiment.config import AlgorithmConfig
 from nni.experiment.config.utils import is_missing
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.builtin_tuners import create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.builtin_tuners import create_builtin_tuner, require_assessor, require_tuner
 from autocompress.engines.nni.remote import is_remote, remote_command
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.errors import ConfigError
@@ -42,10 +42,10 @@ def plan_experiment(
     tuner = ADAPTIVE_TUNER if tuner is None else require_tuner(tuner)
     arguments = _arguments(config.tuner)
     if tuner == ADAPTIVE_TUNER:
-        _tell_held(space)
+        _log_fixed_variables(space)
         settings = settings.with_changes(arguments)
     else:
-        _check_stock(config, tuner, arguments, space)
+        _check_builtin_tuner(config, tuner, arguments, space)
     assessor = _name(config.assessor, "assessor")
     plan = ExperimentPlan(
         module=module.to_dict(),
@@ -61,7 +61,7 @@ def plan_experiment(
     return plan
 
 
-def _tell_held(space: SearchSpace) -> None:
+def _log_fixed_variables(space: SearchSpace) -> None:
     for algorithm in space.algorithms:
         for key, value in algorithm.held:
             _logger.warning(
@@ -140,8 +140,8 @@ def _arguments(algorithm: Any) -> dict[str, Any]:
     return dict(getattr(algorithm, "class_args", None) or {})
 
 
-def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
-    stock = create_stock_tuner(tuner, arguments, seed=0)
+def _check_builtin_tuner(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
+    stock = create_builtin_tuner(tuner, arguments, seed=0)
     try:
         stock.update_search_space(flattened(space.wire))
     except Exception as error:  # NNI's tuners raise whatever they like

@@ -17,14 +17,14 @@ from autocompress.budget import AccuracyBudget
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical, plan_experiment
-from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
+from autocompress.engines.nni.launch import exists_in_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.lifecycle import (
     Session,
     create_algorithms,
     created,
     end_experiment,
-    reopened,
-    written_config,
+    load_config,
+    reopen_experiment,
 )
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.remote import Machines
@@ -34,7 +34,7 @@ from autocompress.plan import ExperimentPlan
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.leaving import nothing_left_behind
+from autocompress.store.leaving import removed_if_unused
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import refuse_in_child
 
@@ -127,7 +127,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.read(store)
-        experiment_id, config = written_config(plan, store)
+        experiment_id, config = load_config(plan, store)
         experiment = cls(ModuleReference.from_dict(plan.module), config, experiment_id, directory=store.path)
         experiment._store, experiment._runs_module = store, False
         experiment.settings, experiment.objective = plan.settings, plan.objective
@@ -175,7 +175,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
         """
         refuse_in_child("an experiment must not be started")
-        with nothing_left_behind(self._directory().path):
+        with removed_if_unused(self._directory().path):
             try:
                 self._start(port, debug, run_mode)
             except BaseException:
@@ -258,7 +258,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         machines.prepare()
         for key in ledger.open:
             machines.fetch(key)
-        ledger.absorb()
+        ledger.settle_ended()
         algorithms = create_algorithms(plan, ledger, self._finish, machines)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
@@ -271,8 +271,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return created(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
-        plan = reopened(self.id, self.module, store, self._held)
-        if not known_to_nni(self.id, store.path / "nni"):
+        plan = reopen_experiment(self.id, self.module, store, self._held)
+        if not exists_in_nni(self.id, store.path / "nni"):
             self._action = "create"
         return plan
 

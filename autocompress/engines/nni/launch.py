@@ -69,7 +69,7 @@ def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
         raise EngineError(f"NNI's manager did not take the experiment: {answer or error}") from error
 
 
-def known_to_nni(experiment_id: str, working_directory: Path) -> bool:
+def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
     """Whether NNI had written the experiment to its data base, or was killed before.
 
     NNI's own way of asking unpickles what the data base holds.

@@ -15,8 +15,8 @@ from nni.experiment import ExperimentConfig, rest
 from nni.tools.package_utils import create_builtin_class_instance
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.baseline_trial import ShownTuner
-from autocompress.engines.nni.builtin_tuners import StockTuner, create_stock_tuner
+from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
+from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
 from autocompress.engines.nni.manager import Manager, end_process, find_manager
@@ -37,7 +37,7 @@ class Algorithms:
     """The tuner and the assessor of an experiment, and what they share."""
 
     trials: RunningTrials
-    tuner: AdaptiveCompression | StockTuner
+    tuner: AdaptiveCompression | BuiltinTuner
     assessor: Assessor | None
 
 
@@ -56,12 +56,12 @@ def create_algorithms(
         ConfigError: one of them cannot be created.
     """
     trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
-    tuner: AdaptiveCompression | StockTuner
+    tuner: AdaptiveCompression | BuiltinTuner
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
-        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
-        tuner = StockTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
+        stock = create_builtin_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
+        tuner = BuiltinTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
 
@@ -92,7 +92,7 @@ class Session:
     def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
         self.manager = manager
         self._trials = algorithms.trials
-        tuner = ShownTuner(algorithms.tuner, begun=resumed)
+        tuner = BaselineFirstTuner(algorithms.tuner, begun=resumed)
         self._dispatcher = Dispatcher(manager.tuner_channel, tuner, algorithms.assessor, self._trials.note_end)
         self._dispatcher.start()
 
@@ -180,7 +180,7 @@ def created(
     return plan
 
 
-def reopened(
+def reopen_experiment(
     experiment_id: str, module: ModuleReference, store: ExperimentDirectory, held: ExitStack
 ) -> ExperimentPlan:
     """Take over a directory: end a manager that was left, repair the journal.
@@ -205,7 +205,7 @@ def reopened(
     return plan
 
 
-def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
+def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
     """NNI's id and configuration of an experiment, from its plan; NNI's files are in the experiment's directory.
 
     Raises:

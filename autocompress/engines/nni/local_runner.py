@@ -40,7 +40,7 @@ def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, 
     """
     store.journal.repair()
     ledger = Ledger(store)
-    ledger.absorb()
+    ledger.settle_ended()
     run = _Run(plan, ledger, start)
     run.import_finished()
     for parameter_id in itertools.count(len(ledger.records)):

@@ -10,11 +10,11 @@ from typing import Any
 
 from nni.tuner import Tuner
 
-from autocompress.engines.failures import require_hope, told_loss
+from autocompress.engines.failures import check_failures, lost_trial_message
 from autocompress.engines.nni.remote import Machines
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import Search, proposals
-from autocompress.store import Ledger, OpenTrial, told_killed
+from autocompress.store import Ledger, PendingTrial, killed_message
 from autocompress.store.disk import require_space
 from autocompress.trial.spec import trial_key
 
@@ -69,7 +69,7 @@ class RunningTrials:
         """A trial is about to run; it is in the journal before NNI hears of it."""
         key = self.key(parameters)
         if not self._decided(key):
-            self.ledger.propose(OpenTrial(key, parameters, proposal))
+            self.ledger.propose(PendingTrial(key, parameters, proposal))
         if (start := parameters["search"].get("start_from")) is not None:
             self._machines.give(start)
         self._running[parameter_id] = key
@@ -103,10 +103,10 @@ class RunningTrials:
         if record is None and key in self.ledger.open:
             record = self.ledger.close(key, self._crashes.get(parameter_id), self._kills.get(parameter_id))
         if record is not None and record.state == "lost":
-            _logger.warning("%s", told_loss(record, self.ledger.records))
+            _logger.warning("%s", lost_trial_message(record, self.ledger.records))
         elif record is not None and record.error is not None:
             _logger.info("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
-        require_hope(self.ledger.records, self.ledger.directory)
+        check_failures(self.ledger.records, self.ledger.directory)
         return record
 
     def note_end(self, parameter_id: int, trial_id: str, crashed: bool) -> None:
@@ -126,7 +126,7 @@ class RunningTrials:
                     parameter_id, self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
                 )
             else:
-                self._kills[parameter_id] = told_killed(self._written(trial_id, "trial.signal"))
+                self._kills[parameter_id] = killed_message(self._written(trial_id, "trial.signal"))
 
     def note_crash(self, parameter_id: int, text: str) -> None:
         """A trial's process ended with an error, and printed this.
@@ -161,7 +161,7 @@ class RunningTrials:
 _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
-class Unsent(list[dict[str, Any]]):
+class DeferredParameters(list[dict[str, Any]]):
     """As long as what NNI asked for, and empty when gone through: the trials are sent later, one by one.
 
     A shorter list would tell NNI that there are no more trials.
@@ -201,7 +201,7 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
             self._free_ids.extend(parameter_id_list)
             self._send = st_callback
             self._issue()
-        return Unsent(len(parameter_id_list))
+        return DeferredParameters(len(parameter_id_list))
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **_: Any) -> None:  # noqa: ARG002
         """A final metric has arrived; the trial's record is on disk."""

@@ -54,7 +54,7 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def to_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
     known = parameters.get(_SEARCH)
     search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (known or {}).items()}
@@ -63,8 +63,8 @@ def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in parameters.items() if name != _SEARCH}, **search}
 
 
-def taken(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `shown`."""
+def from_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `to_page_parameters`."""
     prefix = f"{_SEARCH}{_MEMBER}"
     search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
     if sum(name.endswith("::sparsity") for name in parameters.get(ALGORITHM_KEY, {})) == 1:

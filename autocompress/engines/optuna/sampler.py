@@ -21,7 +21,7 @@ from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
 from autocompress.search.adaptive import reason_to_stop
-from autocompress.search.speculation import next_beside
+from autocompress.search.speculation import next_speculative
 from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         running = {
             each.params[self._rate] for each in others if not each.state.is_finished() and self._rate in each.params
         }
-        proposal = next_beside(search, records, running)
+        proposal = next_speculative(search, records, running)
         if proposal is not None:
             return proposal
         pending = search.next(records)

@@ -43,7 +43,7 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
 from autocompress.store.disk import require_writable
-from autocompress.store.leaving import nothing_left_behind
+from autocompress.store.leaving import removed_if_unused
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child, refuse_in_child
 from autocompress.trial.process import ForkServer
@@ -175,7 +175,7 @@ class CompressionStudy:
             AutoCompressError: as `study`.
         """
         if self._study is None:
-            with nothing_left_behind(self.store.path):
+            with removed_if_unused(self.store.path):
                 self._study = self._opened(n_trials)
         return self._study
 

@@ -13,7 +13,7 @@ from autocompress.compression.model_state import copied
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
 from autocompress.trial.preflight.judging import Judge
-from autocompress.trial.preflight.watching import Enough, Watch
+from autocompress.trial.preflight.watching import ForwardMonitor, StopMonitoring
 from autocompress.trial.spec import seed_everything
 
 QUICK, MODERATE = 0.4, 1.0
@@ -28,7 +28,7 @@ _TINY = 1e-6
 
 
 @dataclass
-class Evaluated:
+class EvaluationResult:
     """What the evaluations came to.
 
     Attributes:
@@ -74,7 +74,7 @@ class Evaluations:
         self._outputs = outputs
         self._seed = 0
 
-    def run(self) -> Evaluated:
+    def run(self) -> EvaluationResult:
         """Evaluate and judge.
 
         Raises:
@@ -82,7 +82,7 @@ class Evaluations:
         """
         found, watch = self._first()
         self._judge.require_accuracy(found.accuracies[0])
-        unusual = self._judge.require_meant(found.accuracies[0])
+        unusual = self._judge.require_plausible(found.accuracies[0])
         found.warnings += [] if unusual is None else [unusual]
         if found.seconds <= MODERATE:
             self._repeat(found)
@@ -91,7 +91,7 @@ class Evaluations:
             self._in_place_of_each_other(found, watch)
         return found
 
-    def _in_place_of_each_other(self, found: Evaluated, watch: Watch | None) -> None:
+    def _in_place_of_each_other(self, found: EvaluationResult, watch: ForwardMonitor | None) -> None:
         """Of a long evaluation the second is either of the same or of the damaged model."""
         takes = f"an evaluation takes {found.seconds:.1f} s"
         if watch is not None and self._begins_alike(watch):
@@ -101,14 +101,14 @@ class Evaluations:
             found.warnings.append(f"{takes}: the direction of {self._judge.names.evaluator} was not checked")
             self._repeat(found)
 
-    def _repeat(self, found: Evaluated) -> None:
+    def _repeat(self, found: EvaluationResult) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
         found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
         noise = self._judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
 
-    def _damage(self, found: Evaluated) -> None:
+    def _damage(self, found: EvaluationResult) -> None:
         names = self._outputs()
         found.zeroed = self._damaged(0, names)
         if found.zeroed in found.accuracies:  # the evaluator may not look at the outputs, but at an embedding
@@ -137,13 +137,13 @@ class Evaluations:
         seed_everything(self._seed)
         return self._evaluate(model.eval())
 
-    def _first(self) -> tuple[Evaluated, Watch | None]:
+    def _first(self) -> tuple[EvaluationResult, ForwardMonitor | None]:
         """The first evaluation, and who watched it.
 
         An evaluator that scripts or exports the model may stumble over hooks. It is not watched then, so that nothing
         is known of its batches; nor is it later.
         """
-        started, watch, watched = time.monotonic(), Watch(self._judge.names.evaluator), True
+        started, watch, watched = time.monotonic(), ForwardMonitor(self._judge.names.evaluator), True
         try:
             found, model = self._timed(watch)
         except ModuleError:
@@ -152,29 +152,29 @@ class Evaluations:
             watched = False
         if not watched:
             found, model = self._timed(None)
-            watch = Watch(self._judge.names.evaluator)
+            watch = ForwardMonitor(self._judge.names.evaluator)
         watch.compare(model, self._original)
         found.samples, found.warnings = watch.samples, watch.warnings
         return found, watch if watched else None
 
-    def _timed(self, watch: Watch | None) -> tuple[Evaluated, nn.Module]:
+    def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
         """An evaluation, and what is left of the model."""
         model = copied(self._original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
             accuracy = self._evaluate(model.eval())
-        return Evaluated([accuracy], time.monotonic() - started), model
+        return EvaluationResult([accuracy], time.monotonic() - started), model
 
-    def _begins_alike(self, first: Watch) -> bool:
+    def _begins_alike(self, first: ForwardMonitor) -> bool:
         """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self._original), Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = copied(self._original), ForwardMonitor(self._judge.names.evaluator, most_seconds=MODERATE / 2)
         try:
             with again.over(model):
                 self._once(model)
-        except Enough:
+        except StopMonitoring:
             pass
         return again.begins_like(first)
 

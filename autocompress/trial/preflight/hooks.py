@@ -19,7 +19,7 @@ from autocompress.compression.hooks import batch_inputs, shown
 from autocompress.compression.model_state import device_of, evaluating, moved
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.errors import AutoCompressError, ModuleError, first_line
-from autocompress.trial.spec import unchanged_randomness
+from autocompress.trial.spec import preserved_rng_state
 
 _NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
 _SIMILAR = 0.85
@@ -34,7 +34,7 @@ class _Hook:
         wanted: what it returns, in words.
         fits: whether an answer is that.
         optional: whether None is an answer too.
-        per_algorithm: whether it is asked with the algorithm's name.
+        per_algorithm: whether it is called with the algorithm's name.
     """
 
     name: str
@@ -90,7 +90,7 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
     names = list(algorithms)
     for hook in _HOOKS:
         for arguments in [(name,) for name in names] if hook.per_algorithm else [()]:
-            answer = asked(module, hook.name, *arguments)
+            answer = call_hook(module, hook.name, *arguments)
             if not (hook.fits(answer) or (answer is None and hook.optional)):
                 none = ", or None" if hook.optional else ""
                 raise ModuleError(
@@ -98,8 +98,8 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
                 )
 
 
-def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
-    """Those for which no hook that is asked with the algorithm's name raises; all, if there is none."""
+def supported_algorithms(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
+    """Those for which no hook that takes the algorithm's name raises; all, if there is none."""
     names = list(algorithms)
     answered = [name for name in names if not any(_raises(module, hook, name) for hook in _HOOKS)]
     return answered or names
@@ -108,7 +108,7 @@ def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[
 def _raises(module: ModuleClass, hook: _Hook, algorithm: str) -> bool:
     try:
         if hook.per_algorithm:
-            asked(module, hook.name, algorithm)
+            call_hook(module, hook.name, algorithm)
     except ModuleError:
         return True
     return False
@@ -124,16 +124,16 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     Raises:
         ModuleError: `example_inputs` or `calibration_data` gives something else.
     """
-    given = asked(module, "example_inputs")
+    given = call_hook(module, "example_inputs")
     if given is not None:
         arguments = tuple(given) if isinstance(given, list | tuple) else (given,)
         _require_taken(module, "example_inputs", "a tensor, or a tuple of the arguments", model, arguments)
-    data = asked(module, "calibration_data")
+    data = call_hook(module, "calibration_data")
     if data is None:
         return
     with _named(module, "calibration_data", "must return an iterable of batches, or None"):
         first = next((batch for batch in data), _NOTHING)
-        again = asked(module, "calibration_data")
+        again = call_hook(module, "calibration_data")
         used_up = again is data and isinstance(data, Iterator)
     if first is _NOTHING or used_up:
         why = "it is an iterator that can be run through once" if used_up else "it has none"
@@ -170,7 +170,7 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
     Raises:
         ModuleError: it gives other ones.
     """
-    other, state = asked(module, "model").state_dict(), model.state_dict()
+    other, state = call_hook(module, "model").state_dict(), model.state_dict()
     changed = [name for name, value in state.items() if name not in other or not same(value, other[name])]
     if changed:
         raise ModuleError(
@@ -179,7 +179,7 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
         )
 
 
-def asked(module: ModuleClass, name: str, *arguments: Any) -> Any:
+def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
     """What a hook returns.
 
     Raises:
@@ -241,7 +241,7 @@ def _require_known_names(module: ModuleClass) -> None:
 
 def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
     named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
-    with named, evaluating(model), torch.no_grad(), unchanged_randomness():
+    with named, evaluating(model), torch.no_grad(), preserved_rng_state():
         model(*moved(arguments, device_of(model)))
 
 

@@ -135,7 +135,7 @@ class Judge:
                 "check labels and preprocessing"
             )
 
-    def require_meant(self, accuracy: float) -> str | None:
+    def require_plausible(self, accuracy: float) -> str | None:
         """Check that the budget is not one that is hardly meant, unless it has been confirmed.
 
         Returns:
@@ -144,7 +144,7 @@ class Judge:
         Raises:
             ConfigError: it is one and has not been confirmed.
         """
-        return self.budget.require_meant(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
+        return self.budget.require_plausible(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
 
     def _tolerated(self, accuracy: float) -> float:
         return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))

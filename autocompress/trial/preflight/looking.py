@@ -16,7 +16,7 @@ from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.damaging import output_layers
-from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
+from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
     require_hooks_return,
     require_inputs,
@@ -25,7 +25,7 @@ from autocompress.trial.preflight.hooks import (
 )
 from autocompress.trial.preflight.judging import Judge, Names
 from autocompress.trial.preflight.stepping import Step
-from autocompress.trial.preflight.training import judge_step, training_steps
+from autocompress.trial.preflight.training import check_step, training_steps
 from autocompress.trial.spec import seed_everything
 
 _LONG = 0.3
@@ -91,7 +91,7 @@ def look(
     ).run()
     steps, warnings = list[Step](), list(evaluated.warnings)
     for name, step in training_steps(module, _algorithms(space), original):
-        warnings += judge_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
+        warnings += check_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
         steps.append(step)
     if model_seconds <= _LONG:
         seed_everything(1)  # random weights would be others
@@ -119,7 +119,7 @@ def measure_only(
     evaluator = _named_evaluator(module, judge)
     seed_everything(0)
     accuracy = evaluator(copied(original).eval())
-    judge.require_meant(accuracy)
+    judge.require_plausible(accuracy)
     return accuracy
 
 
@@ -131,7 +131,9 @@ def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module],
     )
 
 
-def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:
+def preflight_of(
+    evaluated: EvaluationResult, steps: Sequence[Step], warnings: Sequence[str], seconds: float
+) -> Preflight:
     """The record of what was found."""
     step = max(steps, key=lambda each: each.epoch_seconds or each.seconds or math.inf, default=None)
     accuracies = tuple(evaluated.accuracies)

@@ -35,7 +35,7 @@ class Step:
 
     Attributes:
         called: when the trainer was called; this and the other moments are of `time.monotonic`.
-        loading: when its loader was asked for batches; None: never.
+        loading: when its loader was first iterated over; None: never.
         training: when the model was called first; None: never.
         ended: when the trainer was left.
         steps: how often an optimizer of the model's parameters was stepped.
@@ -199,7 +199,7 @@ def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
 
 
 class _Listening:
-    """A criterion that is no module; all else that is asked of it is its own."""
+    """A criterion that is no module; all other attributes are its own."""
 
     def __init__(self, criterion: Any, note: Callable[[Any], None]) -> None:
         self._criterion, self._note = criterion, note

@@ -26,7 +26,7 @@ def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.
 
     Args:
         module: the user's.
-        algorithms: names that the trainers are asked for.
+        algorithms: names that the trainers are looked up by.
         original: the uncompressed model; copies of it are trained.
 
     Yields:
@@ -39,7 +39,7 @@ def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.
         yield name, _step(module, name, trainer, copied(original))
 
 
-def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
+def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
     """What follows from a step.
 
     Args:

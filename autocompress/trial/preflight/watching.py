@@ -19,11 +19,11 @@ _REMEMBERED = 4
 _EQUAL = 1e-6
 
 
-class Enough(BaseException):
+class StopMonitoring(BaseException):
     """Leaves the evaluator; no `except Exception` of a user may swallow it."""
 
 
-class Watch:
+class ForwardMonitor:
     """Looks on while a model is evaluated.
 
     Args:
@@ -80,7 +80,7 @@ class Watch:
                 f"{self._evaluator} leaves the model in training mode; it is put back into eval() mode"
             )
 
-    def begins_like(self, other: Watch) -> bool:
+    def begins_like(self, other: ForwardMonitor) -> bool:
         """Whether the first batches of both, as far as they were seen, had equal inputs and outputs."""
         pairs = list(zip(self.sums, other.sums, strict=False))
         return bool(pairs) and all(abs(a - b) <= _EQUAL * max(abs(a), abs(b), 1.0) for a, b in pairs)
@@ -90,7 +90,7 @@ class Watch:
         if self.until_called is None:
             self.until_called = now
         if self._most_seconds is not None and (now > self._most_seconds or len(self.sums) >= 2 * _REMEMBERED):
-            raise Enough
+            raise StopMonitoring
         given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
