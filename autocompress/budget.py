@@ -94,12 +94,7 @@ class AccuracyBudget:
     def require_plausible(
         self, uncompressed_accuracy: float | None = None, *, confirmed: bool, higher_is_better: bool = True
     ) -> str | None:
-        """Check that the budget is not one that is hardly meant, unless it has been confirmed.
-
-        Args:
-            uncompressed_accuracy: see `unusual`.
-            confirmed: whether such a budget is warned of only.
-            higher_is_better: see `unusual`.
+        """Check that the budget is not an unusual one (see `unusual`), or has been confirmed.
 
         Returns:
             a warning where it is one; None otherwise.

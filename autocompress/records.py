@@ -1,4 +1,4 @@
-"""What is written down: frozen records with a schema version."""
+"""The records in an experiment's files: frozen, with a schema version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Record = TypeVar("_Record", bound="Record")
 
 
 class Record:
-    """Base of all records: to and from a JSON object, whose values are checked against the types of the fields."""
+    """Base of all records: converts to and from a JSON object, checking the types of the fields."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -47,7 +47,7 @@ _OURS = (
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an algorithm; a whole number, a number, a flag, a text, or a list of texts, as its default is.
+    """An argument of an algorithm; its type is that of its default: int, float, bool, str, or a tuple of strings.
 
     Attributes:
         name: as users write it.
@@ -74,7 +74,7 @@ class Argument:
 
     @property
     def rule(self) -> str:
-        """What it must be, in words."""
+        """The rule in words."""
         if self.options:
             return f"one of {', '.join(repr(option) for option in self.options)}"
         if isinstance(self.default, bool):
@@ -86,7 +86,7 @@ class Argument:
         return "a list of texts" if isinstance(self.default, tuple) else "a text"
 
     def _converted(self, value: Any) -> Any:
-        """A single text as a tuple, lists as tuples; 3.0, which quniform gives, as 3 where whole numbers are wanted."""
+        """A single string as a tuple, lists as tuples; 3.0, which quniform gives, as 3 for whole numbers."""
         if isinstance(self.default, tuple):
             return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
         whole = isinstance(self.default, int) and isinstance(value, float) and value.is_integer()
@@ -108,8 +108,8 @@ class Argument:
 class Algorithm:
     """A compression algorithm that a search space can name.
 
-    Derive from `FilterPruner`, `WeightPruner` or `Quantizer`. What imports torch belongs into the methods: search
-    spaces, the command line and reports read the attributes alone.
+    Derive from `FilterPruner`, `WeightPruner` or `Quantizer`. Import torch in the methods only: search spaces, the
+    command line and reports read the attributes alone.
 
     Attributes:
         name: the name users write, as in NNI's auto-compress and in NNCF.
@@ -125,7 +125,7 @@ class Algorithm:
 
     @property
     def parts(self) -> tuple[Algorithm, ...]:
-        """Of a mix: the pruner, the quantizer; else none."""
+        """The pruner and the quantizer of a mix; empty otherwise."""
         return ()
 
     @property
@@ -134,11 +134,7 @@ class Algorithm:
         return self.parts or (self,)
 
     def compressor(self) -> Compressor:
-        """What compresses a model.
-
-        Raises:
-            ConfigError: it is a mix, whose parts have compressors.
-        """
+        """The object that compresses a model."""
         raise NotImplementedError(f"{type(self).__name__} must have a compressor: derive it from a kind of pruner")
 
     def default_entry(self) -> dict[str, Any]:
@@ -150,11 +146,7 @@ class Algorithm:
 
 
 class Mix(Algorithm):
-    """A pruner and then a quantizer.
-
-    Args:
-        parts: the two.
-    """
+    """A pruner followed by a quantizer."""
 
     kind = "mix"
 
@@ -167,11 +159,11 @@ class Mix(Algorithm):
 
     @property
     def parts(self) -> tuple[Algorithm, ...]:
-        """The pruner, the quantizer."""
+        """The pruner and the quantizer."""
         return self._parts
 
     def compressor(self) -> Compressor:
-        """None: its parts have compressors."""
+        """Raises ConfigError: its parts have compressors."""
         raise ConfigError(f"a mix has no compressor of its own, its parts have; got {self.name!r}")
 
 
@@ -207,7 +199,7 @@ def register_algorithm(new: Algorithm) -> Algorithm:
 
 
 def algorithms() -> dict[str, Algorithm]:
-    """All that are known, by name: ours first."""
+    """All known algorithms by name, the built-in ones first."""
     global _is_complete
     if not _is_complete:
         _is_complete = True

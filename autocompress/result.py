@@ -1,4 +1,4 @@
-"""What a search has found."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CompressionResult:
 
     @property
     def plan(self) -> ExperimentPlan:
-        """What was searched.
+        """The plan of the search.
 
         Raises:
             StoreError: there is no experiment, or its files are damaged.
@@ -82,17 +82,17 @@ class CompressionResult:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the best model evaluated to when loaded afresh; None while the search has not ended."""
+        """The verification of the best model; None while the search has not ended."""
         return Ledger(self.directory).verdicts.get(self.best.key)
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
-        """What models evaluated to when loaded afresh, by the keys of their trials."""
+        """The verifications of models, by the keys of their trials."""
         return Ledger(self.directory).verdicts
 
     @property
     def disagreements(self) -> list[str]:
-        """A sentence about each trial whose model evaluates differently when loaded afresh; of many the first three."""
+        """A sentence about each trial whose model evaluates differently when loaded afresh, at most three."""
         ledger = Ledger(self.directory)
         return disagreements(ledger.records, ledger.verdicts)
 
@@ -148,7 +148,7 @@ class CompressionResult:
         return load_compressed(self.checkpoint, model).eval()
 
     def _module(self, call: str, trust_module: bool) -> ModuleReference:
-        """Where the module is, if it may be run."""
+        """Reference to the module, if it may be run."""
         from autocompress.compression.module_loading import ModuleReference
 
         if self.module is not None:
@@ -215,7 +215,7 @@ class CompressionResult:
         return pandas.DataFrame([dataclasses.asdict(record) for record in self.records], columns=names)
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """HTML for notebooks."""
         from autocompress.report.data import read_report_data
         from autocompress.report.page import notebook
 

@@ -1,6 +1,6 @@
-"""Kinds of values of settings and configurations, and pydantic's errors about them in words.
+"""Types of settings and configurations, and pydantic's errors in words.
 
-The description of each kind is the rule that an error states.
+The description of each type is the rule that an error states.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ from autocompress.errors import ConfigError, unknown_name
 
 
 class Section(BaseModel):
-    """A JSON object of a configuration: nothing unknown in it, nothing converted.
+    """A JSON object of a configuration, without unknown keys or conversions."""
 
-    Attributes:
-        noun: what its keys are called in messages.
-        whole: what it is called where it is no part of another one; empty: nothing.
-    """
-
-    noun: ClassVar[str] = "key"
-    whole: ClassVar[str] = "the configuration"
+    noun: ClassVar[str] = "key"  # what its keys are called in messages
+    whole: ClassVar[str] = "the configuration"  # what it is called where it is no part of another one; empty: nothing
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -70,12 +65,7 @@ _Read = TypeVar("_Read", bound=Section)
 
 
 def read(kind: type[_Read], data: Any, where: str) -> _Read:
-    """A section of a configuration.
-
-    Args:
-        kind: its class.
-        data: the JSON object.
-        where: its path in the file; empty for the whole.
+    """Parse the section at the path `where` of a configuration; empty for the whole.
 
     Raises:
         ConfigError: every broken rule: path, what is allowed, value.
@@ -89,13 +79,7 @@ def read(kind: type[_Read], data: Any, where: str) -> _Read:
 
 
 def broken_rules(kind: type[Section], error: ValidationError, where: str = "") -> str:
-    """All rules that a section breaks: the key's path, what is allowed, the value.
-
-    Args:
-        kind: class of the section.
-        error: pydantic's.
-        where: the section's path in its file; empty for the whole.
-    """
+    """All rules that a section breaks, from pydantic's error: the key's path, what is allowed, the value."""
     return "; ".join(dict.fromkeys(_broken(kind, dict(detail), where) for detail in error.errors(include_url=False)))
 
 
@@ -114,7 +98,7 @@ def _broken(kind: type[Section], detail: dict[str, Any], where: str) -> str:
 
 
 def _found(kind: type[Section], names: Sequence[str]) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The section that the last name is in, and its field there, if it has one."""
+    """The section of the last name, and its field there, if it has one."""
     home: type[BaseModel] = kind
     field = None
     for name in names:

@@ -94,11 +94,7 @@ class EarlyExitParams(Section):
         return params
 
     def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
+        """Check the rules between settings."""
         _ = self.budget  # both or neither is an error
 
     @property
@@ -127,11 +123,7 @@ class AdaptiveParams(EarlyExitParams):
     minimal_compression_rate_step: Positive = 0.025
 
     def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
+        """Check the rules between settings."""
         super().check()
         self._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
 
@@ -173,11 +165,7 @@ class AccuracyAwareSettings(AdaptiveParams):
     seed: Seed = 0
 
     def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
+        """Check the rules between settings."""
         super().check()
         self._require_order("minimal_compression_rate", "maximal_compression_rate")
 
@@ -193,7 +181,7 @@ class AccuracyAwareSettings(AdaptiveParams):
 
     @checked_arguments
     def with_changes(self, changes: Mapping[str, Any]) -> AccuracyAwareSettings:
-        """The same settings with some of them changed; a degradation that is given replaces the other kind.
+        """The same settings with some changed; a given degradation replaces the other kind.
 
         Raises:
             ConfigError: naming the setting, what is allowed, and the value.
@@ -204,7 +192,7 @@ class AccuracyAwareSettings(AdaptiveParams):
         return self.from_dict({**kept, **changes})
 
     def searches_like(self, other: AccuracyAwareSettings) -> bool:
-        """Whether a search with other settings is the same: all are equal but `preflight`, which only looks."""
+        """Whether a search with other settings is the same: all are equal but `preflight`, which only checks."""
         return self.with_changes({"preflight": other.preflight}) == other
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,22 +210,14 @@ class AccuracyAwareSettings(AdaptiveParams):
 
     @classmethod
     def from_record(cls, data: Mapping[str, Any]) -> AccuracyAwareSettings:
-        """The settings that `to_dict` wrote: of another budget, such as the default, the search would be another one.
-
-        Raises:
-            ConfigError: as `from_dict`, or the budget is not there.
-        """
+        """The settings that `to_dict` wrote; ConfigError without the budget, as the default is another search."""
         for name in (_RELATIVE, _ABSOLUTE):
             if isinstance(data, Mapping) and name not in data:
                 raise ConfigError(f"settings must have {name}; they do not")
         return cls.from_dict(data)
 
     def rule(self, axis: RateAxis) -> StepHalving:
-        """The search rule over an axis: its ends are the bounds, the initial rate is clamped into them.
-
-        Raises:
-            ConfigError: the axis is not within [0, 1].
-        """
+        """The search rule over an axis: its ends are the bounds, the initial rate is clamped into them."""
         return StepHalving(
             initial_rate=min(max(self.initial_compression_rate, axis.low), axis.high),
             initial_step=self.initial_compression_rate_step,
@@ -258,11 +238,7 @@ class AccuracyAwareSettings(AdaptiveParams):
         return tuple(self._search(algorithm.name, algorithm.axis(*bounds)) for algorithm in space.algorithms)
 
     def parameters(self, space: SearchSpace, algorithm: str, rate: float | None) -> dict[str, Any]:
-        """The parameters of the trial of one proposal; see `AlgorithmSpace.parameters`.
-
-        Raises:
-            ConfigError: the search space does not have the algorithm, or the rate is not on its axis.
-        """
+        """The parameters of the trial of one proposal; see `AlgorithmSpace.parameters`."""
         bounds = (self.minimal_compression_rate, self.maximal_compression_rate)
         return space.algorithm(algorithm).parameters(rate, *bounds)
 
@@ -272,11 +248,7 @@ class AccuracyAwareSettings(AdaptiveParams):
         return self.adaptive_search(algorithm, axis)
 
     def adaptive_search(self, algorithm: str, axis: RateAxis) -> AdaptiveSearch:
-        """The search of an algorithm over an axis.
-
-        Raises:
-            ConfigError: the axis is not within [0, 1].
-        """
+        """The search of an algorithm over an axis."""
         return AdaptiveSearch(
             algorithm=algorithm,
             axis=axis,

@@ -1,4 +1,4 @@
-"""What is compared, written down, so that a comparison can be gone on with."""
+"""Comparing tuners on one module: the plan on disk, one search for each tuner and seed, and the comparison's report."""
 
 from __future__ import annotations
 
@@ -32,12 +32,7 @@ _logger = logging.getLogger("autocompress.compare")
 
 
 def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
-    """The uncompressed model, measured once for all searches; what is compared is written down beside it.
-
-    Args:
-        home: the comparison's directory, which is there, and held.
-        wanted: what is compared, as JSON.
-        reference: the user's module.
+    """Measure the uncompressed model once for all searches, and write the plan of the comparison to `plan.json`.
 
     Raises:
         StoreError: the directory belongs to another comparison, or cannot be written.
@@ -76,7 +71,7 @@ def _same_search(wanted: Any, known: Any) -> bool:
 
 
 def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchSpec:
-    """One search of the comparison."""
+    """The search of one tuner and seed."""
     return SearchSpec(
         tuner=tuner,
         settings=AccuracyAwareSettings.from_dict({**wanted["settings"], "seed": seed}),
@@ -174,7 +169,7 @@ def _run(
 
 
 def _kept(order: SearchSpec) -> SearchOutcome | None:
-    """What an earlier call found."""
+    """The outcome that an earlier call wrote."""
     path = _answer_file(order)
     return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
 

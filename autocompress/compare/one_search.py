@@ -1,4 +1,4 @@
-"""What one search of a comparison is: one tuner, one seed, in a directory of its own."""
+"""One search of a comparison: one tuner, one seed, in its own directory and process."""
 
 from __future__ import annotations
 
@@ -24,29 +24,17 @@ Engine = Literal["in-process", "nni"]
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """One search.
+    """One search."""
 
-    Attributes:
-        tuner: what chooses the trials.
-        settings: of the search, its seed among them.
-        directory: the experiment's.
-        trials: the most trials.
-        engine: where it runs.
-        module: reference to the user's module, as JSON.
-        search_space: in NNI's wire format.
-        objective: what trials are compared by.
-        baseline: the uncompressed model.
-    """
-
-    tuner: TunerName
-    settings: AccuracyAwareSettings
-    directory: Path
-    trials: int
-    engine: Engine
-    module: Mapping[str, Any]
-    search_space: Mapping[str, Any]
-    objective: str
-    baseline: Baseline
+    tuner: TunerName  # what chooses the trials
+    settings: AccuracyAwareSettings  # of the search, its seed among them
+    directory: Path  # the experiment's
+    trials: int  # the most trials
+    engine: Engine  # where it runs
+    module: Mapping[str, Any]  # reference to the user's module, as JSON
+    search_space: Mapping[str, Any]  # in NNI's wire format
+    objective: str  # what trials are compared by
+    baseline: Baseline  # the uncompressed model
 
     @property
     def seed(self) -> int:
@@ -79,7 +67,7 @@ class SearchSpec:
 
     @property
     def told(self) -> str:
-        """As it is shown."""
+        """For messages."""
         return f"{self.tuner.label}, seed {self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,11 +96,7 @@ class SearchSpec:
 
 
 def run(order: SearchSpec) -> None:
-    """Run the search to its end, or go on with it. That nothing stays within the budget is a result.
-
-    Raises:
-        AutoCompressError: the search failed.
-    """
+    """Run or resume the search. That nothing stays within the budget is a result, not an error."""
     engine = engine_named(order.engine_name)
     if ExperimentDirectory(order.directory).exists():
         done = len(Ledger(ExperimentDirectory(order.directory)).records)
@@ -140,7 +124,7 @@ def _answer(order: SearchSpec) -> dict[str, Any]:
 
 
 def main(order: str, answer: str) -> None:
-    """Run the search of the order file, and write the answer file."""
+    """Run the search of the spec file and write its error to the result file."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = SearchSpec.from_dict(read_json(Path(order)))
     write_json(Path(answer), _answer(found))

@@ -1,4 +1,4 @@
-"""Running the searches of a comparison, some at a time, each in a process of its own."""
+"""Run the searches of a comparison, some at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ _STOPPING_SECONDS = 90.0
 
 
 def run_all(orders: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec, str | None], None]) -> None:
-    """Run searches, or go on with them. Ctrl-C ends them cleanly.
-
-    Args:
-        orders: one for each search.
-        jobs: how many at a time.
-        on_end: told of each search that has ended, from this thread, with the error if it has no result.
-    """
+    """Run or resume searches; `on_end` is called with each and its error. Ctrl-C stops them cleanly."""
     running = Running(max(1, (os.cpu_count() or 1) // jobs))
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         ended = {pool.submit(running.run, order): order for order in orders}
@@ -38,12 +32,7 @@ def run_all(orders: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpe
 
 
 class Running:
-    """The processes that run.
-
-    Args:
-        threads: of each, unless `OMP_NUM_THREADS` says another number; more than there are cores would get in each
-            other's way.
-    """
+    """The running search processes, each with so many threads unless `OMP_NUM_THREADS` is set."""
 
     def __init__(self, threads: int) -> None:
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
@@ -51,9 +40,9 @@ class Running:
         self._lock = threading.Lock()
 
     def run(self, order: SearchSpec) -> str | None:
-        """One search to its end; the error, if it has no result. What it prints is in `<directory>.log`.
+        """Run one search and return its error, if any. Its output goes to `<directory>.log`.
 
-        Only its owner can read that: it may have the address of NNI's page in it.
+        Only its owner can read the log, as it may contain the secret address of NNI's page.
         """
         log = order.directory.with_name(f"{order.directory.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +65,7 @@ class Running:
         return f"its process ended with code {code}; what it printed is in {log}"
 
     def stop(self) -> None:
-        """End them; what has been found stays."""
+        """Terminate all searches; completed trials are kept."""
         with self._lock:
             processes = list(self._processes)
         for process in processes:

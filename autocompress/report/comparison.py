@@ -1,4 +1,4 @@
-"""What each search of a comparison came to, and after how many epochs: pure figures of its records."""
+"""The outcome of each search of a comparison, and how many epochs it took: figures of its records."""
 
 from __future__ import annotations
 
@@ -16,22 +16,16 @@ _CLOSE = 1e-9
 
 @dataclass(frozen=True)
 class Point(Record):
-    """A search after one of its trials.
+    """A search after one of its trials."""
 
-    Attributes:
-        trials: so far.
-        epochs: of training so far.
-        best: the highest reduction of the objective within the budget so far; None while there is none.
-    """
-
-    trials: int
-    epochs: int
-    best: float | None
+    trials: int  # so far
+    epochs: int  # of training so far
+    best: float | None  # the highest reduction of the objective within the budget so far; None while there is none
 
 
 @dataclass(frozen=True)
 class SearchOutcome(Record):
-    """What one search of a comparison came to.
+    """The outcome of one search of a comparison.
 
     Attributes:
         tuner: as users name it.
@@ -66,19 +60,12 @@ class SearchOutcome(Record):
     error: str | None = None
 
     def reaches(self, rate: float) -> Point | None:
-        """When the search first had a reduction of so much within the budget; None if it never had."""
+        """The first point at which the search had this reduction within the budget; None if never."""
         return next((point for point in self.path if point.best is not None and point.best >= rate - _CLOSE), None)
 
 
 def outcome(data: ReportData, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
-    """What a search came to.
-
-    Args:
-        data: the experiment's.
-        tuner: as users name it.
-        directory: of the experiment, relative to the comparison's.
-        holdouts: accuracies on hold-out data by key of the feasible trials; empty without such data.
-    """
+    """The outcome of a search, from its report data and the hold-out accuracies of its feasible trials by key."""
     best, verdict = data.best, data.verdict
     return SearchOutcome(
         tuner=tuner,
@@ -116,23 +103,16 @@ def _path(data: ReportData) -> Iterable[Point]:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several seeds.
+    """A figure over several seeds."""
 
-    Attributes:
-        median: of those that have it; None where none has.
-        low: the lowest of them.
-        high: the highest.
-        missing: how many seeds have none.
-    """
-
-    median: float | None
-    low: float | None
-    high: float | None
-    missing: int
+    median: float | None  # of those that have it; None where none has
+    low: float | None  # the lowest of them
+    high: float | None  # the highest
+    missing: int  # how many seeds have none
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of these values."""
+        """The spread of these values."""
         values = list(values)
         known = [value for value in values if value is not None]
         if not known:
@@ -142,41 +122,22 @@ class Spread:
 
 @dataclass(frozen=True)
 class TunerRow:
-    """One tuner over all seeds; a figure that a seed has not is missing in its spread.
+    """One tuner over all seeds; a figure that a seed has not is missing in its spread."""
 
-    Attributes:
-        tuner: as users name it.
-        best_rate: the objective's highest reduction within the budget.
-        holdout_accuracy: of that model.
-        trials_to_best: trials until within one minimal step of the best known rate.
-        epochs_to_best: the same in epochs of training.
-        false_feasible: trials within the budget that are outside it on hold-out data.
-        trials: in all.
-        epochs: in all.
-        seconds: wall time of its trials.
-        errors: why seeds have no result.
-    """
-
-    tuner: str
-    best_rate: Spread
-    holdout_accuracy: Spread
-    trials_to_best: Spread
-    epochs_to_best: Spread
-    false_feasible: Spread
-    trials: Spread
-    epochs: Spread
-    seconds: Spread
-    errors: tuple[str, ...]
+    tuner: str  # as users name it
+    best_rate: Spread  # the objective's highest reduction within the budget
+    holdout_accuracy: Spread  # of that model
+    trials_to_best: Spread  # trials until within one minimal step of the best known rate
+    epochs_to_best: Spread  # the same in epochs of training
+    false_feasible: Spread  # trials within the budget that are outside it on hold-out data
+    trials: Spread  # in all
+    epochs: Spread  # in all
+    seconds: Spread  # wall time of its trials
+    errors: tuple[str, ...]  # why seeds have no result
 
 
 def row(tuner: str, outcomes: Iterable[SearchOutcome], within_reach: float | None) -> TunerRow:
-    """A tuner's row.
-
-    Args:
-        tuner: as users name it.
-        outcomes: its searches.
-        within_reach: the rate that counts as the best known; None where there is none.
-    """
+    """A tuner's row; `within_reach` is the rate that counts as the best known."""
     outcomes = list(outcomes)
     ended = [each for each in outcomes if each.error is None]
 
@@ -231,7 +192,7 @@ class Comparison(Record):
 
     @property
     def rows(self) -> list[TunerRow]:
-        """One for each tuner: those first that always came close to the best known rate, by the epochs it took them."""
+        """One row for each tuner: those that always came close to the best known rate first, by their epochs."""
         near = None if self.best_known is None else self.best_known - self.minimal_step
         names = dict.fromkeys(each.tuner for each in self.outcomes)
         rows = [row(name, (each for each in self.outcomes if each.tuner == name), near) for name in names]

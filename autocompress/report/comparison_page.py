@@ -35,7 +35,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """What came out, in one sentence."""
+    """The result in one sentence."""
     rows = [row for row in comparison.rows if row.epochs_to_best.median is not None]
     if not rows or comparison.best_known is None:
         return "No tuner found anything within the accuracy budget."
@@ -48,7 +48,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def explanation(comparison: Comparison) -> str:
-    """How the table is to be read."""
+    """How to read the table."""
     seeds = len({each.seed for each in comparison.outcomes})
     return (
         f"At most {comparison.trials} trials each, {counted(seeds, 'seed')}: median [range]; -N: N seeds never had it. "
@@ -65,7 +65,7 @@ def comparison_plots(comparison: Comparison) -> dict[str, tuple[str, Draw]]:
 
 
 def cells(row: TunerRow) -> list[str]:
-    """A tuner's row as text, under `HEADS` but for the name."""
+    """A tuner's row as text, under `HEADS` without the name."""
     return [
         _told(row.best_rate),
         _told(row.holdout_accuracy),

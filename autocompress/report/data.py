@@ -1,4 +1,4 @@
-"""What a report is made of: an experiment's files, read once."""
+"""The data of a report: an experiment's files, read once."""
 
 from __future__ import annotations
 
@@ -20,27 +20,16 @@ from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 @dataclass(frozen=True)
 class ReportData:
-    """An experiment as it is told.
+    """An experiment as reports show it."""
 
-    Attributes:
-        directory: its files.
-        plan: what was searched, with its baseline.
-        records: of all trials in the order they ended.
-        best: the best feasible one; None where there is none.
-        verdicts: of trials whose checkpoint was loaded afresh, by key.
-        proposals: what the rule asked, by key; none where a stock tuner chose.
-        curves: learning curves, by key: objects with `epoch` (from 1) and `accuracy`.
-        sizes: the best model's layers beside the uncompressed ones; None before it was verified.
-    """
-
-    directory: Path
-    plan: ExperimentPlan
-    records: tuple[TrialRecord, ...]
-    best: TrialRecord | None
-    verdicts: Mapping[str, Verdict]
-    proposals: Mapping[str, Proposal]
-    curves: Mapping[str, list[dict[str, Any]]]
-    sizes: ModelSizes | None
+    directory: Path  # its files
+    plan: ExperimentPlan  # what was searched, with its baseline
+    records: tuple[TrialRecord, ...]  # of all trials in the order they ended
+    best: TrialRecord | None  # the best feasible one; None where there is none
+    verdicts: Mapping[str, Verdict]  # of trials whose checkpoint was loaded afresh, by key
+    proposals: Mapping[str, Proposal]  # what the rule asked, by key; none where a stock tuner chose
+    curves: Mapping[str, list[dict[str, Any]]]  # learning curves, by key: objects with `epoch` (from 1) and `accuracy`
+    sizes: ModelSizes | None  # the best model's layers beside the uncompressed ones; None before it was verified
 
     @property
     def module(self) -> str:
@@ -95,7 +84,7 @@ class ReportData:
 
     @property
     def nearest_failure(self) -> TrialRecord | None:
-        """The trial outside the budget that removed least beyond the best one, of the best one's algorithm."""
+        """The infeasible trial that removed least beyond the best one, of the same algorithm."""
         if self.best is None:
             return None
         reached = self.reduction(self.best) or 0.0
@@ -122,13 +111,13 @@ class ReportData:
         return accuracy_margin(record.simulated_accuracy, self.threshold, higher_is_better=higher)
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
-        """The lowest and the highest accuracy that a trial had while it was fine-tuned."""
+        """The lowest and the highest accuracy of a trial's learning curve."""
         accuracies = [point["accuracy"] for point in self.curves.get(record.key, ()) if "accuracy" in point]
         return (min(accuracies), max(accuracies)) if len(accuracies) > 1 else None
 
 
 def read_report_data(directory: ExperimentDirectory) -> ReportData:
-    """The data of the experiment in a directory.
+    """Read the data of the experiment in a directory.
 
     Raises:
         StoreError: there is none, its baseline has not been measured, or its files are damaged.
@@ -151,7 +140,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
 
 
 def reasons(data: ReportData) -> list[str]:
-    """One for each record, in their order."""
+    """Why each record's rate was tried, in their order."""
     latest: dict[str, Proposal] = {}
     told = []
     for record in data.records:
@@ -185,25 +174,17 @@ _BY_OPTION = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to run the same search again.
+    """How to run the same search again."""
 
-    Attributes:
-        what: the kind of file that is needed.
-        file: its name.
-        content: its content, as JSON.
-        command: the command line, or the lines of Python.
-        changed: settings that must be given besides, by name.
-    """
-
-    what: str
-    file: str
-    content: Any
-    command: str
-    changed: list[tuple[str, Any]]
+    what: str  # the kind of file that is needed
+    file: str  # its name
+    content: Any  # its content, as JSON
+    command: str  # the command line, or the lines of Python
+    changed: list[tuple[str, Any]]  # settings that must be given besides, by name
 
 
 def recipe(data: ReportData) -> Recipe:
-    """Of an experiment or a study its command line; of a training loop what makes it."""
+    """The command line of an experiment or a study; the code of a training loop."""
     engine = data.plan.engine
     if isinstance(engine, LocalEngine):
         return Recipe("configuration", "config.json", engine.config, _loop(data), [])
@@ -243,7 +224,7 @@ def _command(data: ReportData) -> str:
 
 
 def _changed_settings(data: ReportData) -> list[tuple[str, Any]]:
-    """Name and value of the settings that are not the defaults and have no option of their own."""
+    """Name and value of the settings that differ from the defaults and have no option of their own."""
     defaults = AccuracyAwareSettings().to_dict()
     given = data.plan.settings.to_dict()
     return [

@@ -1,4 +1,4 @@
-"""Writing reports' files."""
+"""Write reports' files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autocompress.store.disk import write_json
 
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
-    """See `autocompress.report.write_report`."""
+    """Write the page and the plots of an experiment."""
     data, path = read_report_data(directory), path.expanduser()
     path = path.parent.resolve() / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
@@ -28,11 +28,7 @@ def write(directory: ExperimentDirectory, path: Path) -> Path:
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> Path:
-    """Write `comparison.json`, `comparison.html` and the plot as SVG and PNG in `plots/`; the page.
-
-    Raises:
-        StoreError: they cannot be written.
-    """
+    """Write `comparison.json`, `comparison.html`, and the plot as SVG and PNG in `plots/`; the page is returned."""
     path = directory / "comparison.html"
     write_json(directory / "comparison.json", comparison.to_dict())
     _write(path, comparison_page(comparison), comparison_plots(comparison))
@@ -40,7 +36,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> Path:
 
 
 def _refuse_links(*paths: Path) -> None:
-    """A directory that came from elsewhere may have links that lead out of it."""
+    """A directory from elsewhere may contain links that lead out of it."""
     for path in paths:
         if path.is_symlink():
             raise StoreError(f"a report must not be written through a link; {path} leads to {path.readlink()}")

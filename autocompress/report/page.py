@@ -1,4 +1,4 @@
-"""Filling in the pages' templates."""
+"""Render the pages' templates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autocompress.report.verdict import advice, findings, headline
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page as HTML; what comes from outside is escaped."""
+    """A page as HTML; values are escaped."""
     return _environment().get_template(template).render(version=version("autocompress"), **values)
 
 
@@ -63,32 +63,18 @@ _TOTAL = "whole model"
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer before and after.
+    """A layer before and after."""
 
-    Attributes:
-        name: of the layer.
-        kind: its class.
-        parameters: before and after; None where it is not known.
-        macs: the same.
-        seconds: the same.
-        total: whether it is the whole model's row.
-    """
-
-    name: str
-    kind: str
-    parameters: tuple[int | None, int | None]
-    macs: tuple[int | None, int | None]
-    seconds: tuple[float | None, float | None]
-    total: bool = False
+    name: str  # of the layer
+    kind: str  # its class
+    parameters: tuple[int | None, int | None]  # before and after; None where it is not known
+    macs: tuple[int | None, int | None]  # the same
+    seconds: tuple[float | None, float | None]  # the same
+    total: bool = False  # whether it is the whole model's row
 
 
 def page(data: ReportData, trials: str) -> str:
-    """The page's HTML.
-
-    Args:
-        data: the experiment's.
-        trials: where the trials' directories are, from where the page is.
-    """
+    """The page's HTML; `trials` is the path of the trials' directories relative to it."""
     return rendered(
         "experiment.html",
         title=f"{data.module}: compression report",
@@ -119,7 +105,7 @@ def _data_url(image: bytes) -> str:
 
 
 def tiles(data: ReportData) -> list[tuple[str, str]]:
-    """Label and figure of what matters most; empty where nothing was found."""
+    """Label and value of the most important figures; empty without a feasible trial."""
     best, verdict = data.best, data.verdict
     if best is None:
         return []
@@ -137,7 +123,7 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
 
 
 def layer_rows(data: ReportData) -> list[LayerRow]:
-    """The layers of the uncompressed model beside what is left of each, the whole model last."""
+    """The layers of the uncompressed model and what is left of each; the whole model last."""
     sizes, best = data.sizes, data.best
     if sizes is None or best is None:
         return []

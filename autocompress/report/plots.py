@@ -74,7 +74,7 @@ def draw_pareto(data: ReportData, axes: Axes) -> None:
 
 
 def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
-    """The records that no other one surpasses in both bytes saved and accuracy, from the smallest saving on."""
+    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
     sign = 1.0 if higher_is_better else -1.0
 
     def rank(record: TrialRecord) -> tuple[float, float]:
@@ -143,7 +143,7 @@ _PARETO = "Algorithms compared: nothing that was tried is both smaller and more 
 
 
 def plots(data: ReportData) -> dict[str, tuple[str, Draw]]:
-    """File name -> caption and plot, of those that this experiment has something for."""
+    """File name -> caption and plot, of those that this experiment has data for."""
     drawn: dict[str, tuple[str, Draw]] = {"accuracy": (_ACCURACY, lambda axes: draw_accuracy(data, axes))}
     if data.records:
         drawn["path"] = (_PATH, lambda axes: draw_path(data, axes))

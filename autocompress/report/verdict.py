@@ -1,7 +1,4 @@
-"""Trials whose models evaluate differently when they are loaded afresh, in words and as an error.
-
-That is told wherever a trial is: without it a person sees an accuracy beyond the threshold, and no result.
-"""
+"""The result of an experiment in words: headline, findings and advice; trials that verification contradicts."""
 
 from __future__ import annotations
 
@@ -24,20 +21,12 @@ _MOST_TOLD = 3
 
 
 def disagreement(record: TrialRecord, fresh: Verdict | None) -> str | None:
-    """What is said of a trial whose model evaluates differently when loaded afresh.
-
-    Args:
-        record: of the trial.
-        fresh: what loading it afresh came to; None: that has not been done.
-
-    Returns:
-        a sentence without its subject, which is the trial; None where the two agree.
-    """
+    """How a trial's model evaluates differently when loaded afresh, without the subject; None where they agree."""
     return None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
 
 
 def disagreements(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
-    """A sentence about each of the trials that evaluate differently, of more than three the first three."""
+    """A sentence about each trial whose model evaluates differently when loaded afresh, at most three."""
     found = [
         f"{at_rate(record.algorithm, record.requested_rate)} {told}"
         for record in records
@@ -50,21 +39,14 @@ def disagreements(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict
 def nearest_fresh(
     records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
 ) -> float | None:
-    """The accuracy nearest to the threshold, or furthest inside it; of models loaded afresh what they came to there."""
+    """The accuracy nearest to the threshold, or furthest inside it; verified ones count as they were verified."""
     return nearest_accuracy(_fresh(each, verdicts.get(each.key), threshold, higher_is_better) for each in records)
 
 
 def infeasible(
     records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
 ) -> InfeasibleBudgetError:
-    """The error of a search in which nothing stayed within the budget, loaded afresh where it came to that.
-
-    Args:
-        records: of all trials.
-        verdicts: what loading trials afresh came to, by their keys.
-        threshold: the worst tolerable accuracy.
-        higher_is_better: direction of the metric.
-    """
+    """The error of a search without a feasible trial, or whose feasible ones failed verification."""
     tried = list(records)
     nearest = nearest_fresh(tried, verdicts, threshold, higher_is_better=higher_is_better)
     disproved = [
@@ -91,7 +73,7 @@ _SURELY_INSIDE = 1.0
 
 
 def headline(data: ReportData) -> str:
-    """What was found, in one sentence."""
+    """The result in one sentence."""
     best = data.best
     if best is None:
         return f"Nothing stayed within the accuracy budget in {counted(len(data.records), 'trial')}."
@@ -103,7 +85,7 @@ def headline(data: ReportData) -> str:
 
 
 def findings(data: ReportData) -> list[str]:
-    """How sure it is: accuracies, margins, the nearest failure, what it took."""
+    """How certain the result is: accuracies, margins, the nearest failure, the cost."""
     return [
         text
         for text in (
@@ -121,7 +103,7 @@ def findings(data: ReportData) -> list[str]:
 
 
 def advice(data: ReportData) -> list[str]:
-    """What to try next; what speaks most for itself comes first."""
+    """What to try next, the most promising first."""
     return _after_nothing(data) if data.best is None else _after_success(data)
 
 
@@ -142,7 +124,7 @@ def _disagreements(data: ReportData) -> list[str]:
 
 
 def _conversions(data: ReportData) -> str:
-    """Trials that were within the budget as long as rounding was simulated."""
+    """Trials that were within the budget only while rounding was simulated."""
     worse = [record for record in data.records if not record.feasible and data.simulated_margin(record) >= 0]
     if not worse:
         return ""

@@ -1,4 +1,4 @@
-"""The search rule and what surrounds it: pure functions of records."""
+"""The search rule, as pure functions of records."""
 
 from autocompress.search.adaptive import (
     LOST_TRIALS_UNTIL_INFEASIBLE,

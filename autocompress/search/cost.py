@@ -1,4 +1,4 @@
-"""How many trials and epochs a search takes at most, before it begins."""
+"""Upper bounds on the trials and epochs of a search."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ _MOST_EDGES = 400
 
 @dataclass(frozen=True)
 class SearchLength:
-    """Upper bounds.
+    """Upper bounds."""
 
-    Attributes:
-        trials: that are run.
-        epochs: of training, of all trials.
-        evaluations: of all trials.
-    """
-
-    trials: int
-    epochs: int
-    evaluations: int
+    trials: int  # that are run
+    epochs: int  # of training, of all trials
+    evaluations: int  # of all trials
 
     def within(self, other: SearchLength) -> SearchLength:
-        """Where both are upper bounds of a search."""
+        """The smaller of each bound."""
         return SearchLength(
             min(self.trials, other.trials),
             min(self.epochs, other.epochs),
@@ -36,12 +30,9 @@ class SearchLength:
 
 
 def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
-    """What searches take at most where accuracy falls as the rate rises.
+    """The bounds of searches whose accuracy falls as the rate rises.
 
-    Args:
-        searches: of each algorithm.
-        stages: for each, how many algorithms a trial applies one after the other, each with its own epochs.
-        validate_every: epochs between two evaluations.
+    `stages`: for each search, how many algorithms a trial applies one after the other, each with its own epochs.
     """
     lengths = [_longest(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
     return SearchLength(
@@ -52,7 +43,7 @@ def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: i
 
 
 def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
-    """What so many trials of so many epochs take, evaluations before the first epoch included."""
+    """The bounds of so many trials of so many epochs, with an evaluation before the first epoch."""
     return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
 
 

@@ -119,11 +119,7 @@ def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_space(names: Iterable[str]) -> SearchSpace:
-    """All layers at rates from 0 to 0.95; weights in 8 bits, of `dorefa` in 4, of `bnn` in 1, of `qat` activations too.
-
-    Raises:
-        ConfigError: no algorithm has such a name.
-    """
+    """All layers at rates from 0 to 0.95; weights in 8 bits, of `dorefa` 4, of `bnn` 1, of `qat` activations too."""
     generator = AutoCompressionSearchSpaceGenerator()
     for name in names:
         generator.add_config(name, [part.default_entry() for part in algorithm(name).stages])

@@ -1,4 +1,4 @@
-"""What is on disk: the journal, the trials' records and artefacts."""
+"""An experiment's files: the journal, the trials' records and artefacts."""
 
 from autocompress.store.directory import ExperimentDirectory, TrialDirectory
 from autocompress.store.ledger import Ledger, PendingTrial, Verdict, killed_message, record_without_result

@@ -1,4 +1,4 @@
-"""Directories that were made for a search which never began."""
+"""Directories of a search that never began."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def removed_if_unused(path: Path) -> Iterator[None]:
-    """Remove a directory that the block has made, and parents made for it, where they hold the lock's file at most.
-
-    Args:
-        path: of the directory.
-    """
+    """Remove a directory, and parents of it, that the block has created and that hold at most the lock's file."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""What an experiment knows so far: its journal, replayed."""
+"""The state of an experiment: its journal, replayed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autocompress.typed_fields import checked, from_fields
 
 
 class _Search(TypedDict):
-    """What the parameters of a trial have under `search`; see `trial.spec`."""
+    """`search` in the parameters of a trial; see `trial.spec`."""
 
     requested_rate: float | None
     lr_factor: float
@@ -40,11 +40,7 @@ class PendingTrial:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PendingTrial:
-        """A trial as a journal has it, or a study of Optuna's: `key`, `parameters` and `proposal`.
-
-        Raises:
-            StoreError: a field is missing or of another type.
-        """
+        """A trial from the journal or from a study of Optuna's: `key`, `parameters` and `proposal`."""
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
         if fields.get("proposal") is not None:
             fields["proposal"] = Proposal.from_dict(fields["proposal"])
@@ -65,24 +61,14 @@ def _require_algorithm(parameters: Mapping[str, Any]) -> None:
 
 
 def killed_message(signal: str = "") -> str:
-    """What is said of a process that was killed.
-
-    Args:
-        signal: its name, where it is known.
-    """
+    """Message for a killed process; `signal` is the signal's name, where it is known."""
     by = f" by {signal}" if signal else ""
     hint = " (the machine may have been out of memory)" if signal == "SIGKILL" else ""
     return f"the trial's process was killed{by}{hint}"
 
 
 def record_without_result(trial: PendingTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
-    """The record of a trial that ended without a result.
-
-    Args:
-        trial: as it was proposed.
-        crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
-        killed: how it was killed, where that is known.
-    """
+    """The record of a trial that ended without a result: failed with the last line of `crash`, else lost."""
     return TrialRecord(
         key=trial.key,
         algorithm=str(trial.parameters["algorithm_name"]["_name"]),
@@ -102,7 +88,7 @@ def _reason(crash: str) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a checkpoint evaluated to when it was loaded afresh at the end of the search.
+    """The verification of a checkpoint that was loaded afresh at the end of the search.
 
     Attributes:
         accuracy: on validation data, in the evaluator's unit.
@@ -121,17 +107,7 @@ class _Verdict(Verdict):
 
 
 class Ledger:
-    """All records and open trials of an experiment; every change is in the journal before it is here.
-
-    Args:
-        directory: the experiment; its journal is replayed at once.
-
-    Attributes:
-        records: in the order they ended.
-        open: the trials without a result, by key.
-        asked: all trials as they were proposed, by key.
-        verdicts: of trials whose checkpoint was loaded afresh, by key.
-    """
+    """All records and pending trials of an experiment; every change is written to the journal first."""
 
     def __init__(self, directory: ExperimentDirectory) -> None:
         self.directory = directory
@@ -144,16 +120,12 @@ class Ledger:
 
     @property
     def not_disproved(self) -> list[TrialRecord]:
-        """The records that no verdict has disproved."""
+        """The records that no verdict contradicts."""
         verdicts = self.verdicts
         return [each for each in self.records if each.key not in verdicts or verdicts[each.key].feasible]
 
     def refresh(self) -> None:
-        """Take over what others have written since.
-
-        Raises:
-            StoreError: the journal is damaged, or what was read is there no more.
-        """
+        """Replay what others have written since."""
         journal = self.directory.journal
         if journal.size() < self._replayed:
             raise StoreError(f"the journal {journal.path} must only grow; it has become shorter")
@@ -162,7 +134,7 @@ class Ledger:
             self._replay(event)
 
     def propose(self, trial: PendingTrial) -> None:
-        """Note that a trial is about to run. Proposing an open trial again changes nothing."""
+        """Note that a trial is about to run; a pending trial is noted once."""
         if trial.key in self.open:
             return
         proposal = trial.proposal.to_dict() if trial.proposal else None
@@ -175,14 +147,9 @@ class Ledger:
         self._add(record)
 
     def settle(self, key: str, *, stopped_counts: bool = True) -> TrialRecord | None:
-        """Take the result of an open trial from its directory, if it has one that counts.
+        """Take the result of a pending trial from its directory; None while there is none.
 
-        Args:
-            key: the trial's key.
-            stopped_counts: whether a trial that was interrupted counts; not when it was the whole search that stopped.
-
-        Returns:
-            the trial's record, also when it was known before; None while there is none.
+        An interrupted trial counts unless the whole search was stopped (`stopped_counts`).
         """
         known = next((record for record in self.records if record.key == key and record.state != "lost"), None)
         if known is not None and key not in self.open:
@@ -194,13 +161,7 @@ class Ledger:
         return record
 
     def close(self, key: str, crash: str | None = None, killed: str | None = None) -> TrialRecord:
-        """Note that an open trial ended without a result: its process was killed, or crashed.
-
-        Args:
-            key: the trial's key.
-            crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
-            killed: how it was killed, where that is known.
-        """
+        """Note that a pending trial ended without a result: it crashed with that output, or was killed."""
         record = record_without_result(self.open[key], crash, killed)
         if crash is not None:
             self.directory.trial(key).write_traceback(crash)
@@ -208,12 +169,12 @@ class Ledger:
         return record
 
     def add_verdict(self, key: str, verdict: Verdict) -> None:
-        """Note what a fresh load of a trial's checkpoint evaluated to."""
+        """Note the verification of a trial's checkpoint."""
         self._append("verdict", key=key, **dataclasses.asdict(verdict))
         self.verdicts[key] = verdict
 
     def settle_ended(self) -> None:
-        """Take the results of trials that ended while nobody was there to note them."""
+        """Take the results of trials that ended while no launcher ran."""
         for key in list(self.open):
             self.settle(key, stopped_counts=False)
 

@@ -1,4 +1,4 @@
-"""Following a search in its directory, whatever engine runs it: off its path, so that nothing here slows or ends it."""
+"""Watch a search's directory and notify callbacks, whatever the engine, from a thread that cannot slow or stop it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ _logger = logging.getLogger("autocompress.tracking")
 
 
 class Follower:
-    """Tells callbacks what is new in an experiment's directory.
-
-    Args:
-        store: the directory; it need not exist yet. What it holds already is not told.
-        callbacks: who is told.
-    """
+    """Notifies callbacks of new events in an experiment's directory, which need not exist yet."""
 
     def __init__(self, store: ExperimentDirectory, callbacks: Sequence[Callback]) -> None:
         self._store = store
@@ -32,7 +27,7 @@ class Follower:
         self._epochs = {record.key: len(store.trial(record.key).curve()) for record in known}
 
     def look(self) -> None:
-        """Tell what has happened since the last look."""
+        """Report what has happened since the last call."""
         if not self._callbacks or not self._store.journal.path.exists():
             return
         ledger = Ledger(self._store)
@@ -45,14 +40,14 @@ class Follower:
             self._tell_epochs(trial)
 
     def end(self) -> None:
-        """The search has ended by itself: tell what is left, and that."""
+        """The search has ended by itself: report what is left, and its end."""
         from autocompress.result import CompressionResult
 
         self.look()
         self._tell("on_search_end", CompressionResult(self._store))
 
     def close(self) -> None:
-        """There is no more to tell."""
+        """Close the callbacks."""
         self._tell("close")
 
     def _tell_epochs(self, trial: PendingTrial) -> None:
@@ -73,15 +68,7 @@ class Follower:
 
 @contextlib.contextmanager
 def following(store: ExperimentDirectory, callbacks: Sequence[Callback]) -> Iterator[Callable[[], None]]:
-    """Tell callbacks of a search while the block runs.
-
-    Args:
-        store: the experiment's directory.
-        callbacks: who is told.
-
-    Yields:
-        what is to be called when the search has ended by itself.
-    """
+    """Notify callbacks of a search while the block runs; call the yielded function when it has ended by itself."""
     follower, ended = Follower(store, callbacks), threading.Event()
 
     def follow() -> None:
@@ -131,7 +118,7 @@ _KNOWN: dict[str, Callable[[str], Callback]] = {"mlflow": _mlflow, "tensorboard"
 
 
 def tracker(text: str) -> Callback:
-    """The tracker that `<name>=<where>` names.
+    """The tracker given as `<name>=<where>`.
 
     Raises:
         ConfigError: there is none of that name, the place is missing, or it cannot be used.

@@ -1,4 +1,4 @@
-"""One trial, in its own process or in this one."""
+"""Run one trial, in its own process or in this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a trial talks to whoever started it."""
+"""Channels between a trial and the process that started it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Channel(Reporter, Protocol):
 
 
 class NullReporter:
-    """Reports to nobody."""
+    """Discards all results."""
 
     def report_epoch(self, result: dict[str, Any]) -> None:
         """Nothing."""
@@ -43,7 +43,7 @@ PIPE = "AUTOCOMPRESS_PIPE"
 
 
 class PipeChannel:
-    """Brings the parameters of `process.TrialProcess`, and takes the results to it."""
+    """Channel to `process.TrialProcess`: parameters come from the environment, results go to a pipe."""
 
     def __init__(self) -> None:
         self._pipe = int(os.environ.pop(PIPE))
@@ -54,11 +54,11 @@ class PipeChannel:
         return parameters
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """A line. If nobody waits any more the trial goes on: its record on disk is what counts."""
+        """Write a line. If the reader has gone, the trial goes on: its record on disk is what counts."""
         try:
             os.write(self._pipe, (json.dumps(result) + "\n").encode())
         except BrokenPipeError:
             return
 
     def report_final(self, result: dict[str, Any]) -> None:
-        """Nothing: the record tells."""
+        """Nothing: the record has it."""

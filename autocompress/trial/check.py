@@ -1,4 +1,4 @@
-"""Trying every algorithm on a model before any search: what applies, and what it would remove."""
+"""Try every algorithm on a model before any search: which apply, and what they would remove."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class AlgorithmCheck:
-    """What became of one algorithm.
+    """The result of trying one algorithm.
 
     Attributes:
         algorithm: its name.
@@ -87,7 +87,7 @@ class AlgorithmCheck:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AlgorithmCheck:
-        """What `to_dict` wrote."""
+        """The check that `to_dict` wrote."""
         reductions = tuple(Reduction(**each) for each in data["reductions"])
         return cls(**{**data, "missing_hooks": tuple(data["missing_hooks"]), "reductions": reductions})
 
@@ -135,7 +135,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
 
 
 def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
-    """The check, told of the module's hooks."""
+    """The check with what the module's hooks allow."""
     names = [part.name for part in algorithm(check.algorithm).stages]
     missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
     fine_tunes = find_trainer(module, names[-1]) is not None
@@ -143,7 +143,7 @@ def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
 
 
 def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
-    """The algorithm's parameters at the allowed rate that is nearest."""
+    """The algorithm's parameters at the nearest allowed rate."""
     axis = space.axis()
     return space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
 
@@ -151,7 +151,7 @@ def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
 def _reduced(
     module: ModuleClass, space: AlgorithmSpace, requested: float, reference_model: ReferenceModel
 ) -> tuple[Reduction, list[Compression]]:
-    """What it removes, and how."""
+    """The reduction at a rate, and the compressions that made it."""
     seed_everything(0)
     parameters = _parameters(space, requested)
     choice = read_parameters(parameters)
@@ -192,5 +192,5 @@ def _argument_names(name: str) -> set[str]:
 
 
 def checks_to_dict(checks: Sequence[AlgorithmCheck]) -> dict[str, Any]:
-    """As one JSON object."""
+    """Checks as one JSON object."""
     return {"checks": [check.to_dict() for check in checks]}

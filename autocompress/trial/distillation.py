@@ -1,4 +1,4 @@
-"""Knowledge distillation: the uncompressed model teaches the compressed one, whatever trainer the user wrote.
+"""Knowledge distillation: the uncompressed model teaches the compressed one, with any trainer.
 
 Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531; the options are NNCF's.
 """
@@ -20,13 +20,7 @@ from autocompress.settings import KnowledgeDistillation
 
 
 class DistillingCriterion:
-    """The user's criterion, plus the distance of the student's latest outputs from the teacher's.
-
-    Everything else that is asked of it is the user's criterion's.
-
-    Attributes:
-        calls: how often it was called.
-    """
+    """The user's criterion plus the distance of the student's latest outputs from the teacher's."""
 
     def __init__(self, criterion: Criterion, distance: Callable[[], torch.Tensor | None]) -> None:
         self._criterion = criterion
@@ -34,7 +28,7 @@ class DistillingCriterion:
         self.calls = 0
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """The loss to train with, given what the user's criterion takes."""
+        """The loss to train with."""
         self.calls += 1
         loss, distance = self._criterion(*arguments, **keywords), self._distance()
         return loss if distance is None else loss + distance
@@ -44,14 +38,9 @@ class DistillingCriterion:
 
 
 class DistillationHook:
-    """What a student answered last in training mode, and what its teacher answers to the same.
+    """Forward hook that keeps a student's latest outputs in training mode, and its teacher's for the same inputs.
 
-    The teacher sees what the student sees, in eval mode and without gradients.
-
-    Args:
-        student: is listened to until `end`.
-        teacher: the uncompressed model.
-        settings: the kind of loss, its scale and temperature.
+    The teacher is in eval mode and without gradients.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, settings: KnowledgeDistillation) -> None:
@@ -60,23 +49,23 @@ class DistillationHook:
         self._handle = student.register_forward_hook(self._watch, with_kwargs=True)
 
     def distance(self) -> torch.Tensor | None:
-        """The distillation loss of the latest answer, once; None where there is no new one."""
+        """The distillation loss of the latest outputs, once; None where there are no new ones."""
         if self._latest is None:
             return None
         answers, self._latest = self._latest, None
         return loss(*answers, self._settings)
 
     def end(self) -> None:
-        """Listen no longer."""
+        """Remove the hook."""
         self._handle.remove()
 
     def __deepcopy__(self, _: dict[int, Any]) -> DistillationHook:
-        """A copy of the student is still taught by the same teacher."""
+        """Copies of the student share the hook."""
         return self
 
     @staticmethod
     def forget(copied: nn.Module) -> None:
-        """Do not listen to a copy of a student."""
+        """Remove the hook from a copy of a student."""
         for key, known in list(copied._forward_hooks.items()):
             if isinstance(getattr(known, "__self__", None), DistillationHook):
                 del copied._forward_hooks[key]
@@ -109,12 +98,8 @@ def loss(student: Any, teacher: Any, settings: KnowledgeDistillation) -> torch.T
     """The distillation loss, summed over all floating-point outputs of more than one dimension.
 
     `softmax`: Kullback-Leibler divergence of the teacher's softmax from the student's at the temperature, times the
-    temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error.
-
-    Args:
-        student: the student's outputs: a tensor, or tensors in sequences, mappings or dataclasses.
-        teacher: the teacher's, of the same shapes.
-        settings: the kind of loss, its scale and temperature.
+    temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error. Outputs may be tensors
+    in sequences, mappings or dataclasses.
     """
     pairs = zip(tensors(student), tensors(teacher), strict=True)
     terms = [_distance(mine, its, settings) for mine, its in pairs if mine.is_floating_point() and mine.dim() > 1]

@@ -1,4 +1,4 @@
-"""How a model is trained and evaluated while a trial fine-tunes it."""
+"""Train and evaluate a model while a trial fine-tunes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autocompress.trial.distillation import distilling
 
 
 class Training(Protocol):
-    """What fine-tuning asks of whoever trains the model."""
+    """How a model is trained and evaluated, as fine-tuning needs it."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -30,7 +30,7 @@ class Training(Protocol):
         ...
 
     def begin(self, model: nn.Module) -> Callable[[int], None] | None:
-        """A function that trains one epoch, counted from 0, with a new optimizer; None: the model is not trained."""
+        """A function that trains one epoch, counted from 0, with a new optimizer; None: there is no training."""
         ...
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:
@@ -48,33 +48,21 @@ class Training(Protocol):
 
 @dataclass(frozen=True)
 class ModuleTraining:
-    """Training with the hooks of the user's module. Implements `Training`.
+    """Training with the hooks of the user's module. Implements `Training`."""
 
-    Attributes:
-        module: the user's module: trainer, optimizer, criterion, evaluator.
-        algorithm: name that the trainers are asked for.
-        lr_factor: factor on the learning rates.
-        distillation: how the teacher's outputs count; None: they do not.
-        teacher: the uncompressed model.
-    """
-
-    module: ModuleClass
-    algorithm: str
-    lr_factor: float = 1.0
-    distillation: KnowledgeDistillation | None = None
-    teacher: nn.Module | None = None
+    module: ModuleClass  # the user's module: trainer, optimizer, criterion, evaluator
+    algorithm: str  # name that the trainers are asked for
+    lr_factor: float = 1.0  # factor on the learning rates
+    distillation: KnowledgeDistillation | None = None  # how the teacher's outputs count; None: they do not
+    teacher: nn.Module | None = None  # the uncompressed model
 
     @property
     def higher_is_better(self) -> bool:
-        """See `Training`."""
+        """Direction of the accuracy."""
         return self.module.higher_is_better
 
     def begin(self, model: nn.Module) -> Callable[[int], None] | None:
-        """See `Training`.
-
-        Raises:
-            ModuleError: a hook that is needed is missing.
-        """
+        """A function that trains one epoch with the module's trainer."""
         trainer = find_trainer(self.module, self.algorithm)
         if trainer is None:
             return None
@@ -95,7 +83,7 @@ class ModuleTraining:
         return train
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
-        """See `Training`."""
+        """The accuracy by the module's evaluator."""
         return evaluate(self.module.evaluator(), model)
 
     def settled(self) -> bool:
@@ -139,50 +127,31 @@ def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
 
 @dataclass
 class FineTuningResult:
-    """What fine-tuning came to; filled in while it runs, so that an interruption loses nothing.
+    """The result of fine-tuning; filled in while it runs, so that an interruption loses nothing."""
 
-    Attributes:
-        accuracy: the best so far, in the evaluator's unit; NaN before the first evaluation.
-        budget: how far that is inside the threshold; >= 0 is feasible.
-        epochs: epochs done.
-        state: the weights that reached it; None while they are the model's own.
-        interrupted: whether a signal ended it.
-    """
-
-    accuracy: float = math.nan
-    budget: float = -math.inf
-    epochs: int = 0
-    state: dict[str, Any] | None = None
-    interrupted: bool = False
+    accuracy: float = math.nan  # the best so far, in the evaluator's unit; NaN before the first evaluation
+    budget: float = -math.inf  # how far that is inside the threshold; >= 0 is feasible
+    epochs: int = 0  # epochs done
+    state: dict[str, Any] | None = None  # the weights that reached it; None while they are the model's own
+    interrupted: bool = False  # whether a signal ended it
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How long to fine-tune.
+    """Fine-tuning of at most so many epochs."""
 
-    Attributes:
-        training: how the model is trained and evaluated.
-        threshold: the worst tolerable accuracy.
-        epochs: the most epochs.
-        evaluate_first: evaluate before the first epoch, and do not train if that is feasible.
-        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
-        on_epoch: called after each evaluation with (epoch, accuracy, accuracy budget).
-    """
-
-    training: Training
-    threshold: float
-    epochs: int
-    evaluate_first: bool = False
-    validate_every_n_epochs: int = 1
+    training: Training  # how the model is trained and evaluated
+    threshold: float  # the worst tolerable accuracy
+    epochs: int  # the most epochs
+    evaluate_first: bool = False  # evaluate before the first epoch, and do not train if that is feasible
+    validate_every_n_epochs: int = 1  # evaluate after each so many epochs, and after the last
+    # called after each evaluation with (epoch, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
 
     def run(self, model: nn.Module) -> FineTuningResult:
-        """Train the model in place, at most `epochs` epochs; leave at the first feasible evaluation.
+        """Train the model in place; stop at the first feasible evaluation, or at KeyboardInterrupt.
 
-        The model ends with the weights of its best evaluation. KeyboardInterrupt ends it early with what there is.
-
-        Raises:
-            ModuleError: a hook that is needed is missing, or the evaluator returns no finite number.
+        The model ends with the weights of its best evaluation.
         """
         tuned = FineTuningResult()
         try:

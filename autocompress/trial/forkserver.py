@@ -1,7 +1,7 @@
 """A process that has imported what trials need and forks one for each: it begins in 0.05 s instead of 3.
 
-It runs no operator of PyTorch, opens no device and does not load the user's module, so that what it forks is as good as
-a fresh interpreter. In the manner of multiprocessing's forkserver, which would import the launching script as well.
+It runs no operator of PyTorch, opens no device and does not load the user's module, so that a fork is as good as a
+fresh interpreter. After multiprocessing's forkserver, which would import the launching script as well.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _settle() -> None:
-    """Let trials share this memory and leave it as it is: no collection in it, no taking apart of torch's operators."""
+    """Freeze this memory for the forks to share: no garbage collection in it, no destruction of torch's operators."""
     gc.collect()
     gc.freeze()
     for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
@@ -70,11 +70,7 @@ def _settle() -> None:
 
 
 class _Server:
-    """Forks for each request, and tells of each child's end.
-
-    Args:
-        requests: brings the descriptors.
-    """
+    """Forks for each request, and reports each child's exit code."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -82,7 +78,7 @@ class _Server:
         self._woken, self._waker = socket.socketpair()
 
     def serve(self) -> list[str] | None:
-        """The arguments, in a process that is to be a trial; None in the server, when nobody asks any more."""
+        """The arguments, in a forked trial; None in the server, when the requests' socket is closed."""
         self._waker.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno())
@@ -132,7 +128,7 @@ def _tell(teller: int, number: int) -> None:
 
 
 def _trial(output: int, results: int, request: int) -> list[str]:
-    """Become what a fresh interpreter would be; its arguments."""
+    """Set up what a fresh interpreter would have, and return its arguments."""
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)

@@ -1,4 +1,4 @@
-"""The uncompressed model of a trial, and what compressors and measurements need to know of it."""
+"""Apply the algorithms of a trial one after the other: compress, fine-tune, finish, save."""
 
 from __future__ import annotations
 
@@ -26,32 +26,21 @@ from autocompress.trial.spec import Stage, TrialSpec
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """The uncompressed model.
+    """The uncompressed model of a trial, and what was measured on it."""
 
-    Attributes:
-        original: the model; not changed.
-        inputs: positional arguments of one forward pass.
-        shapes: sizes of its layers.
-        size: its size.
-    """
-
-    original: nn.Module
-    inputs: tuple[Any, ...]
-    shapes: Mapping[str, LayerShape]
-    size: Measurement
+    original: nn.Module  # the model; not changed
+    inputs: tuple[Any, ...]  # positional arguments of one forward pass
+    shapes: Mapping[str, LayerShape]  # sizes of its layers
+    size: Measurement  # its size
 
     @classmethod
     def of(cls, module: ModuleClass) -> ReferenceModel:
-        """Ask the user's module.
-
-        Raises:
-            ModuleError: a hook returns something unusable.
-        """
+        """The reference model of a user's module."""
         original, inputs = fresh_model(module), example_inputs(module)
         return cls(original, inputs, layer_shapes(original), measure(original, inputs))
 
     def request(self, stage: Stage, module: ModuleClass) -> CompressionRequest:
-        """What a stage asks of its compressor."""
+        """The request of a stage to its compressor."""
         return CompressionRequest(
             algorithm=stage.name,
             targets=stage.choice.rules,
@@ -65,61 +54,40 @@ class ReferenceModel:
 
 @dataclass
 class Compressed:
-    """What the stages came to.
+    """The result of a pipeline."""
 
-    Attributes:
-        model: the finished model, as its file gives it back once `Pipeline.run` has ended.
-        tuned: the last stage's fine-tuning.
-        accuracy: the finished model's, in the evaluator's unit.
-        simulated_accuracy: that of the model that was fine-tuned, where finishing it has changed what it computes; else
-            None.
-        rate: achieved compression rate in [0, 1): that of the pruner where there is one.
-        epochs: epochs of training of all stages.
-        simulated: whether a stage only simulates what other kernels would compute in fewer bits.
-        interrupted: whether a signal ended a stage early.
-        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
-    """
-
-    model: nn.Module
-    tuned: FineTuningResult = field(default_factory=FineTuningResult)
-    accuracy: float = math.nan
+    model: nn.Module  # the finished model, as its file gives it back once `Pipeline.run` has ended
+    tuned: FineTuningResult = field(default_factory=FineTuningResult)  # the last stage's fine-tuning
+    accuracy: float = math.nan  # the finished model's, in the evaluator's unit
+    # that of the model that was fine-tuned, where finishing it has changed what it computes; else None
     simulated_accuracy: float | None = None
-    rate: float = 0.0
-    epochs: int = 0
-    simulated: bool = False
-    interrupted: bool = False
+    rate: float = 0.0  # achieved compression rate in [0, 1): that of the pruner where there is one
+    epochs: int = 0  # epochs of training of all stages
+    simulated: bool = False  # whether a stage only simulates what other kernels would compute in fewer bits
+    interrupted: bool = False  # whether a signal ended a stage early
+    # layer -> a sentence why it keeps its filters, although a rule selects it
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Runs the stages of a trial's order.
+    """Runs the stages of a trial."""
 
-    Attributes:
-        module: the user's module.
-        order: what to do.
-        reference_model: the uncompressed model and what was measured on it.
-        threshold: the worst tolerable accuracy.
-        on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy budget).
-        kept: where the finished model of each stage but the last is saved: from there a later trial can go on.
-        checkpoint: where the finished model is saved.
-        reference: of the module, for checkpoints; None: they name none.
-    """
-
-    module: ModuleClass
-    order: TrialSpec
-    reference_model: ReferenceModel
-    threshold: float
+    module: ModuleClass  # the user's module
+    order: TrialSpec  # what to do
+    reference_model: ReferenceModel  # the uncompressed model and what was measured on it
+    threshold: float  # the worst tolerable accuracy
+    # called after each evaluation with (epochs of the trial, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None]
-    kept: Path
-    checkpoint: Path
-    reference: ModuleReference | None = None
+    kept: Path  # where the finished model of each stage but the last is saved: from there a later trial can go on
+    checkpoint: Path  # where the finished model is saved
+    reference: ModuleReference | None = None  # of the module, for checkpoints; None: they name none
 
     def run(self, model: nn.Module) -> Compressed:
-        """Compress and fine-tune the model, which is changed, stage after stage; then finish it and save it.
+        """Compress and fine-tune the model in place, stage after stage; then finish it and save it.
 
-        What is told of the model is measured on what its file gives back. Where finishing changes what it computes, as
-        with int8 weights, it is evaluated again.
+        Results are measured on the model that its file gives back. Where finishing changes what it computes, as with
+        int8 weights, it is evaluated again.
 
         Raises:
             StoreError: a file cannot be written, or does not hold what was claimed of the model.
@@ -144,7 +112,7 @@ class Pipeline:
         return done
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
-        """The model as its file gives it back."""
+        """Save the model, and load it from its file."""
         original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
         return reread(path, model, original, self.reference_model.inputs)

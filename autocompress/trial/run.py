@@ -1,4 +1,4 @@
-"""Running one trial: compress, fine-tune, measure, save, record. The same under every engine."""
+"""Run one trial: compress, fine-tune, measure, save, record. The same under every engine."""
 
 from __future__ import annotations
 
@@ -94,18 +94,7 @@ def run_trial(
 def retrain(
     module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: ModuleReference | None = None
 ) -> None:
-    """Train a finished trial whose checkpoint is damaged once more; equal parameters give equal weights.
-
-    Args:
-        module: the user's module.
-        key: of the trial, whose record tells its parameters.
-        threshold: as it was.
-        directory: the experiment's.
-        reference: of the module, where it is known.
-
-    Raises:
-        StoreError: there is no such trial, or it cannot be trained again.
-    """
+    """Train a finished trial with a damaged checkpoint again; equal parameters give equal weights."""
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
     with trial.locked(), preserved_rng_state():
@@ -232,7 +221,7 @@ class _Trial:
 
 
 def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any]:
-    """Both models in turns, so that what else the machine does slows both."""
+    """Both models are timed alternately, so that other load slows both."""
     measured = measure_latency(model, reference_model.original, reference_model.inputs)
     return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 

@@ -1,4 +1,4 @@
-"""The child's side of `autocompress.trial.child`: `python -m autocompress.trial.tasks ORDER ANSWER`."""
+"""The tasks of `autocompress.trial.child`: `python -m autocompress.trial.tasks TASK RESULT`."""
 
 from __future__ import annotations
 
@@ -44,13 +44,7 @@ def measure_baseline(
     *,
     confirmed: bool = True,
 ) -> Baseline:
-    """Check the search space against the model, make the preflight if it is set, and measure the uncompressed model.
-
-    Args:
-        module: the user's module.
-        search_space: what will be tried.
-        settings: of the search, the budget among them; by default the defaults.
-        confirmed: whether a budget that is hardly meant is warned of only, not refused.
+    """Check the search space against the model, run the preflight if it is set, and measure the uncompressed model.
 
     Raises:
         ConfigError: the search space names layers that the model does not have, or asks an algorithm for what it
@@ -85,11 +79,7 @@ def measure_baseline(
 def check_algorithm(
     module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel, *, distilling: bool = False
 ) -> None:
-    """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed.
-
-    Raises:
-        AutoCompressError: as `measure_baseline`, naming the algorithm.
-    """
+    """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed."""
     require_hooks(module, space.name, distilling=distilling)
     axis = space.axis(*_ALL_RATES)
     choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
@@ -102,16 +92,7 @@ def check_algorithm(
 
 
 def require_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> None:
-    """Check that the module has the hooks that an algorithm needs.
-
-    Args:
-        module: the user's module.
-        name: of the algorithm.
-        distilling: whether fine-tuning uses knowledge distillation, which needs a trainer and a criterion.
-
-    Raises:
-        ModuleError: one is missing; all missing ones are named.
-    """
+    """Check that the module has the hooks that an algorithm, or knowledge distillation, needs."""
     for part in algorithm(name).stages:
         missing = missing_hooks(module, part.name, distilling=distilling)
         if missing:
@@ -162,7 +143,7 @@ def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
 
 
 def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
-    """The verdict; a damaged checkpoint's trial is trained again first."""
+    """The verdict; the trial of a damaged checkpoint is trained again first."""
     checkpoint = Path(order["checkpoint"])
     try:
         return verify(module, checkpoint, order["threshold"])
@@ -215,7 +196,7 @@ def _check(
 
 
 def main(order: str, answer: str) -> None:
-    """Do what the order file says and write the answer file."""
+    """Run the task of a file and write its result to another."""
     write_json(Path(answer), _answer(read_json(Path(order))))
 
 

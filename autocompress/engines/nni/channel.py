@@ -16,7 +16,7 @@ class NniChannel:
     """Connects `autocompress.trial` to the NNI manager that started the process."""
 
     def parameters(self) -> dict[str, Any]:
-        """What the tuner wants tried."""
+        """The parameters that the tuner generated."""
         return from_page_parameters(nni.get_next_parameter())
 
     def report_epoch(self, result: dict[str, Any]) -> None:

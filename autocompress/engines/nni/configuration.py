@@ -1,4 +1,4 @@
-"""From NNI's configuration to ours and back."""
+"""Convert NNI's configuration to an experiment's plan, and complete it for NNI."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...`
 def plan_experiment(
     config: ExperimentConfig, module: ModuleReference, settings: AccuracyAwareSettings, objective: str | None
 ) -> ExperimentPlan:
-    """Check everything that can be checked without loading the model.
-
-    Raises:
-        ConfigError: the search space, the tuner, the assessor, a setting or the objective breaks a rule.
-    """
+    """The plan of a configuration: everything is checked that needs no model."""
     if config.search_space is None and config.search_space_file is None:
         raise ConfigError("the search space must be given: config.search_space or config.search_space_file")
     space = load_search_space(config.search_space if config.search_space is not None else config.search_space_file)
@@ -72,18 +68,7 @@ def _log_fixed_variables(space: SearchSpace) -> None:
 def complete_config(
     config: ExperimentConfig, experiment_id: str, directory: Path, module: ModuleReference, space: SearchSpace
 ) -> None:
-    """Fill in what users do not have to set, and what is ours to set: the trial command and NNI's own directory.
-
-    Args:
-        config: changed in place.
-        experiment_id: NNI's.
-        directory: the experiment's directory.
-        module: the user's module; trials run beside its file.
-        space: the search space.
-
-    Raises:
-        ConfigError: machines or the module cannot be used together; see `remote_command`.
-    """
+    """Fill in NNI's configuration in place: the trial command, NNI's directory, and the defaults."""
     if is_missing(config.trial_concurrency):
         config.trial_concurrency = 1
     if str(config.trial_code_directory) == ".":
@@ -105,20 +90,12 @@ def complete_config(
 
 
 def canonical_json(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as JSON, checked by NNI.
-
-    Raises:
-        ConfigError: NNI finds a field wrong.
-    """
+    """The configuration as JSON, validated by NNI."""
     return dict(_accepted(config.json))
 
 
 def canonical(config: ExperimentConfig) -> ExperimentConfig:
-    """A copy of the configuration, filled in and checked by NNI.
-
-    Raises:
-        ConfigError: NNI finds a field wrong.
-    """
+    """A validated copy of the configuration with NNI's defaults filled in."""
     return _accepted(config.canonical_copy)
 
 

@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass
 class Algorithms:
-    """The tuner and the assessor of an experiment, and what they share."""
+    """The tuner and the assessor of an experiment, and the trials that they share."""
 
     trials: RunningTrials
     tuner: AdaptiveCompression | BuiltinTuner
@@ -44,17 +44,7 @@ class Algorithms:
 def create_algorithms(
     plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
 ) -> Algorithms:
-    """The tuner and the assessor that a plan names.
-
-    Args:
-        plan: the experiment.
-        ledger: its records so far.
-        finish: called once when there is nothing left to try.
-        machines: where trials run.
-
-    Raises:
-        ConfigError: one of them cannot be created.
-    """
+    """The tuner and the assessor that a plan names; `finish` is called once when there is nothing left to try."""
     trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
     tuner: AdaptiveCompression | BuiltinTuner
     if plan.tuner == ADAPTIVE_TUNER:
@@ -81,13 +71,7 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
 
 
 class Session:
-    """A manager that runs an experiment.
-
-    Args:
-        manager: started, the experiment posted to it.
-        algorithms: the tuner and the assessor; connected to the manager at once.
-        resumed: whether NNI knows trials of it already.
-    """
+    """A manager that runs an experiment, connected to the tuner and the assessor."""
 
     def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
         self.manager = manager
@@ -112,7 +96,7 @@ class Session:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End everything. What running trials still report is not taken for a result."""
+        """Stop everything; later reports of running trials are ignored."""
         self._trials.close()
         self.manager.stop()
         self._dispatcher.close()
@@ -133,7 +117,7 @@ class Session:
 
 
 def end_experiment(manager: Manager) -> None:
-    """Let the experiment be DONE as soon as its running trials are: no more trials than there are."""
+    """Let the experiment become DONE when its running trials are: no more trials are allowed."""
     profile = manager.get("/experiment")
     profile["params"]["maxTrialNumber"] = max(1, profile["nextSequenceId"])
     with contextlib.suppress(requests.ConnectionError):  # it is going down already
@@ -153,22 +137,9 @@ def created(
     *,
     confirmed: bool = True,
 ) -> ExperimentPlan:
-    """Make the directory, measure the uncompressed model, and write the plan down.
+    """Create the directory, measure the uncompressed model, and write the plan, which is returned.
 
-    Args:
-        plan: checked, without a baseline.
-        config: NNI's, which is completed in place.
-        experiment_id: NNI's.
-        module: the user's.
-        store: the directory.
-        held: what is to be let go when the experiment stops; the directory's lock is added.
-        confirmed: whether a budget that is hardly meant is warned of only.
-
-    Returns:
-        the plan with its baseline.
-
-    Raises:
-        AutoCompressError: the directory is taken, or the model cannot be measured.
+    NNI's configuration is completed in place; the directory's lock is added to `held`.
     """
     store.create()
     held.enter_context(store.locked())
@@ -183,16 +154,9 @@ def created(
 def reopen_experiment(
     experiment_id: str, module: ModuleReference, store: ExperimentDirectory, held: ExitStack
 ) -> ExperimentPlan:
-    """Take over a directory: end a manager that was left, repair the journal.
+    """Take over a directory: end a manager that was left running, repair the journal.
 
-    Args:
-        experiment_id: NNI's.
-        module: the user's.
-        store: the directory.
-        held: what is to be let go when the experiment stops; the directory's lock is added.
-
-    Raises:
-        StoreError: there is no experiment, or somebody runs it.
+    The directory's lock is added to `held`.
     """
     plan = ExperimentPlan.read(store)
     held.enter_context(store.locked())
@@ -206,11 +170,7 @@ def reopen_experiment(
 
 
 def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
-    """NNI's id and configuration of an experiment, from its plan; NNI's files are in the experiment's directory.
-
-    Raises:
-        StoreError: the plan is of another engine, or NNI does not accept the configuration.
-    """
+    """NNI's id and configuration of an experiment, from its plan."""
     engine = plan.engine_as(NniEngine)
     try:
         known = ExperimentConfig(**engine.config)

@@ -1,4 +1,4 @@
-"""The running trials of an NNI experiment: what both kinds of tuner share."""
+"""The running trials of an NNI experiment, and the adaptive tuner."""
 
 from __future__ import annotations
 
@@ -24,16 +24,10 @@ _SECRET_PATH = re.compile(r"/[0-9a-f]{32}(?=/)")
 
 
 class RunningTrials:
-    """Which of NNI's parameter ids is which trial, and the way of their results into the ledger.
+    """Maps NNI's parameter ids to trials, and moves their results into the ledger.
 
-    Final metrics and ends of trials arrive on different threads in either order, so whoever uses this holds `lock`.
-
-    Args:
-        ledger: the experiment's records.
-        fingerprint: hash of the module's source text.
-        threshold: the worst tolerable accuracy.
-        finish: called once when there is nothing left to try.
-        machines: where trials run; here by default.
+    Final metrics and ends of trials arrive on different threads in either order, so callers hold `lock`. `finish` is
+    called once when there is nothing left to try.
     """
 
     def __init__(
@@ -66,7 +60,7 @@ class RunningTrials:
         return trial_key(self._fingerprint, parameters, self._threshold)
 
     def begin(self, parameter_id: int, parameters: dict[str, Any], proposal: Proposal | None = None) -> None:
-        """A trial is about to run; it is in the journal before NNI hears of it."""
+        """A trial is about to run; it is written to the journal before NNI receives it."""
         key = self.key(parameters)
         if not self._decided(key):
             self.ledger.propose(PendingTrial(key, parameters, proposal))
@@ -75,15 +69,11 @@ class RunningTrials:
         self._running[parameter_id] = key
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
-        """A trial of before a resume runs again."""
+        """Take over a trial that runs again after a resume."""
         self._running[parameter_id] = self.key(parameters)
 
     def settle(self, parameter_id: int, *, ended: bool) -> TrialRecord | None:
         """Take the result of a trial, once.
-
-        Args:
-            parameter_id: NNI's id.
-            ended: whether its process has ended, so that a missing result means that it was killed.
 
         Returns:
             the new record; None when the trial is not known, has been settled, or has no result yet.
@@ -110,16 +100,7 @@ class RunningTrials:
         return record
 
     def note_end(self, parameter_id: int, trial_id: str, crashed: bool) -> None:
-        """A trial's process ended; if it left no record, this tells why.
-
-        Args:
-            parameter_id: NNI's.
-            trial_id: NNI's.
-            crashed: whether it ended with an error code: what it printed last is the reason.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Note how a trial's process ended, in case it left no record; `crashed`: with an error code."""
         with self.lock:
             if crashed:
                 self.note_crash(
@@ -129,11 +110,7 @@ class RunningTrials:
                 self._kills[parameter_id] = killed_message(self._written(trial_id, "trial.signal"))
 
     def note_crash(self, parameter_id: int, text: str) -> None:
-        """A trial's process ended with an error, and printed this.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Note the output of a trial's process that ended with an error."""
         with self.lock:
             require_space(self.ledger.directory.path, text)
             text = _SECRET_PATH.sub("/...", text)
@@ -144,7 +121,7 @@ class RunningTrials:
         return files[-1].read_text(errors="replace").strip() if files else ""
 
     def close(self) -> None:
-        """The experiment is being stopped: what comes in from now on are interrupted trials, not results."""
+        """The experiment is being stopped: results from now on are of interrupted trials."""
         with self.lock:
             self._closed = True
 
@@ -162,9 +139,9 @@ _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
 class DeferredParameters(list[dict[str, Any]]):
-    """As long as what NNI asked for, and empty when gone through: the trials are sent later, one by one.
+    """As long as NNI requested, and empty when iterated: the trials are sent later, one by one.
 
-    A shorter list would tell NNI that there are no more trials.
+    A shorter list would end the experiment.
     """
 
     def __init__(self, length: int) -> None:
@@ -176,13 +153,7 @@ class DeferredParameters(list[dict[str, Any]]):
 
 
 class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
-    """Proposes what the searches propose, as far as NNI has workers for it.
-
-    Args:
-        searches: one for each algorithm of the search space.
-        trial_parameters: proposal -> the JSON object a trial is given.
-        trials: the running trials and the ledger behind them.
-    """
+    """NNI tuner that proposes what the searches propose, as far as NNI has free workers."""
 
     def __init__(
         self, searches: Sequence[Search], trial_parameters: Callable[[Proposal], dict[str, Any]], trials: RunningTrials
@@ -196,7 +167,7 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
     def generate_multiple_parameters(
         self, parameter_id_list: list[int], st_callback: _SendTrial | None = None, **_: Any
     ) -> list[dict[str, Any]]:
-        """NNI has so many free workers, and will not ask for them again."""
+        """NNI has so many free workers, and requests trials for each only once."""
         with self._trials.lock:
             self._free_ids.extend(parameter_id_list)
             self._send = st_callback
@@ -212,15 +183,15 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
         self._settle(parameter_id, ended=True)
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
-        """A trial of before a resume runs again."""
+        """Take over a trial that runs again after a resume."""
         with self._trials.lock:
             self._trials.adopt(parameter_id, parameters)
 
     def import_data(self, data: Any) -> None:
-        """NNI's own memory of finished trials; the journal knows them already."""
+        """Ignored: the journal has the finished trials."""
 
     def update_search_space(self, search_space: Any) -> None:
-        """The searches were made from it before the experiment started."""
+        """Ignored: the searches were created from it."""
 
     def _settle(self, parameter_id: int, *, ended: bool) -> None:
         with self._trials.lock:

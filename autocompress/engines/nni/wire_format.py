@@ -20,7 +20,7 @@ _SEARCH = "search"
 
 
 def flattened(search_space: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a search space in which nested values have keys of their own: `...::quant_bits/weight`."""
+    """A copy of a search space in which nested values have their own keys: `...::quant_bits/weight`."""
     flat = copy.deepcopy(dict(search_space))
     choice = flat[ALGORITHM_KEY]
     choice["_value"] = [_flat(option) for option in choice["_value"]]
@@ -55,7 +55,7 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
+    """A trial's parameters as NNI's page draws them: each entry under `search` has its own key."""
     known = parameters.get(_SEARCH)
     search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (known or {}).items()}
     if known is not None and (rate := requested_rate(parameters)) is not None:

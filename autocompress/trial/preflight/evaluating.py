@@ -29,38 +29,24 @@ _TINY = 1e-6
 
 @dataclass
 class EvaluationResult:
-    """What the evaluations came to.
+    """The result of the evaluations."""
 
-    Attributes:
-        accuracies: of the uncompressed model.
-        seconds: of the first evaluation.
-        zeroed: accuracy with the output layer zeroed; None where it was not evaluated.
-        shuffled: accuracies with the outputs interchanged in several ways; empty where they were not evaluated.
-        samples: how many went through the model in one evaluation; 0 where it was not called.
-        warnings: what to look at.
-    """
-
-    accuracies: list[float]
-    seconds: float
-    zeroed: float | None = None
+    accuracies: list[float]  # of the uncompressed model
+    seconds: float  # of the first evaluation
+    zeroed: float | None = None  # accuracy with the output layer zeroed; None where it was not evaluated
+    # accuracies with the outputs interchanged in several ways; empty where they were not evaluated
     shuffled: list[float] = field(default_factory=list)
-    samples: int = 0
-    warnings: list[str] = field(default_factory=list)
+    samples: int = 0  # how many went through the model in one evaluation; 0 where it was not called
+    warnings: list[str] = field(default_factory=list)  # what to look at
 
 
 class Evaluations:
-    """Evaluates a model in a few ways, in at most the time of two evaluations and two seconds.
+    """Evaluates a model in several ways, in at most the time of two evaluations and two seconds.
 
     Evaluations of up to `MODERATE` seconds are done at least three times, twice of the same and once of a model without
     its output layer; as many more as take `QUICK` seconds. Of a longer one the second is of the damaged model if the
     first batches of another evaluation, which is broken off, give the same outputs; else it is of the same model, to
-    tell the noise.
-
-    Args:
-        evaluate: model -> accuracy, checked; raises ModuleError.
-        original: the uncompressed model; copies of it are evaluated.
-        outputs: names of its output layers.
-        judge: decides.
+    measure the noise.
     """
 
     def __init__(
@@ -75,11 +61,7 @@ class Evaluations:
         self._seed = 0
 
     def run(self) -> EvaluationResult:
-        """Evaluate and judge.
-
-        Raises:
-            ModuleError: the evaluations cannot guide a search.
-        """
+        """Evaluate and judge; ModuleError where the evaluations cannot guide a search."""
         found, watch = self._first()
         self._judge.require_accuracy(found.accuracies[0])
         unusual = self._judge.require_plausible(found.accuracies[0])
@@ -92,7 +74,7 @@ class Evaluations:
         return found
 
     def _in_place_of_each_other(self, found: EvaluationResult, watch: ForwardMonitor | None) -> None:
-        """Of a long evaluation the second is either of the same or of the damaged model."""
+        """The second of two long evaluations is either of the same or of the damaged model."""
         takes = f"an evaluation takes {found.seconds:.1f} s"
         if watch is not None and self._begins_alike(watch):
             found.warnings.append(f"{takes}: another one was only begun, and its first batches give the same")
@@ -138,10 +120,10 @@ class Evaluations:
         return self._evaluate(model.eval())
 
     def _first(self) -> tuple[EvaluationResult, ForwardMonitor | None]:
-        """The first evaluation, and who watched it.
+        """The first evaluation and its monitor.
 
-        An evaluator that scripts or exports the model may stumble over hooks. It is not watched then, so that nothing
-        is known of its batches; nor is it later.
+        An evaluator that scripts or exports the model may fail because of hooks. It is not monitored then, so that
+        nothing is known of its batches.
         """
         started, watch, watched = time.monotonic(), ForwardMonitor(self._judge.names.evaluator), True
         try:
@@ -158,7 +140,7 @@ class Evaluations:
         return found, watch if watched else None
 
     def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
-        """An evaluation, and what is left of the model."""
+        """An evaluation, and the model after it."""
         model = copied(self._original)
         seed_everything(0)
         started = time.monotonic()
@@ -167,7 +149,7 @@ class Evaluations:
         return EvaluationResult([accuracy], time.monotonic() - started), model
 
     def _begins_alike(self, first: ForwardMonitor) -> bool:
-        """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
+        """Whether the first batches of another evaluation, broken off, give the same outputs as the first one's."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
         model, again = copied(self._original), ForwardMonitor(self._judge.names.evaluator, most_seconds=MODERATE / 2)
@@ -180,15 +162,7 @@ class Evaluations:
 
 
 def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
-    """The same, whose errors name the evaluator.
-
-    Args:
-        rule: what it must do, its name included.
-        evaluate: model -> accuracy.
-
-    Raises:
-        ModuleError: it raises whatever it likes.
-    """
+    """The same function, whose errors state the rule, which names the evaluator."""
 
     def evaluated(model: nn.Module) -> float:
         try:

@@ -1,4 +1,4 @@
-"""Whether a module's hooks are what they should be, before anything is evaluated."""
+"""Check a module's hooks before anything is evaluated."""
 
 from __future__ import annotations
 
@@ -27,21 +27,13 @@ _SIMILAR = 0.85
 
 @dataclass(frozen=True)
 class _Hook:
-    """What a hook has to return.
+    """What a hook must return."""
 
-    Attributes:
-        name: of the method.
-        wanted: what it returns, in words.
-        fits: whether an answer is that.
-        optional: whether None is an answer too.
-        per_algorithm: whether it is called with the algorithm's name.
-    """
-
-    name: str
-    wanted: str
-    fits: Callable[[Any], bool] = callable
-    optional: bool = True
-    per_algorithm: bool = False
+    name: str  # of the method
+    wanted: str  # what it returns, in words
+    fits: Callable[[Any], bool] = callable  # whether an answer is that
+    optional: bool = True  # whether None is an answer too
+    per_algorithm: bool = False  # whether it is called with the algorithm's name
 
 
 def _is_function(answer: Any) -> bool:
@@ -75,11 +67,7 @@ _HOOKS = (
 
 
 def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None:
-    """Check that hooks are classmethods, bear known names, and return what they should.
-
-    Raises:
-        ModuleError: naming the hook, the rule and what it returned.
-    """
+    """Check that hooks are classmethods, have known names, and return what they should."""
     for name in _NAMES:
         _require_classmethod(module, name)
     _require_known_names(module)
@@ -99,7 +87,7 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
 
 
 def supported_algorithms(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
-    """Those for which no hook that takes the algorithm's name raises; all, if there is none."""
+    """The algorithms for which no hook raises; all, if there is none."""
     names = list(algorithms)
     answered = [name for name in names if not any(_raises(module, hook, name) for hook in _HOOKS)]
     return answered or names
@@ -115,15 +103,7 @@ def _raises(module: ModuleClass, hook: _Hook, algorithm: str) -> bool:
 
 
 def require_inputs(module: ModuleClass, model: nn.Module) -> None:
-    """Check that the model takes the inputs which the module gives.
-
-    Args:
-        module: the user's.
-        model: its uncompressed model; not changed.
-
-    Raises:
-        ModuleError: `example_inputs` or `calibration_data` gives something else.
-    """
+    """Check that the model takes the inputs of `example_inputs` and `calibration_data`."""
     given = call_hook(module, "example_inputs")
     if given is not None:
         arguments = tuple(given) if isinstance(given, list | tuple) else (given,)
@@ -146,11 +126,7 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
 
 
 def require_weights(module: ModuleClass, model: nn.Module) -> None:
-    """Check that the model can be evaluated and trained.
-
-    Raises:
-        ModuleError: it has no parameters, or a value is not finite.
-    """
+    """Check that the model has parameters, and finite ones."""
     if not any(True for _ in model.parameters()):
         raise ModuleError(
             f"{module.__name__}.model() must return a model with parameters; {type(model).__name__} has none"
@@ -161,15 +137,7 @@ def require_weights(module: ModuleClass, model: nn.Module) -> None:
 
 
 def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
-    """Check that another call of `model()` gives the same weights.
-
-    Args:
-        module: the user's.
-        model: a copy of what `model()` returned first.
-
-    Raises:
-        ModuleError: it gives other ones.
-    """
+    """Check that another call of `model()` gives the same weights as this copy of the first."""
     other, state = call_hook(module, "model").state_dict(), model.state_dict()
     changed = [name for name, value in state.items() if name not in other or not same(value, other[name])]
     if changed:
@@ -180,18 +148,14 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
 
 
 def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
-    """What a hook returns.
-
-    Raises:
-        ModuleError: it raises, with the reason.
-    """
+    """The value of a hook; ModuleError with the reason if it raises."""
     listed = ", ".join(map(repr, arguments))
     with _named(module, name, f"must return when it is called as {name}({listed})"):
         return getattr(module, name)(*arguments)
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two values of a state dict are equal, wherever they lie."""
+    """Whether two values of a state dict are equal, on any devices."""
     if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
         return type(value) is type(other)
     if value.shape != other.shape or value.dtype != other.dtype:
@@ -223,7 +187,7 @@ def _require_classmethod(module: ModuleClass, name: str) -> None:
 
 
 def _require_known_names(module: ModuleClass) -> None:
-    """A hook whose name is misspelled would be passed over."""
+    """A hook whose name is misspelled would be ignored."""
     written: dict[str, Any] = {}
     for kind in reversed(module.__mro__):
         written |= {} if issubclass(AbstractAutoCompressionModule, kind) else vars(kind)
@@ -247,7 +211,7 @@ def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module
 
 @contextmanager
 def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
-    """Whatever the block raises is an error of the hook."""
+    """Turn errors of the block into errors of the hook."""
     try:
         yield
     except AutoCompressError:
@@ -260,7 +224,7 @@ def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a loss is a finite number; what is no number counts as finite."""
+    """Whether a loss is a finite number; other types count as finite."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return bool(torch.isfinite(value.detach()).all())
     return not isinstance(value, float) or math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The preflight of a user's module: everything that can be found out in seconds, in order, the cheap things first."""
+"""The preflight of a user's module: all checks in order, the cheap ones first."""
 
 from __future__ import annotations
 
@@ -33,20 +33,7 @@ _LONG = 0.3
 
 
 def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAwareSettings) -> float:
-    """Check what needs no evaluation: the budget, and what the hooks return.
-
-    Args:
-        module: the user's.
-        space: what will be tried.
-        settings: of the search.
-
-    Returns:
-        seconds that `model()` takes.
-
-    Raises:
-        ConfigError: the budget leaves nothing to lose.
-        ModuleError: a hook is wrong, or gives something that cannot be used.
-    """
+    """Check what needs no evaluation, the budget and the hooks; seconds that `model()` takes."""
     _judge(module, settings).require_budget()
     require_hooks_return(module, _algorithms(space))
     started = time.monotonic()
@@ -69,14 +56,6 @@ def look(
     """Evaluate, damage and train copies of the uncompressed model; `require_module` comes before.
 
     It takes at most the time of two evaluations, one training step for each trainer, and two seconds.
-
-    Args:
-        module: the user's.
-        space: what will be tried.
-        settings: of the search.
-        original: the uncompressed model; not changed.
-        model_seconds: what `require_module` returned.
-        confirmed: whether a budget that is hardly meant is warned of only.
 
     Raises:
         ConfigError: the budget is hardly meant, and was not confirmed.
@@ -102,18 +81,7 @@ def look(
 def measure_only(
     module: ModuleClass, settings: AccuracyAwareSettings, original: nn.Module, *, confirmed: bool = True
 ) -> float:
-    """The accuracy of the uncompressed model where there is no preflight: evaluated once, as the preflight does first.
-
-    Args:
-        module: the user's.
-        settings: of the search.
-        original: the uncompressed model; not changed.
-        confirmed: whether a budget that is hardly meant is let pass.
-
-    Raises:
-        ConfigError: the budget leaves nothing to lose; or it is hardly meant, and was not confirmed.
-        ModuleError: the evaluator fails, or returns no finite number.
-    """
+    """The accuracy of the uncompressed model without a preflight: evaluated once, as the preflight does first."""
     judge = _judge(module, settings, confirmed=confirmed)
     judge.require_budget()
     evaluator = _named_evaluator(module, judge)
@@ -134,7 +102,7 @@ def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module],
 def preflight_of(
     evaluated: EvaluationResult, steps: Sequence[Step], warnings: Sequence[str], seconds: float
 ) -> Preflight:
-    """The record of what was found."""
+    """The record of the results."""
     step = max(steps, key=lambda each: each.epoch_seconds or each.seconds or math.inf, default=None)
     accuracies = tuple(evaluated.accuracies)
     return Preflight(

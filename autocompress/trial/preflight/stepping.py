@@ -26,48 +26,30 @@ _MOST_STILL_STEPS = 8
 
 
 class _Taken(BaseException):
-    """Leaves the trainer; no `except Exception` of a user may swallow it."""
+    """Leaves the trainer; not an Exception, which the user's code might catch."""
 
 
 @dataclass
 class Step:
-    """What became of a step.
+    """The course of a training step."""
 
-    Attributes:
-        called: when the trainer was called; this and the other moments are of `time.monotonic`.
-        loading: when its loader was first iterated over; None: never.
-        training: when the model was called first; None: never.
-        ended: when the trainer was left.
-        steps: how often an optimizer of the model's parameters was stepped.
-        moved: whether a parameter of the model moved.
-        elsewhere: how often an optimizer of other parameters was stepped.
-        other_optimizer: whether it was another one than the given.
-        batches: how often the model was called.
-        late: whether the trainer was left before its first step, though at least one batch had gone through the model.
-        returned: whether the trainer came to its end by itself.
-        losses: what the criterion returned.
-        loaders: that the trainer has iterated over.
-        changed: a parameter whose shape or type is no longer what it was; None: none.
-        broken: a parameter that was finite and is no longer; None: none.
-        maximizes: whether the optimizer raises the loss: `maximize=True`.
-    """
-
-    called: float = 0.0
-    loading: float | None = None
-    training: float | None = None
-    ended: float = 0.0
-    steps: int = 0
-    moved: bool = False
-    elsewhere: int = 0
-    other_optimizer: bool = False
-    batches: int = 0
+    called: float = 0.0  # when the trainer was called; this and the other moments are of `time.monotonic`
+    loading: float | None = None  # when its loader was first iterated over; None: never
+    training: float | None = None  # when the model was called first; None: never
+    ended: float = 0.0  # when the trainer was left
+    steps: int = 0  # how often an optimizer of the model's parameters was stepped
+    moved: bool = False  # whether a parameter of the model moved
+    elsewhere: int = 0  # how often an optimizer of other parameters was stepped
+    other_optimizer: bool = False  # whether it was another one than the given
+    batches: int = 0  # how often the model was called
+    # whether the trainer was left before its first step, though at least one batch had gone through the model
     late: bool = False
-    returned: bool = False
-    losses: list[Any] = field(default_factory=list)
-    loaders: list[Any] = field(default_factory=list)
-    changed: str | None = None
-    broken: str | None = None
-    maximizes: bool = False
+    returned: bool = False  # whether the trainer came to its end by itself
+    losses: list[Any] = field(default_factory=list)  # what the criterion returned
+    loaders: list[Any] = field(default_factory=list)  # that the trainer has iterated over
+    changed: str | None = None  # a parameter whose shape or type is no longer what it was; None: none
+    broken: str | None = None  # a parameter that was finite and is no longer; None: none
+    maximizes: bool = False  # whether the optimizer raises the loss: `maximize=True`
 
     @property
     def seconds(self) -> float | None:
@@ -76,9 +58,9 @@ class Step:
 
     @property
     def epoch_seconds(self) -> float | None:
-        """What an epoch takes where a single loader of known length was iterated over; else None.
+        """The time of an epoch where a single loader of known length was iterated over; else None.
 
-        Until the first batch the trainer begins, which it does once. Without workers it loads each batch by itself.
+        Up to the first batch the trainer starts up, which it does once. Without workers it loads each batch by itself.
         """
         if len(self.loaders) != 1 or self.training is None or self.loading is None:
             return None

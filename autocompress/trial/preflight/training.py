@@ -22,37 +22,15 @@ _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 
 
 def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.Module) -> Iterator[tuple[str, Step]]:
-    """Take one step with each trainer of the module.
-
-    Args:
-        module: the user's.
-        algorithms: names that the trainers are looked up by.
-        original: the uncompressed model; copies of it are trained.
-
-    Yields:
-        the trainer's name and what became of its step.
-
-    Raises:
-        ModuleError: a trainer, the optimizer, the criterion or the scheduler cannot train the model.
-    """
+    """Take one step with each trainer of the module; yields the trainer's name and the step."""
     for name, trainer in _trainers(module, algorithms):
         yield name, _step(module, name, trainer, copied(original))
 
 
 def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
-    """What follows from a step.
+    """Check that a step trained the model; warnings otherwise harmless.
 
-    Args:
-        name: of the trainer, for messages.
-        step: what became of it.
-        optimizer: name of the optimizer's hook.
-        criterion: name of the criterion's hook.
-
-    Returns:
-        warnings.
-
-    Raises:
-        ModuleError: the trainer does not train the model.
+    `name` is of the trainer, `optimizer` and `criterion` of their hooks, for messages.
     """
     if not step.is_finite:
         raise ModuleError(

@@ -1,4 +1,4 @@
-"""Looking on while a model is evaluated: how, and what is left of it."""
+"""Monitor a model's forward passes while it is evaluated."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ _EQUAL = 1e-6
 
 
 class StopMonitoring(BaseException):
-    """Leaves the evaluator; no `except Exception` of a user may swallow it."""
+    """Leaves the evaluator; not an Exception, which the user's code might catch."""
 
 
 class ForwardMonitor:
-    """Looks on while a model is evaluated.
+    """Monitors the forward passes of an evaluation.
 
-    Args:
-        evaluator: its name, for messages.
-        most_seconds: leave it when it takes longer than that, or a few batches have been seen; None: let it go on.
+    `most_seconds`: stop the evaluation after that time or a few batches; None: never.
 
     Attributes:
         samples: how many went through the model.
@@ -54,11 +52,7 @@ class ForwardMonitor:
         )
 
     def compare(self, model: nn.Module, original: nn.Module) -> None:
-        """Check what the evaluator left.
-
-        Raises:
-            ModuleError: it evaluated in training mode, or changed the model.
-        """
+        """Check that the evaluation was in eval mode and left the model unchanged."""
         if self._training is not None:
             raise ModuleError(
                 f"{self._evaluator} must evaluate in eval() mode; {self._training} is in training mode in its forward "
@@ -81,7 +75,7 @@ class ForwardMonitor:
             )
 
     def begins_like(self, other: ForwardMonitor) -> bool:
-        """Whether the first batches of both, as far as they were seen, had equal inputs and outputs."""
+        """Whether the first batches of both had equal inputs and outputs."""
         pairs = list(zip(self.sums, other.sums, strict=False))
         return bool(pairs) and all(abs(a - b) <= _EQUAL * max(abs(a), abs(b), 1.0) for a, b in pairs)
 
@@ -120,7 +114,7 @@ class Watching:
 
 
 def _is_random(part: nn.Module) -> bool:
-    """Whether a layer answers differently in training mode."""
+    """Whether a layer computes something else in training mode."""
     if isinstance(part, _DropoutNd):
         return part.p > 0
     if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
