@@ -23,23 +23,6 @@ from autocompress.store.journal import Journal
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
-class _Settings(TypedDict):
-    """What `experiment.json` has; `ExperimentPlan` is the whole of it."""
-
-    module: dict[str, str]
-    search_space: dict[str, Any]
-    settings: dict[str, Any]
-    objective: str
-    tuner: str
-    tuner_arguments: dict[str, Any]
-    assessor: str | None
-    assessor_arguments: dict[str, Any]
-    engine: dict[str, Any]
-    versions: dict[str, str]
-    baseline: dict[str, Any] | None
-    threshold: float | None
-
-
 class _Epoch(TypedDict):
     """A line of a learning curve."""
 
@@ -107,7 +90,7 @@ class ExperimentDirectory:
         settings = read_json(self.settings_path)
         if settings.pop("schema_version", None) != SCHEMA_VERSION:
             raise StoreError(f"{self.settings_path} was written by another version of autocompress")
-        return _Found(self.settings_path, checked(_Settings, str(self.settings_path), settings))
+        return settings
 
     def trial(self, key: str) -> TrialDirectory:
         """The directory of the trial with that key; StoreError for a key that would lead elsewhere."""

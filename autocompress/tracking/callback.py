@@ -66,11 +66,11 @@ def run_parameters(trial: PendingTrial) -> dict[str, Any]:
     """The parameters of a trial, as trackers log them."""
     search = trial.parameters.get("search") or {}
     chosen = {name: value for name, value in trial.parameters["algorithm_name"].items() if name != "_name"}
-    told = {name: search.get(name) for name in ("lr_factor", "start_from", "seed", "epochs")}
+    given = {name: search.get(name) for name in ("lr_factor", "start_from", "seed", "epochs")}
     return {
         "algorithm": trial.parameters["algorithm_name"]["_name"],
         **({} if (rate := requested_rate(trial.parameters)) is None else {"requested_rate": rate}),
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
         **chosen,
     }
 

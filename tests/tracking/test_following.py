@@ -56,14 +56,14 @@ def finish(store, key):
 def test_everything_is_told_once_and_in_order(store):
     told = Told()
     follower = Follower(store, [told])
-    follower.look()
+    follower.poll()
     begin(store, "a")
     train(store, "a", 1)
-    follower.look()
+    follower.poll()
     train(store, "a", 2)
     finish(store, "a")
-    follower.look()
-    follower.look()
+    follower.poll()
+    follower.poll()
     follower.end()
     follower.close()
     assert told.heard == [("a", 1), ("a", 2), ("a", "completed"), ("search", 1), "closed"]
@@ -77,7 +77,7 @@ def test_what_was_there_before_is_not_told_again(store):
     follower = Follower(store, [told])
     begin(store, "b")
     train(store, "b", 1)
-    follower.look()
+    follower.poll()
     assert told.heard == [("b", 1)]
 
 
@@ -86,10 +86,10 @@ def test_a_trial_that_runs_again_begins_its_curve_anew(store):
     follower = Follower(store, [told])
     begin(store, "a")
     train(store, "a", 1, 2)
-    follower.look()
+    follower.poll()
     store.trial("a").clear_curve()
     train(store, "a", 1)
-    follower.look()
+    follower.poll()
     assert told.heard == [("a", 1), ("a", 2), ("a", 1)]
 
 
@@ -99,7 +99,7 @@ def test_one_that_raises_is_reported_once_and_the_others_go_on(store, caplog):
     for key in "ab":
         begin(store, key)
         finish(store, key)
-        follower.look()
+        follower.poll()
     assert told.heard == [("a", "completed"), ("b", "completed")]
     assert [message for message in caplog.messages if "Breaks failed and is not called again" in message] != []
     assert len(caplog.messages) == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,13 +44,16 @@ class ForwardMonitor:
         self._training: str | None = None
         self._random: list[tuple[str, nn.Module]] = []
 
-    def over(self, model: nn.Module) -> Watching:
+    @contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
         """Watch the model inside the block."""
         self._started = time.monotonic()
         self._random = [(name, part) for name, part in model.named_modules() if _is_random(part)]
-        return Watching(
-            model.register_forward_pre_hook(self._before, with_kwargs=True), model.register_forward_hook(self._after)
-        )
+        with (
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after),
+        ):
+            yield
 
     def compare(self, model: nn.Module, original: nn.Module) -> None:
         """Check that the evaluation was in eval mode and left the model unchanged."""
@@ -88,7 +92,7 @@ class ForwardMonitor:
         given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
-            self._training = next((_told(name, part) for name, part in self._random if part.training), None)
+            self._training = next((_described(name, part) for name, part in self._random if part.training), None)
         self._remember(given)
 
     def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
@@ -97,20 +101,6 @@ class ForwardMonitor:
     def _remember(self, given: Sequence[torch.Tensor]) -> None:
         if len(self.sums) < 2 * _REMEMBERED:
             self.sums.append(float(sum(tensor.detach().cpu().double().sum() for tensor in given)))  # MPS has no doubles
-
-
-class Watching:
-    """Removes hooks at the end of a block."""
-
-    def __init__(self, *handles: Any) -> None:
-        self._handles = handles
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def _is_random(part: nn.Module) -> bool:
@@ -122,5 +112,5 @@ def _is_random(part: nn.Module) -> bool:
     return isinstance(part, _BatchNorm)
 
 
-def _told(name: str, part: nn.Module) -> str:
+def _described(name: str, part: nn.Module) -> str:
     return f"{name or 'the model'} ({type(part).__name__})"
