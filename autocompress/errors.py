@@ -77,27 +77,23 @@ class InfeasibleBudgetError(AutoCompressError):
         reached = "no trial was evaluated" if best_accuracy is None else f"the best accuracy was {best_accuracy:g}"
         super().__init__(
             f"no compressed model stayed within the accuracy budget: the threshold is {threshold:g}, {reached}; "
-            f"{_disproved(disproved)}tried {_tried(trials)}"
+            f"{_disproved(disproved)}tried {', '.join(map(_named, trials)) or 'nothing'}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.best_accuracy, self.threshold, self.trials, self.disproved)
 
 
-def _tried(trials: Sequence[TrialRecord]) -> str:
-    return ", ".join(map(_named, trials)) or "nothing"
-
-
 def _disproved(disproved: Sequence[tuple[TrialRecord, float]]) -> str:
-    told = [
+    contradicted = [
         (trial, sentence)
         for trial, accuracy in disproved
         if (sentence := evaluates_differently(accuracy, trial.accuracy)) is not None
     ]
-    if not told:
+    if not contradicted:
         return ""
-    more = f" (so of {len(told)} trials)" if len(told) > 1 else ""
-    return f"{_named(told[0][0])} {told[0][1]}{more}; "
+    more = f" (so of {len(contradicted)} trials)" if len(contradicted) > 1 else ""
+    return f"{_named(contradicted[0][0])} {contradicted[0][1]}{more}; "
 
 
 def _named(trial: TrialRecord) -> str:

@@ -196,7 +196,7 @@ def _found(order: SearchSpec, place: str) -> SearchOutcome:
 
 
 def _holdouts(order: SearchSpec, data: ReportData) -> dict[str, float]:
-    if data.baseline.holdout_accuracy is None:
+    if data.plan.measured.holdout_accuracy is None:
         return {}
     keys = {data.directory / "trials" / each.key / "checkpoint": each.key for each in data.records if each.feasible}
     found = holdouts_in_child(order.module, keys) if keys else {}

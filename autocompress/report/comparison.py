@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.budget import accuracy_margin
 from autocompress.records import Record
 from autocompress.report.data import ReportData
 
@@ -32,7 +31,7 @@ class SearchOutcome(Record):
         seed: of the tuner and of its trials.
         directory: of the experiment, relative to the comparison's.
         best_rate: the objective's highest achieved reduction within the budget; None where nothing was.
-        requested_rate: what was asked there.
+        requested_rate: of that trial.
         accuracy: of that model, loaded afresh.
         holdout_accuracy: the same on hold-out data; None without such data.
         feasible: number of trials within the budget.
@@ -66,7 +65,8 @@ class SearchOutcome(Record):
 
 def outcome(data: ReportData, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
     """The outcome of a search, from its report data and the hold-out accuracies of its feasible trials by key."""
-    best, verdict = data.best, data.verdict
+    best, verdict, threshold = data.best, data.verdict, data.holdout_threshold
+    disproved = None if threshold is None else sum(data.margin(each, threshold) < 0 for each in holdouts.values())
     return SearchOutcome(
         tuner=tuner,
         seed=data.plan.settings.seed,
@@ -76,20 +76,12 @@ def outcome(data: ReportData, tuner: str, directory: str, holdouts: Mapping[str,
         accuracy=verdict.accuracy if verdict else None,
         holdout_accuracy=verdict.holdout_accuracy if verdict else None,
         feasible=sum(record.feasible for record in data.records),
-        false_feasible=_false_feasible(data, holdouts),
+        false_feasible=disproved,
         trials=len(data.records),
         epochs=sum(record.epochs for record in data.records),
         seconds=round(sum(record.seconds for record in data.records), 3),
         path=tuple(_path(data)),
     )
-
-
-def _false_feasible(data: ReportData, holdouts: Mapping[str, float]) -> int | None:
-    threshold = data.holdout_threshold
-    if threshold is None:
-        return None
-    higher = data.baseline.higher_is_better
-    return sum(accuracy_margin(found, threshold, higher_is_better=higher) < 0 for found in holdouts.values())
 
 
 def _path(data: ReportData) -> Iterable[Point]:
@@ -135,27 +127,26 @@ class TunerRow:
     seconds: Spread  # wall time of its trials
     errors: tuple[str, ...]  # why seeds have no result
 
+    @property
+    def spreads(self) -> list[Spread]:
+        """All spreads, in the order of the fields."""
+        return [value for value in vars(self).values() if isinstance(value, Spread)]
+
+
+_FIGURES = ("best_rate", "holdout_accuracy", "false_feasible", "trials", "epochs", "seconds")
+
 
 def row(tuner: str, outcomes: Iterable[SearchOutcome], within_reach: float | None) -> TunerRow:
     """A tuner's row; `within_reach` is the rate that counts as the best known."""
     outcomes = list(outcomes)
     ended = [each for each in outcomes if each.error is None]
-
-    def spread(figure: Callable[[SearchOutcome], float | None]) -> Spread:
-        return Spread.of(figure(each) for each in ended)
-
-    reached = {each.seed: None if within_reach is None else each.reaches(within_reach) for each in ended}
+    reached = [None if within_reach is None else each.reaches(within_reach) for each in ended]
     return TunerRow(
         tuner=tuner,
-        best_rate=spread(lambda each: each.best_rate),
-        holdout_accuracy=spread(lambda each: each.holdout_accuracy),
-        trials_to_best=spread(lambda each: getattr(reached[each.seed], "trials", None)),
-        epochs_to_best=spread(lambda each: getattr(reached[each.seed], "epochs", None)),
-        false_feasible=spread(lambda each: each.false_feasible),
-        trials=spread(lambda each: each.trials),
-        epochs=spread(lambda each: each.epochs),
-        seconds=spread(lambda each: each.seconds),
+        trials_to_best=Spread.of(getattr(point, "trials", None) for point in reached),
+        epochs_to_best=Spread.of(getattr(point, "epochs", None) for point in reached),
         errors=tuple(dict.fromkeys(each.error for each in outcomes if each.error is not None)),
+        **{name: Spread.of(getattr(each, name) for each in ended) for name in _FIGURES},
     )
 
 
@@ -196,9 +187,9 @@ class Comparison(Record):
         near = None if self.best_known is None else self.best_known - self.minimal_step
         names = dict.fromkeys(each.tuner for each in self.outcomes)
         rows = [row(name, (each for each in self.outcomes if each.tuner == name), near) for name in names]
-        return sorted(rows, key=_order)
+        return sorted(rows, key=_sort_key)
 
 
-def _order(entry: TunerRow) -> tuple[Any, ...]:
+def _sort_key(entry: TunerRow) -> tuple[Any, ...]:
     late = entry.epochs_to_best.median
     return bool(entry.errors), entry.epochs_to_best.missing, late is None, late or 0.0, -(entry.best_rate.median or 0.0)

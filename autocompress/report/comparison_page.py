@@ -66,25 +66,16 @@ def comparison_plots(comparison: Comparison) -> dict[str, tuple[str, Draw]]:
 
 def cells(row: TunerRow) -> list[str]:
     """A tuner's row as text, under `HEADS` without the name."""
-    return [
-        _told(row.best_rate),
-        _told(row.holdout_accuracy),
-        _told(row.trials_to_best),
-        _told(row.epochs_to_best),
-        _told(row.false_feasible),
-        _told(row.trials),
-        _told(row.epochs),
-        _told(row.seconds, 3),
-    ]
+    return [_spread_text(spread, 3 if spread is row.seconds else 4) for spread in row.spreads]
 
 
-def _told(spread: Spread, digits: int = 4) -> str:
+def _spread_text(spread: Spread, digits: int) -> str:
     if spread.median is None:
         return "never" if spread.missing else "-"
-    told = number(spread.median, digits)
+    text = number(spread.median, digits)
     if spread.low != spread.high:
-        told += f" [{number(spread.low, digits)}, {number(spread.high, digits)}]"
-    return f"{told} -{spread.missing}" if spread.missing else told
+        text += f" [{number(spread.low, digits)}, {number(spread.high, digits)}]"
+    return f"{text} -{spread.missing}" if spread.missing else text
 
 
 def _draw(comparison: Comparison, axes: Axes) -> None:

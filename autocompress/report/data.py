@@ -11,7 +11,7 @@ from typing import Any
 
 from autocompress.budget import accuracy_margin
 from autocompress.plan import ExperimentPlan, LocalEngine, OptunaEngine
-from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
+from autocompress.records import ModelSizes, Proposal, TrialRecord
 from autocompress.report.format import number
 from autocompress.search import OBJECTIVES, best, require_objective
 from autocompress.settings import AccuracyAwareSettings
@@ -37,26 +37,6 @@ class ReportData:
         return str(self.plan.module["class_name"])
 
     @property
-    def baseline(self) -> Baseline:
-        """The uncompressed model."""
-        return self.plan.measured
-
-    @property
-    def threshold(self) -> float:
-        """The worst tolerable accuracy."""
-        return self.plan.threshold
-
-    @property
-    def objective(self) -> str:
-        """What trials are compared by."""
-        return self.plan.objective
-
-    @property
-    def tuner(self) -> str:
-        """Name of what chose the trials."""
-        return self.plan.tuner
-
-    @property
     def algorithms(self) -> list[str]:
         """Names of the algorithms that were tried, in that order."""
         return list(dict.fromkeys(record.algorithm for record in self.records))
@@ -69,10 +49,10 @@ class ReportData:
     @property
     def holdout_threshold(self) -> float | None:
         """The worst accuracy on hold-out data that the same budget tolerates there; None without such data."""
-        if self.baseline.holdout_accuracy is None:
+        baseline, budget = self.plan.measured, self.plan.settings.budget
+        if baseline.holdout_accuracy is None:
             return None
-        budget = self.plan.settings.budget
-        return budget.threshold(self.baseline.holdout_accuracy, higher_is_better=self.baseline.higher_is_better)
+        return budget.threshold(baseline.holdout_accuracy, higher_is_better=baseline.higher_is_better)
 
     @property
     def holdout_margin(self) -> float | None:
@@ -80,7 +60,11 @@ class ReportData:
         threshold, verdict = self.holdout_threshold, self.verdict
         if threshold is None or verdict is None or verdict.holdout_accuracy is None:
             return None
-        return accuracy_margin(verdict.holdout_accuracy, threshold, higher_is_better=self.baseline.higher_is_better)
+        return self.margin(verdict.holdout_accuracy, threshold)
+
+    def margin(self, accuracy: float, threshold: float) -> float:
+        """How far an accuracy is inside a threshold; below 0 outside."""
+        return accuracy_margin(accuracy, threshold, higher_is_better=self.plan.measured.higher_is_better)
 
     @property
     def nearest_failure(self) -> TrialRecord | None:
@@ -100,15 +84,13 @@ class ReportData:
 
     def reduction(self, record: TrialRecord) -> float | None:
         """The objective's achieved reduction of a trial."""
-        value: float | None = getattr(record, OBJECTIVES[self.objective])
+        value: float | None = getattr(record, OBJECTIVES[self.plan.objective])
         return value
 
     def simulated_margin(self, record: TrialRecord) -> float:
         """How far a trial was inside the threshold while rounding was simulated; minus infinity where it was not."""
-        if record.simulated_accuracy is None:
-            return -math.inf
-        higher = self.baseline.higher_is_better
-        return accuracy_margin(record.simulated_accuracy, self.threshold, higher_is_better=higher)
+        simulated = record.simulated_accuracy
+        return -math.inf if simulated is None else self.margin(simulated, self.plan.threshold)
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy of a trial's learning curve."""
@@ -133,7 +115,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
         records=tuple(ledger.records),
         best=found,
         verdicts=ledger.verdicts,
-        proposals={key: asked.proposal for key, asked in ledger.proposed.items() if asked.proposal},
+        proposals={key: trial.proposal for key, trial in ledger.proposed.items() if trial.proposal},
         curves={record.key: directory.trial(record.key).curve() for record in ledger.records},
         sizes=directory.trial(found.key).sizes() if found else None,
     )
@@ -142,18 +124,18 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
 def reasons(data: ReportData) -> list[str]:
     """Why each record's rate was tried, in their order."""
     latest: dict[str, Proposal] = {}
-    told = []
+    texts = []
     for record in data.records:
         proposal = data.proposals.get(record.key)
-        told.append(_reason(data, proposal, latest.get(record.algorithm)))
+        texts.append(_reason(data, proposal, latest.get(record.algorithm)))
         if proposal is not None:
             latest[record.algorithm] = proposal
-    return told
+    return texts
 
 
 def _reason(data: ReportData, proposal: Proposal | None, before: Proposal | None) -> str:
     if proposal is None:
-        return f"chosen by {data.tuner}"
+        return f"chosen by {data.plan.tuner}"
     if proposal == before:
         return "run again, as its process was killed"
     if proposal.requested_rate is None:
@@ -200,7 +182,7 @@ def _loop(data: ReportData) -> str:
         [
             'config = CompressionConfig.from_json("config.json")',
             "compression_ctrl, model = create_compressed_model(model, config)",
-            f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {data.baseline.accuracy!r},",
+            f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {data.plan.measured.accuracy!r},",
             f"    {given})",
             f"loop.run(model, train_epoch_fn, validate_fn, configure_optimizers_fn{preflight})",
         ]
@@ -211,15 +193,15 @@ def _command(data: ReportData) -> str:
     settings = data.plan.settings.to_dict()
     words = ["autocompress", "run", _module(data), "--search-space", "space.json"]
     words += ["--engine", "optuna"] if isinstance(data.plan.engine, OptunaEngine) else []
-    words += ["--objective", data.objective]
+    words += ["--objective", data.plan.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
-    baseline = data.baseline
+    baseline = data.plan.measured
     if data.plan.settings.budget.unusual(baseline.accuracy, higher_is_better=baseline.higher_is_better) is not None:
         words.append("--yes")
     words += [] if settings["preflight"] else ["--no-preflight"]
-    if data.tuner != "AdaptiveCompression":
-        words += ["--tuner", data.tuner, "--trials", str(len(data.records))]
+    if data.plan.tuner != "AdaptiveCompression":
+        words += ["--tuner", data.plan.tuner, "--trials", str(len(data.records))]
     return shlex.join(words)
 
 

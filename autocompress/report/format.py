@@ -56,11 +56,11 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
     if record.error is not None:
         return f"{record.state}: {first_line(record.error)}"
     stopped = "" if record.state == "completed" else f"{record.state}, "
-    told = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
+    text = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
     if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):
-        told += f" as int8; {number(record.simulated_accuracy)} in simulation"
+        text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
-    return told if differs is None else f"{told}; {differs}"
+    return text if differs is None else f"{text}; {differs}"
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:

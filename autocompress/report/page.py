@@ -39,23 +39,15 @@ def _environment() -> Environment:
         duration=duration,
         verdict=verdict,
         holds=holds,
-        count=_count,
-        signed=_signed,
-        milliseconds=_milliseconds,
+        count=lambda value: _or_dash(value, "{:,}"),
+        signed=lambda value: _or_dash(value, "{:+.2g}"),
+        milliseconds=lambda seconds: _or_dash(seconds and 1000 * seconds, "{:.3g}"),
     )
     return environment
 
 
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2g}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+def _or_dash(value: float | None, layout: str) -> str:
+    return "-" if value is None else layout.format(value)
 
 
 _TOTAL = "whole model"
@@ -109,17 +101,17 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
     best, verdict = data.best, data.verdict
     if best is None:
         return []
-    shown: Iterable[tuple[str, str | None]] = (
+    figures: Iterable[tuple[str, str | None]] = (
         ("parameters removed", percent(best.parameters_removed)),
         ("multiply-accumulates removed", percent(best.macs_removed)),
         ("bytes saved", percent(best.size_removed)),
-        (f"accuracy, {number(data.baseline.accuracy)} before", number(best.accuracy)),
+        (f"accuracy, {number(data.plan.measured.accuracy)} before", number(best.accuracy)),
         (
-            f"hold-out accuracy, {number(data.baseline.holdout_accuracy)} before",
+            f"hold-out accuracy, {number(data.plan.measured.holdout_accuracy)} before",
             number(verdict.holdout_accuracy) if verdict and verdict.holdout_accuracy is not None else None,
         ),
     )
-    return [(label, figure) for label, figure in shown if figure is not None]
+    return [(label, figure) for label, figure in figures if figure is not None]
 
 
 def layer_rows(data: ReportData) -> list[LayerRow]:
@@ -132,7 +124,7 @@ def layer_rows(data: ReportData) -> list[LayerRow]:
         LayerRow(layer.name, layer.kind, *(_pair(layer, after, field) for field in ("parameters", "macs", "seconds")))
         for layer in sizes.before
     ]
-    whole = data.baseline.measurement
+    whole = data.plan.measured.measurement
     left = [round(share * (1 - (gone or 0))) for share, gone in (
         (whole.nonzero_parameters, best.parameters_removed), (whole.macs, best.macs_removed)
     )]  # fmt: skip
@@ -142,5 +134,5 @@ def layer_rows(data: ReportData) -> list[LayerRow]:
 
 def _pair(layer: Any, after: dict[str, Any], field: str) -> Any:
     left = after.get(layer.name)
-    gone = 0 if after else None  # a layer that is not there any more, or a model whose layers cannot be told apart
+    gone = 0 if after else None  # a layer that was removed, or a model whose layers cannot be distinguished
     return getattr(layer, field), gone if left is None else getattr(left, field)

@@ -128,9 +128,9 @@ def scatter(
 
 def budget_line(data: ReportData, axes: Axes) -> None:
     """Draw the threshold, and shade what is beyond it."""
-    axes.axhline(data.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
-    beyond = axes.get_ylim()[0 if data.baseline.higher_is_better else 1]
-    axes.axhspan(data.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
+    axes.axhline(data.plan.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
+    beyond = axes.get_ylim()[0 if data.plan.measured.higher_is_better else 1]
+    axes.axhspan(data.plan.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
 
 
 def in_percent(axis: Axes) -> None:

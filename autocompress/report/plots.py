@@ -43,12 +43,12 @@ def draw_accuracy(data: ReportData, axes: Axes) -> None:
     measured = [record for record in data.records if record.accuracy is not None]
     scatter_kinds(axes, measured, place)
     _bars(data, axes, measured)
-    scatter(axes, [(0.0, data.baseline.accuracy)], 36, "uncompressed", INK, "D")
+    scatter(axes, [(0.0, data.plan.measured.accuracy)], 36, "uncompressed", INK, "D")
     budget_line(data, axes)
     if data.best is not None:
         across, up = place(data.best)
         axes.scatter(across, up, s=130, facecolors="none", edgecolors=WITHIN, linewidths=1.6, label="best", zorder=4)
-    axes.set(xlabel=f"achieved: {_OBJECTIVES[data.objective]}", ylabel="accuracy")
+    axes.set(xlabel=f"achieved: {_OBJECTIVES[data.plan.objective]}", ylabel="accuracy")
     in_percent(axes)
     axes.legend(fontsize=8)
 
@@ -65,7 +65,7 @@ def draw_pareto(data: ReportData, axes: Axes) -> None:
     measured = [record for record in data.records if record.accuracy is not None and record.size_removed is not None]
     for colour, name in zip(colours(data.algorithms), data.algorithms, strict=True):
         scatter(axes, (_saved(each) for each in measured if each.algorithm == name), 28, name, colour)
-    front = [_saved(each) for each in pareto_front(measured, higher_is_better=data.baseline.higher_is_better)]
+    front = [_saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
     axes.plot([point[0] for point in front], [point[1] for point in front], color=INK, linewidth=1, zorder=2)
     budget_line(data, axes)
     axes.set(xlabel="bytes saved", ylabel="accuracy")
@@ -137,7 +137,7 @@ def _curve(data: ReportData, axes: Axes, record: TrialRecord, *, heavy: bool) ->
 
 
 _ACCURACY = "Accuracy against what was achieved. A bar spans the accuracies that a trial had from epoch to epoch."
-_PATH = "The path of the search: the rate asked of each trial."
+_PATH = "The path of the search: the requested rate of each trial."
 _CURVES = "Learning curves: accuracy at each evaluated epoch. The best trial's is drawn heavier."
 _PARETO = "Algorithms compared: nothing that was tried is both smaller and more accurate than the line."
 

@@ -17,7 +17,7 @@ from autocompress.store import Verdict
 if TYPE_CHECKING:
     from autocompress.report.data import ReportData
 
-_MOST_TOLD = 3
+_MOST_SENTENCES = 3
 
 
 def disagreement(record: TrialRecord, fresh: Verdict | None) -> str | None:
@@ -28,12 +28,12 @@ def disagreement(record: TrialRecord, fresh: Verdict | None) -> str | None:
 def disagreements(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
     """A sentence about each trial whose model evaluates differently when loaded afresh, at most three."""
     found = [
-        f"{at_rate(record.algorithm, record.requested_rate)} {told}"
+        f"{at_rate(record.algorithm, record.requested_rate)} {sentence}"
         for record in records
-        if (told := disagreement(record, verdicts.get(record.key))) is not None
+        if (sentence := disagreement(record, verdicts.get(record.key))) is not None
     ]
-    left = len(found) - _MOST_TOLD
-    return found[:_MOST_TOLD] + ([f"and so {'does' if left == 1 else 'do'} {left} more"] if left > 0 else [])
+    left = len(found) - _MOST_SENTENCES
+    return found[:_MOST_SENTENCES] + ([f"and so {'does' if left == 1 else 'do'} {left} more"] if left > 0 else [])
 
 
 def nearest_fresh(
@@ -108,10 +108,10 @@ def advice(data: ReportData) -> list[str]:
 
 
 def _accuracy(data: ReportData) -> str:
-    base = f"{number(data.baseline.accuracy)} uncompressed, {number(data.threshold)} tolerated"
+    base = f"{number(data.plan.measured.accuracy)} uncompressed, {number(data.plan.threshold)} tolerated"
     if data.best is None:
-        higher = data.baseline.higher_is_better
-        nearest = nearest_fresh(data.records, data.verdicts, data.threshold, higher_is_better=higher)
+        higher = data.plan.measured.higher_is_better
+        nearest = nearest_fresh(data.records, data.verdicts, data.plan.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = data.verdict
     margin = number(data.best.accuracy_margin, 2)
@@ -120,7 +120,7 @@ def _accuracy(data: ReportData) -> str:
 
 
 def _disagreements(data: ReportData) -> list[str]:
-    return [f"Verification: {told}." for told in disagreements(data.records, data.verdicts)]
+    return [f"Verification: {sentence}." for sentence in disagreements(data.records, data.verdicts)]
 
 
 def _conversions(data: ReportData) -> str:
@@ -137,13 +137,13 @@ def _conversions(data: ReportData) -> str:
 
 
 def _holdout(data: ReportData) -> str:
-    if data.best is not None and data.baseline.holdout_accuracy is None:
+    if data.best is not None and data.plan.measured.holdout_accuracy is None:
         return "Hold-out: there is no such data, so that nothing checks the choice by validation data."
     margin, verdict = data.holdout_margin, data.verdict
     if margin is None or verdict is None:
         return ""
     return (
-        f"Hold-out: {number(verdict.holdout_accuracy)} ({number(data.baseline.holdout_accuracy)} uncompressed, "
+        f"Hold-out: {number(verdict.holdout_accuracy)} ({number(data.plan.measured.holdout_accuracy)} uncompressed, "
         f"{number(data.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
         f"{'inside' if margin >= 0 else 'outside'} it."
     )
@@ -154,9 +154,9 @@ def _closeness(data: ReportData) -> str:
         return ""
     width = spread[1] - spread[0]
     sure = (data.best.accuracy_margin or 0.0) > _SURELY_INSIDE * width
-    told = "more than" if sure else "no more than"
+    compared = "more than" if sure else "no more than"
     end = "" if sure else " Another seed may fall on the other side."
-    return f"Margin: {told} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
+    return f"Margin: {compared} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
 
 
 def _failure(data: ReportData) -> str:
@@ -185,7 +185,7 @@ def _cost(data: ReportData) -> str:
     seconds = sum(record.seconds for record in data.records)
     return (
         f"Search: {counted(len(data.records), 'trial')}, {counted(epochs, 'epoch')} of training, {duration(seconds)} "
-        f"of trials, chosen by {data.tuner}."
+        f"of trials, chosen by {data.plan.tuner}."
     )
 
 

@@ -67,7 +67,7 @@ def test_a_metric_that_is_better_when_lower(begun):
     key, rate = propose(ledger, plan(baseline=baseline))
     ledger.add(dataclasses.replace(record(key, rate, feasible=True), accuracy=0.1005, accuracy_margin=0.0005))
     data = read_report_data(begun)
-    assert data.threshold == pytest.approx(0.101)
+    assert data.plan.threshold == pytest.approx(0.101)
     assert data.holdout_threshold == pytest.approx(0.202)
 
 
