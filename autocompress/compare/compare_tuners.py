@@ -31,7 +31,7 @@ from autocompress.trial.child import holdouts_in_child, measure_in_child, refuse
 _logger = logging.getLogger("autocompress.compare")
 
 
-def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
+def open_comparison(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
     """Measure the uncompressed model once for all searches, and write the plan of the comparison to `plan.json`.
 
     Raises:
@@ -70,7 +70,7 @@ def _same_search(wanted: Any, known: Any) -> bool:
         return False
 
 
-def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchSpec:
+def search_spec(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchSpec:
     """The search of one tuner and seed."""
     return SearchSpec(
         tuner=tuner,
@@ -146,72 +146,72 @@ def compare_tuners(
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
     with removed_if_unused(home), ExperimentDirectory(home).locked():
-        baseline = begun(home, wanted, reference)
-        orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
-        outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
-        comparison = _compared(orders[0], trials, engine, outcomes)
+        baseline = open_comparison(home, wanted, reference)
+        specs = [search_spec(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
+        outcomes = _run(home, specs, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
+        comparison = _compared(specs[0], trials, engine, outcomes)
         write_comparison(comparison, home)
     return comparison
 
 
 def _run(
-    home: Path, orders: Iterable[SearchSpec], jobs: int, on_outcome: Callable[[SearchOutcome], None]
+    home: Path, specs: Iterable[SearchSpec], jobs: int, on_outcome: Callable[[SearchOutcome], None]
 ) -> list[SearchOutcome]:
-    orders = list(orders)
-    found = {order.directory: known for order in orders if (known := _kept(order)) is not None}
+    specs = list(specs)
+    found = {spec.directory: known for spec in specs if (known := _kept(spec)) is not None}
 
-    def ended(order: SearchSpec, error: str | None) -> None:
-        found[order.directory] = _outcome(home, order, error)
-        on_outcome(found[order.directory])
+    def ended(spec: SearchSpec, error: str | None) -> None:
+        found[spec.directory] = _outcome(home, spec, error)
+        on_outcome(found[spec.directory])
 
-    run_all([order for order in orders if order.directory not in found], jobs, ended)
-    return [found[order.directory] for order in orders]
+    run_all([spec for spec in specs if spec.directory not in found], jobs, ended)
+    return [found[spec.directory] for spec in specs]
 
 
-def _kept(order: SearchSpec) -> SearchOutcome | None:
+def _kept(spec: SearchSpec) -> SearchOutcome | None:
     """The outcome that an earlier call wrote."""
-    path = _answer_file(order)
+    path = _outcome_file(spec)
     return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
 
 
-def _answer_file(order: SearchSpec) -> Path:
-    return order.directory.with_name(f"{order.directory.name}.json")
+def _outcome_file(spec: SearchSpec) -> Path:
+    return spec.directory.with_name(f"{spec.directory.name}.json")
 
 
-def _outcome(home: Path, order: SearchSpec, error: str | None) -> SearchOutcome:
-    place = str(order.directory.relative_to(home))
+def _outcome(home: Path, spec: SearchSpec, error: str | None) -> SearchOutcome:
+    place = str(spec.directory.relative_to(home))
     if error is None:
         try:
-            return _found(order, place)
+            return _found(spec, place)
         except AutoCompressError as failed:
             error = str(failed.args[0])
-    return SearchOutcome(order.tuner.label, order.seed, place, error=error)  # not kept: the next call tries again
+    return SearchOutcome(spec.tuner.label, spec.seed, place, error=error)  # not kept: the next call tries again
 
 
-def _found(order: SearchSpec, place: str) -> SearchOutcome:
-    data = read_report_data(ExperimentDirectory(order.directory))
-    result = outcome(data, order.tuner.label, place, _holdouts(order, data))
-    write_json(_answer_file(order), result.to_dict())
+def _found(spec: SearchSpec, place: str) -> SearchOutcome:
+    data = read_report_data(ExperimentDirectory(spec.directory))
+    result = outcome(data, spec.tuner.label, place, _holdouts(spec, data))
+    write_json(_outcome_file(spec), result.to_dict())
     return result
 
 
-def _holdouts(order: SearchSpec, data: ReportData) -> dict[str, float]:
+def _holdouts(spec: SearchSpec, data: ReportData) -> dict[str, float]:
     if data.plan.measured.holdout_accuracy is None:
         return {}
     keys = {data.directory / "trials" / each.key / "checkpoint": each.key for each in data.records if each.feasible}
-    found = holdouts_in_child(order.module, keys) if keys else {}
+    found = holdouts_in_child(spec.module, keys) if keys else {}
     return {keys[place]: accuracy for place, accuracy in found.items() if accuracy is not None}
 
 
-def _compared(order: SearchSpec, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
-    baseline = order.baseline
+def _compared(spec: SearchSpec, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
+    baseline = spec.baseline
     return Comparison(
-        module=order.module["class_name"],
-        objective=order.objective,
-        threshold=order.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better),
+        module=spec.module["class_name"],
+        objective=spec.objective,
+        threshold=spec.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better),
         baseline_accuracy=baseline.accuracy,
         trials=trials,
-        minimal_step=order.settings.minimal_compression_rate_step,
+        minimal_step=spec.settings.minimal_compression_rate_step,
         engine=engine,
         versions=installed_versions(),
         outcomes=tuple(outcomes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 from collections.abc import Mapping
@@ -10,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from autocompress.compare.tuners import TunerName
 from autocompress.engines.base import SearchRequest, engine_named
-from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError
+from autocompress.errors import AutoCompressError, InfeasibleBudgetError
 from autocompress.records import Baseline
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.disk import read_json, write_json
+from autocompress.store.disk import write_json
 
 Engine = Literal["in-process", "nni"]
 """Where NNI's tuners and ours run: driven in process, or each as a real NNI experiment. Optuna's are Optuna's."""
@@ -65,44 +66,19 @@ class SearchSpec:
             options={"port": free_port()} if self.engine_name == "nni" else {},
         )
 
-    @property
-    def told(self) -> str:
-        """For messages."""
-        return f"{self.tuner.label}, seed {self.seed}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **plain,
-            "tuner": dataclasses.asdict(self.tuner),
-            "settings": self.settings.to_dict(),
-            "directory": str(self.directory),
-            "baseline": self.baseline.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchSpec:
-        """What `to_dict` wrote."""
-        return cls(
-            **{
-                **data,
-                "tuner": TunerName(**data["tuner"]),
-                "settings": AccuracyAwareSettings.from_record(data["settings"]),
-                "directory": Path(data["directory"]),
-                "baseline": Baseline.from_dict(data["baseline"]),
-            }
-        )
+SPECS = TypeAdapter(SearchSpec)
+"""To and from JSON."""
 
 
-def run(order: SearchSpec) -> None:
+def run(spec: SearchSpec) -> None:
     """Run or resume the search. That nothing stays within the budget is a result, not an error."""
-    engine = engine_named(order.engine_name)
-    if ExperimentDirectory(order.directory).exists():
-        done = len(Ledger(ExperimentDirectory(order.directory)).records)
-        search = engine.open(order.directory, trials=max(0, order.trials - done))
+    engine = engine_named(spec.engine_name)
+    if ExperimentDirectory(spec.directory).exists():
+        done = len(Ledger(ExperimentDirectory(spec.directory)).records)
+        search = engine.open(spec.directory, trials=max(0, spec.trials - done))
     else:
-        search = engine.create(order.request())
+        search = engine.create(spec.request())
     try:
         search.run()
     except InfeasibleBudgetError:
@@ -111,23 +87,21 @@ def run(order: SearchSpec) -> None:
         search.stop()
 
 
-def _answer(order: SearchSpec) -> dict[str, Any]:
+def _error(spec: SearchSpec) -> str | None:
     try:
-        run(order)
-    except TrialError as error:
-        return {"error": str(error.args[0])}
+        run(spec)
     except AutoCompressError as error:
-        return {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 - tuners raise whatever they like; the others go on
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"error": None}
+        return str(error.args[0])  # without a trial's traceback
+    except Exception as error:  # noqa: BLE001 - tuners raise any error; the other searches go on
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
-def main(order: str, answer: str) -> None:
+def main(request: str, result: str) -> None:
     """Run the search of the spec file and write its error to the result file."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = SearchSpec.from_dict(read_json(Path(order)))
-    write_json(Path(answer), _answer(found))
+    spec = SPECS.validate_json(Path(request).read_bytes())
+    write_json(Path(result), {"error": _error(spec)})
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from autocompress.compare.one_search import SearchSpec
-from autocompress.store.disk import read_json, write_json
+from autocompress.compare.one_search import SPECS, SearchSpec
+from autocompress.store.disk import read_json
 
 _STOPPING_SECONDS = 90.0
 
 
-def run_all(orders: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec, str | None], None]) -> None:
+def run_all(specs: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec, str | None], None]) -> None:
     """Run or resume searches; `on_end` is called with each and its error. Ctrl-C stops them cleanly."""
     running = Running(max(1, (os.cpu_count() or 1) // jobs))
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        ended = {pool.submit(running.run, order): order for order in orders}
+        ended = {pool.submit(running.run, spec): spec for spec in specs}
         try:
             for future in as_completed(ended):
                 on_end(ended[future], future.result())
@@ -39,19 +39,19 @@ class Running:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def run(self, order: SearchSpec) -> str | None:
+    def run(self, spec: SearchSpec) -> str | None:
         """Run one search and return its error, if any. Its output goes to `<directory>.log`.
 
         Only its owner can read the log, as it may contain the secret address of NNI's page.
         """
-        log = order.directory.with_name(f"{order.directory.name}.log")
+        log = spec.directory.with_name(f"{spec.directory.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         log.touch(mode=0o600)
         with tempfile.TemporaryDirectory(prefix="autocompress-") as folder, log.open("wb") as output:
-            request, answer = Path(folder, "order.json"), Path(folder, "answer.json")
-            write_json(request, order.to_dict())
-            command = [sys.executable, "-m", "autocompress.compare.one_search", str(request), str(answer)]
+            request, result = Path(folder, "request.json"), Path(folder, "result.json")
+            request.write_bytes(SPECS.dump_json(spec))
+            command = [sys.executable, "-m", "autocompress.compare.one_search", str(request), str(result)]
             with self._lock:
                 process = subprocess.Popen(
                     command, stdout=output, stderr=output, env=self._environment, start_new_session=True
@@ -59,9 +59,9 @@ class Running:
                 self._processes.add(process)
             code = process.wait()
             self._processes.discard(process)
-            if answer.exists():
-                error: str | None = read_json(answer)["error"]
-                return _with_hint(order, error)
+            if result.exists():
+                error: str | None = read_json(result)["error"]
+                return _with_hint(spec, error)
         return f"its process ended with code {code}; what it printed is in {log}"
 
     def stop(self) -> None:
@@ -77,7 +77,7 @@ class Running:
                 process.kill()
 
 
-def _with_hint(order: SearchSpec, error: str | None) -> str | None:
-    if error is None or "not installed" not in error or order.tuner.install is None:
+def _with_hint(spec: SearchSpec, error: str | None) -> str | None:
+    if error is None or "not installed" not in error or spec.tuner.install is None:
         return error
-    return f"{error} (pip install {order.tuner.install})"
+    return f"{error} (pip install {spec.tuner.install})"
