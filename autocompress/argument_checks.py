@@ -112,7 +112,7 @@ _PLAIN: dict[Any, _Kind] = {
     bool: _Kind("True or False", _is_flag),
     int: _Kind("a whole number", lambda value: isinstance(value, numbers.Integral) and not _is_flag(value)),
     float: _Kind("a number", lambda value: isinstance(value, numbers.Real) and not _is_flag(value)),
-    str: _Kind("a text", lambda value: isinstance(value, str)),
+    str: _Kind("a string", lambda value: isinstance(value, str)),
 }
 
 
@@ -137,7 +137,7 @@ def _any_of(kinds: list[_Kind | None]) -> _Kind | None:
         return None
     rules = dict.fromkeys(kind.rule for kind in known)
     if "a path" in rules:
-        rules.pop("a text", None)
+        rules.pop("a string", None)
 
     def fits(value: Any) -> bool:
         return any(kind.fits(value) for kind in known)

@@ -49,7 +49,7 @@ def require_plain(value: Any) -> None:
     """Check the depth, the strings and the numbers of a value.
 
     Raises:
-        ValueError: it is nested more than 64 deep, has a whole number of 64 bits or more, an infinite one, or a text
+        ValueError: it is nested more than 64 deep, has a whole number of 64 bits or more, an infinite one, or a string
             with NUL or half a surrogate pair.
     """
     level = [value]
@@ -76,7 +76,7 @@ def _members(value: Any) -> list[Any]:
         return list(value)
     if isinstance(value, str):
         if not _is_text(value):
-            raise ValueError(f"a text must not have NUL or half a surrogate pair in it; got {value[:80]!r}")
+            raise ValueError(f"a string must not have NUL or half a surrogate pair in it; got {value[:80]!r}")
     elif isinstance(value, int):
         if abs(value) >= LARGEST_NUMBER:
             raise ValueError(f"a whole number must be below 2**63; got one of {value.bit_length()} bits")

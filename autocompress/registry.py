@@ -83,7 +83,7 @@ class Argument:
             return f"a whole number >= {self.minimum:g}"
         if isinstance(self.default, float):
             return f"a finite number >= {self.minimum:g}"
-        return "a list of texts" if isinstance(self.default, tuple) else "a text"
+        return "a list of strings" if isinstance(self.default, tuple) else "a string"
 
     def _converted(self, value: Any) -> Any:
         """A single string as a tuple, lists as tuples; 3.0, which quniform gives, as 3 for whole numbers."""
@@ -220,7 +220,7 @@ def algorithm(name: str) -> Algorithm:
         ConfigError: no algorithm has that name, or the parts of the mix do not go together.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"the name of an algorithm must be a text; got {short(name)}")
+        raise ConfigError(f"the name of an algorithm must be a string; got {short(name)}")
     if MIX in name:
         return _mix(name)
     known = algorithms()

@@ -52,7 +52,7 @@ Degradation = Annotated[
 Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
 PositiveCount = Annotated[int, Field(ge=1, description="a whole number >= 1")]
 Flag = Annotated[bool, Field(description="true or false")]
-Text = Annotated[str, Field(description="a text")]
+Text = Annotated[str, Field(description="a string")]
 
 
 Seconds = Annotated[

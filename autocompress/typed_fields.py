@@ -111,7 +111,7 @@ def _flag(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongTypeError("a text")
+        raise WrongTypeError("a string")
     return value
 
 

@@ -54,8 +54,8 @@ def test_what_a_plan_lacks_is_an_error(lost):
     ("written", "rule"),
     [
         ({"module": "x"}, "module must be an object; got 'x'"),
-        ({"module": {"file": 3}}, "module must be a text; got {'file': 3}"),
-        ({"objective": 1}, "objective must be a text; got 1"),
+        ({"module": {"file": 3}}, "module must be a string; got {'file': 3}"),
+        ({"objective": 1}, "objective must be a string; got 1"),
         ({"engine": []}, "engine must have a name (local, nni, nni-tuner, optuna); got []"),
         ({"baseline": [1]}, "Baseline must be an object; got [1]"),
     ],

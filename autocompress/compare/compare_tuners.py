@@ -118,7 +118,7 @@ def compare_tuners(
         directory: where all is kept; `autocompress-comparison-<module>` by default.
         engine: "in-process", or "nni": NNI's tuners and ours run as real NNI experiments.
         jobs: searches at a time; as many as there are cores by default, as one search is a chain of trials.
-        on_outcome: told of each search that has ended.
+        on_outcome: called with the outcome of each search that has ended.
 
     Returns:
         the comparison, which is also written to `comparison.json`, `comparison.html` and `plots/`.

@@ -29,7 +29,7 @@ _INSTALL = {
 class TunerName:
     """A tuner as users name it, and as its framework does."""
 
-    label: str  # as it is shown: `adaptive`, `tpe`, `optuna-gp`
+    label: str  # in tables: `adaptive`, `tpe`, `optuna-gp`
     framework: Framework  # whose it is
     name: str  # the framework's own name of it
 

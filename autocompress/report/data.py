@@ -27,7 +27,7 @@ class ReportData:
     records: tuple[TrialRecord, ...]  # of all trials in the order they ended
     best: TrialRecord | None  # the best feasible one; None where there is none
     verdicts: Mapping[str, Verdict]  # of trials whose checkpoint was loaded afresh, by key
-    proposals: Mapping[str, Proposal]  # what the rule asked, by key; none where a stock tuner chose
+    proposals: Mapping[str, Proposal]  # of the search rule, by key; none where a built-in tuner chose
     curves: Mapping[str, list[dict[str, Any]]]  # learning curves, by key: objects with `epoch` (from 1) and `accuracy`
     sizes: ModelSizes | None  # the best model's layers beside the uncompressed ones; None before it was verified
 

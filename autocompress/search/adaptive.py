@@ -45,7 +45,7 @@ class AdaptiveSearch:
     """The adaptive search of one algorithm."""
 
     algorithm: str  # name of the algorithm
-    axis: RateAxis  # the rates it can be asked for
+    axis: RateAxis  # the rates that can be requested
     rule: StepHalving  # the step-halving rule over that axis
     initial_epochs: int = 5  # the most epochs of the first trial (NNCF's initial training phase)
     patience_epochs: int = 3  # the most epochs of every other trial

@@ -82,8 +82,7 @@ class ExperimentDirectory:
         """The content of `experiment.json`.
 
         Raises:
-            StoreError: there is no experiment here, it was written by another version, or is damaged. What it lacks
-                is an error when it is asked for.
+            StoreError: there is no experiment here, it was written by another version, or is damaged.
         """
         if not self.exists():
             raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")

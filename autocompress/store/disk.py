@@ -43,7 +43,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 16
 _MARK = f"{StoreError.__module__}.{StoreError.__name__}: "
 _CODES = ("SQLITE_FULL", "ENOSPC")
-"""As data bases and NNI's manager tell of a full disk."""
+"""Of data bases and NNI's manager for a full disk."""
 
 
 def require_writable(directory: Path) -> None:
@@ -69,12 +69,12 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def require_space(directory: Path, told: str) -> None:
+def require_space(directory: Path, output: str) -> None:
     """Raise StoreError if a process failed because the disk is full, from its output or by writing a file."""
-    last = next(iter(told.splitlines()[-1:]), "")
+    last = next(iter(output.splitlines()[-1:]), "")
     if last.startswith(_MARK):
         raise StoreError(last.removeprefix(_MARK))
-    if any(code in told for code in _CODES):
+    if any(code in output for code in _CODES):
         raise StoreError(disk_full_message(directory))
     try:
         with tempfile.TemporaryFile(dir=directory) as file:

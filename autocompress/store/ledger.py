@@ -31,7 +31,7 @@ class PendingTrial:
     Attributes:
         key: the trial's key.
         parameters: the JSON object it was given.
-        proposal: what the rule proposed; None where a stock tuner chose.
+        proposal: what the rule proposed; None where a built-in tuner chose.
     """
 
     key: Key
@@ -82,7 +82,7 @@ def record_without_result(trial: PendingTrial, crash: str | None, killed: str | 
 def _reason(crash: str) -> str:
     lines = crash.splitlines()
     if any(line.startswith("Timeout (") for line in lines):  # faulthandler's
-        return "the trial took longer than maximal_trial_seconds; its traceback tells where it was"
+        return "the trial took longer than maximal_trial_seconds; its traceback shows where it was"
     return lines[-1]
 
 

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     plan = ExperimentPlan.read(ExperimentDirectory(parsed.directory))
     if plan.settings.maximal_trial_seconds is not None:
-        # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
+        # A thread outside the interpreter: it prints where the trial hangs, and ends it.
         faulthandler.dump_traceback_later(plan.settings.maximal_trial_seconds, exit=True)
     channel = _channel(parsed.channel)
     parameters = channel.parameters()

@@ -58,8 +58,8 @@ def verify_in_child(module: Mapping[str, Any], checkpoint: Path, threshold: floa
 
 def holdouts_in_child(module: Mapping[str, Any], checkpoints: Iterable[Path]) -> dict[Path, float | None]:
     """Evaluate checkpoints on hold-out data; None for each without such data."""
-    answer = _run("holdout", {"module": module, "checkpoints": [str(each) for each in checkpoints]}, None)
-    return {Path(place): accuracy for place, accuracy in answer["accuracies"].items()}
+    result = _run("holdout", {"module": module, "checkpoints": [str(each) for each in checkpoints]}, None)
+    return {Path(place): accuracy for place, accuracy in result["accuracies"].items()}
 
 
 def check_in_child(
@@ -67,9 +67,9 @@ def check_in_child(
 ) -> tuple[list[dict[str, Any]], Preflight]:
     """Run the preflight and `check.check_module`; the checks as JSON, and what the preflight found."""
     task = {"module": module, "search_space": search_space, "settings": _plain(settings)}
-    answer = _run("check", task, None)
-    checks: list[dict[str, Any]] = answer["checks"]
-    return checks, Preflight.from_dict(answer["preflight"])
+    result = _run("check", task, None)
+    checks: list[dict[str, Any]] = result["checks"]
+    return checks, Preflight.from_dict(result["preflight"])
 
 
 def _plain(settings: AccuracyAwareSettings | None) -> dict[str, Any]:
@@ -78,22 +78,22 @@ def _plain(settings: AccuracyAwareSettings | None) -> dict[str, Any]:
 
 def _run(task: str, content: Mapping[str, Any], directory: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="autocompress-") as temporary:
-        order, answer = Path(temporary, "order.json"), Path(temporary, "answer.json")
-        order.write_text(
+        request, result = Path(temporary, "request.json"), Path(temporary, "result.json")
+        request.write_text(
             json.dumps({"task": task, "directory": directory and str(directory), **content}), encoding="utf-8"
         )
-        command = [sys.executable, "-m", "autocompress.trial.tasks", str(order), str(answer)]
+        command = [sys.executable, "-m", "autocompress.trial.tasks", str(request), str(result)]
         code = subprocess.run(command, env={**os.environ, IN_CHILD: "1"}, check=False).returncode
-        if not answer.exists():
+        if not result.exists():
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise TrialError(f"the process that was to {task} the model {how}")
-        return _unpacked(json.loads(answer.read_text(encoding="utf-8")))
+        return _unpacked(json.loads(result.read_text(encoding="utf-8")))
 
 
-def _unpacked(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" not in answer:
-        return answer
-    kind = getattr(errors, answer["error"], None)
+def _unpacked(result: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in result:
+        return result
+    kind = getattr(errors, result["error"], None)
     if isinstance(kind, type) and issubclass(kind, AutoCompressError) and kind is not TrialError:
-        raise kind(answer["message"]) from TrialError("in the process that loads the module", answer["traceback"])
-    raise TrialError(f"{answer['error']}: {answer['message']}", answer["traceback"])
+        raise kind(result["message"]) from TrialError("in the process that loads the module", result["traceback"])
+    raise TrialError(f"{result['error']}: {result['message']}", result["traceback"])

@@ -51,7 +51,7 @@ class ModuleTraining:
     """Training with the hooks of the user's module. Implements `Training`."""
 
     module: ModuleClass  # the user's module: trainer, optimizer, criterion, evaluator
-    algorithm: str  # name that the trainers are asked for
+    algorithm: str  # name that trainers are looked up by
     lr_factor: float = 1.0  # factor on the learning rates
     distillation: KnowledgeDistillation | None = None  # how the teacher's outputs count; None: they do not
     teacher: nn.Module | None = None  # the uncompressed model

@@ -25,7 +25,7 @@ import setproctitle
 from autocompress.trial.channel import PIPE
 
 DESCRIPTORS = 4
-"""With each request: where process id and exit code are told, where the trial prints, its results, the request."""
+"""With each request: for the process id and exit code, the trial's output, its results, and the request."""
 
 _IMPORTS = (
     "torch",
@@ -74,7 +74,7 @@ class _Server:
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
-        self._tellers: dict[int, int] = {}
+        self._status_pipes: dict[int, int] = {}
         self._woken, self._waker = socket.socketpair()
 
     def serve(self) -> list[str] | None:
@@ -88,7 +88,7 @@ class _Server:
             while True:
                 ready = [key.fileobj for key, _ in selector.select()]
                 if self._woken in ready:
-                    self._tell_ends()
+                    self._report_ends()
                 if self._requests in ready:
                     message, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
                     if not message:
@@ -96,35 +96,35 @@ class _Server:
                     if self._is_child(*descriptors):
                         return _trial(*descriptors[1:])
 
-    def _is_child(self, teller: int, *others: int) -> bool:
+    def _is_child(self, status_pipe: int, *others: int) -> bool:
         child = os.fork()
         if not child:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._requests, self._woken, self._waker):
                 end.close()
-            for each in (teller, *self._tellers.values()):
+            for each in (status_pipe, *self._status_pipes.values()):
                 os.close(each)
             return True
-        self._tellers[child] = teller
-        _tell(teller, child)
+        self._status_pipes[child] = status_pipe
+        _report(status_pipe, child)
         for each in others:
             os.close(each)
         return False
 
-    def _tell_ends(self) -> None:
+    def _report_ends(self) -> None:
         self._woken.recv(4096)
-        for child in list(self._tellers):
+        for child in list(self._status_pipes):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                teller = self._tellers.pop(child)
-                _tell(teller, os.waitstatus_to_exitcode(status))
-                os.close(teller)
+                status_pipe = self._status_pipes.pop(child)
+                _report(status_pipe, os.waitstatus_to_exitcode(status))
+                os.close(status_pipe)
 
 
-def _tell(teller: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone; the trial's record counts
-        os.write(teller, f"{number}\n".encode())
+def _report(status_pipe: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the launcher has gone; the trial's record counts
+        os.write(status_pipe, f"{number}\n".encode())
 
 
 def _trial(output: int, results: int, request: int) -> list[str]:
@@ -134,10 +134,10 @@ def _trial(output: int, results: int, request: int) -> list[str]:
         os.dup2(output, descriptor)
     os.close(output)
     with os.fdopen(request, "rb") as file:
-        asked: dict[str, Any] = json.loads(file.read())
+        received: dict[str, Any] = json.loads(file.read())
     os.environ.clear()
-    os.environ.update({**asked["environment"], PIPE: str(results)})
-    arguments: list[str] = asked["arguments"]
+    os.environ.update({**received["environment"], PIPE: str(results)})
+    arguments: list[str] = received["arguments"]
     return arguments
 
 

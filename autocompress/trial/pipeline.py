@@ -74,7 +74,7 @@ class Pipeline:
     """Runs the stages of a trial."""
 
     module: ModuleClass  # the user's module
-    order: TrialSpec  # what to do
+    spec: TrialSpec  # what to do
     reference_model: ReferenceModel  # the uncompressed model and what was measured on it
     threshold: float  # the worst tolerable accuracy
     # called after each evaluation with (epochs of the trial, accuracy, accuracy budget)
@@ -96,7 +96,7 @@ class Pipeline:
         done = Compressed(model)
         claims: list[Claim] = []
         kept: nn.Module | None = None
-        for stage in self.order.stages:
+        for stage in self.spec.stages:
             if claims:
                 kept = self._saved(claims[-1].compression.finish(copy.deepcopy(done.model)), self.kept)
                 claims[-1].require(kept, self.kept)
@@ -142,13 +142,13 @@ class Pipeline:
             training=ModuleTraining(
                 module=self.module,
                 algorithm=stage.name,
-                lr_factor=self.order.lr_factor,
-                distillation=self.order.distillation,
+                lr_factor=self.spec.lr_factor,
+                distillation=self.spec.distillation,
                 teacher=self.reference_model.original,
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
-            evaluate_first=self.order.evaluate_first or not first,
-            validate_every_n_epochs=self.order.validate_every_n_epochs,
+            evaluate_first=self.spec.evaluate_first or not first,
+            validate_every_n_epochs=self.spec.validate_every_n_epochs,
             on_epoch=lambda epoch, accuracy, budget: self.on_epoch(before + epoch, accuracy, budget),
         )

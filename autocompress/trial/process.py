@@ -79,7 +79,7 @@ class ForkServer:
         finally:
             os.close(request)
         if forked is None:
-            raise TrialError("the process that starts trials ended; what it printed tells why")
+            raise TrialError("the process that starts trials ended; see its output")
         return forked
 
     def _forked(self, output: int, results: int, request: int) -> ForkedProcess | None:
@@ -114,25 +114,25 @@ class ForkServer:
 class ForkedProcess:
     """A forked trial. Implements `Handle`."""
 
-    def __init__(self, pid: int, told: socket.SocketIO) -> None:
+    def __init__(self, pid: int, status: socket.SocketIO) -> None:
         self.pid = pid
-        self._told = told
+        self._status = told
 
     @classmethod
-    def from_pipe(cls, teller: socket.socket) -> ForkedProcess | None:
+    def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
         """The process whose id comes through the socket; None if that is closed without."""
-        with teller:
-            told = teller.makefile("rb", buffering=0)
-        line = told.readline()
+        with pipe:
+            status = pipe.makefile("rb", buffering=0)
+        line = status.readline()
         if line:
-            return cls(int(line), told)
-        told.close()
+            return cls(int(line), status)
+        status.close()
         return None
 
     def wait(self) -> int:
         """Its exit code; that of SIGKILL if the server was killed before it reported one."""
-        with self._told:
-            line = self._told.readline()
+        with self._status:
+            line = self._status.readline()
         return int(line) if line else -signal.SIGKILL
 
 

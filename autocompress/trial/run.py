@@ -66,7 +66,7 @@ def run_trial(
         parameters: the trial's JSON object: `algorithm_name` and, optionally, `search`.
         threshold: the worst tolerable accuracy, in the evaluator's unit.
         directory: the experiment's directory; the trial's own is `trials/<key>` in it.
-        reporter: told of every evaluation and of the end; nobody by default.
+        reporter: receives every evaluation and the final result; by default they are discarded.
         fingerprint: hash of the module's source text for the trial's key, where an experiment began with another
             text; that of the module as it is by default.
 
@@ -137,15 +137,15 @@ class _Trial:
             key=self.key, algorithm=_algorithm_name(self.parameters), state="failed", parameters=self.parameters
         )
         try:
-            order = TrialSpec.read(self.module, self.parameters)
+            spec = TrialSpec.read(self.module, self.parameters)
             record = dataclasses.replace(
                 record,
-                requested_rate=order.requested_rate,
-                lr_factor=order.lr_factor,
-                seed=order.seed,
-                start_from=order.start_from,
+                requested_rate=spec.requested_rate,
+                lr_factor=spec.lr_factor,
+                seed=spec.seed,
+                start_from=spec.start_from,
             )
-            record = self._completed(record, order)
+            record = self._completed(record, spec)
         except Exception as error:
             if is_full(error):
                 raise StoreError(disk_full_message(self.experiment.path)) from error
@@ -153,12 +153,12 @@ class _Trial:
             record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))
 
-    def _completed(self, record: TrialRecord, order: TrialSpec) -> TrialRecord:
-        seed_everything(order.seed)
+    def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
+        seed_everything(spec.seed)
         reference_model = ReferenceModel.of(self.module)
         pipeline = Pipeline(
             module=self.module,
-            order=order,
+            spec=spec,
             reference_model=reference_model,
             threshold=self.threshold,
             on_epoch=self._report_epoch,
@@ -166,14 +166,14 @@ class _Trial:
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
         )
-        done = pipeline.run(self._start(reference_model.original, order))
-        return self._measured(record, done, reference_model, order.objective)
+        done = pipeline.run(self._start(reference_model.original, spec))
+        return self._measured(record, done, reference_model, spec.objective)
 
-    def _start(self, original: nn.Module, order: TrialSpec) -> nn.Module:
-        if order.start_from is None:
+    def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
+        if spec.start_from is None:
             return copy.deepcopy(original)
-        trial = self.experiment.trial(order.start_from)
-        path = trial.pruned if len(order.stages) > 1 else trial.checkpoint
+        trial = self.experiment.trial(spec.start_from)
+        path = trial.pruned if len(spec.stages) > 1 else trial.checkpoint
         try:
             return load_compressed(path, original)
         except StoreError as error:
@@ -182,7 +182,7 @@ class _Trial:
             _logger.warning("%s; its trial is trained again", error)
         retrain(
             self.module,
-            order.start_from,
+            spec.start_from,
             threshold=self.threshold,
             directory=self.experiment.path,
             reference=self.reference,

@@ -114,7 +114,7 @@ class TrialSpec:
     """One trial's parameters with all defaults filled in."""
 
     stages: tuple[Stage, ...]  # the algorithms to apply one after the other, with their epochs
-    # what the search asked for; else the only sparsity; None where there are several or none
+    # by the search, else the only sparsity; None where there are several or none
     requested_rate: float | None
     lr_factor: float  # factor on the learning rates of fine-tuning
     start_from: str | None  # key of the trial whose checkpoint to start from; None for the pretrained model

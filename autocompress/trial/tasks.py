@@ -142,14 +142,14 @@ def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
     )
 
 
-def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
+def _verified(module: ModuleClass, task: Mapping[str, Any]) -> Verdict:
     """The verdict; the trial of a damaged checkpoint is trained again first."""
-    checkpoint = Path(order["checkpoint"])
+    checkpoint = Path(task["checkpoint"])
     try:
-        return verify(module, checkpoint, order["threshold"])
+        return verify(module, checkpoint, task["threshold"])
     except StoreError:
-        retrain(module, checkpoint.parent.name, threshold=order["threshold"], directory=order["directory"])
-        return verify(module, checkpoint, order["threshold"])
+        retrain(module, checkpoint.parent.name, threshold=task["threshold"], directory=task["directory"])
+        return verify(module, checkpoint, task["threshold"])
 
 
 def _holdouts(module: ModuleClass, checkpoints: Iterable[str]) -> dict[str, Any]:
@@ -164,18 +164,18 @@ def _holdout(module: ModuleClass, model: Any) -> float | None:
     return None if evaluator is None else evaluate(evaluator, model.eval())
 
 
-def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
+def _result(task: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        module = ModuleReference.from_dict(order["module"]).load(keep_path=True)
-        if order["task"] == "measure":
-            space = SearchSpace.parse(order["search_space"])
-            settings = AccuracyAwareSettings.from_dict(order["settings"])
-            return measure_baseline(module, space, settings, confirmed=order["confirmed"]).to_dict()
-        if order["task"] == "check":
-            return _check(module, order["search_space"], AccuracyAwareSettings.from_dict(order["settings"]))
-        if order["task"] == "holdout":
-            return {"accuracies": _holdouts(module, order["checkpoints"])}
-        return dataclasses.asdict(_verified(module, order))
+        module = ModuleReference.from_dict(task["module"]).load(keep_path=True)
+        if task["task"] == "measure":
+            space = SearchSpace.parse(task["search_space"])
+            settings = AccuracyAwareSettings.from_dict(task["settings"])
+            return measure_baseline(module, space, settings, confirmed=task["confirmed"]).to_dict()
+        if task["task"] == "check":
+            return _check(module, task["search_space"], AccuracyAwareSettings.from_dict(task["settings"]))
+        if task["task"] == "holdout":
+            return {"accuracies": _holdouts(module, task["checkpoints"])}
+        return dataclasses.asdict(_verified(module, task))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
@@ -195,9 +195,9 @@ def _check(
     return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}
 
 
-def main(order: str, answer: str) -> None:
+def main(task: str, result: str) -> None:
     """Run the task of a file and write its result to another."""
-    write_json(Path(answer), _answer(read_json(Path(order))))
+    write_json(Path(result), _result(read_json(Path(task))))
 
 
 if __name__ == "__main__":

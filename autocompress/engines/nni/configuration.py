@@ -118,9 +118,9 @@ def _arguments(algorithm: Any) -> dict[str, Any]:
 
 
 def _check_builtin_tuner(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
-    stock = create_builtin_tuner(tuner, arguments, seed=0)
+    builtin = create_builtin_tuner(tuner, arguments, seed=0)
     try:
-        stock.update_search_space(flattened(space.wire))
+        builtin.update_search_space(flattened(space.wire))
     except Exception as error:  # NNI's tuners raise whatever they like
         raise ConfigError(f"tuner {tuner!r} cannot take this search space: {error}") from error
     if config.max_trial_number is None and config.max_experiment_duration is None:

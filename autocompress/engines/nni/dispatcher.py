@@ -37,7 +37,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
         self._error: BaseException | None = None
-        # When the manager is gone, NNI prints a traceback for each of its five retries; that it is gone, we tell.
+        # When the manager is gone, NNI prints a traceback for each of its five retries; we report that once.
         logging.getLogger("nni.runtime.command_channel").setLevel(logging.CRITICAL)
 
     def start(self) -> None:

@@ -91,7 +91,7 @@ class NniEngine:
         return search
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
-        """Not known: whoever holds the directory's lock runs its trials."""
+        """None are recorded: the holder of the directory's lock runs the trials."""
         return []
 
 

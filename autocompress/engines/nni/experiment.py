@@ -60,7 +60,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         settings: all settings of the search, the budget among them.
         objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
             algorithm, "size" for several.
-        callbacks: told of the search while it runs.
+        callbacks: notified of the search while it runs.
         confirmed: whether a budget below .05 % or above 50 % of the uncompressed accuracy is only warned of; else it is
             refused.
 

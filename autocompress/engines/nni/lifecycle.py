@@ -50,8 +50,8 @@ def create_algorithms(
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
-        stock = create_builtin_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
-        tuner = BuiltinTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
+        builtin = create_builtin_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
+        tuner = BuiltinTuner(builtin, trials, plan.of_others, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
 

@@ -178,7 +178,7 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
         """A final metric has arrived; the trial's record is on disk."""
         self._settle(parameter_id, ended=False)
 
-    def trial_end(self, parameter_id: int, success: bool, **_: Any) -> None:  # noqa: ARG002 - the record tells
+    def trial_end(self, parameter_id: int, success: bool, **_: Any) -> None:  # noqa: ARG002 - the record has it
         """A trial's process has ended."""
         self._settle(parameter_id, ended=True)
 

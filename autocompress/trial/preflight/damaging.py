@@ -95,7 +95,7 @@ def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     try:
         with evaluating(model), torch.no_grad():
             model(*moved(inputs, device_of(model)))
-    except Exception:  # noqa: BLE001 - whatever a user's model raises, evaluating it tells of that better
+    except Exception:  # noqa: BLE001 - evaluating the model reports its errors better
         called.clear()
     finally:
         for handle in handles:

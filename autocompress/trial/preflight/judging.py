@@ -161,7 +161,7 @@ def _is_far(accuracy: float, other: float) -> bool:
 
 def _listed(numbers: Sequence[float]) -> str:
     """Numbers with as many digits as distinguish them."""
-    shown = [f"{each:.4g}" for each in numbers]
-    if len(set(shown)) < len(set(numbers)):
-        shown = [f"{each:.9g}" for each in numbers]
-    return " and ".join((", ".join(shown[:-1]), shown[-1])) if len(shown) > 1 else shown[0]
+    texts = [f"{each:.4g}" for each in numbers]
+    if len(set(texts)) < len(set(numbers)):
+        texts = [f"{each:.9g}" for each in numbers]
+    return " and ".join((", ".join(texts[:-1]), texts[-1])) if len(texts) > 1 else texts[0]

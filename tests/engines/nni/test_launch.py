@@ -68,7 +68,7 @@ def test_nnis_files_are_in_the_directory_wherever_it_is_now(tmp_path):
         ({"name": "optuna", "study": "s"}, "the experiment must be of the engine 'nni'; it is of 'optuna'"),
         ({"name": "nni", "id": "abc"}, "missing 1 required positional argument: 'config'"),
         ({"name": "nni", "id": "../../x", "config": {}}, "NNI's id must be of letters and digits; got '../../x'"),
-        ({"name": "nni", "id": 3, "config": {}}, "id must be a text; got 3"),
+        ({"name": "nni", "id": 3, "config": {}}, "id must be a string; got 3"),
         ({"name": "nni", "id": "abc", "config": {"no such": 1}}, "NNI does not accept the configuration"),
     ],
 )
