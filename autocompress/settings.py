@@ -67,6 +67,7 @@ class EarlyExitParams(Section):
 
     noun: ClassVar[str] = "setting"
     whole: ClassVar[str] = ""
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = ()  # the first of each pair is at most the second
 
     maximal_relative_accuracy_degradation: Degradation = None
     maximal_absolute_accuracy_degradation: Degradation = None
@@ -96,6 +97,9 @@ class EarlyExitParams(Section):
     def check(self) -> None:
         """Check the rules between settings."""
         _ = self.budget  # both or neither is an error
+        for low, high in self.ordered:
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
 
     @property
     def budget(self) -> AccuracyBudget:
@@ -115,21 +119,16 @@ class AdaptiveParams(EarlyExitParams):
         lr_reduction_factor: factor on fine-tuning's learning rates where the search turns.
     """
 
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("minimal_compression_rate_step", "initial_compression_rate_step"),
+    )
+
     initial_training_phase_epochs: Count = 5
     patience_epochs: PositiveCount = 3
     initial_compression_rate_step: Positive = 0.1
     compression_rate_step_reduction_factor: Factor = 0.5
     lr_reduction_factor: LrFactor = 0.5
     minimal_compression_rate_step: Positive = 0.025
-
-    def check(self) -> None:
-        """Check the rules between settings."""
-        super().check()
-        self._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
-
-    def _require_order(self, low: str, high: str) -> None:
-        if getattr(self, low) > getattr(self, high):
-            raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
 
 
 class AccuracyAwareSettings(AdaptiveParams):
@@ -152,6 +151,11 @@ class AccuracyAwareSettings(AdaptiveParams):
         ConfigError: naming the setting, what is allowed, and the value.
     """
 
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = (
+        *AdaptiveParams.ordered,
+        ("minimal_compression_rate", "maximal_compression_rate"),
+    )
+
     validate_before_training: Flag = False
     minimal_compression_rate: Rate = 0.0
     maximal_compression_rate: Rate = 0.95
@@ -163,11 +167,6 @@ class AccuracyAwareSettings(AdaptiveParams):
     maximal_trial_seconds: Seconds = None
     preflight: Flag = True
     seed: Seed = 0
-
-    def check(self) -> None:
-        """Check the rules between settings."""
-        super().check()
-        self._require_order("minimal_compression_rate", "maximal_compression_rate")
 
     @checked_arguments
     def with_budget(self, budget: AccuracyBudget) -> AccuracyAwareSettings:
@@ -234,18 +233,21 @@ class AccuracyAwareSettings(AdaptiveParams):
         Raises:
             ConfigError: an algorithm has no rate between the minimal and the maximal compression rate.
         """
-        bounds = (self.minimal_compression_rate, self.maximal_compression_rate)
-        return tuple(self._search(algorithm.name, algorithm.axis(*bounds)) for algorithm in space.algorithms)
+        axes = {algorithm.name: algorithm.axis(*self._bounds) for algorithm in space.algorithms}
+        return tuple(
+            SingleTrial(name, self.initial_training_phase_epochs, self.seed)
+            if axis is None
+            else self.adaptive_search(name, axis)
+            for name, axis in axes.items()
+        )
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return self.minimal_compression_rate, self.maximal_compression_rate
 
     def parameters(self, space: SearchSpace, algorithm: str, rate: float | None) -> dict[str, Any]:
         """The parameters of the trial of one proposal; see `AlgorithmSpace.parameters`."""
-        bounds = (self.minimal_compression_rate, self.maximal_compression_rate)
-        return space.algorithm(algorithm).parameters(rate, *bounds)
-
-    def _search(self, algorithm: str, axis: RateAxis | None) -> Search:
-        if axis is None:
-            return SingleTrial(algorithm, self.initial_training_phase_epochs, self.seed)
-        return self.adaptive_search(algorithm, axis)
+        return space.algorithm(algorithm).parameters(rate, *self._bounds)
 
     def adaptive_search(self, algorithm: str, axis: RateAxis) -> AdaptiveSearch:
         """The search of an algorithm over an axis."""

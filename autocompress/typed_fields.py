@@ -89,43 +89,30 @@ def _check(hint: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WrongTypeError("a finite number")
-    if (isinstance(value, int) and abs(value) >= LARGEST_NUMBER) or not math.isfinite(value):
-        raise WrongTypeError("a finite number")
-    return float(value)
+def _leaf(rule: str, fits: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Any:
+    def leaf(value: Any) -> Any:
+        if not fits(value):
+            raise WrongTypeError(rule)
+        return convert(value)
+
+    return leaf
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= LARGEST_NUMBER:
-        raise WrongTypeError("a whole number below 2**63")
-    return value
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise WrongTypeError("true or false")
-    return value
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise WrongTypeError("a string")
-    return value
-
-
-def _nothing(value: Any) -> None:
-    if value is not None:
-        raise WrongTypeError("null")
-
-
+_nothing = _leaf("null", lambda value: value is None)
 _PLAIN: dict[Any, Callable[[Any], Any]] = {
     Any: lambda value: value,
-    float: _number,
-    int: _whole,
-    bool: _flag,
-    str: _text,
+    float: _leaf("a finite number", _is_number, float),
+    int: _leaf("a whole number below 2**63", _is_whole),
+    bool: _leaf("true or false", lambda value: isinstance(value, bool)),
+    str: _leaf("a string", lambda value: isinstance(value, str)),
     type(None): _nothing,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from autocompress.search.adaptive import AdaptiveSearch, Search
 from autocompress.search.step_halving import StepHalving
@@ -22,11 +22,7 @@ class SearchLength:
 
     def within(self, other: SearchLength) -> SearchLength:
         """The smaller of each bound."""
-        return SearchLength(
-            min(self.trials, other.trials),
-            min(self.epochs, other.epochs),
-            min(self.evaluations, other.evaluations),
-        )
+        return SearchLength(*map(min, astuple(self), astuple(other)))
 
 
 def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:

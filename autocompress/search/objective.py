@@ -25,7 +25,7 @@ def require_objective(name: str) -> str:
 
 
 def score(reduction: float, accuracy_margin: float, threshold: float) -> float:
-    """The number built-in tuners maximise: the reduction in [0, 1) if feasible, else minus the relative shortfall (< 0).
+    """The number that trials are compared by: the reduction if feasible, else minus the relative shortfall (< 0).
 
     Args:
         reduction: the objective's achieved reduction; below zero, as of a model that got slower, it counts as none.

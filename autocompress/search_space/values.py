@@ -163,7 +163,7 @@ def rate_axis(key: str, space: Values) -> RateAxis:
     """The allowed rates of a sparsity."""
     if not isinstance(space, ValueSpace):
         raise ConfigError(
-            f"{key} must be a number or an object with '_type' and '_value'; got names: {_sparsity_names(space)}"
+            f"{key} must be a number or an object with '_type' and '_value'; got names: {_member_names(space.members)}"
         )
     if space.type not in RATE_TYPES:
         raise ConfigError(f"{key}: '_type' of a sparsity must be one of {', '.join(RATE_TYPES)}; got {space.type!r}")
@@ -215,10 +215,6 @@ def _multiples(key: str, space: ValueSpace) -> RateAxis:
             f"{key}: '_value' of quniform must have a multiple of q between low and high; got {[low, high, q]}"
         )
     return _axis([number * q for number in multiples])
-
-
-def _sparsity_names(space: Values) -> str:
-    return "" if isinstance(space, ValueSpace) else ", ".join(name for name, _ in space.members)
 
 
 SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")

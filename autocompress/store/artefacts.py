@@ -85,9 +85,7 @@ class Artefacts:
                     raise StoreError(f"{self.url}: {name} of trial {key} is damaged; its checksum is another one")
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 (beside / name).write_bytes(content)
-            for entry in sorted(
-                beside.iterdir(), reverse=True
-            ):  # the checkpoint, which marks the copy as complete, last
+            for entry in sorted(beside.iterdir(), reverse=True):  # the checkpoint marks a copy as complete: last
                 entry.replace(directory / entry.name)
         return True
 

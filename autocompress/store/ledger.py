@@ -13,15 +13,20 @@ from autocompress.store.directory import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
 
-class _Search(TypedDict):
-    """`search` in the parameters of a trial; see `trial.spec`."""
+class SearchParameters(TypedDict):
+    """What a search adds to the parameters of a trial, under `search`; all may be missing."""
 
     requested_rate: float | None
     lr_factor: float
     start_from: Key | None
     seed: int
     epochs: int | None
+    default_epochs: int
     initial: bool
+    validate_before_training: bool
+    validate_every_n_epochs: int
+    objective: str
+    knowledge_distillation: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def _require_algorithm(parameters: Mapping[str, Any]) -> None:
         if name.endswith("::sparsity") and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise StoreError(f"a trial's parameters: {name} must be a number; got {short(value)}")
     if parameters.get("search") is not None:
-        checked(_Search, "'search' of a trial's parameters", parameters["search"])
+        checked(SearchParameters, "'search' of a trial's parameters", parameters["search"])
 
 
 def killed_message(signal: str = "") -> str:

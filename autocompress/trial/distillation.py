@@ -19,21 +19,21 @@ from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
 
 
-class DistillingCriterion:
-    """The user's criterion plus the distance of the student's latest outputs from the teacher's."""
+class WrappedCriterion:
+    """The user's criterion, whose loss passes through a function; its other attributes are the criterion's."""
 
-    def __init__(self, criterion: Criterion, distance: Callable[[], torch.Tensor | None]) -> None:
-        self._criterion = criterion
-        self._distance = distance
+    def __init__(self, criterion: Criterion, function: Callable[[Any], Any]) -> None:
+        self._criterion, self._function = criterion, function
         self.calls = 0
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The loss to train with."""
         self.calls += 1
-        loss, distance = self._criterion(*arguments, **keywords), self._distance()
-        return loss if distance is None else loss + distance
+        return self._function(self._criterion(*arguments, **keywords))
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_criterion" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+            raise AttributeError(name)
         return getattr(self._criterion, name)
 
 
@@ -78,18 +78,23 @@ class DistillationHook:
 @contextmanager
 def distilling(
     student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: KnowledgeDistillation
-) -> Iterator[DistillingCriterion]:
+) -> Iterator[WrappedCriterion]:
     """A criterion that adds the distillation loss, while the student is trained inside the block.
 
     Raises:
         ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
     """
-    lesson = DistillationHook(student, teacher, settings)
-    wrapped = DistillingCriterion(criterion, lesson.distance)
+    hook = DistillationHook(student, teacher, settings)
+
+    def with_distance(loss: Any) -> Any:
+        distance = hook.distance()
+        return loss if distance is None else loss + distance
+
+    wrapped = WrappedCriterion(criterion, with_distance)
     try:
         yield wrapped
     finally:
-        lesson.end()
+        hook.end()
     if not wrapped.calls:
         raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
 

@@ -116,7 +116,7 @@ class ForkedProcess:
 
     def __init__(self, pid: int, status: socket.SocketIO) -> None:
         self.pid = pid
-        self._status = told
+        self._status = status
 
     @classmethod
     def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:

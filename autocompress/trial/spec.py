@@ -20,6 +20,7 @@ from autocompress.search import require_objective
 from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.setting_fields import read
 from autocompress.settings import KnowledgeDistillation
+from autocompress.store.ledger import SearchParameters
 from autocompress.trial.fine_tuning import find_trainer
 
 
@@ -74,21 +75,7 @@ def _canonical(value: Any) -> Any:
     return int(number) if number.is_integer() else number
 
 
-_SEARCH_KEYS = frozenset(
-    {
-        "requested_rate",
-        "lr_factor",
-        "start_from",
-        "seed",
-        "epochs",
-        "default_epochs",
-        "initial",
-        "validate_before_training",
-        "validate_every_n_epochs",
-        "objective",
-        "knowledge_distillation",
-    }
-)
+_SEARCH_KEYS = SearchParameters.__annotations__.keys()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compression.model_state import copied
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import ModuleError
 from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
+from autocompress.trial.preflight.hooks import raising
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.preflight.watching import ForwardMonitor, StopMonitoring
 from autocompress.trial.spec import seed_everything
@@ -165,11 +166,7 @@ def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callab
     """The same function, whose errors state the rule, which names the evaluator."""
 
     def evaluated(model: nn.Module) -> float:
-        try:
+        with raising(rule):
             return evaluate(model)
-        except AutoCompressError:
-            raise
-        except Exception as error:
-            raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
 
     return evaluated

@@ -36,16 +36,13 @@ class _Hook:
     per_algorithm: bool = False  # whether it is called with the algorithm's name
 
 
-def _is_function(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, type | nn.Module | Optimizer)
+def _callable_except(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: callable(value) and not isinstance(value, kinds)
 
 
-def _is_factory(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, nn.Module | Optimizer)
-
-
-def _is_loss(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, type)
+_is_function = _callable_except(type, nn.Module, Optimizer)
+_is_factory = _callable_except(nn.Module, Optimizer)
+_is_loss = _callable_except(type)
 
 
 def _is_number_of_epochs(answer: Any) -> bool:
@@ -212,15 +209,25 @@ def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module
 @contextmanager
 def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
     """Turn errors of the block into errors of the hook."""
+    with raising(f"{module.__name__}.{hook}() {rule}", _path_hint):
+        yield
+
+
+def _path_hint(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return ": name files by Path(__file__).parent, as trials run in other directories"
+    return ""
+
+
+@contextmanager
+def raising(rule: str, hint: Callable[[Exception], str] = lambda _: "") -> Iterator[None]:
+    """Turn errors of the user's code in the block into ModuleErrors that state a rule."""
     try:
         yield
     except AutoCompressError:
         raise
     except Exception as error:
-        hint = ""
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            hint = ": name files by Path(__file__).parent, as trials run in other directories"
-        raise ModuleError(f"{module.__name__}.{hook}() {rule}; it raised {first_line(error)}{hint}") from error
+        raise ModuleError(f"{rule}; it raised {first_line(error)}{hint(error)}") from error
 
 
 def is_finite(value: Any) -> bool:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
+from autocompress.trial.distillation import WrappedCriterion
 from autocompress.trial.preflight.hooks import is_finite, same
 
 MOST_SECONDS = 1.5
@@ -164,37 +165,19 @@ def _broken(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
 def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
     """The criterion, whose results are noted."""
 
-    def note(loss: Any) -> None:
+    def note(loss: Any) -> Any:
         if len(losses) < 2:
             losses.append(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        return loss
 
     if criterion is None:
         yield None
     elif isinstance(criterion, nn.Module):
         handle = criterion.register_forward_hook(lambda _, __, loss: note(loss))
-        try:
+        with handle:
             yield criterion
-        finally:
-            handle.remove()
     else:
-        yield _Listening(criterion, note)
-
-
-class _Listening:
-    """A criterion that is no module; all other attributes are its own."""
-
-    def __init__(self, criterion: Any, note: Callable[[Any], None]) -> None:
-        self._criterion, self._note = criterion, note
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        loss = self._criterion(*arguments, **keywords)
-        self._note(loss)
-        return loss
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_criterion" or name.startswith("__"):  # of one that is being copied, which has nothing yet
-            raise AttributeError(name)
-        return getattr(self._criterion, name)
+        yield WrappedCriterion(criterion, note)
 
 
 @contextmanager

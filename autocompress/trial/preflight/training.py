@@ -13,8 +13,9 @@ from autocompress.compression.hooks import shown
 from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.compression.trainer_hooks import trainer_of
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import ModuleError
 from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.preflight.hooks import raising
 from autocompress.trial.preflight.stepping import MOST_SECONDS, Step, take_step
 from autocompress.trial.spec import seed_everything
 
@@ -104,16 +105,10 @@ def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) ->
     scheduler = _scheduler(module, optimizer)
     seed_everything(0)
     model.train()
-    try:
+    with raising(f"{name} must return a function that trains the model", lambda _: f" ({_CALLED})"):
         step = take_step(
             model, optimizer, module.criterion(), lambda criterion: trainer(model, optimizer, criterion, 0)
         )
-    except AutoCompressError:
-        raise
-    except Exception as error:
-        raise ModuleError(
-            f"{name} must return a function that trains the model; it raised {first_line(error)} ({_CALLED})"
-        ) from error
     if scheduler is not None:
         _require_schedule(module, scheduler)
     return step
@@ -138,10 +133,8 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
     rule = f"{name} must return a function that makes an optimizer of model.parameters()"
     if factory is None:
         raise ModuleError(f"{rule}, as the module has a trainer; it returns None")
-    try:
+    with raising(rule):
         optimizer: Any = factory(model.parameters())
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
         raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
@@ -161,22 +154,18 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     if make is None:
         return None
     rule = f"{module.__name__}.lr_scheduler_factory() must return a function that makes a scheduler of the optimizer"
-    try:
+    with raising(rule):
         scheduler: Any = make(optimizer)
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
     return scheduler
 
 
 def _require_schedule(module: ModuleClass, scheduler: Any) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scheduler.step()
-    except Exception as error:
-        raise ModuleError(
-            f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
-            f"called after each epoch; it raised {first_line(error)}"
-        ) from error
+    rule = (
+        f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
+        "called after each epoch"
+    )
+    with raising(rule), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler.step()
