@@ -29,7 +29,7 @@ class _Kind:
 
     rule: str  # in words
     fits: Callable[[Any], bool]  # whether a value is that
-    remedy: Callable[[Any], str] = lambda _: ""  # of a value that is not, what makes it that; empty: nothing is known
+    remedy: Callable[[Any], str] = lambda _: ""  # how to convert a value that is not allowed; empty: unknown
 
 
 def checked_arguments(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:

@@ -63,7 +63,7 @@ class AccuracyBudget:
         return uncompressed_accuracy * (1.0 + worse * sign * share)
 
     def unusual(self, uncompressed_accuracy: float | None = None, *, higher_is_better: bool = True) -> str | None:
-        """A sentence where the budget is hardly what was meant: below .05 % or above 50 %; None otherwise.
+        """A warning where the budget is below .05 % or above 50 % and likely a mistake; None otherwise.
 
         Args:
             uncompressed_accuracy: of which the tolerated loss is a share; None: not known, so that an absolute

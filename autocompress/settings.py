@@ -58,7 +58,7 @@ class EarlyExitParams(Section):
     Attributes:
         maximal_relative_accuracy_degradation: tolerated loss in percent of the uncompressed accuracy's magnitude.
         maximal_absolute_accuracy_degradation: tolerated loss in the evaluator's unit; excludes the relative one.
-        maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
+        maximal_total_epochs: epochs of all trials of an algorithm, after which its search ends.
         validate_every_n_epochs: epochs of fine-tuning between two evaluations.
 
     Raises:

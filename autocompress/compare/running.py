@@ -32,7 +32,7 @@ def run_all(specs: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec
 
 
 class Running:
-    """The running search processes, each with so many threads unless `OMP_NUM_THREADS` is set."""
+    """The running search processes, each with `threads` threads unless `OMP_NUM_THREADS` is set."""
 
     def __init__(self, threads: int) -> None:
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}

@@ -49,7 +49,7 @@ class AdaptiveSearch:
     rule: StepHalving  # the step-halving rule over that axis
     initial_epochs: int = 5  # the most epochs of the first trial (NNCF's initial training phase)
     patience_epochs: int = 3  # the most epochs of every other trial
-    maximal_total_epochs: int = 10_000  # the search ends when its trials have used up so many epochs
+    maximal_total_epochs: int = 10_000  # of all trials, after which the search ends
     # start each trial from the checkpoint of the highest feasible rate so far (NNCF), else from the pretrained model
     warm_start: bool = True
     seed: int = 0  # seed of every trial

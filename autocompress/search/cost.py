@@ -39,7 +39,7 @@ def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: i
 
 
 def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
-    """The bounds of so many trials of so many epochs, with an evaluation before the first epoch."""
+    """The bounds of `trials` trials of `epochs` epochs, with an evaluation before the first epoch."""
     return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
 
 

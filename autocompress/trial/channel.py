@@ -18,7 +18,7 @@ class Reporter(Protocol):
 
 
 class Channel(Reporter, Protocol):
-    """A reporter that also brings the parameters."""
+    """A reporter that also has the trial's parameters."""
 
     def parameters(self) -> dict[str, Any]:
         """The trial's JSON object."""
@@ -54,7 +54,7 @@ class PipeChannel:
         return parameters
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """Write a line. If the reader has gone, the trial goes on: its record on disk is what counts."""
+        """Write a line. If the reader has gone, the trial continues: its record on disk counts."""
         try:
             os.write(self._pipe, (json.dumps(result) + "\n").encode())
         except BrokenPipeError:

@@ -34,7 +34,7 @@ class Training(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:
-        """The accuracy after so many epochs, a finite number in the evaluator's unit; the model is in eval mode."""
+        """The accuracy after `epoch` epochs, a finite number in the evaluator's unit; the model is in eval mode."""
         ...
 
     def settled(self) -> bool:
@@ -138,13 +138,13 @@ class FineTuningResult:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Fine-tuning of at most so many epochs."""
+    """Fine-tuning for at most `epochs` epochs."""
 
     training: Training  # how the model is trained and evaluated
     threshold: float  # the worst tolerable accuracy
     epochs: int  # the most epochs
     evaluate_first: bool = False  # evaluate before the first epoch, and do not train if that is feasible
-    validate_every_n_epochs: int = 1  # evaluate after each so many epochs, and after the last
+    validate_every_n_epochs: int = 1  # also evaluates after the last epoch
     # called after each evaluation with (epoch, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
 

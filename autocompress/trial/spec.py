@@ -107,7 +107,7 @@ class TrialSpec:
     start_from: str | None  # key of the trial whose checkpoint to start from; None for the pretrained model
     seed: int  # seed of everything random
     evaluate_first: bool  # evaluate before the first epoch; if that is feasible, do not train at all
-    validate_every_n_epochs: int  # evaluate after each so many epochs, and after the last
+    validate_every_n_epochs: int  # also evaluates after the last epoch
     objective: str  # what the score measures
     # how the uncompressed model teaches the compressed one; None: it does not
     distillation: KnowledgeDistillation | None = None

@@ -20,7 +20,7 @@ class NniChannel:
         return from_page_parameters(nni.get_next_parameter())
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """Report an intermediate result. If NNI has gone, the trial goes on: its record on disk is what counts."""
+        """Report an intermediate result. If NNI has gone, the trial continues: its record on disk counts."""
         try:
             nni.report_intermediate_result(result)
         except OSError as error:

@@ -169,7 +169,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         Args:
             port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
             debug: log at debug level.
-            run_mode: with `RunMode.Detach` NNI's manager goes on when Python exits; the search itself does not.
+            run_mode: with `RunMode.Detach` NNI's manager keeps running when Python exits; the search itself does not.
 
         Raises:
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
@@ -190,7 +190,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     @checked_arguments
     def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
-        """Go on with an experiment that was stopped or killed. No finished trial is trained again.
+        """Resume an experiment that was stopped or killed. No finished trial is trained again.
 
         Args:
             port: port of the web page.
@@ -205,7 +205,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     @checked_arguments
     def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
-        """Show the web page of an experiment that has ended, without going on with it.
+        """Show the web page of an experiment that has ended, without resuming it.
 
         Args:
             port: port of the web page.

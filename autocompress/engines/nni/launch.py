@@ -60,7 +60,7 @@ def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
             return bool(base.execute(query, (experiment_id,)).fetchone()[0])
-    except sqlite3.Error:  # no file, no table: all the same here
+    except sqlite3.Error:  # no file or no table
         return False
 
 

@@ -167,7 +167,7 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
     def generate_multiple_parameters(
         self, parameter_id_list: list[int], st_callback: _SendTrial | None = None, **_: Any
     ) -> list[dict[str, Any]]:
-        """NNI has so many free workers, and requests trials for each only once."""
+        """NNI has a free worker for each id, and requests trials for it only once."""
         with self._trials.lock:
             self._free_ids.extend(parameter_id_list)
             self._send = st_callback

@@ -1,6 +1,6 @@
 """Search spaces as NNI's tuners and its page read them: every variable has `_type` and `_value` of its own.
 
-NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; NNI 3.0 stumbles over that.
+NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; NNI 3.0 cannot read that.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Judge:
     budget: AccuracyBudget  # the tolerated accuracy degradation
     higher_is_better: bool  # direction of the accuracy, as the user says
     names: Names  # for the messages
-    confirmed: bool = True  # whether a budget that is hardly meant is warned of only
+    confirmed: bool = True  # whether an unusual budget only causes a warning
 
     def require_budget(self) -> None:
         """Check that the budget does not tolerate the loss of all accuracy."""

@@ -58,7 +58,7 @@ def look(
     It takes at most the time of two evaluations, one training step for each trainer, and two seconds.
 
     Raises:
-        ConfigError: the budget is hardly meant, and was not confirmed.
+        ConfigError: the budget is unusual and was not confirmed.
         ModuleError: the evaluations cannot guide a search, or the trainer does not train.
     """
     started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)

@@ -45,7 +45,7 @@ class Step:
     batches: int = 0  # how often the model was called
     # whether the trainer was left before its first step, though at least one batch had gone through the model
     late: bool = False
-    returned: bool = False  # whether the trainer came to its end by itself
+    returned: bool = False  # whether the trainer returned by itself
     losses: list[Any] = field(default_factory=list)  # what the criterion returned
     loaders: list[Any] = field(default_factory=list)  # that the trainer has iterated over
     changed: str | None = None  # a parameter whose shape or type is no longer what it was; None: none
