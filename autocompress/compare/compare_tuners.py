@@ -103,8 +103,8 @@ def compare_tuners(
     """Let several tuners search the same, with the same budget, objective, trial runner and number of trials.
 
     No search knows another one's trials. Each is an experiment of its own in `<directory>/<tuner>/<seed>`. Called again
-    with the same directory, it continues: finished searches are not run again. A tuner that is broken or not installed has
-    its reason in `errors`; the others go on.
+    with the same directory, it continues: finished searches are not run again. A tuner that is broken or not installed
+    has its reason in `errors`; the others continue.
 
     Args:
         module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.

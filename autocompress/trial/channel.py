@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    """Takes the results of a trial."""
+    """Receives the results of a trial; these methods discard them."""
 
-    def report_epoch(self, result: dict[str, Any]) -> None:
+    def report_epoch(self, result: dict[str, Any]) -> None:  # noqa: ARG002
         """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1)."""
+        return
 
-    def report_final(self, result: dict[str, Any]) -> None:
+    def report_final(self, result: dict[str, Any]) -> None:  # noqa: ARG002
         """The final result: `default` is the score, the others are the fields of `TrialRecord` with these names."""
+        return
 
 
 class Channel(Reporter, Protocol):
@@ -25,14 +27,8 @@ class Channel(Reporter, Protocol):
         ...
 
 
-class NullReporter:
+class NullReporter(Reporter):
     """Discards all results."""
-
-    def report_epoch(self, result: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def report_final(self, result: dict[str, Any]) -> None:
-        """Nothing."""
 
 
 PARAMETERS = "AUTOCOMPRESS_PARAMETERS"
@@ -42,7 +38,7 @@ PIPE = "AUTOCOMPRESS_PIPE"
 """Environment variable: number of the file descriptor that results go to."""
 
 
-class PipeChannel:
+class PipeChannel(Reporter):
     """Channel to `process.TrialProcess`: parameters come from the environment, results go to a pipe."""
 
     def __init__(self) -> None:
@@ -59,6 +55,3 @@ class PipeChannel:
             os.write(self._pipe, (json.dumps(result) + "\n").encode())
         except BrokenPipeError:
             return
-
-    def report_final(self, result: dict[str, Any]) -> None:
-        """Nothing: the record has it."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import Compression, compressor, left_alone
@@ -29,6 +27,7 @@ from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.pipeline import ReferenceModel
 from autocompress.trial.spec import Stage, seed_everything
 from autocompress.trial.tasks import missing_hooks, require_hooks
+from autocompress.typed_fields import from_fields
 
 RATES = (0.3, 0.9)
 """A low and a high rate."""
@@ -88,8 +87,7 @@ class AlgorithmCheck:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AlgorithmCheck:
         """The check that `to_dict` wrote."""
-        reductions = tuple(Reduction(**each) for each in data["reductions"])
-        return cls(**{**data, "missing_hooks": tuple(data["missing_hooks"]), "reductions": reductions})
+        return from_fields(cls, data)
 
 
 @checked_arguments
@@ -142,55 +140,30 @@ def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
     return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)
 
 
-def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
-    """The algorithm's parameters at the nearest allowed rate."""
-    axis = space.axis()
-    return space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
-
-
 def _reduced(
-    module: ModuleClass, space: AlgorithmSpace, requested: float, reference_model: ReferenceModel
+    module: ModuleClass, space: AlgorithmSpace, rate: float, reference_model: ReferenceModel
 ) -> tuple[Reduction, list[Compression]]:
-    """The reduction at a rate, and the compressions that made it."""
+    """The reduction at the nearest allowed rate, and the compressions that made it."""
     seed_everything(0)
-    parameters = _parameters(space, requested)
-    choice = read_parameters(parameters)
-    model, compressions, rate, seconds = copy.deepcopy(reference_model.original), list[Compression](), 0.0, 0.0
-    for part in choice.stages:
-        quick = {name: value for name, value in _QUICK.items() if name in _argument_names(part.name)}
+    axis = space.axis()
+    parameters = space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
+    model, compressions, achieved, seconds = copy.deepcopy(reference_model.original), list[Compression](), 0.0, 0.0
+    for part in read_parameters(parameters).stages:
+        known = {argument.name for argument in algorithm(part.name).arguments}
+        quick = {name: value for name, value in _QUICK.items() if name in known}
         part = dataclasses.replace(part, arguments={**part.arguments, **quick})
         started = time.monotonic()
         compressions.append(compressor(part.name).compress(model, reference_model.request(Stage(part, 0), module)))
         seconds += time.monotonic() - started
         model = compressions[-1].model
-        rate = compressions[0].achieved_rate(model) if len(compressions) == 1 else rate
-    finished = _finished(compressions, model)
-    reduction = _reduction(requested_rate(parameters), rate, finished, reference_model, seconds)
-    return reduction, compressions
-
-
-def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:
+        if len(compressions) == 1:
+            achieved = compressions[0].achieved_rate(model)
     for compression in reversed(compressions):
         model = compression.finish(model)
-    return model
-
-
-def _reduction(
-    requested: float | None, achieved: float, finished: nn.Module, reference_model: ReferenceModel, seconds: float
-) -> Reduction:
-    before, after = reference_model.size, measure(finished, reference_model.inputs)
-    return Reduction(
-        requested_rate=requested,
+    reduction = Reduction(
+        requested_rate=requested_rate(parameters),
         achieved_rate=achieved,
-        **before.removed_in(after),
+        **reference_model.size.removed_in(measure(model, reference_model.inputs)),
         seconds=round(seconds, 3),
     )
-
-
-def _argument_names(name: str) -> set[str]:
-    return {argument.name for argument in algorithm(name).arguments}
-
-
-def checks_to_dict(checks: Sequence[AlgorithmCheck]) -> dict[str, Any]:
-    """Checks as one JSON object."""
-    return {"checks": [check.to_dict() for check in checks]}
+    return reduction, compressions

@@ -183,7 +183,7 @@ def _result(task: Mapping[str, Any]) -> dict[str, Any]:
 def _check(
     module: ModuleClass, search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings
 ) -> dict[str, Any]:
-    from autocompress.trial.check import check_module, checks_to_dict  # it needs this module
+    from autocompress.trial.check import check_module  # it needs this module
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all
@@ -192,7 +192,8 @@ def _check(
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
     preflight = look(module, space, settings, fresh_model(module).eval(), model_seconds)
-    return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}
+    checks = [check.to_dict() for check in check_module(module, search_space)]
+    return {"checks": checks, "preflight": preflight.to_dict()}
 
 
 def main(task: str, result: str) -> None:
