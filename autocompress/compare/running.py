@@ -19,7 +19,7 @@ _STOPPING_SECONDS = 90.0
 
 def run_all(specs: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec, str | None], None]) -> None:
     """Run or resume searches; `on_end` is called with each and its error. Ctrl-C stops them cleanly."""
-    running = Running(max(1, (os.cpu_count() or 1) // jobs))
+    running = SearchProcesses(max(1, (os.cpu_count() or 1) // jobs))
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         ended = {pool.submit(running.run, spec): spec for spec in specs}
         try:
@@ -31,7 +31,7 @@ def run_all(specs: Sequence[SearchSpec], jobs: int, on_end: Callable[[SearchSpec
             raise
 
 
-class Running:
+class SearchProcesses:
     """The running search processes, each with `threads` threads unless `OMP_NUM_THREADS` is set."""
 
     def __init__(self, threads: int) -> None:

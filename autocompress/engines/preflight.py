@@ -9,7 +9,7 @@ from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.report.format import counted
-from autocompress.search.cost import SearchLength, longest, of_trials
+from autocompress.search.cost import SearchLength, of_trials, search_length
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 
@@ -80,7 +80,7 @@ def length_of_space(space: SearchSpace, settings: AccuracyAwareSettings) -> Sear
         ConfigError: an algorithm has no rate between the minimal and the maximal compression rate.
     """
     stages = [len(algorithm(each.name).stages) for each in space.algorithms]
-    return longest(settings.searches(space), stages, settings.validate_every_n_epochs)
+    return search_length(settings.searches(space), stages, settings.validate_every_n_epochs)
 
 
 def time_text(seconds: float) -> str:

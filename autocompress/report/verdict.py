@@ -36,7 +36,7 @@ def disagreements(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict
     return found[:_MOST_SENTENCES] + ([f"and so {'does' if left == 1 else 'do'} {left} more"] if left > 0 else [])
 
 
-def nearest_fresh(
+def nearest_verified_accuracy(
     records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
 ) -> float | None:
     """The accuracy nearest to the threshold, or furthest inside it; verified ones count as they were verified."""
@@ -48,7 +48,7 @@ def infeasible(
 ) -> InfeasibleBudgetError:
     """The error of a search without a feasible trial, or whose feasible ones failed verification."""
     tried = list(records)
-    nearest = nearest_fresh(tried, verdicts, threshold, higher_is_better=higher_is_better)
+    nearest = nearest_verified_accuracy(tried, verdicts, threshold, higher_is_better=higher_is_better)
     disproved = [
         (record, verdicts[record.key].accuracy)
         for record in tried
@@ -111,7 +111,7 @@ def _accuracy(data: ReportData) -> str:
     base = f"{number(data.plan.measured.accuracy)} uncompressed, {number(data.plan.threshold)} tolerated"
     if data.best is None:
         higher = data.plan.measured.higher_is_better
-        nearest = nearest_fresh(data.records, data.verdicts, data.plan.threshold, higher_is_better=higher)
+        nearest = nearest_verified_accuracy(data.records, data.verdicts, data.plan.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = data.verdict
     margin = number(data.best.accuracy_margin, 2)

@@ -62,7 +62,7 @@ class AdaptiveSearch:
             return None
         return self._proposal(position, moves, remaining)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
+    def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
         return self._walked(_decided(records, self.algorithm))[0]
 
@@ -110,7 +110,7 @@ class SingleTrial:
             return None
         return Proposal(self.algorithm, None, 0.0, 0, 1.0, None, self.seed, self.epochs, initial=True)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[SearchStep]:  # noqa: ARG002 - the interface of AdaptiveSearch
+    def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:  # noqa: ARG002 - the interface of AdaptiveSearch
         """It has no path."""
         return []
 

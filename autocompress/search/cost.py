@@ -25,12 +25,12 @@ class SearchLength:
         return SearchLength(*map(min, astuple(self), astuple(other)))
 
 
-def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
+def search_length(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
     """The bounds of searches whose accuracy falls as the rate rises.
 
     `stages`: for each search, how many algorithms a trial applies one after the other, each with its own epochs.
     """
-    lengths = [_longest(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
+    lengths = [_search_length(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
     return SearchLength(
         trials=sum(each.trials for each in lengths),
         epochs=sum(each.epochs for each in lengths),
@@ -43,7 +43,7 @@ def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
     return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
 
 
-def _longest(search: Search, stages: int, validate_every: int) -> SearchLength:
+def _search_length(search: Search, stages: int, validate_every: int) -> SearchLength:
     if not isinstance(search, AdaptiveSearch):
         return of_trials(1, search.epochs * stages, validate_every)
     first = of_trials(1, search.initial_epochs * stages, validate_every)

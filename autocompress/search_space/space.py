@@ -22,12 +22,12 @@ from autocompress.search_space.plain import plain
 from autocompress.search_space.values import (
     Values,
     ValueSpace,
-    at,
     check_argument,
     check_quantizing,
-    cut,
     parse_values,
+    rate_at,
     rate_axis,
+    restrict,
     rounded,
 )
 
@@ -96,7 +96,7 @@ class AlgorithmSpace:
         return items + [(argument_key(name), values) for name, values in self.arguments]
 
     @property
-    def held(self) -> tuple[tuple[str, Any], ...]:
+    def fixed_variables(self) -> tuple[tuple[str, Any], ...]:
         """Key and value of every variable that could vary but is fixed by the adaptive search."""
         moved = {entry.key("sparsity") for entry in self.entries if entry.sparsity}
         return tuple((key, space.middle()) for key, space in self.items() if key not in moved and not space.is_constant)
@@ -106,7 +106,7 @@ class AlgorithmSpace:
         sparsities = [(entry.key("sparsity"), entry.sparsity) for entry in self.entries if entry.sparsity]
         axes = {key: rate_axis(key, sparsity) for key, sparsity in sparsities}
         return {
-            key: cut(key, axis, minimal_rate, maximal_rate) if axis.low < axis.high else axis
+            key: restrict(key, axis, minimal_rate, maximal_rate) if axis.low < axis.high else axis
             for key, axis in axes.items()
         }
 
@@ -124,7 +124,7 @@ class AlgorithmSpace:
             return {key: axis.low for key, axis in axes.items()}
         if moved in axes.values():
             return {key: axis.snap(rounded(rate)) for key, axis in axes.items()}
-        return {key: at(axis, rate) for key, axis in axes.items()}
+        return {key: rate_at(axis, rate) for key, axis in axes.items()}
 
 
 def _common(axes: dict[str, RateAxis]) -> RateAxis | None:

@@ -181,7 +181,7 @@ def require_rate(key: str, rate: object) -> None:
         raise ConfigError(f"{key} must be in [0, 1), numbers only; got {rate!r}")
 
 
-def cut(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> RateAxis:
+def restrict(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> RateAxis:
     """The part of the axis from `minimal_rate` to `maximal_rate`."""
     low, high = max(axis.low, rounded(minimal_rate)), min(axis.high, rounded(maximal_rate))
     allowed = [rate for rate in axis.allowed or () if low <= rate <= high]
@@ -194,7 +194,7 @@ def cut(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> R
     return RateAxis(low, high) if axis.allowed is None else _axis(allowed)
 
 
-def at(axis: RateAxis, position: float) -> float:
+def rate_at(axis: RateAxis, position: float) -> float:
     """The rate at a position in [0, 1]: 0 is the axis' low end, 1 its high end, snapped to what is allowed."""
     return rounded(axis.snap(axis.low + position * (axis.high - axis.low)))
 

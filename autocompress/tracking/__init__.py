@@ -1,6 +1,6 @@
 """Telling others of a search while it runs: your own callbacks, TensorBoard, MLflow, Weights & Biases."""
 
 from autocompress.tracking.callback import Callback
-from autocompress.tracking.following import following
+from autocompress.tracking.following import notify_callbacks
 
-__all__ = ["Callback", "following"]
+__all__ = ["Callback", "notify_callbacks"]

@@ -68,7 +68,7 @@ class Follower:
 
 
 @contextlib.contextmanager
-def following(store: ExperimentDirectory, callbacks: Sequence[Callback]) -> Iterator[Callable[[], None]]:
+def notify_callbacks(store: ExperimentDirectory, callbacks: Sequence[Callback]) -> Iterator[Callable[[], None]]:
     """Notify callbacks of a search while the block runs; call the yielded function when it has ended by itself."""
     follower, ended = Follower(store, callbacks), threading.Event()
 

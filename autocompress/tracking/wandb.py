@@ -34,7 +34,7 @@ class WandbCallback(Callback):
         self._group = group or f"search-{wandb.util.generate_id()}"
         self._trials: dict[str, Any] = {}
         try:
-            self._search = self._begun("search", {})
+            self._search = self._init_run("search", {})
         except Exception as error:  # wandb raises what it likes
             raise ConfigError(f"the project {project!r} of Weights & Biases cannot be used: {error}") from error
 
@@ -61,10 +61,10 @@ class WandbCallback(Callback):
 
     def _run(self, trial: PendingTrial) -> Any:
         if trial.key not in self._trials:
-            self._trials[trial.key] = self._begun(run_name(trial), run_parameters(trial))
+            self._trials[trial.key] = self._init_run(run_name(trial), run_parameters(trial))
         return self._trials[trial.key]
 
-    def _begun(self, name: str, config: Mapping[str, Any]) -> Any:
+    def _init_run(self, name: str, config: Mapping[str, Any]) -> Any:
         return self._wandb.init(
             project=self._project, group=self._group, name=name, config=dict(config), reinit="create_new"
         )

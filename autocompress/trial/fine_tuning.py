@@ -37,11 +37,11 @@ class Training(Protocol):
         """The accuracy after `epoch` epochs, a finite number in the evaluator's unit; the model is in eval mode."""
         ...
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """Whether an evaluation counts now; not while a schedule still moves the compression rate."""
         ...
 
-    def enough(self, accuracy: float) -> bool:
+    def should_stop(self, accuracy: float) -> bool:
         """Whether to end although the model is not within the budget."""
         ...
 
@@ -86,11 +86,11 @@ class ModuleTraining:
         """The accuracy by the module's evaluator."""
         return evaluate(self.module.evaluator(), model)
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """A module has no schedule."""
         return True
 
-    def enough(self, accuracy: float) -> bool:  # noqa: ARG002
+    def should_stop(self, accuracy: float) -> bool:  # noqa: ARG002
         """A module's trial ends within the budget or at its last epoch."""
         return False
 
@@ -167,7 +167,7 @@ class FineTuning:
     def _train(self, model: nn.Module, tuned: FineTuningResult) -> None:
         train_epoch = self.training.begin(model) if self.epochs else None
         if train_epoch is None or self.evaluate_first:
-            self._evaluate(model, tuned, counts=train_epoch is None or self.training.settled())
+            self._evaluate(model, tuned, counts=train_epoch is None or self.training.evaluation_counts())
         if train_epoch is None or tuned.budget >= 0:
             return
         for epoch in range(self.epochs):
@@ -176,8 +176,8 @@ class FineTuning:
             tuned.epochs = epoch + 1
             last = tuned.epochs == self.epochs
             if tuned.epochs % self.validate_every_n_epochs == 0 or last:
-                accuracy = self._evaluate(model, tuned, counts=last or self.training.settled())
-                if tuned.budget >= 0 or self.training.enough(accuracy):
+                accuracy = self._evaluate(model, tuned, counts=last or self.training.evaluation_counts())
+                if tuned.budget >= 0 or self.training.should_stop(accuracy):
                     return
 
     def _evaluate(self, model: nn.Module, tuned: FineTuningResult, *, counts: bool) -> float:

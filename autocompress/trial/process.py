@@ -187,18 +187,18 @@ class TrialProcess:
             if not self._ended:
                 os.kill(self._process.pid, number)
 
-    def wait(self) -> End:
+    def wait(self) -> ProcessEnd:
         """Wait for its end."""
         code = self._process.wait()
         self._ended = True
         if code < 0:
-            return End(killed=killed_message(signal.Signals(-code).name))
+            return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
         printed = self._output.read_text(errors="replace").strip()
-        return End(crash=printed or f"the trial ended with code {code}") if code else End()
+        return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 
 @dataclass(frozen=True)
-class End:
+class ProcessEnd:
     """How a trial's process ended."""
 
     crash: str | None = None  # what it printed, where it ended with an error by itself

@@ -29,7 +29,7 @@ from autocompress.store.disk import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
 from autocompress.trial.pipeline import ReferenceModel
 from autocompress.trial.preflight.hooks import supported_algorithms
-from autocompress.trial.preflight.looking import look, measure_only, require_module
+from autocompress.trial.preflight.looking import measure_only, require_module, run_preflight
 from autocompress.trial.run import retrain
 from autocompress.trial.spec import Stage, seed_everything
 
@@ -61,7 +61,7 @@ def measure_baseline(
         check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)
     preflight, original = None, reference_model.original
     if settings.preflight:
-        preflight = look(module, search_space, settings, original, model_seconds, confirmed=confirmed)
+        preflight = run_preflight(module, search_space, settings, original, model_seconds, confirmed=confirmed)
         accuracy = preflight.accuracies[0]
     else:
         accuracy = measure_only(module, settings, original, confirmed=confirmed)
@@ -191,7 +191,7 @@ def _check(
     else:
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
-    preflight = look(module, space, settings, fresh_model(module).eval(), model_seconds)
+    preflight = run_preflight(module, space, settings, fresh_model(module).eval(), model_seconds)
     checks = [check.to_dict() for check in check_module(module, search_space)]
     return {"checks": checks, "preflight": preflight.to_dict()}
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from autocompress.search import SingleTrial, StepHalving
-from autocompress.search.cost import longest, max_trials, of_trials
+from autocompress.search.cost import max_trials, of_trials, search_length
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 
@@ -38,7 +38,7 @@ def test_trials_have_an_evaluation_before_their_first_epoch():
 
 def test_a_mix_trains_in_each_of_its_stages():
     (search,) = AccuracyAwareSettings().searches(default_space(["l2"]))
-    one, two = (longest([search], [stages], 1) for stages in (1, 2))
+    one, two = (search_length([search], [stages], 1) for stages in (1, 2))
     assert one.trials == two.trials == max_trials(search.rule)
     assert one.epochs == 5 + 3 * (one.trials - 1)
     assert two.epochs == 2 * one.epochs
@@ -47,7 +47,7 @@ def test_a_mix_trains_in_each_of_its_stages():
 def test_several_searches_and_the_maximal_total_epochs():
     settings = AccuracyAwareSettings(maximal_total_epochs=7)
     (search,) = settings.searches(default_space(["l2"]))
-    both = longest([search, SingleTrial("qat", 4)], [1, 1], 1)
+    both = search_length([search, SingleTrial("qat", 4)], [1, 1], 1)
     assert both.epochs == 7 + 4
     assert both.trials == max_trials(search.rule) + 1
 

@@ -45,5 +45,5 @@ def test_what_is_prepared_never_changes_the_path(edge, workers):
             proposal = next_speculative(SEARCH, beside, running)
             running += [] if proposal is None else [proposal.requested_rate]
         beside += [record(rate, edge) for rate in running]
-    paths = [[(move.rate, move.feasible) for move in SEARCH.moves(records)] for records in (alone, beside)]
+    paths = [[(move.rate, move.feasible) for move in SEARCH.steps(records)] for records in (alone, beside)]
     assert paths[0] == paths[1]

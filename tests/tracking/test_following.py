@@ -6,7 +6,7 @@ import pytest
 
 from autocompress import Callback, InfeasibleBudgetError
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
-from autocompress.tracking.following import Follower, following
+from autocompress.tracking.following import Follower, notify_callbacks
 from tests.written import plan, record
 
 
@@ -108,7 +108,7 @@ def test_one_that_raises_is_reported_once_and_the_others_go_on(store, caplog):
 def test_a_search_is_followed_while_it_runs(store):
     told, heard = Told(), threading.Event()
     told.on_trial_end = lambda record: heard.set()
-    with following(store, [told]):
+    with notify_callbacks(store, [told]):
         begin(store, "a")
         finish(store, "a")
         assert heard.wait(30), "it is told before the search has ended"
@@ -117,6 +117,6 @@ def test_a_search_is_followed_while_it_runs(store):
 
 def test_nothing_within_the_budget_is_an_end_too(store):
     told = Told()
-    with pytest.raises(InfeasibleBudgetError), following(store, [told]):
+    with pytest.raises(InfeasibleBudgetError), notify_callbacks(store, [told]):
         raise InfeasibleBudgetError(0.5, 0.8, [])
     assert told.heard == [("search", 0), "closed"]

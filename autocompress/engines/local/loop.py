@@ -27,7 +27,7 @@ from autocompress.report.format import at_rate, holds
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best, proposals
-from autocompress.search.cost import longest
+from autocompress.search.cost import search_length
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 
 _logger = logging.getLogger("autocompress.loop")
@@ -174,7 +174,7 @@ class _TrainingLoop:
             self._plan = self._plan.with_baseline(baseline, self._plan.engine)
             every = self._plan.settings.validate_every_n_epochs
             planned = searches(self._plan, None)
-            announce(self._plan, _logger, longest(planned, [1] * len(planned), every))
+            announce(self._plan, _logger, search_length(planned, [1] * len(planned), every))
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
         folder = Path(log_dir or self._plan.engine_as(LocalEngine).config["log_dir"] or "runs")

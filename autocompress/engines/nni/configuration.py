@@ -59,7 +59,7 @@ def plan_experiment(
 
 def _log_fixed_variables(space: SearchSpace) -> None:
     for algorithm in space.algorithms:
-        for key, value in algorithm.held:
+        for key, value in algorithm.fixed_variables:
             _logger.warning(
                 "the adaptive search of %s moves the sparsity only; %s stays at %r", algorithm.name, key, value
             )

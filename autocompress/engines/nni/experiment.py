@@ -21,7 +21,7 @@ from autocompress.engines.nni.launch import exists_in_nni, launch_manager, make_
 from autocompress.engines.nni.lifecycle import (
     Session,
     create_algorithms,
-    created,
+    create_experiment,
     end_experiment,
     load_config,
     reopen_experiment,
@@ -35,7 +35,7 @@ from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.leaving import removed_if_unused
-from autocompress.tracking import Callback, following
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
@@ -262,13 +262,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         algorithms = create_algorithms(plan, ledger, self._finish, machines)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
-        self._tell_end = self._following.enter_context(following(store, self.callbacks))
+        self._tell_end = self._following.enter_context(notify_callbacks(store, self.callbacks))
         manager = self._start_manager(port, debug, run_mode)
         self._session = Session(manager, algorithms, resumed=self._action == "resume")
 
     def _created(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = plan_experiment(self.config, self.module, self.settings, self.objective)
-        return created(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
+        return create_experiment(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = reopen_experiment(self.id, self.module, store, self._held)

@@ -127,7 +127,7 @@ def end_experiment(manager: Manager) -> None:
 _logger = logging.getLogger("nni.autocompress")
 
 
-def created(
+def create_experiment(
     plan: ExperimentPlan,
     config: ExperimentConfig,
     experiment_id: str,

@@ -19,12 +19,12 @@ from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.tracking import Callback, following
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child
-from autocompress.trial.process import End, ForkServer, Starter, TrialProcess
+from autocompress.trial.process import ForkServer, ProcessEnd, Starter, TrialProcess
 
 
-def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
+def run_tuner(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
     """Let a tuner choose `trials` trials in all (None: until it ends), and run them; those in the directory count."""
     store.journal.repair()
     ledger = Ledger(store)
@@ -64,8 +64,8 @@ class TunerSearch:
             store.create()
             store.write_settings(self.plan.to_dict())
         self._started = True
-        with store.locked(), ForkServer() as server, following(store, callbacks) as tell_end:
-            drive(self.plan, store, self.trials, server)
+        with store.locked(), ForkServer() as server, notify_callbacks(store, callbacks) as tell_end:
+            run_tuner(self.plan, store, self.trials, server)
             self.result.verify()
             tell_end()
         return True
@@ -158,7 +158,7 @@ class _Run:
         return self._ledger.directory.trial(key).record()
 
 
-def _run(process: TrialProcess) -> End:
+def _run(process: TrialProcess) -> ProcessEnd:
     try:
         for _ in process.results():
             pass

@@ -41,14 +41,14 @@ class Machines:
         if not is_remote(config):
             return cls(store)
         machines = config.training_service.machine_list
-        return cls(store, [_reached(machine, experiment_id) for machine in machines])
+        return cls(store, [_connected(machine, experiment_id) for machine in machines])
 
     def prepare(self) -> None:
         """Copy the experiment's settings there."""
         for other in self._others:
             other.files.write(self._store.settings_path.name, self._store.settings_path.read_bytes())
 
-    def give(self, key: str) -> None:
+    def push_checkpoint(self, key: str) -> None:
         """Copy a trial's checkpoint to machines that lack it, as another trial is to start from it."""
         for other in self._others:
             if not other.files.holds(key):
@@ -60,7 +60,7 @@ class Machines:
             if other.files.pull(key, self._store.trial(key).path):
                 return
 
-    def printed(self, trial_id: str) -> str:
+    def stderr_of(self, trial_id: str) -> str:
         """The standard error of a trial, by NNI's id."""
         name = f"{trial_id}/trial.stderr"
         texts = [text for other in self._others for text in other.files.texts(f"{other.outputs}/{name}")]
@@ -90,7 +90,7 @@ def remote_command(config: ExperimentConfig, experiment_id: str, module_root: st
     return shlex.join([interpreter, "-m", "autocompress.trial", *arguments])
 
 
-def _reached(machine: Any, experiment_id: str) -> _Directory:
+def _connected(machine: Any, experiment_id: str) -> _Directory:
     import fsspec  # slow to import
 
     options = {"username": machine.user, "port": machine.port, "passphrase": machine.ssh_passphrase}

@@ -65,7 +65,7 @@ class RunningTrials:
         if not self._decided(key):
             self.ledger.propose(PendingTrial(key, parameters, proposal))
         if (start := parameters["search"].get("start_from")) is not None:
-            self._machines.give(start)
+            self._machines.push_checkpoint(start)
         self._running[parameter_id] = key
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ class RunningTrials:
         with self.lock:
             if crashed:
                 self.note_crash(
-                    parameter_id, self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
+                    parameter_id, self._written(trial_id, "trial.stderr") or self._machines.stderr_of(trial_id)
                 )
             else:
                 self._kills[parameter_id] = killed_message(self._written(trial_id, "trial.signal"))

@@ -172,7 +172,7 @@ def _is_number(value: Any) -> bool:
 
 def _repeated(search: AdaptiveSearch, records: Sequence[TrialRecord]) -> Proposal:
     """The best rate of a finished search, or the last one where nothing was within the budget."""
-    moves = search.moves(records)
+    moves = search.steps(records)
     feasible = [move for move in moves if move.feasible]
     move = max(feasible, key=lambda each: each.rate) if feasible else moves[-1]
     position = move.position

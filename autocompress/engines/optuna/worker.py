@@ -24,7 +24,7 @@ from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.disk import require_space
-from autocompress.trial.process import End, Starter, TrialProcess
+from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1
@@ -122,7 +122,7 @@ class Worker:
             proposal = self._free_proposal(sampler)
         return None
 
-    def _ran(self, trial: optuna.Trial, asked: PendingTrial) -> End:
+    def _ran(self, trial: optuna.Trial, asked: PendingTrial) -> ProcessEnd:
         self._mirror.propose(asked)
         self._mirror.fetch(asked)
         process = TrialProcess(self._mirror.store, asked.key, asked.parameters, self._start)
@@ -166,7 +166,7 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _result(self, asked: PendingTrial, end: End) -> TrialRecord | None:
+    def _result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord | None:
         """Of a trial that has ended; None where it is the whole search that is being stopped."""
         record = self._mirror.store.trial(asked.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
@@ -189,7 +189,7 @@ class Worker:
         set_accuracy_margin(trial, record.accuracy_margin)
         self._study.tell(trial, record.score)
 
-    def _without_result(self, asked: PendingTrial, end: End) -> TrialRecord:
+    def _without_result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord:
         if end.killed is not None:
             return record_without_result(asked, None, end.killed)
         require_space(self._mirror.store.path, end.crash or "")

@@ -64,7 +64,7 @@ def _hook(shift: int, dimension: int) -> Any:
     return lambda _, __, answer: destroyed(answer)
 
 
-def widest(model: nn.Module, layers: Sequence[str]) -> int:
+def most_outputs(model: nn.Module, layers: Sequence[str]) -> int:
     """The largest number of outputs of layers, as far as their weights show; else 1."""
     sizes = [1]
     for name in layers:

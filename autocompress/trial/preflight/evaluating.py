@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.compression.model_state import copied
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
+from autocompress.trial.preflight.damaging import damage, innermost_layers, most_outputs
 from autocompress.trial.preflight.hooks import raising
 from autocompress.trial.preflight.judging import Judge
 from autocompress.trial.preflight.watching import ForwardMonitor, StopMonitoring
@@ -97,7 +97,9 @@ class Evaluations:
         if found.zeroed in found.accuracies:  # the evaluator may not look at the outputs, but at an embedding
             names = innermost_layers(self._original)
             found.zeroed = self._damaged(0, names)
-        shifts = min(_MOST_SHIFTS, max(1, widest(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY)))
+        shifts = min(
+            _MOST_SHIFTS, max(1, most_outputs(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY))
+        )
         shuffled = [self._damaged(shift, names) for shift in range(1, shifts + 1)]
         found.shuffled = [each for each in shuffled if each is not None]
         if found.zeroed is None:

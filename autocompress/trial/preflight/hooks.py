@@ -136,7 +136,7 @@ def require_weights(module: ModuleClass, model: nn.Module) -> None:
 def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
     """Check that another call of `model()` gives the same weights as this copy of the first."""
     other, state = call_hook(module, "model").state_dict(), model.state_dict()
-    changed = [name for name, value in state.items() if name not in other or not same(value, other[name])]
+    changed = [name for name, value in state.items() if name not in other or not equal_values(value, other[name])]
     if changed:
         raise ModuleError(
             f"{module.__name__}.model() must return the same trained weights each time, and trainers must change only "
@@ -151,7 +151,7 @@ def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
         return getattr(module, name)(*arguments)
 
 
-def same(value: Any, other: Any) -> bool:
+def equal_values(value: Any, other: Any) -> bool:
     """Whether two values of a state dict are equal, on any devices."""
     if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
         return type(value) is type(other)

@@ -44,7 +44,7 @@ def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAw
     return seconds
 
 
-def look(
+def run_preflight(
     module: ModuleClass,
     space: SearchSpace,
     settings: AccuracyAwareSettings,

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from autocompress.trial.distillation import WrappedCriterion
-from autocompress.trial.preflight.hooks import is_finite, same
+from autocompress.trial.preflight.hooks import equal_values, is_finite
 
 MOST_SECONDS = 1.5
 """A trainer that has not stepped so long after its first batch came, as it gathers gradients of many, is left where it
@@ -127,7 +127,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
 
     hooks = (register_optimizer_step_post_hook(stepped), model.register_forward_pre_hook(called))
     try:
-        with _heard(criterion, step.losses) as heard, _iterated(step):
+        with _recorded_losses(criterion, step.losses) as heard, _recorded_loaders(step):
             step.called = time.monotonic()
             train(heard)
             step.returned, step.ended = True, time.monotonic()
@@ -143,7 +143,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
 
 def _has_moved(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
     now = dict(model.named_parameters())
-    return any(name in now and not same(value, now[name]) for name, value in before.items())
+    return any(name in now and not equal_values(value, now[name]) for name, value in before.items())
 
 
 def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
@@ -162,7 +162,7 @@ def _broken(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
 
 
 @contextmanager
-def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
+def _recorded_losses(criterion: Any, losses: list[Any]) -> Iterator[Any]:
     """The criterion, whose results are noted."""
 
     def note(loss: Any) -> Any:
@@ -181,7 +181,7 @@ def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _iterated(step: Step) -> Iterator[None]:
+def _recorded_loaders(step: Step) -> Iterator[None]:
     """Note the DataLoaders that the block iterates over: the only thing that knows how long an epoch is."""
     original = DataLoader.__iter__
 

@@ -53,7 +53,7 @@ def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
             f"{optimizer} must make an optimizer that lowers the loss; in {name} it has maximize=True: leave that out"
         )
     if step.moved:
-        return _odd(name, step, optimizer)
+        return _optimizer_warnings(name, step, optimizer)
     if step.late:
         return [
             f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined "
@@ -76,7 +76,7 @@ def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
     )
 
 
-def _odd(name: str, step: Step, optimizer: str) -> list[str]:
+def _optimizer_warnings(name: str, step: Step, optimizer: str) -> list[str]:
     if step.steps and not step.other_optimizer:
         return []
     return [

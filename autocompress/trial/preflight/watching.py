@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compression.model_state import tensors
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight.hooks import same
+from autocompress.trial.preflight.hooks import equal_values
 
 _REMEMBERED = 4
 _EQUAL = 1e-6
@@ -64,13 +64,15 @@ class ForwardMonitor:
             )
         parameters, buffers = dict(original.named_parameters()), dict(original.named_buffers())
         now = dict(model.named_parameters())
-        changed = [name for name, value in parameters.items() if name not in now or not same(value, now[name])]
+        changed = [name for name, value in parameters.items() if name not in now or not equal_values(value, now[name])]
         if changed or len(now) != len(parameters):
             raise ModuleError(
                 f"{self._evaluator} must not change the model; it changes {(changed or ['its parameters'])[0]!r}: "
                 "evaluate under torch.no_grad(), and train or convert a copy only"
             )
-        left = [name for name, value in model.named_buffers() if name in buffers and not same(value, buffers[name])]
+        left = [
+            name for name, value in model.named_buffers() if name in buffers and not equal_values(value, buffers[name])
+        ]
         if left:
             self.warnings.append(f"{self._evaluator} changes the model's buffer {left[0]!r}")
         if model.training:
