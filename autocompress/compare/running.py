@@ -61,7 +61,8 @@ class SearchProcesses:
             self._processes.discard(process)
             if result.exists():
                 error: str | None = read_json(result)["error"]
-                return _with_hint(spec, error)
+                hint = f" (pip install {spec.tuner.install})" if spec.tuner.install is not None else ""
+                return f"{error}{hint}" if error is not None and "not installed" in error else error
         return f"its process ended with code {code}; what it printed is in {log}"
 
     def stop(self) -> None:
@@ -75,9 +76,3 @@ class SearchProcesses:
                 process.wait(_STOPPING_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _with_hint(spec: SearchSpec, error: str | None) -> str | None:
-    if error is None or "not installed" not in error or spec.tuner.install is None:
-        return error
-    return f"{error} (pip install {spec.tuner.install})"

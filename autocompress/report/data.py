@@ -191,7 +191,9 @@ def _loop(data: ReportData) -> str:
 
 def _command(data: ReportData) -> str:
     settings = data.plan.settings.to_dict()
-    words = ["autocompress", "run", _module(data), "--search-space", "space.json"]
+    module = data.plan.module
+    place = module.get("file") or module.get("module")
+    words = ["autocompress", "run", f"{place}:{module['class_name']}", "--search-space", "space.json"]
     words += ["--engine", "optuna"] if isinstance(data.plan.engine, OptunaEngine) else []
     words += ["--objective", data.plan.objective]
     for name, option in _BY_OPTION.items():
@@ -214,9 +216,3 @@ def _changed_settings(data: ReportData) -> list[tuple[str, Any]]:
         for name in defaults
         if name not in {*_BY_OPTION, "preflight"} and given[name] != defaults[name]
     ]
-
-
-def _module(data: ReportData) -> str:
-    module = data.plan.module
-    place = module.get("file") or module.get("module")
-    return f"{place}:{module['class_name']}"

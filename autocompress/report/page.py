@@ -88,12 +88,9 @@ def page(data: ReportData, trials: str) -> str:
 
 def notebook(data: ReportData) -> str:
     """The verdict and the plots, for a notebook's cell."""
-    pictures = [(caption, _data_url(png(draw))) for caption, draw in plots(data).values()]
+    images = [(caption, base64.b64encode(png(draw)).decode()) for caption, draw in plots(data).values()]
+    pictures = [(caption, f"data:image/png;base64,{image}") for caption, image in images]
     return rendered("notebook.html", headline=headline(data), findings=findings(data), pictures=pictures)
-
-
-def _data_url(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def tiles(data: ReportData) -> list[tuple[str, str]]:

@@ -117,16 +117,13 @@ def write_manifest(directory: Path) -> None:
 
 
 def _manifest_of(directory: Path) -> dict[str, str]:
-    files = [path for name in _KEPT for path in _files_of(directory / name)]
+    places = [directory / name for name in _KEPT]
+    files = [each for path in places for each in (path, *sorted(path.rglob("*"))) if each.is_file()]
     return {path.relative_to(directory).as_posix(): _checksum(path.read_bytes()) for path in files}
 
 
 def _is_kept(name: str) -> bool:
     return INNER_PATH.holds(name) and name.split("/")[0] in _KEPT
-
-
-def _files_of(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
 
 
 def _checksum(content: Any) -> str:

@@ -59,7 +59,8 @@ class Journal:
             end += len(rest)
         events = [_parsed(line) for line in complete]
         if None in events[:-1]:
-            raise StoreError(f"the journal {self.path} is damaged at line {self._line(start) + events.index(None)}")
+            before = self.path.read_bytes()[:start].count(b"\n")
+            raise StoreError(f"the journal {self.path} is damaged at line {before + 1 + events.index(None)}")
         return [event for event in events if event is not None], end
 
     def _bytes(self, start: int) -> bytes:
@@ -71,9 +72,6 @@ class Journal:
             return b""
         except OSError as error:
             raise StoreError(f"the journal {self.path} cannot be read: {error}") from error
-
-    def _line(self, position: int) -> int:
-        return self.path.read_bytes()[:position].count(b"\n") + 1
 
     def repair(self) -> None:
         """Complete a last line that `read` accepts or cut off one that it drops, so that the next has its own line."""

@@ -18,10 +18,6 @@ def removed_if_unused(path: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # another process has made something there meanwhile
             for folder in new:
-                _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if [entry.name for entry in folder.iterdir()] == [_LOCK]:
-        (folder / _LOCK).unlink()
-    folder.rmdir()
+                if [entry.name for entry in folder.iterdir()] == [_LOCK]:
+                    (folder / _LOCK).unlink()
+                folder.rmdir()

@@ -108,7 +108,10 @@ class Pipeline:
         if kept is not None:
             claims[0].require_carried(kept, done.model)
         done.rate = claims[0].rate
-        self._judge(done, converted=any(claim.compression.converts for claim in claims))
+        done.accuracy = done.tuned.accuracy
+        if any(claim.compression.converts for claim in claims):
+            done.simulated_accuracy = done.accuracy
+            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
         return done
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
@@ -116,12 +119,6 @@ class Pipeline:
         original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
         return reread(path, model, original, self.reference_model.inputs)
-
-    def _judge(self, done: Compressed, *, converted: bool) -> None:
-        done.accuracy = done.tuned.accuracy
-        if converted:
-            done.simulated_accuracy = done.accuracy
-            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
 
     def _stage(self, stage: Stage, done: Compressed, *, first: bool) -> Claim:
         request = self.reference_model.request(stage, self.module)

@@ -198,7 +198,7 @@ class _Trial:
         self, record: TrialRecord, done: Compressed, reference_model: ReferenceModel, objective: str
     ) -> TrialRecord:
         budget = accuracy_margin(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
-        size = _weights_size(self.directory.checkpoint)
+        size = (self.directory.checkpoint / "weights.pt").stat().st_size
         after = dataclasses.replace(measure(done.model, reference_model.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
@@ -229,7 +229,3 @@ def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any
 def _algorithm_name(parameters: Mapping[str, Any]) -> str:
     chosen = parameters.get("algorithm_name")
     return str(chosen.get("_name")) if isinstance(chosen, Mapping) else "unknown"
-
-
-def _weights_size(checkpoint: Path) -> int:
-    return (checkpoint / "weights.pt").stat().st_size

@@ -252,7 +252,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         _require_attributes(self.settings, self.objective, self.callbacks, self.confirmed)
         store = self._directory()
         require_free_port(port)
-        plan = self._reopened(store) if self._action == "resume" else self._created(store)
+        if self._action == "resume":
+            plan = self._reopened(store)
+        else:
+            plan = plan_experiment(self.config, self.module, self.settings, self.objective)
+            plan = create_experiment(
+                plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed
+            )
         ledger = Ledger(store)
         machines = Machines.of(self.config, self.id, store)
         machines.prepare()
@@ -265,10 +271,6 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._tell_end = self._following.enter_context(notify_callbacks(store, self.callbacks))
         manager = self._start_manager(port, debug, run_mode)
         self._session = Session(manager, algorithms, resumed=self._action == "resume")
-
-    def _created(self, store: ExperimentDirectory) -> ExperimentPlan:
-        plan = plan_experiment(self.config, self.module, self.settings, self.objective)
-        return create_experiment(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = reopen_experiment(self.id, self.module, store, self._held)

@@ -41,6 +41,7 @@ class EvaluationResult:
     warnings: list[str] = field(default_factory=list)  # what to look at
 
 
+@dataclass
 class Evaluations:
     """Evaluates a model in several ways, in at most the time of two evaluations and two seconds.
 
@@ -50,22 +51,17 @@ class Evaluations:
     measure the noise.
     """
 
-    def __init__(
-        self,
-        evaluate: Callable[[nn.Module], float],
-        original: nn.Module,
-        outputs: Callable[[], Sequence[str]],
-        judge: Judge,
-    ) -> None:
-        self._evaluate, self._original, self._judge = evaluate, original, judge
-        self._outputs = outputs
-        self._seed = 0
+    evaluate: Callable[[nn.Module], float]  # checked; raises ModuleError
+    original: nn.Module  # copies of it are evaluated
+    outputs: Callable[[], Sequence[str]]  # names of its output layers
+    judge: Judge
+    _seed: int = 0
 
     def run(self) -> EvaluationResult:
         """Evaluate and judge; ModuleError where the evaluations cannot guide a search."""
         found, watch = self._first()
-        self._judge.require_accuracy(found.accuracies[0])
-        unusual = self._judge.require_plausible(found.accuracies[0])
+        self.judge.require_accuracy(found.accuracies[0])
+        unusual = self.judge.require_plausible(found.accuracies[0])
         found.warnings += [] if unusual is None else [unusual]
         if found.seconds <= MODERATE:
             self._repeat(found)
@@ -81,36 +77,36 @@ class Evaluations:
             found.warnings.append(f"{takes}: another one was only begun, and its first batches give the same")
             self._damage(found)
         else:
-            found.warnings.append(f"{takes}: the direction of {self._judge.names.evaluator} was not checked")
+            found.warnings.append(f"{takes}: the direction of {self.judge.names.evaluator} was not checked")
             self._repeat(found)
 
     def _repeat(self, found: EvaluationResult) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
-        found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
-        noise = self._judge.require_repeatable(found.accuracies)
+        found.accuracies += [self._once(copied(self.original)) for _ in range(max(1, most))]
+        noise = self.judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
 
     def _damage(self, found: EvaluationResult) -> None:
-        names = self._outputs()
+        names = self.outputs()
         found.zeroed = self._damaged(0, names)
         if found.zeroed in found.accuracies:  # the evaluator may not look at the outputs, but at an embedding
-            names = innermost_layers(self._original)
+            names = innermost_layers(self.original)
             found.zeroed = self._damaged(0, names)
         shifts = min(
-            _MOST_SHIFTS, max(1, most_outputs(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY))
+            _MOST_SHIFTS, max(1, most_outputs(self.original, names) - 1), int(QUICK / max(found.seconds, _TINY))
         )
         shuffled = [self._damaged(shift, names) for shift in range(1, shifts + 1)]
         found.shuffled = [each for each in shuffled if each is not None]
         if found.zeroed is None:
             found.warnings.append(
-                f"{self._judge.names.evaluator} gives no number for a model whose output layer is zeroed, so its "
+                f"{self.judge.names.evaluator} gives no number for a model whose output layer is zeroed, so its "
                 "direction was not checked"
             )
-        self._judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
+        self.judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
     def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
-        model = copied(self._original)
+        model = copied(self.original)
         damage(model, names, shift)
         try:
             return self._once(model)
@@ -120,7 +116,7 @@ class Evaluations:
     def _once(self, model: nn.Module) -> float:
         self._seed += 1
         seed_everything(self._seed)
-        return self._evaluate(model.eval())
+        return self.evaluate(model.eval())
 
     def _first(self) -> tuple[EvaluationResult, ForwardMonitor | None]:
         """The first evaluation and its monitor.
@@ -128,7 +124,7 @@ class Evaluations:
         An evaluator that scripts or exports the model may fail because of hooks. It is not monitored then, so that
         nothing is known of its batches.
         """
-        started, watch, watched = time.monotonic(), ForwardMonitor(self._judge.names.evaluator), True
+        started, watch, watched = time.monotonic(), ForwardMonitor(self.judge.names.evaluator), True
         try:
             found, model = self._timed(watch)
         except ModuleError:
@@ -137,25 +133,25 @@ class Evaluations:
             watched = False
         if not watched:
             found, model = self._timed(None)
-            watch = ForwardMonitor(self._judge.names.evaluator)
-        watch.compare(model, self._original)
+            watch = ForwardMonitor(self.judge.names.evaluator)
+        watch.compare(model, self.original)
         found.samples, found.warnings = watch.samples, watch.warnings
         return found, watch if watched else None
 
     def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
         """An evaluation, and the model after it."""
-        model = copied(self._original)
+        model = copied(self.original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
-            accuracy = self._evaluate(model.eval())
+            accuracy = self.evaluate(model.eval())
         return EvaluationResult([accuracy], time.monotonic() - started), model
 
     def _begins_alike(self, first: ForwardMonitor) -> bool:
         """Whether the first batches of another evaluation, broken off, give the same outputs as the first one's."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self._original), ForwardMonitor(self._judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = copied(self.original), ForwardMonitor(self.judge.names.evaluator, most_seconds=MODERATE / 2)
         try:
             with again.over(model):
                 self._once(model)

@@ -59,7 +59,8 @@ class Judge:
     def require_repeatable(self, accuracies: Sequence[float]) -> str | None:
         """Check that evaluations of the same model differ by less than the budget; a warning if they differ notably."""
         noise = spread(accuracies)
-        tolerated, numbers = self._tolerated(accuracies[0]), _listed(accuracies)
+        threshold = self.budget.threshold(accuracies[0], higher_is_better=self.higher_is_better)
+        tolerated, numbers = abs(accuracies[0] - threshold), _listed(accuracies)
         if noise == 0 or noise < _NEGLIGIBLE * tolerated:
             return None
         differ = f"{numbers} in turn, a difference of {noise:.3g}, where the budget tolerates a loss of {tolerated:.3g}"
@@ -105,9 +106,6 @@ class Judge:
     def require_plausible(self, accuracy: float) -> str | None:
         """Check that the budget is not an unusual one; a warning where that has been confirmed."""
         return self.budget.require_plausible(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
-
-    def _tolerated(self, accuracy: float) -> float:
-        return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))
 
     def _gain(self, accuracy: float, than: float) -> float:
         """By how much it is better."""

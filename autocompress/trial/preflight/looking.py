@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -126,10 +126,4 @@ def _judge(module: ModuleClass, settings: AccuracyAwareSettings, *, confirmed: b
 
 
 def _algorithms(space: SearchSpace) -> list[str]:
-    return list(dict.fromkeys(_stages(space)))
-
-
-def _stages(space: SearchSpace) -> Iterator[str]:
-    for entry in space.algorithms:
-        for part in algorithm(entry.name).stages:
-            yield part.name
+    return list(dict.fromkeys(part.name for entry in space.algorithms for part in algorithm(entry.name).stages))

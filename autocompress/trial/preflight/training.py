@@ -53,7 +53,8 @@ def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
             f"{optimizer} must make an optimizer that lowers the loss; in {name} it has maximize=True: leave that out"
         )
     if step.moved:
-        return _optimizer_warnings(name, step, optimizer)
+        ignored = f"{name} does not step the optimizer that it is given, so that {optimizer} and learning-rate factors"
+        return [] if step.steps and not step.other_optimizer else [f"{ignored} do nothing"]
     if step.late:
         return [
             f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined "
@@ -74,14 +75,6 @@ def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
         f"{name} must train the model that it is given when it is called; it returned without stepping the optimizer: "
         "is its data empty?"
     )
-
-
-def _optimizer_warnings(name: str, step: Step, optimizer: str) -> list[str]:
-    if step.steps and not step.other_optimizer:
-        return []
-    return [
-        f"{name} does not step the optimizer that it is given, so that {optimizer} and learning-rate factors do nothing"
-    ]
 
 
 def _trainers(module: ModuleClass, algorithms: Sequence[str]) -> Iterator[tuple[str, Trainer]]:

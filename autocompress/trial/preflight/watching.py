@@ -94,7 +94,8 @@ class ForwardMonitor:
         given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
-            self._training = next((_described(name, part) for name, part in self._random if part.training), None)
+            texts = (f"{name or 'the model'} ({type(part).__name__})" for name, part in self._random if part.training)
+            self._training = next(texts, None)
         self._remember(given)
 
     def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
@@ -112,7 +113,3 @@ def _is_random(part: nn.Module) -> bool:
     if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
         return float(part.dropout) > 0
     return isinstance(part, _BatchNorm)
-
-
-def _described(name: str, part: nn.Module) -> str:
-    return f"{name or 'the model'} ({type(part).__name__})"
