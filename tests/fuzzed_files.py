@@ -157,7 +157,7 @@ def _experiment(folder):
 
 def _space(folder):
     space = load_search_space(folder / "space.json")
-    return space, plan().settings.searches(space), [algorithm.held for algorithm in space.algorithms]
+    return space, plan().settings.searches(space), [algorithm.fixed_variables for algorithm in space.algorithms]
 
 
 def _parameters(folder):
