@@ -120,7 +120,7 @@ def _instance(kind: type) -> _Kind | None:
     if issubclass(kind, os.PathLike):
         return _Kind("a path", _is_path)
     if getattr(kind, "_is_protocol", False):
-        return None  # whatever has its methods
+        return None  # any object with its methods
     if kind in (collections.abc.Mapping, dict):
         return _Kind("a mapping", lambda value: isinstance(value, Mapping))
     name = kind.__name__.removeprefix("_")

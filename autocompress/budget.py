@@ -97,10 +97,10 @@ class AccuracyBudget:
         """Check that the budget is not an unusual one (see `unusual`), or has been confirmed.
 
         Returns:
-            a warning where it is one; None otherwise.
+            a warning where it is unusual; None otherwise.
 
         Raises:
-            ConfigError: it is one and has not been confirmed.
+            ConfigError: it is unusual and has not been confirmed.
         """
         unusual = self.unusual(uncompressed_accuracy, higher_is_better=higher_is_better)
         if unusual is not None and not confirmed:

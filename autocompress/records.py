@@ -175,7 +175,7 @@ class Baseline(Record):
 
 @dataclass(frozen=True)
 class Proposal(Record):
-    """What the rule wants tried next.
+    """The next trial by the search rule.
 
     Attributes:
         algorithm: name of the algorithm.

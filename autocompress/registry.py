@@ -1,4 +1,4 @@
-"""Compression algorithms by name: ours, those of installed packages, and those that were registered."""
+"""Compression algorithms by name: built-in ones, those of installed packages, and registered ones."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def draw_path(data: ReportData, axes: Axes) -> None:
 def draw_curves(data: ReportData, axes: Axes) -> None:
     """Accuracy over the epochs of each trial."""
     best = data.best.key if data.best else None
-    for record in sorted(data.records, key=lambda each: each.key == best):  # the best one's lies above all
+    for record in sorted(data.records, key=lambda each: each.key == best):  # the best trial's is drawn on top
         _curve(data, axes, record, heavy=record.key == best)
     budget_line(data, axes)
     axes.set(xlabel="epoch of the trial", ylabel="accuracy")

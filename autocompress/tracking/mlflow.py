@@ -38,7 +38,7 @@ class MlflowCallback(Callback):
             known = self._client.get_experiment_by_name(experiment)
             self._experiment = known.experiment_id if known else self._client.create_experiment(experiment)
             self._search = self._client.create_run(self._experiment, run_name="search").info.run_id
-        except Exception as error:  # MLflow and what is under it raise what they like
+        except Exception as error:  # MLflow and its backends raise errors of many types
             raise ConfigError(f"MLflow at {tracking_uri or 'its own address'} cannot be used: {error}") from error
         self._trials: dict[str, str] = {}
         self._ended = 0

@@ -121,7 +121,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
         found = [_reduced(module, space, rate, reference_model) for rate in rates]
     except AutoCompressError as error:
         return dataclasses.replace(check, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the answer for this algorithm
+    except Exception as error:  # noqa: BLE001 - an error of the user's code is this algorithm's result
         return dataclasses.replace(check, reason=f"{type(error).__name__}: {error}")
     return dataclasses.replace(
         check,

@@ -91,7 +91,7 @@ class Pipeline:
 
         Raises:
             StoreError: a file cannot be written, or does not hold what was claimed of the model.
-            AutoCompressError: a stage cannot be applied; whatever the user's code raises.
+            AutoCompressError: a stage cannot be applied.
         """
         done = Compressed(model)
         claims: list[Claim] = []

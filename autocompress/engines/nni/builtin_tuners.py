@@ -61,7 +61,7 @@ def create_builtin_tuner(name: str, class_args: Mapping[str, Any] | None, seed: 
         return create_builtin_class_instance(name, arguments, "tuners")
     except ImportError as error:
         raise ConfigError(f"tuner {name!r} needs a package that is not installed: {error}") from error
-    except Exception as error:  # NNI's validators raise whatever they like
+    except Exception as error:  # NNI's validators raise errors of many types
         raise ConfigError(f"tuner {name!r} could not be created with class_args {arguments!r}: {error}") from error
 
 

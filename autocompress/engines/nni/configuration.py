@@ -102,7 +102,7 @@ def canonical(config: ExperimentConfig) -> ExperimentConfig:
 def _accepted(check: Callable[[], Any]) -> Any:
     try:
         return check()
-    except Exception as error:  # NNI raises assertions and errors of every kind
+    except Exception as error:  # NNI raises errors of many types
         raise ConfigError(f"NNI does not accept the configuration: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _check_builtin_tuner(config: ExperimentConfig, tuner: str, arguments: dict[s
     builtin = create_builtin_tuner(tuner, arguments, seed=0)
     try:
         builtin.update_search_space(flattened(space.wire))
-    except Exception as error:  # NNI's tuners raise whatever they like
+    except Exception as error:  # NNI's tuners raise errors of many types
         raise ConfigError(f"tuner {tuner!r} cannot take this search space: {error}") from error
     if config.max_trial_number is None and config.max_experiment_duration is None:
         raise ConfigError(

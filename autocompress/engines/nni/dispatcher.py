@@ -1,7 +1,6 @@
 """NNI's message dispatcher, run in a thread of the launching process.
 
-In a process of its own, an exception of the tuner would leave the experiment RUNNING for ever. Here it is seen and
-raised.
+In its own process, an exception of the tuner would leave the experiment RUNNING forever. Here it is raised.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
     if plan.assessor != ADAPTIVE_TUNER:
         try:
             return create_builtin_class_instance(plan.assessor, plan.assessor_arguments, "assessors")
-        except Exception as error:  # NNI's validators raise whatever they like
+        except Exception as error:  # NNI's validators raise errors of many types
             raise ConfigError(f"assessor {plan.assessor!r} could not be created: {error}") from error
     done = sum(record.epochs for record in ledger.records)
     if plan.tuner != ADAPTIVE_TUNER:
@@ -174,7 +174,7 @@ def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, 
     engine = plan.engine_as(NniEngine)
     try:
         known = ExperimentConfig(**engine.config)
-    except Exception as error:  # NNI raises whatever it likes
+    except Exception as error:  # NNI raises errors of many types
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
     known.experiment_working_directory = str(store.path / "nni")
     return engine.id, known

@@ -85,17 +85,7 @@ class Step:
 
 
 def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: Callable[[Any], Any]) -> Step:
-    """Train a model for one step.
-
-    Args:
-        model: is changed.
-        given: the optimizer that the trainer is given; None: its own.
-        criterion: that it is given; what it returns is noted.
-        train: calls the trainer with the criterion.
-
-    Raises:
-        Exception: whatever the trainer raises.
-    """
+    """Train a model in place for one step, with the optimizer `given`; losses of `criterion` are recorded."""
     step = Step()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     own = {id(parameter) for parameter in model.parameters()}
