@@ -147,8 +147,8 @@ def _experiment(folder):
     for key in [*ledger.open, *(each.key for each in ledger.records)]:
         files = directory.trial(key)
         answers += [files.record(), files.sizes(), files.curve(), files.traceback()]
-    story = read_report_data(directory)
-    answers += [headline(story), findings(story), advice(story), proposals(known.searches, ledger.records)]
+    data = read_report_data(directory)
+    answers += [headline(data), findings(data), advice(data), proposals(known.searches, ledger.records)]
     answers += [take(directory), result.records, result.baseline, result.threshold]
     with contextlib.suppress(AutoCompressError):  # nothing may be within the budget
         answers += [result.summary(), result.verdict]

@@ -41,7 +41,7 @@ def test_each_search_is_an_experiment_of_its_own(comparison):
         assert len(data.records) == each.trials == 3
         assert sum(record.epochs for record in data.records) == each.epochs
         assert data.plan.settings.seed == 0
-        assert data.baseline == read_report_data(ExperimentDirectory(home / "adaptive" / "0")).baseline
+        assert data.plan.measured == read_report_data(ExperimentDirectory(home / "adaptive" / "0")).plan.measured
     assert sum(trained_epochs(home.parent / "epochs.log").values()) == sum(each.epochs for each in ended)
     assert [record.requested_rate for record in read_report_data(ExperimentDirectory(home / "adaptive/0")).records] == [
         0.5,
