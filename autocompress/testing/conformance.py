@@ -131,7 +131,7 @@ def check_cut(
         module: the model's.
         algorithm: name of a filter pruner.
         rate: to prune at.
-        reference_model: of the module, where they are known.
+        reference_model: of the module, where it is known.
         arguments: the algorithm's.
 
     Returns:
