@@ -131,7 +131,7 @@ def _described(tensor: torch.Tensor, value: torch.Tensor) -> str:
 
 def _text(key: Any, where: str) -> str:
     if type(key) is not str:
-        raise StoreError(f"a key of {short(where)} must be a text; got {short(key)}")
+        raise StoreError(f"a key of {short(where)} must be a string; got {short(key)}")
     return key
 
 

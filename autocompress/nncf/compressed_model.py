@@ -28,7 +28,7 @@ from autocompress.errors import ConfigError
 from autocompress.formats.claims import Claim
 from autocompress.nncf.algorithms import LevelPart, PruningPart
 from autocompress.nncf.requests import first_samples
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 
 def replace_(model: nn.Module, source: nn.Module) -> None:
@@ -326,5 +326,5 @@ class CompressedModel:
 
 def _copied(model: nn.Module) -> nn.Module:
     twin = copied(model)
-    Lesson.forget(twin)
+    DistillationHook.forget(twin)
     return twin

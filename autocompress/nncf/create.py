@@ -28,7 +28,7 @@ from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.requests import Requests
 from autocompress.nncf.schedules import schedule_of
 from autocompress.nncf.sections import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}
 
@@ -141,7 +141,7 @@ def _reference(model: nn.Module, config: CompressionConfig) -> ReferenceModel:
 
 def _compressed(
     model: nn.Module, config: CompressionConfig, reference: ReferenceModel
-) -> tuple[CompressedModel, Lesson | None]:
+) -> tuple[CompressedModel, DistillationHook | None]:
     requests = Requests(config, reference)
     parts: list[LevelPart] = []
     quantization = lesson = None
@@ -155,7 +155,7 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            lesson = Lesson(model, copy.deepcopy(reference.original), section)
+            lesson = DistillationHook(model, copy.deepcopy(reference.original), section)
     return CompressedModel(model, reference, parts, quantization), lesson
 
 

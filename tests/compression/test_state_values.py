@@ -36,7 +36,7 @@ def test_a_tensor_that_repeats_numbers_gets_memory_of_its_own():
     [
         ({1, 2}, r"'x' must be a tensor or plain values .*; it has a set"),
         ([b"a"], r"'x\[0\]' must be a tensor or plain values .*; it has a bytes"),
-        ({"a": {1: 2}}, r"a key of 'x\.a' must be a text; got 1"),
+        ({"a": {1: 2}}, r"a key of 'x\.a' must be a string; got 1"),
         (2**2001, "'x' must have whole numbers of at most 2000 bits"),
         ([torch.eye(2).to_sparse()], r"'x\[0\]' is sparse"),
         (torch.eye(2).to_sparse_csr(), r"'x' is sparse \(torch\.sparse_csr\)"),
@@ -55,7 +55,7 @@ def test_what_cannot_be_stored_is_said_in_one_sentence(value, reason):
 
 
 def test_a_name_that_is_none():
-    with pytest.raises(StoreError, match="a key of 'the state dict' must be a text; got 1"):
+    with pytest.raises(StoreError, match="a key of 'the state dict' must be a string; got 1"):
         storable({1: torch.zeros(1)})
 
 

@@ -47,7 +47,7 @@ _DEEPEST = 8
 _LEAF = object()
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list, "dict": dict, "ordered_dict": OrderedDict}
 _KEY = text(r"[A-Za-z0-9_.\- ]+", "a key of letters, digits, spaces, points, lines and hyphens")
-_TEXT = text(r"[A-Za-z0-9_.,> \-]*", "a text of letters, digits, points, commas and hyphens")
+_TEXT = text(r"[A-Za-z0-9_.,> \-]*", "a string of letters, digits, points, commas and hyphens")
 _FX_NAMES = ("self", "torch", "fx_pytree", "pytree")
 """What the source text that torch.fx makes of a graph refers to."""
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}

@@ -66,11 +66,11 @@ class FunctionTraining:
         self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
         return self._accuracy
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """Whether the schedule has ended."""
         return self.controller.scheduler.is_finished()
 
-    def enough(self, accuracy: float) -> bool:
+    def should_stop(self, accuracy: float) -> bool:
         """Whether the user's early stopping ends the trial."""
         stop = self.functions.early_stopping
         return stop is not None and bool(self.agree(float(bool(stop(accuracy)))))
