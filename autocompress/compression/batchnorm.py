@@ -14,17 +14,12 @@ from autocompress.compression.model_state import device_of, evaluating, moved
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
-    """Estimate the running statistics of all BatchNorm layers anew, as the plain average over the batches.
+    """Re-estimate the running statistics of all BatchNorm layers as the plain average over batches of model inputs.
 
-    Everything else is in eval mode meanwhile; modes and momenta are restored. Without BatchNorm layers no batch is
-    drawn, without batches the statistics stay as they are.
-
-    Args:
-        model: the compressed model, changed in place.
-        batches: model inputs, or sequences whose first item is one; see `hooks.batch_inputs`.
+    Everything else is in eval mode; modes and momenta are restored. Without batches the statistics stay as they are.
 
     Returns:
-        whether there are BatchNorm layers.
+        whether the model has BatchNorm layers; without them no batch is drawn.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:

@@ -1,4 +1,4 @@
-"""Asking a user's module: every answer is checked here, so that a bad one is named where it comes from."""
+"""Calls of the user's hooks, with every answer checked."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from autocompress.errors import ModuleError, first_line, short
 
 
 def fresh_model(module: ModuleClass) -> nn.Module:
-    """A copy of the module's uncompressed model; users may return one global object each time.
+    """A copy of the module's uncompressed model, since `model()` may return one global object.
 
     Raises:
-        ModuleError: `model()` raises, or returns something else than a torch.nn.Module that can be copied.
+        ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
     """
     name = f"{module.__name__}.model()"
     try:
@@ -44,7 +44,7 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
     """Run an evaluator and check its answer: a Python or numpy number, or a tensor of no dimensions.
 
     Raises:
-        ModuleError: the evaluator cannot be called, or returns something else than a finite number.
+        ModuleError: the evaluator cannot be called, or does not return a finite number.
     """
     if not callable(evaluator):
         raise ModuleError(f"evaluator() must return a function of the model; got {shown(evaluator)}")
@@ -58,8 +58,9 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
 def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     """The positional arguments of one forward pass of the module's model, detached.
 
-    From the hook `example_inputs`; else the first batch of `calibration_data`; else what the module's evaluator feeds
-    the model first. Of the last two only the first sample is kept, if the model takes it.
+    From the hook `example_inputs`; else the first batch of `calibration_data`; else the first inputs the evaluator
+    passes
+    to the model. Of the last two only the first sample is kept, if the model accepts it.
 
     Raises:
         ModuleError: none of them gives inputs.
@@ -103,7 +104,7 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
 
 
 def _needed(model: nn.Module) -> list[str]:
-    """Names of the arguments without which a model's forward cannot be called."""
+    """Names of the required positional arguments of a model's forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -113,7 +114,7 @@ def _needed(model: nn.Module) -> list[str]:
 
 
 class _Captured(BaseException):
-    """Leaves the evaluator after its first forward pass; no `except Exception` of a user may swallow it."""
+    """Leaves the evaluator after its first forward pass; a BaseException, so that user code does not catch it."""
 
 
 def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
@@ -146,7 +147,7 @@ def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
 
 
 def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One sample instead of a batch: tracing and counting get cheaper, and counts are per sample."""
+    """One sample instead of a batch: tracing is cheaper, and counts are per sample."""
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
     if len(sizes) != 1 or sizes == {1}:
         return inputs
@@ -164,7 +165,7 @@ def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _advice(value: Any) -> str:
-    """What to do where something else than a model is returned."""
+    """What to do if something else than a model is returned."""
     if isinstance(value, Mapping):
         return ": build the net and load the state dict into it"
     if isinstance(value, type):
@@ -181,5 +182,5 @@ def _number_advice(answer: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, in a message."""
+    """A value and its type, for error messages."""
     return f"{short(value)} ({type(value).__name__})"

@@ -1,4 +1,4 @@
-"""How big a model is. Each number is a function of its own."""
+"""Measures of a model's size and speed, one function each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from autocompress.records import LayerSize, Measurement
 
 
 def measure(model: nn.Module, example_inputs: tuple[Any, ...]) -> Measurement:
-    """Size of a finished model (masks folded)."""
+    """Size of a finished model, with masks folded."""
     return Measurement(
         parameters=parameters(model),
         nonzero_parameters=nonzero_parameters(model),
@@ -53,14 +53,14 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Size in bytes of a checkpoint's weights file: zeros and few bits are stored compactly (see `storage`)."""
+    """Size in bytes of a checkpoint's weights file, in which zeros and few bits are stored compactly."""
     counter = _ByteCounter()
     torch.save(encode(model.state_dict())[0], cast(IO[bytes], counter))
     return counter.total
 
 
 class _ByteCounter(io.RawIOBase):
-    """A file that only counts: no second copy of the weights in memory."""
+    """A file that only counts bytes, to avoid a second copy of the weights in memory."""
 
     total = 0
 
@@ -75,7 +75,7 @@ class _ByteCounter(io.RawIOBase):
 
 @contextlib.contextmanager
 def countable_attention() -> Iterator[None]:
-    """Without the fused kernel of nn.MultiheadAttention in eval mode, which the counter takes for nothing."""
+    """Disable the fused kernel of nn.MultiheadAttention in eval mode, which FlopCounterMode does not count."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -89,12 +89,7 @@ WARM_UP, RUNS = 3, 15
 
 @dataclass(frozen=True)
 class Latency:
-    """Median times of one forward pass.
-
-    Attributes:
-        seconds: of the model.
-        original_seconds: of the model it is compared with.
-    """
+    """Median seconds of one forward pass of a model and of the model it is compared with."""
 
     seconds: float
     original_seconds: float
@@ -103,14 +98,14 @@ class Latency:
 def measure_latency(
     model: nn.Module, original: nn.Module, example_inputs: tuple[Any, ...], *, warm_up: int = WARM_UP, runs: int = RUNS
 ) -> Latency:
-    """Time both models in turns, in eval mode and without gradients, on the device each lies on.
+    """Time both models alternately, in eval mode and without gradients, each on its own device.
 
     Args:
         model: the compressed model.
         original: the uncompressed one.
         example_inputs: positional arguments of one forward pass.
-        warm_up: passes of each that are not counted.
-        runs: passes of each that are; their medians are taken.
+        warm_up: untimed passes of each.
+        runs: timed passes of each; their medians are taken.
     """
     times: tuple[list[float], list[float]] = ([], [])
     models = (model, original)
@@ -133,10 +128,10 @@ def _seconds(model: nn.Module, arguments: tuple[Any, ...]) -> float:
 
 
 def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[LayerSize]:
-    """Size of each layer that has parameters of its own, in the model's order.
+    """Size of each layer that has parameters of its own, in the model's order; empty for an int8 graph.
 
-    A layer's multiply-accumulates are those of one forward pass of the example inputs on dense kernels; its time is the
-    median of several passes, that of layers within it included. An int8 graph has no layers: the list is empty.
+    Multiply-accumulates are those of one forward pass of the example inputs on dense kernels; the time is the median of
+    several passes, including submodules.
     """
     if isinstance(model, Int8Model):
         return []

@@ -1,4 +1,4 @@
-"""Silence for libraries that tell more than their users want to know."""
+"""Temporary model state (modes, gradients, output), copies, and tensors in nested inputs and outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """No warnings, nothing on standard output or error, and only errors of these loggers, inside the block."""
+    """Suppress warnings, standard output and error, and all but errors of these loggers inside the block."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -47,7 +47,7 @@ Place = tuple[str, str]
 
 
 def tied_parameters(model: nn.Module) -> list[list[Place]]:
-    """The places of each parameter that has more than one."""
+    """All places of each parameter that is shared."""
     places: dict[int, list[Place]] = defaultdict(list)
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -68,12 +68,7 @@ _plain: WeakKeyDictionary[type[Any], bool] = WeakKeyDictionary()
 
 
 def copied(model: _Module, memo: dict[int, Any] | None = None) -> _Module:
-    """What `copy.deepcopy` gives.
-
-    Args:
-        model: not changed.
-        memo: as `copy.deepcopy` takes it: from the id of a part of the model to what stands for it in the copy.
-    """
+    """Equivalent to `copy.deepcopy(model, memo)` in a third of the time."""
     return cast(_Module, _copied(model, {} if memo is None else memo))
 
 
@@ -104,7 +99,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether copying the attributes is all that a module's class wants done."""
+    """Whether copying the attributes is equivalent to deepcopy for this class."""
     if kind not in _plain:
         _plain[kind] = _wants_no_more(kind)
     return _plain[kind]
@@ -118,13 +113,13 @@ def _wants_no_more(kind: Any) -> bool:
 
 
 def _is_torchs(way: Any) -> bool:
-    """Whether it is what a parametrization gives a class, which copies attributes too."""
+    """Whether it is a method that a parametrization adds to a class, which copies attributes too."""
     return getattr(way, "__module__", None) == parametrize.__name__
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode inside the block, each in its own mode again after it."""
+    """Put every submodule in eval mode inside the block; restore the modes after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -136,7 +131,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def requiring_gradients(model: nn.Module) -> Iterator[None]:
-    """Every float parameter requires gradients inside the block; restored by name, as parameters may be replaced."""
+    """Make every float parameter require gradients inside the block; restored by name, as it may be replaced."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -150,18 +145,18 @@ def requiring_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
+    """Device of the model's first parameter or buffer; the CPU if it has none."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """The value with every tensor in its sequences and mappings on that device."""
+    """Move every tensor in nested sequences and mappings to a device."""
     return mapped(value, lambda tensor: tensor.to(device))
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The value with every tensor in its sequences and mappings changed so."""
+    """Apply a function to every tensor in nested sequences and mappings."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -174,7 +169,7 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors in a model's output: in sequences, mappings and dataclasses, in order."""
+    """All tensors in nested sequences, mappings and dataclasses, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Importing one file under a name of its own, whatever else is called so."""
+"""Import of one source file under a name that cannot collide with another module."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _loading: list[Path] = []
 
 
 def loading_file() -> Path | None:
-    """The file that `ModuleReference.load` is executing right now: a script that launches unguarded can be told so."""
+    """The file that `ModuleReference.load` is executing now, so that an unguarded script can be reported."""
     return _loading[-1] if _loading else None
 
 
 @contextlib.contextmanager
 def on_path(root: str) -> Iterator[None]:
-    """Have a directory on `sys.path`, which is left as it was; other entries that the block adds stay."""
+    """Put a directory on `sys.path` inside the block; other entries that the block adds stay."""
     if root in sys.path:
         yield
         return
@@ -43,7 +43,7 @@ def on_path(root: str) -> Iterator[None]:
 
 
 def known(file: str, name: str, class_name: str) -> ModuleType | None:
-    """The module of a file, if this process has imported it already and it has the class; nothing is run."""
+    """The module of a file if this process has already imported it and it has the class; nothing is executed."""
     for each in ("__main__", name, _path_name(file)):
         module = sys.modules.get(each)
         if module is not None and _is(module, file) and attribute(module, class_name) is not None:
@@ -52,13 +52,7 @@ def known(file: str, name: str, class_name: str) -> ModuleType | None:
 
 
 def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
-    """The module of a file: the launching script if it is that, else imported by name, else by path.
-
-    Args:
-        file: absolute path of the source file.
-        name: name to import it by.
-        root: directory to have on `sys.path` meanwhile.
-        class_name: qualified name of the class that is wanted from it.
+    """The module of an absolute file path: the running script if it is that file, else imported by name, else by path.
 
     Raises:
         ModuleError: the file is missing or its import fails.
@@ -123,11 +117,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def source(file: str) -> bytes:
-    """The text of a source file.
-
-    Raises:
-        ModuleError: it cannot be read.
-    """
+    """The bytes of a source file, or ModuleError if it cannot be read."""
     try:
         return Path(file).read_bytes()
     except OSError as error:
@@ -135,7 +125,7 @@ def source(file: str) -> bytes:
 
 
 def attribute(module: ModuleType, dotted: str) -> Any | None:
-    """What a dotted name of a class in a module stands for; None where there is nothing. No code of the module runs."""
+    """The object of a dotted class name in a module, or None; executes no code of the module."""
     value: Any = module
     for part in dotted.split("."):
         value = vars(value).get(part) if isinstance(value, ModuleType | type) else None
@@ -143,7 +133,7 @@ def attribute(module: ModuleType, dotted: str) -> Any | None:
 
 
 def import_name(home: ModuleType, file: Path) -> tuple[str, Path]:
-    """The name another process can import a running module by, and the directory that name starts from."""
+    """The name by which another process can import a running module, and the directory the name starts from."""
     spec = getattr(home, "__spec__", None)
     name = home.__name__ if home.__name__ != "__main__" else getattr(spec, "name", None)
     if name is None:  # a script: Python put its directory on sys.path
@@ -157,7 +147,7 @@ def import_name(home: ModuleType, file: Path) -> tuple[str, Path]:
 
 
 def name_in_package(file: Path) -> tuple[str, Path]:
-    """The dotted name of a file in the package it lies in, and the directory that name starts from."""
+    """The dotted name of a file within its package, and the directory the name starts from."""
     parts, folder = ([] if file.name == "__init__.py" else [file.stem]), file.parent
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
@@ -166,11 +156,7 @@ def name_in_package(file: Path) -> tuple[str, Path]:
 
 
 def found(name: str) -> Path:
-    """The file of a module that can be imported from here.
-
-    Raises:
-        ModuleError: there is none.
-    """
+    """The file of an importable module, or ModuleError if there is none."""
     try:
         with on_path(str(Path.cwd())):
             importlib.invalidate_caches()

@@ -1,6 +1,6 @@
-"""What the state dict of a checkpoint may hold: dense tensors, and the plain values that modules keep as extra state.
+"""Allowed content of a checkpoint's state dict: dense tensors, and plain values that modules keep as extra state.
 
-The same walk goes over what is to be written and what has been read, so that nothing is written that is then refused.
+Writing and reading use the same check, so that everything written can be read.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def storable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """A state dict as it is to be written: each tensor dense, with memory of its own for each element.
+    """Prepare a state dict for writing: each tensor dense, with memory of its own for each element.
 
     Raises:
-        StoreError: it has something else than dense tensors and plain values by names.
+        StoreError: it has something else than dense tensors and plain values by name.
     """
     return _state(state, _dense)
 
 
 def readable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """A state dict as an archive gave it, its values looked through.
+    """Check a state dict that was read from an archive.
 
     Raises:
-        StoreError: it has what `storable` lets nobody write.
+        StoreError: it has values that `storable` does not allow.
     """
     return _state(state, lambda tensor, _: tensor)
 
 
 def carried(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """Other tensors with the versions of a state dict's modules."""
+    """Other tensors with the module versions (`_metadata`) of a state dict."""
     found = OrderedDict(tensors)
     versions = getattr(state, _METADATA, None)
     if versions is not None:
@@ -68,7 +68,7 @@ def _state(state: Mapping[str, Any], tensor: Callable[[torch.Tensor, str], torch
 
 
 class _Walk:
-    """Goes through the values of one state dict, and counts them: a few containers may be met in many places."""
+    """Checks the values of one state dict and counts them, since a container may occur in many places."""
 
     def __init__(self, tensor: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
         self._tensor, self._left = tensor, MOST_ITEMS
@@ -98,7 +98,7 @@ class _Walk:
         return found
 
     def copy_versions(self, found: Any, source: Any, where: str, depth: int) -> None:
-        """Where the source is a state dict."""
+        """Copy the module versions if the source is a state dict."""
         versions = getattr(source, _METADATA, None)
         if versions is None:
             return

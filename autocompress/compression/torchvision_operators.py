@@ -1,4 +1,4 @@
-"""Makes `import torchvision` work where its compiled operators cannot load."""
+"""Makes `import torchvision` work if its compiled operators cannot be loaded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _kept: list[torch.library.Library] = []  # a Library takes its operators with it
 
 
 def define_torchvision_operators() -> None:
-    """Define the two operator schemas that `import torchvision` needs, if its compiled operators cannot load.
+    """Define the two operator schemas that `import torchvision` needs, if its compiled operators cannot be loaded.
 
-    torchvision's wheel on PyPI is built for CUDA torch; beside a CPU-only torch its import fails with "operator
-    torchvision::nms does not exist". With the schemas defined models, transforms and data sets work; calling the
-    operators themselves does not. Does nothing where torchvision works, is not installed, or this was done before.
+    torchvision's wheel on PyPI is built for CUDA torch; with a CPU-only torch its import fails with "operator
+    torchvision::nms does not exist". With the schemas defined, models, transforms and data sets work; the operators do
+    not.
     """
     if _kept or not _installed() or _defined() or _compiled_operators_load():
         return
@@ -38,7 +38,7 @@ def _installed() -> bool:
 
 
 def _compiled_operators_load() -> bool:
-    """Try what torchvision itself tries at its import; loading twice is harmless, defining twice is not."""
+    """Whether torchvision's own import would load them; loading twice is harmless, defining twice is not."""
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for library in sorted(Path(folder).glob("_C.*")):

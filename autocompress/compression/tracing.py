@@ -1,4 +1,4 @@
-"""A finished model as a graph of operators, for batches of any size."""
+"""torch.export graphs of finished models, with a dynamic batch size where the model allows it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,10 @@ from autocompress.errors import CompressionError, first_line
 
 
 def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
-    """The graph of a model in eval mode, as torch.export finds it.
-
-    Args:
-        model: not changed.
-        example_inputs: positional arguments of one forward pass. Where the model takes batches of any size, so does the
-            graph; else those of the examples only.
+    """The torch.export graph of a model in eval mode, for any batch size where the model allows it.
 
     Raises:
-        CompressionError: torch.export cannot follow the model.
+        CompressionError: torch.export cannot trace the model.
     """
     inputs = moved(example_inputs, device_of(model))
     graph = model.graph if isinstance(model, Int8Model) else model
@@ -38,7 +33,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram
 
 
 def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
-    """None where the batches' size is part of what the model computes."""
+    """The graph with a dynamic batch size; None if the computation depends on the batch size."""
     pairs = batch_of_two(inputs)
     try:
         program = torch.export.export(graph, pairs, dynamic_shapes=any_batch(pairs), strict=False)
@@ -48,31 +43,31 @@ def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram
 
 
 def batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same with every batch of one doubled, which would be taken for a constant."""
+    """The inputs with every batch of one repeated: torch.export would specialize a size of 1."""
     return _mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[0] == 1 else item)
 
 
 def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
-    """The inputs, three times over in dimension 0 of those that may be of any size (`free_batches`)."""
+    """The inputs repeated three times along dimension 0 where `free_batches` says that it is dynamic."""
     leaves, spec = pytree.tree_flatten(inputs)
     larger = [torch.cat([item] * 3) if each else item for item, each in zip(leaves, free, strict=True)]
     return tuple(pytree.tree_unflatten(larger, spec))
 
 
 def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What tells torch.export that dimension 0 of every tensor may be of any size, where the model lets it."""
+    """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
     return tuple(
         pytree.tree_map(lambda item: {0: torch.export.Dim.AUTO} if _batched(item) else None, item) for item in inputs
     )
 
 
 def free_batches(program: ExportedProgram) -> list[bool]:
-    """Whether dimension 0 may be of any size, of each tensor or value among the inputs in order."""
+    """For each input in order, whether dimension 0 is dynamic."""
     return [_symbol(node) is not None for node in user_inputs(program)]
 
 
 def user_inputs(program: ExportedProgram) -> Iterator[torch.fx.Node]:
-    """The graph's inputs without parameters and buffers."""
+    """The placeholders that are inputs, not parameters or buffers."""
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
@@ -80,7 +75,7 @@ def user_inputs(program: ExportedProgram) -> Iterator[torch.fx.Node]:
 
 
 def batch_symbol(program: ExportedProgram) -> str | None:
-    """Torch's name of the batches' size, such as s77; None where there is none, or more than one."""
+    """The symbol of the dynamic batch size, such as s77; None if there is none or more than one."""
     symbols = {symbol for node in user_inputs(program) if (symbol := _symbol(node)) is not None}
     return symbols.pop() if len(symbols) == 1 else None
 

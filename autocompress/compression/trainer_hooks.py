@@ -1,4 +1,4 @@
-"""Driving the user's trainer for algorithms that look at data while they compress."""
+"""Use of the user's trainer and data by algorithms that need them during compression."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _CALIBRATION_BATCHES = 8
 
 
 class _Enough(BaseException):
-    """Leaves the user's trainer; no `except Exception` of a user may swallow it."""
+    """Stops the user's trainer; a BaseException, so that the user's `except Exception` does not catch it."""
 
 
 def run_epochs(module: ModuleClass, algorithm: str, model: nn.Module, epochs: int, on_step: Callable[[], None]) -> None:
-    """Train the model with the user's trainer.
+    """Train the model in place with the user's trainer.
 
     Args:
         module: the user's module.
-        algorithm: name that the trainer is asked for.
+        algorithm: name that is passed to the trainer hooks.
         model: trained in place.
-        epochs: how long.
-        on_step: called before every step of the optimizer, when the gradients are there; it may change them.
+        epochs: number of epochs.
+        on_step: called before every optimizer step, with gradients computed; it may change them.
 
     Raises:
-        ModuleError: a hook that is needed is missing, or the trainer never steps its optimizer.
+        ModuleError: a required hook is missing, or the trainer never steps its optimizer.
     """
     training = _Training.of(module, algorithm, model, lambda _: on_step())
     for epoch in range(epochs):
@@ -47,17 +47,9 @@ def run_epochs(module: ModuleClass, algorithm: str, model: nn.Module, epochs: in
 def run_batches(
     module: ModuleClass, algorithm: str, model: nn.Module, batches: int, on_step: Callable[[], None]
 ) -> None:
-    """Show the model so many batches of the user's trainer, which goes no further; no step is taken.
+    """Run so many batches of the user's trainer on the model, over several epochs if needed, without updating weights.
 
-    Args:
-        module: the user's module.
-        algorithm: name that the trainer is asked for.
-        model: its weights stay as they are; its buffers, such as running statistics, do not.
-        batches: how many, over several epochs where one has fewer.
-        on_step: called where a step of the optimizer would be, when the gradients are there.
-
-    Raises:
-        ModuleError: a hook that is needed is missing, or the trainer never steps its optimizer.
+    Buffers, such as running statistics, do change. Arguments and errors as `run_epochs`.
     """
 
     def note(steps: int) -> None:
@@ -73,9 +65,7 @@ def run_batches(
 
 
 def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
-    """Inputs of the model: positional arguments of so many forward passes, detached; fewer where there are no more.
-
-    From `calibration_data`; else those that the user's trainer feeds a copy of the model.
+    """Model inputs, detached: `calibration_data`, else what the user's trainer passes to a copy of the model.
 
     Raises:
         ModuleError: the module has neither, or its calibration data is empty.
@@ -90,11 +80,7 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:
-    """What the ranges of activations are measured on: `input_batches`, else the example inputs.
-
-    Raises:
-        ModuleError: as `input_batches`.
-    """
+    """The data for the ranges of activations: `input_batches`, else the example inputs."""
     if request.module is None:
         return [request.example_inputs]
     seen = input_batches(request.module, request.algorithm, model, _CALIBRATION_BATCHES)
@@ -102,7 +88,7 @@ def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tu
 
 
 def show(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
-    """One forward pass for each of the inputs, in eval mode and without gradients."""
+    """Run a forward pass for each of the inputs, in eval mode and without gradients."""
     device = device_of(model)
     with evaluating(model), torch.no_grad():
         for arguments in inputs:
@@ -110,7 +96,7 @@ def show(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
 
 
 def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
-    """The trainer of algorithms that train while they compress: the sparsifying one, else that of fine-tuning."""
+    """The sparsifying trainer, else the fine-tuning trainer."""
     return module.sparsifying_trainer(algorithm) or module.post_compress_finetuning_trainer(algorithm)
 
 
@@ -132,12 +118,7 @@ def _trained_inputs(module: ModuleClass, algorithm: str, model: nn.Module, batch
 
 @dataclass
 class _Training:
-    """The user's trainer and what it takes.
-
-    Attributes:
-        name: of the user's module and of the algorithm, for messages.
-        steps: how often the optimizer was stepped.
-    """
+    """The user's trainer with its model, optimizer and criterion; `steps` counts optimizer steps."""
 
     name: str
     model: nn.Module
@@ -148,7 +129,7 @@ class _Training:
 
     @classmethod
     def of(cls, module: ModuleClass, algorithm: str, model: nn.Module, on_step: Callable[[int], None]) -> _Training:
-        """Ask the user's module; `on_step` is told the number of each step, from 1, before it is taken."""
+        """Call the user's hooks; `on_step` receives the number of each step, from 1, before it is taken."""
         trainer, make_optimizer = trainer_of(module, algorithm), module.optimizer_factory()
         if trainer is None or make_optimizer is None:
             missing = "sparsifying_trainer()" if trainer is None else "optimizer_factory()"
@@ -164,7 +145,7 @@ class _Training:
         return training
 
     def freeze(self) -> None:
-        """Steps move nothing: without gradients an optimizer leaves the parameters alone."""
+        """Clear the gradients before every step, so that the optimizer leaves the parameters as they are."""
         self.optimizer.register_step_pre_hook(lambda *_: self.optimizer.zero_grad(set_to_none=True))
 
     def epoch(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether what was written computes what the model does."""
+"""Comparison of a model with what was written to a file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NUDGE, _NUDGES = 1e-6, 4
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near what was written came to the model.
+    """How closely an exported model matches the original.
 
     Attributes:
         batches: sizes of the batches both were run on.
-        max_difference: largest absolute difference of the output that used up most of its tolerance.
-        tolerance: what that output was allowed.
+        max_difference: largest absolute difference of the output that came closest to its tolerance.
+        tolerance: tolerance of that output.
     """
 
     batches: tuple[int, ...]
@@ -38,21 +38,15 @@ class Agreement:
 
 
 def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> Agreement:
-    """Run both on the same inputs.
+    """Compare a model with its exported form, `run`, on the same inputs.
 
-    Every output tensor has a tolerance of its own: 1e-4 of its largest value, or four roundings of its number format
-    where those are more, and at least what the model's own output changes by when its inputs change by a millionth: of
-    models that round activations, that cancel large values, or that are nearly singular, no two ways to compute them
-    agree better.
-
-    Args:
-        model: what is right.
-        cases: positional arguments of forward passes.
-        run: what was written.
-        checked: with what it is run, for the message.
+    Each output tensor has its own tolerance: 1e-4 of its largest value, or four times the machine epsilon if that is
+    more,
+    and at least the change of the model's own output when its inputs change by a millionth. No two implementations of a
+    model that rounds activations, cancels large values or is nearly singular agree more closely.
 
     Raises:
-        CompressionError: it cannot be run, has other outputs, or an output differs by more than its tolerance.
+        CompressionError: it does not run, has other outputs, or an output differs by more than its tolerance.
     """
     shares = [(0.0, 0.0, 0.0)]
     for case in cases:
@@ -70,7 +64,7 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
 
 
 def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> list[float]:
-    """The largest absolute difference of each output; infinite where only one of the two is a number.
+    """The largest absolute difference of each output; infinite if only one of the two is a number.
 
     Raises:
         CompressionError: they differ in number or shape.
@@ -82,7 +76,7 @@ def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
 
 
 def rounds(model: nn.Module) -> bool:
-    """Whether it rounds activations: then a change in the last place may move a value by a whole level."""
+    """Whether the model rounds activations, so that a change in the last digit can move a value by a whole level."""
     return any(isinstance(module, Int8Model | ActivationQuantizer) for module in model.modules())
 
 
@@ -123,7 +117,7 @@ def _tolerances(
 
 
 def _largest_own(model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], seed: int) -> list[float]:
-    """How much each output changes when the inputs change by a millionth."""
+    """The change of each output when the inputs change by a millionth."""
     generator = torch.Generator().manual_seed(seed)
     nudged = tuple(pytree.tree_map(lambda item: _nudged(item, generator), item) for item in inputs)
     return differences(wanted, outputs(model, nudged))

@@ -1,4 +1,4 @@
-"""Few distinct values: which they are, the number of each element's value, and these numbers packed to bits.
+"""Compact storage of weights: bitmaps of zeros, and codebooks of few distinct values with packed indices.
 
 All arrays hold signed integers, which numpy sorts much faster than others.
 """
@@ -25,11 +25,7 @@ _TABLE_BITS, _TABLES = 16, 16
 
 
 def codebook(patterns: _Array) -> tuple[_Array, _Array] | None:
-    """The distinct values, ascending, and for each element the number of its value; None: more than 256, or no element.
-
-    Args:
-        patterns: one-dimensional. Of many distinct values a sample tells, so that dense tensors cost next to nothing.
-    """
+    """The distinct values, ascending, and the index of each element's value; None if more than 256, or no element."""
     sample = patterns[:: max(1, patterns.size // _SAMPLE)]
     if not patterns.size or np.unique(sample).size > MOST_VALUES:
         return None
@@ -38,11 +34,11 @@ def codebook(patterns: _Array) -> tuple[_Array, _Array] | None:
 
 
 def codebooks(patterns: _Array, limit: float) -> tuple[_Array, _Array] | None:
-    """For each filter its distinct values, ascending, the last repeated; and the numbers of its elements' values.
+    """For each filter its distinct values, ascending, padded with the last; and the indices of its elements.
 
     Args:
         patterns: of shape (filters, elements).
-        limit: in bytes; None is returned where a sample of the filters tells that they would take more.
+        limit: in bytes; None is returned if a sample of the filters predicts more.
     """
     filters, size = patterns.shape
     step = max(1, filters // _SAMPLED_FILTERS)
@@ -59,12 +55,12 @@ def codebooks(patterns: _Array, limit: float) -> tuple[_Array, _Array] | None:
 
 
 def bits_for(count: int) -> int:
-    """Bits that tell so many values apart, at least one."""
+    """Bits that distinguish so many values, at least one."""
     return max(1, math.ceil(math.log2(count))) if count > 1 else 1
 
 
 def pack(numbers: _Array, bits: int) -> _Array:
-    """The lowest bits of each number, one after the other."""
+    """The lowest bits of each number, concatenated."""
     if bits == 8:
         return numbers.astype(np.uint8)
     shifts = np.arange(bits, dtype=np.uint8)
@@ -72,11 +68,7 @@ def pack(numbers: _Array, bits: int) -> _Array:
 
 
 def unpack(codes: _Array, bits: int, count: int) -> _Array:
-    """The numbers that `pack` was given.
-
-    Raises:
-        ValueError: not the number of bytes that so many numbers take.
-    """
+    """The inverse of `pack`; ValueError if the number of bytes is wrong."""
     wanted = math.ceil(count * bits / 8)
     if codes.size != wanted:
         raise ValueError(f"{count} codes of {bits} bits take {wanted} bytes; there are {codes.size}")
@@ -93,7 +85,7 @@ def distinct(patterns: _Array) -> _Array:
 
 
 def _numbers(patterns: _Array, values: _Array) -> _Array:
-    """Where each pattern is among the values, all of which are there; a hash table is ten times as fast as a search."""
+    """The index of each pattern among the values; a hash table is ten times as fast as a binary search."""
     if patterns.size < 1 << _TABLE_BITS:
         return np.searchsorted(values, patterns).astype(np.uint8)
     random, kind = np.random.default_rng(0), patterns.dtype.type
@@ -108,7 +100,7 @@ def _numbers(patterns: _Array, values: _Array) -> _Array:
 
 
 def _hash(patterns: _Array, factor: Any) -> _Array:
-    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits; short patterns themselves."""
+    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits; short patterns as they are."""
     bits = 8 * patterns.itemsize
     if bits <= _TABLE_BITS:
         return patterns.view(f"u{patterns.itemsize}")
@@ -137,13 +129,13 @@ STORED = record(
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor in parts.
+    """The parts of an encoded tensor.
 
     Attributes:
-        bitmap: one bit for each element, set where it is not zero; None: all elements are stored.
-        codes: packed numbers of values; None: the values themselves are stored.
-        values: bit patterns: of each element that is stored, or the distinct ones, of shape (codebooks, values of one).
-        count: how many elements are stored.
+        bitmap: one bit per element, set if it is not zero; None: all elements are stored.
+        codes: packed indices of values; None: the values themselves are stored.
+        values: bit patterns of each stored element, or the distinct ones, of shape (codebooks, values of each).
+        count: number of stored elements.
     """
 
     bitmap: _Array | None
@@ -156,12 +148,12 @@ class _Stored:
         return sum(part.nbytes for part in (self.bitmap, self.codes, self.values) if part is not None)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The parts that there are, flat, by name."""
+        """The existing parts, flattened, by name."""
         parts = zip(_PARTS, (self.bitmap, self.codes, self.values), strict=True)
         return {name: torch.from_numpy(part.ravel()) for name, part in parts if part is not None}
 
     def describe(self, tensor: torch.Tensor) -> dict[str, Any]:
-        """What `decode` needs to know beside the parts."""
+        """What `decode` needs besides the parts."""
         return {
             "shape": list(tensor.shape),
             "dtype": name_of(tensor.dtype),
@@ -172,15 +164,13 @@ class _Stored:
 
 
 def encode(state: State) -> tuple[State, Description]:
-    """The tensors to be stored, and how they are stored.
-
-    Args:
-        state: a state dict, not changed.
+    """The tensors to store, and the description of how they are stored.
 
     Returns:
-        the state dict itself where nothing is worth it; else a dict of tensors, encoded ones in parts named
-        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of one tensor share its parts; a tensor is stored
-        as it is where another has the name of one of its parts, or where its own name is one that JSON cannot have.
+        the state dict itself if nothing can be made smaller; else a dict in which encoded tensors are parts named
+        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of a shared tensor share its parts. A tensor whose
+        name
+        collides with a part's, or is not valid JSON, is stored as it is.
     """
     encoded: dict[str, torch.Tensor] = {}
     description: Description = {}
@@ -202,12 +192,10 @@ def encode(state: State) -> tuple[State, Description]:
 
 
 def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict that `encode` was given, bit for bit; tensors that were encoded come last.
+    """The inverse of `encode`, bit for bit; encoded tensors come last.
 
-    Args:
-        encoded: the tensors of a file.
-        description: how they are stored; whoever wrote it, the tensors made take at most 64 times the bytes of the
-            file's, as much as a bit for an element of eight bytes.
+    The description is untrusted: decoded tensors take at most 64 times the bytes of the file's, which is one bit for an
+    element of eight bytes.
 
     Raises:
         StoreError: the parts do not fit their description.
@@ -239,7 +227,7 @@ def _can_be_encoded(name: str, state: State) -> bool:
 
 
 def _identity(tensor: Any) -> Any:
-    """Equal for the names of a shared tensor."""
+    """A key that is equal for all names of a shared tensor."""
     if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_quantized:
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
@@ -256,7 +244,7 @@ def _compact(tensor: Any) -> _Stored | None:
 
 
 def _smallest(patterns: _Array, filters: int) -> _Stored | None:
-    """The smallest of all ways; None: as it is."""
+    """The smallest encoding; None: store as it is."""
     nonzero = patterns != 0
     count = int(np.count_nonzero(nonzero))
     ways = [_coded(patterns, None)]
@@ -287,7 +275,7 @@ def _coded_by_filter(patterns: _Array, limit: float) -> _Stored | None:
 
 @dataclass(frozen=True)
 class _Described:
-    """A tensor to be restored, its parts as many bytes as its description says."""
+    """A tensor to decode; the sizes of its parts match the description."""
 
     parts: Mapping[str, _Array]
     shape: tuple[int, ...]
@@ -298,7 +286,7 @@ class _Described:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes of the decoded tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def restored(self) -> torch.Tensor:
@@ -311,7 +299,7 @@ class _Described:
 
 
 def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
-    """Takes the parts of a tensor out of what is left of the file, and compares their sizes with the description."""
+    """Remove a tensor's parts from the file's tensors, and check their sizes against the description."""
     how = STORED(how, "it")
     dtype, count, size = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"])
     wanted = ["values", *(["codes"] if how["codebooks"] else []), *(["bitmap"] if how["sparse"] else [])]
@@ -352,7 +340,7 @@ def _reserved(room: int, size: int) -> int:
 
 
 def _bytes(tensors: State) -> int:
-    """Of the memory that tensors lie in, shared memory once."""
+    """Bytes of the tensors' storages, shared ones counted once."""
     storages = [tensor.untyped_storage() for tensor in tensors.values() if isinstance(tensor, torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 

@@ -1,4 +1,4 @@
-"""The records of an archive that `torch.save` has written, none of them packed."""
+"""Reader of the uncompressed archives that `torch.save` writes; imports and calls nothing that they name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEADER = struct.Struct("<4s22xHH")
 
 
 class _File:
-    """What zipfile reads of a file that is in memory."""
+    """The file interface that zipfile needs, over a memoryview."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._place = data, 0
@@ -54,10 +54,7 @@ class _File:
 
 
 class Records:
-    """All of them together are no larger than the file.
-
-    Args:
-        data: a whole file, writable; the tensors are parts of it.
+    """The records of an archive in a writable buffer; tensors are views of it, so that all are no larger than the file.
 
     Raises:
         StoreError: they are not stored as torch does.
@@ -78,7 +75,7 @@ class Records:
             raise StoreError(f"its numbers must be {sys.byteorder}-endian")
 
     def bytes(self, name: str, most: int = 1 << 20) -> memoryview:
-        """A record, without its checksum looked at: that of the whole file has been."""
+        """The content of a record. Its checksum is not checked: that of the whole file has been."""
         entry = self._entries.get(name)
         if entry is None or entry.file_size > most:
             raise StoreError(f"it must have a record {short(name)} of at most {most} bytes")
@@ -90,7 +87,7 @@ class Records:
         return found
 
     def tensor(self, key: str, size: int) -> torch.Tensor:
-        """A record of numbers, which must have as many bytes as it is said to have."""
+        """The bytes of a tensor record, which must have the stated size."""
         data = self.bytes(f"{_TENSORS}{key}", size)
         if len(data) != size:
             raise StoreError(f"record {short(key)} must have {size} bytes")
@@ -146,7 +143,7 @@ class _Storage:
     flags: torch.Tensor | None = None
 
     def of(self, dtype: torch.dtype) -> torch.Tensor:
-        """Its numbers; bytes that are neither 0 nor 1 are true, in memory that all tensors of flags share."""
+        """The values; bytes other than 0 and 1 are true. All boolean views share one converted copy."""
         if dtype is not torch.bool:
             return self.data.view(dtype)
         if self.flags is None:
@@ -155,13 +152,13 @@ class _Storage:
 
 
 def read_archive(data: memoryview) -> OrderedDict[str, Any]:
-    """The dictionary that `torch.save` has written: dense tensors on the CPU, and plain values, by name.
+    """The dictionary that `torch.save` wrote: dense CPU tensors and plain values, by name.
 
     Args:
-        data: a whole file, writable; the tensors are parts of it.
+        data: a whole file, writable; the tensors are views of it.
 
     Raises:
-        StoreError: it is something else, or claims to hold what it does not.
+        StoreError: it is something else, or inconsistent.
     """
     try:
         return readable(_Index(Records(data)).read())
@@ -173,7 +170,7 @@ def read_archive(data: memoryview) -> OrderedDict[str, Any]:
 
 @dataclass
 class _Index:
-    """An interpreter of the pickle instructions that a dictionary of tensors takes."""
+    """An interpreter of the pickle instructions that a dictionary of tensors needs."""
 
     records: Records
     stack: list[Any] = field(default_factory=list)
@@ -230,7 +227,7 @@ class _Index:
         self.stack[-1].extend(items)
 
     def build(self, _: Any) -> None:
-        """A state dict has its modules' versions as an attribute."""
+        """The only attribute allowed: the module versions of a state dict."""
         attributes, target = self.stack.pop(), self.stack[-1]
         if type(target) is not OrderedDict or type(attributes) is not dict or attributes.keys() != {"_metadata"}:
             raise StoreError("its index must set the versions of state dicts and no other attribute")
@@ -266,7 +263,7 @@ class _Index:
 
 
 def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
-    """Names and arguments, read only of those in the list: Python imports what decodes the texts of others."""
+    """Names and arguments of allowed instructions; Python would import decoders for the texts of others."""
     file = io.BytesIO(data)
     while code := file.read(1):
         found = _OPCODES.get(code)
@@ -278,7 +275,7 @@ def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
 def _tensor(
     storage: _Storage, dtype: torch.dtype | None, offset: Any, shape: Any, strides: Any, more: list[Any]
 ) -> torch.Tensor:
-    """A view of a storage, within it and of no more elements; `more` are hooks and bits: there must be none."""
+    """A view within a storage; `more` (hooks and flags) must be empty."""
     numbers = [offset, *shape, *strides]
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers) or any(more) or dtype is None:
         raise StoreError("its tensors must be plain ones")

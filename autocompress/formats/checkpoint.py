@@ -39,18 +39,19 @@ def save_checkpoint(
     *,
     plain: bool = False,
 ) -> None:
-    """Write a finished compressed model, replacing what is there; a reader sees the old checkpoint or the new one.
+    """Write a finished compressed model atomically: a reader sees the old checkpoint or the new one.
 
     Args:
         model: the compressed model, masks folded.
         directory: the checkpoint's directory; its parents are made.
         original: the uncompressed model.
-        module: where the uncompressed model can be had again; None: it must be given to `load_compressed`.
-        plain: write an ordinary state dict, zeros and all; else each tensor as compactly as `storage` can.
+        module: the module that returns the uncompressed model; None: it must be passed to `load_compressed`.
+        plain: write an ordinary state dict; else each tensor as compactly as possible.
 
     Raises:
-        StoreError: the model cannot be described by differences to the original, has what a checkpoint cannot hold, or
-            cannot be loaded again (then what was there stays); or the files cannot be written.
+        StoreError: the model differs from the original in more than sizes, has something that a checkpoint does not
+            allow,
+            or cannot be loaded again (then the old checkpoint stays); or the files cannot be written.
     """
     target = Path(directory)
     state = storable(model.state_dict())
@@ -78,17 +79,18 @@ def load_compressed(
     module: ModuleClass | str | None = None,
     trust_module: bool = False,
 ) -> nn.Module:
-    """The compressed model of a checkpoint, computing exactly what the saved one did.
+    """The compressed model of a checkpoint, with exactly the outputs of the saved one.
 
-    Whoever wrote the checkpoint, no code of theirs runs unless `trust_module` is given: what is read is checked against
-    a closed grammar, and the module that the checkpoint names is used only where this process has imported it already.
+    Checkpoints may come from an untrusted source: no code of theirs runs unless `trust_module` is given. Everything
+    read is
+    checked against a closed grammar, and the module named in it is used only if this process has already imported it.
 
     Args:
         path: the checkpoint's directory.
         model: the uncompressed model, copied, not changed. An int8 model does not need it.
-        module: instead of `model`: the class whose `model()` gives it, or where to import it from, as
+        module: instead of `model`: the class whose `model()` returns it, or where to import it from, as
             `package.module:ClassName` or `path/to/file.py:ClassName`.
-        trust_module: instead of both: import the file that the checkpoint names, which runs it.
+        trust_module: instead of both: import the file that the checkpoint names, which executes it.
 
     Raises:
         StoreError: no checkpoint there, a damaged one, or one of another model; or the uncompressed model is needed and
@@ -109,7 +111,7 @@ def load_compressed(
 
 
 def _require_readable(folder: Path, original: nn.Module) -> None:
-    """A checkpoint that has just been written can be loaded: what a module does with its state, only it knows."""
+    """Check that a new checkpoint can be loaded: modules may define how their state is loaded."""
     try:
         description, weights = read_files(folder)
         if description["kind"] == INT8:
@@ -131,7 +133,7 @@ def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Mod
 
 
 def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
-    """The module that a checkpoint names.
+    """The module that a checkpoint names, or None.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.

@@ -1,8 +1,7 @@
-"""Whether a checkpoint that has just been written holds the model that it was written from.
+"""Check of a new checkpoint: does it hold the model that it was written from.
 
-What a record says of a model is measured on the model as its file gives it back. That is only right where the two are
-one, which is checked here: all tensors bit for bit, then the outputs on the example inputs, which also depend on what
-is not in any tensor.
+Records describe the model as its file gives it back. All tensors are compared bit for bit, then the outputs on the
+example inputs, which also depend on state outside tensors.
 """
 
 from __future__ import annotations
@@ -29,19 +28,10 @@ _SAME_RATE = 1e-9
 
 
 def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
-    """Load a checkpoint that has just been written, and check that it is the model.
-
-    Args:
-        path: the checkpoint's directory.
-        model: what was saved; not changed.
-        original: the uncompressed model.
-        inputs: positional arguments of one forward pass.
-
-    Returns:
-        the model as the file gives it back, on the same device.
+    """Load a new checkpoint, check that it equals the model, and return it on the model's device.
 
     Raises:
-        StoreError: it cannot be loaded, has other tensors, or computes something else.
+        StoreError: it cannot be loaded, has other tensors, or other outputs.
     """
     loaded = load_compressed(path, original)
     if _devices(loaded) != _devices(model):  # a graph of int8 weights names none; models move while they are trained
@@ -52,11 +42,7 @@ def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, 
 
 
 def require_same_tensors(found: Mapping[str, Any], saved: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Check two state dicts, bit for bit.
-
-    Raises:
-        StoreError: a tensor is missing, is one too many, or has another shape, type or value.
-    """
+    """Compare two state dicts bit for bit; StoreError if they differ."""
     odd = sorted(found.keys() ^ saved.keys()) or [
         name for name, value in saved.items() if not _same(found[name], value)
     ]
@@ -71,13 +57,14 @@ def require_same_tensors(found: Mapping[str, Any], saved: Mapping[str, Any], pat
 def require_same_outputs(
     loaded: nn.Module, model: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]
 ) -> None:
-    """Check that two models with the same tensors compute the same: bit for bit on the CPU.
+    """Check that two models with the same tensors have the same outputs: bit for bit on the CPU.
 
-    On other devices, and where the tensors lie differently in memory, kernels may sum in another order, so that only
-    what `agreement.compare` allows is asked. Of a model that computes something else each time nothing can be asked.
+    On other devices, or with another memory layout, kernels may sum in another order, so the tolerances of
+    `verify.compare`
+    apply. Models with random outputs are not compared.
 
     Raises:
-        StoreError: they do not.
+        StoreError: they differ.
     """
     wanted, found = outputs(model, inputs), _outputs(loaded, inputs, path)
     try:
@@ -97,12 +84,12 @@ def require_same_outputs(
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of a model under compression, before it is finished and saved.
+    """The compression rate of a model before it is finished and saved.
 
     Attributes:
-        compression: it measures.
+        compression: measures the rate.
         whole_model: see `base.Compression.achieved_rate`.
-        rate: achieved compression rate in [0, 1), measured on the model that was fine-tuned.
+        rate: achieved compression rate in [0, 1), measured on the fine-tuned model.
     """
 
     compression: Compression
@@ -115,23 +102,17 @@ class Claim:
         return cls(compression, whole_model, compression.achieved_rate(compression.model, whole_model=whole_model))
 
     def require(self, loaded: nn.Module, path: str | os.PathLike[str]) -> None:
-        """Check that a finished model, as its file gave it back, has the rate.
-
-        Raises:
-            StoreError: it has not.
-        """
+        """Check that a finished model, as its file gave it back, has the rate; StoreError if not."""
         require_same_rate(self._measured(loaded), self.rate, path)
 
     def require_carried(self, kept: nn.Module, finished: nn.Module) -> None:
-        """Check that what the first algorithm of a mix removed is gone from the finished model too.
+        """Check that what the first algorithm of a mix removed is still removed after the second; both read from files.
 
-        Args:
-            kept: the model before the second algorithm, as its file gave it back.
-            finished: the model after that one, as its file gave it back. A graph of int8 weights has no layers to
-                measure: each weight must have a shape that is left, and no more values that differ from zero.
+        A graph of int8 weights has no layers to measure: each weight must have a remaining shape, and no more nonzero
+        values.
 
         Raises:
-            StoreError: something has come back.
+            StoreError: removed values have come back.
         """
         if isinstance(finished, Int8Model):
             _require_no_more(kept, finished)
@@ -145,11 +126,7 @@ class Claim:
 
 
 def require_same_rate(found: float, claimed: float, path: str | os.PathLike[str]) -> None:
-    """Check the rate that was measured on a model as its file gave it back.
-
-    Raises:
-        StoreError: it is not what was claimed.
-    """
+    """Check the rate of a model as its file gave it back; StoreError if it differs."""
     if abs(found - claimed) > _SAME_RATE:
         raise StoreError(
             f"the checkpoint {str(path)!r} must have the compression rate of the model that was saved, {claimed:.6g}; "
@@ -195,7 +172,7 @@ def _devices(model: nn.Module) -> set[torch.device]:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """As bytes, among which NaN equals itself."""
+    """As bytes, so that NaN equals itself."""
     dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return dense.flatten().view(torch.uint8)  # which a tensor of one element is not always, if it is contiguous
 

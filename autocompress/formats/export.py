@@ -1,4 +1,4 @@
-"""The graph of a model's layers as text for Graphviz."""
+"""Export of finished models: ONNX, torch.export, state dict, and a graph of the layers for Graphviz."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ from autocompress.formats.onnx import onnx_runner, onnx_weights, require_onnx, w
 
 
 def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
-    """One box for each layer with its type, number of parameters and output's shape; one for each other operator.
-
-    Args:
-        model: not changed.
-        example_inputs: positional arguments of one forward pass; the size of a batch is written as n.
+    """A Graphviz graph with a box for each layer (type, parameters, output shape) and one for each other operator.
 
     Raises:
-        CompressionError: torch.export cannot follow the model.
+        CompressionError: torch.export cannot trace the model.
     """
     program = traced(model, example_inputs)
     inputs, symbol = set(user_inputs(program)), batch_symbol(program)
@@ -58,7 +54,7 @@ def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules without modules in them that have parameters or a type of PyTorch's, and its attention layers."""
+    """Leaf modules with parameters or of PyTorch's types, and its attention layers."""
     return {name: module for name, module in model.named_modules() if name and _is_layer(module)}
 
 
@@ -69,7 +65,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _home(node: fx.Node, layers: dict[str, nn.Module]) -> str:
-    """The layer that a node belongs to, or its own name; a layer that is called twice has a box for each call."""
+    """The layer that a node belongs to, or its own name; each call of a layer has its own box."""
     stack = list((node.meta.get("nn_module_stack") or {}).items())
     if not stack:
         return node.name
@@ -108,23 +104,26 @@ FORMATS = (".dot", ".onnx", ".pt2")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it was compared with the model.
+    """What was written, and how it compares with the model.
 
     Attributes:
         path: the file or directory.
         format: onnx, pt2, dot or state_dict.
-        bytes: of all files that belong to it, external data included.
-        checked: with what it was run; None where there is nothing to run.
-        batches: sizes of the batches it was run on: the example inputs, and three times as many where it takes any.
-        max_difference: largest absolute difference, on any batch, of the output that came nearest to its tolerance; in
-            ONNX operator by operator as written.
-        tolerance: what was allowed of it: 1e-4 of its largest value; of a model that rounds activations, and of outputs
-            below 1e-3, at least what the model's own output changes by when its inputs change by a millionth.
-        optimized_difference: largest absolute difference of any output with onnxruntime's own kernels. Those for int8
-            round elsewhere, so a model that rounds activations is not judged by it.
-        weights: values in the file's tensors of two dimensions or more, in floating point or int8; read from the file.
-        zeros: how many of them are zero. Tensors that are equal may be stored once.
-        seconds: how long it took.
+        bytes: of all its files, external data included.
+        checked: what it was run with; None if it cannot be run.
+        batches: sizes of the batches it was run on: the example inputs, and three times as many if the batch is
+            dynamic.
+        max_difference: largest absolute difference, on any batch, of the output that came closest to its tolerance; for
+            ONNX without graph optimization.
+        tolerance: tolerance of that output: 1e-4 of its largest value; for models that round activations, and outputs
+            below
+            1e-3, at least the change of the model's own output when its inputs change by a millionth.
+        optimized_difference: largest absolute difference of any output with onnxruntime's optimized kernels. Those for
+            int8
+            round differently, so it is not checked for models that round activations.
+        weights: values in the file's tensors of two dimensions or more, in floating point or int8.
+        zeros: how many of them are zero. Equal tensors may be stored once.
+        seconds: duration of the export.
     """
 
     path: str
@@ -140,7 +139,7 @@ class ExportReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """A JSON object."""
         return asdict(self)
 
 
@@ -152,12 +151,12 @@ def export(
     *,
     original: nn.Module | None = None,
 ) -> ExportReport:
-    """Write a finished model in the format that the path's suffix names; an earlier export there is replaced.
+    """Write a finished model in the format of the path's suffix, replacing an earlier export.
 
     `.onnx`: checked by onnx and compared with onnxruntime. `.pt2`: torch.export's, loaded again and compared. `.dot`:
-    the graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
-    `structure.json`, loaded again by `load_compressed` and compared. Batches may be of any size where the model lets
-    them.
+    the
+    graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
+    `structure.json`, loaded again by `load_compressed` and compared. The batch size is dynamic if the model allows it.
 
     Args:
         model: finished; not changed.
@@ -167,8 +166,8 @@ def export(
 
     Raises:
         ConfigError: an unknown suffix, or the packages or the uncompressed model that a format needs are missing.
-        CompressionError: the model cannot be exported, or what was written computes something else; nothing is left.
-        StoreError: the files cannot be written, or something else than an earlier export is there.
+        CompressionError: the model cannot be exported, or the export computes something else; nothing is left.
+        StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
     inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
@@ -220,7 +219,7 @@ def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Pa
 
 
 def _refuse_to_replace(target: Path) -> None:
-    """Nothing is deleted that is no export."""
+    """Never delete anything that is not an export."""
     if target.suffix and target.is_dir():
         raise StoreError(f"an export with a suffix is a file; {str(target)!r} is a directory")
     if target.suffix or not target.exists():
@@ -274,7 +273,7 @@ def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original:
 
 
 def _counted(held: Iterable[Any]) -> _Checked:
-    """Weights and zeros among what a file holds."""
+    """Weights, and zeros among them."""
     weights = [
         value
         for value in held
@@ -287,7 +286,7 @@ def _counted(held: Iterable[Any]) -> _Checked:
 
 
 def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:
-    """The example inputs, and three times as many where the graph takes batches of any size."""
+    """The example inputs, and three times as many if the graph has a dynamic batch size."""
     free = free_batches(program)
     return [inputs, batch_of_three(inputs, free)] if any(free) else [inputs]
 
@@ -298,7 +297,7 @@ def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, chec
 
 
 def _move(folder: Path, target: Path) -> int:
-    """Put everything in the folder beside the target, in place of an earlier export; the bytes of it."""
+    """Move the folder's content next to the target, replacing an earlier export; returns its bytes."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     new = sorted(folder.iterdir(), reverse=True)  # external data before the file that names it
     if target.is_dir():

@@ -1,4 +1,4 @@
-"""The two files of a checkpoint: written whole, and read by a closed grammar."""
+"""The two files of a checkpoint: written atomically, and read by a closed grammar."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     """Write weights and their description into a new folder, flushed to the disk.
 
     Args:
-        state: the state dict, as `values.storable` gives it.
+        state: as `state_values.storable` returns it.
         folder: to be made.
         about: `kind`, `module` and `structure`.
         plain: store tensors as they are.
 
     Raises:
-        StoreError: the description has what no checkpoint may have.
+        StoreError: the description has something that checkpoints do not allow.
     """
     folder.mkdir()
     stored, storage = (state, {}) if plain else encode(state)
@@ -107,7 +107,7 @@ def _previous(target: Path) -> Path:
 
 
 def replace_files(target: Path, beside: Path) -> None:
-    """A directory cannot be renamed over a full one: the old one steps aside first, and `_restore` knows where."""
+    """Replace a directory by renaming: the old one is moved away first, and `restore_files` can bring it back."""
     previous = _previous(target)
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
@@ -124,15 +124,15 @@ def restore_files(target: Path) -> None:
 
 
 def _standing(directory: Path) -> Path:
-    """Where a checkpoint is to be read: reading changes nothing, half a replacement is not undone."""
+    """Where to read a checkpoint from: reading does not undo half a replacement."""
     return _previous(directory) if not directory.exists() and _previous(directory).exists() else directory
 
 
 def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The description of a checkpoint, all but its structure checked, and its weights.
+    """The checked description of a checkpoint, its structure excepted, and its weights.
 
-    Both files are of one version, also while the checkpoint is replaced, and each is read once: what is checked is what
-    is used.
+    Both files are of one version, even while the checkpoint is replaced, and each is read once: what is checked is
+    used.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.
@@ -158,7 +158,7 @@ def _state(file: BinaryIO, description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """The description of a checkpoint, all but its structure checked.
+    """The checked description of a checkpoint, its structure excepted.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.
@@ -186,7 +186,7 @@ def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
-    """Files of a checkpoint, all of one version: they are opened together, and again if it was replaced meanwhile."""
+    """Open files of one version of a checkpoint; try again if it is replaced meanwhile."""
     for _ in range(_TRIES):
         place = _standing(directory)
         with contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
-    """Of a directory, whatever it is called; None: there is none."""
+    """Identifies a directory independently of its name; None if it does not exist."""
     try:
         found = place.stat()
     except OSError:
@@ -218,7 +218,7 @@ def _missing(name: str, directory: Path) -> str:
 
 @contextlib.contextmanager
 def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
-    """One opened for reading, neither a link to elsewhere nor a pipe that blocks; None: it is not there."""
+    """Open a regular file, neither a link nor a pipe; None if it does not exist."""
     rule = f"{file.name} must be a plain file; {str(file)!r} is not"
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -235,7 +235,7 @@ def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
 
 
 def _whole(file: BinaryIO) -> memoryview:
-    """What is in a file, in memory aligned as torch's is."""
+    """The content of a file, in memory aligned as torch's is."""
     size = os.fstat(file.fileno()).st_size
     try:
         data = torch.empty(size, dtype=torch.uint8).numpy().data
@@ -254,5 +254,5 @@ def _sha256_of(file: BinaryIO) -> str:
 
 
 def _digest(description: Mapping[str, Any]) -> str:
-    """Of everything else in the file, in its order: found where something was changed by accident."""
+    """Checksum of the rest of the file, in its order, to detect accidental changes."""
     return hashlib.sha256(json.dumps(description, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How a compressed model differs from the uncompressed one: a JSON object of shapes and plain attributes."""
+"""Differences of a compressed model from the uncompressed one, as a JSON object of shapes and attributes."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ STRUCTURE = mapping(
 
 
 def structure_of(model: nn.Module, original: nn.Module) -> Structure:
-    """The differences of a finished compressed model against the uncompressed one.
+    """The differences of a finished compressed model from the uncompressed one.
 
     Raises:
-        StoreError: shapes and attributes cannot tell them: other submodules, other kinds of modules, other tensors, or
-            others that are shared.
+        StoreError: they are more than shapes and attributes: other submodules, types, tensors or sharing.
     """
     originals = _submodules(original)
     structure: Structure = {}
@@ -73,14 +72,10 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
 
 
 def apply_structure(model: nn.Module, structure: Any) -> None:
-    """Give the uncompressed model the shapes and attributes of the compressed one; its values are then to be loaded.
+    """Give the uncompressed model the shapes and attributes of the compressed one; values are loaded afterwards.
 
-    Shared parameters stay shared.
-
-    Args:
-        model: the uncompressed model.
-        structure: from wherever. Only attributes that the model has, whole numbers or tuples of them, are set, and only
-            tensors that it has get another shape, no larger than before.
+    Shared parameters stay shared. The structure is untrusted: only existing attributes, integers or tuples of them, are
+    set, and only existing tensors change their shape, to no larger one.
 
     Raises:
         StoreError: the structure does not fit the model.
@@ -104,7 +99,7 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
 
 
 def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Load a state dict: every tensor must be there, in its shape and type, which `load_state_dict` would convert.
+    """Load a state dict strictly: every tensor in its shape and type, which `load_state_dict` would convert.
 
     Raises:
         StoreError: the weights are not those of the model.
@@ -127,12 +122,12 @@ def _require_fitting(name: str, value: torch.Tensor, found: Any) -> None:
 
 
 def _is_extra(name: str) -> bool:
-    """Whether it is what a module itself says of its state, in whatever shape."""
+    """Whether it is a module's extra state, which may have any shape."""
     return name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX
 
 
 def _give_memory(module: nn.Module) -> None:
-    """To tensors whose elements share it: one that repeats a number cannot be written into."""
+    """Replace expanded tensors, whose elements share memory, so that they can be written to."""
     for tensor in (*module._parameters.values(), *module._buffers.values()):
         if tensor is not None and tensor.layout is torch.strided and _repeats(tensor):
             tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -143,7 +138,7 @@ def _repeats(tensor: torch.Tensor) -> bool:
 
 
 def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int]) -> None:
-    """Set an attribute that `structure_of` describes, to a value of the kind that it has."""
+    """Set an attribute that `structure_of` describes, to a value of the same kind."""
     new = tuple(value) if isinstance(value, list) else value
     old = _attributes(module).get(key)
     if old is None or isinstance(old, list) != isinstance(new, tuple):
@@ -169,20 +164,20 @@ def _replace(
 
 
 def _submodules(model: nn.Module) -> dict[str, nn.Module]:
-    """All but the quantizers of activations."""
+    """All modules except the quantizers of activations."""
     named = model.named_modules(remove_duplicate=False)
     return {name: module for name, module in named if not isinstance(module, ActivationQuantizer)}
 
 
 def _names(model: nn.Module) -> set[str]:
-    """Names of the tensors in the state dict of everything but the quantizers of activations."""
+    """Names in the state dict except those of the quantizers of activations."""
     named = model.named_modules(remove_duplicate=False)
     added = tuple(f"{name}." for name, module in named if isinstance(module, ActivationQuantizer))
     return {name for name in model.state_dict() if not name.startswith(added)}
 
 
 def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, original: nn.Module) -> None:
-    """Tensors that changed must be in the state dict, and no larger than they were."""
+    """Changed tensors must be in the state dict, and no larger than before."""
     before = _tensors(original)
     for key, description in tensors.items():
         if key in module._non_persistent_buffers_set:
@@ -206,13 +201,13 @@ def _mismatch(name: str, module: nn.Module, original: nn.Module | None) -> str:
 
 
 def _kind(module: nn.Module) -> tuple[type, bool]:
-    """Its class, and whether it is parametrized: each such module has a class of its own, made of the one it was of."""
+    """Its class before parametrization, and whether it is parametrized."""
     kind, parametrized = type(module), parametrize.is_parametrized(module)
     return kind.__bases__[0] if parametrized else kind, parametrized
 
 
 def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
-    """One tensor by several names is one in both: else its names' values would overwrite each other."""
+    """A tensor with several names must have them in both models, or values would overwrite each other."""
     odd = sorted(min(names) for names in _shared(model) ^ _shared(original))
     if odd:
         raise StoreError(
@@ -222,7 +217,7 @@ def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
 
 
 def _shared(model: nn.Module) -> set[frozenset[str]]:
-    """Names of the tensors that have several."""
+    """Sets of names that share a tensor."""
     names = dict[int, set[str]]()
     for prefix, module in _submodules(model).items():
         for key, tensor in (

@@ -1,7 +1,7 @@
-"""Where each channel goes, seen by marking it: for structures through which a dependency graph cannot follow it.
+"""Channel dependencies found by marking, for structures that a dependency graph cannot follow.
 
-A filter's output is made NaN, which no operation removes, and whatever becomes NaN depends on it. The numbers of a
-layer's filters are marked bit by bit, so that a few forward passes tell all of them apart.
+A filter's output is set to NaN, which no operation removes; what becomes NaN depends on it. Filters are marked by the
+bits of their numbers, so that a few forward passes distinguish all of a layer.
 """
 
 from __future__ import annotations
@@ -44,12 +44,7 @@ _Seen = dict[tuple[str, str], torch.Tensor]
 
 
 class Provenance:
-    """Which channels of which modules depend on each other.
-
-    Args:
-        model: not changed.
-        inputs: positional arguments of one forward pass.
-    """
+    """Which channels of which modules depend on each other."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._model, self._trains = twin(model), True
@@ -59,7 +54,7 @@ class Provenance:
         self._passes = 0
 
     def follow(self, layers: Iterable[str]) -> None:
-        """Mark all filters of these layers, and all that no convolution or linear layer makes."""
+        """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
         for spot in _marked(self._rest()):
             self._join(spot, FIXED)
         for name in layers:
@@ -67,11 +62,7 @@ class Provenance:
                 self._join(("out", name, channel), spot)
 
     def units(self, name: str) -> list[list[Spot]] | None:
-        """What must go with the channels of a layer: one list of spots for channels that can only go together.
-
-        Returns:
-            None where something among it must stay.
-        """
+        """For the channels of a layer, sets of spots that can only be removed together; None if one must stay."""
         together: dict[Spot, list[Spot]] = defaultdict(list)
         roots = [("out", name, channel) for channel in range(layer_shape(self._modules[name]).width)]
         tops = dict.fromkeys(map(self._top, roots))
@@ -84,14 +75,14 @@ class Provenance:
         return layer_shape(self._modules[name]).width
 
     def reached(self, name: str, channels: Iterable[int]) -> dict[tuple[str, str], list[int]]:
-        """Where these channels of a layer lie before any other layer, together: channels by kind and name of place."""
+        """Where these channels of a layer are read, together: channels by kind and name of place."""
         marked = torch.zeros(self.width(name)).bool()
         marked[list(channels)] = True
         seen = self._pass(self._modules[name], marked)
         return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
     def _dependents(self, name: str) -> Iterator[tuple[int, Spot]]:
-        """Channels of a layer, each with all places that it reaches before any other layer."""
+        """Channels of a layer, each with every spot that it reaches before another layer."""
         layer = self._modules[name]
         width = layer_shape(layer).width
         numbers = torch.arange(width)
@@ -130,7 +121,7 @@ class Provenance:
         return spot
 
     def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:
-        """What is marked when these filters of a layer are."""
+        """What is marked if these filters of a layer are."""
         self._passes += 1
         if self._passes > _MOST_PASSES:
             raise CompressionError(f"channels must be told apart in {_MOST_PASSES} forward passes")
@@ -146,7 +137,7 @@ class Provenance:
             handle.remove()
 
     def _rest(self) -> _Seen:
-        """What is marked when inputs are, parameters of no layer, and what comes from layers that cannot be cut."""
+        """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
         other = copied(self._model)  # of its own: values of parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
@@ -158,7 +149,7 @@ class Provenance:
         return self._seen(other, mapped(self._inputs, _all_marked))
 
     def _seen(self, model: nn.Module, inputs: Any) -> _Seen:
-        """What is marked in eval mode or in training mode, in which other parts may run."""
+        """What is marked in eval mode or in training mode, in which other code may run."""
         seen = _forward(model.eval(), inputs, {})
         if self._trains:
             try:
@@ -180,7 +171,7 @@ def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
 
 @contextmanager
 def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
-    """Inside the block marks are noted where layers take them in, where they end, and where they pass."""
+    """Record marks at the inputs of layers, and where they end or pass, inside the block."""
     handles = []
     for name, module in model.named_modules():
         place = _place(name, module)
@@ -213,7 +204,7 @@ def _taking(seen: _Seen, place: tuple[str, str]) -> Any:
 
 
 def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> torch.Tensor:
-    """Which channels of what a module takes in are marked, or whether anything of it is."""
+    """Which input channels of a module are marked, or, as a whole, whether any is."""
     if whole:
         return torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
     at_end = isinstance(module, (*FILTER_TYPES, nn.LayerNorm))
@@ -237,16 +228,9 @@ def _cleaned(tensor: torch.Tensor) -> torch.Tensor:
 def in_place(
     model: nn.Module, smaller: nn.Module, inputs: tuple[Any, ...], layers: Iterable[str], removed: Sequence[Removal]
 ) -> bool:
-    """Whether each channel of these layers that stays lies in the smaller model where it lay, others not counted.
+    """Whether each remaining channel of these layers is at the right place in the pruned model.
 
-    Where values differ all the same, they are computed from other channels too, or from how many there are.
-
-    Args:
-        model: the model.
-        smaller: without the removed channels.
-        inputs: positional arguments of one forward pass.
-        layers: names of those that lose filters.
-        removed: what has gone.
+    If outputs differ all the same, they depend on other channels, or on the number of channels.
     """
     gone = {(removal.on_inputs, removal.name): set(removal.channels) for removal in removed}
     wide, narrow = Provenance(model, inputs), Provenance(smaller, inputs)

@@ -1,4 +1,4 @@
-"""Couplings from what marked channels reach, where the dependency graph gets them wrong."""
+"""All coupled channels of a model: torch-pruning's, and those found by tracing where it is wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARTS = (1, 2, 3, 4)
 
 
 def on_trial(coupling: Coupling) -> list[int]:
-    """Half of the channels of each part, more of the first ones, so that what is split in the middle shows."""
+    """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
     per_part = coupling.width // coupling.channel_groups
     chance = random.Random(per_part)
     order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
@@ -45,13 +45,13 @@ def mended(
     bound: Collection[str],
     guard: Guard,
 ) -> list[Coupling]:
-    """Couplings of these layers that can be removed rightly.
+    """Couplings of these layers that can be removed correctly, found by tracing.
 
     Args:
         model: not changed.
         inputs: positional arguments of one forward pass.
-        layers: names of layers that belong to no sound coupling.
-        sound: couplings that need no mending.
+        layers: names of layers in no correct coupling.
+        sound: the correct couplings.
         free: names of the layers that may lose filters.
         bound: names of modules that must keep their size.
         guard: of the model.
@@ -82,7 +82,7 @@ def mended(
 def _couplings(
     model: nn.Module, root: str, units: list[list[Spot]], free: Collection[str], bound: Collection[str]
 ) -> Iterator[Coupling]:
-    """The coupling of a layer in several numbers of parts, each of which is to lose the same."""
+    """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
     spots = [spot for unit in units for spot in unit]
     losing = {name for kind, name, _ in spots if kind == "out"}
     sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
@@ -130,7 +130,7 @@ def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]])
 
 
 def _group(model: nn.Module, places: Iterable[Place]) -> Any:
-    """What torch-pruning's importances take."""
+    """The group for torch-pruning's importances."""
     group = Group()
     for place in places:
         node = Node(model.get_submodule(place.name), None, place.name)
@@ -141,18 +141,18 @@ def _group(model: nn.Module, places: Iterable[Place]) -> Any:
 
 @dataclass(frozen=True)
 class Channels:
-    """What can be removed from a model, by names.
+    """The channels that can be removed from a model.
 
     Attributes:
         couplings: filters that can only be removed together.
-        outputs: names of the layers that make the model's outputs.
-        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
+        outputs: layers that produce the model's outputs.
+        behind: layer -> name of the BatchNorm that is the only consumer of its output, or the layer's own name.
         original: sizes of the uncompressed model's layers.
-        left_alone: layer -> why it keeps its filters: those whose channels cannot be followed.
-        obstacles: layer -> why it keeps its filters: those with which something would go that must stay.
-        free: names of the layers that may lose filters, as far as they alone are concerned.
-        bound: names of modules that must keep their size.
-        tried: whether each coupling has been cut on trial.
+        left_alone: layer -> why it keeps its filters: its channels cannot be traced.
+        obstacles: layer -> why it keeps its filters: it is coupled with something that must stay.
+        free: layers that may lose filters by themselves.
+        bound: modules that must keep their size.
+        tried: whether each coupling has been verified by a trial cut.
     """
 
     couplings: tuple[Coupling, ...]
@@ -167,7 +167,7 @@ class Channels:
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
-        """Follow the channels of a model, which is in eval mode, and whose parameters require gradients.
+        """Trace the channels of a model, which is in eval mode and whose parameters require gradients.
 
         Raises:
             CompressionError: the model cannot be traced.
@@ -182,12 +182,7 @@ class Channels:
         return found.proven(model, request) if left_alone or request.argument("rate_of") != "filters" else found
 
     def proven(self, model: nn.Module, request: CompressionRequest) -> Channels:
-        """Only what can be removed rightly, tried at half of the channels; what torch-pruning gets wrong is mended.
-
-        Args:
-            model: as followed.
-            request: with example inputs.
-        """
+        """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
         if self.tried:
             return self
         guard = Guard(model, request.example_inputs)
@@ -210,11 +205,11 @@ class Channels:
         return replace(found, tried=True)
 
     def without(self, left_alone: Mapping[str, str]) -> Channels:
-        """Without the couplings of which a layer is to be left alone, each with a sentence why."""
+        """Without the couplings of these layers, given with the reasons."""
         couplings = tuple(each for each in self.couplings if not left_alone.keys() & set(each.members))
         return replace(self, couplings=couplings, left_alone={**self.left_alone, **left_alone})
 
     def narrowed(self, model: nn.Module) -> Channels | None:
-        """Those of a model that was cut out of this one; None where it cannot have been."""
+        """The channels of a model pruned from this one; None if it cannot have been."""
         couplings = narrowed(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
         return None if couplings is None else replace(self, couplings=couplings)

@@ -1,4 +1,4 @@
-"""Forward passes in which no value depends on how many channels lie beside it, nor on chance."""
+"""Forward passes in which no value depends on the number of channels or on random numbers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _Function = Callable[..., Any]
 
 
 class NeutralNormalization(TorchFunctionMode):
-    """Inside the block, normalizations are done value by value, dropout drops nothing, and no channel is dead.
+    """Inside the block, normalizations act on single values, dropout is off, and ReLU is leaky.
 
-    A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
-    GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. BatchNorm takes its running statistics in
-    training mode too; where it has none, the same stands in place of statistics of the batch. ReLU leaks, so
-    that few samples show every channel.
-
-    Args:
-        calls: where to note what is called.
+    A model and a pruned one can then be compared value by value, also after LayerNorm or GroupNorm: the normalized
+    value is
+    replaced by one of similar size that depends on its channel only, scaled and shifted by the layer's parameters.
+    BatchNorm
+    uses its running statistics in training mode too; without them it is replaced likewise. ReLU leaks, so that few
+    samples
+    exercise every channel. Calls are recorded in `calls`, if given.
     """
 
     def __init__(self, calls: Calls | None = None) -> None:
@@ -38,7 +37,7 @@ class NeutralNormalization(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function, or what stands for it."""
+        """Call the function or its replacement."""
         instead, named = _INSTEAD.get(func), kwargs or {}
         result = func(*args, **named) if instead is None else instead(func, *args, **named)
         if self._calls is not None:
@@ -47,7 +46,7 @@ class NeutralNormalization(TorchFunctionMode):
 
 
 def _damped(x: torch.Tensor) -> torch.Tensor:
-    """Of the size that a normalized value has, and different for different values."""
+    """Similar in size to a normalized value, and different for different values."""
     return torch.asinh(x)
 
 
@@ -114,7 +113,7 @@ def _per_channel(
     *args: Any,  # noqa: ARG001
     **kwargs: Any,  # noqa: ARG001
 ) -> torch.Tensor:
-    """In place of statistics of few samples, behind which rounding may be as large as the values."""
+    """Replaces statistics of few samples, after which rounding errors may be as large as the values."""
     shape = (-1, *[1] * (input.dim() - 2))
     return _affine(_damped(input), *(None if each is None else each.view(shape) for each in (weight, bias)))
 
@@ -133,7 +132,7 @@ def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -
 
 
 def _drawn(value: float) -> _Function:
-    """In place of random numbers, of which another width would draw others."""
+    """Replaces random numbers, which would differ for another width."""
 
     def draw(func: _Function, *args: Any, **kwargs: Any) -> Any:
         return func(*args, **kwargs).fill_(value)

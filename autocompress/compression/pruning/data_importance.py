@@ -1,4 +1,4 @@
-"""What the channels of couplings do on data: how often they are zero, how large they are."""
+"""Channel importance from activations: how often channels are zero, how large they are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Tally:
-    """A mean over all values of each channel, batch by batch."""
+    """A running mean over all values of each channel."""
 
     def __init__(self) -> None:
         self._total: torch.Tensor | None = None
@@ -44,17 +44,12 @@ class Tally:
         self._count += len(flat)
 
     def mean(self, channels: int) -> torch.Tensor:
-        """One value per channel; 0 where nothing came by."""
+        """One value per channel; 0 without any data."""
         return torch.zeros(channels) if self._total is None else (self._total / self._count).float()
 
 
 class Sight:
-    """What is seen of a coupling at all its sites.
-
-    Args:
-        places: its sites.
-        model: in which they are.
-    """
+    """Statistics of a coupling's channels at all their sites."""
 
     def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
         self._sites, self._model = places, model
@@ -73,10 +68,10 @@ class Sight:
 
     @property
     def contribution(self) -> torch.Tensor:
-        """Quadratic mean of each channel times the norm of the weights that read it, added over the sites.
+        """Root mean square of each channel times the norm of the weights that read it, summed over the sites.
 
-        Quadratic, as rare large values count for more than what is always there: BatchNorm behind makes up for that in
-        part when it is recalibrated.
+        Not the mean, since rare large values matter more than a constant: recalibrating BatchNorm partly compensates
+        for that.
         """
         total = torch.zeros(self._sites[0].width)
         for site, tally in self._pairs(self._squares):
@@ -85,7 +80,7 @@ class Sight:
         return total
 
     def watch(self, unpooled: Unpooled) -> list[Any]:
-        """Look at all that comes by at the sites; handles to end that with."""
+        """Register hooks that collect the statistics; returns their handles."""
         return [
             site.watch(self._model, functools.partial(self._see, index, unpooled))
             for index, site in enumerate(self._sites)
@@ -111,7 +106,7 @@ class Sight:
 def seen(
     model: nn.Module, inputs: list[tuple[Any, ...]], behind: Mapping[str, str], couplings: Sequence[Coupling]
 ) -> dict[tuple[Place, ...], Sight]:
-    """What each coupling does on these inputs, by its places; the model is not changed."""
+    """The statistics of each coupling on these inputs, by its places; the model is not changed."""
     found = {coupling.places: Sight(sites(coupling, model, behind), model) for coupling in couplings}
     unpooled = Unpooled()
     handles = [handle for sight in found.values() for handle in sight.watch(unpooled)]
@@ -133,15 +128,15 @@ def activity_of_layers(
     function: Callable[[torch.Tensor], torch.Tensor],
     zeros: bool,
 ) -> Importance:
-    """What a function makes of the output of each layer or the BatchNorm behind it, whatever really follows.
+    """Statistics of an activation function applied to each layer's output, or to the BatchNorm behind it.
 
     Args:
         model: not changed.
         inputs: of forward passes.
-        behind: layer -> whose output.
-        couplings: those to judge; the scores of coupled layers are averaged.
+        behind: layer -> the module whose output is used.
+        couplings: the scores of coupled layers are averaged.
         function: the activation.
-        zeros: score how often it is not zero, instead of its mean.
+        zeros: score the share of nonzero values instead of the mean.
     """
     names = {place.name for coupling in couplings for place in coupling.places if place.makes_width_of(behind)}
     tallies = {name: Tally() for name in names}
@@ -173,23 +168,15 @@ _logger = logging.getLogger("autocompress.compression")
 
 
 def require_scales(model: nn.Module) -> None:
-    """Check that a model has BatchNorm layers with scales.
-
-    Raises:
-        CompressionError: it has none.
-    """
+    """Check that a model has BatchNorm layers with scales; CompressionError if not."""
     if not _scales(model):
         raise CompressionError("slim ranks filters by the scales of BatchNorm layers; the model has none")
 
 
 def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
-    """Train with an L1 penalty on BatchNorm's scales, in place; the number of epochs.
+    """Train in place with an L1 penalty on BatchNorm's scales; returns the number of epochs.
 
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
-
-    Raises:
-        CompressionError: the model has no BatchNorm layers.
-        ModuleError: the user's module lacks a hook.
     """
     require_scales(model)
     scales, strength = _scales(model), float(request.argument("scale"))
@@ -205,26 +192,28 @@ def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
 
 
 def activity(context: PruningContext, *, zeros: bool) -> Importance:
-    """What the channels of couplings do on data: apoz how often they are not zero, mean_activation how large they are.
+    """Activation statistics of coupled channels: apoz (share of nonzero values) or mean_activation (magnitude).
 
-    By default channels are looked at where the layers behind read them, after the non-linearity that really follows.
+    By default channels are measured where the next layers read them, after the actual non-linearity.
 
-    apoz: the share of values that are not zero, before pooling. It finds channels that are nearly always zero, in nets
-    with ReLU and without BatchNorm. Where BatchNorm comes before the non-linearity, how often a channel is zero says
-    nothing of its worth; the correlation with the loss is 0 or below there. A coupling without any zeros is ranked by
-    mean_activation.
+    apoz: the share of nonzero values, before pooling. It finds channels that are nearly always zero, in nets with ReLU
+    and
+    without BatchNorm. With BatchNorm before the non-linearity, the share of zeros correlates with the loss at 0 or
+    below. A
+    coupling without any zeros is ranked by mean_activation.
 
-    mean_activation: the quadratic mean times the norm of the weights that read the channel, added over all that reads
-    it, as a channel matters as much as what the next layers get of it. It ranks single channels of trained nets better
-    by the loss than the mean absolute value does, weighted or not. Models cut by it and fine-tuned are as accurate as
-    with the weighted mean, and more accurate than with the plain one.
+    mean_activation: root mean square times the norm of the weights that read the channel, summed over all readers. It
+    ranks
+    single channels of trained nets better than the mean absolute value does, weighted or not. Pruned and fine-tuned
+    models
+    are as accurate as with the weighted mean, and more accurate than with the plain one.
 
     Sources: Hu et al. 2016, Network Trimming, arXiv:1607.03250; Molchanov et al. 2016, Pruning Convolutional Neural
     Networks for Resource Efficient Inference, arXiv:1611.06440.
 
     Args:
-        context: with the user's module; the argument `activation` is a function that is applied to the output of each
-            layer, or of the BatchNorm behind it, instead.
+        context: its argument `activation` may name a function to apply to the output of each layer, or of the BatchNorm
+            behind it, instead.
         zeros: apoz instead of mean_activation.
 
     Raises:
@@ -265,11 +254,7 @@ def _scales(model: nn.Module) -> list[nn.Parameter]:
 
 
 def module_of(request: CompressionRequest) -> ModuleClass:
-    """The user's module.
-
-    Raises:
-        ModuleError: the request has none.
-    """
+    """The user's module; ModuleError if the request has none."""
     if request.module is None:
         raise ModuleError(f"algorithm {request.algorithm!r} needs the user's module; the request has none")
     return request.module

@@ -1,4 +1,4 @@
-"""A bound on the work of torch-pruning's dependency graph, which follows some structures for hours."""
+"""torch-pruning's dependency graph with a bound on its work, as it would trace some structures for hours."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ _SPREAD = 4
 
 
 class Followed:
-    """Bounds what is followed from one layer, by counts rather than by time, so that it ends alike on any machine.
+    """Bounds the work per layer by counts rather than by time, so that it ends alike on any machine.
 
-    Channels multiply where the output of a layer becomes the weights of another operation, or is multiplied by
-    channels, and is then flattened: each time round a cycle there are more.
-
-    Args:
-        graph: torch-pruning's, built.
+    Channels multiply if the output of a layer becomes the weights of another operation, or is multiplied by channels,
+    and is
+    then flattened: each time round a cycle there are more.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -45,21 +43,17 @@ class Followed:
                 dependency.index_mapping = _Counted(dependency.index_mapping, self, dependency)
 
     def start(self) -> None:
-        """Follow another layer."""
+        """Reset the counts for another layer."""
         self._steps = self._visits = 0
         self._reached.clear()
 
     @property
     def layers(self) -> list[Any]:
-        """Those that would lose filters, as far as has been followed."""
+        """The layers reached so far that would lose filters."""
         return list(self._reached)
 
     def count(self, dependency: Any, channels: int) -> None:
-        """So many channels are about to be followed along a dependency.
-
-        Raises:
-            CompressionError: they are too many.
-        """
+        """Count channels that are about to be traced along a dependency; CompressionError if they are too many."""
         module = dependency.target.module
         if isinstance(module, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
             self._reached[module] = None
@@ -70,7 +64,7 @@ class Followed:
 
 
 class _Counted(list[Any]):
-    """Index mappings of a dependency, which torch-pruning applies one after the other."""
+    """Index mappings of a dependency, which torch-pruning applies in order."""
 
     def __init__(self, mappings: Sequence[Any], followed: Followed, dependency: Any) -> None:
         super().__init__(mappings)
@@ -93,7 +87,7 @@ SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
 
 
 def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
-    """These nodes and all before them, each once; not what comes before a node where it does not go on."""
+    """These nodes and all before them, each once, stopping at nodes where `goes_on` is false."""
     waiting, seen = list(starts), set()
     while waiting:
         node = waiting.pop()
@@ -106,7 +100,7 @@ def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: T
 
 
 def require_followable(model: nn.Module) -> None:
-    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
+    """Refuse loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
             kind = type(module).__name__
@@ -117,7 +111,7 @@ def require_followable(model: nn.Module) -> None:
 
 
 def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
-    """torch-pruning's graph of a model, and the operations that its outputs come from.
+    """torch-pruning's graph of a model, and the operations that produce its outputs.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -150,7 +144,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
 
 
 def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
-    """Names of the layers whose weights are used without calling them, so that the graph knows nothing of them."""
+    """Names of the layers whose weights are used without calling them, so that they are not in the graph."""
     missing = {
         name: layer
         for name, layer in model.named_modules()
@@ -169,7 +163,7 @@ def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
 
 
 def _describe_flattening(node: Any) -> None:
-    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
+    """torch-pruning traces a flattening of two spatial dimensions; present one and three as two."""
     sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
     if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
         return

@@ -1,4 +1,4 @@
-"""A model and a smaller one side by side: what layers give in both, and how it differs."""
+"""Comparison of a model with its pruned version."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _Values = list[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How a smaller model and the silenced one differ.
+    """A difference between the pruned model and the reference, in which the same channels are zero.
 
     Attributes:
-        where: name of the first layer with other outputs, or the model's outputs.
-        difference: largest difference there, relative to the largest value; inf: other shapes.
-        error: why the smaller model fails; None: it runs.
-        training: whether it does so in training mode only.
-        in_place: whether every channel that stays lies where it should; None: not known.
+        where: the first layer whose outputs differ, or the model's outputs.
+        difference: the largest difference, relative to the largest value; inf: other shapes.
+        error: why the pruned model fails; None: it runs.
+        training: whether it occurs in training mode only.
+        in_place: whether every remaining channel is at the right place; None: unknown.
     """
 
     where: str
@@ -55,7 +55,7 @@ class Disagreement:
     in_place: bool | None = None
 
     def sentence(self, layer: str) -> str:
-        """Why that layer keeps its filters."""
+        """The reason why that layer keeps its filters."""
         mode = " in training mode" if self.training else ""
         if self.error is not None:
             return f"{layer}: without some of its filters the model fails{mode} ({self.error}); it keeps its filters"
@@ -74,14 +74,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Narrow:
-    """A forward pass of the smaller model.
-
-    Attributes:
-        model: the smaller model; None: it cannot be made.
-        values: what layers gave.
-        calls: what it called, where that was to be noted.
-        error: why it failed; None: it did not.
-    """
+    """A forward pass of the pruned model; `model` is None if pruning failed, `calls` if they were not recorded."""
 
     model: nn.Module | None
     values: _Values
@@ -91,14 +84,14 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Side:
-    """A copy of the uncompressed model that can be silenced, its inputs, and how exactly it computes."""
+    """A copy of the uncompressed model, its inputs, and the tolerance of its precision."""
 
     base: nn.Module
     inputs: tuple[Any, ...]
     tolerance: float
 
     def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
-        """What layers of the whole model give that do not hear these channels."""
+        """Outputs of the watched layers and the model, with the removed channels at zero."""
         with silenced(self.base, removed):
             return _values(self.base, self.inputs, watched, training=training)
 
@@ -111,15 +104,7 @@ class Side:
         noted: bool = False,
         training: bool = False,
     ) -> Narrow:
-        """A forward pass without these channels.
-
-        Args:
-            removed: what goes.
-            watched: names of the layers to look at.
-            smaller: without them already; None: to be made.
-            noted: whether to note what is called.
-            training: in training mode.
-        """
+        """Run the pruned model (`smaller`, or a new one); record watched outputs, and its calls if `noted`."""
         try:
             smaller = smaller or self.smaller(removed)
             calls = Calls(smaller, self.inputs) if noted else None
@@ -136,7 +121,7 @@ class Side:
         return smaller
 
     def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
-        """The first difference of a forward pass of the smaller model; None: there is none."""
+        """The first difference between the outputs of the two models; None if there is none."""
         gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
         for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
             if where == name and where != OUTPUTS:
@@ -174,7 +159,7 @@ def _values(
 
 
 def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
-    """The largest one, relative to the largest value."""
+    """The largest difference, relative to the largest value."""
     if wide.shape != narrow.shape or wide.dtype != narrow.dtype:
         return float("inf")
     if not wide.numel():
@@ -200,14 +185,13 @@ _Compare = Callable[[list[Removal]], Disagreement | None]
 
 
 class Guard:
-    """Compares a model with what becomes of it when channels are removed.
+    """Compares a model with the one that results from removing channels.
 
-    Inputs vary, dropout, ReLU and normalizations over channels are out of the way, parameters that are all alike are
-    not, and layers are compared one by one, so that nothing hides a channel that has come into another one's place.
-
-    Args:
-        model: not changed; valid until it is.
-        inputs: positional arguments of one forward pass.
+    Inputs vary; dropout, ReLU and normalizations over channels are neutralized; constant parameters get different
+    values.
+    Then every output must be equal, to rounding: those of the model and those of all layers that read removed channels.
+    What
+    double precision can tell from single precision is checked again in double precision. The model is not changed.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -221,10 +205,10 @@ class Guard:
         self._agreed: tuple[list[Removal], nn.Module | None] = [], None
 
     def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
-        """How the model without these channels differs from the one that does not hear them; None: not at all.
+        """The difference between the pruned model and the one with these channels at zero; None if there is none.
 
         Raises:
-            CompressionError: the model does not run with the inputs as it is.
+            CompressionError: the unpruned model does not run with the inputs.
         """
         found = self._compared(self._quick, removed) if removed else None
         if found is None or found.error is not None or found.difference == float("inf"):
@@ -232,7 +216,7 @@ class Guard:
         return self._exactly(removed, found)
 
     def remove(self, removed: Sequence[Removal]) -> None:
-        """Remove these channels from the model; what has been compared last is not cut again."""
+        """Remove these channels from the model, reusing the pruned copy if it was the last one compared."""
         compared, smaller = self._agreed
         if smaller is None or compared != list(removed):
             remove(self._model, removed)
@@ -241,11 +225,7 @@ class Guard:
         self._agreed = [], None
 
     def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
-        """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
-
-        Args:
-            chosen: couplings and which of their channels are to go.
-        """
+        """Root layers of the couplings that cannot be pruned with the others, each with the reason."""
         guilty: dict[str, str] = {}
         candidates = list(chosen)
         while (found := self.disagreement(removals(candidates))) is not None:
@@ -258,7 +238,7 @@ class Guard:
         return guilty
 
     def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, guilty: dict[str, str]) -> _Chosen:
-        """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+        """The accepted couplings and as many of the others as possible, found by bisection."""
         found = compare(removals([*accepted, *more])) if more else None
         if found is None:
             return [*accepted, *more]
@@ -270,7 +250,7 @@ class Guard:
         return self._accepted(accepted, more[half:], compare, guilty)
 
     def _reason(self, found: Disagreement, coupling: Coupling, channels: list[int]) -> str:
-        """Why these channels must stay; a difference of values is looked into."""
+        """Why these channels must stay; a difference of values is traced to the channels' places."""
         if found.error is None and found.difference < float("inf"):
             removed = removals([(coupling, channels)])
             try:
@@ -282,12 +262,12 @@ class Guard:
         return found.sentence(coupling.members[0])
 
     def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
-        """Whether the smaller model fails; cheaper than whether it computes the same."""
+        """Whether the pruned model fails to run, which is cheaper than comparing outputs."""
         error = self._quick.narrow(removed, [], training=training).error
         return None if error is None else Disagreement(OUTPUTS, error=error, training=training)
 
     def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
-        """What double precision says, where the model runs in it."""
+        """The comparison in double precision, if the model runs in it."""
         try:
             self._exact = self._exact or self._side(torch.float64)
             return self._compared(self._exact, removed)
@@ -324,7 +304,7 @@ class Guard:
         return found
 
     def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
-        """With inputs that the model may take; copies that have run may remember others."""
+        """Compare again with less varied inputs, on fresh copies, as a failed run may leave state behind."""
         self._varied, self._exact = next(self._left), None
         self._quick = self._side(_single(self._model))
         return self._compared(self._quick, removed)
@@ -332,7 +312,7 @@ class Guard:
     def _in_training(
         self, side: Side, narrow: Narrow, removed: Sequence[Removal], watched: list[str]
     ) -> Disagreement | None:
-        """What runs in training mode only, such as auxiliary heads."""
+        """The difference in code that runs in training mode only, such as auxiliary heads."""
         if self._trains is False:
             return None
         training = side.narrow(removed, watched, narrow.model, noted=self._trains is None, training=True)
@@ -352,6 +332,6 @@ class Guard:
 
 
 def _single(model: nn.Module) -> torch.dtype | None:
-    """Single precision for what is less precise; None: as it is."""
+    """Single precision for models in half precision; None: unchanged."""
     types = {parameter.dtype for parameter in model.parameters()}
     return torch.float32 if types & {torch.float16, torch.bfloat16} else None

@@ -1,6 +1,6 @@
 """Filter pruning. Filters are physically removed, so that training afterwards is faster.
 
-Sources: the importances' in `autocompress.algorithms`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
+Sources: importances in `autocompress.algorithms`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
 `filter_pruning` and its options are NNCF's.
 """
 
@@ -24,17 +24,17 @@ from autocompress.errors import CompressionError, ConfigError
 
 @dataclass(frozen=True)
 class FilterCompression:
-    """A model without some of its filters; nothing is left to finish.
+    """A model without some of its filters; `finish` has nothing to do.
 
     Attributes:
         model: the smaller model, the object that was given.
-        targets: names of the targeted layers, output layers left out.
-        layers: names of all layers whose filters could be removed, output layers left out.
+        targets: the selected layers, without output layers.
+        layers: all layers whose filters could be removed, without output layers.
         original: sizes of the uncompressed model's layers.
-        changed: names of the layers that have lost filters, counted from the uncompressed model.
-        share: what the rate is a share of, measured: parameters or MACs; None: filters.
-        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
-        epochs: epochs of training that came before.
+        changed: layers with fewer filters than in the uncompressed model.
+        share: measures a rate of parameters or MACs; None: the rate counts filters.
+        left_alone: selected layer -> why it keeps its filters.
+        epochs: epochs of training before the ranking.
     """
 
     model: nn.Module
@@ -49,26 +49,27 @@ class FilterCompression:
     converts: bool = False
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the uncompressed model's filters, parameters or MACs that are gone; see `base.Compression`."""
+        """Share of the uncompressed model's filters, parameters or MACs that were removed."""
         if self.share is not None:
             return self.share.removed(model)
         return removed_share(model, self.original, self.layers if whole_model else self.targets)
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """The model as it is; see `base.Compression`."""
+        """The model as it is."""
         return model
 
 
 class FilterCompressor:
-    """Removes the least important filters of each layer. Implements `base.Compressor`.
+    """Removes the least important filters of each layer.
 
-    Output layers keep their filters, and so do layers that share filters with one that may not lose any: an output
-    layer, a layer that no rule selects, a registered module, or one that shares a parameter with another. Where coupled
-    layers have different rates the smallest one holds.
+    Output layers keep their filters, as do layers coupled with one that may not lose any: an output layer, a layer that
+    no
+    rule selects, a registered module, or one with a shared parameter. Coupled layers with different rates get the
+    smallest.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check the rules and the arguments against the model; see `base.Compressor`."""
+        """Check the rules and the arguments against the model."""
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
@@ -79,12 +80,13 @@ class FilterCompressor:
         pruner.check(model, request)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:
-        """Remove filters so that each layer has its rate, counted from the uncompressed model; never adds any.
+        """Remove filters so that each layer has its rate relative to the uncompressed model; never adds any.
 
         Raises:
             ConfigError: rules or arguments that do not fit the model or each other.
             CompressionError: nothing would change at a rate > 0; a share of parameters or MACs cannot be reached; the
-                model cannot be traced, or fails without its filters.
+                model
+                cannot be traced, or fails without its filters.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         self.check(model, request)
@@ -99,15 +101,10 @@ class FilterCompressor:
 
 
 def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
-    """Remove from a cut's model what is wanted, as far as the smaller model computes what is claimed.
-
-    Args:
-        cut: what can be removed.
-        share: what its rate counts; None: filters.
+    """Remove filters from the plan's model, except those whose removal changes what it computes.
 
     Returns:
-        the cut without what was left alone, and the names of the layers that have lost filters, counted from the
-        uncompressed model.
+        the plan without the excluded layers, and the layers with fewer filters than in the uncompressed model.
 
     Raises:
         CompressionError: nothing has changed at a rate > 0.
@@ -122,7 +119,7 @@ def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
-    """Share in [0, 1) of the filters of these layers that are gone, all layers' filters counted alike."""
+    """Share in [0, 1) of the filters of these layers that were removed."""
     names = list(layers)
     total = sum(original[name].width for name in names)
     left = sum(layer_shape(model.get_submodule(name)).width for name in names)

@@ -1,4 +1,4 @@
-"""Which channels of which layers belong together: a thin layer over torch-pruning's dependency graph.
+"""Coupled channels of layers, from torch-pruning's dependency graph.
 
 Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.12900.
 """
@@ -29,10 +29,10 @@ from autocompress.errors import CompressionError
 
 
 class ChannelGraph:
-    """The dependency graph of a model; valid as long as only it changes the model.
+    """The dependency graph of a model; valid as long as nothing else changes the model.
 
     Attributes:
-        outputs: names of the layers that make the model's outputs.
+        outputs: names of the layers that produce the model's outputs.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -49,15 +49,16 @@ class ChannelGraph:
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
-        """All sets of filters that can be removed when only the selected layers may lose filters.
+        """All sets of filters that can be removed if only the selected layers may lose filters.
 
-        torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
-        the time on networks with many concatenations; what it says once of whole groups is enough for any choice of
-        their channels.
+        torch-pruning traces all channels for each group, which takes most of the time in networks with many
+        concatenations; the
+        groups over all channels of a layer suffice for any choice of channels.
 
         Returns:
-            the couplings, and for each selected layer that is in none a sentence why: first where torch-pruning fails
-            to follow the channels, then where something that belongs to them must stay.
+            the couplings, and for each selected layer in none of them the reason: first those that torch-pruning cannot
+            trace,
+            then those coupled with something that must stay.
         """
         chosen = set(selected)
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
@@ -90,7 +91,7 @@ class ChannelGraph:
         return found, failed, obstacles
 
     def free(self, selected: Iterable[str]) -> frozenset[str]:
-        """Names of the layers of these that may lose filters, as far as they alone are concerned."""
+        """Names of these layers that may lose filters by themselves."""
         untouchable = set(self._untouchable(set(selected)))
         return frozenset(
             self._names[layer]
@@ -104,7 +105,7 @@ class ChannelGraph:
         return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
 
     def _group(self, layer: nn.Module) -> Any:
-        """All channels of a layer and all that belongs to them."""
+        """All channels of a layer and everything coupled with them."""
         pruner = self._graph.get_pruner_of_module(layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -113,7 +114,7 @@ class ChannelGraph:
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
 
     def _obstacle(self, group: Any, ignored: Iterable[nn.Module]) -> str | None:
-        """Why none of the group may go; None: it may."""
+        """Why nothing of the group may be removed; None if it may."""
         for layer in ignored:
             name = self._names[layer]
             if name in self.outputs:
@@ -132,7 +133,7 @@ class ChannelGraph:
         return None
 
     def _coupling(self, group: Any) -> Coupling:
-        """The group by names."""
+        """The group with modules by name."""
         members = tuple(self._names[layer] for layer in self._losing(group))
         least, most = (choose(members, key=lambda name: self._original[name].width) for choose in (min, max))
         if self._original[least].width == 1 < self._original[most].width:  # a map by which channels are multiplied
@@ -149,7 +150,7 @@ class ChannelGraph:
 
     @property
     def _all_names(self) -> dict[Any, str]:
-        """Of modules, and of parameters of no layer."""
+        """Names of modules, and of parameters outside layers."""
         return {**self._names, **self._graph._param_to_name}
 
     def _loses_outputs(self, dependency: Any) -> bool:
@@ -167,7 +168,7 @@ class ChannelGraph:
                 )
 
     def first_convolutions(self) -> set[str]:
-        """Names of the convolutions that no other convolution or linear layer comes before."""
+        """Names of the convolutions without another convolution or linear layer before them."""
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
         return {self._names[node.module] for node in nodes if not any(map(_is_layer, upstream(node.inputs)))}
 
@@ -177,7 +178,7 @@ class ChannelGraph:
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
 
     def normalized(self, layers: Iterable[str]) -> dict[str, str]:
-        """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
+        """For each layer the name of the BatchNorm that is the only consumer of its output, or its own name."""
         nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
         found = {}
         for name in layers:
@@ -226,7 +227,7 @@ class ChannelGraph:
         return layer.in_channels != layer.out_channels or not self._original[name].depthwise
 
     def _output_layers(self, roots: set[Any]) -> frozenset[str]:
-        """Walk back from the outputs to the nearest layers that make channels of their own."""
+        """The nearest layers, upstream of the outputs, that produce channels of their own."""
         nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
         layers = [node for node in upstream(nodes, self._passes_on) if _is_layer(node)]
         return frozenset(self._names[node.module] for node in layers if node.module in self._names)
@@ -242,7 +243,7 @@ def _is_layer(node: Any) -> bool:
 
 
 def _fixed(model: nn.Module) -> set[int]:
-    """Ids of modules and parameters whose size must stay: shared ones, registered ones, layers that cannot be cut."""
+    """Ids of modules and parameters whose size must stay: shared, registered, or in layers that cannot be pruned."""
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
     stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
     registered = [module for module in model.modules() if isinstance(module, registered_types())]

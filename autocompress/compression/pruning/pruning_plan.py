@@ -1,4 +1,4 @@
-"""Rates that are a share of the whole model's parameters or MACs."""
+"""Which filters to remove at a rate: of filters, or of the whole model's parameters or MACs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 @dataclass(frozen=True)
 class Share:
-    """Parameters or MACs of the whole model as what a rate counts.
+    """Measures a rate that counts parameters or MACs of the whole model.
 
     Attributes:
         of: "parameters" or "macs".
         total: of the uncompressed model.
-        request: its example inputs are counted with.
+        request: its example inputs are used.
     """
 
     of: str
@@ -38,7 +38,7 @@ class Share:
 
     @classmethod
     def wanted(cls, model: nn.Module, request: CompressionRequest) -> Share | None:
-        """What a request's rate counts; None: filters."""
+        """The share that a request's rate counts; None: filters."""
         of = str(request.argument("rate_of"))
         if of == "filters":
             return None
@@ -47,7 +47,7 @@ class Share:
         return cls(of, _counted(model, of, request), request)
 
     def removed(self, model: nn.Module) -> float:
-        """The share that is gone."""
+        """The share that was removed."""
         return 1 - _counted(model, self.of, self.request) / self.total if self.total else 0.0
 
 
@@ -64,12 +64,12 @@ class Cut:
 
     Attributes:
         model: not changed yet.
-        request: what was asked.
-        channels: which of them belong together.
+        request: with rules and arguments.
+        channels: of the model.
         rates: layer -> requested rate.
         couplings: what can be removed.
-        scores: of each coupling, one per channel of a part; the lowest go first.
-        left_alone: layer -> why it keeps its filters, although a rule selects it.
+        scores: of each coupling, one per channel of a part; the lowest are removed first.
+        left_alone: selected layer -> why it keeps its filters.
     """
 
     model: nn.Module
@@ -82,12 +82,7 @@ class Cut:
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
-        """Rank what can be removed.
-
-        Args:
-            model: its parameters require gradients where the algorithm trains.
-            request: what is asked.
-            channels: of the model.
+        """Rank the channels of a model, whose parameters require gradients if the algorithm trains.
 
         Raises:
             ModuleError: the user's module lacks a hook that the algorithm needs.
@@ -106,11 +101,7 @@ class Cut:
         return cls(model, request, channels, rates, couplings, ranked, left_alone)
 
     def without(self, reasons: Mapping[str, str]) -> Cut:
-        """The cut that leaves couplings alone.
-
-        Args:
-            reasons: root layer of a coupling -> why.
-        """
+        """Without couplings, given as their root layers with the reasons."""
         left_alone = dict(self.left_alone)
         for coupling in self.couplings:
             if coupling.members[0] in reasons:
@@ -124,17 +115,13 @@ class Cut:
         )
 
     def sound(self, share: Share | None, guard: Guard | None = None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
-        """What is to go at the requested rates, compared with the model that does not hear it.
-
-        Args:
-            share: what the rates count; None: filters.
-            guard: of the model; None: one for this only.
+        """What to remove at the requested rates, verified against the reference model.
 
         Returns:
-            the cut without the couplings that cannot be removed rightly, and what it removes.
+            the plan without the couplings that cannot be removed correctly, and the channels to remove.
 
         Raises:
-            CompressionError: the share is beyond what can be removed.
+            CompressionError: the share cannot be reached.
         """
         cut, guard = self, guard or Guard(self.model, self.request.example_inputs)
         while True:
@@ -151,11 +138,11 @@ class Cut:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the layers with a rate, output layers left out."""
+        """Names of the layers with a rate, without output layers."""
         return tuple(name for name in self.rates if name not in self.channels.outputs)
 
     def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
-        """The couplings that lose channels so that so many stay, with those that go."""
+        """The couplings that lose channels, with the channels to remove, so that so many remain."""
         return [
             (coupling, _least_important(coupling, scores, coupling.width - count))
             for coupling, count, scores in zip(self.couplings, kept, self.scores, strict=True)
@@ -163,19 +150,11 @@ class Cut:
         ]
 
     def wanted(self, share: Share | None) -> list[int]:
-        """Channels that stay of each coupling at the requested rates, which count filters or a share of the model.
-
-        Raises:
-            CompressionError: the share is beyond what can be removed.
-        """
+        """Channels that remain of each coupling at the requested rates, which count filters or a share of the model."""
         return self.kept() if share is None else self.kept_for(share)
 
     def kept(self, width: float | None = None) -> list[int]:
-        """Channels that stay of each coupling.
-
-        Args:
-            width: one rate for all, instead of the requested ones.
-        """
+        """Channels that remain of each coupling, at one width rate for all or at the requested ones."""
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
         pruner = pruner_of(self.request)
         if pruner.is_global(self.request):
@@ -185,12 +164,12 @@ class Cut:
         return local_widths(slots, round_to, staggered=width is not None)
 
     def kept_for(self, share: Share) -> list[int]:
-        """Channels that stay of each coupling so that the requested share of parameters or MACs is gone.
+        """Channels that remain of each coupling so that the requested share of parameters or MACs is removed.
 
-        One width rate for all layers; single layers are a step wider or narrower where that is too coarse.
+        One width rate for all layers; single layers are a step wider or narrower if that is too coarse.
 
         Raises:
-            CompressionError: the share is beyond what can be removed.
+            CompressionError: the share cannot be reached.
         """
         target, found = max(self.rates.values()), dict[tuple[int, ...], float]()
 
@@ -224,12 +203,7 @@ class Cut:
 
 
 def _scores(coupling: Coupling, importance: Importance) -> list[float]:
-    """One score per channel of a part.
-
-    Raises:
-        CompressionError: there are none.
-        ModuleError: a hook that the algorithm needs gives something unusable.
-    """
+    """One score per channel of a part; CompressionError if there are none."""
     parts = coupling.channel_groups
     if coupling.width % parts:
         raise CompressionError(

@@ -1,4 +1,4 @@
-"""What a forward pass calls: whether two passes do the same, and whether samples and positions stay apart in one."""
+"""Record of the calls in a forward pass: are two passes equal, and do samples and positions stay separate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ from autocompress.compression.model_state import tensors
 
 
 class Calls:
-    """The functions of PyTorch that a forward pass calls, in order, each with what it is given and where that is from.
+    """The PyTorch functions called in a forward pass, in order, with their arguments and where these come from.
 
-    Two passes with equal calls compute the same from their parameters and inputs, whatever mode they were in.
-
-    Args:
-        model: that runs.
-        inputs: positional arguments of the pass.
+    Two passes with equal calls compute the same from their parameters and inputs, in whatever mode.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -33,14 +29,9 @@ class Calls:
     def note(
         self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, *, switched: bool = True
     ) -> None:
-        """A call that has been made.
+        """Record a call, as `__torch_function__` receives it.
 
-        Args:
-            function: as `__torch_function__` has it.
-            args: positional.
-            kwargs: by name.
-            result: what it returned.
-            switched: whether its truth values and fractions, such as `training`, change what it does.
+        If not `switched`, booleans and floats, such as `training`, do not change its result and are ignored.
         """
         if function is torch.Tensor.add_ and not args[0].dim() and not args[0].is_floating_point():
             return  # BatchNorm counts its batches
@@ -51,11 +42,11 @@ class Calls:
             self._made[id(tensor)] = weakref.ref(tensor), -1000 * len(self._calls) - number
 
     def end(self, answer: Any) -> None:
-        """What the pass returns."""
+        """Record the result of the pass."""
         self._calls.append((None, tuple(self._described(tensor, True) for tensor in tensors(answer)), ()))
 
     def same_as(self, other: Calls) -> bool:
-        """Whether another pass of the model surely does the same."""
+        """Whether another pass of the model certainly computes the same."""
         try:
             return not self._opaque and not other._opaque and self._calls == other._calls
         except Exception:  # noqa: BLE001 - arguments of any kind, such as arrays, that are not simply equal
@@ -63,7 +54,7 @@ class Calls:
 
     @property
     def keep_apart(self) -> bool:
-        """Whether nothing can bring samples or positions together, or channels elsewhere than they were."""
+        """Whether no call can mix samples or positions, or move channels."""
         return not self._opaque and all(
             function in _APART or _is_apart(function, given) for function, given, _ in self._calls[:-1]
         )
@@ -81,7 +72,7 @@ class Calls:
 
 
 def _is_apart(function: Any, given: tuple[Any, ...]) -> bool:
-    """Whether dimensions are as in networks of convolutions."""
+    """Whether dimensions are as in convolutional networks."""
     return (function in _OVER_IMAGES and given[1:2] == ((2, 3),)) or (function in _FROM_CHANNELS and given[1:] == (1,))
 
 

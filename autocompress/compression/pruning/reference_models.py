@@ -1,4 +1,4 @@
-"""Inputs that show more of what a model does than its example inputs: with noise, and with sizes that hide nothing."""
+"""Reference models and varied inputs for checking a cut."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Variation:
     """How inputs differ from the example inputs.
 
     Attributes:
-        samples: how many of them; None: as many as there are.
-        longer: dimensions that have size 1 and get a larger one.
-        masks: whether truth values and tensors of zeros and ones become others.
-        numbers: whether other whole numbers do.
-        values: whether noise is added to floating point numbers; if not, nothing of the above.
+        samples: number of samples; None: unchanged.
+        longer: dimensions of size 1 that get a larger size.
+        masks: whether booleans and tensors of zeros and ones get other values.
+        numbers: whether other integers get other values.
+        values: whether noise is added to floating point values; if not, only sizes change.
     """
 
     samples: int | None = None
@@ -45,10 +45,9 @@ ONE_SAMPLE = Variation(samples=1)
 
 
 def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
-    """From what shows most of any model to what every model takes, which is the example inputs.
+    """Variations from the most informative one to the unchanged example inputs, which every model accepts.
 
-    What a single sample, token or pixel goes through may be another thing for several, such as a permutation or
-    attention. Only sizes of the inputs are tried, not those of a single pixel that becomes of them.
+    A single sample, token or pixel may be processed differently from several, as by a permutation or attention.
     """
     given = tensors(inputs)
     ones = sorted({place for tensor in given for place, size in enumerate(tensor.shape) if place and size == 1})
@@ -61,13 +60,7 @@ def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
 
 
 def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -> tuple[Any, ...]:
-    """Inputs about which nothing is symmetric, as far as the variation has it.
-
-    Args:
-        inputs: positional arguments of one forward pass.
-        variation: what changes.
-        numbers: whole numbers become others below this.
-    """
+    """Inputs without symmetry, as far as the variation allows; integers are below `numbers`."""
     generator = torch.Generator().manual_seed(_SEED)
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}
@@ -105,13 +98,13 @@ def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> t
 
 
 def whole_numbers(model: nn.Module) -> int:
-    """How many whole numbers from 0 a model may be given: those that its smallest embedding has rows for."""
+    """The number of integers, from 0, that are valid inputs: the rows of the smallest embedding."""
     sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
     return min(sizes, default=2)
 
 
 def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
-    """The inputs on the model's device, their floating point numbers of that type."""
+    """The inputs on the model's device, floating point tensors with that type."""
     moved_ones = moved(inputs, device_of(model))
     if dtype is None:
         return moved_ones  # type: ignore[no-any-return]
@@ -124,14 +117,14 @@ _PROBED = 8
 
 
 def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
-    """A copy that shares the parameters of PyTorch's layers, where nothing about them changes.
+    """A copy that shares unchanged parameters of PyTorch's layers; running it does not change the model.
 
     Args:
-        model: not changed, also when the copy is run in training mode.
-        dtype: of the copy's floating point numbers; None: as they are.
-        varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones, and
-            parameters of a single zero with another number: else it cannot be seen which channel they belong to, or
-            nothing behind them.
+        model: not changed.
+        dtype: floating point type of the copy; None: unchanged.
+        varied: fill constant parameters and buffers with different values, and single zeros with another number;
+            otherwise
+            their channels are indistinguishable, or a closed gate hides everything behind it.
     """
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():
@@ -152,7 +145,7 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
 
 
 def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
-    """The tensor in another type or with other values; None: it stays as it is."""
+    """The tensor with another type or other values; None if unchanged."""
     if not tensor.is_floating_point():
         return None
     wanted = dtype or tensor.dtype
@@ -173,10 +166,9 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 @contextmanager
 def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
-    """Inside the block no layer of the model hears the removed channels: they are zero where it takes them in.
+    """Zero the removed channels at the inputs of the layers that read them, and in parameters outside layers.
 
-    That is what removing them claims, whatever non-linearity they come through. Parameters of no layer, which scale or
-    shift channels, are zero there too.
+    That is equivalent to removing them, whatever non-linearity comes in between.
     """
     handles, replaced = [], []
     for removal in removed:
@@ -198,7 +190,7 @@ def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
 
 
 def channel_dimension(layer: nn.Module) -> int:
-    """Where a layer's inputs and outputs have their channels."""
+    """Index of the channel dimension in a layer's inputs and outputs."""
     return -1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
 
 
@@ -218,7 +210,7 @@ def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
 
 
 def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str) -> torch.Tensor:
-    """What of a layer's output the smaller model has too."""
+    """The part of a layer's output that the smaller model has as well."""
     lost = set(gone.get(name, ()))
     if not lost:
         return output
@@ -229,7 +221,7 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
 
 @contextmanager
 def same_chance(device: torch.device) -> Iterator[None]:
-    """The same random numbers each time, and those of everything else as if none had been drawn."""
+    """Fix the seeds of all random number generators inside the block and restore their states after it."""
     cuda = device.type == "cuda"
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if cuda else []):

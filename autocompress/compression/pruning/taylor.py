@@ -1,4 +1,4 @@
-"""taylorfo: what the loss feels of each channel, where it is read."""
+"""taylorfo: first-order estimate of the loss of each channel, where it is read."""
 
 from __future__ import annotations
 
@@ -21,14 +21,10 @@ from autocompress.errors import CompressionError
 
 
 class Gate:
-    """A factor of 1 for each channel of a coupling at all that reads it: what the loss feels of it, sample by sample.
+    """A factor of 1 for each channel of a coupling at all its readers; its gradient is accumulated sample by sample.
 
     Attributes:
-        score: one per channel, the sum so far; None: no gradient has come by.
-
-    Args:
-        places: all that reads the channels.
-        model: in which they are.
+        score: one per channel, the sum so far; None: no gradient was received.
     """
 
     def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
@@ -38,7 +34,7 @@ class Gate:
             site.watch(model, functools.partial(self._watch, site, model.get_submodule(site.name)))
 
     def settle(self) -> None:
-        """Count what was felt since the last time: a forward and backward pass is over."""
+        """Add the gradients of a finished forward and backward pass to the score."""
         for felt in self._felt.values():
             absolute = felt.abs().sum(0)
             self.score = absolute if self.score is None else self.score + absolute
@@ -58,18 +54,17 @@ class Gate:
 
 
 def taylor(context: PruningContext) -> Importance:
-    """First-order estimate of what removing each channel costs: activation times gradient where the channel is read.
+    """First-order estimate of the loss without each channel: activation times gradient where the channel is read.
 
-    Summed over all that reads the channel and over the positions of a sample, absolute, summed over samples. Not the
-    sum over a filter of weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on
-    the filter's scale there. BatchNorm and dropout are in eval mode, as in the model that is evaluated.
+    Summed over all readers and over the positions of a sample, absolute, summed over samples. Not the sum over a filter
+    of
+    weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on the filter's scale
+    there.
+    BatchNorm and dropout are in eval mode, as in the model that is evaluated.
 
     Sources: Molchanov et al. 2016, Pruning Convolutional Neural Networks for Resource Efficient Inference,
     arXiv:1611.06440; gates behind the norm: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
-    arXiv:1906.10771; one gate for all that reads a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
-
-    Args:
-        context: with the user's module.
+    arXiv:1906.10771; one gate for all readers of a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
 
     Returns:
         scores in the unit of the loss, comparable between couplings.
@@ -101,7 +96,7 @@ def taylor(context: PruningContext) -> Importance:
 
 
 def _as_evaluated(model: nn.Module, *_: Any) -> None:
-    """Whatever mode the trainer chooses: batches must not normalise each other, nor chance take channels out."""
+    """In any training mode: batches must not normalize each other, nor dropout remove channels."""
     for module in model.modules():
         if isinstance(module, _BatchNorm | _DropoutNd):
             module.eval()

@@ -1,4 +1,4 @@
-"""How many filters stay: by layer, or by one ranking over all layers. Numbers only."""
+"""How many filters remain: by layer, or by one ranking over all layers. Numbers only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TRIES = 14
 
 @dataclass(frozen=True)
 class Slot:
-    """Channels that are removed together, as one coupling sees them.
+    """The widths of one coupling.
 
     Attributes:
-        width: channels of the coupling now.
+        width: current number of channels.
         original: channels in the uncompressed model.
-        parts: equal parts the channels come in, each of which loses the same.
-        members: layers that lose filters with it.
-        rate: share to remove, counted from the uncompressed model.
+        parts: equal parts of the channels, each of which loses the same.
+        members: number of layers that lose filters with it.
+        rate: share to remove, relative to the uncompressed model.
     """
 
     width: int
@@ -32,13 +32,13 @@ class Slot:
 
 
 def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, offset: float = 0.5) -> int:
-    """How many of a layer's filters stay: the nearest number, at least one per group, the same in each group.
+    """Number of a layer's filters that remain: the nearest one, at least one per group, the same in each group.
 
     Args:
         width: filters of the layer in the uncompressed model.
         rate: share to remove, in [0, 1).
-        groups: equal parts that the filters come in.
-        round_to: the number that stays is a multiple of it, where the layer is wide enough.
+        groups: equal parts of the filters.
+        round_to: the result is a multiple of it if the layer is wide enough.
         offset: 0.5 rounds to the nearest number, less rounds down earlier.
     """
     step = math.lcm(groups, round_to)
@@ -46,12 +46,9 @@ def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, of
 
 
 def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = False) -> list[int]:
-    """Channels that stay in each slot, every slot at its own rate.
+    """Channels that remain in each slot, every slot at its own rate.
 
-    Args:
-        slots: the couplings.
-        round_to: see `kept_filters`.
-        staggered: slots round at different points, so that a small change of the rate changes few of them.
+    Slots that are `staggered` round at different points, so that a small change of the rate changes few of them.
     """
     offsets = [(index + 0.5) / len(slots) if staggered else 0.5 for index in range(len(slots))]
     return [
@@ -61,11 +58,11 @@ def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = 
 
 
 def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
-    """Channels that stay in each slot when all are ranked together, their filters counted alike.
+    """Channels that remain in each slot when all are ranked together, at one rate, each filter counted alike.
 
     Args:
-        slots: the couplings, all at one rate.
-        scores: of each slot, one per channel of one part, ascending, comparable between slots.
+        slots: the couplings.
+        scores: for each slot, one per channel of one part, ascending, comparable between slots.
         round_to: see `kept_filters`; applied to each slot after the ranking.
     """
     wanted = sum(slot.rate * slot.original * slot.members for slot in slots)
@@ -88,15 +85,7 @@ def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], roun
 
 
 def meet(target: float, share: Callable[[float], float]) -> float:
-    """The width rate whose share of parameters or MACs removed is nearest to the target, by bisection.
-
-    Args:
-        target: wanted share in [0, 1).
-        share: width rate in [0, 1) -> share removed, rising.
-
-    Returns:
-        the rate of the nearest share that was seen.
-    """
+    """The width rate in [0, 1) whose share of parameters or MACs removed is nearest to the target, by bisection."""
     low, high, rate = 0.0, 1.0 - 1e-9, 1 - math.sqrt(1 - target)
     seen: dict[float, float] = {}
     for _ in range(_TRIES):
@@ -115,15 +104,7 @@ def nearer(
     share: Callable[[Sequence[int]], float],
     round_to: int = 1,
 ) -> list[int]:
-    """Make single slots a step wider or narrower as long as that brings the share nearer, until it is near enough.
-
-    Args:
-        widths: channels that stay in each slot.
-        slots: the couplings.
-        target: wanted share in [0, 1).
-        share: widths -> share removed.
-        round_to: see `kept_filters`.
-    """
+    """Make single slots a step wider or narrower while that brings the share removed nearer to the target."""
     best, gap = tuple(widths), abs(share(widths) - target)
     while gap > TOLERANCE:
         gaps = {tried: abs(share(tried) - target) for tried in _neighbours(best, slots, round_to)}

@@ -1,4 +1,4 @@
-"""What a quantizer's rules say of each layer."""
+"""Simulated quantization: fake quantizers on weights and activations, chosen by rules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_BITS = 8
 
 @dataclass(frozen=True)
 class Precision:
-    """How one tensor of a layer is quantized. Its `quant_dtype` only numbers the levels, and changes no value.
+    """How one tensor of a layer is quantized. Its `quant_dtype` does not change values.
 
     Attributes:
         bits: of each value.
@@ -50,13 +50,13 @@ class Precision:
 def quantized_layers(
     model: nn.Module, request: CompressionRequest, types: tuple[type[nn.Module], ...], default_bits: int = DEFAULT_BITS
 ) -> dict[str, dict[str, Precision]]:
-    """What is quantized in each layer, in the model's order; later rules override earlier ones, per quant type.
+    """The precision of each layer by quant type, in the model's order; later rules override earlier ones.
 
     Args:
-        model: the model, not changed.
+        model: not changed.
         request: its rules and scopes.
-        types: the layers the quantizer can be pointed at.
-        default_bits: where a rule names none.
+        types: the layers that the quantizer supports.
+        default_bits: for rules without bits.
 
     Raises:
         ConfigError: as `layers.select_layers`.
@@ -85,7 +85,7 @@ def _apply(target: LayerRule, wanted: dict[str, Precision], default_bits: int) -
 
 
 def _of(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
-    """A variable of a quant type: given for it, or for all."""
+    """A setting of a quant type: given for it, or for all."""
     value = variables.get(name, default)
     return value.get(quant_type, default) if isinstance(value, Mapping) else value
 
@@ -94,13 +94,7 @@ FLOAT_BITS = 32
 
 
 class RoundedWeight(WeightTransform):
-    """Parametrization that rounds a weight.
-
-    Args:
-        round_weight: the rounding.
-        bits: of each value.
-        start_step: uses in training mode before it is switched on.
-    """
+    """Parametrization that rounds a weight after `start_step` uses in training mode."""
 
     def __init__(self, round_weight: WeightRounding, bits: int, start_step: int = 0) -> None:
         super().__init__()
@@ -123,7 +117,7 @@ class FakeQuantization:
         model: the model, the object that was given.
         bits: layer -> bits of its weights.
         types: the layers whose weights could be quantized.
-        channels: layer -> dimension of its weight of which each index has values of its own; others have the same.
+        channels: layer -> dimension of its weight with levels for each index; other layers have one set of levels.
     """
 
     model: nn.Module
@@ -135,20 +129,21 @@ class FakeQuantization:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; see `base.Compression`.
+        """Share of the weights' bits that are saved.
 
-        In a finished model a layer saves bits where its weight has no more distinct values than they tell apart, zero
-        not counted, which a mask may have added.
+        In a finished model a layer counts if its weight has no more distinct values than the bits allow; zero is not
+        counted,
+        as a mask may have added it.
         """
         bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
         return bits_saved(model, bits, self.types, whole_model=whole_model)
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
+        """Write the rounded values into the weights; the quantizers of activations stay."""
         return fold(model)
 
     def wider(self, model: nn.Module) -> list[str]:
-        """Names of the layers of a finished model whose weights have more values than their bits tell apart."""
+        """Names of the layers of a finished model whose weights have more values than their bits allow."""
         return [name for name in self.bits if not self._fits(model, name)]
 
     def _fits(self, model: nn.Module, name: str) -> bool:
@@ -162,7 +157,7 @@ class FakeQuantization:
 
 
 def distinct_values(weight: torch.Tensor) -> int:
-    """How many different values other than zero a tensor has."""
+    """Number of distinct values other than zero."""
     # As integers, which numpy sorts much faster.
     patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
     values = distinct(patterns.ravel()).view(np.float32)
@@ -181,20 +176,20 @@ def bits_saved(
 
 
 class FakeQuantizer:
-    """Simulates few bits. Implements `base.Compressor`."""
+    """Simulates few bits."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check bits, quant types and schemes; see `base.Compressor`."""
+        """Check bits, quant types and schemes."""
         wanted = self._wanted(model, request)
         require_plain_weights(model, {name: kinds.get("weight") for name, kinds in wanted.items()})
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
-        """Put quantizers on weights and activations; weights that are zero by a mask stay zero.
+        """Insert quantizers of weights and activations; weights that a mask keeps at zero stay zero.
 
         Raises:
-            ConfigError: the rules select nothing, or ask for what the algorithm cannot do.
-            CompressionError: a weight is shared or parametrized in a way that quantizers cannot hold.
-            ModuleError: activations are to be calibrated, and the user's module has neither data nor a trainer.
+            ConfigError: the rules select nothing, or something the algorithm does not support.
+            CompressionError: a shared or parametrized weight cannot be quantized.
+            ModuleError: activations need calibration, and the user's module has neither data nor a trainer.
         """
         self.check(model, request)
         compression = self.attach(model, request)
@@ -203,7 +198,7 @@ class FakeQuantizer:
         return compression
 
     def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
-        """Put quantizers on a model that has been checked; the ranges of activations are to be taken afterwards."""
+        """Insert quantizers into a checked model; the ranges of activations must be calibrated afterwards."""
         wanted, types = self._wanted(model, request), weight_types(request.algorithm)
         channels = {}
         for name, kinds in wanted.items():
@@ -269,7 +264,7 @@ def _quantize_weight(layer: nn.Module, family: Quantizer, precision: Precision) 
 
 
 def nearest(precision: Precision, layer: nn.Module) -> WeightRounding:
-    """Rounding to the nearest of evenly spaced values, by the scheme that is asked for."""
+    """Rounding to the nearest of evenly spaced values, by the requested scheme."""
     scheme = precision.scheme or "per_tensor_symmetric"
     chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
     channels = _channels(precision, layer)
@@ -277,18 +272,14 @@ def nearest(precision: Precision, layer: nn.Module) -> WeightRounding:
 
 
 def _channels(precision: Precision, layer: nn.Module) -> int | None:
-    """The dimension of a weight of which each index has a scale of its own; None: all have the same."""
+    """The dimension of a weight with a scale for each index; None: one scale for all."""
     if precision.scheme is None or not precision.scheme.startswith("per_channel"):
         return None
     return 1 if getattr(layer, "transposed", False) else 0  # a transposed convolution has its filters in the second
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:
-    """Take the ranges of all activations that are quantized anew, from the module's data or the example inputs.
-
-    Raises:
-        ModuleError: the user's module has neither data nor a trainer.
-    """
+    """Measure the ranges of all quantized activations again, on the module's data or the example inputs."""
     inputs = calibration_inputs(request, model)
     for quantizer in _quantizers(model):
         quantizer.steps.zero_()
@@ -302,7 +293,7 @@ def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
 
 @contextmanager
 def unrounded(model: nn.Module) -> Iterator[None]:
-    """Quantizers watch the values that pass without changing them, though everything may be in eval mode."""
+    """Let quantizers observe values without changing them inside the block, also in eval mode."""
     quantizers = _quantizers(model)
     for quantizer in quantizers:
         quantizer.watching = True

@@ -1,8 +1,8 @@
-"""A graph of operators as JSON, and its grammar.
+"""JSON form of an operator graph, and its grammar.
 
-Nodes are numbered, operators come from a closed list, keywords from their schemas, containers are tuples, lists and
-dictionaries. torch.fx makes source text of a graph: of what a checkpoint says only argument names and the names of
-tensors get into it, both of them checked.
+Nodes are numbered; operators are in a closed list, keywords in their schemas; containers are tuples, lists and
+dictionaries. torch.fx generates source text from a graph: only argument names and tensor names of a checkpoint get into
+it, and both are checked.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _DOTTED = "a dotted name of ASCII letters, digits, underscores and hyphens"
 
 
 def tensor_name(value: Any, where: str) -> str:
-    """A dotted name that torch.fx can find below a module: letters, digits, lines and hyphens, no attribute of it."""
+    """A dotted name that torch.fx can resolve below a module and that is no attribute of torch's modules."""
     name = text(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*", _DOTTED, 1024)(value, where)
     if name == "self":
         raise refuse(where, "another name than that of the model in source text", name)
@@ -78,7 +78,7 @@ def tensor_name(value: Any, where: str) -> str:
 
 
 def argument_name(value: Any, where: str) -> str:
-    """A name of an argument of the model's, which source text has beside names of torch.fx's own."""
+    """A name of one of the model's arguments that does not collide with names in torch.fx's source text."""
     name = identifier(value, where)
     if name in _FX_NAMES:
         raise refuse(where, "a name that torch.fx does not use itself", name)
@@ -162,7 +162,7 @@ def graph_to_dict(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> dict[
     """A graph as JSON.
 
     Raises:
-        StoreError: it has an operator, an argument or a container that the grammar does not know.
+        StoreError: it has an operator, an argument or a container that the grammar does not allow.
     """
     codegen: Any = graph._codegen
     numbers = {node: number for number, node in enumerate(graph.nodes)}
@@ -180,13 +180,10 @@ def graph_to_dict(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> dict[
 
 
 def graph_from_dict(described: Mapping[str, Any]) -> fx.Graph:
-    """The graph that `graph_to_dict` described.
-
-    Args:
-        described: checked by `GRAPH`.
+    """The graph of a description that `GRAPH` has checked.
 
     Raises:
-        StoreError: a node, an operator or a keyword is not there, or the parts do not fit each other.
+        StoreError: a node, an operator or a keyword does not exist, or the parts do not fit each other.
     """
     graph, made = fx.Graph(), list[fx.Node]()
     for number, node in enumerate(described["nodes"]):
@@ -208,7 +205,7 @@ def graph_from_dict(described: Mapping[str, Any]) -> fx.Graph:
 
 
 def unstorable(graph: fx.Graph) -> str | None:
-    """Why a training graph cannot become an int8 model that is stored; None: it can."""
+    """Why a training graph cannot become an int8 model that can be stored; None if it can."""
     unknown = unknown_operators(graph)
     if unknown:
         return f"it has {', '.join(unknown[:3])}, which are not in the list of operators that checkpoints may have"
@@ -237,7 +234,7 @@ def _require_plain(node: fx.Node, numbers: Mapping[fx.Node, int]) -> None:
 
 
 def _require_arguments(inside: Any, names: list[str], placeholders: int) -> None:
-    """Positional ones and keywords, whose names become source text."""
+    """Check positional arguments and keywords, whose names become source text."""
     both = type(inside) is tuple and [type(each) for each in inside] == [tuple, dict]
     if not both or [*names[len(inside[0]) :]] != [*inside[1]] or len(names) != len(inside[0]) + len(inside[1]):
         raise StoreError("in_spec must be a tuple of the arguments and a dict of the keywords, as arguments names them")
@@ -287,7 +284,7 @@ def _node_from_dict(
 
 
 def _plain(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
-    """An argument as JSON; nodes, constants of torch and numbers that JSON lacks as objects of one key."""
+    """An argument as JSON; nodes, torch constants and nonfinite numbers as objects with one key."""
     if isinstance(value, fx.Node):
         return {"node": numbers[value]}
     if isinstance(value, list | tuple):
@@ -335,7 +332,7 @@ def _containers(value: Any) -> Any:
 
 
 def _spec_from_dict(value: Any) -> Any:
-    """The containers, with a leaf where a tensor goes."""
+    """The containers, with a leaf for each tensor."""
     if value is None:
         return _LEAF
     ((name, children),) = value.items()

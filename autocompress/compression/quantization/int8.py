@@ -1,7 +1,6 @@
-"""A finished int8 model: a graph of PyTorch's own operators over int8 weights, and that graph as JSON.
+"""A finished int8 model: a graph of PyTorch's operators over int8 weights, stored as JSON.
 
-The graph is written down node by node (see `graphs`), so that a checkpoint needs neither pickled code nor another
-quantization to be loaded.
+A checkpoint needs neither pickled code nor another quantization to be loaded.
 """
 
 from __future__ import annotations
@@ -26,13 +25,7 @@ _GRAPH = "graph."
 
 
 class Int8Model(nn.Module):
-    """Computes with int8 weights, and rounds activations to 8 bits where int8 kernels would.
-
-    It has no training mode.
-
-    Args:
-        graph: of operators, with its tensors.
-    """
+    """Computes with int8 weights, and rounds activations to 8 bits like int8 kernels. It has no training mode."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
@@ -41,7 +34,7 @@ class Int8Model(nn.Module):
         self.train(False)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """As the uncompressed model's."""
+        """Same arguments and result as the uncompressed model's."""
         return self.graph(*arguments, **keywords)
 
     def train(self, mode: bool = True) -> Int8Model:  # noqa: ARG002
@@ -49,30 +42,27 @@ class Int8Model(nn.Module):
         return super().train(False)
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """The tensors that stand for parameters: int8 weights, and biases and others in floating point."""
+        """The tensors that correspond to parameters: int8 weights, and floating point biases and others."""
         for name, tensor in self.graph.state_dict().items():
             if not name.startswith(_QPARAMS):
                 yield tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """The graph and the kinds of its tensors as JSON; the values are in the state dict.
+        """The graph, and the shapes and types of its tensors, as JSON; the values are in the state dict.
 
         Raises:
-            StoreError: the graph has what checkpoints may not have.
+            StoreError: the graph has something that checkpoints do not allow.
         """
         return graph_to_dict(self.graph.graph, self.graph.state_dict())
 
     @classmethod
     def from_dict(cls, description: Any, tensors: Mapping[str, torch.Tensor]) -> Int8Model:
-        """The model that `to_dict` described.
+        """The model that `to_dict` described, with the tensors of a state dict, which are not copied.
 
-        Args:
-            description: from wherever; it is checked before anything is made.
-            tensors: the state dict, not copied. No other memory is taken.
+        The description is untrusted: it is checked before anything is made.
 
         Raises:
-            StoreError: the description is damaged, does not fit the tensors, or names an operator that this version of
-                torch does not have.
+            StoreError: the description is damaged, does not fit the tensors, or names an unknown operator.
         """
         with quiet(*TORCHAO_LOGGERS):
             import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize

@@ -1,7 +1,7 @@
-"""Switching an exported graph between training and evaluation.
+"""Operators of exported graphs: the list that checkpoints allow, and the switch between training and eval mode.
 
-torch.export writes down what operators do in one of both modes; torchao's own switch forgets the probabilities of
-dropout and the constants of BatchNorm, and knows no other operator.
+torch.export writes down what operators do in one mode; torchao's own switch loses the probabilities of dropout and the
+constants of BatchNorm, and supports no other operator.
 """
 
 from __future__ import annotations
@@ -45,12 +45,7 @@ _IN_TRAINING = "in_training"
 
 
 def switch(graph: fx.GraphModule, *, training: bool) -> None:
-    """Make the graph compute what the model does in one of its modes.
-
-    Args:
-        graph: changed; of aten operators, exported in training mode.
-        training: dropout drops and BatchNorm normalizes by the batch; else neither.
-    """
+    """Set the mode of a graph of aten operators, exported in training mode: dropout and BatchNorm statistics."""
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
@@ -179,7 +174,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 
 
 def operator_name(target: Any) -> str | None:
-    """The name of an operator in the list; None: it is not in there."""
+    """The name of an operator in the list; None if it is not in it."""
     target = _FILLED.get(str(target), target)
     if isinstance(target, torch._ops.OpOverload):
         return str(target) if _is_known(str(target)) and not _writes_elsewhere(target) else None
@@ -187,7 +182,7 @@ def operator_name(target: Any) -> str | None:
 
 
 def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """The operator and the keywords that are written for those of a node: none gives memory as it is."""
+    """The operator and keywords to write for a node: none returns uninitialized memory."""
     other = _FILLED.get(str(target))
     if other is None:
         return target, keywords
@@ -196,7 +191,7 @@ def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, 
 
 
 def named_operator(name: str) -> Any | None:
-    """The operator of a name; None: it is not in the list, or this version of torch does not have it."""
+    """The operator of a name; None if it is not in the list, or does not exist in this version of torch."""
     if name in _BUILTINS:
         return _BUILTINS[name]
     if not _is_known(name):
@@ -207,7 +202,7 @@ def named_operator(name: str) -> Any | None:
 
 
 def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
-    """Whether an operator can be called with arguments of these kinds; some crash where they are given others."""
+    """Whether an operator accepts arguments of these kinds; some crash with others."""
     if not isinstance(target, torch._ops.OpOverload):
         return not keywords and len(arguments) in (1, 2) and all(isinstance(each, _NUMBERS) for each in arguments)
     schema = target._schema.arguments
@@ -220,7 +215,7 @@ def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether an argument is of a schema's kind. What a node gives is checked by torch when it computes."""
+    """Whether an argument is of a schema's kind. A node's result is checked by torch when it computes."""
     optional = kind.startswith("Optional[")
     kind = kind.removeprefix("Optional[").removesuffix("]") if optional else kind
     if value is None:
@@ -236,7 +231,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _scales(name: str, kind: str, value: Any) -> bool:
-    """Whether it is no scale of an image, or one that may be."""
+    """Whether the argument is not a scale of a resized image, or an allowed one."""
     if name not in _SCALES or "float" not in kind or value is None:
         return True
     given = value if isinstance(value, list | tuple) else [value]
@@ -266,5 +261,5 @@ def _is_known(name: str) -> bool:
 
 
 def _writes_elsewhere(target: torch._ops.OpOverload) -> bool:
-    """Whether it writes its result into a tensor that is given."""
+    """Whether it writes its result into a given tensor."""
     return any(argument.is_out for argument in target._schema.arguments)

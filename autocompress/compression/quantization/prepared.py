@@ -1,6 +1,8 @@
-"""What torchao's fusion of convolutions with BatchNorm leaves out or does too slowly, put right.
+"""Preparation and conversion of models for quantization-aware training with torchao.
 
-It knows one momentum and one eps, those PyTorch has as defaults, and gives them to every BatchNorm.
+torchao's fusion of convolutions with BatchNorm gives every BatchNorm PyTorch's default momentum and eps; the model's
+own
+are restored here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
 
 @dataclass(frozen=True)
 class Constants:
-    """Those of a BatchNorm.
+    """Constants of a BatchNorm.
 
     Attributes:
         momentum: of its running statistics; None: their plain mean.
@@ -51,7 +53,7 @@ def constants_of(model: nn.Module) -> dict[str, Constants]:
 
 
 def restore_constants(graph: fx.GraphModule, constants: Mapping[str, Constants]) -> None:
-    """Give each BatchNorm its constants again, and its eps to the scale that its convolution's weight has meanwhile."""
+    """Restore the constants of each BatchNorm, and its eps in the scale of its convolution's weight."""
     for norm, name in _norms(graph):
         found = constants.get(name)
         if found is None:
@@ -64,7 +66,7 @@ def restore_constants(graph: fx.GraphModule, constants: Mapping[str, Constants])
 
 @torch.no_grad()
 def move_constants(graph: fx.GraphModule) -> None:
-    """Before conversion, which knows one eps only: what a BatchNorm's is more goes into its variance."""
+    """Before conversion, which assumes one eps: add the difference to the variance."""
     moved = dict[str, float]()
     for norm, _ in _norms(graph):
         variance = cast(fx.Node, norm.args[_VARIANCE_AT])
@@ -77,9 +79,9 @@ def move_constants(graph: fx.GraphModule) -> None:
 
 @contextmanager
 def fast_fusion() -> Iterator[None]:
-    """Torchao looks for BatchNorm behind four kinds of convolutions, for seconds each; one kind has int8 kernels.
+    """torchao searches BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels.
 
-    The patterns it looks for are exported once.
+    Its patterns are exported once.
     """
     from torchao.quantization.pt2e import qat_utils
 
@@ -136,11 +138,11 @@ def _remembered(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.Graph
 
 
 class QatModel(nn.Module):
-    """Rounds weights and activations to 8 bits; observers look at values in training mode only.
+    """Rounds weights and activations to 8 bits; observers record values in training mode only.
 
     Args:
         graph: prepared by torchao.
-        start_step: forward passes in training mode before anything is rounded.
+        start_step: forward passes in training mode before rounding starts.
     """
 
     def __init__(self, graph: fx.GraphModule, start_step: int = 0) -> None:
@@ -151,7 +153,7 @@ class QatModel(nn.Module):
         self.train(self.training)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """As the model's that was exported."""
+        """Same arguments and result as the exported model's."""
         if self._mode != self.training:  # the flag was set without `train`
             self.train(self.training)
         if self.training and self._steps <= self.start_step:
@@ -160,7 +162,7 @@ class QatModel(nn.Module):
         return self.graph(*arguments, **keywords)
 
     def train(self, mode: bool = True) -> QatModel:
-        """Switch dropout, normalization and observers."""
+        """Set the mode of dropout, normalization and observers."""
         if self._mode != mode:
             switch(self.graph, training=mode)
             self._observe(mode)
@@ -170,10 +172,10 @@ class QatModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, inputs: list[tuple[Any, ...]]) -> None:
-        """Let the observers see some inputs; nothing else changes. It ends in eval mode.
+        """Let the observers record some inputs; nothing else changes. It ends in eval mode.
 
         Raises:
-            CompressionError: the graph cannot take them.
+            CompressionError: the graph does not accept them.
         """
         self.eval()
         self._observe(True)
@@ -189,7 +191,7 @@ class QatModel(nn.Module):
 
     @torch.no_grad()
     def unrounded(self, run: Callable[[nn.Module], Any]) -> Any:
-        """What a function finds with nothing rounded and nothing observed, in eval mode."""
+        """The result of a function of the model in eval mode, with rounding and observers off."""
         self.eval()
         self._call("enable_fake_quant", False)
         try:
@@ -198,7 +200,7 @@ class QatModel(nn.Module):
             self._call("enable_fake_quant", True)
 
     def _observe(self, on: bool) -> None:
-        """Switch the observers; what they have seen becomes the scales that conversion will take."""
+        """Switch the observers; the recorded ranges become the scales that conversion uses."""
         self._call("enable_observer", on)
         if not on:
             for module in self._quantizers():
@@ -234,7 +236,7 @@ _SAME = 1e-3
 def prepared(
     model: nn.Module, example_inputs: tuple[Any, ...], left_out: Collection[str], start_step: int = 0
 ) -> QatModel:
-    """Export the model and put fake quantizers around its convolutions and linear layers.
+    """Export the model and insert fake quantizers around its convolutions and linear layers.
 
     Args:
         model: its tensors are those of the graph.
@@ -243,7 +245,7 @@ def prepared(
         start_step: see `QatModel`.
 
     Raises:
-        CompressionError: torch.export or torchao cannot follow the model, or found something else than its eval mode.
+        CompressionError: torch.export or torchao cannot process the model, or the graph differs from its eval mode.
     """
     inputs = batch_of_two(example_inputs)
     wanted = outputs(model, inputs)
@@ -268,7 +270,7 @@ def prepared(
 
 
 def converted(model: QatModel) -> Int8Model:
-    """The int8 model; the one that was trained is used up.
+    """The int8 model; the trained one cannot be used afterwards.
 
     Raises:
         CompressionError: torchao cannot convert it.
@@ -316,7 +318,7 @@ def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
 
 
 def _require_names(model: nn.Module, cause: CompressionError) -> None:
-    """Names that no source text can have are why torch.export fails, which tells of its source text only."""
+    """Report names that are not valid in source text, as torch.export's own message does not mention them."""
     for name, _ in (*model.named_parameters(), *model.named_buffers()):
         try:
             tensor_name(name, "the name of a tensor")
@@ -327,7 +329,7 @@ def _require_names(model: nn.Module, cause: CompressionError) -> None:
 
 
 def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:
-    """One graph is trained and evaluated; what a model's code does in one mode only is lost or stays."""
+    """One graph is trained and evaluated; code that runs in one mode only would be lost or stay."""
     try:
         found = model.unrounded(lambda graph: outputs(graph, inputs))
     except Exception as error:
@@ -343,7 +345,7 @@ def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.T
 
 
 def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without checks of input shapes, and without the float weights that int8 ones have replaced."""
+    """Without checks of input shapes, and without the float weights replaced by int8 ones."""
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and not node.users:
             graph.graph.erase_node(node)
