@@ -79,7 +79,7 @@ def move_constants(graph: fx.GraphModule) -> None:
 
 @contextmanager
 def fast_fusion() -> Iterator[None]:
-    """torchao searches BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels.
+    """Torchao searches BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels.
 
     Its patterns are exported once.
     """
