@@ -86,22 +86,18 @@ class Compression(Protocol):
     @property
     def simulated(self) -> bool:
         """Whether the finished model computes in floating point what other kernels would compute in fewer bits."""
-        ...
 
     @property
     def converts(self) -> bool:
         """Whether `finish` changes the computation, so that the accuracy must be measured again."""
-        ...
 
     @property
     def epochs(self) -> int:
         """Epochs of training that compression itself took."""
-        ...
 
     @property
     def model(self) -> nn.Module:
         """The model to fine-tune and evaluate; it may be another object than the one that was given."""
-        ...
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """The compression rate in [0, 1) measured on a model: in training, finished, or loaded from a checkpoint.
@@ -110,11 +106,9 @@ class Compression(Protocol):
             model: the compressed model or a copy of it.
             whole_model: measure over all layers the algorithm supports instead of the targeted ones.
         """
-        ...
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Convert the model, in place, to a plain one with the same outputs; later training does not keep its rate."""
-        ...
 
 
 def left_alone(compression: Compression) -> dict[str, str]:
@@ -132,7 +126,6 @@ class Compressor(Protocol):
             ConfigError: the request breaks a rule.
             CompressionError: the algorithm cannot be applied to the model.
         """
-        ...
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
         """Compress a model in place; use the returned compression's `model` afterwards.
@@ -144,7 +137,6 @@ class Compressor(Protocol):
                 then in an undefined state.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        ...
 
 
 def compressor(name: str) -> Compressor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import device_of, evaluating, moved, tensors
+from autocompress.compression.model_state import detached, device_of, evaluating, moved, tensors
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ModuleError, first_line, short
 
@@ -67,11 +67,11 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     """
     given = module.example_inputs()
     if given is not None:
-        return _detached(tuple(given) if isinstance(given, list | tuple) else (given,))
+        return detached(tuple(given) if isinstance(given, list | tuple) else (given,))
     data = module.calibration_data()
     for batch in data if data is not None else ():
         model = fresh_model(module)
-        return _first_sample(model, _detached(batch_inputs(model, batch)))
+        return _first_sample(model, detached(batch_inputs(model, batch)))
     return _from_evaluator(module)
 
 
@@ -125,18 +125,16 @@ def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
         captured.append((arguments, keywords))
         raise _Captured
 
-    handle = model.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        module.evaluator()(model)
+        with model.register_forward_pre_hook(capture, with_kwargs=True):
+            module.evaluator()(model)
     except _Captured:
         pass
     except Exception as error:
         raise ModuleError(f"the evaluator failed before its first forward pass ({error}); {advice}") from error
-    finally:
-        handle.remove()
     if not captured:
         raise ModuleError(f"the evaluator never called the model, so its inputs are unknown; {advice}")
-    return _first_sample(model, _detached(_positional(model, *captured[0], advice)))
+    return _first_sample(model, detached(_positional(model, *captured[0], advice)))
 
 
 def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], advice: str) -> tuple[Any, ...]:
@@ -158,10 +156,6 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     except Exception:  # noqa: BLE001 - whatever a user's model raises, it wants the whole batch
         return inputs
     return sample
-
-
-def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(item.detach().clone() if isinstance(item, torch.Tensor) else item for item in inputs)
 
 
 def _advice(value: Any) -> str:

@@ -208,6 +208,13 @@ def layer_rates(
     return {name: _rate(target) for name, target in select_layers(model, targets, types, scopes).items()}
 
 
+def require_one_rate(rates: Mapping[str, float], what: str) -> None:
+    """Check that all layers have the same rate; ConfigError if not."""
+    if len(set(rates.values())) > 1:
+        found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
+        raise ConfigError(f"{what} must have one rate for all layers; the rules have {found}")
+
+
 def _rate(target: LayerRule) -> float:
     if target.rate is None:
         raise ConfigError(

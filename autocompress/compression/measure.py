@@ -6,15 +6,16 @@ import contextlib
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, cast
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, evaluating, hooked, moved
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
 from autocompress.records import LayerSize, Measurement
@@ -46,10 +47,14 @@ def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
     """Multiply-accumulates of one forward pass in eval mode on dense kernels: convolutions and matrix products."""
+    return int(_counted_flops(model, example_inputs).get_total_flops()) // 2
+
+
+def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), countable_attention(), counter:
         model(*moved(example_inputs, device_of(model)))
-    return int(counter.get_total_flops()) // 2
+    return counter
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -137,8 +142,10 @@ def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Layer
         return []
     inputs = moved(example_inputs, device_of(model))
     layers = {name: layer for name, layer in model.named_modules() if name and list(layer.parameters(recurse=False))}
+    counts = _counted_flops(model, inputs).get_flop_counts().items()
+    macs = {place.partition(".")[2]: sum(operations.values()) // 2 for place, operations in counts}
     with evaluating(model), torch.no_grad():
-        macs, seconds = _macs(model, inputs), _layer_seconds(model, layers, inputs)
+        seconds = _layer_seconds(model, layers, inputs)
     seen: set[int] = set()
     return [
         LayerSize(name, type(layer).__name__, _nonzero(layer, seen), macs.get(name, 0), seconds.get(name))
@@ -152,44 +159,23 @@ def _nonzero(layer: nn.Module, seen: set[int]) -> int:
     return sum(int(torch.count_nonzero(parameter)) for parameter in new)
 
 
-def _macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, int]:
-    counter = FlopCounterMode(display=False)
-    with countable_attention(), counter:
-        model(*inputs)
-    counts = {place.partition(".")[2]: operations for place, operations in counter.get_flop_counts().items()}
-    return {place: sum(operations.values()) // 2 for place, operations in counts.items()}
-
-
 def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Any, ...]) -> dict[str, float]:
-    times: dict[str, list[float]] = {}
-    with _timed(layers, times, torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None):
+    started, times = dict[str, float](), dict[str, list[float]]()
+    wait = torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None
+
+    def begin(name: str, *_: Any) -> None:
+        wait()
+        started[name] = time.perf_counter()
+
+    def end(name: str, *_: Any) -> None:
+        wait()
+        times.setdefault(name, []).append(time.perf_counter() - started[name])
+
+    handles = [layer.register_forward_pre_hook(partial(begin, name)) for name, layer in layers.items()]
+    handles += [layer.register_forward_hook(partial(end, name)) for name, layer in layers.items()]
+    with hooked(handles):
         for run in range(WARM_UP + RUNS):
             if run == WARM_UP:
                 times.clear()
             model(*inputs)
     return {name: statistics.median(found) for name, found in times.items()}
-
-
-@contextlib.contextmanager
-def _timed(layers: dict[str, nn.Module], times: dict[str, list[float]], wait: Callable[[], None]) -> Iterator[None]:
-    started: dict[str, float] = {}
-
-    def begin(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            wait()
-            started[name] = time.perf_counter()
-
-        return hook
-
-    def end(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            wait()
-            times.setdefault(name, []).append(time.perf_counter() - started[name])
-
-        return hook
-
-    with contextlib.ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(begin(name)).remove)
-            hooks.callback(layer.register_forward_hook(end(name)).remove)
-        yield

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import copyreg
 import dataclasses
 import io
 import itertools
 import logging
 import warnings
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
     """Suppress warnings, standard output and error, and all but errors of these loggers inside the block."""
     levels = {name: logging.getLogger(name).level for name in loggers}
@@ -30,11 +26,7 @@ def quiet(*loggers: str) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     nowhere = io.StringIO()
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -55,66 +47,14 @@ def tied_parameters(model: nn.Module) -> list[list[Place]]:
     return [found for found in places.values() if len(found) > 1]
 
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
-_ATOMS = (int, float, bool, str, bytes, type(None), type)
-_EMPTY = (dict, OrderedDict, list, set)
-_COMPILED = "_compiled_call_impl"
-"""What `nn.Module.__getstate__` leaves out."""
-_RESTORING = (nn.Module.__setstate__, _ConvNd.__setstate__)
-_OWN_WAYS = ("__deepcopy__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__")
-"""Methods by which a class can have a say in how it is copied."""
-_plain: WeakKeyDictionary[type[Any], bool] = WeakKeyDictionary()
-
-
-def copied(model: _Module, memo: dict[int, Any] | None = None) -> _Module:
-    """Equivalent to `copy.deepcopy(model, memo)` in a third of the time."""
-    return cast(_Module, _copied(model, {} if memo is None else memo))
-
-
-def _copied(module: Any, memo: dict[int, Any]) -> Any:
-    known = memo.get(id(module))
-    if known is not None or module is None:
-        return known
-    kind: Any = type(module)
-    if not _is_plain(kind):
-        return copy.deepcopy(module, memo)
-    twin = memo[id(module)] = kind.__new__(kind)
-    attributes = vars(twin)
-    for name, value in vars(module).items():
-        if name == "_modules":
-            attributes[name] = type(value)((key, _copied(child, memo)) for key, child in value.items())
-        elif name != _COMPILED:
-            attributes[name] = _value(value, memo)
-    return twin
-
-
-def _value(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
-    if kind in _ATOMS:
-        return value
-    if kind is tuple and all(type(item) in _ATOMS for item in value):
-        return value
-    return kind() if kind in _EMPTY and not value else copy.deepcopy(value, memo)
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether copying the attributes is equivalent to deepcopy for this class."""
-    if kind not in _plain:
-        _plain[kind] = _wants_no_more(kind)
-    return _plain[kind]
-
-
-def _wants_no_more(kind: Any) -> bool:
-    slots: list[str] = copyreg._slotnames(kind)  # type: ignore[attr-defined]
-    bases = [base for base in kind.__mro__ if base not in (nn.Module, object)]
-    ways = [vars(base)[name] for name in _OWN_WAYS for base in bases if name in vars(base)]
-    return bool(kind.__setstate__ in _RESTORING and not slots) and all(map(_is_torchs, ways))
-
-
-def _is_torchs(way: Any) -> bool:
-    """Whether it is a method that a parametrization adds to a class, which copies attributes too."""
-    return getattr(way, "__module__", None) == parametrize.__name__
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks when the block ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -166,6 +106,11 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {key: mapped(item, change) for key, item in value.items()}
     return value
+
+
+def detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copy every tensor in the inputs, without its graph."""
+    return tuple(mapped(item, lambda tensor: tensor.detach().clone()) for item in inputs)
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import device_of, evaluating, moved, quiet
+from autocompress.compression.model_state import device_of, evaluating, mapped, moved, quiet
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
@@ -44,7 +44,8 @@ def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram
 
 def batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The inputs with every batch of one repeated: torch.export would specialize a size of 1."""
-    return _mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[0] == 1 else item)
+    doubled: tuple[Any, ...] = mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[:1] == (1,) else item)
+    return doubled
 
 
 def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
@@ -57,7 +58,10 @@ def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]
 def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
     return tuple(
-        pytree.tree_map(lambda item: {0: torch.export.Dim.AUTO} if _batched(item) else None, item) for item in inputs
+        pytree.tree_map(
+            lambda value: {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.dim() else None, item
+        )
+        for item in inputs
     )
 
 
@@ -86,11 +90,3 @@ def _symbol(node: torch.fx.Node) -> str | None:
         return None
     size = value.shape[0].node
     return str(size.expr) if size.maybe_as_int() is None else None  # a size that was found constant stays a SymInt
-
-
-def _mapped(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
-    return tuple(pytree.tree_map(lambda item: change(item) if _batched(item) else item, item) for item in inputs)
-
-
-def _batched(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.hooks import batch_inputs
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import detached, device_of, evaluating, moved
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.errors import ModuleError
 
@@ -72,7 +72,7 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
     """
     data = module.calibration_data()
     if data is not None:
-        found = [_detached(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
+        found = [detached(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
         if not found:
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
@@ -106,7 +106,7 @@ def _trained_inputs(module: ModuleClass, algorithm: str, model: nn.Module, batch
     def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         if len(seen) == batches:
             raise _Enough
-        seen.append(_detached(arguments))
+        seen.append(detached(arguments))
 
     model.register_forward_pre_hook(note)
     training = _Training.of(module, algorithm, model, lambda _: None)
@@ -155,11 +155,3 @@ class _Training:
         self.trainer(self.model, self.optimizer, self.criterion, number)
         if self.steps == before:
             raise ModuleError(f"the trainer of {self.name} must step its optimizer; it never did")
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, tuple):
-        return tuple(_detached(item) for item in value)
-    return value

@@ -24,39 +24,9 @@ _SAMPLE, _SAMPLED_FILTERS = 2048, 4
 _TABLE_BITS, _TABLES = 16, 16
 
 
-def codebook(patterns: _Array) -> tuple[_Array, _Array] | None:
-    """The distinct values, ascending, and the index of each element's value; None if more than 256, or no element."""
-    sample = patterns[:: max(1, patterns.size // _SAMPLE)]
-    if not patterns.size or np.unique(sample).size > MOST_VALUES:
-        return None
-    values = distinct(patterns)
-    return None if values.size > MOST_VALUES else (values, _numbers(patterns, values))
-
-
-def codebooks(patterns: _Array, limit: float) -> tuple[_Array, _Array] | None:
-    """For each filter its distinct values, ascending, padded with the last; and the indices of its elements.
-
-    Args:
-        patterns: of shape (filters, elements).
-        limit: in bytes; None is returned if a sample of the filters predicts more.
-    """
-    filters, size = patterns.shape
-    step = max(1, filters // _SAMPLED_FILTERS)
-    most = max((distinct(each).size for each in patterns[::step]), default=0)
-    expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
-    if filters < 2 or most > MOST_VALUES or expected >= limit:
-        return None
-    found = [distinct(each) for each in patterns]
-    most = max(values.size for values in found)
-    if most > MOST_VALUES:
-        return None
-    table = np.stack([np.pad(values, (0, most - values.size), mode="edge") for values in found])
-    return table, np.stack([_numbers(*each) for each in zip(patterns, found, strict=True)])
-
-
 def bits_for(count: int) -> int:
     """Bits that distinguish so many values, at least one."""
-    return max(1, math.ceil(math.log2(count))) if count > 1 else 1
+    return max(1, (count - 1).bit_length())
 
 
 def pack(numbers: _Array, bits: int) -> _Array:
@@ -68,10 +38,7 @@ def pack(numbers: _Array, bits: int) -> _Array:
 
 
 def unpack(codes: _Array, bits: int, count: int) -> _Array:
-    """The inverse of `pack`; ValueError if the number of bytes is wrong."""
-    wanted = math.ceil(count * bits / 8)
-    if codes.size != wanted:
-        raise ValueError(f"{count} codes of {bits} bits take {wanted} bytes; there are {codes.size}")
+    """The inverse of `pack`."""
     if bits == 8:
         return codes
     flat = np.unpackbits(codes, count=count * bits, bitorder="little").reshape(count, bits)
@@ -258,19 +225,31 @@ def _smallest(patterns: _Array, filters: int) -> _Stored | None:
 
 
 def _coded(patterns: _Array, bitmap: _Array | None) -> _Stored | None:
-    found = codebook(patterns)
-    if found is None:
+    """With one codebook; None if there are more than 256 values, which a sample often shows, or no element."""
+    sample = patterns[:: max(1, patterns.size // _SAMPLE)]
+    if not patterns.size or np.unique(sample).size > MOST_VALUES:
         return None
-    values, numbers = found
-    return _Stored(bitmap, pack(numbers, bits_for(values.size)), values[None], patterns.size)
+    values = distinct(patterns)
+    if values.size > MOST_VALUES:
+        return None
+    return _Stored(bitmap, pack(_numbers(patterns, values), bits_for(values.size)), values[None], patterns.size)
 
 
 def _coded_by_filter(patterns: _Array, limit: float) -> _Stored | None:
-    found = codebooks(patterns, limit)
-    if found is None:
+    """With a codebook for each row, padded with its last value; None if a sample of the rows predicts over `limit`."""
+    filters, size = patterns.shape
+    step = max(1, filters // _SAMPLED_FILTERS)
+    most = max((distinct(each).size for each in patterns[::step]), default=0)
+    expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
+    if filters < 2 or most > MOST_VALUES or expected >= limit:
         return None
-    values, numbers = found
-    return _Stored(None, pack(numbers.ravel(), bits_for(values.shape[1])), values, patterns.size)
+    found = [distinct(each) for each in patterns]
+    most = max(values.size for values in found)
+    if most > MOST_VALUES:
+        return None
+    table = np.stack([np.pad(values, (0, most - values.size), mode="edge") for values in found])
+    numbers = np.concatenate([_numbers(*each) for each in zip(patterns, found, strict=True)])
+    return _Stored(None, pack(numbers, bits_for(most)), table, patterns.size)
 
 
 @dataclass(frozen=True)
@@ -292,7 +271,9 @@ class _Described:
     def restored(self) -> torch.Tensor:
         stored = self.parts["values"]
         if self.codebooks:
-            stored = _looked_up(stored, self.parts["codes"], self.codebooks, self.count)
+            table = stored.reshape(self.codebooks, -1)
+            numbers = unpack(self.parts["codes"], bits_for(table.shape[1]), self.count).reshape(self.codebooks, -1)
+            stored = np.take_along_axis(table, numbers.astype(np.intp), axis=1).ravel()  # or IndexError
         if "bitmap" in self.parts:
             stored = _scattered(self.parts["bitmap"], stored, math.prod(self.shape))
         return torch.from_numpy(stored.copy()).view(self.dtype).reshape(self.shape)
@@ -301,8 +282,8 @@ class _Described:
 def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
     """Remove a tensor's parts from the file's tensors, and check their sizes against the description."""
     how = STORED(how, "it")
-    dtype, count, size = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"])
-    wanted = ["values", *(["codes"] if how["codebooks"] else []), *(["bitmap"] if how["sparse"] else [])]
+    dtype, count, size, books = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"]), how["codebooks"]
+    wanted = ["values", *(["codes"] if books else []), *(["bitmap"] if how["sparse"] else [])]
     missing = [part for part in wanted if not isinstance(left.get(f"{name}::{part}"), torch.Tensor)]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be there")
@@ -311,26 +292,24 @@ def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
         kind = _PATTERNS.get(dtype.itemsize) if part == "values" else torch.uint8
         if tensor.dtype != kind or tensor.dim() != 1 or not tensor.is_contiguous():
             raise ValueError(f"{part} must be one row of {kind}; they are {tuple(tensor.shape)} of {tensor.dtype}")
-    _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, how["codebooks"], count, size)
-    key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, how["codebooks"])
-    parts = {part: tensor.numpy() for part, tensor in tensors.items()}
-    return _Described(parts, tuple(how["shape"]), dtype, how["codebooks"], count, key)
+    _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, books, count, size)
+    key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, books)
+    return _Described(
+        {part: tensor.numpy() for part, tensor in tensors.items()}, tuple(how["shape"]), dtype, books, count, key
+    )
 
 
 def _require_sizes(parts: Mapping[str, int], books: int, count: int, size: int) -> None:
     values = parts["values"]
     if books and (values % books or count % books or not 0 < values // books <= MOST_VALUES):
         raise ValueError(f"{values} values of {count} codes cannot be {books} codebooks of at most {MOST_VALUES}")
-    if not books and values != count:
-        raise ValueError(f"{count} values must be stored; there are {values}")
-    if books and parts["codes"] != math.ceil(count * bits_for(values // books) / 8):
-        raise ValueError(f"{count} codes of {values // books} values do not take {parts['codes']} bytes")
+    expected = {"bitmap": math.ceil(size / 8)} if "bitmap" in parts else {}
+    expected |= {"codes": math.ceil(count * bits_for(values // books) / 8)} if books else {"values": count}
+    wrong = [f"{part} take {most}; there are {parts[part]}" for part, most in expected.items() if parts[part] != most]
+    if wrong:
+        raise ValueError(f"the parts of {count} elements must have their sizes: {', '.join(wrong)}")
     if "bitmap" not in parts and count != size:
         raise ValueError(f"a tensor of {size} elements must have them all; {count} are stored")
-    if "bitmap" in parts and parts["bitmap"] != math.ceil(size / 8):
-        raise ValueError(
-            f"the bitmap of {size} elements takes {math.ceil(size / 8)} bytes; there are {parts['bitmap']}"
-        )
 
 
 def _reserved(room: int, size: int) -> int:
@@ -343,13 +322,6 @@ def _bytes(tensors: State) -> int:
     """Bytes of the tensors' storages, shared ones counted once."""
     storages = [tensor.untyped_storage() for tensor in tensors.values() if isinstance(tensor, torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _looked_up(values: _Array, codes: _Array, books: int, count: int) -> _Array:
-    table = values.reshape(books, -1)
-    numbers = unpack(codes, bits_for(table.shape[1]), count)
-    found: _Array = np.take_along_axis(table, numbers.reshape(books, -1).astype(np.intp), axis=1)  # or IndexError
-    return found.ravel()
 
 
 def _scattered(bitmap: _Array, stored: _Array, size: int) -> _Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import uuid
@@ -13,7 +14,6 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.hooks import fresh_model
-from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
@@ -101,7 +101,7 @@ def load_compressed(
     description, weights = read_files(directory)
     if description["kind"] == INT8:
         return _int8(description["structure"], weights, directory)
-    loaded = copied(model) if model is not None else _uncompressed(description, directory, module, trust_module)
+    loaded = copy.deepcopy(model) if model is not None else _uncompressed(description, directory, module, trust_module)
     try:
         apply_structure(loaded, description["structure"])
         fill_in(loaded, weights)
@@ -117,7 +117,7 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
         if description["kind"] == INT8:
             Int8Model.from_dict(description["structure"], weights)
             return
-        again = copied(original)
+        again = copy.deepcopy(original)
         apply_structure(again, description["structure"])
         fill_in(again, weights)
     except Exception as error:

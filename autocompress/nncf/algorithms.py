@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
-from autocompress.compression.model_state import copied, evaluating, requiring_gradients
+from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.parametrizations import WEIGHT
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import cut_out, removed_share
@@ -331,7 +332,7 @@ class PruningPart(_MaskedPart):
 
 def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
     """Parameter -> True at the values that a removal takes away, found by removing numbers."""
-    probe = copied(plain)
+    probe = copy.deepcopy(plain)
     with torch.no_grad():
         for parameter in probe.parameters():
             numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)

@@ -17,7 +17,7 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.batchnorm import recalibrate
-from autocompress.compression.model_state import copied, output_shapes
+from autocompress.compression.model_state import output_shapes
 from autocompress.compression.parametrizations import bare, fold
 from autocompress.compression.quantization.activations import activation_quantizers, detach, hook
 from autocompress.compression.quantization.fake_quantizers import (
@@ -244,7 +244,9 @@ class CompressedModel:
         rate = self.achieved_rate(twin)
         if not plain:
             return Capture(rate, self._claims(rate), lambda: fold(twin))
-        return Capture(rate, self._claims(rate), lambda: fold(copied(twin)), lambda: laid_bare(copied(twin)))
+        return Capture(
+            rate, self._claims(rate), lambda: fold(copy.deepcopy(twin)), lambda: laid_bare(copy.deepcopy(twin))
+        )
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
@@ -267,7 +269,7 @@ class CompressedModel:
         if part is not None and rate is not None and removed:
             start = part.remove(start, rate)
         masked = part is not None and not (removed and isinstance(part, PruningPart))
-        plain = copied(start) if masked else start
+        plain = copy.deepcopy(start) if masked else start
         if start is not self.model:
             become(self.model, start)
         self.attach(with_data=False)
@@ -365,6 +367,6 @@ class CompressedModel:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    twin = copied(model)
+    twin = copy.deepcopy(model)
     Lesson.forget(twin)
     return twin

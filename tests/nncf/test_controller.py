@@ -1,5 +1,6 @@
 """Models under compression: masks that come back, physical removal, states, statistics."""
 
+import copy
 import json
 
 import pytest
@@ -12,7 +13,6 @@ from autocompress import (
     StoreError,
     load_state,
 )
-from autocompress.compression.model_state import copied
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import reread
 from tests.nncf.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
@@ -241,7 +241,9 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
         model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         controller.start_from(controller.plain(), 0.25, removed=True)
         train(controller, model, epochs=2)
-        controller.start_from(None if stands else copied(controller.capture(plain=False).start), 0.5, removed=True)
+        controller.start_from(
+            None if stands else copy.deepcopy(controller.capture(plain=False).start), 0.5, removed=True
+        )
         assert all(parameter.grad is None for parameter in model.parameters())
         train(controller, model)
         assert calls, "the user's hooks stay"
@@ -273,4 +275,4 @@ def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
     capture.require(loaded, tmp_path / "model")
     with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
-        capture.require(copied(original), tmp_path / "model")
+        capture.require(copy.deepcopy(original), tmp_path / "model")

@@ -6,9 +6,9 @@ bits of their numbers, so that a few forward passes distinguish all of a layer.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import copied, device_of, mapped, tensors
+from autocompress.compression.model_state import device_of, hooked, mapped, tensors
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
 from autocompress.compression.pruning.groups import Removal
 from autocompress.compression.pruning.reference_models import channel_dimension, same_chance, twin, typed
@@ -130,15 +131,12 @@ class Provenance:
         def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
             return output.index_fill(dimension, channels.to(output.device), float("nan"))
 
-        handle = layer.register_forward_hook(mark)
-        try:
+        with layer.register_forward_hook(mark):
             return self._seen(self._model, self._inputs)
-        finally:
-            handle.remove()
 
     def _rest(self) -> _Seen:
         """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
-        other = copied(self._model)  # of its own: values of parameters change
+        other = copy.deepcopy(self._model)  # of its own: values of parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
                 module.register_forward_hook(lambda _, __, output: mapped(output, _all_marked))
@@ -162,26 +160,17 @@ class Provenance:
 def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
     undisturbed = same_chance(device_of(model))
     masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
-    with _watched(model, seen), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+    with hooked(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
         answer = model(*inputs)
     if any(bool(tensor.isnan().any()) for tensor in tensors(answer)):
         seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
     return seen
 
 
-@contextmanager
-def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
-    """Record marks at the inputs of layers, and where they end or pass, inside the block."""
-    handles = []
-    for name, module in model.named_modules():
-        place = _place(name, module)
-        if place is not None:
-            handles.append(module.register_forward_pre_hook(_taking(seen, place), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _watchers(model: nn.Module, seen: _Seen) -> list[RemovableHandle]:
+    """Hooks that record marks at the inputs of layers, and where they end or pass."""
+    places = ((module, _place(name, module)) for name, module in model.named_modules())
+    return [module.register_forward_pre_hook(_taking(seen, at), with_kwargs=True) for module, at in places if at]
 
 
 def _place(name: str, module: nn.Module) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import CompressionRequest
+from autocompress.compression.model_state import hooked
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import Site, Unpooled, input_norms, rows, sites
 from autocompress.compression.pruning.groups import Coupling, Place
@@ -21,12 +22,8 @@ from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.compression.trainer_hooks import input_batches, run_epochs, show
 from autocompress.errors import CompressionError, ModuleError
 
-FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "gelu": functional.gelu,
-}
-"""What may be applied to layers' outputs, by the name of the option `activation`."""
+FUNCTIONS: dict[str, Any] = {"relu": functional.relu, "relu6": functional.relu6, "gelu": functional.gelu}
+"""Functions of layers' outputs, by the value of the option `activation`."""
 
 
 class Tally:
@@ -111,12 +108,8 @@ def seen(
     unpooled = Unpooled()
     handles = [handle for sight in found.values() for handle in sight.watch(unpooled)]
     handles.append(model.register_forward_pre_hook(lambda *_: unpooled.forget()))
-    try:
-        with unpooled:
-            show(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), unpooled:
+        show(model, inputs)
     return found
 
 
@@ -146,11 +139,8 @@ def activity_of_layers(
         tallies[name].add((active != 0).float() if zeros else active)
 
     handles = [model.get_submodule(behind[name]).register_forward_hook(functools.partial(see, name)) for name in names]
-    try:
+    with hooked(handles):
         show(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
 
     def score(coupling: Coupling) -> torch.Tensor:
         made = [place for place in coupling.places if place.name in names and place.makes_width_of(behind)]

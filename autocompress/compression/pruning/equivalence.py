@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import device_of, tensors
+from autocompress.compression.model_state import device_of, hooked, tensors
 from autocompress.compression.pruning.channel_tracing import in_place
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, take_over
@@ -146,13 +146,9 @@ def _values(
         return lambda _, __, output: seen.extend((name, tensor) for tensor in tensors(output)[:1])
 
     handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
-    try:
-        model.train(training)
-        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization(calls):
-            answer = model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    model.train(training)
+    with hooked(handles), torch.no_grad(), same_chance(device_of(model)), NeutralNormalization(calls):
+        answer = model(*inputs)
     if calls is not None:
         calls.end(answer)
     return seen + [(OUTPUTS, tensor) for tensor in tensors(answer)]

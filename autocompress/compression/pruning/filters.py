@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES, layer_rates
+from autocompress.compression.layers import FILTER_TYPES, layer_rates, require_one_rate
 from autocompress.compression.model_state import evaluating, requiring_gradients
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import removals
 from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import Cut, Share
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ class FilterCompressor:
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
         common += ["one global ranking"] if pruner.is_global(request) else []
-        if common and len(set(rates.values())) > 1:
-            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
-            raise ConfigError(f"{' with '.join(common)} must have one rate for all layers; the rules have {found}")
+        if common:
+            require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES, layer_rates
 from autocompress.compression.measure import macs, parameters
-from autocompress.compression.model_state import copied
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Coupling, removals, remove
@@ -175,7 +175,7 @@ class Cut:
 
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
-                probe = copied(self.model)
+                probe = copy.deepcopy(self.model)
                 remove(probe, removals(self.chosen(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]

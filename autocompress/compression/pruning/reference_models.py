@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.model_state import copied, device_of, mapped, moved, tensors
+from autocompress.compression.model_state import device_of, mapped, moved, tensors
 from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
@@ -141,7 +142,7 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
             if buffer is not None and id(buffer) not in memo:
                 changed = _changed(buffer.detach(), dtype, generator if varied and buffer.numel() > 1 else None)
                 memo[id(buffer)] = buffer.detach().clone() if changed is None else changed
-    return copied(model, memo)
+    return copy.deepcopy(model, memo)
 
 
 def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:

@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import layer_rates, supported_layers, weight_types
+from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
 from autocompress.compression.pruning.pruner import WeightPruner
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.errors import CompressionError
 from autocompress.registry import algorithm
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -69,9 +69,8 @@ class WeightCompressor:
         """Check the rules against the model."""
         rates = self._rates(model, request)
         require_plain_weights(model, rates)
-        if _pruner(request).is_global(request) and len(set(rates.values())) > 1:
-            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
-            raise ConfigError(f"one global ranking must have one rate for all layers; the rules have {found}")
+        if _pruner(request).is_global(request):
+            require_one_rate(rates, "one global ranking")
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
         """Mask the number of weights nearest to the rate, of each layer or of all together.

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import matches, supported_layers, weight_types
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import hooked, outputs
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
@@ -311,10 +311,6 @@ def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, layer in supported_layers(model, weight_types(request.algorithm)).items()
     ]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(request.example_inputs, device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles):
+        outputs(model, request.example_inputs)
     return {called[0], called[-1]} if called else set()

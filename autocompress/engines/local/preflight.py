@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from autocompress.compression.model_state import copied, device_of
+from autocompress.compression.model_state import device_of
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.training import configured
 from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
@@ -137,7 +137,7 @@ def look(
 
 
 def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> Evaluated:
-    original = copied(controller.uncompressed.model).to(device_of(controller.model))
+    original = copy.deepcopy(controller.uncompressed.model).to(device_of(controller.model))
     return Evaluations(
         named_evaluator(
             "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autocompress.compression.measure import macs, nonzero_parameters, parameters
-from autocompress.compression.model_state import copied
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint
@@ -153,7 +153,7 @@ class Saving:
         """Measured on what the file gives back."""
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
-        loaded = reread(path, copied(capture.finished), self.uncompressed.model, inputs)
+        loaded = reread(path, copy.deepcopy(capture.finished), self.uncompressed.model, inputs)
         capture.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
         after = Measurement(parameters(loaded), nonzero_parameters(loaded), macs(loaded, inputs), size)

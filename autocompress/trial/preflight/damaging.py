@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import copied, device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, evaluating, moved
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError
 
@@ -33,7 +34,7 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     found: list[str] = []
     if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
         with contextlib.suppress(CompressionError):
-            found = sorted(ChannelGraph(copied(model), inputs, layer_shapes(model)).outputs)
+            found = sorted(ChannelGraph(copy.deepcopy(model), inputs, layer_shapes(model)).outputs)
     return found or _called_last(model, inputs)
 
 

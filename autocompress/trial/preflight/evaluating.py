@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression.model_state import copied
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
 from autocompress.trial.preflight.judging import Judge
@@ -103,7 +103,7 @@ class Evaluations:
 
     def _repeat(self, found: Evaluated) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
-        found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
+        found.accuracies += [self._once(copy.deepcopy(self._original)) for _ in range(max(1, most))]
         noise = self._judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
@@ -125,7 +125,7 @@ class Evaluations:
         self._judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
     def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
-        model = copied(self._original)
+        model = copy.deepcopy(self._original)
         damage(model, names, shift)
         try:
             return self._once(model)
@@ -159,7 +159,7 @@ class Evaluations:
 
     def _timed(self, watch: Watch | None) -> tuple[Evaluated, nn.Module]:
         """An evaluation, and what is left of the model."""
-        model = copied(self._original)
+        model = copy.deepcopy(self._original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
@@ -170,7 +170,7 @@ class Evaluations:
         """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self._original), Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = copy.deepcopy(self._original), Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
         try:
             with again.over(model):
                 self._once(model)

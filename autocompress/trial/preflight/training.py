@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from autocompress.compression.hooks import shown
-from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import AutoCompressError, ModuleError, first_line
@@ -36,7 +36,7 @@ def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.
         ModuleError: a trainer, the optimizer, the criterion or the scheduler cannot train the model.
     """
     for name, trainer in _trainers(module, algorithms):
-        yield name, _step(module, name, trainer, copied(original))
+        yield name, _step(module, name, trainer, copy.deepcopy(original))
 
 
 def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
