@@ -6,7 +6,7 @@ import contextlib
 import io
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, cast
@@ -161,7 +161,7 @@ def _nonzero(layer: nn.Module, seen: set[int]) -> int:
 
 def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Any, ...]) -> dict[str, float]:
     started, times = dict[str, float](), dict[str, list[float]]()
-    wait = torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None
 
     def begin(name: str, *_: Any) -> None:
         wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,7 +23,8 @@ def define_torchvision_operators() -> None:
     torchvision::nms does not exist". With the schemas defined, models, transforms and data sets work; the operators do
     not.
     """
-    if _kept or not _installed() or _defined() or _compiled_operators_load():
+    spec = None if _kept else importlib.util.find_spec("torchvision")
+    if spec is None or hasattr(torch.ops.torchvision, "nms") or _load_compiled(spec.submodule_search_locations or ()):
         return
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
@@ -29,22 +32,10 @@ def define_torchvision_operators() -> None:
     _kept.append(library)
 
 
-def _defined() -> bool:
-    return hasattr(torch.ops.torchvision, "nms")
-
-
-def _installed() -> bool:
-    return importlib.util.find_spec("torchvision") is not None
-
-
-def _compiled_operators_load() -> bool:
+def _load_compiled(folders: Iterable[str]) -> bool:
     """Whether torchvision's own import would load them; loading twice is harmless, defining twice is not."""
-    spec = importlib.util.find_spec("torchvision")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for library in sorted(Path(folder).glob("_C.*")):
-            try:
-                torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-            except (ImportError, OSError):
-                continue
+    for library in (path for folder in folders for path in sorted(Path(folder).glob("_C.*"))):
+        with contextlib.suppress(ImportError, OSError):
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
             return True
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,22 +106,21 @@ def _difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
 def _tolerances(
     model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], found: Sequence[float]
 ) -> list[float]:
-    largest = [_largest(tensor) for tensor in wanted]
-    allowed = [_relative(tensor) * size for tensor, size in zip(wanted, largest, strict=True)]
+    allowed = [_allowed(tensor) for tensor in wanted]
     if all(difference <= tolerance for difference, tolerance in zip(found, allowed, strict=True)):
         return allowed
     again = differences(wanted, outputs(model, inputs))
     if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
         return allowed  # it computes something else every time: nothing agrees with that
-    own = [_largest_own(model, inputs, wanted, seed) for seed in range(_NUDGES)]
-    return [max(each) for each in zip(allowed, *own, strict=True)]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(_NUDGES)]
+    nudged = [pytree.tree_map(partial(_nudged, generator=generator), inputs) for generator in generators]
+    return [max(each) for each in zip(allowed, *(differences(wanted, outputs(model, x)) for x in nudged), strict=True)]
 
 
-def _largest_own(model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], seed: int) -> list[float]:
-    """The change of each output when the inputs change by a millionth."""
-    generator = torch.Generator().manual_seed(seed)
-    nudged = tuple(pytree.tree_map(lambda item: _nudged(item, generator), item) for item in inputs)
-    return differences(wanted, outputs(model, nudged))
+def _allowed(tensor: torch.Tensor) -> float:
+    values = tensor.double().abs()
+    largest = float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
+    return largest * (max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE)
 
 
 def _nudged(value: Any, generator: torch.Generator) -> Any:
@@ -128,12 +128,3 @@ def _nudged(value: Any, generator: torch.Generator) -> Any:
         return value
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
     return value + _NUDGE * value.abs().max() * noise
-
-
-def _largest(tensor: torch.Tensor) -> float:
-    values = tensor.double().abs()
-    return float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
-
-
-def _relative(tensor: torch.Tensor) -> float:
-    return max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE

@@ -168,7 +168,9 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
         StoreError: the parts do not fit their description.
     """
     made: dict[Any, torch.Tensor] = {}
-    state, left, room = {}, dict(encoded), _MOST_EXPANSION * _bytes(encoded)
+    storages = [tensor.untyped_storage() for tensor in encoded.values() if isinstance(tensor, torch.Tensor)]
+    in_file = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # shared memory once
+    state, left, room = {}, dict(encoded), _MOST_EXPANSION * in_file
     for name, how in description.items():
         try:
             stored = _described(left, name, how)
@@ -316,12 +318,6 @@ def _reserved(room: int, size: int) -> int:
     if size > room:
         raise ValueError(f"together they would take more than {_MOST_EXPANSION} times the file's bytes")
     return room - size
-
-
-def _bytes(tensors: State) -> int:
-    """Bytes of the tensors' storages, shared ones counted once."""
-    storages = [tensor.untyped_storage() for tensor in tensors.values() if isinstance(tensor, torch.Tensor)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _scattered(bitmap: _Array, stored: _Array, size: int) -> _Array:

@@ -62,7 +62,8 @@ def save_checkpoint(
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
             kind = INT8 if isinstance(model, Int8Model) else FLOAT
-            write_files(state, beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain)
+            about = {"kind": kind, "module": None if module is None else module.to_dict(), "structure": structure}
+            write_files(state, beside, about, plain=plain)
             _require_readable(beside, original)
             replace_files(target, beside)
         finally:
@@ -100,7 +101,10 @@ def load_compressed(
     directory = Path(path)
     description, weights = read_files(directory)
     if description["kind"] == INT8:
-        return _int8(description["structure"], weights, directory)
+        try:
+            return Int8Model.from_dict(description["structure"], weights)
+        except StoreError as error:
+            raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
     loaded = copy.deepcopy(model) if model is not None else _uncompressed(description, directory, module, trust_module)
     try:
         apply_structure(loaded, description["structure"])
@@ -125,13 +129,6 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
         raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
 
 
-def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Module:
-    try:
-        return Int8Model.from_dict(structure, weights)
-    except StoreError as error:
-        raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
-
-
 def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
     """The module that a checkpoint names, or None.
 
@@ -140,10 +137,6 @@ def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
     """
     reference = read_description(Path(path))["module"]
     return None if reference is None else ModuleReference.from_dict(reference)
-
-
-def _about(module: ModuleReference | None) -> dict[str, Any]:
-    return {"module": None if module is None else module.to_dict()}
 
 
 def _uncompressed(

@@ -123,11 +123,6 @@ def restore_files(target: Path) -> None:
         _previous(target).rename(target)
 
 
-def _standing(directory: Path) -> Path:
-    """Where to read a checkpoint from: reading does not undo half a replacement."""
-    return _previous(directory) if not directory.exists() and _previous(directory).exists() else directory
-
-
 def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The checked description of a checkpoint, its structure excepted, and its weights.
 
@@ -188,7 +183,8 @@ def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
 def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
     """Open files of one version of a checkpoint; try again if it is replaced meanwhile."""
     for _ in range(_TRIES):
-        place = _standing(directory)
+        half_replaced = not directory.exists() and _previous(directory).exists()  # which reading does not undo
+        place = _previous(directory) if half_replaced else directory
         with contextlib.ExitStack() as stack:
             before = _identity(place)
             files = [stack.enter_context(_plain_file(place / name)) for name in names]

@@ -64,9 +64,14 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
             structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
     odd = sorted(_names(model) ^ _names(original))
     if odd:
-        shown = ", ".join(map(short, odd[:5]))
-        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {shown}")
-    _require_same_sharing(model, original)
+        names = ", ".join(map(short, odd[:5]))
+        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {names}")
+    unshared = sorted(min(names) for names in _shared(model) ^ _shared(original))
+    if unshared:  # values of names that are one tensor in one of the models only would overwrite each other
+        raise StoreError(
+            "a compressed model must share the tensors that the uncompressed one shares; "
+            f"{short(unshared[0])} is shared otherwise in one of them"
+        )
     checked: Structure = STRUCTURE(structure, "the structure")
     return checked
 
@@ -109,32 +114,23 @@ def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
     if odd:
         raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(short, odd[:5]))}")
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and not _is_extra(name):
-            _require_fitting(name, value, weights[name])
+        found, is_extra = weights[name], name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX  # of any shape
+        if not isinstance(value, torch.Tensor) or is_extra:
+            continue
+        if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
+            raise StoreError(f"{short(name)} must be {value.dtype} of shape {tuple(value.shape)}")
     for module in model.modules():
         _give_memory(module)
     model.load_state_dict(weights, strict=True)
 
 
-def _require_fitting(name: str, value: torch.Tensor, found: Any) -> None:
-    if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
-        raise StoreError(f"{short(name)} must be {value.dtype} of shape {tuple(value.shape)}")
-
-
-def _is_extra(name: str) -> bool:
-    """Whether it is a module's extra state, which may have any shape."""
-    return name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX
-
-
 def _give_memory(module: nn.Module) -> None:
     """Replace expanded tensors, whose elements share memory, so that they can be written to."""
     for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None and tensor.layout is torch.strided and _repeats(tensor):
+        if tensor is None or tensor.layout is not torch.strided:
+            continue
+        if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
             tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _repeats(tensor: torch.Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int]) -> None:
@@ -206,16 +202,6 @@ def _kind(module: nn.Module) -> tuple[type, bool]:
     return kind.__bases__[0] if parametrized else kind, parametrized
 
 
-def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
-    """A tensor with several names must have them in both models, or values would overwrite each other."""
-    odd = sorted(min(names) for names in _shared(model) ^ _shared(original))
-    if odd:
-        raise StoreError(
-            "a compressed model must share the tensors that the uncompressed one shares; "
-            f"{short(odd[0])} is shared otherwise in one of them"
-        )
-
-
 def _shared(model: nn.Module) -> set[frozenset[str]]:
     """Sets of names that share a tensor."""
     names = dict[int, set[str]]()
@@ -236,16 +222,14 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in vars(module).items()
-        if not key.startswith("_") and key != "training" and (_is_int(value) or _is_int_tuple(value))
+        if not key.startswith("_")
+        and key != "training"
+        and (_is_int(value) or (isinstance(value, tuple) and all(map(_is_int, value))))
     }
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_int_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_is_int(item) for item in value)
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every compression algorithm must hold on every model.
+"""Conformance suite of compression algorithms.
 
 For your own model, in a test:
 
@@ -47,15 +47,15 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Compressed:
-    """A model that an algorithm has compressed, untrained.
+    """A model that an algorithm has compressed, without fine-tuning.
 
     Attributes:
         compressions: of the algorithm's stages: one, of a mix two.
-        rate: what was requested; None for a quantizer.
-        achieved: what was measured.
+        rate: requested; None for a quantizer.
+        achieved: measured rate.
         size: of the finished model.
         finished: the model.
-        seconds: that the compressors took.
+        seconds: duration of the compressors.
     """
 
     compressions: tuple[Compression, ...]
@@ -67,22 +67,24 @@ class Compressed:
 
 
 def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float] = RATES) -> None:
-    """Compress the module's model at several rates and check all that must hold.
+    """Compress the module's model at several rates and check the requirements on every algorithm.
 
-    Outputs keep their shape; the achieved rate is near the requested one, never beyond it, and rises with it, as do the
-    parameters and MACs removed; the output layer keeps its shape; a model without filters computes what the whole one
-    does whose lost filters are zero; gradients reach every parameter and a training step leaves the rate; the same seed
-    gives the same model; a checkpoint gives the same outputs bit for bit and has the rate; an export computes the same
-    (ONNX where it is installed, else torch.export).
+    Output shapes do not change. The achieved rate is near the requested one, never beyond it, and rises with it, as do
+    the
+    removed parameters and MACs. The output layer keeps its shape. A model without filters computes what the whole one
+    computes with these filters at zero. Gradients reach every parameter and a training step keeps the rate. The same
+    seed
+    gives the same model. A checkpoint gives the same outputs bit for bit and the same rate. An export computes the same
+    (ONNX if it is installed, else torch.export).
 
     Args:
-        module: with a trainer, and data to calibrate with.
+        module: with a trainer and calibration data.
         algorithm: name of the algorithm, or of a mix.
-        rates: ascending; a quantizer has none.
+        rates: ascending; not used for a quantizer.
 
     Raises:
-        AssertionError: something does not hold.
-        AutoCompressError: the algorithm cannot be applied to the model, and says so.
+        AssertionError: a requirement is violated.
+        AutoCompressError: the algorithm cannot be applied to the model.
     """
     surroundings = Surroundings.of(module)
     asked = list(rates) if _is_adaptive(algorithm) else [None]
@@ -101,7 +103,7 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
 
 
 def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundings: Surroundings) -> Compressed:
-    """The module's model, compressed and not trained, all layers at one rate.
+    """The module's model, compressed at one rate for all layers and not fine-tuned.
 
     Raises:
         AutoCompressError: the algorithm cannot be applied.
@@ -125,17 +127,17 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
 def check_cut(
     module: ModuleClass, algorithm: str, rate: float, surroundings: Surroundings | None = None, **arguments: Any
 ) -> FilterCompression:
-    """Remove filters and compare the smaller model with the whole one whose lost filters are zero; see `zeroed`.
+    """Remove filters and compare the smaller model with the whole one with these filters at zero.
 
     Args:
         module: the model's.
         algorithm: name of a filter pruner.
         rate: to prune at.
-        surroundings: of the module, where they are known.
+        surroundings: of the module, if known.
         arguments: the algorithm's.
 
     Returns:
-        what was removed; what could not be is in `left_alone`.
+        the compression; layers that cannot be pruned are in `left_alone`.
 
     Raises:
         AssertionError: the smaller model computes something else.
@@ -186,7 +188,7 @@ def _check_outputs(finished: nn.Module, surroundings: Surroundings) -> None:
 
 
 def _check_head(finished: nn.Module, original: nn.Module) -> None:
-    """The last layer is as wide as it was; an int8 model has no layers, its outputs have been checked."""
+    """The last layer keeps its width; an int8 model has no layers, its outputs have been checked."""
     layers = [name for name, layer in original.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     modules = dict(finished.named_modules())
     if layers[-1] in modules:
@@ -233,13 +235,13 @@ def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed)
 
 
 def _check_held(before: nn.Module, after: nn.Module) -> None:
-    """What a pruner has removed stays removed through training."""
+    """Values removed by a pruner stay removed during training."""
     for gone, still in _zeros(before, after):
         assert still == gone, f"training must leave what was removed; of {gone} values that were gone, {still} are"
 
 
 def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
-    """Of each weight of two finished models: how many values were gone, and how many are."""
+    """For each weight of two finished models: how many values were zero before, and how many of them are after."""
     trained = after.state_dict()
     for name, tensor in before.state_dict().items():
         if name.endswith("weight") and tensor.dim() > 1:

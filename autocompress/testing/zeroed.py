@@ -1,4 +1,4 @@
-"""The zero test of a cut: what has lost filters computes what the whole model does whose lost filters are zero."""
+"""Check of a pruned model: it computes what the whole model computes with the removed filters at zero."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLUMNS = 64
 
 
 def marked(model: nn.Module) -> nn.Module:
-    """A copy of which all values of one-dimensional parameters and statistics differ, as trained ones do."""
+    """A copy with distinct values in one-dimensional parameters and statistics, as trained ones have."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -31,14 +31,14 @@ def marked(model: nn.Module) -> nn.Module:
 
 
 def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, ...]) -> None:
-    """Compare a smaller model with the uncompressed one in which every lost filter is zero.
+    """Compare a pruned model with the uncompressed one in which every removed filter is zero.
 
-    Which filters are lost is read from the weights that are left. Non-linearities must leave zero as it is; LayerNorm
-    and GroupNorm, whose statistics change with the number of channels, are left out in both models.
+    Which filters were removed is read from the remaining weights. Non-linearities must map zero to zero; LayerNorm and
+    GroupNorm, whose statistics change with the number of channels, are skipped in both models.
 
     Args:
-        original: as it was compressed, `marked`.
-        smaller: cut out of it, not trained.
+        original: the model that was compressed, `marked`.
+        smaller: pruned from it, not trained.
         inputs: positional arguments of one forward pass.
 
     Raises:
@@ -85,7 +85,7 @@ def _zero_channels(norm: nn.Module, left: nn.Module) -> None:
 
 
 def _lost(rows: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
-    """Which rows are in the other matrix no more, of which columns may be gone as well: by what each row holds most."""
+    """Which rows are missing in the other matrix, which may have fewer columns: by the row each value is found in."""
     values, order = rows.flatten().sort()
     some = fewer[:, torch.linspace(0, fewer.shape[1] - 1, min(_COLUMNS, fewer.shape[1])).long()]
     found = order[torch.searchsorted(values, some).clamp_max(values.numel() - 1)] // rows.shape[1]
@@ -103,7 +103,7 @@ def _leave_out_norms(model: nn.Module) -> None:
 
 
 def _affine(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a normalization does besides."""
+    """A normalization layer's forward without the normalization."""
     weight, bias = cast(torch.Tensor, norm.weight), cast(torch.Tensor, norm.bias)
 
     def forward(x: torch.Tensor) -> torch.Tensor:

@@ -89,17 +89,13 @@ def _couplings(
     if len(sizes) != 1 or not losing <= set(free) or {name for _, name, _ in spots} & set(bound):
         return
     (size,) = sizes
-    groups = {model.get_submodule(name) for _, name, _ in spots}
-    parts = {getattr(module, "groups", getattr(module, "num_groups", 1)) for module in groups if _in_groups(module)}
+    modules = {model.get_submodule(name) for _, name, _ in spots}
+    convolutions = [module for module in modules if isinstance(module, _ConvNd) and not layer_shape(module).depthwise]
+    parts = [convolution.groups for convolution in convolutions]
+    parts += [module.num_groups for module in modules if isinstance(module, nn.GroupNorm)]
     for blocks in sorted({*_PARTS, *parts}):
         if len(units) % blocks == 0 and len(units) > blocks:
             yield _coupling(model, root, units, size, blocks)
-
-
-def _in_groups(module: nn.Module) -> bool:
-    if isinstance(module, _ConvNd):
-        return not layer_shape(module).depthwise
-    return isinstance(module, nn.GroupNorm)
 
 
 def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, blocks: int) -> Coupling:
@@ -187,18 +183,11 @@ class Channels:
             return self
         guard = Guard(model, request.example_inputs)
         guilty = guard.sound([(coupling, on_trial(coupling)) for coupling in self.couplings])
-        found = self.without(
-            {
-                name: guilty[each.members[0]]
-                for each in self.couplings
-                for name in each.members
-                if each.members[0] in guilty
-            }
-        )
+        wrong = [each for each in self.couplings if each.members[0] in guilty]
+        found = self.without({name: guilty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
-            more = mended(
-                model, request.example_inputs, found.left_alone, found.couplings, self.free, self.bound, guard
-            )
+            inputs, layers = request.example_inputs, found.left_alone
+            more = mended(model, inputs, layers, found.couplings, self.free, self.bound, guard)
             again = {name for coupling in more for name in coupling.members}
             left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)

@@ -17,8 +17,7 @@ from autocompress.compression.model_state import hooked
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import Site, Unpooled, input_norms, rows, sites
 from autocompress.compression.pruning.groups import Coupling, Place
-from autocompress.compression.pruning.importance import Importance
-from autocompress.compression.pruning.pruner import PruningContext
+from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.trainer_hooks import input_batches, run_epochs, show
 from autocompress.errors import CompressionError, ModuleError
 

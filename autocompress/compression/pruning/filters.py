@@ -111,7 +111,8 @@ def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
     guard = Guard(cut.model, cut.request.example_inputs)
     cut, chosen = cut.sound(share, guard)
     guard.remove(removals(chosen))
-    changed = _narrower(cut.model, cut.channels.original)
+    original, layer = cut.channels.original, cut.model.get_submodule
+    changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
     if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
         raise CompressionError(_why_nothing(cut))
     return cut, changed
@@ -144,7 +145,3 @@ def _why_nothing(cut: Cut) -> str:
     widths = ", ".join(f"{name}: {width}" for name, width in free)
     others = "other " if cut.left_alone else ""
     return f"{start}the {others}layers are too narrow for that rate (filters: {widths})"
-
-
-def _narrower(model: nn.Module, original: Mapping[str, LayerShape]) -> tuple[str, ...]:
-    return tuple(name for name, shape in original.items() if layer_shape(model.get_submodule(name)).width < shape.width)

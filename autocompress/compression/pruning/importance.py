@@ -12,9 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.pruning.groups import Coupling
-
-Importance = Callable[[Coupling], "torch.Tensor | None"]
-"""From a coupling to one score per channel of its root layer; None: cannot tell."""
+from autocompress.compression.pruning.pruner import Importance
 
 LayerScore = Callable[[nn.Module], "torch.Tensor"]
 """From a layer to one score per filter."""

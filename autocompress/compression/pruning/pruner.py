@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from autocompress.errors import ConfigError
 from autocompress.registry import Algorithm, Argument, algorithm
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from autocompress.compression.base import CompressionRequest, Compressor
     from autocompress.compression.pruning.graph import ChannelGraph
     from autocompress.compression.pruning.groups import Coupling
-    from autocompress.compression.pruning.importance import Importance
 
 SCOPES = (Argument("ignored_scopes", ()), Argument("target_scopes", ()), Argument("validate_scopes", True))
 """Which parts of a model an algorithm may touch."""
@@ -31,6 +30,10 @@ EPOCHS = Argument("training_epochs", 1)
 BATCHES = Argument("training_batches", 20, minimum=1)
 ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
 """`auto`: the non-linearity that really follows in the model."""
+
+
+Importance: TypeAlias = "Callable[[Coupling], torch.Tensor | None]"
+"""From a coupling to one score per channel of its root layer; None: unknown."""
 
 
 @dataclass(frozen=True)

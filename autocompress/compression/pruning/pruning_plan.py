@@ -16,8 +16,8 @@ from autocompress.compression.measure import macs, parameters
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.importance import Importance, comparable
-from autocompress.compression.pruning.pruner import PruningContext, pruner_of
+from autocompress.compression.pruning.importance import comparable
+from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
 from autocompress.compression.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 

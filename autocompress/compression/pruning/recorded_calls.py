@@ -56,7 +56,10 @@ class Calls:
     def keep_apart(self) -> bool:
         """Whether no call can mix samples or positions, or move channels."""
         return not self._opaque and all(
-            function in _APART or _is_apart(function, given) for function, given, _ in self._calls[:-1]
+            function in _APART
+            or (function in _OVER_IMAGES and given[1:2] == ((2, 3),))
+            or (function in _FROM_CHANNELS and given[1:] == (1,))
+            for function, given, _ in self._calls[:-1]
         )
 
     def _described(self, value: Any, switched: bool) -> Any:
@@ -69,11 +72,6 @@ class Calls:
         if isinstance(value, list | tuple):
             return tuple(self._described(item, switched) for item in value)
         return value if switched or not isinstance(value, bool | float) else None
-
-
-def _is_apart(function: Any, given: tuple[Any, ...]) -> bool:
-    """Whether dimensions are as in convolutional networks."""
-    return (function in _OVER_IMAGES and given[1:2] == ((2, 3),)) or (function in _FROM_CHANNELS and given[1:] == (1,))
 
 
 _OVER_IMAGES = frozenset((torch.mean, torch.Tensor.mean))

@@ -130,18 +130,17 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():
         shares = type(module).__module__.startswith("torch.nn.")
-        for parameter in module._parameters.values():
-            if parameter is not None and id(parameter) not in memo:
-                changed = _changed(parameter.detach(), dtype, generator if varied else None)
-                if changed is not None or not shares:
-                    value = parameter.detach().clone() if changed is None else changed
-                    memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-                else:
-                    memo[id(parameter)] = parameter
-        for buffer in module._buffers.values():
-            if buffer is not None and id(buffer) not in memo:
-                changed = _changed(buffer.detach(), dtype, generator if varied and buffer.numel() > 1 else None)
-                memo[id(buffer)] = buffer.detach().clone() if changed is None else changed
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None or id(tensor) in memo:
+                continue
+            learned = isinstance(tensor, nn.Parameter)
+            vary = varied and (learned or tensor.numel() > 1)
+            value = _changed(tensor.detach(), dtype, generator if vary else None)
+            if value is None and learned and shares:
+                memo[id(tensor)] = tensor
+            else:
+                value = tensor.detach().clone() if value is None else value
+                memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if learned else value
     return copy.deepcopy(model, memo)
 
 

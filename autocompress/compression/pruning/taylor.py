@@ -14,8 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compression.pruning.consumers import Site, rows, sites
 from autocompress.compression.pruning.data_importance import module_of
-from autocompress.compression.pruning.importance import Importance
-from autocompress.compression.pruning.pruner import PruningContext
+from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.trainer_hooks import run_batches
 from autocompress.errors import CompressionError
 

@@ -72,16 +72,17 @@ def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], roun
         for index, (slot, ranked) in enumerate(zip(slots, scores, strict=True))
         for score in ranked[:-1]  # the best one stays
     ]
-    removed = [0] * len(slots)
+    removed, widths = [0] * len(slots), list[int]()
     for _, index, cost in sorted(steps):
         if gone + cost / 2 > wanted:
             break
         gone += cost
         removed[index] += 1
-    return [
-        _rounded(slot, slot.width - count * slot.parts, round_to) if count else slot.width
-        for slot, count in zip(slots, removed, strict=True)
-    ]
+    for slot, count in zip(slots, removed, strict=True):
+        left = slot.width - count * slot.parts
+        rounded = kept_filters(slot.original, 1 - left / slot.original, slot.parts, round_to)
+        widths.append(min(slot.width, rounded) if count else slot.width)
+    return widths
 
 
 def meet(target: float, share: Callable[[float], float]) -> float:
@@ -122,7 +123,3 @@ def _neighbours(widths: tuple[int, ...], slots: Sequence[Slot], round_to: int) -
         for other in (narrower, wider):
             if other not in (0, width):
                 yield (*widths[:index], other, *widths[index + 1 :])
-
-
-def _rounded(slot: Slot, kept: int, round_to: int) -> int:
-    return min(slot.width, kept_filters(slot.original, 1 - kept / slot.original, slot.parts, round_to))

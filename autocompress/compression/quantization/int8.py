@@ -69,24 +69,22 @@ class Int8Model(nn.Module):
 
         try:
             described = GRAPH(description, "graph")
-            _require_all(tensors, described["tensors"])
             graph, root = graph_from_dict(described), nn.Module()
-            for name, kind in described["tensors"].items():
-                place(root, name, _fitting(tensors, name, kind))
+            for name, tensor in _fitting(tensors, described["tensors"]).items():
+                place(root, name, tensor)
             return cls(fx.GraphModule(root, graph))
         except Exception as error:  # torch's reasons are many
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
 
 
-def _require_all(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+def _fitting(tensors: Mapping[str, torch.Tensor], described: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The described tensors, which must be those of the state dict."""
     if {f"{_GRAPH}{name}" for name in described} != tensors.keys():
         raise StoreError("its tensors must be those of the weights")
-
-
-def _fitting(tensors: Mapping[str, torch.Tensor], name: str, kind: Mapping[str, Any]) -> torch.Tensor:
-    found = tensors.get(f"{_GRAPH}{name}")
-    if found is None or list(found.shape) != kind["shape"] or found.dtype != DTYPES[kind["dtype"]]:
-        raise StoreError(f"its tensor {name} must be {kind['dtype']} of shape {kind['shape']}")
+    found = {name: tensors[f"{_GRAPH}{name}"] for name in described}
+    for name, kind in described.items():
+        if list(found[name].shape) != kind["shape"] or found[name].dtype != DTYPES[kind["dtype"]]:
+            raise StoreError(f"its tensor {name} must be {kind['dtype']} of shape {kind['shape']}")
     return found
 
 

@@ -47,34 +47,24 @@ _IN_TRAINING = "in_training"
 def switch(graph: fx.GraphModule, *, training: bool) -> None:
     """Set the mode of a graph of aten operators, exported in training mode: dropout and BatchNorm statistics."""
     for node in graph.graph.nodes:
+        name, place = str(node.target), FLAGS_AND_PROBABILITIES.get(str(node.target))
         if node.op != "call_function":
             continue
-        if _IN_TRAINING not in node.meta:
-            _remember(node)
-        if _IN_TRAINING in node.meta:
-            _switch(node, training)
+        if name in MEANS:
+            node.meta.setdefault(_IN_TRAINING, node.target)
+        elif place is not None and len(node.args) > place and not always_by_batch(node.target, node.args):
+            node.meta.setdefault(_IN_TRAINING, node.args[place])
+        before = node.meta.get(_IN_TRAINING)
+        if str(before) in MEANS:
+            node.target = before if training else MEANS[str(before)]
+        elif before is not None:
+            node.update_arg(place, before if training else type(before)(0))
     graph.recompile()
-
-
-def _remember(node: fx.Node) -> None:
-    place = FLAGS_AND_PROBABILITIES.get(str(node.target))
-    if str(node.target) in MEANS:
-        node.meta[_IN_TRAINING] = node.target
-    elif place is not None and len(node.args) > place and not always_by_batch(node.target, node.args):
-        node.meta[_IN_TRAINING] = node.args[place]
 
 
 def always_by_batch(target: Any, arguments: Sequence[Any]) -> bool:
     """Whether a call normalizes without running statistics, which is the same in both modes."""
     return str(target).endswith("_norm.default") and arguments[_RUNNING_MEAN] is None
-
-
-def _switch(node: fx.Node, training: bool) -> None:
-    before = node.meta[_IN_TRAINING]
-    if str(before) in MEANS:
-        node.target = before if training else MEANS[str(before)]
-    else:
-        node.update_arg(FLAGS_AND_PROBABILITIES[str(node.target)], before if training else type(before)(0))
 
 
 _ELEMENTWISE = """

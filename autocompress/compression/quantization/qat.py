@@ -17,7 +17,7 @@ from autocompress.compression.base import Compression, CompressionRequest
 from autocompress.compression.layers import supported_layers, weight_types
 from autocompress.compression.parametrizations import WEIGHT, fold, transforms
 from autocompress.compression.pruning.sparsity import Mask
-from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, Precision, quantized_layers
+from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel, converted, prepared
 from autocompress.compression.trainer_hooks import calibration_inputs
@@ -55,7 +55,9 @@ class Int8Quantization:
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """Share of the weights' bits that are saved; in a finished model the int8 weights are counted."""
-        missing = max(0, self.stored - _int8_weights(model)) if isinstance(model, Int8Model) else 0
+        weights = model.weights() if isinstance(model, Int8Model) else ()
+        found = sum(weight.numel() for weight in weights if weight.dtype is torch.int8)
+        missing = max(0, self.stored - found) if isinstance(model, Int8Model) else 0
         total = self.all_weights if whole_model else self.targeted
         return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
 
@@ -115,17 +117,11 @@ class QatQuantizer:
         """Whether everything the request quantizes has int8 kernels."""
         wanted = quantized_layers(model, request, weight_types(request.algorithm))
         return all(
-            "weight" in kinds and len(kinds) > 1 and all(_has_kernels(kind, of) for kind, of in kinds.items())
+            "weight" in kinds
+            and len(kinds) > 1
+            and all(of.bits == _BITS and of.scheme in (None, _SCHEMES[kind]) for kind, of in kinds.items())
             for kinds in wanted.values()
         )
-
-
-def _has_kernels(quant_type: str, precision: Precision) -> bool:
-    return precision.bits == _BITS and precision.scheme in (None, _SCHEMES[quant_type])
-
-
-def _int8_weights(model: Int8Model) -> int:
-    return sum(weight.numel() for weight in model.weights() if weight.dtype is torch.int8)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
