@@ -142,7 +142,8 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "transformer": Rows,
 }
 TRAINED: dict[str, type[TrainedModule]] = {
-    name: type(f"Trained {name}", (TrainedModule,), {"build": staticmethod(build)}) for name, build in _BUILDERS.items()
+    name: type(f"Trained {name}", (TrainedModule,), {"__module__": __name__, "build": staticmethod(build)})
+    for name, build in _BUILDERS.items()
 }
 """The trained modules by kind of net."""
 

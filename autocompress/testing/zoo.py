@@ -113,7 +113,7 @@ class ZooModule(AbstractAutoCompressionModule):
 
 def _module(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...] = ZooModule.shape) -> type[ZooModule]:
     """The module of a net."""
-    return type(name, (ZooModule,), {"build": staticmethod(build), "shape": shape})
+    return type(name, (ZooModule,), {"__module__": __name__, "build": staticmethod(build), "shape": shape})
 
 
 PlainCnn = _module("PlainCnn", lambda: nets.cnn(nn.BatchNorm2d))
