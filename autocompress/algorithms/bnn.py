@@ -23,7 +23,7 @@ class Bnn(Quantizer):
 
     name = "bnn"
     bits = (1, 1)
-    spares_ends = True
+    skips_first_and_last = True
     default_bits = 1
 
     def rounding(self, precision: Precision, layer: nn.Module) -> WeightRounding:

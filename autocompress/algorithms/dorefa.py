@@ -23,7 +23,7 @@ class DoReFa(Quantizer):
 
     name = "dorefa"
     bits = (1, 8)
-    spares_ends = True
+    skips_first_and_last = True
     default_bits = 4
 
     def rounding(self, precision: Precision, layer: nn.Module) -> WeightRounding:

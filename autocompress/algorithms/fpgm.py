@@ -21,9 +21,9 @@ class Fpgm(FilterPruner):
 
     def score(self, layer: nn.Module) -> torch.Tensor:
         """Sum of the distances of each filter to all others of its layer."""
-        from autocompress.compression.pruning.importance import distances
+        from autocompress.compression.pruning.importance import geometric_median_distances
 
-        return distances(layer)
+        return geometric_median_distances(layer)
 
 
 ALGORITHM = Fpgm()

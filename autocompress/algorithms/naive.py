@@ -13,7 +13,7 @@ class Naive(Quantizer):
 
     name = "naive"
     quant_types = ("weight",)
-    by_channel = True
+    per_channel = True
 
 
 ALGORITHM = Naive()

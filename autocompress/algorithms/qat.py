@@ -19,7 +19,7 @@ class Qat(Quantizer):
 
     name = "qat"
     needs = NEEDS_INPUTS
-    by_channel = True
+    per_channel = True
     default_quant_types = ("weight", "output")
 
     def compressor(self) -> Compressor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.hooks import batch_inputs
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
@@ -25,16 +25,16 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
     if not norms:
         return False
     momenta = [norm.momentum for norm in norms]
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         try:
-            _average(model, norms, batches)
+            _average_statistics(model, norms, batches)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     return True
 
 
-def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
+def _average_statistics(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
     device = device_of(model)
     for index, batch in enumerate(batches):
         if index == 0:
@@ -42,4 +42,4 @@ def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) 
                 norm.reset_running_stats()
                 norm.momentum = None  # torch's word for a cumulative average
                 norm.train()
-        model(*moved(batch_inputs(model, batch), device))
+        model(*to_device(batch_inputs(model, batch), device))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import detached, device_of, evaluating, moved, tensors
+from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, flatten_tensors, to_device
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ModuleError, first_line, short
 
@@ -31,7 +31,7 @@ def fresh_model(module: ModuleClass) -> nn.Module:
         hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
         raise ModuleError(f"{name} must return the trained model; it raised {first_line(error)}{hint}") from error
     if not isinstance(model, nn.Module):
-        raise ModuleError(f"{name} must return a torch.nn.Module; got {shown(model)}{_advice(model)}")
+        raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
         return copy.deepcopy(model)
     except Exception as error:
@@ -47,11 +47,11 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
         ModuleError: the evaluator cannot be called, or does not return a finite number.
     """
     if not callable(evaluator):
-        raise ModuleError(f"evaluator() must return a function of the model; got {shown(evaluator)}")
+        raise ModuleError(f"evaluator() must return a function of the model; got {describe(evaluator)}")
     answer = evaluator(model)
     number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
     if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-        raise ModuleError(f"evaluator must return a finite number; got {shown(answer)}{_number_advice(answer)}")
+        raise ModuleError(f"evaluator must return a finite number; got {describe(answer)}{_number_advice(answer)}")
     return float(number)
 
 
@@ -67,11 +67,11 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     """
     given = module.example_inputs()
     if given is not None:
-        return detached(tuple(given) if isinstance(given, list | tuple) else (given,))
+        return detach_inputs(tuple(given) if isinstance(given, list | tuple) else (given,))
     data = module.calibration_data()
     for batch in data if data is not None else ():
         model = fresh_model(module)
-        return _first_sample(model, detached(batch_inputs(model, batch)))
+        return _first_sample(model, detach_inputs(batch_inputs(model, batch)))
     return _from_evaluator(module)
 
 
@@ -89,7 +89,7 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     Raises:
         ModuleError: a batch does not hold the inputs that the model needs.
     """
-    names = _needed(model)
+    names = _required_arguments(model)
     first = batch_input(batch)
     if len(names) < 2:
         return (first,)
@@ -99,11 +99,11 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     inputs = ", ".join(names)
     raise ModuleError(
         f"calibration_data(): a batch must hold the {len(names)} inputs that the model's forward takes, as ({inputs}) "
-        f"or (({inputs}), target); got {shown(batch)}"
+        f"or (({inputs}), target); got {describe(batch)}"
     )
 
 
-def _needed(model: nn.Module) -> list[str]:
+def _required_arguments(model: nn.Module) -> list[str]:
     """Names of the required positional arguments of a model's forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -134,7 +134,7 @@ def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
         raise ModuleError(f"the evaluator failed before its first forward pass ({error}); {advice}") from error
     if not captured:
         raise ModuleError(f"the evaluator never called the model, so its inputs are unknown; {advice}")
-    return _first_sample(model, detached(_positional(model, *captured[0], advice)))
+    return _first_sample(model, detach_inputs(_positional(model, *captured[0], advice)))
 
 
 def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], advice: str) -> tuple[Any, ...]:
@@ -146,13 +146,13 @@ def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
 
 def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """One sample instead of a batch: tracing is cheaper, and counts are per sample."""
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
+    sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
     if len(sizes) != 1 or sizes == {1}:
         return inputs
     sample = tuple(item[:1] if isinstance(item, torch.Tensor) and item.dim() else item for item in inputs)
     try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(sample, device_of(model)))
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(sample, device_of(model)))
     except Exception:  # noqa: BLE001 - whatever a user's model raises, it wants the whole batch
         return inputs
     return sample
@@ -175,6 +175,6 @@ def _number_advice(answer: Any) -> str:
     return ": does it lack its return statement?" if answer is None else ""
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value and its type, for error messages."""
     return f"{short(value)} ({type(value).__name__})"

@@ -15,7 +15,7 @@ from autocompress.layer_selector import ALL_LAYERS, LayerRule
 from autocompress.registry import algorithm, algorithms
 
 _M = TypeVar("_M", bound=type[nn.Module])
-_OF_CONTROLLERS = ("rb_sparsity",)
+_CONTROLLER_ALGORITHMS = ("rb_sparsity",)
 """Algorithms that no search space names."""
 _REGISTERED: dict[type[nn.Module], frozenset[str]] = {}
 
@@ -34,7 +34,7 @@ def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M
     Raises:
         ConfigError: not a subclass of torch.nn.Module, or an unknown algorithm.
     """
-    names = frozenset(known for name in ignored_algorithms for known in _known(name))
+    names = frozenset(known for name in ignored_algorithms for known in _algorithm_names(name))
 
     def register(module: _M) -> _M:
         if not isinstance(module, type) or not issubclass(module, nn.Module):
@@ -50,13 +50,13 @@ def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module]
     return tuple(module for module, ignored in _REGISTERED.items() if algorithm_name not in ignored)
 
 
-def _known(name: str) -> list[str]:
+def _algorithm_names(name: str) -> list[str]:
     if name == "quantization":
         return [each.name for each in algorithms().values() if each.kind == "quantizer"]
-    return [name] if name in _OF_CONTROLLERS else [algorithm(name).name]
+    return [name] if name in _CONTROLLER_ALGORITHMS else [algorithm(name).name]
 
 
-_SHOWN = 5
+_MOST_NAMES = 5
 
 REGEX = "{re}"
 """Marks a pattern: the rest is a regular expression that is searched for in the dotted name."""
@@ -100,7 +100,7 @@ class Scopes:
         return targeted and not _any_matches(self.ignored, name)
 
 
-EVERYWHERE = Scopes()
+ALL_SCOPES = Scopes()
 """No limits."""
 
 
@@ -121,11 +121,11 @@ def _no_match(scope: str, names: list[str]) -> str:
     """The message for a scope that matches nothing, with close names."""
     text = scope.removeprefix(REGEX)
     last = re.split(r"\W", text.rstrip("$"))[-1]
-    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_SHOWN)
-    close = difflib.get_close_matches(text, names, n=_SHOWN)
+    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_MOST_NAMES)
+    close = difflib.get_close_matches(text, names, n=_MOST_NAMES)
     close += [name for name in names if name.rpartition(".")[2] in tails and name not in close]
     top = [name for name in names if "." not in name]
-    told = f"close names: {', '.join(close[:_SHOWN])}" if close else f"names at its top: {', '.join(top)}"
+    told = f"close names: {', '.join(close[:_MOST_NAMES])}" if close else f"names at its top: {', '.join(top)}"
     return f"{scope!r} matches nothing in the model ({told})"
 
 
@@ -163,7 +163,7 @@ def select_layers(
     model: nn.Module,
     targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
-    scopes: Scopes = EVERYWHERE,
+    scopes: Scopes = ALL_SCOPES,
 ) -> dict[str, LayerRule]:
     """The rule that applies to each selected layer, in the model's order; later rules override earlier ones.
 
@@ -172,7 +172,7 @@ def select_layers(
     """
     scopes.check(model)
     layers, chosen = supported_layers(model, types), {}
-    for target, names in matches(model, targets, types):
+    for target, names in match_rules(model, targets, types):
         chosen.update(dict.fromkeys(names, target))
     ruled = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
     selected = {name: target for name, target in ruled.items() if scopes.allow(name)}
@@ -182,7 +182,7 @@ def select_layers(
     return selected
 
 
-def matches(
+def match_rules(
     model: nn.Module, targets: Sequence[LayerRule], types: tuple[type[nn.Module], ...]
 ) -> list[tuple[LayerRule, list[str]]]:
     """Each rule with the names of the layers it selects, in the model's order, before scopes are applied.
@@ -198,7 +198,7 @@ def layer_rates(
     model: nn.Module,
     targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
-    scopes: Scopes = EVERYWHERE,
+    scopes: Scopes = ALL_SCOPES,
 ) -> dict[str, float]:
     """The compression rate of each selected layer, in the model's order.
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compression.model_state import device_of, evaluating, hooked, moved
+from autocompress.compression.model_state import device_of, eval_mode, temporary_hooks, to_device
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
 from autocompress.records import LayerSize, Measurement
@@ -52,8 +52,8 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), countable_attention(), counter:
-        model(*moved(example_inputs, device_of(model)))
+    with eval_mode(model), torch.no_grad(), countable_attention(), counter:
+        model(*to_device(example_inputs, device_of(model)))
     return counter
 
 
@@ -114,8 +114,8 @@ def measure_latency(
     """
     times: tuple[list[float], list[float]] = ([], [])
     models = (model, original)
-    inputs = [moved(example_inputs, device_of(each)) for each in models]
-    with evaluating(model), evaluating(original), torch.no_grad():
+    inputs = [to_device(example_inputs, device_of(each)) for each in models]
+    with eval_mode(model), eval_mode(original), torch.no_grad():
         for run in range(warm_up + runs):
             for each, arguments, found in zip(models, inputs, times, strict=True):
                 seconds = _seconds(each, arguments)
@@ -140,11 +140,11 @@ def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Layer
     """
     if isinstance(model, Int8Model):
         return []
-    inputs = moved(example_inputs, device_of(model))
+    inputs = to_device(example_inputs, device_of(model))
     layers = {name: layer for name, layer in model.named_modules() if name and list(layer.parameters(recurse=False))}
     counts = _counted_flops(model, inputs).get_flop_counts().items()
     macs = {place.partition(".")[2]: sum(operations.values()) // 2 for place, operations in counts}
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         seconds = _layer_seconds(model, layers, inputs)
     seen: set[int] = set()
     return [
@@ -173,7 +173,7 @@ def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple
 
     handles = [layer.register_forward_pre_hook(partial(begin, name)) for name, layer in layers.items()]
     handles += [layer.register_forward_hook(partial(end, name)) for name, layer in layers.items()]
-    with hooked(handles):
+    with temporary_hooks(handles):
         for run in range(WARM_UP + RUNS):
             if run == WARM_UP:
                 times.clear()

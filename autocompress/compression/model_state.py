@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
+def suppress_output(*loggers: str) -> Iterator[None]:
     """Suppress warnings, standard output and error, and all but errors of these loggers inside the block."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
@@ -34,13 +34,13 @@ def quiet(*loggers: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-Place = tuple[str, str]
+ParameterName = tuple[str, str]
 """A module's dotted name and the name of a parameter in it."""
 
 
-def tied_parameters(model: nn.Module) -> list[list[Place]]:
+def tied_parameters(model: nn.Module) -> list[list[ParameterName]]:
     """All places of each parameter that is shared."""
-    places: dict[int, list[Place]] = defaultdict(list)
+    places: dict[int, list[ParameterName]] = defaultdict(list)
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             places[id(parameter)].append((name, key))
@@ -48,7 +48,7 @@ def tied_parameters(model: nn.Module) -> list[list[Place]]:
 
 
 @contextmanager
-def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+def temporary_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """Remove hooks when the block ends."""
     try:
         yield
@@ -58,7 +58,7 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode inside the block; restore the modes after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -70,7 +70,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def requiring_gradients(model: nn.Module) -> Iterator[None]:
+def require_gradients(model: nn.Module) -> Iterator[None]:
     """Make every float parameter require gradients inside the block; restored by name, as it may be replaced."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -90,48 +90,48 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
     """Move every tensor in nested sequences and mappings to a device."""
-    return mapped(value, lambda tensor: tensor.to(device))
+    return map_tensors(value, lambda tensor: tensor.to(device))
 
 
-def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Apply a function to every tensor in nested sequences and mappings."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
+        return type(value)(*(map_tensors(item, change) for item in value))
     if isinstance(value, list | tuple):
-        return type(value)(mapped(item, change) for item in value)
+        return type(value)(map_tensors(item, change) for item in value)
     if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
+        return {key: map_tensors(item, change) for key, item in value.items()}
     return value
 
 
-def detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def detach_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Copy every tensor in the inputs, without its graph."""
-    return tuple(mapped(item, lambda tensor: tensor.detach().clone()) for item in inputs)
+    return tuple(map_tensors(item, lambda tensor: tensor.detach().clone()) for item in inputs)
 
 
-def tensors(value: Any) -> list[torch.Tensor]:
+def flatten_tensors(value: Any) -> list[torch.Tensor]:
     """All tensors in nested sequences, mappings and dataclasses, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in tensors(item)]
+        return [tensor for item in value.values() for tensor in flatten_tensors(item)]
     if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in tensors(item)]
+        return [tensor for item in value for tensor in flatten_tensors(item)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [tensor for field in dataclasses.fields(value) for tensor in tensors(getattr(value, field.name))]
+        return [tensor for field in dataclasses.fields(value) for tensor in flatten_tensors(getattr(value, field.name))]
     return []
 
 
-def outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+def forward_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
     """All tensors of one forward pass in eval mode, without gradients."""
-    with evaluating(model), torch.no_grad():
-        return tensors(model(*moved(inputs, device_of(model))))
+    with eval_mode(model), torch.no_grad():
+        return flatten_tensors(model(*to_device(inputs, device_of(model))))
 
 
 def output_shapes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
     """Shapes of all output tensors of one forward pass in eval mode."""
-    return [tuple(tensor.shape) for tensor in outputs(model, example_inputs)]
+    return [tuple(tensor.shape) for tensor in forward_outputs(model, example_inputs)]

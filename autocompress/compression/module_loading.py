@@ -42,30 +42,30 @@ def on_path(root: str) -> Iterator[None]:
             sys.path.remove(root)
 
 
-def known(file: str, name: str, class_name: str) -> ModuleType | None:
+def find_imported(file: str, name: str, class_name: str) -> ModuleType | None:
     """The module of a file if this process has already imported it and it has the class; nothing is executed."""
     for each in ("__main__", name, _path_name(file)):
         module = sys.modules.get(each)
-        if module is not None and _is(module, file) and attribute(module, class_name) is not None:
+        if module is not None and _is_module_of(module, file) and lookup_class(module, class_name) is not None:
             return module
     return None
 
 
-def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
+def import_file(file: str, name: str, root: str, class_name: str) -> ModuleType:
     """The module of an absolute file path: the running script if it is that file, else imported by name, else by path.
 
     Raises:
         ModuleError: the file is missing or its import fails.
     """
     main = sys.modules["__main__"]
-    if _is(main, file) and attribute(main, class_name) is not None:
+    if _is_module_of(main, file) and lookup_class(main, class_name) is not None:
         return main  # the launching script itself: a second copy would run it again
-    source(file)
+    read_source(file)
     _loading.append(Path(file))
     try:
         with on_path(root):
             importlib.invalidate_caches()
-            return _by_name(name, file) or _by_path(file)
+            return _import_by_name(name, file) or _import_by_path(file)
     except (Exception, SystemExit) as error:
         reason = f"it exits ({error})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         raise ModuleError(f"the module's file must be importable; importing {file!r} fails: {reason}") from error
@@ -73,24 +73,24 @@ def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
         _loading.pop()
 
 
-def _by_name(name: str, file: str) -> ModuleType | None:
+def _import_by_name(name: str, file: str) -> ModuleType | None:
     known = sys.modules.get(name)
     if known is None:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
             return None
-        if spec is None or spec.origin is None or not _same(spec.origin, file):
+        if spec is None or spec.origin is None or not _same_file(spec.origin, file):
             return None  # another module has that name
         known = importlib.import_module(name)
-    return known if _is(known, file) else None
+    return known if _is_module_of(known, file) else None
 
 
 def _path_name(file: str) -> str:
     return f"_autocompress_{hashlib.sha256(file.encode()).hexdigest()[:8]}_{Path(file).stem}"
 
 
-def _by_path(file: str) -> ModuleType:
+def _import_by_path(file: str) -> ModuleType:
     name = _path_name(file)
     if name in sys.modules:
         return sys.modules[name]
@@ -107,16 +107,16 @@ def _by_path(file: str) -> ModuleType:
     return module
 
 
-def _is(module: ModuleType, file: str) -> bool:
+def _is_module_of(module: ModuleType, file: str) -> bool:
     own = getattr(module, "__file__", None)
-    return own is not None and _same(own, file)
+    return own is not None and _same_file(own, file)
 
 
-def _same(one: str, other: str) -> bool:
+def _same_file(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
-def source(file: str) -> bytes:
+def read_source(file: str) -> bytes:
     """The bytes of a source file, or ModuleError if it cannot be read."""
     try:
         return Path(file).read_bytes()
@@ -124,7 +124,7 @@ def source(file: str) -> bytes:
         raise ModuleError(f"the module's file must be readable; {file!r} is not: {error.strerror}") from error
 
 
-def attribute(module: ModuleType, dotted: str) -> Any | None:
+def lookup_class(module: ModuleType, dotted: str) -> Any | None:
     """The object of a dotted class name in a module, or None; executes no code of the module."""
     value: Any = module
     for part in dotted.split("."):
@@ -155,7 +155,7 @@ def name_in_package(file: Path) -> tuple[str, Path]:
     return ".".join(parts), folder
 
 
-def found(name: str) -> Path:
+def find_module_file(name: str) -> Path:
     """The file of an importable module, or ModuleError if there is none."""
     try:
         with on_path(str(Path.cwd())):
@@ -219,7 +219,7 @@ class ModuleReference:
             raise ModuleError(
                 f"a module must be given as path/to/file.py:ClassName or package.module:ClassName; got {text!r}"
             )
-        file = Path(place) if place.endswith(".py") or "/" in place or "\\" in place else found(place)
+        file = Path(place) if place.endswith(".py") or "/" in place or "\\" in place else find_module_file(place)
         if not file.is_file():
             raise ModuleError(f"the module's file must exist; there is no {place!r} (in {text!r})")
         name, root = name_in_package(file.resolve())
@@ -243,13 +243,13 @@ class ModuleReference:
         define_torchvision_operators()
         if keep_path and self.root not in sys.path:
             sys.path.insert(0, self.root)
-        return _checked(imported(self.file, self.name, self.root, self.class_name), self)
+        return _require_module_class(import_file(self.file, self.name, self.root, self.class_name), self)
 
     def in_memory(self) -> ModuleClass | None:
         """The class, if this process has imported its file already; None: it has not. Nothing is run."""
-        module = known(self.file, self.name, self.class_name)
+        module = find_imported(self.file, self.name, self.class_name)
         try:
-            return None if module is None else _checked(module, self)
+            return None if module is None else _require_module_class(module, self)
         except ModuleError:
             return None
 
@@ -257,7 +257,7 @@ class ModuleReference:
         """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
         return on_path(self.root)
 
-    def untrusted(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
+    def untrusted_message(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
         """The message where a file names this module and nobody has said that it may be run.
 
         Args:
@@ -279,7 +279,7 @@ class ModuleReference:
         Raises:
             ModuleError: the file is missing.
         """
-        return hashlib.sha256(source(self.file)).hexdigest()
+        return hashlib.sha256(read_source(self.file)).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object."""
@@ -315,14 +315,14 @@ def _is_dotted(name: str) -> bool:
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
 
 
-def _checked(module: ModuleType, reference: ModuleReference) -> ModuleClass:
-    wanted, file = attribute(module, reference.class_name), Path(reference.file).name
+def _require_module_class(module: ModuleType, reference: ModuleReference) -> ModuleClass:
+    wanted, file = lookup_class(module, reference.class_name), Path(reference.file).name
     if wanted is None:
-        raise ModuleError(f"{file}: {unknown_name('class', reference.class_name, _usable(module))}")
+        raise ModuleError(f"{file}: {unknown_name('class', reference.class_name, _module_classes(module))}")
     if not isinstance(wanted, type) or not issubclass(wanted, AbstractAutoCompressionModule):
         raise ModuleError(
             f"{file}: a compression module must be a subclass of AbstractAutoCompressionModule; "
-            f"{reference.class_name} is not (subclasses there: {', '.join(_usable(module)) or 'none'})"
+            f"{reference.class_name} is not (subclasses there: {', '.join(_module_classes(module)) or 'none'})"
         )
     if inspect.isabstract(wanted):
         missing = ", ".join(sorted(wanted.__abstractmethods__))
@@ -332,7 +332,7 @@ def _checked(module: ModuleType, reference: ModuleReference) -> ModuleClass:
     return wanted
 
 
-def _usable(module: ModuleType) -> list[str]:
+def _module_classes(module: ModuleType) -> list[str]:
     return sorted(
         name
         for name, value in vars(module).items()

@@ -23,25 +23,25 @@ def transforms(module: nn.Module, name: str = WEIGHT) -> list[nn.Module]:
     return list(cast(Any, module.parametrizations)[name])
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold_parametrizations(model: nn.Module) -> nn.Module:
     """Replace weights by their parametrized values and remove our parametrizations: same outputs, names and order."""
-    found = list(_transformed(model))
+    found = list(_transformed_parameters(model))
     with torch.no_grad():  # all values first: a shared weight has several places, and not every transform is idempotent
         values = [cast(torch.Tensor, getattr(module, name)).detach().clone() for module, name in found]
     for (module, name), value in zip(found, values, strict=True):
         with torch.no_grad():
-            _taken_off(module, name).copy_(value)
+            _remove_parametrization(module, name).copy_(value)
     return model
 
 
-def bare(model: nn.Module) -> nn.Module:
+def strip_parametrizations(model: nn.Module) -> nn.Module:
     """Remove our parametrizations and keep the original weights below them: same names and order."""
-    for module, name in list(_transformed(model)):
-        _taken_off(module, name)
+    for module, name in list(_transformed_parameters(model)):
+        _remove_parametrization(module, name)
     return model
 
 
-def _transformed(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+def _transformed_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Each module and the name of a parameter that has one of our parametrizations."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
@@ -50,7 +50,7 @@ def _transformed(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
                     yield module, name
 
 
-def _taken_off(module: nn.Module, name: str) -> nn.Parameter:
+def _remove_parametrization(module: nn.Module, name: str) -> nn.Parameter:
     """Like parametrize.remove_parametrizations, which would also remove them from all deep copies of the module."""
     lists = cast(Any, module.parametrizations)
     parameter: nn.Parameter = lists[name].original

@@ -11,51 +11,53 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import device_of, evaluating, mapped, moved, quiet
+from autocompress.compression.model_state import device_of, eval_mode, map_tensors, suppress_output, to_device
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 
-def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
     """The torch.export graph of a model in eval mode, for any batch size where the model allows it.
 
     Raises:
         CompressionError: torch.export cannot trace the model.
     """
-    inputs = moved(example_inputs, device_of(model))
+    inputs = to_device(example_inputs, device_of(model))
     graph = model.graph if isinstance(model, Int8Model) else model
-    with evaluating(model), torch.no_grad(), quiet("torch.export"):
+    with eval_mode(model), torch.no_grad(), suppress_output("torch.export"):
         try:
-            program = _for_any_batch(graph, inputs)
+            program = _export_dynamic(graph, inputs)
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
             raise CompressionError(f"torch.export must be able to follow the model; {first_line(error)}") from error
 
 
-def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
+def _export_dynamic(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
     """The graph with a dynamic batch size; None if the computation depends on the batch size."""
-    pairs = batch_of_two(inputs)
+    pairs = without_batch_of_one(inputs)
     try:
-        program = torch.export.export(graph, pairs, dynamic_shapes=any_batch(pairs), strict=False)
+        program = torch.export.export(graph, pairs, dynamic_shapes=dynamic_batch_shapes(pairs), strict=False)
     except Exception:  # noqa: BLE001 - whatever it is, the second try tells
         return None
-    return program if any(free_batches(program)) else None
+    return program if any(dynamic_batches(program)) else None
 
 
-def batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def without_batch_of_one(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The inputs with every batch of one repeated: torch.export would specialize a size of 1."""
-    doubled: tuple[Any, ...] = mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[:1] == (1,) else item)
+    doubled: tuple[Any, ...] = map_tensors(
+        inputs, lambda item: torch.cat([item, item]) if item.shape[:1] == (1,) else item
+    )
     return doubled
 
 
-def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
-    """The inputs repeated three times along dimension 0 where `free_batches` says that it is dynamic."""
+def triple_batch(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
+    """The inputs repeated three times along dimension 0 where `dynamic_batches` says that it is dynamic."""
     leaves, spec = pytree.tree_flatten(inputs)
     larger = [torch.cat([item] * 3) if each else item for item, each in zip(leaves, free, strict=True)]
     return tuple(pytree.tree_unflatten(larger, spec))
 
 
-def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def dynamic_batch_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
     return tuple(
         pytree.tree_map(
@@ -65,7 +67,7 @@ def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def free_batches(program: ExportedProgram) -> list[bool]:
+def dynamic_batches(program: ExportedProgram) -> list[bool]:
     """For each input in order, whether dimension 0 is dynamic."""
     return [_symbol(node) is not None for node in user_inputs(program)]
 

@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.hooks import batch_inputs
-from autocompress.compression.model_state import detached, device_of, evaluating, moved
+from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.errors import ModuleError
 
 _CALIBRATION_BATCHES = 8
 
 
-class _Enough(BaseException):
+class _StopTraining(BaseException):
     """Stops the user's trainer; a BaseException, so that the user's `except Exception` does not catch it."""
 
 
@@ -39,7 +39,7 @@ def run_epochs(module: ModuleClass, algorithm: str, model: nn.Module, epochs: in
     Raises:
         ModuleError: a required hook is missing, or the trainer never steps its optimizer.
     """
-    training = _Training.of(module, algorithm, model, lambda _: on_step())
+    training = _UserTraining.of(module, algorithm, model, lambda _: on_step())
     for epoch in range(epochs):
         training.epoch(epoch)
 
@@ -55,11 +55,11 @@ def run_batches(
     def note(steps: int) -> None:
         on_step()
         if steps == batches:
-            raise _Enough
+            raise _StopTraining
 
-    training = _Training.of(module, algorithm, model, note)
+    training = _UserTraining.of(module, algorithm, model, note)
     training.freeze()
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_StopTraining):
         for epoch in itertools.count():
             training.epoch(epoch)
 
@@ -72,11 +72,11 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
     """
     data = module.calibration_data()
     if data is not None:
-        found = [detached(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
+        found = [detach_inputs(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
         if not found:
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
-    return _trained_inputs(module, algorithm, copy.deepcopy(model), batches)
+    return _inputs_from_trainer(module, algorithm, copy.deepcopy(model), batches)
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:
@@ -87,12 +87,12 @@ def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tu
     return seen or [request.example_inputs]  # a trainer need not run the model it is given
 
 
-def show(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
+def run_inputs(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
     """Run a forward pass for each of the inputs, in eval mode and without gradients."""
     device = device_of(model)
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for arguments in inputs:
-            model(*moved(arguments, device))
+            model(*to_device(arguments, device))
 
 
 def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
@@ -100,24 +100,24 @@ def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
     return module.sparsifying_trainer(algorithm) or module.post_compress_finetuning_trainer(algorithm)
 
 
-def _trained_inputs(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
+def _inputs_from_trainer(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
 
     def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         if len(seen) == batches:
-            raise _Enough
-        seen.append(detached(arguments))
+            raise _StopTraining
+        seen.append(detach_inputs(arguments))
 
     model.register_forward_pre_hook(note)
-    training = _Training.of(module, algorithm, model, lambda _: None)
+    training = _UserTraining.of(module, algorithm, model, lambda _: None)
     training.freeze()
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_StopTraining):
         training.epoch(0)
     return seen
 
 
 @dataclass
-class _Training:
+class _UserTraining:
     """The user's trainer with its model, optimizer and criterion; `steps` counts optimizer steps."""
 
     name: str
@@ -128,7 +128,7 @@ class _Training:
     steps: int = 0
 
     @classmethod
-    def of(cls, module: ModuleClass, algorithm: str, model: nn.Module, on_step: Callable[[int], None]) -> _Training:
+    def of(cls, module: ModuleClass, algorithm: str, model: nn.Module, on_step: Callable[[int], None]) -> _UserTraining:
         """Call the user's hooks; `on_step` receives the number of each step, from 1, before it is taken."""
         trainer, make_optimizer = trainer_of(module, algorithm), module.optimizer_factory()
         if trainer is None or make_optimizer is None:

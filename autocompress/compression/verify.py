@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import outputs, tensors
+from autocompress.compression.model_state import flatten_tensors, forward_outputs
 from autocompress.compression.quantization.activations import ActivationQuantizer
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
@@ -20,7 +20,7 @@ Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
 """From the positional arguments of one forward pass to all tensors of its outcome."""
 
 _TOLERANCE = 1e-4
-_NUDGE, _NUDGES = 1e-6, 4
+_PERTURBATION, _PERTURBATIONS = 1e-6, 4
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
     """
     shares = [(0.0, 0.0, 0.0)]
     for case in cases:
-        wanted = outputs(model, case)
-        apart = differences(wanted, _ran(run, case, checked))
+        wanted = forward_outputs(model, case)
+        apart = differences(wanted, _run_exported(run, case, checked))
         for tolerance, difference in zip(_tolerances(model, case, wanted, apart), apart, strict=True):
             if not difference <= tolerance:
                 raise CompressionError(
@@ -76,17 +76,17 @@ def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
     return [_difference(a.cpu().double(), b.cpu().double()) for a, b in zip(wanted, found, strict=True)]
 
 
-def rounds(model: nn.Module) -> bool:
+def rounds_activations(model: nn.Module) -> bool:
     """Whether the model rounds activations, so that a change in the last digit can move a value by a whole level."""
     return any(isinstance(module, Int8Model | ActivationQuantizer) for module in model.modules())
 
 
 def batch_size(inputs: tuple[Any, ...]) -> int:
     """Dimension 0 of the first tensor that has one, else 0."""
-    return next((tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()), 0)
+    return next((tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim()), 0)
 
 
-def _ran(run: Run, case: tuple[Any, ...], checked: str) -> list[torch.Tensor]:
+def _run_exported(run: Run, case: tuple[Any, ...], checked: str) -> list[torch.Tensor]:
     try:
         return run(case)
     except Exception as error:
@@ -106,25 +106,28 @@ def _difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
 def _tolerances(
     model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], found: Sequence[float]
 ) -> list[float]:
-    allowed = [_allowed(tensor) for tensor in wanted]
+    allowed = [_relative_tolerance(tensor) for tensor in wanted]
     if all(difference <= tolerance for difference, tolerance in zip(found, allowed, strict=True)):
         return allowed
-    again = differences(wanted, outputs(model, inputs))
+    again = differences(wanted, forward_outputs(model, inputs))
     if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
         return allowed  # it computes something else every time: nothing agrees with that
-    generators = [torch.Generator().manual_seed(seed) for seed in range(_NUDGES)]
-    nudged = [pytree.tree_map(partial(_nudged, generator=generator), inputs) for generator in generators]
-    return [max(each) for each in zip(allowed, *(differences(wanted, outputs(model, x)) for x in nudged), strict=True)]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(_PERTURBATIONS)]
+    nudged = [pytree.tree_map(partial(_perturb, generator=generator), inputs) for generator in generators]
+    return [
+        max(each)
+        for each in zip(allowed, *(differences(wanted, forward_outputs(model, x)) for x in nudged), strict=True)
+    ]
 
 
-def _allowed(tensor: torch.Tensor) -> float:
+def _relative_tolerance(tensor: torch.Tensor) -> float:
     values = tensor.double().abs()
     largest = float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
     return largest * (max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE)
 
 
-def _nudged(value: Any, generator: torch.Generator) -> Any:
+def _perturb(value: Any, generator: torch.Generator) -> Any:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
         return value
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
-    return value + _NUDGE * value.abs().max() * noise
+    return value + _PERTURBATION * value.abs().max() * noise

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.compression.state_values import DTYPES, carried, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name, with_versions
 from autocompress.errors import StoreError, short
 from autocompress.grammar import ANY_NAME, SHAPE, boolean, integer, record, word
 
@@ -45,13 +45,13 @@ def unpack(codes: _Array, bits: int, count: int) -> _Array:
     return np.packbits(flat, axis=1, bitorder="little")[:, 0]
 
 
-def distinct(patterns: _Array) -> _Array:
+def sorted_unique(patterns: _Array) -> _Array:
     """The distinct values, ascending, of a one-dimensional array."""
     ordered = np.sort(patterns)
     return np.concatenate([ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]]])
 
 
-def _numbers(patterns: _Array, values: _Array) -> _Array:
+def _indices(patterns: _Array, values: _Array) -> _Array:
     """The index of each pattern among the values; a hash table is ten times as fast as a binary search."""
     if patterns.size < 1 << _TABLE_BITS:
         return np.searchsorted(values, patterns).astype(np.uint8)
@@ -95,7 +95,7 @@ STORED = record(
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _Encoding:
     """The parts of an encoded tensor.
 
     Attributes:
@@ -123,7 +123,7 @@ class _Stored:
         """What `decode` needs besides the parts."""
         return {
             "shape": list(tensor.shape),
-            "dtype": name_of(tensor.dtype),
+            "dtype": dtype_name(tensor.dtype),
             "sparse": self.bitmap is not None,
             "codebooks": 0 if self.codes is None else self.values.shape[0],
             "count": self.count,
@@ -147,7 +147,7 @@ def encode(state: State) -> tuple[State, Description]:
     for name, tensor in state.items():
         key = _identity(tensor)
         if key not in seen:
-            stored = _compact(tensor)
+            stored = _encode_tensor(tensor)
             seen[key] = None if stored is None else (stored.tensors(), stored.describe(tensor))
         found = seen[key]
         if found is None:
@@ -155,7 +155,7 @@ def encode(state: State) -> tuple[State, Description]:
         else:
             encoded |= {f"{name}::{part}": value for part, value in found[0].items()}
             description[name] = found[1]
-    return (carried(state, encoded), description) if description else (state, {})
+    return (with_versions(state, encoded), description) if description else (state, {})
 
 
 def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -173,7 +173,7 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
     state, left, room = {}, dict(encoded), _MOST_EXPANSION * in_file
     for name, how in description.items():
         try:
-            stored = _described(left, name, how)
+            stored = _take_parts(left, name, how)
             if stored.key not in made:
                 room = _reserved(room, stored.size)
                 made[stored.key] = stored.restored()
@@ -182,7 +182,7 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
         state[name] = made[stored.key]
     if left.keys() & state.keys():
         raise StoreError(f"a tensor must be stored one way; {short(min(left.keys() & state.keys()))} is twice")
-    return carried(encoded, left | state)
+    return with_versions(encoded, left | state)
 
 
 def _can_be_encoded(name: str, state: State) -> bool:
@@ -202,7 +202,7 @@ def _identity(tensor: Any) -> Any:
     return tensor.data_ptr(), tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
 
 
-def _compact(tensor: Any) -> _Stored | None:
+def _encode_tensor(tensor: Any) -> _Encoding | None:
     if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
         return None
     if tensor.numel() < _SMALLEST or tensor.element_size() not in _PATTERNS or tensor.dtype is torch.bool:
@@ -212,50 +212,50 @@ def _compact(tensor: Any) -> _Stored | None:
     return _smallest(patterns, tensor.shape[0] if tensor.dim() > 1 else 1)
 
 
-def _smallest(patterns: _Array, filters: int) -> _Stored | None:
+def _smallest(patterns: _Array, filters: int) -> _Encoding | None:
     """The smallest encoding; None: store as it is."""
     nonzero = patterns != 0
     count = int(np.count_nonzero(nonzero))
-    ways = [_coded(patterns, None)]
+    ways = [_encode_codebook(patterns, None)]
     if count < patterns.size:
         bitmap, left = np.packbits(nonzero, bitorder="little"), patterns[nonzero]
-        ways += [_Stored(bitmap, None, left, count), _coded(left, bitmap)]
+        ways += [_Encoding(bitmap, None, left, count), _encode_codebook(left, bitmap)]
     least = min((way.bytes for way in ways if way is not None), default=patterns.nbytes)
-    ways.append(_coded_by_filter(patterns.reshape(filters, -1), min(least, _WORTHWHILE * patterns.nbytes)))
+    ways.append(_encode_codebooks(patterns.reshape(filters, -1), min(least, _WORTHWHILE * patterns.nbytes)))
     found = [way for way in ways if way is not None and way.bytes < _WORTHWHILE * patterns.nbytes]
     return min(found, key=lambda way: way.bytes, default=None)
 
 
-def _coded(patterns: _Array, bitmap: _Array | None) -> _Stored | None:
+def _encode_codebook(patterns: _Array, bitmap: _Array | None) -> _Encoding | None:
     """With one codebook; None if there are more than 256 values, which a sample often shows, or no element."""
     sample = patterns[:: max(1, patterns.size // _SAMPLE)]
     if not patterns.size or np.unique(sample).size > MOST_VALUES:
         return None
-    values = distinct(patterns)
+    values = sorted_unique(patterns)
     if values.size > MOST_VALUES:
         return None
-    return _Stored(bitmap, pack(_numbers(patterns, values), bits_for(values.size)), values[None], patterns.size)
+    return _Encoding(bitmap, pack(_indices(patterns, values), bits_for(values.size)), values[None], patterns.size)
 
 
-def _coded_by_filter(patterns: _Array, limit: float) -> _Stored | None:
+def _encode_codebooks(patterns: _Array, limit: float) -> _Encoding | None:
     """With a codebook for each row, padded with its last value; None if a sample of the rows predicts over `limit`."""
     filters, size = patterns.shape
     step = max(1, filters // _SAMPLED_FILTERS)
-    most = max((distinct(each).size for each in patterns[::step]), default=0)
+    most = max((sorted_unique(each).size for each in patterns[::step]), default=0)
     expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
     if filters < 2 or most > MOST_VALUES or expected >= limit:
         return None
-    found = [distinct(each) for each in patterns]
+    found = [sorted_unique(each) for each in patterns]
     most = max(values.size for values in found)
     if most > MOST_VALUES:
         return None
     table = np.stack([np.pad(values, (0, most - values.size), mode="edge") for values in found])
-    numbers = np.concatenate([_numbers(*each) for each in zip(patterns, found, strict=True)])
-    return _Stored(None, pack(numbers, bits_for(most)), table, patterns.size)
+    numbers = np.concatenate([_indices(*each) for each in zip(patterns, found, strict=True)])
+    return _Encoding(None, pack(numbers, bits_for(most)), table, patterns.size)
 
 
 @dataclass(frozen=True)
-class _Described:
+class _EncodedTensor:
     """A tensor to decode; the sizes of its parts match the description."""
 
     parts: Mapping[str, _Array]
@@ -277,11 +277,11 @@ class _Described:
             numbers = unpack(self.parts["codes"], bits_for(table.shape[1]), self.count).reshape(self.codebooks, -1)
             stored = np.take_along_axis(table, numbers.astype(np.intp), axis=1).ravel()  # or IndexError
         if "bitmap" in self.parts:
-            stored = _scattered(self.parts["bitmap"], stored, math.prod(self.shape))
+            stored = _scatter(self.parts["bitmap"], stored, math.prod(self.shape))
         return torch.from_numpy(stored.copy()).view(self.dtype).reshape(self.shape)
 
 
-def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
+def _take_parts(left: dict[str, Any], name: str, how: Any) -> _EncodedTensor:
     """Remove a tensor's parts from the file's tensors, and check their sizes against the description."""
     how = STORED(how, "it")
     dtype, count, size, books = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"]), how["codebooks"]
@@ -296,7 +296,7 @@ def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
             raise ValueError(f"{part} must be one row of {kind}; they are {tuple(tensor.shape)} of {tensor.dtype}")
     _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, books, count, size)
     key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, books)
-    return _Described(
+    return _EncodedTensor(
         {part: tensor.numpy() for part, tensor in tensors.items()}, tuple(how["shape"]), dtype, books, count, key
     )
 
@@ -320,7 +320,7 @@ def _reserved(room: int, size: int) -> int:
     return room - size
 
 
-def _scattered(bitmap: _Array, stored: _Array, size: int) -> _Array:
+def _scatter(bitmap: _Array, stored: _Array, size: int) -> _Array:
     where = np.unpackbits(bitmap, count=size, bitorder="little").astype(bool)
     if int(where.sum()) != stored.size:
         raise ValueError(f"the bitmap has {int(where.sum())} elements; {stored.size} are stored")

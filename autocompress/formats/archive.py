@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from autocompress.compression.state_values import DTYPES, readable
+from autocompress.compression.state_values import DTYPES, check_state
 from autocompress.errors import StoreError, first_line, short
 
 INDEX = "data.pkl"
@@ -161,7 +161,7 @@ def read_archive(data: memoryview) -> OrderedDict[str, Any]:
         StoreError: it is something else, or inconsistent.
     """
     try:
-        return readable(_Index(Records(data)).read())
+        return check_state(_Index(Records(data)).read())
     except StoreError:
         raise
     except Exception as error:  # whatever zipfile and pickletools raise for bytes that are neither

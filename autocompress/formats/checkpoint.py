@@ -17,7 +17,7 @@ from autocompress.compression.hooks import fresh_model
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.state_values import storable
+from autocompress.compression.state_values import prepare_state
 from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.files import (
     FLOAT,
@@ -28,7 +28,7 @@ from autocompress.formats.files import (
     restore_files,
     write_files,
 )
-from autocompress.formats.structure import apply_structure, fill_in, structure_of
+from autocompress.formats.structure import apply_structure, load_weights, structure_of
 
 
 def save_checkpoint(
@@ -54,7 +54,7 @@ def save_checkpoint(
             or cannot be loaded again (then the old checkpoint stays); or the files cannot be written.
     """
     target = Path(directory)
-    state = storable(model.state_dict())
+    state = prepare_state(model.state_dict())
     structure = model.to_dict() if isinstance(model, Int8Model) else structure_of(model, original)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def load_compressed(
     loaded = copy.deepcopy(model) if model is not None else _uncompressed(description, directory, module, trust_module)
     try:
         apply_structure(loaded, description["structure"])
-        fill_in(loaded, weights)
+        load_weights(loaded, weights)
     except Exception as error:  # a model of the user's may do anything with state that is not its own
         raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
     return loaded
@@ -123,7 +123,7 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
             return
         again = copy.deepcopy(original)
         apply_structure(again, description["structure"])
-        fill_in(again, weights)
+        load_weights(again, weights)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
@@ -155,7 +155,7 @@ def _uncompressed(
     reference = ModuleReference.from_dict(description["module"])
     if not trust_module and reference.in_memory() is None:
         raise StoreError(
-            reference.untrusted(
+            reference.untrusted_message(
                 f"the checkpoint {str(directory)!r}",
                 lambda given: f"autocompress.load_compressed({str(directory)!r}, {given})",
             )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import Compression
-from autocompress.compression.model_state import device_of, outputs
+from autocompress.compression.model_state import device_of, forward_outputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.verify import compare, differences
 from autocompress.errors import CompressionError, StoreError, first_line
@@ -27,7 +27,9 @@ _SAME_RATE = 1e-9
 """Rates are quotients of the same two counts: only their last digit may differ."""
 
 
-def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
+def load_verified(
+    path: str | os.PathLike[str], model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]
+) -> nn.Module:
     """Load a new checkpoint, check that it equals the model, and return it on the model's device.
 
     Raises:
@@ -66,15 +68,15 @@ def require_same_outputs(
     Raises:
         StoreError: they differ.
     """
-    wanted, found = outputs(model, inputs), _outputs(loaded, inputs, path)
+    wanted, found = forward_outputs(model, inputs), _outputs(loaded, inputs, path)
     try:
         apart = max(differences(wanted, found), default=0.0)
-        if not apart or max(differences(wanted, outputs(model, inputs)), default=0.0):
+        if not apart or max(differences(wanted, forward_outputs(model, inputs)), default=0.0):
             return
         states = [list(each.state_dict().values()) for each in (loaded, model)]
         layouts = [[_layout(each) for each in state if isinstance(each, torch.Tensor)] for state in states]
         if device_of(model).type != "cpu" or layouts[0] != layouts[1]:
-            compare(model, [inputs], lambda given: outputs(loaded, given), "torch")
+            compare(model, [inputs], lambda given: forward_outputs(loaded, given), "torch")
             return
     except CompressionError as error:
         raise StoreError(f"{_computes(path)}: {error}") from error
@@ -152,7 +154,7 @@ def _require_no_more(kept: nn.Module, finished: Int8Model) -> None:
 
 def _outputs(loaded: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]) -> list[torch.Tensor]:
     try:
-        return outputs(loaded, inputs)
+        return forward_outputs(loaded, inputs)
     except Exception as error:
         raise StoreError(f"{_computes(path)}; it does not run: {first_line(error)}") from error
 

@@ -16,23 +16,23 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.model_state import device_of, moved, outputs, quiet, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, forward_outputs, suppress_output, to_device
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.tracing import batch_of_three, batch_symbol, free_batches, traced, user_inputs
-from autocompress.compression.verify import Run, compare, differences, rounds
+from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
+from autocompress.compression.verify import Run, compare, differences, rounds_activations
 from autocompress.errors import ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.files import STRUCTURE, WEIGHTS
 from autocompress.formats.onnx import onnx_runner, onnx_weights, require_onnx, write_onnx
 
 
-def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+def to_graphviz(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
     """A Graphviz graph with a box for each layer (type, parameters, output shape) and one for each other operator.
 
     Raises:
         CompressionError: torch.export cannot trace the model.
     """
-    program = traced(model, example_inputs)
+    program = export_graph(model, example_inputs)
     inputs, symbol = set(user_inputs(program)), batch_symbol(program)
     layers = {} if isinstance(model, Int8Model) else _layers(model)
     boxes: dict[str, str] = {}
@@ -47,8 +47,8 @@ def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
         for source in node.all_input_nodes:
             if source in home and home[source] != name:
                 edges[home[source], name] = None
-    lines = [f"  {_quoted(name)} [label={_quoted(label)}];" for name, label in boxes.items()]
-    lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in edges]
+    lines = [f"  {_quote(name)} [label={_quote(label)}];" for name, label in boxes.items()]
+    lines += [f"  {_quote(source)} -> {_quote(target)};" for source, target in edges]
     body = "\n".join(lines)
     return f'digraph "{type(model).__name__}" {{\n  node [shape=box, fontname="Helvetica"];\n{body}\n}}\n'
 
@@ -93,7 +93,7 @@ def _shape(node: fx.Node, symbol: str | None) -> str:
     return "\\n" + (sizes if symbol is None else re.sub(rf"\b{symbol}\b", "n", sizes))
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -172,7 +172,7 @@ def export(
     target, started = Path(path), time.monotonic()
     inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
     write = _writer(target, original)
-    _refuse_to_replace(target)
+    _require_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -218,7 +218,7 @@ def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Pa
     return lambda model, path, inputs: _state_dict(model, path, inputs, original)
 
 
-def _refuse_to_replace(target: Path) -> None:
+def _require_replaceable(target: Path) -> None:
     """Never delete anything that is not an export."""
     if target.suffix and target.is_dir():
         raise StoreError(f"an export with a suffix is a file; {str(target)!r} is a directory")
@@ -235,40 +235,40 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    program = traced(model, inputs)
+    program = export_graph(model, inputs)
     cases, version = _cases(inputs, program), write_onnx(program, path)
     checked = _compared(model, cases, onnx_runner(path), version)
     kernels, (weights, zeros) = onnx_runner(path, optimized=True), onnx_weights(path)
-    if not rounds(model):
+    if not rounds_activations(model):
         compare(model, cases, kernels, f"{version}, optimized")
-    apart = max(differences(outputs(model, cases[-1]), kernels(cases[-1])))
+    apart = max(differences(forward_outputs(model, cases[-1]), kernels(cases[-1])))
     return {**checked, "optimized_difference": apart, "weights": weights, "zeros": zeros}
 
 
 def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    program = traced(model, inputs)
-    with quiet("torch.export"):
+    program = export_graph(model, inputs)
+    with suppress_output("torch.export"):
         torch.export.save(program, path)
         program = torch.export.load(path)
         loaded = program.module()
 
     def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
         with torch.no_grad():
-            return tensors(loaded(*moved(given, device_of(model))))
+            return flatten_tensors(loaded(*to_device(given, device_of(model))))
 
     held = {**program.constants, **program.state_dict}
     return {**_compared(model, _cases(inputs, program), run, f"torch {torch.__version__}"), **_counted(held.values())}
 
 
 def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    path.write_text(dot(model, inputs), encoding="utf-8")
+    path.write_text(to_graphviz(model, inputs), encoding="utf-8")
     return _UNCHECKED
 
 
 def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
     save_checkpoint(model, path, original, plain=True)
     loaded = load_compressed(path, original)
-    checked = _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+    checked = _compared(model, [inputs], lambda given: forward_outputs(loaded, given), f"torch {torch.__version__}")
     return {**checked, **_counted(loaded.state_dict().values())}
 
 
@@ -287,8 +287,8 @@ def _counted(held: Iterable[Any]) -> _Checked:
 
 def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:
     """The example inputs, and three times as many if the graph has a dynamic batch size."""
-    free = free_batches(program)
-    return [inputs, batch_of_three(inputs, free)] if any(free) else [inputs]
+    free = dynamic_batches(program)
+    return [inputs, triple_batch(inputs, free)] if any(free) else [inputs]
 
 
 def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> _Checked:

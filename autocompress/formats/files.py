@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.state_values import carried
+from autocompress.compression.state_values import with_versions
 from autocompress.compression.weight_storage import STORED, decode, encode
 from autocompress.errors import ModuleError, StoreError, short
 from autocompress.formats.archive import read_archive
@@ -64,7 +64,7 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     """Write weights and their description into a new folder, flushed to the disk.
 
     Args:
-        state: as `state_values.storable` returns it.
+        state: as `state_values.prepare_state` returns it.
         folder: to be made.
         about: `kind`, `module` and `structure`.
         plain: store tensors as they are.
@@ -141,13 +141,13 @@ def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _state(file: BinaryIO, description: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = _whole(file)
+    data = _read_into_memory(file)
     if hashlib.sha256(data).hexdigest() != description["weights_sha256"]:
         raise StoreError(f"does not have the checksum in {STRUCTURE}")
     try:
         state = read_archive(data)
         values = {name: state.pop(name) for name, value in list(state.items()) if type(value) is not torch.Tensor}
-        return carried(state, {**decode(state, description["storage"]), **values})
+        return with_versions(state, {**decode(state, description["storage"]), **values})
     except StoreError as error:
         raise StoreError(f"cannot be read: {error}") from error
 
@@ -230,7 +230,7 @@ def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
         yield opened
 
 
-def _whole(file: BinaryIO) -> memoryview:
+def _read_into_memory(file: BinaryIO) -> memoryview:
     """The content of a file, in memory aligned as torch's is."""
     size = os.fstat(file.fileno()).st_size
     try:

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import quiet, tensors
+from autocompress.compression.model_state import flatten_tensors, suppress_output
 from autocompress.compression.tracing import batch_symbol, user_inputs
 from autocompress.compression.verify import Run
 from autocompress.errors import CompressionError, ConfigError, first_line
@@ -46,7 +46,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
     import onnxruntime
 
     try:
-        with quiet("torch.onnx", "onnxscript"):
+        with suppress_output("torch.onnx", "onnxscript"):
             translated: Any = torch.onnx.export(
                 program, dynamo=True, verbose=False, output_names=_output_names(program)
             )
@@ -75,7 +75,7 @@ def onnx_runner(path: Path, *, optimized: bool = False) -> Run:
         if not sessions:  # a file that onnxruntime cannot read is found where it is first run
             sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
         names = [entry.name for entry in sessions[0].get_inputs()]
-        feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in tensors(inputs)), strict=True))
+        feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in flatten_tensors(inputs)), strict=True))
         return [torch.from_numpy(output) for output in sessions[0].run(None, feed)]
 
     return run

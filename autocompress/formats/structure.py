@@ -17,7 +17,7 @@ from autocompress.compression.quantization.activations import (
     activation_quantizers,
     attach_described,
 )
-from autocompress.compression.state_values import DTYPES, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
 from autocompress.grammar import (
     ANY_NAME,
@@ -103,7 +103,7 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
         attach_described(module, differences["quantizers"])
 
 
-def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     """Load a state dict strictly: every tensor in its shape and type, which `load_state_dict` would convert.
 
     Raises:
@@ -234,7 +234,7 @@ def _is_int(value: Any) -> bool:
 
 def _tensors(module: nn.Module) -> dict[str, Any]:
     own = (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
-    return {key: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for key, tensor in own}
+    return {key: {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)} for key, tensor in own}
 
 
 def _blank(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:

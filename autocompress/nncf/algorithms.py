@@ -13,12 +13,12 @@ from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.parametrizations import WEIGHT
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.filters import cut_out, removed_share
+from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
-from autocompress.compression.pruning.pruning_plan import Cut, Share
+from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
@@ -120,7 +120,7 @@ class LevelPart(Protocol):
         """Take out of a copy of the model, its weights folded, what the masks have emptied."""
 
     def achieved(self, finished: nn.Module) -> float:
-        """Share of the filters or weights that are gone or zero in a finished model."""
+        """ModelShare of the filters or weights that are gone or zero in a finished model."""
         ...
 
     @property
@@ -250,7 +250,7 @@ class PruningPart(_MaskedPart):
             _, chosen = self._sound(cut)
             remove(plain, removals(chosen))
         else:  # that anything can be removed is checked once
-            cut, _ = cut_out(cut, Share.wanted(plain, cut.request))
+            cut, _ = remove_filters(cut, ModelShare.remaining_for(plain, cut.request))
             self._remember(cut)
             self._proven = True
         self.level, self._targets = level, cut.targets
@@ -268,20 +268,20 @@ class PruningPart(_MaskedPart):
         self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
         self._masks.set(_emptied(plain, self._removals))
 
-    def _cut(self, plain: nn.Module, level: float) -> Cut:
+    def _cut(self, plain: nn.Module, level: float) -> PruningPlan:
         """What can be removed from a plain model; the channels of the uncompressed one are followed once for all."""
         if self._whole is None:
-            followed = self._followed(self._original).proven(self._original, self._ask(level))
+            followed = self._followed(self._original).with_verified(self._original, self._ask(level))
             self._whole = followed.narrowed(self._original) or followed  # without what it was told from, a whole trace
-        return Cut.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
+        return PruningPlan.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
 
-    def _sound(self, cut: Cut) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+    def _sound(self, cut: PruningPlan) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What can be removed rightly; what cannot is not tried again."""
-        sound, chosen = cut.sound(Share.wanted(cut.model, cut.request))
+        sound, chosen = cut.verified(ModelShare.remaining_for(cut.model, cut.request))
         self._remember(sound)
         return sound, chosen
 
-    def _remember(self, cut: Cut) -> None:
+    def _remember(self, cut: PruningPlan) -> None:
         new = {name: why for name, why in cut.left_alone.items() if name not in self._left_alone}
         for why in dict.fromkeys(new.values()):
             _logger.warning("filter pruning leaves a layer alone: %s", why)
@@ -290,10 +290,10 @@ class PruningPart(_MaskedPart):
             self._whole = self._whole.without(new)
 
     def _followed(self, model: nn.Module) -> Channels:
-        with evaluating(model), requiring_gradients(model):
+        with eval_mode(model), require_gradients(model):
             return Channels.of(model, self._ask(self.level), self._shapes)
 
-    def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
+    def _choose(self, cut: PruningPlan, chosen: list[tuple[Coupling, list[int]]]) -> None:
         self._removals, self._targets = removals(chosen), cut.targets
         self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
 
@@ -313,7 +313,7 @@ class PruningPart(_MaskedPart):
 
     def achieved(self, finished: nn.Module) -> float:
         """See `LevelPart`."""
-        share = Share.wanted(finished, self._ask(self.level))
+        share = ModelShare.remaining_for(finished, self._ask(self.level))
         if not self._targets:  # the model came finished
             self._targets = self._cut(self._original, self.level).targets
         return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)

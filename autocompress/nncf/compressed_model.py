@@ -18,14 +18,14 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.model_state import output_shapes
-from autocompress.compression.parametrizations import bare, fold
+from autocompress.compression.parametrizations import fold_parametrizations, strip_parametrizations
 from autocompress.compression.quantization.activations import activation_quantizers, detach, hook
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantization,
     FakeQuantizer,
     calibrate,
-    unrounded,
+    observing,
 )
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.claims import require_same_rate
@@ -117,7 +117,7 @@ class Capture:
 
 def laid_bare(model: nn.Module) -> nn.Module:
     """Take all of ours off a model, without a trace in its weights."""
-    for module in bare(model).modules():
+    for module in strip_parametrizations(model).modules():
         detach(module)
     return model
 
@@ -218,7 +218,7 @@ class CompressedModel:
         twin = _copied(self.model)
         if self.finished:
             return twin
-        folded = fold(twin)
+        folded = fold_parametrizations(twin)
         for part in self.parts:
             part.finish(folded)
         if any(part.removes for part in self.parts):
@@ -243,9 +243,12 @@ class CompressedModel:
         twin = _copied(self.model).eval()
         rate = self.achieved_rate(twin)
         if not plain:
-            return Capture(rate, self._claims(rate), lambda: fold(twin))
+            return Capture(rate, self._claims(rate), lambda: fold_parametrizations(twin))
         return Capture(
-            rate, self._claims(rate), lambda: fold(copy.deepcopy(twin)), lambda: laid_bare(copy.deepcopy(twin))
+            rate,
+            self._claims(rate),
+            lambda: fold_parametrizations(copy.deepcopy(twin)),
+            lambda: laid_bare(copy.deepcopy(twin)),
         )
 
     def start_from(
@@ -313,7 +316,7 @@ class CompressedModel:
         def require(loaded: nn.Module, path: Path) -> None:
             if rated is not None:
                 require_same_rate(rated.achieved(loaded), rate, path)
-            if rounding is not None and (wider := rounding.wider(loaded)):
+            if rounding is not None and (wider := rounding.layers_beyond_bits(loaded)):
                 raise StoreError(
                     f"the checkpoint {str(path)!r} must have weights of few bits; {', '.join(wider)} have more values "
                     "than their bits tell apart"
@@ -337,7 +340,7 @@ class CompressedModel:
 
     def _laid_bare(self) -> nn.Module:
         """The model itself, as `capture` gives what rates start from where filters do not come back."""
-        (fold if self.quantization is None else laid_bare)(self.model)
+        (fold_parametrizations if self.quantization is None else laid_bare)(self.model)
         renew(self.model)
         return self.model
 
@@ -349,7 +352,7 @@ class CompressedModel:
         data, estimated = self.uncompressed.data, False
         if data is not None and (thoroughly or self.quantization is not None):
             samples = _SAMPLES_FOR_STATISTICS if thoroughly else _SAMPLES_TO_BEGIN_WITH
-            with unrounded(self.model):
+            with observing(self.model):
                 estimated = recalibrate(self.model, first_samples(data, samples))
         if self.quantization is not None and (thoroughly or not estimated):
             calibrate(self.model, self.quantization)

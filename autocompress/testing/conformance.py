@@ -29,7 +29,7 @@ from torch import nn
 from autocompress.compression.base import Compression, compressor
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.measure import measure
-from autocompress.compression.model_state import outputs
+from autocompress.compression.model_state import forward_outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
@@ -37,7 +37,7 @@ from autocompress.formats.export import export
 from autocompress.records import Measurement
 from autocompress.registry import algorithm as registered
 from autocompress.search_space import default_space, read_parameters
-from autocompress.testing.zeroed import check_zeroed, marked
+from autocompress.testing.zeroed import check_zeroed, with_distinct_values
 from autocompress.trial.pipeline import Surroundings
 from autocompress.trial.spec import Stage, seed_everything
 
@@ -145,7 +145,7 @@ def check_cut(
     """
     seed_everything(0)
     surroundings = surroundings or Surroundings.of(module)
-    original = marked(surroundings.original)
+    original = with_distinct_values(surroundings.original)
     (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
     if algorithm == "slim":  # its training would move the weights by which filters are known again
         arguments["training_epochs"] = 0
@@ -181,7 +181,7 @@ def _check_rates(found: Sequence[Compressed], surroundings: Surroundings) -> Non
 
 
 def _check_outputs(finished: nn.Module, surroundings: Surroundings) -> None:
-    before, after = (outputs(model, surroundings.inputs) for model in (surroundings.original, finished))
+    before, after = (forward_outputs(model, surroundings.inputs) for model in (surroundings.original, finished))
     shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
     assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after), "outputs must be finite"
@@ -201,7 +201,9 @@ def _check_reload(compressed: Compressed, surroundings: Surroundings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(finished, Path(folder, "checkpoint"), surroundings.original)
         loaded = load_compressed(Path(folder, "checkpoint"), surroundings.original)
-    pairs = zip(outputs(finished, surroundings.inputs), outputs(loaded, surroundings.inputs), strict=True)
+    pairs = zip(
+        forward_outputs(finished, surroundings.inputs), forward_outputs(loaded, surroundings.inputs), strict=True
+    )
     assert all(torch.equal(*pair) for pair in pairs), "a checkpoint must give the same outputs bit for bit"
     state = loaded.state_dict()
     odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
@@ -252,6 +254,8 @@ def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
 def _check_seed(first: Compressed, second: Compressed, surroundings: Surroundings) -> None:
     assert first.achieved == second.achieved, f"a seed must give one rate; {first.achieved} and {second.achieved}"
     pairs = zip(
-        outputs(first.finished, surroundings.inputs), outputs(second.finished, surroundings.inputs), strict=True
+        forward_outputs(first.finished, surroundings.inputs),
+        forward_outputs(second.finished, surroundings.inputs),
+        strict=True,
     )
     assert all(torch.equal(*pair) for pair in pairs), "the same seed must give the same model"

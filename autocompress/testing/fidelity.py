@@ -26,12 +26,12 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.data_importance import sparsify_scales
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.pruning_plan import Cut
+from autocompress.compression.pruning.pruning_plan import PruningPlan
 from autocompress.layer_selector import LayerRule
 
 FEWEST = 8
@@ -135,8 +135,8 @@ def scores(
     if algorithm == "slim":
         sparsify_scales(model, request)
     channels = _channels(model, request)
-    with evaluating(model), requiring_gradients(model):
-        cut = Cut.of(model, request, channels)
+    with eval_mode(model), require_gradients(model):
+        cut = PruningPlan.of(model, request, channels)
     return {coupling.members: tuple(found) for coupling, found in zip(cut.couplings, cut.scores, strict=True)}
 
 
@@ -161,7 +161,7 @@ def _request(module: ModuleClass, model: nn.Module, algorithm: str, arguments: d
 
 
 def _channels(model: nn.Module, request: CompressionRequest) -> Channels:
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         return Channels.of(model, request, layer_shapes(model))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import outputs
+from autocompress.compression.model_state import forward_outputs
 from autocompress.compression.pruning.importance import by_filter
 
 _TOLERANCE = 1e-4
@@ -19,7 +19,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm)
 _COLUMNS = 64
 
 
-def marked(model: nn.Module) -> nn.Module:
+def with_distinct_values(model: nn.Module) -> nn.Module:
     """A copy with distinct values in one-dimensional parameters and statistics, as trained ones have."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
     GroupNorm, whose statistics change with the number of channels, are skipped in both models.
 
     Args:
-        original: the model that was compressed, `marked`.
+        original: the model that was compressed, `with_distinct_values`.
         smaller: pruned from it, not trained.
         inputs: positional arguments of one forward pass.
 
@@ -53,7 +53,7 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
             _zero_channels(module, cast(nn.Module, left[name]))
     _leave_out_norms(zeroed)
     _leave_out_norms(smaller)
-    for before, after in zip(outputs(zeroed, inputs), outputs(smaller, inputs), strict=True):
+    for before, after in zip(forward_outputs(zeroed, inputs), forward_outputs(smaller, inputs), strict=True):
         assert before.shape == after.shape, f"the outputs' shapes must stay; {before.shape} became {after.shape}"
         difference, scale = float((before - after).abs().max()), float(before.abs().max())
         assert difference <= _TOLERANCE * scale, (

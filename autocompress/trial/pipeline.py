@@ -18,7 +18,7 @@ from autocompress.compression.measure import measure
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import Claim, reread
+from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import Measurement
 from autocompress.trial.fine_tuning import FineTuning, ModuleTraining, Tuned
 from autocompress.trial.spec import Stage, TrialOrder
@@ -147,7 +147,7 @@ class Pipeline:
         """The model as its file gives it back."""
         original = self.surroundings.original
         save_checkpoint(model, path, original=original, module=self.reference)
-        return reread(path, model, original, self.surroundings.inputs)
+        return load_verified(path, model, original, self.surroundings.inputs)
 
     def _judge(self, done: Compressed, *, converted: bool) -> None:
         done.accuracy = done.tuned.accuracy

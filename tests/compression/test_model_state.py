@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from autocompress.compression.model_state import (
-    evaluating,
-    hooked,
-    mapped,
-    outputs,
-    quiet,
-    requiring_gradients,
-    tensors,
+    eval_mode,
+    flatten_tensors,
+    forward_outputs,
+    map_tensors,
+    require_gradients,
+    suppress_output,
+    temporary_hooks,
     tied_parameters,
 )
 
@@ -40,7 +40,7 @@ def test_shared_parameters_are_listed_with_all_their_places() -> None:
 def test_each_module_gets_its_own_mode_back() -> None:
     model = Tied().train()
     model.second.eval()
-    with contextlib.suppress(ValueError), evaluating(model):
+    with contextlib.suppress(ValueError), eval_mode(model):
         assert not any(module.training for module in model.modules())
         raise ValueError("inside")
     assert [model.training, model.first.training, model.second.training] == [True, True, False]
@@ -49,7 +49,7 @@ def test_each_module_gets_its_own_mode_back() -> None:
 def test_gradients_are_restored_by_name_for_replaced_parameters() -> None:
     model = Tied()
     model.first.bias.requires_grad_(False)
-    with torch.no_grad(), requiring_gradients(model):
+    with torch.no_grad(), require_gradients(model):
         assert all(parameter.requires_grad for parameter in model.parameters())
         assert torch.is_grad_enabled()
         model.first.bias = nn.Parameter(torch.ones(2))
@@ -59,7 +59,7 @@ def test_gradients_are_restored_by_name_for_replaced_parameters() -> None:
 
 def test_hooks_are_removed_when_the_block_fails() -> None:
     layer, calls = nn.Identity(), list[int]()
-    with contextlib.suppress(ValueError), hooked([layer.register_forward_hook(lambda *_: calls.append(1))]):
+    with contextlib.suppress(ValueError), temporary_hooks([layer.register_forward_hook(lambda *_: calls.append(1))]):
         layer(torch.zeros(1))
         raise ValueError("inside")
     layer(torch.zeros(1))
@@ -74,14 +74,14 @@ class Answer:
 
 def test_tensors_are_found_in_all_kinds_of_containers_in_order() -> None:
     one, two, three = (torch.full((1,), value) for value in (1.0, 2.0, 3.0))
-    assert tensors(OrderedDict(a=Answer(one, (two,)), b=[three, "text"])) == [one, two, three]
-    changed = mapped({"a": (one, [two]), "b": 1}, lambda tensor: tensor + 1)
+    assert flatten_tensors(OrderedDict(a=Answer(one, (two,)), b=[three, "text"])) == [one, two, three]
+    changed = map_tensors({"a": (one, [two]), "b": 1}, lambda tensor: tensor + 1)
     assert changed == {"a": (two, [three]), "b": 1}
 
 
 def test_outputs_are_computed_in_eval_mode_without_gradients() -> None:
     model, x = Tied().train(), torch.ones(3, 2)
-    (first,), (second,) = outputs(model, (x,)), outputs(model, (x,))
+    (first,), (second,) = forward_outputs(model, (x,)), forward_outputs(model, (x,))
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert model.training
@@ -90,7 +90,7 @@ def test_outputs_are_computed_in_eval_mode_without_gradients() -> None:
 def test_output_and_warnings_are_suppressed_and_errors_are_not(capfd: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("some.library")
     logger.setLevel(logging.INFO)
-    with warnings.catch_warnings(record=True) as caught, quiet("some.library"):
+    with warnings.catch_warnings(record=True) as caught, suppress_output("some.library"):
         print("noise")
         warnings.warn("noise", stacklevel=1)
         assert logger.level == logging.ERROR

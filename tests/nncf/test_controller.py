@@ -8,7 +8,7 @@ import torch
 
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import reread
+from autocompress.formats.claims import load_verified
 from autocompress.nncf import CompressionStage, load_state
 from tests.nncf.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
 
@@ -267,7 +267,7 @@ def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     original, capture = controller.uncompressed.model, controller.capture(plain=False)
     train(controller, model)  # what it is held to does not move on with the model
     save_checkpoint(capture.finished, tmp_path / "model", original)
-    loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
+    loaded = load_verified(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
     capture.require(loaded, tmp_path / "model")
     with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
         capture.require(copy.deepcopy(original), tmp_path / "model")

@@ -20,51 +20,56 @@ from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, hooked, mapped, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
 from autocompress.compression.pruning.groups import Removal
-from autocompress.compression.pruning.reference_models import channel_dimension, same_chance, twin, typed
+from autocompress.compression.pruning.reference_models import (
+    cast_inputs,
+    channel_dimension,
+    fixed_seeds,
+    reference_copy,
+)
 from autocompress.errors import CompressionError
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
-_MOST = 256
+_MOST_SINGLE_MARKS = 256
 """Filters of a layer that are marked one by one at most."""
 
 _MOST_PASSES = 1000
 """Of the model, in all: beyond that layers are left alone rather than followed for minutes."""
 
-Spot = tuple[str, str, int]
+ChannelPosition = tuple[str, str, int]
 """Where a channel lies: "out" of a layer, "in" to one, or "by" a module that it passes; its name and the number."""
 
-FIXED: Spot = ("out", "", 0)
+FIXED: ChannelPosition = ("out", "", 0)
 """What must stay: the model's inputs and outputs, and what comes from layers that cannot be cut."""
 
-_Seen = dict[tuple[str, str], torch.Tensor]
+_Marks = dict[tuple[str, str], torch.Tensor]
 """In one pass, which channels at a place are marked."""
 
 
-class Provenance:
+class ChannelTracer:
     """Which channels of which modules depend on each other."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._trains = twin(model), True
-        self._inputs = typed(inputs, self._model, None)
+        self._model, self._trains = reference_copy(model), True
+        self._inputs = cast_inputs(inputs, self._model, None)
         self._modules = dict(self._model.named_modules())
-        self._over: dict[Spot, Spot] = {}
+        self._over: dict[ChannelPosition, ChannelPosition] = {}
         self._passes = 0
 
-    def follow(self, layers: Iterable[str]) -> None:
+    def trace(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
-        for spot in _marked(self._rest()):
+        for spot in _positions(self._rest()):
             self._join(spot, FIXED)
         for name in layers:
             for channel, spot in self._dependents(name):
                 self._join(("out", name, channel), spot)
 
-    def units(self, name: str) -> list[list[Spot]] | None:
+    def coupled_sets(self, name: str) -> list[list[ChannelPosition]] | None:
         """For the channels of a layer, sets of spots that can only be removed together; None if one must stay."""
-        together: dict[Spot, list[Spot]] = defaultdict(list)
+        together: dict[ChannelPosition, list[ChannelPosition]] = defaultdict(list)
         roots = [("out", name, channel) for channel in range(layer_shape(self._modules[name]).width)]
         tops = dict.fromkeys(map(self._top, roots))
         for spot in list(self._over):
@@ -82,7 +87,7 @@ class Provenance:
         seen = self._pass(self._modules[name], marked)
         return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
-    def _dependents(self, name: str) -> Iterator[tuple[int, Spot]]:
+    def _dependents(self, name: str) -> Iterator[tuple[int, ChannelPosition]]:
         """Channels of a layer, each with every spot that it reaches before another layer."""
         layer = self._modules[name]
         width = layer_shape(layer).width
@@ -102,26 +107,26 @@ class Provenance:
         if mixed:
             yield from self._one_by_one(layer, name)
 
-    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, Spot]]:
+    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, ChannelPosition]]:
         width = layer_shape(self._modules[name]).width
         for channel in range(width):
-            if width > _MOST:
+            if width > _MOST_SINGLE_MARKS:
                 yield channel, FIXED
             else:
                 marked = torch.arange(width) == channel
-                yield from ((channel, spot) for spot in _marked(self._pass(layer, marked)))
+                yield from ((channel, spot) for spot in _positions(self._pass(layer, marked)))
 
-    def _join(self, one: Spot, other: Spot) -> None:
+    def _join(self, one: ChannelPosition, other: ChannelPosition) -> None:
         self._over[self._top(one)] = self._top(other)
 
-    def _top(self, spot: Spot) -> Spot:
+    def _top(self, spot: ChannelPosition) -> ChannelPosition:
         over = self._over
         while (above := over.setdefault(spot, spot)) != spot:
             over[spot] = over.setdefault(above, above)  # half the way, so that the next search is short
             spot = above
         return spot
 
-    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:
+    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Marks:
         """What is marked if these filters of a layer are."""
         self._passes += 1
         if self._passes > _MOST_PASSES:
@@ -134,19 +139,19 @@ class Provenance:
         with layer.register_forward_hook(mark):
             return self._seen(self._model, self._inputs)
 
-    def _rest(self) -> _Seen:
+    def _rest(self) -> _Marks:
         """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
         other = copy.deepcopy(self._model)  # of its own: values of parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
-                module.register_forward_hook(lambda _, __, output: mapped(output, _all_marked))
+                module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))
             elif not isinstance(module, (*FILTER_TYPES, *_NORMS)):
                 for parameter in module.parameters(recurse=False):
                     if parameter.numel() > 1:
                         parameter.data = _all_marked(parameter.data)
-        return self._seen(other, mapped(self._inputs, _all_marked))
+        return self._seen(other, map_tensors(self._inputs, _all_marked))
 
-    def _seen(self, model: nn.Module, inputs: Any) -> _Seen:
+    def _seen(self, model: nn.Module, inputs: Any) -> _Marks:
         """What is marked in eval mode or in training mode, in which other code may run."""
         seen = _forward(model.eval(), inputs, {})
         if self._trains:
@@ -157,20 +162,20 @@ class Provenance:
         return seen
 
 
-def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
-    undisturbed = same_chance(device_of(model))
+def _forward(model: nn.Module, inputs: Any, seen: _Marks) -> _Marks:
+    undisturbed = fixed_seeds(device_of(model))
     masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
-    with hooked(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+    with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
         answer = model(*inputs)
-    if any(bool(tensor.isnan().any()) for tensor in tensors(answer)):
+    if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(answer)):
         seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
     return seen
 
 
-def _watchers(model: nn.Module, seen: _Seen) -> list[RemovableHandle]:
+def _watchers(model: nn.Module, seen: _Marks) -> list[RemovableHandle]:
     """Hooks that record marks at the inputs of layers, and where they end or pass."""
     places = ((module, _place(name, module)) for name, module in model.named_modules())
-    return [module.register_forward_pre_hook(_taking(seen, at), with_kwargs=True) for module, at in places if at]
+    return [module.register_forward_pre_hook(_marking_hook(seen, at), with_kwargs=True) for module, at in places if at]
 
 
 def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
@@ -181,12 +186,12 @@ def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
     return ("by", name) if isinstance(module, _NORMS) else None
 
 
-def _taking(seen: _Seen, place: tuple[str, str]) -> Any:
+def _marking_hook(seen: _Marks, place: tuple[str, str]) -> Any:
     def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        found = _channels(module, tensors((arguments, keywords)), whole=place == FIXED[:2])
+        found = _channels(module, flatten_tensors((arguments, keywords)), whole=place == FIXED[:2])
         seen[place] = found | seen.get(place, torch.zeros_like(found))
         if place[0] == "in" or place == FIXED[:2]:
-            return mapped(arguments, _cleaned), mapped(keywords, _cleaned)
+            return map_tensors(arguments, _without_marks), map_tensors(keywords, _without_marks)
         return None
 
     return take
@@ -201,7 +206,7 @@ def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> t
     return marked.flatten(1).any(1).cpu()
 
 
-def _marked(seen: _Seen) -> Iterator[Spot]:
+def _positions(seen: _Marks) -> Iterator[ChannelPosition]:
     for place, channels in seen.items():
         yield from ((*place, index) for index in channels.nonzero().flatten().tolist())
 
@@ -210,11 +215,11 @@ def _all_marked(tensor: torch.Tensor) -> torch.Tensor:
     return torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
 
 
-def _cleaned(tensor: torch.Tensor) -> torch.Tensor:
+def _without_marks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.masked_fill(tensor.isnan(), 0) if tensor.is_floating_point() else tensor
 
 
-def in_place(
+def channels_in_place(
     model: nn.Module, smaller: nn.Module, inputs: tuple[Any, ...], layers: Iterable[str], removed: Sequence[Removal]
 ) -> bool:
     """Whether each remaining channel of these layers is at the right place in the pruned model.
@@ -222,7 +227,7 @@ def in_place(
     If outputs differ all the same, they depend on other channels, or on the number of channels.
     """
     gone = {(removal.on_inputs, removal.name): set(removal.channels) for removal in removed}
-    wide, narrow = Provenance(model, inputs), Provenance(smaller, inputs)
+    wide, narrow = ChannelTracer(model, inputs), ChannelTracer(smaller, inputs)
     for name in layers:
         left = [channel for channel in range(wide.width(name)) if channel not in gone.get((False, name), ())]
         for step in (2, 3):

@@ -17,17 +17,17 @@ from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
-from autocompress.compression.pruning.channel_tracing import Provenance, Spot
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
-from autocompress.compression.pruning.groups import Coupling, Place, narrowed, removals
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
 from autocompress.compression.pruning.pruner import pruner_of
 
 _PARTS = (1, 2, 3, 4)
 """Into how many equal blocks code may split channels, such as `chunk`; groups of convolutions besides."""
 
 
-def on_trial(coupling: Coupling) -> list[int]:
+def trial_channels(coupling: Coupling) -> list[int]:
     """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
     per_part = coupling.width // coupling.channel_groups
     chance = random.Random(per_part)
@@ -36,14 +36,14 @@ def on_trial(coupling: Coupling) -> list[int]:
     return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
 
 
-def mended(
+def trace_couplings(
     model: nn.Module,
     inputs: tuple[Any, ...],
     layers: Iterable[str],
     sound: Sequence[Coupling],
     free: Collection[str],
     bound: Collection[str],
-    guard: Guard,
+    guard: CutVerifier,
 ) -> list[Coupling]:
     """Couplings of these layers that can be removed correctly, found by tracing.
 
@@ -58,8 +58,8 @@ def mended(
     """
     known = {name for coupling in sound for name in coupling.members}
     try:
-        provenance = Provenance(model, inputs)
-        provenance.follow(
+        provenance = ChannelTracer(model, inputs)
+        provenance.trace(
             name
             for name, layer in supported_layers(model, FILTER_TYPES).items()
             if name not in known and not layer_shape(layer).depthwise
@@ -67,12 +67,12 @@ def mended(
     except Exception:  # noqa: BLE001 - a model that refuses NaN: then its layers are left alone
         return []
     found: list[Coupling] = []
-    cut = [(coupling, on_trial(coupling)) for coupling in sound]
+    cut = [(coupling, trial_channels(coupling)) for coupling in sound]
     for name in sorted(layers, key=lambda name: -layer_shape(model.get_submodule(name)).width):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, provenance.units(name) or [], free, bound):
-                tried = (coupling, on_trial(coupling))
-                if guard.disagreement(removals([*cut, tried])) is None:
+            for coupling in _couplings(model, name, provenance.coupled_sets(name) or [], free, bound):
+                tried = (coupling, trial_channels(coupling))
+                if guard.mismatch(removals([*cut, tried])) is None:
                     found.append(coupling)
                     cut.append(tried)
                     break
@@ -80,7 +80,7 @@ def mended(
 
 
 def _couplings(
-    model: nn.Module, root: str, units: list[list[Spot]], free: Collection[str], bound: Collection[str]
+    model: nn.Module, root: str, units: list[list[ChannelPosition]], free: Collection[str], bound: Collection[str]
 ) -> Iterator[Coupling]:
     """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
     spots = [spot for unit in units for spot in unit]
@@ -98,7 +98,7 @@ def _couplings(
             yield _coupling(model, root, units, size, blocks)
 
 
-def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, blocks: int) -> Coupling:
+def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], size: int, blocks: int) -> Coupling:
     per_part = len(units) // blocks
     places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     places["out", root] = []  # first
@@ -115,17 +115,17 @@ def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, b
     return Coupling(found, members, blocks * size, _group(model, found))
 
 
-def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> Place:
+def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
     module = model.get_submodule(name)
     pruner = tp.DependencyGraph().get_pruner_of_module(module)
     prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
     pruner.pruning_dim = -1
     has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
     indices, roots = zip(*pairs, strict=True)
-    return Place(name, prune, -1, indices, roots, has)
+    return ChannelSlice(name, prune, -1, indices, roots, has)
 
 
-def _group(model: nn.Module, places: Iterable[Place]) -> Any:
+def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
     """The group for torch-pruning's importances."""
     group = Group()
     for place in places:
@@ -156,10 +156,10 @@ class Channels:
     behind: Mapping[str, str]
     original: Mapping[str, LayerShape]
     left_alone: Mapping[str, str]
-    free: frozenset[str]
-    bound: frozenset[str]
+    prunable: frozenset[str]
+    fixed: frozenset[str]
     obstacles: Mapping[str, str] = field(default_factory=dict)
-    tried: bool = False
+    is_verified: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
@@ -172,26 +172,26 @@ class Channels:
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         selected = pruner_of(request).selectable(request, graph, rates)
         couplings, left_alone, obstacles = graph.couplings(selected)
-        behind, free = graph.normalized(supported_layers(model, FILTER_TYPES)), graph.free(selected)
-        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound, obstacles)
+        behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
+        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
         # Widths for a share of the model are tried on smaller models, which must run.
-        return found.proven(model, request) if left_alone or request.argument("rate_of") != "filters" else found
+        return found.with_verified(model, request) if left_alone or request.argument("rate_of") != "filters" else found
 
-    def proven(self, model: nn.Module, request: CompressionRequest) -> Channels:
+    def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
-        if self.tried:
+        if self.is_verified:
             return self
-        guard = Guard(model, request.example_inputs)
-        guilty = guard.sound([(coupling, on_trial(coupling)) for coupling in self.couplings])
+        guard = CutVerifier(model, request.example_inputs)
+        guilty = guard.verified([(coupling, trial_channels(coupling)) for coupling in self.couplings])
         wrong = [each for each in self.couplings if each.members[0] in guilty]
         found = self.without({name: guilty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
             inputs, layers = request.example_inputs, found.left_alone
-            more = mended(model, inputs, layers, found.couplings, self.free, self.bound, guard)
+            more = trace_couplings(model, inputs, layers, found.couplings, self.prunable, self.fixed, guard)
             again = {name for coupling in more for name in coupling.members}
             left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
-        return replace(found, tried=True)
+        return replace(found, is_verified=True)
 
     def without(self, left_alone: Mapping[str, str]) -> Channels:
         """Without the couplings of these layers, given with the reasons."""
@@ -200,5 +200,5 @@ class Channels:
 
     def narrowed(self, model: nn.Module) -> Channels | None:
         """The channels of a model pruned from this one; None if it cannot have been."""
-        couplings = narrowed(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
+        couplings = after_pruning(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
         return None if couplings is None else replace(self, couplings=couplings)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from autocompress.compression.pruning.recorded_calls import Calls
+from autocompress.compression.pruning.recorded_calls import CallRecord
 
 _Function = Callable[..., Any]
 
@@ -26,7 +26,7 @@ class NeutralNormalization(TorchFunctionMode):
     exercise every channel. Calls are recorded in `calls`, if given.
     """
 
-    def __init__(self, calls: Calls | None = None) -> None:
+    def __init__(self, calls: CallRecord | None = None) -> None:
         super().__init__()
         self._calls = calls
 
@@ -38,10 +38,10 @@ class NeutralNormalization(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call the function or its replacement."""
-        instead, named = _INSTEAD.get(func), kwargs or {}
+        instead, named = _REPLACEMENTS.get(func), kwargs or {}
         result = func(*args, **named) if instead is None else instead(func, *args, **named)
         if self._calls is not None:
-            self._calls.note(func, args, named, result, switched=instead is None)
+            self._calls.record(func, args, named, result, switched=instead is None)
         return result
 
 
@@ -123,7 +123,7 @@ def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any
     return _damped(input)
 
 
-def _leaking(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+def _leaky_relu(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
     return functional.leaky_relu(input, 0.25)
 
 
@@ -131,7 +131,7 @@ def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -
     return input
 
 
-def _drawn(value: float) -> _Function:
+def _constant(value: float) -> _Function:
     """Replaces random numbers, which would differ for another width."""
 
     def draw(func: _Function, *args: Any, **kwargs: Any) -> Any:
@@ -158,23 +158,23 @@ def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
 
 
 _IN_TENSOR = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_max")
-_INSTEAD: dict[Any, _Function] = {
+_REPLACEMENTS: dict[Any, _Function] = {
     **dict.fromkeys((functional.layer_norm, torch.layer_norm, functional.rms_norm, torch.rms_norm), _over_features),
     **dict.fromkeys((functional.group_norm, torch.group_norm), _group_norm),
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _per_channel,
     **dict.fromkeys((functional.local_response_norm, functional.normalize), _elementwise),
-    **dict.fromkeys((functional.relu, functional.relu6, functional.hardtanh, functional.threshold), _leaking),
-    **dict.fromkeys((functional.softshrink, functional.hardshrink, torch.relu, torch.relu_), _leaking),
-    **dict.fromkeys((torch.clamp, torch.clamp_min, torch.clamp_max), _leaking),
-    **dict.fromkeys((getattr(torch.Tensor, name) for name in _IN_TENSOR), _leaking),
+    **dict.fromkeys((functional.relu, functional.relu6, functional.hardtanh, functional.threshold), _leaky_relu),
+    **dict.fromkeys((functional.softshrink, functional.hardshrink, torch.relu, torch.relu_), _leaky_relu),
+    **dict.fromkeys((torch.clamp, torch.clamp_min, torch.clamp_max), _leaky_relu),
+    **dict.fromkeys((getattr(torch.Tensor, name) for name in _IN_TENSOR), _leaky_relu),
     **dict.fromkeys((torch.round, torch.Tensor.round, torch.dropout, functional.dropout), _identity),
     **dict.fromkeys((functional.dropout1d, functional.dropout2d, functional.dropout3d), _identity),
     **dict.fromkeys((functional.alpha_dropout, functional.feature_alpha_dropout), _identity),
-    **dict.fromkeys((torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_), _drawn(0.0)),
-    **dict.fromkeys((torch.rand, torch.rand_like, torch.Tensor.uniform_), _drawn(0.5)),
-    **dict.fromkeys((torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_), _drawn(1.0)),
-    torch.Tensor.exponential_: _drawn(1.0),
+    **dict.fromkeys((torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_), _constant(0.0)),
+    **dict.fromkeys((torch.rand, torch.rand_like, torch.Tensor.uniform_), _constant(0.5)),
+    **dict.fromkeys((torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_), _constant(1.0)),
+    torch.Tensor.exponential_: _constant(1.0),
     functional.scaled_dot_product_attention: _attention,
     functional.multi_head_attention_forward: _multi_head_attention,
 }

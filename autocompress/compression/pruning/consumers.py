@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 
 _READERS = (*FILTER_TYPES, nn.LSTM)
 
 
 @dataclass(frozen=True)
-class Site:
+class ReadSite:
     """A tensor that holds the channels of a coupling: the input of a layer that reads them.
 
     Attributes:
@@ -72,7 +72,7 @@ class Site:
         return self.total(values) / self.total(torch.ones_like(values)).clamp_min(1)
 
 
-def sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[Site]:
+def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[ReadSite]:
     """All inputs where the channels of a coupling are read.
 
     Returns:
@@ -89,12 +89,12 @@ def sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> li
     return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]
 
 
-def _site(name: str, place: Place, width: int, channels: int) -> Site:
+def _site(name: str, place: ChannelSlice, width: int, channels: int) -> ReadSite:
     roots = torch.tensor(cast("tuple[int, ...]", place.roots))
-    return Site(name, torch.tensor(place.indices), roots, width, channels)
+    return ReadSite(name, torch.tensor(place.indices), roots, width, channels)
 
 
-def rows(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+def by_position(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """A layer's input, or the output of a layer or a norm, as (samples, positions, channels)."""
     if isinstance(layer, _ConvNd):
         tensor = tensor.movedim(-1 - len(layer.kernel_size), -1)
@@ -123,7 +123,7 @@ def _by_input(layer: nn.Module) -> torch.Tensor:
     return weight.flatten(1)
 
 
-class Unpooled(TorchFunctionMode):
+class PoolingRecorder(TorchFunctionMode):
     """Records the inputs of poolings, flattenings and dropout, to recover the output of the non-linearity.
 
     Operations that mix or move channels, or batches with positions, are not recorded.
@@ -136,7 +136,7 @@ class Unpooled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Iterable[Any], args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and record its input."""
         found = func(*args, **(kwargs or {}))
-        if args and _passes_on(getattr(func, "__name__", ""), args, kwargs or {}, found):
+        if args and _keeps_channels(getattr(func, "__name__", ""), args, kwargs or {}, found):
             self._made[id(found)] = (found, args[0])  # the result as well: an id is good as long as its object lives
         return found
 
@@ -151,7 +151,7 @@ class Unpooled(TorchFunctionMode):
         self._made.clear()
 
 
-def _passes_on(name: str, args: Any, kwargs: Mapping[str, Any], made: Any) -> bool:
+def _keeps_channels(name: str, args: Any, kwargs: Mapping[str, Any], made: Any) -> bool:
     """Whether each channel of the result, at dimension 1, is one of the input's at other positions."""
     given = args[0]
     if not (isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor)) or given is made or made.dim() < 2:

@@ -13,19 +13,19 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.model_state import hooked
+from autocompress.compression.model_state import temporary_hooks
 from autocompress.compression.module import ModuleClass
-from autocompress.compression.pruning.consumers import Site, Unpooled, input_norms, rows, sites
-from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext
-from autocompress.compression.trainer_hooks import input_batches, run_epochs, show
+from autocompress.compression.trainer_hooks import input_batches, run_epochs, run_inputs
 from autocompress.errors import CompressionError, ModuleError
 
 FUNCTIONS: dict[str, Any] = {"relu": functional.relu, "relu6": functional.relu6, "gelu": functional.gelu}
 """Functions of layers' outputs, by the value of the option `activation`."""
 
 
-class Tally:
+class RunningMean:
     """A running mean over all values of each channel."""
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class Tally:
         return torch.zeros(channels) if self._total is None else (self._total / self._count).float()
 
 
-class Sight:
+class ActivationStats:
     """Statistics of a coupling's channels at all their sites."""
 
-    def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
+    def __init__(self, places: Sequence[ReadSite], model: nn.Module) -> None:
         self._sites, self._model = places, model
-        self._shares, self._squares = ([Tally() for _ in places] for _ in range(2))
+        self._shares, self._squares = ([RunningMean() for _ in places] for _ in range(2))
 
     @property
     def nonzero(self) -> torch.Tensor:
@@ -75,40 +75,40 @@ class Sight:
             total += site.total(sizes if site.output else sizes * input_norms(self._layer(site)).cpu())
         return total
 
-    def watch(self, unpooled: Unpooled) -> list[Any]:
+    def watch(self, unpooled: PoolingRecorder) -> list[Any]:
         """Register hooks that collect the statistics; returns their handles."""
         return [
-            site.watch(self._model, functools.partial(self._see, index, unpooled))
+            site.watch(self._model, functools.partial(self._add, index, unpooled))
             for index, site in enumerate(self._sites)
         ]
 
-    def _see(self, index: int, unpooled: Unpooled, tensor: torch.Tensor) -> None:
+    def _add(self, index: int, unpooled: PoolingRecorder, tensor: torch.Tensor) -> None:
         site = self._sites[index]
-        self._squares[index].add(rows(self._layer(site), tensor.detach()).float().square())
+        self._squares[index].add(by_position(self._layer(site), tensor.detach()).float().square())
         origin = unpooled.origin(tensor)
         block = None if origin is tensor else site.block(origin.shape[1])
         if block is None:
-            self._shares[index].add((rows(self._layer(site), tensor.detach()) != 0).float())
+            self._shares[index].add((by_position(self._layer(site), tensor.detach()) != 0).float())
         else:
             self._shares[index].add((origin.detach().movedim(1, -1) != 0).float().repeat_interleave(block, -1))
 
-    def _pairs(self, tallies: Sequence[Tally]) -> list[tuple[Site, Tally]]:
+    def _pairs(self, tallies: Sequence[RunningMean]) -> list[tuple[ReadSite, RunningMean]]:
         return list(zip(self._sites, tallies, strict=True))
 
-    def _layer(self, site: Site) -> nn.Module:
+    def _layer(self, site: ReadSite) -> nn.Module:
         return self._model.get_submodule(site.name)
 
 
-def seen(
+def collect_statistics(
     model: nn.Module, inputs: list[tuple[Any, ...]], behind: Mapping[str, str], couplings: Sequence[Coupling]
-) -> dict[tuple[Place, ...], Sight]:
+) -> dict[tuple[ChannelSlice, ...], ActivationStats]:
     """The statistics of each coupling on these inputs, by its places; the model is not changed."""
-    found = {coupling.places: Sight(sites(coupling, model, behind), model) for coupling in couplings}
-    unpooled = Unpooled()
+    found = {coupling.places: ActivationStats(read_sites(coupling, model, behind), model) for coupling in couplings}
+    unpooled = PoolingRecorder()
     handles = [handle for sight in found.values() for handle in sight.watch(unpooled)]
     handles.append(model.register_forward_pre_hook(lambda *_: unpooled.forget()))
-    with hooked(handles), unpooled:
-        show(model, inputs)
+    with temporary_hooks(handles), unpooled:
+        run_inputs(model, inputs)
     return found
 
 
@@ -130,19 +130,19 @@ def activity_of_layers(
         function: the activation.
         zeros: score the share of nonzero values instead of the mean.
     """
-    names = {place.name for coupling in couplings for place in coupling.places if place.makes_width_of(behind)}
-    tallies = {name: Tally() for name in names}
+    names = {place.name for coupling in couplings for place in coupling.places if place.is_output_of(behind)}
+    tallies = {name: RunningMean() for name in names}
 
     def see(name: str, module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        active = rows(module, function(output.detach()))
+        active = by_position(module, function(output.detach()))
         tallies[name].add((active != 0).float() if zeros else active)
 
     handles = [model.get_submodule(behind[name]).register_forward_hook(functools.partial(see, name)) for name in names]
-    with hooked(handles):
-        show(model, inputs)
+    with temporary_hooks(handles):
+        run_inputs(model, inputs)
 
     def score(coupling: Coupling) -> torch.Tensor:
-        made = [place for place in coupling.places if place.name in names and place.makes_width_of(behind)]
+        made = [place for place in coupling.places if place.name in names and place.is_output_of(behind)]
         total, count = torch.zeros(coupling.width), torch.zeros(coupling.width)
         for place in made:
             roots, indices = torch.tensor(place.roots), torch.tensor(place.indices)
@@ -176,7 +176,7 @@ def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
             if scale.grad is not None:
                 scale.grad.add_(scale.detach().sign(), alpha=strength)
 
-    run_epochs(module_of(request), request.algorithm, model, epochs, penalise)
+    run_epochs(require_module(request), request.algorithm, model, epochs, penalise)
     return epochs
 
 
@@ -209,17 +209,17 @@ def activity(context: PruningContext, *, zeros: bool) -> Importance:
         CompressionError: apoz finds no zeros at all.
     """
     model, request, behind, couplings = context.model, context.request, context.behind, context.couplings
-    inputs = input_batches(module_of(request), request.algorithm, model, int(request.argument("training_batches")))
+    inputs = input_batches(require_module(request), request.algorithm, model, int(request.argument("training_batches")))
     function = str(request.argument("activation"))
     if function in FUNCTIONS:
         return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], zeros)
-    sights = seen(model, inputs, behind, couplings)
+    sights = collect_statistics(model, inputs, behind, couplings)
     if zeros:
         return _by_zeros(sights, couplings)
     return lambda coupling: sights[coupling.places].contribution
 
 
-def _by_zeros(sights: Mapping[Any, Sight], couplings: Sequence[Coupling]) -> Importance:
+def _by_zeros(sights: Mapping[Any, ActivationStats], couplings: Sequence[Coupling]) -> Importance:
     never = [coupling for coupling in couplings if not sights[coupling.places].has_zeros]
     names = ", ".join(coupling.members[0] for coupling in never)
     if couplings and len(never) == len(couplings):
@@ -242,7 +242,7 @@ def _scales(model: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight is not None]
 
 
-def module_of(request: CompressionRequest) -> ModuleClass:
+def require_module(request: CompressionRequest) -> ModuleClass:
     """The user's module; ModuleError if the request has none."""
     if request.module is None:
         raise ModuleError(f"algorithm {request.algorithm!r} needs the user's module; the request has none")

@@ -13,7 +13,7 @@ import torch_pruning as tp
 from torch import nn
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, moved, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, to_device
 from autocompress.errors import CompressionError
 
 _MOST_STEPS = 2_000_000
@@ -23,7 +23,7 @@ _SPREAD = 4
 """How often the widest layer's channels may come at a place."""
 
 
-class Followed:
+class TracingLimit:
     """Bounds the work per layer by counts rather than by time, so that it ends alike on any machine.
 
     Channels multiply if the output of a layer becomes the weights of another operation, or is multiplied by channels,
@@ -40,7 +40,7 @@ class Followed:
         self._most = _SPREAD * max((*sizes, *widths), default=0)
         for node in nodes:
             for dependency in node.dependencies:
-                dependency.index_mapping = _Counted(dependency.index_mapping, self, dependency)
+                dependency.index_mapping = _CountedMappings(dependency.index_mapping, self, dependency)
 
     def start(self) -> None:
         """Reset the counts for another layer."""
@@ -63,10 +63,10 @@ class Followed:
             raise CompressionError("its channels cannot be followed, as they multiply on their way")
 
 
-class _Counted(list[Any]):
+class _CountedMappings(list[Any]):
     """Index mappings of a dependency, which torch-pruning applies in order."""
 
-    def __init__(self, mappings: Sequence[Any], followed: Followed, dependency: Any) -> None:
+    def __init__(self, mappings: Sequence[Any], followed: TracingLimit, dependency: Any) -> None:
         super().__init__(mappings)
         self._followed, self._dependency = followed, dependency
 
@@ -99,7 +99,7 @@ def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: T
             waiting.extend(node.inputs)
 
 
-def require_followable(model: nn.Module) -> None:
+def require_traceable(model: nn.Module) -> None:
     """Refuse loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
@@ -110,7 +110,7 @@ def require_followable(model: nn.Module) -> None:
             )
 
 
-def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
+def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
     """torch-pruning's graph of a model, and the operations that produce its outputs.
 
     Raises:
@@ -119,7 +119,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
     roots: set[Any] = set()
 
     def outputs(answer: Any) -> list[torch.Tensor]:
-        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
+        differentiable = [tensor for tensor in flatten_tensors(answer) if tensor.grad_fn is not None]
         roots.update(tensor.grad_fn for tensor in differentiable)
         return differentiable
 
@@ -129,7 +129,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
             warnings.simplefilter("ignore")
             graph.build_dependency(
                 model,
-                moved(example_inputs, device_of(model)),
+                to_device(example_inputs, device_of(model)),
                 forward_fn=lambda traced, inputs: traced(*inputs),
                 output_transform=outputs,
                 verbose=False,
@@ -143,7 +143,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
     return graph, roots
 
 
-def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
+def uncalled_layers(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
     """Names of the layers whose weights are used without calling them, so that they are not in the graph."""
     missing = {
         name: layer

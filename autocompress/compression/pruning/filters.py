@@ -13,12 +13,12 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, require_one_rate
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import removals
 from autocompress.compression.pruning.pruner import pruner_of
-from autocompress.compression.pruning.pruning_plan import Cut, Share
+from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.errors import CompressionError
 
 
@@ -42,7 +42,7 @@ class FilterCompression:
     layers: tuple[str, ...]
     original: Mapping[str, LayerShape]
     changed: tuple[str, ...]
-    share: Share | None = None
+    share: ModelShare | None = None
     left_alone: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     simulated: bool = False
@@ -90,16 +90,16 @@ class FilterCompressor:
         """
         self.check(model, request)
         original = layer_shapes(model) if request.original is None else request.original
-        share = Share.wanted(model, request)
+        share = ModelShare.remaining_for(model, request)
         epochs = pruner_of(request).prepare(model, request)
-        with evaluating(model), requiring_gradients(model):
-            cut = Cut.of(model, request, Channels.of(model, request, original))
-            cut, changed = cut_out(cut, share)
+        with eval_mode(model), require_gradients(model):
+            cut = PruningPlan.of(model, request, Channels.of(model, request, original))
+            cut, changed = remove_filters(cut, share)
         layers = tuple(name for name in original if name not in cut.channels.outputs)
         return FilterCompression(model, cut.targets, layers, original, changed, share, cut.left_alone, epochs)
 
 
-def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
+def remove_filters(cut: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:
     """Remove filters from the plan's model, except those whose removal changes what it computes.
 
     Returns:
@@ -108,8 +108,8 @@ def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    guard = Guard(cut.model, cut.request.example_inputs)
-    cut, chosen = cut.sound(share, guard)
+    guard = CutVerifier(cut.model, cut.request.example_inputs)
+    cut, chosen = cut.verified(share, guard)
     guard.remove(removals(chosen))
     original, layer = cut.channels.original, cut.model.get_submodule
     changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
@@ -126,7 +126,7 @@ def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: 
     return (total - left) / total if total else 0.0
 
 
-def _why_nothing(cut: Cut) -> str:
+def _why_nothing(cut: PruningPlan) -> str:
     rate = max(cut.rates.values())
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
     if not cut.targets:

@@ -18,13 +18,13 @@ from autocompress.compression.layers import FILTER_TYPES, registered_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.dependency_graph import (
     SOURCES,
-    Followed,
-    require_followable,
-    traced,
-    uncalled,
+    TracingLimit,
+    build_graph,
+    require_traceable,
+    uncalled_layers,
     upstream,
 )
-from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.errors import CompressionError
 
 
@@ -39,13 +39,13 @@ class ChannelGraph:
     """
 
     def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
-        require_followable(model)
+        require_traceable(model)
         self._original = original
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
-        self._graph, roots = traced(model, example_inputs)
-        self._followed = Followed(self._graph)
-        self._uncalled = uncalled(model, self._graph, roots)
+        self._graph, roots = build_graph(model, example_inputs)
+        self._followed = TracingLimit(self._graph)
+        self._uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
@@ -90,7 +90,7 @@ class ChannelGraph:
                 reasons |= dict.fromkeys(sorted(names & chosen), f"{name}: {obstacle}; it keeps its filters")
         return found, failed, obstacles
 
-    def free(self, selected: Iterable[str]) -> frozenset[str]:
+    def prunable(self, selected: Iterable[str]) -> frozenset[str]:
         """Names of these layers that may lose filters by themselves."""
         untouchable = set(self._untouchable(set(selected)))
         return frozenset(
@@ -100,7 +100,7 @@ class ChannelGraph:
         )
 
     @property
-    def bound(self) -> frozenset[str]:
+    def fixed(self) -> frozenset[str]:
         """Names of the modules that must keep their size."""
         return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
 
@@ -156,14 +156,14 @@ class ChannelGraph:
     def _loses_outputs(self, dependency: Any) -> bool:
         return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
 
-    def _places(self, group: Any) -> Iterator[Place]:
+    def _places(self, group: Any) -> Iterator[ChannelSlice]:
         names = self._all_names
         for item in group:
             target, prune = item.dep.target, item.dep.handler
             if target.module in names:  # else an operation of the forward pass, which has nothing to remove
                 out = self._graph.is_out_channel_pruning_fn(prune)
                 has = self._graph.get_out_channels(target) if out else self._graph.get_in_channels(target)
-                yield Place(
+                yield ChannelSlice(
                     names[target.module], prune, target.pruning_dim, tuple(item.idxs), tuple(item.root_idxs), has
                 )
 
@@ -177,7 +177,7 @@ class ChannelGraph:
         nodes = [module for module in self._graph.module2node if isinstance(module, _ConvNd) and not module.transposed]
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
 
-    def normalized(self, layers: Iterable[str]) -> dict[str, str]:
+    def batchnorm_behind(self, layers: Iterable[str]) -> dict[str, str]:
         """For each layer the name of the BatchNorm that is the only consumer of its output, or its own name."""
         nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
         found = {}

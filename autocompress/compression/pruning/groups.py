@@ -33,7 +33,7 @@ class Removal:
         """Whether they are input channels of a layer; else outputs, or passed through channel by channel."""
         return self.prune.__name__ == "prune_in_channels"
 
-    def place_in(self, model: nn.Module) -> tuple[nn.Module, str]:
+    def locate(self, model: nn.Module) -> tuple[nn.Module, str]:
         """The parent of the module or parameter, and its name there."""
         owner, _, last = self.name.rpartition(".")
         return model.get_submodule(owner), last
@@ -45,14 +45,14 @@ def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
     Filters go first: whole rows are copied faster, and fewer are left for the other dimension.
     """
     for removal in sorted(removed, key=lambda removal: removal.on_inputs):
-        parent, last = removal.place_in(model)
+        parent, last = removal.locate(model)
         removal.prune.__self__.pruning_dim = removal.dimension  # type: ignore[attr-defined]
         smaller = removal.prune(getattr(parent, last), list(removal.channels))
         if isinstance(smaller, nn.Parameter):
             setattr(parent, last, smaller)
 
 
-def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
+def remove_with_copy(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
     """Remove the channels as `remove` does, but take pruned layers from a pruned copy.
 
     Args:
@@ -83,7 +83,7 @@ _Key = tuple[str, Callable[[Any, list[int]], Any], int]
 
 
 @dataclass(frozen=True)
-class Place:
+class ChannelSlice:
     """A module or parameter that holds channels of a coupling.
 
     Attributes:
@@ -107,11 +107,11 @@ class Place:
         """Identifies the dimension, in which several couplings may have channels."""
         return self.name, self.prune, self.dimension
 
-    def makes_width_of(self, layers: Collection[str]) -> bool:
+    def is_output_of(self, layers: Collection[str]) -> bool:
         """Whether its channels are the filters of one of these layers."""
         return self.name in layers and self.prune.__name__ == "prune_out_channels"
 
-    def going(self, roots: set[int]) -> list[int]:
+    def channels_for(self, roots: set[int]) -> list[int]:
         """Its channels that are removed with these of the root layer."""
         return [index for index, root in zip(self.indices, self.roots, strict=True) if root in roots]
 
@@ -127,7 +127,7 @@ class Coupling:
         group: torch-pruning's group over all channels of the root layer; None for a narrowed coupling.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[ChannelSlice, ...]
     members: tuple[str, ...]
     channel_groups: int
     group: Any = None
@@ -137,10 +137,10 @@ class Coupling:
         """Channels of the root layer."""
         return len(self.places[0].indices)
 
-    def spares_some(self, channels: Iterable[int]) -> bool:
+    def leaves_some(self, channels: Iterable[int]) -> bool:
         """Whether every place keeps some channels without these of the root layer."""
         going = set(channels)
-        return all(place.channels is None or len(place.going(going)) < place.channels for place in self.places)
+        return all(place.channels is None or len(place.channels_for(going)) < place.channels for place in self.places)
 
 
 def removals(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> list[Removal]:
@@ -148,41 +148,41 @@ def removals(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> list[Removal]:
 
     A coupling is skipped if a place would lose all its channels.
     """
-    gone = _gone((coupling, channels) for coupling, channels in chosen if coupling.spares_some(channels))
+    gone = _removed_channels((coupling, channels) for coupling, channels in chosen if coupling.leaves_some(channels))
     return [Removal(*key, tuple(sorted(channels))) for key, channels in gone.items() if channels]
 
 
-def narrowed(couplings: Sequence[Coupling], width_of: Callable[[str], int]) -> tuple[Coupling, ...] | None:
+def after_pruning(couplings: Sequence[Coupling], width_of: Callable[[str], int]) -> tuple[Coupling, ...] | None:
     """The couplings of a pruned model, without tracing it again, given the current width of each layer.
 
     Which channels were removed does not matter: the remaining ones are numbered from 0. None if the widths cannot
     result
     from these couplings.
     """
-    lost = [(coupling, _last(coupling, width_of(coupling.members[0]))) for coupling in couplings]
-    gone = {key: sorted(channels) for key, channels in _gone(lost).items()}
-    found = tuple(_without(coupling, sorted(channels), gone) for coupling, channels in lost)
-    members = (place for coupling in found for place in coupling.places if place.makes_width_of(coupling.members))
+    lost = [(coupling, _last_channels(coupling, width_of(coupling.members[0]))) for coupling in couplings]
+    gone = {key: sorted(channels) for key, channels in _removed_channels(lost).items()}
+    found = tuple(_remaining_coupling(coupling, sorted(channels), gone) for coupling, channels in lost)
+    members = (place for coupling in found for place in coupling.places if place.is_output_of(coupling.members))
     return found if all(place.channels == width_of(place.name) for place in members) else None
 
 
-def _gone(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> dict[_Key, set[int]]:
+def _removed_channels(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> dict[_Key, set[int]]:
     gone: dict[_Key, set[int]] = defaultdict(set)
     for coupling, channels in chosen:
         going = set(channels)
         for place in coupling.places:
-            gone[place.key].update(place.going(going))
+            gone[place.key].update(place.channels_for(going))
     return gone
 
 
-def _last(coupling: Coupling, width: int) -> list[int]:
+def _last_channels(coupling: Coupling, width: int) -> list[int]:
     """The last channels of each part, so that a width remains."""
     parts, per_part = coupling.channel_groups, coupling.width // coupling.channel_groups
     left = max(0, width // parts)
     return [part * per_part + channel for part in range(parts) for channel in range(left, per_part)]
 
 
-def _without(coupling: Coupling, lost: list[int], gone: Mapping[_Key, list[int]]) -> Coupling:
+def _remaining_coupling(coupling: Coupling, lost: list[int], gone: Mapping[_Key, list[int]]) -> Coupling:
     going = set(lost)
     places = []
     for place in coupling.places:

@@ -32,7 +32,7 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
         """One score per channel of the coupling's root."""
         scores, roots = [], []
         for place in coupling.places:
-            if place.makes_width_of(self._layers):
+            if place.is_output_of(self._layers):
                 found = self._score(self._layers[place.name])[list(place.indices)].float()
                 scores.append(found / found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(place.roots)
@@ -98,22 +98,22 @@ def norms(p: int) -> Importance:
     return lambda coupling: importance(coupling.group)
 
 
-def distances(layer: nn.Module) -> torch.Tensor:
+def geometric_median_distances(layer: nn.Module) -> torch.Tensor:
     """Sum of the distances of each filter to all others of its layer: lowest at the geometric median.
 
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
     between squared weights and fails on grouped convolutions.
     """
-    return between(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
+    return distance_sums(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
 
 
-def between(rows: torch.Tensor) -> torch.Tensor:
+def distance_sums(rows: torch.Tensor) -> torch.Tensor:
     """Sum of the distances of each row to all others."""
     # In parts: all pairs of a wide layer at once do not fit into memory.
     return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
 
 
-def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
+def batchnorm_scaled(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
     """Scores of filters (one row each) scaled by the BatchNorm behind them, which `norms` gives for each layer."""
 
     def of(layer: nn.Module) -> torch.Tensor:
@@ -127,10 +127,10 @@ def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.
     return of
 
 
-_NNCF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+_NNCF_IMPORTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "L1": lambda rows: rows.abs().sum(1),
     "L2": lambda rows: rows.norm(dim=1),
-    "geometric_median": between,
+    "geometric_median": distance_sums,
 }
 
 
@@ -141,7 +141,7 @@ def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) ->
     """
     layers = supported_layers(model, FILTER_TYPES)
     scales = {layers[layer]: model.get_submodule(norm) for layer, norm in behind.items()}
-    return LayerImportance(with_norms(_NNCF[name], scales), layers)
+    return LayerImportance(batchnorm_scaled(_NNCF_IMPORTANCES[name], scales), layers)
 
 
 def comparable(coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool) -> list[float]:

@@ -14,16 +14,23 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES, layer_rates
 from autocompress.compression.measure import macs, parameters
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
 from autocompress.compression.pruning.importance import comparable
 from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
-from autocompress.compression.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
+from autocompress.compression.pruning.widths import (
+    TOLERANCE,
+    CouplingWidth,
+    global_widths,
+    local_widths,
+    refine_widths,
+    solve_rate,
+)
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 
 @dataclass(frozen=True)
-class Share:
+class ModelShare:
     """Measures a rate that counts parameters or MACs of the whole model.
 
     Attributes:
@@ -37,7 +44,7 @@ class Share:
     request: CompressionRequest
 
     @classmethod
-    def wanted(cls, model: nn.Module, request: CompressionRequest) -> Share | None:
+    def remaining_for(cls, model: nn.Module, request: CompressionRequest) -> ModelShare | None:
         """The share that a request's rate counts; None: filters."""
         of = str(request.argument("rate_of"))
         if of == "filters":
@@ -59,7 +66,7 @@ _NARROWEST = 1 - 1e-9
 
 
 @dataclass(frozen=True)
-class Cut:
+class PruningPlan:
     """Filters that can be removed from a model, ranked. Valid until the model changes.
 
     Attributes:
@@ -81,7 +88,7 @@ class Cut:
     left_alone: Mapping[str, str]
 
     @classmethod
-    def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
+    def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> PruningPlan:
         """Rank the channels of a model, whose parameters require gradients if the algorithm trains.
 
         Raises:
@@ -100,7 +107,7 @@ class Cut:
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
         return cls(model, request, channels, rates, couplings, ranked, left_alone)
 
-    def without(self, reasons: Mapping[str, str]) -> Cut:
+    def without(self, reasons: Mapping[str, str]) -> PruningPlan:
         """Without couplings, given as their root layers with the reasons."""
         left_alone = dict(self.left_alone)
         for coupling in self.couplings:
@@ -114,7 +121,9 @@ class Cut:
             left_alone=left_alone,
         )
 
-    def sound(self, share: Share | None, guard: Guard | None = None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+    def verified(
+        self, share: ModelShare | None, guard: CutVerifier | None = None
+    ) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What to remove at the requested rates, verified against the reference model.
 
         Returns:
@@ -123,25 +132,25 @@ class Cut:
         Raises:
             CompressionError: the share cannot be reached.
         """
-        cut, guard = self, guard or Guard(self.model, self.request.example_inputs)
+        cut, guard = self, guard or CutVerifier(self.model, self.request.example_inputs)
         while True:
-            chosen = cut.chosen(cut.wanted(share))
-            if guard.disagreement(removals(chosen)) is None:
+            chosen = cut.channels_to_remove(cut.remaining_for(share))
+            if guard.mismatch(removals(chosen)) is None:
                 return cut, chosen
-            if cut.channels.tried:
-                guilty = guard.sound(chosen)
+            if cut.channels.is_verified:
+                guilty = guard.verified(chosen)
                 if not guilty:
                     return cut, chosen
                 cut = cut.without(guilty)
             else:
-                cut = Cut.of(self.model, self.request, cut.channels.proven(self.model, self.request))
+                cut = PruningPlan.of(self.model, self.request, cut.channels.with_verified(self.model, self.request))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the layers with a rate, without output layers."""
         return tuple(name for name in self.rates if name not in self.channels.outputs)
 
-    def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
+    def channels_to_remove(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels, with the channels to remove, so that so many remain."""
         return [
             (coupling, _least_important(coupling, scores, coupling.width - count))
@@ -149,11 +158,11 @@ class Cut:
             if count < coupling.width
         ]
 
-    def wanted(self, share: Share | None) -> list[int]:
+    def remaining_for(self, share: ModelShare | None) -> list[int]:
         """Channels that remain of each coupling at the requested rates, which count filters or a share of the model."""
-        return self.kept() if share is None else self.kept_for(share)
+        return self.remaining_at() if share is None else self.remaining_for_share(share)
 
-    def kept(self, width: float | None = None) -> list[int]:
+    def remaining_at(self, width: float | None = None) -> list[int]:
         """Channels that remain of each coupling, at one width rate for all or at the requested ones."""
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
         pruner = pruner_of(self.request)
@@ -163,7 +172,7 @@ class Cut:
             return global_widths(slots, ranked, round_to)
         return local_widths(slots, round_to, staggered=width is not None)
 
-    def kept_for(self, share: Share) -> list[int]:
+    def remaining_for_share(self, share: ModelShare) -> list[int]:
         """Channels that remain of each coupling so that the requested share of parameters or MACs is removed.
 
         One width rate for all layers; single layers are a step wider or narrower if that is too coarse.
@@ -176,22 +185,22 @@ class Cut:
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
                 probe = copy.deepcopy(self.model)
-                remove(probe, removals(self.chosen(kept)))
+                remove(probe, removals(self.channels_to_remove(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]
 
-        most = removed(self.kept(_NARROWEST))
+        most = removed(self.remaining_at(_NARROWEST))
         if self.couplings and most < target - TOLERANCE:
             raise CompressionError(
                 f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer as narrow as can be "
                 f"{most:.3g} are removed"
             )
-        kept = self.kept(meet(target, lambda width: removed(self.kept(width))))
-        return nearer(kept, self._slots(target), target, removed, int(self.request.argument("round_to")))
+        kept = self.remaining_at(solve_rate(target, lambda width: removed(self.remaining_at(width))))
+        return refine_widths(kept, self._slots(target), target, removed, int(self.request.argument("round_to")))
 
-    def _slots(self, width: float | None) -> list[Slot]:
+    def _slots(self, width: float | None) -> list[CouplingWidth]:
         return [
-            Slot(
+            CouplingWidth(
                 width=coupling.width,
                 original=self.channels.original[coupling.members[0]].width,
                 parts=coupling.channel_groups,

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import tensors
+from autocompress.compression.model_state import flatten_tensors
 
 
-class Calls:
+class CallRecord:
     """The PyTorch functions called in a forward pass, in order, with their arguments and where these come from.
 
     Two passes with equal calls compute the same from their parameters and inputs, in whatever mode.
@@ -23,10 +23,10 @@ class Calls:
         self._calls: list[tuple[Any, ...]] = []
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._opaque = False  # whether something comes from where no call was seen, such as out of a scripted module
-        for number, tensor in enumerate((*model.parameters(), *model.buffers(), *tensors(inputs))):
+        for number, tensor in enumerate((*model.parameters(), *model.buffers(), *flatten_tensors(inputs))):
             self._made[id(tensor)] = weakref.ref(tensor), number
 
-    def note(
+    def record(
         self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, *, switched: bool = True
     ) -> None:
         """Record a call, as `__torch_function__` receives it.
@@ -38,14 +38,14 @@ class Calls:
         given = tuple(self._described(value, switched) for value in args)
         named = tuple((name, self._described(value, switched)) for name, value in kwargs.items())
         self._calls.append((function, given, named))
-        for number, tensor in enumerate(tensors(result)):
+        for number, tensor in enumerate(flatten_tensors(result)):
             self._made[id(tensor)] = weakref.ref(tensor), -1000 * len(self._calls) - number
 
-    def end(self, answer: Any) -> None:
+    def record_result(self, answer: Any) -> None:
         """Record the result of the pass."""
-        self._calls.append((None, tuple(self._described(tensor, True) for tensor in tensors(answer)), ()))
+        self._calls.append((None, tuple(self._described(tensor, True) for tensor in flatten_tensors(answer)), ()))
 
-    def same_as(self, other: Calls) -> bool:
+    def same_as(self, other: CallRecord) -> bool:
         """Whether another pass of the model certainly computes the same."""
         try:
             return not self._opaque and not other._opaque and self._calls == other._calls
@@ -53,10 +53,10 @@ class Calls:
             return False
 
     @property
-    def keep_apart(self) -> bool:
+    def keeps_separate(self) -> bool:
         """Whether no call can mix samples or positions, or move channels."""
         return not self._opaque and all(
-            function in _APART
+            function in _SEPARATING
             or (function in _OVER_IMAGES and given[1:2] == ((2, 3),))
             or (function in _FROM_CHANNELS and given[1:] == (1,))
             for function, given, _ in self._calls[:-1]
@@ -86,6 +86,6 @@ _NAMES = (
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "dim"),
 )
-_APART = frozenset(
+_SEPARATING = frozenset(
     getattr(place, name) for name in _NAMES for place in (functional, torch, torch.Tensor) if hasattr(place, name)
 )

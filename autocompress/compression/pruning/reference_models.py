@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.model_state import device_of, mapped, moved, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, to_device
 from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
@@ -50,7 +50,7 @@ def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
 
     A single sample, token or pixel may be processed differently from several, as by a permutation or attention.
     """
-    given = tensors(inputs)
+    given = flatten_tensors(inputs)
     ones = sorted({place for tensor in given for place, size in enumerate(tensor.shape) if place and size == 1})
     several = [tuple(ones)] if len(ones) > 1 else []
     yield from (Variation(2, longer) for longer in (*several, *((one,) for one in ones), ()))
@@ -63,7 +63,7 @@ def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
 def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -> tuple[Any, ...]:
     """Inputs without symmetry, as far as the variation allows; integers are below `numbers`."""
     generator = torch.Generator().manual_seed(_SEED)
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
+    sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
@@ -73,12 +73,12 @@ def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -
         if not tensor.is_floating_point():
             is_mask = tensor.dtype == torch.bool or (tensor.numel() > 1 and int(tensor.max()) <= 1 < numbers - 1)
             varies = tensor.dim() > 0 and variation.numbers and (variation.masks or not is_mask)
-            return _others(tensor, 2 if is_mask else numbers, generator) if varies else tensor
+            return _random_integers(tensor, 2 if is_mask else numbers, generator) if varies else tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         size = tensor.float().std() if tensor.numel() > 1 else torch.zeros(())
         return tensor + noise * (size.to(tensor) if size > 0 else 1)
 
-    return mapped(inputs, change)  # type: ignore[no-any-return]
+    return map_tensors(inputs, change)  # type: ignore[no-any-return]
 
 
 def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torch.Tensor:
@@ -91,25 +91,25 @@ def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torc
     return tensor
 
 
-def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
+def _random_integers(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
     drawn = torch.randint(numbers, tensor.shape, generator=generator)
     for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
         drawn[..., place] = place
     return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
 
 
-def whole_numbers(model: nn.Module) -> int:
+def vocabulary_size(model: nn.Module) -> int:
     """The number of integers, from 0, that are valid inputs: the rows of the smallest embedding."""
     sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
     return min(sizes, default=2)
 
 
-def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
+def cast_inputs(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
     """The inputs on the model's device, floating point tensors with that type."""
-    moved_ones = moved(inputs, device_of(model))
+    moved_ones = to_device(inputs, device_of(model))
     if dtype is None:
         return moved_ones  # type: ignore[no-any-return]
-    return mapped(  # type: ignore[no-any-return]
+    return map_tensors(  # type: ignore[no-any-return]
         moved_ones, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
     )
 
@@ -117,7 +117,7 @@ def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) 
 _PROBED = 8
 
 
-def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
+def reference_copy(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
     """A copy that shares unchanged parameters of PyTorch's layers; running it does not change the model.
 
     Args:
@@ -135,7 +135,7 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
                 continue
             learned = isinstance(tensor, nn.Parameter)
             vary = varied and (learned or tensor.numel() > 1)
-            value = _changed(tensor.detach(), dtype, generator if vary else None)
+            value = _varied(tensor.detach(), dtype, generator if vary else None)
             if value is None and learned and shares:
                 memo[id(tensor)] = tensor
             else:
@@ -144,7 +144,7 @@ def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = F
     return copy.deepcopy(model, memo)
 
 
-def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
+def _varied(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
     """The tensor with another type or other values; None if unchanged."""
     if not tensor.is_floating_point():
         return None
@@ -165,21 +165,21 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 
 @contextmanager
-def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
+def zero_channels(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
     """Zero the removed channels at the inputs of the layers that read them, and in parameters outside layers.
 
     That is equivalent to removing them, whatever non-linearity comes in between.
     """
     handles, replaced = [], []
     for removal in removed:
-        parent, last = removal.place_in(model)
+        parent, last = removal.locate(model)
         place = getattr(parent, last)
         if isinstance(place, nn.Parameter):
             replaced.append((parent, last, place))
             index = torch.tensor(removal.channels, device=place.device)
             setattr(parent, last, nn.Parameter(place.detach().index_fill(removal.dimension, index, 0)))
         elif removal.on_inputs:
-            handles.append(place.register_forward_pre_hook(_silencer(place, removal.channels), with_kwargs=True))
+            handles.append(place.register_forward_pre_hook(_zeroing_hook(place, removal.channels), with_kwargs=True))
     try:
         yield
     finally:
@@ -194,7 +194,7 @@ def channel_dimension(layer: nn.Module) -> int:
     return -1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
 
 
-def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
+def _zeroing_hook(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     dimension = channel_dimension(layer)
 
     def silent(tensor: torch.Tensor) -> torch.Tensor:
@@ -209,7 +209,9 @@ def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     return silence
 
 
-def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str) -> torch.Tensor:
+def remaining_channels(
+    output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str
+) -> torch.Tensor:
     """The part of a layer's output that the smaller model has as well."""
     lost = set(gone.get(name, ()))
     if not lost:
@@ -220,7 +222,7 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
 
 
 @contextmanager
-def same_chance(device: torch.device) -> Iterator[None]:
+def fixed_seeds(device: torch.device) -> Iterator[None]:
     """Fix the seeds of all random number generators inside the block and restore their states after it."""
     cuda = device.type == "cuda"
     states = random.getstate(), np.random.get_state()

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
 from autocompress.compression.model_state import tied_parameters
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.pruner import WeightPruner
 from autocompress.errors import CompressionError
 from autocompress.registry import algorithm
@@ -59,7 +59,7 @@ class LevelCompression:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the zeros into the weights and remove the masks."""
-        return fold(model)
+        return fold_parametrizations(model)
 
 
 class WeightCompressor:

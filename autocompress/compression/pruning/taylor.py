@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.pruning.consumers import Site, rows, sites
-from autocompress.compression.pruning.data_importance import module_of
+from autocompress.compression.pruning.consumers import ReadSite, by_position, read_sites
+from autocompress.compression.pruning.data_importance import require_module
 from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.trainer_hooks import run_batches
 from autocompress.errors import CompressionError
@@ -26,30 +26,30 @@ class Gate:
         score: one per channel, the sum so far; None: no gradient was received.
     """
 
-    def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
+    def __init__(self, places: Sequence[ReadSite], model: nn.Module) -> None:
         self.score: torch.Tensor | None = None
-        self._felt: dict[int, torch.Tensor] = {}
+        self._products: dict[int, torch.Tensor] = {}
         for site in places:
             site.watch(model, functools.partial(self._watch, site, model.get_submodule(site.name)))
 
-    def settle(self) -> None:
+    def accumulate(self) -> None:
         """Add the gradients of a finished forward and backward pass to the score."""
-        for felt in self._felt.values():
+        for felt in self._products.values():
             absolute = felt.abs().sum(0)
             self.score = absolute if self.score is None else self.score + absolute
-        self._felt.clear()
+        self._products.clear()
 
-    def _watch(self, site: Site, layer: nn.Module, tensor: torch.Tensor) -> None:
+    def _watch(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor) -> None:
         if tensor.requires_grad and torch.is_grad_enabled():
-            feel = functools.partial(self._feel, site, layer, tensor.detach())
+            feel = functools.partial(self._add_product, site, layer, tensor.detach())
             tensor.register_hook(feel)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _feel(self, site: Site, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
-        products = rows(layer, tensor.float() * gradient.float()).sum(1)
+    def _add_product(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+        products = by_position(layer, tensor.float() * gradient.float()).sum(1)
         felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # a loss scaler tries out what overflows
         samples = len(felt)
-        self._felt[samples] = self._felt[samples] + felt if samples in self._felt else felt
+        self._products[samples] = self._products[samples] + felt if samples in self._products else felt
 
 
 def taylor(context: PruningContext) -> Importance:
@@ -74,15 +74,15 @@ def taylor(context: PruningContext) -> Importance:
     """
     request, couplings = context.request, context.couplings
     probe = copy.deepcopy(context.model)
-    gates = {coupling.places: Gate(sites(coupling, probe, context.behind), probe) for coupling in couplings}
+    gates = {coupling.places: Gate(read_sites(coupling, probe, context.behind), probe) for coupling in couplings}
 
     def settle(*_: Any) -> None:
         for gate in gates.values():
-            gate.settle()
+            gate.accumulate()
 
     probe.register_forward_pre_hook(settle)
-    probe.register_forward_pre_hook(_as_evaluated)
-    run_batches(module_of(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
+    probe.register_forward_pre_hook(_disable_batch_effects)
+    run_batches(require_module(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
     silent = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
     if silent:
         raise CompressionError(
@@ -94,7 +94,7 @@ def taylor(context: PruningContext) -> Importance:
     return lambda coupling: scores[coupling.places]
 
 
-def _as_evaluated(model: nn.Module, *_: Any) -> None:
+def _disable_batch_effects(model: nn.Module, *_: Any) -> None:
     """In any training mode: batches must not normalize each other, nor dropout remove channels."""
     for module in model.modules():
         if isinstance(module, _BatchNorm | _DropoutNd):

@@ -13,7 +13,7 @@ _TRIES = 14
 
 
 @dataclass(frozen=True)
-class Slot:
+class CouplingWidth:
     """The widths of one coupling.
 
     Attributes:
@@ -45,7 +45,7 @@ def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, of
     return min(width, step * max(1, math.floor(round(width * (1 - rate) / step, 9) + offset)))
 
 
-def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = False) -> list[int]:
+def local_widths(slots: Sequence[CouplingWidth], round_to: int = 1, *, staggered: bool = False) -> list[int]:
     """Channels that remain in each slot, every slot at its own rate.
 
     Slots that are `staggered` round at different points, so that a small change of the rate changes few of them.
@@ -57,7 +57,7 @@ def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = 
     ]
 
 
-def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
+def global_widths(slots: Sequence[CouplingWidth], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
     """Channels that remain in each slot when all are ranked together, at one rate, each filter counted alike.
 
     Args:
@@ -85,7 +85,7 @@ def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], roun
     return widths
 
 
-def meet(target: float, share: Callable[[float], float]) -> float:
+def solve_rate(target: float, share: Callable[[float], float]) -> float:
     """The width rate in [0, 1) whose share of parameters or MACs removed is nearest to the target, by bisection."""
     low, high, rate = 0.0, 1.0 - 1e-9, 1 - math.sqrt(1 - target)
     seen: dict[float, float] = {}
@@ -98,9 +98,9 @@ def meet(target: float, share: Callable[[float], float]) -> float:
     return min(seen, key=lambda tried: abs(seen[tried] - target))
 
 
-def nearer(
+def refine_widths(
     widths: Sequence[int],
-    slots: Sequence[Slot],
+    slots: Sequence[CouplingWidth],
     target: float,
     share: Callable[[Sequence[int]], float],
     round_to: int = 1,
@@ -116,7 +116,7 @@ def nearer(
     return list(best)
 
 
-def _neighbours(widths: tuple[int, ...], slots: Sequence[Slot], round_to: int) -> Iterator[tuple[int, ...]]:
+def _neighbours(widths: tuple[int, ...], slots: Sequence[CouplingWidth], round_to: int) -> Iterator[tuple[int, ...]]:
     for index, (width, slot) in enumerate(zip(widths, slots, strict=True)):
         step = math.lcm(slot.parts, round_to)
         narrower, wider = step * ((width - 1) // step), min(slot.width, step * (width // step + 1))

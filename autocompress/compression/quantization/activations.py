@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.quantization.rounding import between
+from autocompress.compression.quantization.rounding import round_between
 from autocompress.errors import StoreError
 from autocompress.grammar import boolean, integer, mapping, record, word
 
@@ -39,21 +39,21 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int, start_step: int = 0, symmetric: bool = False) -> None:
         super().__init__()
         self.bits, self.start_step, self.symmetric = bits, start_step, symmetric
-        self.watching = False
+        self.observe_only = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The rounded values, of the same shape."""
-        if self.watching:
+        if self.observe_only:
             self.observe(values)
             return values
         if self.training:
             self.observe(values)
             if self.steps <= self.start_step:
                 return values
-        return between(values, *self._range(), self.bits)
+        return round_between(values, *self._range(), self.bits)
 
     @torch.no_grad()
     def observe(self, values: torch.Tensor) -> None:

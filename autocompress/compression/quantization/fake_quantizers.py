@@ -14,16 +14,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import matches, supported_layers, weight_types
-from autocompress.compression.model_state import hooked, outputs
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.layers import match_rules, supported_layers, weight_types
+from autocompress.compression.model_state import forward_outputs, temporary_hooks
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.activations import ActivationQuantizer, attach
 from autocompress.compression.quantization.quantizer import Quantizer
 from autocompress.compression.quantization.rounding import WeightRounding
-from autocompress.compression.trainer_hooks import calibration_inputs, show
-from autocompress.compression.weight_storage import distinct
+from autocompress.compression.trainer_hooks import calibration_inputs, run_inputs
+from autocompress.compression.weight_storage import sorted_unique
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
 from autocompress.registry import algorithm
@@ -63,7 +63,7 @@ def quantized_layers(
     """
     request.scopes.check(model)
     chosen: dict[str, dict[str, Precision]] = {name: {} for name in supported_layers(model, types)}
-    for target, names in matches(model, request.targets, types):
+    for target, names in match_rules(model, request.targets, types):
         for name in names:
             _apply(target, chosen[name], default_bits)
     selected = {name: wanted for name, wanted in chosen.items() if wanted and request.scopes.allow(name)}
@@ -78,13 +78,13 @@ def _apply(target: LayerRule, wanted: dict[str, Precision], default_bits: int) -
             wanted.pop(quant_type, None)
         else:
             wanted[quant_type] = Precision(
-                bits=int(_of(target.quant, "quant_bits", quant_type, default_bits)),
-                scheme=_of(target.quant, "quant_scheme", quant_type, None),
-                start_step=int(_of(target.quant, "quant_start_step", quant_type, 0)),
+                bits=int(_setting(target.quant, "quant_bits", quant_type, default_bits)),
+                scheme=_setting(target.quant, "quant_scheme", quant_type, None),
+                start_step=int(_setting(target.quant, "quant_start_step", quant_type, 0)),
             )
 
 
-def _of(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
+def _setting(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
     """A setting of a quant type: given for it, or for all."""
     value = variables.get(name, default)
     return value.get(quant_type, default) if isinstance(value, Mapping) else value
@@ -135,14 +135,14 @@ class FakeQuantization:
         counted,
         as a mask may have added it.
         """
-        bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
+        bits = {**self.bits, **dict.fromkeys(self.layers_beyond_bits(model), FLOAT_BITS)}
         return bits_saved(model, bits, self.types, whole_model=whole_model)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the rounded values into the weights; the quantizers of activations stay."""
-        return fold(model)
+        return fold_parametrizations(model)
 
-    def wider(self, model: nn.Module) -> list[str]:
+    def layers_beyond_bits(self, model: nn.Module) -> list[str]:
         """Names of the layers of a finished model whose weights have more values than their bits allow."""
         return [name for name in self.bits if not self._fits(model, name)]
 
@@ -160,7 +160,7 @@ def distinct_values(weight: torch.Tensor) -> int:
     """Number of distinct values other than zero."""
     # As integers, which numpy sorts much faster.
     patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
-    values = distinct(patterns.ravel()).view(np.float32)
+    values = sorted_unique(patterns.ravel()).view(np.float32)
     return int(np.count_nonzero(values))
 
 
@@ -220,9 +220,11 @@ class FakeQuantizer:
         for kinds in wanted.values():
             for quant_type, precision in kinds.items():
                 _require(family, quant_type, precision)
-        if not family.spares_ends:
+        if not family.skips_first_and_last:
             return wanted
-        ends = _ends(model, request) - {name for rule in request.targets if not rule.exclude for name in rule.op_names}
+        ends = _first_and_last(model, request) - {
+            name for rule in request.targets if not rule.exclude for name in rule.op_names
+        }
         left = {name: kinds for name, kinds in wanted.items() if name not in ends}
         if not left:
             raise ConfigError(
@@ -246,7 +248,7 @@ def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
     if not low <= precision.bits <= high:
         allowed = f"{low}" if low == high else f"{low} to {high}"
         raise ConfigError(f"quant_bits of {family.name} must be {allowed}; got {precision.bits} for {quant_type}")
-    by_channel = quant_type == "weight" and family.by_channel
+    by_channel = quant_type == "weight" and family.per_channel
     if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
         raise ConfigError(
             f"quant_scheme of {family.name}, which is simulated, must be per_tensor_... for {quant_type}; "
@@ -283,8 +285,8 @@ def calibrate(model: nn.Module, request: CompressionRequest) -> None:
     inputs = calibration_inputs(request, model)
     for quantizer in _quantizers(model):
         quantizer.steps.zero_()
-    with unrounded(model):
-        show(model, inputs)
+    with observing(model):
+        run_inputs(model, inputs)
 
 
 def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
@@ -292,25 +294,25 @@ def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
 
 
 @contextmanager
-def unrounded(model: nn.Module) -> Iterator[None]:
+def observing(model: nn.Module) -> Iterator[None]:
     """Let quantizers observe values without changing them inside the block, also in eval mode."""
     quantizers = _quantizers(model)
     for quantizer in quantizers:
-        quantizer.watching = True
+        quantizer.observe_only = True
     try:
         yield
     finally:
         for quantizer in quantizers:
-            quantizer.watching = False
+            quantizer.observe_only = False
 
 
-def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:
+def _first_and_last(model: nn.Module, request: CompressionRequest) -> set[str]:
     """Names of the layers that are called first and last."""
     called: list[str] = []
     handles = [
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, layer in supported_layers(model, weight_types(request.algorithm)).items()
     ]
-    with hooked(handles):
-        outputs(model, request.example_inputs)
+    with temporary_hooks(handles):
+        forward_outputs(model, request.example_inputs)
     return {called[0], called[-1]} if called else set()

@@ -19,14 +19,14 @@ from torch.utils import _pytree as pytree
 
 from autocompress.compression.quantization.operators import (
     MEANS,
-    draws,
-    filled,
+    accepts,
+    is_random,
     named_operator,
     operator_name,
-    takes,
     unknown_operators,
+    without_uninitialized,
 )
-from autocompress.compression.state_values import DTYPES, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
 from autocompress.grammar import (
     MOST_ITEMS,
@@ -169,7 +169,7 @@ def graph_to_dict(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> dict[
     described = {
         "nodes": [_node_to_dict(node, numbers) for node in graph.nodes],
         "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for name, tensor in tensors.items()
+            name: {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)} for name, tensor in tensors.items()
         },
         "arguments": list(codegen.pytree_info.orig_args),
         "in_spec": _spec_to_dict(codegen.pytree_info.in_spec),
@@ -204,7 +204,7 @@ def graph_from_dict(described: Mapping[str, Any]) -> fx.Graph:
     return graph
 
 
-def unstorable(graph: fx.Graph) -> str | None:
+def why_unstorable(graph: fx.Graph) -> str | None:
     """Why a training graph cannot become an int8 model that can be stored; None if it can."""
     unknown = unknown_operators(graph)
     if unknown:
@@ -227,9 +227,9 @@ def unstorable(graph: fx.Graph) -> str | None:
 
 
 def _require_plain(node: fx.Node, numbers: Mapping[fx.Node, int]) -> None:
-    given = [_plain(value, numbers) for value in (*node.args, *node.kwargs.values())]
+    given = [_argument_to_json(value, numbers) for value in (*node.args, *node.kwargs.values())]
     _ARGUMENTS(given, f"arguments of {node.target}")
-    if not takes(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
+    if not accepts(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
         raise StoreError(f"arguments of {node.target} must be of the kinds in its schema; they are {short(given)}")
 
 
@@ -247,18 +247,18 @@ def _node_to_dict(node: fx.Node, numbers: Mapping[fx.Node, int]) -> dict[str, An
         return {"op": node.op}
     if node.op == "get_attr":
         return {"op": node.op, "target": node.target}
-    arguments = [_plain(value, numbers) for value in node.args]
+    arguments = [_argument_to_json(value, numbers) for value in node.args]
     if node.op == "output":
         return {"op": node.op, "args": arguments}
-    target, given = filled(node.target, node.kwargs)
+    target, given = without_uninitialized(node.target, node.kwargs)
     name = operator_name(target)
-    plain = takes(target, node.args, given) and not draws(target, node.args, given)
+    plain = accepts(target, node.args, given) and not is_random(target, node.args, given)
     if node.op != "call_function" or name is None or not plain:
         raise StoreError(
             "an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval "
             f"mode; it has {node.target!r}"
         )
-    keywords = {key: _plain(value, numbers) for key, value in given.items()}
+    keywords = {key: _argument_to_json(value, numbers) for key, value in given.items()}
     return {"op": node.op, "target": name, "args": arguments, "kwargs": keywords}
 
 
@@ -271,24 +271,24 @@ def _node_from_dict(
         if node["target"] not in tensors:
             raise refuse(f"{where}.target", "one of the tensors", node["target"])
         return graph.create_node("get_attr", node["target"], name=f"tensor_{len(made)}")
-    arguments = tuple(_restored(value, made, where) for value in node["args"])
+    arguments = tuple(_argument_from_json(value, made, where) for value in node["args"])
     if node["op"] == "output":
         return graph.create_node("output", "output", arguments, name="output")
     target = named_operator(node["target"])
     if target is None:
         raise refuse(f"{where}.target", "an operator that checkpoints may have", node["target"])
-    keywords = {key: _restored(value, made, where) for key, value in node["kwargs"].items()}
-    if not takes(target, arguments, keywords) or draws(target, arguments, keywords):
+    keywords = {key: _argument_from_json(value, made, where) for key, value in node["kwargs"].items()}
+    if not accepts(target, arguments, keywords) or is_random(target, arguments, keywords):
         raise StoreError(f"{where}: {node['target']} must have arguments that it takes, in eval mode")
     return graph.create_node("call_function", target, arguments, keywords, name=f"value_{len(made)}")
 
 
-def _plain(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
+def _argument_to_json(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
     """An argument as JSON; nodes, torch constants and nonfinite numbers as objects with one key."""
     if isinstance(value, fx.Node):
         return {"node": numbers[value]}
     if isinstance(value, list | tuple):
-        return [_plain(item, numbers) for item in value]
+        return [_argument_to_json(item, numbers) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
@@ -300,9 +300,9 @@ def _plain(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
     raise StoreError(f"an int8 graph must have plain arguments; it has {value!r}")
 
 
-def _restored(value: Any, made: list[fx.Node], where: str) -> Any:
+def _argument_from_json(value: Any, made: list[fx.Node], where: str) -> Any:
     if type(value) is list:
-        return [_restored(item, made, where) for item in value]
+        return [_argument_from_json(item, made, where) for item in value]
     if type(value) is not dict:
         return value
     ((kind, content),) = value.items()

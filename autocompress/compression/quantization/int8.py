@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from autocompress.compression.model_state import quiet
+from autocompress.compression.model_state import suppress_output
 from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compression.state_values import DTYPES
 from autocompress.errors import StoreError
@@ -64,14 +64,14 @@ class Int8Model(nn.Module):
         Raises:
             StoreError: the description is damaged, does not fit the tensors, or names an unknown operator.
         """
-        with quiet(*TORCHAO_LOGGERS):
+        with suppress_output(*TORCHAO_LOGGERS):
             import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize
 
         try:
             described = GRAPH(description, "graph")
             graph, root = graph_from_dict(described), nn.Module()
             for name, tensor in _fitting(tensors, described["tensors"]).items():
-                place(root, name, tensor)
+                register_buffer(root, name, tensor)
             return cls(fx.GraphModule(root, graph))
         except Exception as error:  # torch's reasons are many
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
@@ -88,7 +88,7 @@ def _fitting(tensors: Mapping[str, torch.Tensor], described: Mapping[str, Any]) 
     return found
 
 
-def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def register_buffer(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Register a buffer under a dotted name."""
     *path, last = name.split(".")
     for part in path:

@@ -44,7 +44,7 @@ _RUNNING_MEAN = 3
 _IN_TRAINING = "in_training"
 
 
-def switch(graph: fx.GraphModule, *, training: bool) -> None:
+def set_mode(graph: fx.GraphModule, *, training: bool) -> None:
     """Set the mode of a graph of aten operators, exported in training mode: dropout and BatchNorm statistics."""
     for node in graph.graph.nodes:
         name, place = str(node.target), FLAGS_AND_PROBABILITIES.get(str(node.target))
@@ -52,7 +52,7 @@ def switch(graph: fx.GraphModule, *, training: bool) -> None:
             continue
         if name in MEANS:
             node.meta.setdefault(_IN_TRAINING, node.target)
-        elif place is not None and len(node.args) > place and not always_by_batch(node.target, node.args):
+        elif place is not None and len(node.args) > place and not uses_batch_statistics(node.target, node.args):
             node.meta.setdefault(_IN_TRAINING, node.args[place])
         before = node.meta.get(_IN_TRAINING)
         if str(before) in MEANS:
@@ -62,7 +62,7 @@ def switch(graph: fx.GraphModule, *, training: bool) -> None:
     graph.recompile()
 
 
-def always_by_batch(target: Any, arguments: Sequence[Any]) -> bool:
+def uses_batch_statistics(target: Any, arguments: Sequence[Any]) -> bool:
     """Whether a call normalizes without running statistics, which is the same in both modes."""
     return str(target).endswith("_norm.default") and arguments[_RUNNING_MEAN] is None
 
@@ -167,11 +167,11 @@ def operator_name(target: Any) -> str | None:
     """The name of an operator in the list; None if it is not in it."""
     target = _FILLED.get(str(target), target)
     if isinstance(target, torch._ops.OpOverload):
-        return str(target) if _is_known(str(target)) and not _writes_elsewhere(target) else None
+        return str(target) if _is_known(str(target)) and not _writes_to_argument(target) else None
     return next((name for name, function in _BUILTINS.items() if target is function), None)
 
 
-def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def without_uninitialized(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """The operator and keywords to write for a node: none returns uninitialized memory."""
     other = _FILLED.get(str(target))
     if other is None:
@@ -188,10 +188,10 @@ def named_operator(name: str) -> Any | None:
         return None
     namespace, packet, overload = name.split(".")
     found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
-    return found if isinstance(found, torch._ops.OpOverload) and not _writes_elsewhere(found) else None
+    return found if isinstance(found, torch._ops.OpOverload) and not _writes_to_argument(found) else None
 
 
-def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+def accepts(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether an operator accepts arguments of these kinds; some crash with others."""
     if not isinstance(target, torch._ops.OpOverload):
         return not keywords and len(arguments) in (1, 2) and all(isinstance(each, _NUMBERS) for each in arguments)
@@ -228,14 +228,14 @@ def _scales(name: str, kind: str, value: Any) -> bool:
     return all(isinstance(each, int | float) and 1 / _LARGEST_SCALE <= each <= _LARGEST_SCALE for each in given)
 
 
-def draws(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+def is_random(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether a call draws random numbers or updates statistics, as layers do in training mode."""
     place = FLAGS_AND_PROBABILITIES.get(str(target))
     if place is None:
         return False
     name = target._schema.arguments[place].name
     given = arguments[place] if len(arguments) > place else keywords.get(name, False)
-    return given not in (False, 0.0) and not always_by_batch(target, arguments)
+    return given not in (False, 0.0) and not uses_batch_statistics(target, arguments)
 
 
 def unknown_operators(graph: fx.Graph) -> list[str]:
@@ -250,6 +250,6 @@ def _is_known(name: str) -> bool:
     return overload.isidentifier() and not overload.startswith("_") and packet in _KNOWN.get(namespace, ())
 
 
-def _writes_elsewhere(target: torch._ops.OpOverload) -> bool:
+def _writes_to_argument(target: torch._ops.OpOverload) -> bool:
     """Whether it writes its result into a given tensor."""
     return any(argument.is_out for argument in target._schema.arguments)

@@ -17,11 +17,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import device_of, moved, outputs, quiet
-from autocompress.compression.quantization.graphs import tensor_name, unstorable
-from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, place
-from autocompress.compression.quantization.operators import switch
-from autocompress.compression.tracing import any_batch, batch_of_two
+from autocompress.compression.model_state import device_of, forward_outputs, suppress_output, to_device
+from autocompress.compression.quantization.graphs import tensor_name, why_unstorable
+from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, register_buffer
+from autocompress.compression.quantization.operators import set_mode
+from autocompress.compression.tracing import dynamic_batch_shapes, without_batch_of_one
 from autocompress.compression.verify import differences
 from autocompress.errors import CompressionError, StoreError, first_line
 
@@ -31,7 +31,7 @@ _MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
 
 
 @dataclass(frozen=True)
-class Constants:
+class NormConstants:
     """Constants of a BatchNorm.
 
     Attributes:
@@ -43,16 +43,16 @@ class Constants:
     eps: float
 
 
-def constants_of(model: nn.Module) -> dict[str, Constants]:
+def norm_constants(model: nn.Module) -> dict[str, NormConstants]:
     """Name of a BatchNorm's running mean -> its constants."""
     return {
-        f"{name}.running_mean": Constants(module.momentum, module.eps)
+        f"{name}.running_mean": NormConstants(module.momentum, module.eps)
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     }
 
 
-def restore_constants(graph: fx.GraphModule, constants: Mapping[str, Constants]) -> None:
+def restore_constants(graph: fx.GraphModule, constants: Mapping[str, NormConstants]) -> None:
     """Restore the constants of each BatchNorm, and its eps in the scale of its convolution's weight."""
     for norm, name in _norms(graph):
         found = constants.get(name)
@@ -86,9 +86,9 @@ def fast_fusion() -> Iterator[None]:
     from torchao.quantization.pt2e import qat_utils
 
     changes = {
-        "_fuse_conv_bn_qat_helper": _for_one_kind,
-        "_fold_conv_bn_qat_helper": _for_one_kind,
-        "_get_aten_graph_module_for_pattern": _remembered,
+        "_fuse_conv_bn_qat_helper": _only_conv2d,
+        "_fold_conv_bn_qat_helper": _only_conv2d,
+        "_get_aten_graph_module_for_pattern": _cached_export,
     }
     before = {name: getattr(qat_utils, name) for name in changes}
     for name, change in changes.items():
@@ -115,7 +115,7 @@ def _set_eps(norm: fx.Node, eps: float) -> None:
             user.update_arg(1, eps)
 
 
-def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
+def _only_conv2d(helper: Callable[..., Any]) -> Callable[..., Any]:
     def helped(graph: fx.GraphModule, function: Any, *arguments: Any, **keywords: Any) -> Any:
         return helper(graph, function, *arguments, **keywords) if function is functional.conv2d else graph
 
@@ -125,7 +125,7 @@ def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
 _patterns: dict[Any, fx.GraphModule] = {}
 
 
-def _remembered(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.GraphModule]:
+def _cached_export(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.GraphModule]:
     def exported(pattern: Any, example_inputs: Any, is_cuda: bool = False, **keywords: Any) -> fx.GraphModule:
         function = pattern.fn
         options = tuple(cell.cell_contents for cell in function.__closure__ or ())
@@ -164,7 +164,7 @@ class QatModel(nn.Module):
     def train(self, mode: bool = True) -> QatModel:
         """Set the mode of dropout, normalization and observers."""
         if self._mode != mode:
-            switch(self.graph, training=mode)
+            set_mode(self.graph, training=mode)
             self._observe(mode)
             self._call("enable_fake_quant", not mode or self._steps > self.start_step)
         self.training = self._mode = mode
@@ -181,7 +181,7 @@ class QatModel(nn.Module):
         self._observe(True)
         try:
             for arguments in inputs:
-                self.graph(*moved(arguments, device_of(self)))
+                self.graph(*to_device(arguments, device_of(self)))
         except Exception as error:
             raise CompressionError(
                 f"what torch.export found of the model must take the module's data; {first_line(error)}"
@@ -204,7 +204,7 @@ class QatModel(nn.Module):
         self._call("enable_observer", on)
         if not on:
             for module in self._quantizers():
-                _settle(module)
+                _update_scales(module)
 
     def _call(self, method: str, on: bool) -> None:
         for module in self._quantizers():
@@ -214,7 +214,7 @@ class QatModel(nn.Module):
         return [module for module in self.graph.modules() if hasattr(module, "enable_observer")]
 
 
-def _settle(quantizer: Any) -> None:
+def _update_scales(quantizer: Any) -> None:
     """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
     lowest = quantizer.activation_post_process.min_val
     if not lowest.numel() or bool(torch.isposinf(lowest).all()):
@@ -229,11 +229,11 @@ def _settle(quantizer: Any) -> None:
             quantizer.zero_point.copy_(zero_point)
 
 
-_SAME = 1e-3
+_EVAL_TOLERANCE = 1e-3
 """How much of the largest output the graph's may differ by where nothing is rounded."""
 
 
-def prepared(
+def prepare_qat(
     model: nn.Module, example_inputs: tuple[Any, ...], left_out: Collection[str], start_step: int = 0
 ) -> QatModel:
     """Export the model and insert fake quantizers around its convolutions and linear layers.
@@ -247,19 +247,19 @@ def prepared(
     Raises:
         CompressionError: torch.export or torchao cannot process the model, or the graph differs from its eval mode.
     """
-    inputs = batch_of_two(example_inputs)
-    wanted = outputs(model, inputs)
-    constants = constants_of(model)
+    inputs = without_batch_of_one(example_inputs)
+    wanted = forward_outputs(model, inputs)
+    constants = norm_constants(model)
     try:
-        graph = _exported(model, inputs)
+        graph = _export_training_graph(model, inputs)
     except CompressionError as error:
         _require_names(model, error)
         raise
-    reason = unstorable(graph.graph)
+    reason = why_unstorable(graph.graph)
     if reason is not None:
         raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
     try:
-        with quiet(*TORCHAO_LOGGERS):
+        with suppress_output(*TORCHAO_LOGGERS):
             found = _with_quantizers(graph, left_out)
             restore_constants(found, constants)
             ready = QatModel(found, start_step)
@@ -269,7 +269,7 @@ def prepared(
     return ready
 
 
-def converted(model: QatModel) -> Int8Model:
+def convert_to_int8(model: QatModel) -> Int8Model:
     """The int8 model; the trained one cannot be used afterwards.
 
     Raises:
@@ -279,9 +279,9 @@ def converted(model: QatModel) -> Int8Model:
 
     graph = model.eval().graph
     try:
-        with quiet(*TORCHAO_LOGGERS), fast_fusion():
+        with suppress_output(*TORCHAO_LOGGERS), fast_fusion():
             move_constants(graph)
-            return Int8Model(_cleaned(convert_pt2e(graph)))
+            return Int8Model(_without_unused(convert_pt2e(graph)))
     except Exception as error:
         raise CompressionError(f"torchao cannot convert the trained model to int8: {first_line(error)}") from error
 
@@ -301,10 +301,10 @@ def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
         return cast(fx.GraphModule, prepare_qat_pt2e(graph, quantizer))
 
 
-def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
+def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     """The model's training graph, for batches of any size."""
-    inputs = moved(example_inputs, device_of(model))
-    dynamic = any_batch(inputs)
+    inputs = to_device(example_inputs, device_of(model))
+    dynamic = dynamic_batch_shapes(inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
     except Exception:  # noqa: BLE001 - the other way to trace may do, and tells why it does not
@@ -331,11 +331,13 @@ def _require_names(model: nn.Module, cause: CompressionError) -> None:
 def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:
     """One graph is trained and evaluated; code that runs in one mode only would be lost or stay."""
     try:
-        found = model.unrounded(lambda graph: outputs(graph, inputs))
+        found = model.unrounded(lambda graph: forward_outputs(graph, inputs))
     except Exception as error:
         raise CompressionError(f"torchao's graph of the model must run; {first_line(error)}") from error
     for tensor, difference in zip(wanted, differences(wanted, found), strict=True):
-        allowed = _SAME * max(_SAME, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0)
+        allowed = _EVAL_TOLERANCE * max(
+            _EVAL_TOLERANCE, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+        )
         if not difference <= allowed:
             raise CompressionError(
                 "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the "
@@ -344,7 +346,7 @@ def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.T
             )
 
 
-def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
+def _without_unused(graph: fx.GraphModule) -> fx.GraphModule:
     """Without checks of input shapes, and without the float weights replaced by int8 ones."""
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and not node.users:
@@ -353,5 +355,5 @@ def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
     root = nn.Module()
     for name, tensor in {**dict(graph.named_parameters()), **dict(graph.named_buffers())}.items():
         if name in used:
-            place(root, name, tensor.detach())
+            register_buffer(root, name, tensor.detach())
     return fx.GraphModule(root, graph.graph)

@@ -15,11 +15,11 @@ from torch import fx, nn
 
 from autocompress.compression.base import Compression, CompressionRequest
 from autocompress.compression.layers import supported_layers, weight_types
-from autocompress.compression.parametrizations import WEIGHT, fold, transforms
+from autocompress.compression.parametrizations import WEIGHT, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask
 from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.quantization.prepared import QatModel, converted, prepared
+from autocompress.compression.quantization.prepared import QatModel, convert_to_int8, prepare_qat
 from autocompress.compression.trainer_hooks import calibration_inputs
 from autocompress.errors import CompressionError
 
@@ -63,7 +63,7 @@ class Int8Quantization:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The int8 model."""
-        return converted(cast(QatModel, model))
+        return convert_to_int8(cast(QatModel, model))
 
 
 class QatQuantizer:
@@ -97,7 +97,9 @@ class QatQuantizer:
         inputs = calibration_inputs(request, model)
         masks = _masks(model)
         start_step = max(precision.start_step for kinds in wanted.values() for precision in kinds.values())
-        graph = prepared(fold(model), request.example_inputs, _layers(model).keys() - wanted.keys(), start_step)
+        graph = prepare_qat(
+            fold_parametrizations(model), request.example_inputs, _layers(model).keys() - wanted.keys(), start_step
+        )
         _hold_zeros(graph, masks)
         quantized = _quantized(graph.graph) & wanted.keys()
         if not quantized:

@@ -31,8 +31,8 @@ class Quantizer(Algorithm):
     arguments = SCOPES
     bits: ClassVar[tuple[int, int]] = (2, 8)
     quant_types: ClassVar[tuple[str, ...]] = ("input", "output", "weight")
-    spares_ends: ClassVar[bool] = False
-    by_channel: ClassVar[bool] = False
+    skips_first_and_last: ClassVar[bool] = False
+    per_channel: ClassVar[bool] = False
     default_bits: ClassVar[int] = 8
     default_quant_types: ClassVar[tuple[str, ...]] = ("weight",)
 

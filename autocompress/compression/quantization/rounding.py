@@ -86,7 +86,7 @@ def binary(weight: torch.Tensor, bits: int) -> torch.Tensor:  # noqa: ARG001 - i
     return straight_through(weight, torch.where(weight.detach() >= 0, scale, -scale))
 
 
-def between(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
+def round_between(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
     """Nearest of 2 ** bits levels spaced evenly over [low, high]; no gradient passes outside of it."""
     levels = 2**bits - 1
     scale = ((high - low) / levels).clamp_min(torch.finfo(values.dtype).tiny)

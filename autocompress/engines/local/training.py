@@ -15,7 +15,7 @@ from autocompress.compression.measure import macs, nonzero_parameters, parameter
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import reread
+from autocompress.formats.claims import load_verified
 from autocompress.formats.files import WEIGHTS
 from autocompress.nncf.compressed_model import Capture, Surveyed
 from autocompress.nncf.controller import CompressionController
@@ -153,7 +153,7 @@ class Saving:
         """Measured on what the file gives back."""
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
-        loaded = reread(path, copy.deepcopy(capture.finished), self.uncompressed.model, inputs)
+        loaded = load_verified(path, copy.deepcopy(capture.finished), self.uncompressed.model, inputs)
         capture.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
         after = Measurement(parameters(loaded), nonzero_parameters(loaded), macs(loaded, inputs), size)

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError
 
@@ -102,8 +102,8 @@ def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
         part.register_forward_hook(lambda _, __, ___, name=name: called.append(name)) for name, part in layers.items()
     ]
     try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(inputs, device_of(model)))
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(inputs, device_of(model)))
     except Exception:  # noqa: BLE001 - whatever a user's model raises, evaluating it tells of that better
         called.clear()
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression.hooks import shown
+from autocompress.compression.hooks import describe
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import AutoCompressError, ModuleError, first_line
@@ -165,7 +165,7 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
     except Exception as error:
         raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
-        raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
+        raise ModuleError(f"{rule}; it makes {describe(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(id(parameter) in own for parameter in held):
@@ -188,7 +188,7 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     except Exception as error:
         raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
+        raise ModuleError(f"{rule}, the one that it is given; it makes {describe(scheduler)}")
     return scheduler
 
 

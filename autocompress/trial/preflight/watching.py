@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.model_state import tensors
+from autocompress.compression.model_state import flatten_tensors
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.hooks import same
 
@@ -91,14 +91,14 @@ class Watch:
             self.until_called = now
         if self._most_seconds is not None and (now > self._most_seconds or len(self.sums) >= 2 * _REMEMBERED):
             raise Enough
-        given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
+        given = [tensor for tensor in flatten_tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
             self._training = next((_told(name, part) for name, part in self._random if part.training), None)
         self._remember(given)
 
     def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
-        self._remember(tensors(answer))
+        self._remember(flatten_tensors(answer))
 
     def _remember(self, given: Sequence[torch.Tensor]) -> None:
         if len(self.sums) < 2 * _REMEMBERED:

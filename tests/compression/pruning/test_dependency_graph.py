@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import requiring_gradients
+from autocompress.compression.model_state import require_gradients
 from autocompress.compression.pruning import dependency_graph
 from autocompress.compression.pruning.graph import ChannelGraph
 
@@ -17,7 +17,7 @@ from ..structures import STRUCTURES
 
 def couplings(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[set[str], dict[str, str], dict[str, str]]:
     model.eval()
-    with requiring_gradients(model):
+    with require_gradients(model):
         shapes = layer_shapes(model)
         found, failed, obstacles = ChannelGraph(model, inputs, shapes).couplings(shapes)
     return {name for coupling in found for name in coupling.members}, failed, obstacles

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.parametrizations import fold
+from autocompress.compression.parametrizations import fold_parametrizations
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel
 from autocompress.compression.torchvision_operators import define_torchvision_operators
@@ -329,4 +329,4 @@ def test_folded_masks_do_not_change_the_model():
         model, CompressionRequest("level", (LayerRule(("default",), rate=0.5),), IMAGE)
     )
     expected = pruned.model.eval()(IMAGE[0])
-    assert torch.equal(fold(copy.deepcopy(pruned.model)).eval()(IMAGE[0]), expected)
+    assert torch.equal(fold_parametrizations(copy.deepcopy(pruned.model)).eval()(IMAGE[0]), expected)
