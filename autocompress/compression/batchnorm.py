@@ -40,6 +40,6 @@ def _average_statistics(model: nn.Module, norms: list[_BatchNorm], batches: Iter
         if index == 0:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # torch's word for a cumulative average
+                norm.momentum = None  # cumulative average
                 norm.train()
         model(*to_device(batch_inputs(model, batch), device))

@@ -153,7 +153,7 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     try:
         with eval_mode(model), torch.no_grad():
             model(*to_device(sample, device_of(model)))
-    except Exception:  # noqa: BLE001 - whatever a user's model raises, it wants the whole batch
+    except Exception:  # noqa: BLE001 - the model needs the whole batch
         return inputs
     return sample
 

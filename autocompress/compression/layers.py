@@ -16,7 +16,7 @@ from autocompress.registry import algorithm, algorithms
 
 _M = TypeVar("_M", bound=type[nn.Module])
 _CONTROLLER_ALGORITHMS = ("rb_sparsity",)
-"""Algorithms that no search space names."""
+"""Algorithms that are not in search spaces."""
 _REGISTERED: dict[type[nn.Module], frozenset[str]] = {}
 
 
@@ -59,7 +59,7 @@ def _algorithm_names(name: str) -> list[str]:
 _MOST_NAMES = 5
 
 REGEX = "{re}"
-"""Marks a pattern: the rest is a regular expression that is searched for in the dotted name."""
+"""Prefix of a regular expression, which is searched for in the dotted name."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def _no_match(scope: str, names: list[str]) -> str:
     close = difflib.get_close_matches(text, names, n=_MOST_NAMES)
     close += [name for name in names if name.rpartition(".")[2] in tails and name not in close]
     top = [name for name in names if "." not in name]
-    told = f"close names: {', '.join(close[:_MOST_NAMES])}" if close else f"names at its top: {', '.join(top)}"
-    return f"{scope!r} matches nothing in the model ({told})"
+    hint = f"close names: {', '.join(close[:_MOST_NAMES])}" if close else f"names at its top: {', '.join(top)}"
+    return f"{scope!r} matches nothing in the model ({hint})"
 
 
 FILTER_TYPES: tuple[type[nn.Module], ...] = (
@@ -244,7 +244,7 @@ def _rule_matches(
 
 
 def _is_type(layer: nn.Module, type_name: str) -> bool:
-    # By base classes too: a user's own kind of Conv2d is a Conv2d.
+    # Base classes count: a subclass of Conv2d is a Conv2d.
     return type_name == ALL_LAYERS or any(base.__name__ == type_name for base in type(layer).__mro__)
 
 

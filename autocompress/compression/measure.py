@@ -155,7 +155,7 @@ def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Layer
 
 def _nonzero(layer: nn.Module, seen: set[int]) -> int:
     new = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
-    seen.update(id(parameter) for parameter in new)  # what layers share is the first one's
+    seen.update(id(parameter) for parameter in new)  # shared parameters belong to the first layer
     return sum(int(torch.count_nonzero(parameter)) for parameter in new)
 
 

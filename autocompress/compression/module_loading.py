@@ -59,7 +59,7 @@ def import_file(file: str, name: str, root: str, class_name: str) -> ModuleType:
     """
     main = sys.modules["__main__"]
     if _is_module_of(main, file) and lookup_class(main, class_name) is not None:
-        return main  # the launching script itself: a second copy would run it again
+        return main  # importing the running script would execute it again
     read_source(file)
     _loading.append(Path(file))
     try:
@@ -254,15 +254,15 @@ class ModuleReference:
             return None
 
     def on_path(self) -> AbstractContextManager[None]:
-        """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
+        """Have the module's root on `sys.path`, so that hooks can import the modules beside it."""
         return on_path(self.root)
 
     def untrusted_message(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
-        """The message where a file names this module and nobody has said that it may be run.
+        """The error message for a file that names this module without permission to execute it.
 
         Args:
-            what: names the module.
-            call: what to call instead, given an argument.
+            what: the file.
+            call: from an argument to the call that works.
             takes_model: whether the argument can be the uncompressed model.
         """
         outer = self.class_name.partition(".")[0]

@@ -26,7 +26,7 @@ def transforms(module: nn.Module, name: str = WEIGHT) -> list[nn.Module]:
 def fold_parametrizations(model: nn.Module) -> nn.Module:
     """Replace weights by their parametrized values and remove our parametrizations: same outputs, names and order."""
     found = list(_transformed_parameters(model))
-    with torch.no_grad():  # all values first: a shared weight has several places, and not every transform is idempotent
+    with torch.no_grad():  # all values first, as shared weights must not be transformed twice
         values = [cast(torch.Tensor, getattr(module, name)).detach().clone() for module, name in found]
     for (module, name), value in zip(found, values, strict=True):
         with torch.no_grad():

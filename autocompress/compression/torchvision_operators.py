@@ -13,7 +13,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_kept: list[torch.library.Library] = []  # a Library takes its operators with it when it is collected
+_kept: list[torch.library.Library] = []  # operators live as long as their Library
 
 
 def define_torchvision_operators() -> None:

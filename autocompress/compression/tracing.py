@@ -37,7 +37,7 @@ def _export_dynamic(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgra
     pairs = without_batch_of_one(inputs)
     try:
         program = torch.export.export(graph, pairs, dynamic_shapes=dynamic_batch_shapes(pairs), strict=False)
-    except Exception:  # noqa: BLE001 - whatever it is, the second try tells
+    except Exception:  # noqa: BLE001 - the export with a fixed batch size reports the error
         return None
     return program if any(dynamic_batches(program)) else None
 
@@ -91,4 +91,4 @@ def _symbol(node: torch.fx.Node) -> str | None:
     if not isinstance(value, torch.Tensor) or not value.dim() or not isinstance(value.shape[0], torch.SymInt):
         return None
     size = value.shape[0].node
-    return str(size.expr) if size.maybe_as_int() is None else None  # a size that was found constant stays a SymInt
+    return str(size.expr) if size.maybe_as_int() is None else None  # a SymInt may be a constant

@@ -84,7 +84,7 @@ def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tu
     if request.module is None:
         return [request.example_inputs]
     seen = input_batches(request.module, request.algorithm, model, _CALIBRATION_BATCHES)
-    return seen or [request.example_inputs]  # a trainer need not run the model it is given
+    return seen or [request.example_inputs]  # the trainer may not run the model
 
 
 def run_inputs(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:

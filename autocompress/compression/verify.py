@@ -17,7 +17,7 @@ from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
-"""From the positional arguments of one forward pass to all tensors of its outcome."""
+"""From the positional arguments of one forward pass to all output tensors."""
 
 _TOLERANCE = 1e-4
 _PERTURBATION, _PERTURBATIONS = 1e-6, 4
@@ -111,7 +111,7 @@ def _tolerances(
         return allowed
     again = differences(wanted, forward_outputs(model, inputs))
     if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
-        return allowed  # it computes something else every time: nothing agrees with that
+        return allowed  # random outputs agree with nothing
     generators = [torch.Generator().manual_seed(seed) for seed in range(_PERTURBATIONS)]
     nudged = [pytree.tree_map(partial(_perturb, generator=generator), inputs) for generator in generators]
     return [

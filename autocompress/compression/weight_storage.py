@@ -169,7 +169,7 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
     """
     made: dict[Any, torch.Tensor] = {}
     storages = [tensor.untyped_storage() for tensor in encoded.values() if isinstance(tensor, torch.Tensor)]
-    in_file = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # shared memory once
+    in_file = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # shared storages count once
     state, left, room = {}, dict(encoded), _MOST_EXPANSION * in_file
     for name, how in description.items():
         try:

@@ -128,7 +128,7 @@ _KNOWN = {
     "torch.storage UntypedStorage",
     *(f"torch {name}" for name in (*_STORAGES, *DTYPES)),
 }
-"""What the index may name; none of it is imported or called."""
+"""Allowed names in the index; none is imported or called."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_archive(data: memoryview) -> OrderedDict[str, Any]:
         return check_state(_Index(Records(data)).read())
     except StoreError:
         raise
-    except Exception as error:  # whatever zipfile and pickletools raise for bytes that are neither
+    except Exception as error:  # raised by zipfile and pickletools
         raise StoreError(f"it is not an archive as torch.save writes it: {first_line(error)}") from error
 
 

@@ -109,7 +109,7 @@ def load_compressed(
     try:
         apply_structure(loaded, description["structure"])
         load_weights(loaded, weights)
-    except Exception as error:  # a model of the user's may do anything with state that is not its own
+    except Exception as error:  # user modules define how they load state
         raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
     return loaded
 

@@ -36,7 +36,7 @@ def load_verified(
         StoreError: it cannot be loaded, has other tensors, or other outputs.
     """
     loaded = load_compressed(path, original)
-    if _devices(loaded) != _devices(model):  # a graph of int8 weights names none; models move while they are trained
+    if _devices(loaded) != _devices(model):  # checkpoints are loaded on the CPU
         loaded = loaded.to(device_of(model))
     require_same_tensors(loaded.state_dict(), model.state_dict(), path)
     require_same_outputs(loaded, model, inputs, path)
@@ -175,7 +175,7 @@ def _devices(model: nn.Module) -> set[torch.device]:
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """As bytes, so that NaN equals itself."""
     dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
-    return dense.flatten().view(torch.uint8)  # which a tensor of one element is not always, if it is contiguous
+    return dense.flatten().view(torch.uint8)  # `contiguous()` may keep the strides of a single element
 
 
 def _layout(tensor: torch.Tensor) -> tuple[tuple[int, ...], int]:

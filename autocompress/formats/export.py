@@ -187,7 +187,7 @@ def export(
 
 
 _Checked = dict[str, Any]
-"""The fields of a report that tell of the comparison."""
+"""Fields of an `ExportReport` about the comparison."""
 
 _UNCHECKED: _Checked = {
     "checked": None,
@@ -301,7 +301,7 @@ def _move(folder: Path, target: Path) -> int:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     new = sorted(folder.iterdir(), reverse=True)  # external data before the file that names it
     if target.is_dir():
-        target.rename(folder / ".earlier")  # a full directory cannot be renamed over; this one goes with the folder
+        target.rename(folder / ".earlier")  # deleted with the folder
     for entry in new:
         entry.replace(target.with_name(entry.name))
     if target.suffix == ".onnx" and len(new) == 1:

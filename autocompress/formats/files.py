@@ -74,10 +74,8 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     """
     folder.mkdir()
     stored, storage = (state, {}) if plain else encode(state)
-    with (folder / WEIGHTS).open(
-        "w+b"
-    ) as file:  # a file object: the archive's inner names, so its size, are always the same
-        torch.save(stored, file)
+    with (folder / WEIGHTS).open("w+b") as file:
+        torch.save(stored, file)  # not by name, which would be part of the archive
         _flush(file.fileno(), file)
         file.seek(0)
         digest = _sha256_of(file)
@@ -183,7 +181,7 @@ def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
 def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
     """Open files of one version of a checkpoint; try again if it is replaced meanwhile."""
     for _ in range(_TRIES):
-        half_replaced = not directory.exists() and _previous(directory).exists()  # which reading does not undo
+        half_replaced = not directory.exists() and _previous(directory).exists()  # reading does not undo it
         place = _previous(directory) if half_replaced else directory
         with contextlib.ExitStack() as stack:
             before = _identity(place)

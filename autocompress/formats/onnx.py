@@ -72,7 +72,7 @@ def onnx_runner(path: Path, *, optimized: bool = False) -> Run:
     sessions: list[Any] = []
 
     def run(inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        if not sessions:  # a file that onnxruntime cannot read is found where it is first run
+        if not sessions:  # lazily, so that errors are raised by the first run
             sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
         names = [entry.name for entry in sessions[0].get_inputs()]
         feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in flatten_tensors(inputs)), strict=True))

@@ -40,7 +40,7 @@ STRUCTURE = mapping(
         quantizers=QUANTIZERS,
     ),
 )
-"""Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
+"""For each submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
 `quantizers` of activations (quant type -> settings)."""
 
 
@@ -55,7 +55,7 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
     for name, module in _submodules(model).items():
         if name not in originals or _kind(module) != _kind(originals[name]):
             raise StoreError(_mismatch(name, module, originals.get(name)))
-        known = _attributes(originals[name])  # what the original does not have, a forward pass has left there
+        known = _attributes(originals[name])  # others were set by a forward pass
         attributes = _different({key: value for key, value in _attributes(module).items() if key in known}, known)
         tensors = _different(_tensors(module), _tensors(originals[name]))
         _require_storable(name, tensors, module, originals[name])
@@ -67,7 +67,7 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
         names = ", ".join(map(short, odd[:5]))
         raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {names}")
     unshared = sorted(min(names) for names in _shared(model) ^ _shared(original))
-    if unshared:  # values of names that are one tensor in one of the models only would overwrite each other
+    if unshared:  # values would overwrite each other
         raise StoreError(
             "a compressed model must share the tensors that the uncompressed one shares; "
             f"{short(unshared[0])} is shared otherwise in one of them"
@@ -92,7 +92,7 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
             raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
         module = modules[name]
         known = done.setdefault(id(module), differences)
-        if known is not differences:  # a shared one, by another name
+        if known is not differences:  # a shared module by another name
             if known != differences:
                 raise StoreError(f"the checkpoint does not fit the model, where {short(name)} is a shared submodule")
             continue
@@ -155,7 +155,7 @@ def _replace(
     if math.prod(description["shape"]) > old.numel():
         raise StoreError(_larger(name))
     if id(old) not in replaced:
-        replaced[id(old)] = (old, _blank(old, description))  # the old one is kept alive: its id stays its own
+        replaced[id(old)] = (old, _blank(old, description))  # the old tensor keeps its id unique
     setattr(module, key, replaced[id(old)][1])
 
 

@@ -87,8 +87,8 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
         AutoCompressError: the algorithm cannot be applied to the model.
     """
     surroundings = Surroundings.of(module)
-    asked = list(rates) if _is_adaptive(algorithm) else [None]
-    found = [compress(module, algorithm, rate, surroundings) for rate in asked]
+    requested = list(rates) if _is_adaptive(algorithm) else [None]
+    found = [compress(module, algorithm, rate, surroundings) for rate in requested]
     _check_rates(found, surroundings)
     for each in found:
         _check_outputs(each.finished, surroundings)
@@ -147,7 +147,7 @@ def check_cut(
     surroundings = surroundings or Surroundings.of(module)
     original = with_distinct_values(surroundings.original)
     (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
-    if algorithm == "slim":  # its training would move the weights by which filters are known again
+    if algorithm == "slim":  # training would change the weights that identify filters
         arguments["training_epochs"] = 0
     choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
     request = surroundings.request(Stage(choice, 0), module)

@@ -34,19 +34,19 @@ from autocompress.errors import CompressionError
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 _MOST_SINGLE_MARKS = 256
-"""Filters of a layer that are marked one by one at most."""
+"""Largest number of filters that are marked one by one."""
 
 _MOST_PASSES = 1000
-"""Of the model, in all: beyond that layers are left alone rather than followed for minutes."""
+"""Limit of forward passes in all; other layers are not pruned."""
 
 ChannelPosition = tuple[str, str, int]
-"""Where a channel lies: "out" of a layer, "in" to one, or "by" a module that it passes; its name and the number."""
+"""A channel: "out" of a layer, "in" to one, or "by" a module that it passes; the module's name; the index."""
 
 FIXED: ChannelPosition = ("out", "", 0)
-"""What must stay: the model's inputs and outputs, and what comes from layers that cannot be cut."""
+"""Stands for everything that must stay: inputs, outputs, and outputs of layers that cannot be pruned."""
 
 _Marks = dict[tuple[str, str], torch.Tensor]
-"""In one pass, which channels at a place are marked."""
+"""The marked channels of each module in one pass."""
 
 
 class ChannelTracer:
@@ -122,7 +122,7 @@ class ChannelTracer:
     def _top(self, spot: ChannelPosition) -> ChannelPosition:
         over = self._over
         while (above := over.setdefault(spot, spot)) != spot:
-            over[spot] = over.setdefault(above, above)  # half the way, so that the next search is short
+            over[spot] = over.setdefault(above, above)  # path halving
             spot = above
         return spot
 
@@ -130,7 +130,7 @@ class ChannelTracer:
         """What is marked if these filters of a layer are."""
         self._passes += 1
         if self._passes > _MOST_PASSES:
-            raise CompressionError(f"channels must be told apart in {_MOST_PASSES} forward passes")
+            raise CompressionError(f"channels must be distinguished in {_MOST_PASSES} forward passes")
         channels, dimension = marked.nonzero().flatten(), channel_dimension(layer)
 
         def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ class ChannelTracer:
 
     def _rest(self) -> _Marks:
         """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
-        other = copy.deepcopy(self._model)  # of its own: values of parameters change
+        other = copy.deepcopy(self._model)  # parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
                 module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))
@@ -157,14 +157,14 @@ class ChannelTracer:
         if self._trains:
             try:
                 _forward(model.train(), inputs, seen)
-            except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+            except Exception:  # noqa: BLE001 - the model may not train with such inputs
                 self._trains = False
         return seen
 
 
 def _forward(model: nn.Module, inputs: Any, seen: _Marks) -> _Marks:
     undisturbed = fixed_seeds(device_of(model))
-    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
+    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels treat NaN as a masked position
     with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
         answer = model(*inputs)
     if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(answer)):
@@ -179,7 +179,7 @@ def _watchers(model: nn.Module, seen: _Marks) -> list[RemovableHandle]:
 
 
 def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
-    if isinstance(module, FILTER_TYPES):  # what a depthwise convolution takes in are its filters
+    if isinstance(module, FILTER_TYPES):  # inputs of a depthwise convolution are its filters
         return ("out" if layer_shape(module).depthwise else "in"), name
     if isinstance(module, _MIXING):
         return FIXED[:2]

@@ -24,7 +24,7 @@ from autocompress.compression.pruning.groups import ChannelSlice, Coupling, afte
 from autocompress.compression.pruning.pruner import pruner_of
 
 _PARTS = (1, 2, 3, 4)
-"""Into how many equal blocks code may split channels, such as `chunk`; groups of convolutions besides."""
+"""Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
 
 
 def trial_channels(coupling: Coupling) -> list[int]:
@@ -174,7 +174,7 @@ class Channels:
         couplings, left_alone, obstacles = graph.couplings(selected)
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
-        # Widths for a share of the model are tried on smaller models, which must run.
+        # The widths for a share of the model are found by running pruned models.
         return found.with_verified(model, request) if left_alone or request.argument("rate_of") != "filters" else found
 
     def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:

@@ -63,7 +63,7 @@ def _over_features(
     *rest: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    func(input, normalized_shape, weight, *rest, **kwargs)  # for its errors
+    func(input, normalized_shape, weight, *rest, **kwargs)  # raises its errors
     biases = (each for each in (*rest, kwargs.get("bias")) if isinstance(each, torch.Tensor))
     return _affine(_damped(input), weight, next(biases, None))  # RMSNorm has no bias
 
@@ -80,7 +80,7 @@ def _group_norm(
     func(input, num_groups, weight, bias, *args, **kwargs)
     shape, channels = (-1, *[1] * (input.dim() - 2)), input.shape[1]
     group = torch.arange(channels, device=input.device) // (channels // num_groups)
-    # A channel that has come into another group must show.
+    # A channel in another group must give another value.
     damped = _damped(input) * (1 + group.to(input.dtype) / num_groups).view(shape)
     return _affine(damped, *(None if each is None else each.view(shape) for each in (weight, bias)))
 
@@ -98,7 +98,7 @@ def _batch_norm(
 ) -> torch.Tensor:
     if running_mean is None:
         return _per_channel(func, input, None, None, weight, bias)
-    # In training mode too: so that it computes the same as in eval mode, and changes nothing.
+    # As in eval mode, so that running statistics do not change.
     result: torch.Tensor = func(input, running_mean, running_var, weight, bias, False, *args, **kwargs)
     return result
 

@@ -137,7 +137,7 @@ class PoolingRecorder(TorchFunctionMode):
         """Run the operation and record its input."""
         found = func(*args, **(kwargs or {}))
         if args and _keeps_channels(getattr(func, "__name__", ""), args, kwargs or {}, found):
-            self._made[id(found)] = (found, args[0])  # the result as well: an id is good as long as its object lives
+            self._made[id(found)] = (found, args[0])  # keeps the result alive, and so its id unique
         return found
 
     def origin(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ class RunningMean:
     def add(self, values: torch.Tensor) -> None:
         """(..., channels)."""
         flat = values.flatten(0, -2).float()
-        total = flat.sum(0).cpu().double()  # not every device has double precision
+        total = flat.sum(0).cpu().double()  # some devices have no double precision
         self._total = total if self._total is None else self._total + total
         self._count += len(flat)
 

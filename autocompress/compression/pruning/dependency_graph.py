@@ -17,10 +17,10 @@ from autocompress.compression.model_state import device_of, flatten_tensors, to_
 from autocompress.errors import CompressionError
 
 _MOST_STEPS = 2_000_000
-"""Channels at places, in all: seconds. The largest of torchvision's classifiers takes 400,000 for a layer."""
+"""Limit of traced channels, a few seconds; torchvision's largest classifier needs 400,000 for a layer."""
 
 _SPREAD = 4
-"""How often the widest layer's channels may come at a place."""
+"""Limit of channels at one module, relative to the widest layer."""
 
 
 class TracingLimit:
@@ -58,7 +58,7 @@ class TracingLimit:
         if isinstance(module, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
             self._reached[module] = None
         self._visits += 1
-        self._steps += channels + self._visits // 8  # it looks through all visits at each
+        self._steps += channels + self._visits // 8  # each visit searches all earlier ones
         if channels > self._most or self._steps > _MOST_STEPS:
             raise CompressionError("its channels cannot be followed, as they multiply on their way")
 
@@ -83,7 +83,7 @@ class _CountedMappings(list[Any]):
 
 
 SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
-"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
+"""Layers whose output channels do not depend on their input channels (except depthwise convolutions)."""
 
 
 def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:

@@ -33,7 +33,7 @@ from autocompress.errors import CompressionError, first_line
 OUTPUTS = "the model's outputs"
 
 _Values = list[tuple[str, torch.Tensor]]
-"""What layers gave in one forward pass, in order, and the model at its end."""
+"""Outputs of layers in one forward pass, in order, then those of the model."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Reference:
             smaller = smaller or self.pruned_copy(removed)
             calls = CallRecord(smaller, self.inputs) if noted else None
             return PrunedRun(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
+        except Exception as error:  # noqa: BLE001 - raised by the user's model
             return PrunedRun(smaller, [], error=first_line(error))
 
     def pruned_copy(self, removed: Sequence[Removal]) -> nn.Module:
@@ -174,7 +174,7 @@ def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
 
 
 _SINGLE_TOLERANCE, _DOUBLE_TOLERANCE = 1e-4, 1e-6
-"""Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
+"""Largest rounding difference, relative to the largest value, in single and in double precision."""
 
 _Chosen = list[tuple[Coupling, list[int]]]
 _Compare = Callable[[list[Removal]], Mismatch | None]
@@ -194,8 +194,8 @@ class CutVerifier:
         self._model, self._inputs, self._numbers = model, inputs, vocabulary_size(model)
         self._left = variations(inputs)
         self._varied = ONE_SAMPLE
-        self._separates: bool | None = None  # whether one sample is enough; None: not known yet
-        self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
+        self._separates: bool | None = None  # whether one sample is sufficient; None: unknown
+        self._trains: bool | None = None  # whether training mode differs; None: unknown
         self._double: Reference | None = None
         self._single = self._reference(_comparison_dtype(model))
         self._agreed: tuple[list[Removal], nn.Module | None] = [], None
@@ -227,7 +227,7 @@ class CutVerifier:
         while (found := self.mismatch(removals(candidates))) is not None:
             compare = self.mismatch if found.error is None else partial(self._failure, training=found.training)
             left = self._accepted([], candidates, compare, guilty)
-            if len(left) == len(candidates):  # it comes and goes
+            if len(left) == len(candidates):  # not reproducible
                 guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
                 break
             candidates = left
@@ -267,7 +267,7 @@ class CutVerifier:
         try:
             self._double = self._double or self._reference(torch.float64)
             return self._compare(self._double, removed)
-        except Exception:  # noqa: BLE001 - whatever a user's model or a device raises, single precision has spoken
+        except Exception:  # noqa: BLE001 - not all models and devices support it
             return found
 
     def _reference(self, dtype: torch.dtype | None) -> Reference:
@@ -290,7 +290,7 @@ class CutVerifier:
             if not self._varied.values or side is self._double:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
-        if unusable and self._varied.values:  # the model does not take such inputs or parameters
+        if unusable and self._varied.values:  # the model does not accept such inputs or parameters
             return self._retry_less_varied(removed)
         if narrow.error is not None:
             return Mismatch(OUTPUTS, error=narrow.error)
@@ -317,7 +317,7 @@ class CutVerifier:
             return None
         try:
             values = side.reference_values(removed, watched, training=True)
-        except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+        except Exception:  # noqa: BLE001 - the model may not train with such inputs
             self._trains = False
             return None
         self._trains = True

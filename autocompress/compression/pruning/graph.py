@@ -136,7 +136,7 @@ class ChannelGraph:
         """The group with modules by name."""
         members = tuple(self._names[layer] for layer in self._losing(group))
         least, most = (choose(members, key=lambda name: self._original[name].width) for choose in (min, max))
-        if self._original[least].width == 1 < self._original[most].width:  # a map by which channels are multiplied
+        if self._original[least].width == 1 < self._original[most].width:  # a mask that is multiplied with channels
             raise CompressionError(f"{most} shares filters with {least}, which has a single one")
         places = tuple(self._places(group))
         for place in places:
@@ -160,7 +160,7 @@ class ChannelGraph:
         names = self._all_names
         for item in group:
             target, prune = item.dep.target, item.dep.handler
-            if target.module in names:  # else an operation of the forward pass, which has nothing to remove
+            if target.module in names:  # else an operation without parameters
                 out = self._graph.is_out_channel_pruning_fn(prune)
                 has = self._graph.get_out_channels(target) if out else self._graph.get_in_channels(target)
                 yield ChannelSlice(

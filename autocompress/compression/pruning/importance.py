@@ -109,7 +109,7 @@ def geometric_median_distances(layer: nn.Module) -> torch.Tensor:
 
 def distance_sums(rows: torch.Tensor) -> torch.Tensor:
     """Sum of the distances of each row to all others."""
-    # In parts: all pairs of a wide layer at once do not fit into memory.
+    # All pairs of a wide layer at once may not fit into memory.
     return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
 
 

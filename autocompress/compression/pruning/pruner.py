@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from autocompress.compression.pruning.groups import Coupling
 
 SCOPES = (Argument("ignored_scopes", ()), Argument("target_scopes", ()), Argument("validate_scopes", True))
-"""Which parts of a model an algorithm may touch."""
+"""Options that limit the parts of a model to compress."""
 
 TRAINER = ("sparsifying_trainer", "post_compress_finetuning_trainer")
 NEEDS_TRAINING = (TRAINER, ("optimizer_factory",), ("criterion",))
 """Hooks of an algorithm that trains."""
 NEEDS_INPUTS = (("calibration_data", *TRAINER),)
-"""Hooks of an algorithm that looks at data."""
+"""Hooks of an algorithm that needs data."""
 
 EPOCHS = Argument("training_epochs", 1)
 BATCHES = Argument("training_batches", 20, minimum=1)
 ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
-"""`auto`: the non-linearity that really follows in the model."""
+"""`auto`: the non-linearity in the model."""
 
 
 Importance: TypeAlias = "Callable[[Coupling], torch.Tensor | None]"
@@ -77,7 +77,7 @@ class FilterPruner(Pruner):
         Argument("rate_of", "filters", options=("filters", "parameters", "macs")),
         Argument("round_to", 1, minimum=1),
     )
-    # NNI's `dependency_aware` is what `normal` does here: layers that share channels lose the same ones.
+    # NNI's `dependency_aware` equals `normal`: layers that share channels always lose the same ones.
     MODE = Argument("mode", "normal", options=("normal", "global", "dependency_aware"))
     arguments: ClassVar[tuple[Argument, ...]] = (*WIDTHS, MODE)
     estimates_loss: ClassVar[bool] = False

@@ -222,7 +222,7 @@ def _scores(coupling: Coupling, importance: Importance) -> list[float]:
         scores = importance(coupling)
     except AutoCompressError:
         raise
-    except Exception as error:  # torch-pruning's, on layers that it does not know
+    except Exception as error:  # raised by torch-pruning for unsupported layers
         raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
     if scores is None:
         raise CompressionError("its filters cannot be ranked")

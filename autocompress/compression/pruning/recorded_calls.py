@@ -22,7 +22,7 @@ class CallRecord:
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._calls: list[tuple[Any, ...]] = []
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
-        self._opaque = False  # whether something comes from where no call was seen, such as out of a scripted module
+        self._opaque = False  # whether a tensor is of unknown origin, as from a scripted module
         for number, tensor in enumerate((*model.parameters(), *model.buffers(), *flatten_tensors(inputs))):
             self._made[id(tensor)] = weakref.ref(tensor), number
 
@@ -34,7 +34,7 @@ class CallRecord:
         If not `switched`, booleans and floats, such as `training`, do not change its result and are ignored.
         """
         if function is torch.Tensor.add_ and not args[0].dim() and not args[0].is_floating_point():
-            return  # BatchNorm counts its batches
+            return  # the batch counter of BatchNorm
         given = tuple(self._described(value, switched) for value in args)
         named = tuple((name, self._described(value, switched)) for name, value in kwargs.items())
         self._calls.append((function, given, named))

@@ -19,7 +19,7 @@ from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
 _LONGER = 4
-"""What a size of 1 becomes: masks may leave out half of it."""
+"""Size that replaces 1; masks may remove half of it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Variation:
 
 
 ONE_SAMPLE = Variation(samples=1)
-"""Enough where samples and positions stay apart."""
+"""Sufficient for models that keep samples and positions separate."""
 
 
 def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
@@ -93,7 +93,7 @@ def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torc
 
 def _random_integers(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
     drawn = torch.randint(numbers, tensor.shape, generator=generator)
-    for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
+    for place in range(min(2, drawn.shape[-1])):  # a constant mask would hide everything
         drawn[..., place] = place
     return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
 
@@ -151,7 +151,7 @@ def _varied(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Ge
     wanted = dtype or tensor.dtype
     if generator is not None and _is_constant(tensor):
         values = torch.rand(tensor.shape, generator=generator) + 0.5
-        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where many
+        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: both signs, scaled by fan-in
             values = (values - 1) * 2 / (tensor.numel() / tensor.shape[0]) ** 0.5
         return values.to(tensor.device, wanted)
     return None if wanted == tensor.dtype else tensor.to(wanted)
@@ -159,7 +159,7 @@ def _varied(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Ge
 
 def _is_constant(tensor: torch.Tensor) -> bool:
     flat = tensor.reshape(-1)
-    if flat.numel() == 1:  # a gate that is still shut, behind which nothing shows
+    if flat.numel() == 1:  # a closed gate, which hides everything behind it
         return not bool(flat[0])
     return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:_PROBED], flat))
 

@@ -170,7 +170,7 @@ def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None
         if any(not isinstance(step, WeightTransform) for step in transforms(layer)):
             raise CompressionError(f"a weight must be plain; {name} is parametrized: remove that or exclude the layer")
     for places in tied_parameters(model):
-        if len({settings.get(module) for module, _ in places}) > 1:  # one module would see the change, another not
+        if len({settings.get(module) for module, _ in places}) > 1:  # only some modules would see the change
             shared = ", ".join(f"{module}.{key}" for module, key in places)
             raise CompressionError(
                 f"a shared weight must have one setting in all its places; {shared} have different ones"

@@ -47,7 +47,7 @@ class Gate:
     @torch.no_grad()
     def _add_product(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
         products = by_position(layer, tensor.float() * gradient.float()).sum(1)
-        felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # a loss scaler tries out what overflows
+        felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # overflow of a loss scaler
         samples = len(felt)
         self._products[samples] = self._products[samples] + felt if samples in self._products else felt
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 0.01
-"""How near a share of parameters or MACs is met."""
+"""Tolerance of a share of parameters or MACs."""
 
 _TRIES = 14
 
@@ -70,7 +70,7 @@ def global_widths(slots: Sequence[CouplingWidth], scores: Sequence[Sequence[floa
     steps = [
         (score, index, slot.parts * slot.members)
         for index, (slot, ranked) in enumerate(zip(slots, scores, strict=True))
-        for score in ranked[:-1]  # the best one stays
+        for score in ranked[:-1]  # at least one remains
     ]
     removed, widths = [0] * len(slots), list[int]()
     for _, index, cost in sorted(steps):

@@ -67,7 +67,7 @@ class ActivationQuantizer(nn.Module):
         if not self.symmetric:
             return self.low, self.high
         high, above = torch.maximum(self.high, -self.low), max(1, 2 ** (self.bits - 1) - 1)
-        below = -high * (2 ** (self.bits - 1) / above)  # one level more than above, as integers have it
+        below = -high * (2 ** (self.bits - 1) / above)  # one level more than above, like signed integers
         return torch.where(self.low < 0, below, torch.zeros_like(below)), high
 
     def to_dict(self) -> dict[str, int | bool]:
@@ -117,7 +117,7 @@ def activation_quantizers(layer: nn.Module) -> dict[str, ActivationQuantizer]:
 QUANTIZERS = mapping(
     word(*_PLACES), record(bits=integer(1, 32), start_step=integer(0, 1 << 53), symmetric=boolean), most=len(_PLACES)
 )
-"""Of one layer: quant type -> what `to_dict` gives."""
+"""Grammar of one layer's quantizers: quant type -> `to_dict()`."""
 
 
 def attach_described(layer: nn.Module, described: Any) -> None:

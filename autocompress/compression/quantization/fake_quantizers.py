@@ -158,7 +158,7 @@ class FakeQuantization:
 
 def distinct_values(weight: torch.Tensor) -> int:
     """Number of distinct values other than zero."""
-    # As integers, which numpy sorts much faster.
+    # numpy sorts integers much faster.
     patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
     values = sorted_unique(patterns.ravel()).view(np.float32)
     return int(np.count_nonzero(values))
@@ -259,9 +259,8 @@ def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
 def _quantize_weight(layer: nn.Module, family: Quantizer, precision: Precision) -> None:
     masks = [step for step in transforms(layer) if isinstance(step, Mask)]
     step = RoundedWeight(family.rounding(precision, layer), precision.bits, precision.start_step)
-    # Nothing to check: shape and type stay.
     parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
-    for mask in masks:  # once more on top: not every grid has a zero
+    for mask in masks:  # again after rounding, as not every grid has a zero
         parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
 
 
@@ -277,7 +276,7 @@ def _channels(precision: Precision, layer: nn.Module) -> int | None:
     """The dimension of a weight with a scale for each index; None: one scale for all."""
     if precision.scheme is None or not precision.scheme.startswith("per_channel"):
         return None
-    return 1 if getattr(layer, "transposed", False) else 0  # a transposed convolution has its filters in the second
+    return 1 if getattr(layer, "transposed", False) else 0  # filters of a transposed convolution
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:

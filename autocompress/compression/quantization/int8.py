@@ -17,7 +17,7 @@ from autocompress.compression.state_values import DTYPES
 from autocompress.errors import StoreError
 
 TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
-"""They tell of libraries that are not for this machine, and of torchao's own deprecations."""
+"""Loggers of messages about missing libraries and deprecations."""
 
 _QPARAMS = ("_scale_", "_zero_point_")
 _GRAPH = "graph."
@@ -73,7 +73,7 @@ class Int8Model(nn.Module):
             for name, tensor in _fitting(tensors, described["tensors"]).items():
                 register_buffer(root, name, tensor)
             return cls(fx.GraphModule(root, graph))
-        except Exception as error:  # torch's reasons are many
+        except Exception as error:  # torch raises various errors
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
 
 
@@ -93,6 +93,6 @@ def register_buffer(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
     *path, last = name.split(".")
     for part in path:
         if part not in root._modules:
-            root.add_module(part, nn.Module())  # KeyError where it has an attribute of that name
+            root.add_module(part, nn.Module())  # KeyError if it has such an attribute
         root = cast(nn.Module, root._modules[part])
     root.register_buffer(last, tensor)

@@ -211,7 +211,7 @@ def _fits(kind: str, value: Any) -> bool:
     if value is None:
         return optional
     if kind in _CONSTANTS:
-        return isinstance(value, _CONSTANTS[kind])  # a number would be taken for one of torch's, whatever it is
+        return isinstance(value, _CONSTANTS[kind])  # torch would accept any number
     if isinstance(value, fx.Node):
         return True
     if kind.startswith("List["):

@@ -72,7 +72,7 @@ def move_constants(graph: fx.GraphModule) -> None:
         variance = cast(fx.Node, norm.args[_VARIANCE_AT])
         moved[str(variance.target)] = cast(float, norm.args[_EPS_AT]) - _EPS
         _set_eps(norm, _EPS)
-    for name, difference in moved.items():  # once, also where several calls share it
+    for name, difference in moved.items():  # once, also if several calls share it
         graph.get_buffer(name).add_(difference)
     graph.recompile()
 
@@ -154,7 +154,7 @@ class QatModel(nn.Module):
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         """Same arguments and result as the exported model's."""
-        if self._mode != self.training:  # the flag was set without `train`
+        if self._mode != self.training:  # `training` was set directly
             self.train(self.training)
         if self.training and self._steps <= self.start_step:
             self._call("enable_fake_quant", self._steps == self.start_step)
@@ -218,10 +218,10 @@ def _update_scales(quantizer: Any) -> None:
     """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
     lowest = quantizer.activation_post_process.min_val
     if not lowest.numel() or bool(torch.isposinf(lowest).all()):
-        return  # nothing seen yet
+        return  # no data yet
     try:
         scale, zero_point = quantizer.calculate_qparams()
-    except AssertionError as error:  # its way to refuse a range of NaN
+    except AssertionError as error:  # the range is NaN
         raise CompressionError(f"training must stay finite; it has diverged: {error}") from error
     with torch.no_grad():
         if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
@@ -230,7 +230,7 @@ def _update_scales(quantizer: Any) -> None:
 
 
 _EVAL_TOLERANCE = 1e-3
-"""How much of the largest output the graph's may differ by where nothing is rounded."""
+"""Tolerance of the graph's outputs without rounding, relative to the largest output."""
 
 
 def prepare_qat(
@@ -307,7 +307,7 @@ def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) ->
     dynamic = dynamic_batch_shapes(inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
-    except Exception:  # noqa: BLE001 - the other way to trace may do, and tells why it does not
+    except Exception:  # noqa: BLE001 - the non-strict export below reports its own error
         pass
     try:
         return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()

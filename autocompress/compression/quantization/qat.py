@@ -145,7 +145,7 @@ def _hold_zeros(model: QatModel, masks: Mapping[str, torch.Tensor]) -> None:
     parameters = dict(model.graph.named_parameters())
     for name, pruned in masks.items():
         if name in parameters:
-            hold: Any = parameters[name].register_hook  # torch has not typed it
+            hold: Any = parameters[name].register_hook  # untyped in torch
             hold(lambda gradient, pruned=pruned: gradient.masked_fill(pruned, 0.0))
 
 
