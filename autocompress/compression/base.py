@@ -54,8 +54,7 @@ class CompressionRequest:
         targets: rules that select layers and their rates.
         example_inputs: positional arguments of one forward pass.
         original: sizes of the uncompressed model's layers (`layer_shapes`), to which rates refer; None: the model given
-            is
-            the uncompressed one.
+            is the uncompressed one.
         arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked, without defaults.
         module: the user's module, for algorithms that need its trainers or calibration data.
         uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: as for `original`.
@@ -133,8 +132,7 @@ class Compressor(Protocol):
         Raises:
             ConfigError: the request breaks a rule.
             CompressionError: the algorithm cannot be applied to the model, or would change nothing at a rate > 0; the
-                model is
-                then in an undefined state.
+                model is then in an undefined state.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
 

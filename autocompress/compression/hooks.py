@@ -59,8 +59,7 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     """The positional arguments of one forward pass of the module's model, detached.
 
     From the hook `example_inputs`; else the first batch of `calibration_data`; else the first inputs the evaluator
-    passes
-    to the model. Of the last two only the first sample is kept, if the model accepts it.
+    passes to the model. Of the last two only the first sample is kept, if the model accepts it.
 
     Raises:
         ModuleError: none of them gives inputs.

@@ -24,8 +24,7 @@ def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M
     """Class decorator: lets algorithms compress the parameter `weight` of a custom layer.
 
     Algorithms on single weights (`level`, `magnitude_sparsity`, the quantizers) compress it. Its filters are never
-    removed,
-    since other code may depend on them; layers that share filters with it keep theirs.
+    removed, since other code may depend on them; layers that share filters with it keep theirs.
 
     Args:
         ignored_algorithms: names of algorithms that do not compress this class; NNCF's `quantization` stands for all

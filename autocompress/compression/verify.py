@@ -42,9 +42,8 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
     """Compare a model with its exported form, `run`, on the same inputs.
 
     Each output tensor has its own tolerance: 1e-4 of its largest value, or four times the machine epsilon if that is
-    more,
-    and at least the change of the model's own output when its inputs change by a millionth. No two implementations of a
-    model that rounds activations, cancels large values or is nearly singular agree more closely.
+    more, and at least the change of the model's own output when its inputs change by a millionth. No two
+    implementations of a model that rounds activations, cancels large values or is nearly singular agree more closely.
 
     Raises:
         CompressionError: it does not run, has other outputs, or an output differs by more than its tolerance.

@@ -136,8 +136,7 @@ def encode(state: State) -> tuple[State, Description]:
     Returns:
         the state dict itself if nothing can be made smaller; else a dict in which encoded tensors are parts named
         `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of a shared tensor share its parts. A tensor whose
-        name
-        collides with a part's, or is not valid JSON, is stored as it is.
+        name collides with a part's, or is not valid JSON, is stored as it is.
     """
     encoded: dict[str, torch.Tensor] = {}
     description: Description = {}

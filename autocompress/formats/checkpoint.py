@@ -50,8 +50,7 @@ def save_checkpoint(
 
     Raises:
         StoreError: the model differs from the original in more than sizes, has something that a checkpoint does not
-            allow,
-            or cannot be loaded again (then the old checkpoint stays); or the files cannot be written.
+            allow, or cannot be loaded again (then the old checkpoint stays); or the files cannot be written.
     """
     target = Path(directory)
     state = prepare_state(model.state_dict())
@@ -83,8 +82,8 @@ def load_compressed(
     """The compressed model of a checkpoint, with exactly the outputs of the saved one.
 
     Checkpoints may come from an untrusted source: no code of theirs runs unless `trust_module` is given. Everything
-    read is
-    checked against a closed grammar, and the module named in it is used only if this process has already imported it.
+    read is checked against a closed grammar, and the module named in it is used only if this process has already
+    imported it.
 
     Args:
         path: the checkpoint's directory.

@@ -62,8 +62,7 @@ def require_same_outputs(
     """Check that two models with the same tensors have the same outputs: bit for bit on the CPU.
 
     On other devices, or with another memory layout, kernels may sum in another order, so the tolerances of
-    `verify.compare`
-    apply. Models with random outputs are not compared.
+    `verify.compare` apply. Models with random outputs are not compared.
 
     Raises:
         StoreError: they differ.

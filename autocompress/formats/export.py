@@ -102,7 +102,7 @@ FORMATS = (".dot", ".onnx", ".pt2")
 """Suffixes; a path without one is a directory with a plain state dict."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportReport:
     """What was written, and how it compares with the model.
 
@@ -116,11 +116,9 @@ class ExportReport:
         max_difference: largest absolute difference, on any batch, of the output that came closest to its tolerance; for
             ONNX without graph optimization.
         tolerance: tolerance of that output: 1e-4 of its largest value; for models that round activations, and outputs
-            below
-            1e-3, at least the change of the model's own output when its inputs change by a millionth.
+            below 1e-3, at least the change of the model's own output when its inputs change by a millionth.
         optimized_difference: largest absolute difference of any output with onnxruntime's optimized kernels. Those for
-            int8
-            round differently, so it is not checked for models that round activations.
+            int8 round differently, so it is not checked for models that round activations.
         weights: values in the file's tensors of two dimensions or more, in floating point or int8.
         zeros: how many of them are zero. Equal tensors may be stored once.
         seconds: duration of the export.
@@ -129,13 +127,13 @@ class ExportReport:
     path: str
     format: str
     bytes: int
-    checked: str | None
-    batches: tuple[int, ...]
-    max_difference: float | None
-    tolerance: float | None
-    optimized_difference: float | None
-    weights: int | None
-    zeros: int | None
+    checked: str | None = None
+    batches: tuple[int, ...] = ()
+    max_difference: float | None = None
+    tolerance: float | None = None
+    optimized_difference: float | None = None
+    weights: int | None = None
+    zeros: int | None = None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,8 +152,7 @@ def export(
     """Write a finished model in the format of the path's suffix, replacing an earlier export.
 
     `.onnx`: checked by onnx and compared with onnxruntime. `.pt2`: torch.export's, loaded again and compared. `.dot`:
-    the
-    graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
+    the graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
     `structure.json`, loaded again by `load_compressed` and compared. The batch size is dynamic if the model allows it.
 
     Args:
@@ -183,21 +180,11 @@ def export(
         raise StoreError(f"the export must be writable; {str(target)!r} is not: {error}") from error
     kind = target.suffix.removeprefix(".") or "state_dict"
     seconds = round(time.monotonic() - started, 3)
-    return ExportReport(str(target), kind, size, **checked, seconds=seconds)
+    return ExportReport(path=str(target), format=kind, bytes=size, seconds=seconds, **checked)
 
 
 _Checked = dict[str, Any]
 """Fields of an `ExportReport` about the comparison."""
-
-_UNCHECKED: _Checked = {
-    "checked": None,
-    "batches": (),
-    "max_difference": None,
-    "tolerance": None,
-    "optimized_difference": None,
-    "weights": None,
-    "zeros": None,
-}
 
 
 def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Path, tuple[Any, ...]], _Checked]:
@@ -262,7 +249,7 @@ def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
 
 def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
     path.write_text(to_graphviz(model, inputs), encoding="utf-8")
-    return _UNCHECKED
+    return {}
 
 
 def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
@@ -293,7 +280,7 @@ def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any,
 
 def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> _Checked:
     found = compare(model, cases, run, checked)
-    return {**_UNCHECKED, "checked": checked, **asdict(found)}
+    return {"checked": checked, **asdict(found)}
 
 
 def _move(folder: Path, target: Path) -> int:

@@ -70,12 +70,10 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
     """Compress the module's model at several rates and check the requirements on every algorithm.
 
     Output shapes do not change. The achieved rate is near the requested one, never beyond it, and rises with it, as do
-    the
-    removed parameters and MACs. The output layer keeps its shape. A model without filters computes what the whole one
-    computes with these filters at zero. Gradients reach every parameter and a training step keeps the rate. The same
-    seed
-    gives the same model. A checkpoint gives the same outputs bit for bit and the same rate. An export computes the same
-    (ONNX if it is installed, else torch.export).
+    the removed parameters and MACs. The output layer keeps its shape. A model without filters computes what the whole
+    one computes with these filters at zero. Gradients reach every parameter and a training step keeps the rate. The
+    same seed gives the same model. A checkpoint gives the same outputs bit for bit and the same rate. An export
+    computes the same (ONNX if it is installed, else torch.export).
 
     Args:
         module: with a trainer and calibration data.

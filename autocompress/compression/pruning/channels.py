@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,42 +37,23 @@ def trial_channels(coupling: Coupling) -> list[int]:
 
 
 def trace_couplings(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    layers: Iterable[str],
-    sound: Sequence[Coupling],
-    free: Collection[str],
-    bound: Collection[str],
-    guard: CutVerifier,
+    model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
 ) -> list[Coupling]:
-    """Couplings of these layers that can be removed correctly, found by tracing.
-
-    Args:
-        model: not changed.
-        inputs: positional arguments of one forward pass.
-        layers: names of layers in no correct coupling.
-        sound: the correct couplings.
-        free: names of the layers that may lose filters.
-        bound: names of modules that must keep their size.
-        guard: of the model.
-    """
-    known = {name for coupling in sound for name in coupling.members}
+    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
+    known = {name for coupling in channels.couplings for name in coupling.members}
+    layers = supported_layers(model, FILTER_TYPES)
     try:
-        provenance = ChannelTracer(model, inputs)
-        provenance.trace(
-            name
-            for name, layer in supported_layers(model, FILTER_TYPES).items()
-            if name not in known and not layer_shape(layer).depthwise
-        )
-    except Exception:  # noqa: BLE001 - a model that refuses NaN: then its layers are left alone
+        tracer = ChannelTracer(model, inputs)
+        tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
+    except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
         return []
     found: list[Coupling] = []
-    cut = [(coupling, trial_channels(coupling)) for coupling in sound]
-    for name in sorted(layers, key=lambda name: -layer_shape(model.get_submodule(name)).width):
+    cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
+    for name in sorted(channels.left_alone, key=lambda name: -layer_shape(layers[name]).width):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, provenance.coupled_sets(name) or [], free, bound):
+            for coupling in _couplings(model, name, tracer.coupled_sets(name) or [], channels):
                 tried = (coupling, trial_channels(coupling))
-                if guard.mismatch(removals([*cut, tried])) is None:
+                if verifier.mismatch(removals([*cut, tried])) is None:
                     found.append(coupling)
                     cut.append(tried)
                     break
@@ -80,13 +61,13 @@ def trace_couplings(
 
 
 def _couplings(
-    model: nn.Module, root: str, units: list[list[ChannelPosition]], free: Collection[str], bound: Collection[str]
+    model: nn.Module, root: str, units: list[list[ChannelPosition]], channels: Channels
 ) -> Iterator[Coupling]:
     """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
     spots = [spot for unit in units for spot in unit]
     losing = {name for kind, name, _ in spots if kind == "out"}
     sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if len(sizes) != 1 or not losing <= set(free) or {name for _, name, _ in spots} & set(bound):
+    if len(sizes) != 1 or not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
         return
     (size,) = sizes
     modules = {model.get_submodule(name) for _, name, _ in spots}
@@ -146,9 +127,9 @@ class Channels:
         original: sizes of the uncompressed model's layers.
         left_alone: layer -> why it keeps its filters: its channels cannot be traced.
         obstacles: layer -> why it keeps its filters: it is coupled with something that must stay.
-        free: layers that may lose filters by themselves.
-        bound: modules that must keep their size.
-        tried: whether each coupling has been verified by a trial cut.
+        prunable: layers that may lose filters by themselves.
+        fixed: modules that must keep their size.
+        is_verified: whether each coupling has been verified by a trial cut.
     """
 
     couplings: tuple[Coupling, ...]
@@ -181,13 +162,12 @@ class Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
         if self.is_verified:
             return self
-        guard = CutVerifier(model, request.example_inputs)
-        guilty = guard.verified([(coupling, trial_channels(coupling)) for coupling in self.couplings])
-        wrong = [each for each in self.couplings if each.members[0] in guilty]
-        found = self.without({name: guilty[each.members[0]] for each in wrong for name in each.members})
+        verifier = CutVerifier(model, request.example_inputs)
+        faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings])
+        wrong = [each for each in self.couplings if each.members[0] in faulty]
+        found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
-            inputs, layers = request.example_inputs, found.left_alone
-            more = trace_couplings(model, inputs, layers, found.couplings, self.prunable, self.fixed, guard)
+            more = trace_couplings(model, request.example_inputs, found, verifier)
             again = {name for coupling in more for name in coupling.members}
             left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)

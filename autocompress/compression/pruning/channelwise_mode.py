@@ -18,12 +18,9 @@ class NeutralNormalization(TorchFunctionMode):
     """Inside the block, normalizations act on single values, dropout is off, and ReLU is leaky.
 
     A model and a pruned one can then be compared value by value, also after LayerNorm or GroupNorm: the normalized
-    value is
-    replaced by one of similar size that depends on its channel only, scaled and shifted by the layer's parameters.
-    BatchNorm
-    uses its running statistics in training mode too; without them it is replaced likewise. ReLU leaks, so that few
-    samples
-    exercise every channel. Calls are recorded in `calls`, if given.
+    value is replaced by one of similar size that depends on its channel only, scaled and shifted by the layer's
+    parameters. BatchNorm uses its running statistics in training mode too; without them it is replaced likewise. ReLU
+    leaks, so that few samples exercise every channel. Calls are recorded in `calls`, if given.
     """
 
     def __init__(self, calls: CallRecord | None = None) -> None:

@@ -105,7 +105,7 @@ def collect_statistics(
     """The statistics of each coupling on these inputs, by its places; the model is not changed."""
     found = {coupling.places: ActivationStats(read_sites(coupling, model, behind), model) for coupling in couplings}
     unpooled = PoolingRecorder()
-    handles = [handle for sight in found.values() for handle in sight.watch(unpooled)]
+    handles = [handle for statistic in found.values() for handle in statistic.watch(unpooled)]
     handles.append(model.register_forward_pre_hook(lambda *_: unpooled.forget()))
     with temporary_hooks(handles), unpooled:
         run_inputs(model, inputs)
@@ -186,16 +186,12 @@ def activity(context: PruningContext, *, zeros: bool) -> Importance:
     By default channels are measured where the next layers read them, after the actual non-linearity.
 
     apoz: the share of nonzero values, before pooling. It finds channels that are nearly always zero, in nets with ReLU
-    and
-    without BatchNorm. With BatchNorm before the non-linearity, the share of zeros correlates with the loss at 0 or
-    below. A
-    coupling without any zeros is ranked by mean_activation.
+    and without BatchNorm. With BatchNorm before the non-linearity, the share of zeros correlates with the loss at 0 or
+    below. A coupling without any zeros is ranked by mean_activation.
 
     mean_activation: root mean square times the norm of the weights that read the channel, summed over all readers. It
-    ranks
-    single channels of trained nets better than the mean absolute value does, weighted or not. Pruned and fine-tuned
-    models
-    are as accurate as with the weighted mean, and more accurate than with the plain one.
+    ranks single channels of trained nets better than the mean absolute value does, weighted or not. Pruned and
+    fine-tuned models are as accurate as with the weighted mean, and more accurate than with the plain one.
 
     Sources: Hu et al. 2016, Network Trimming, arXiv:1607.03250; Molchanov et al. 2016, Pruning Convolutional Neural
     Networks for Resource Efficient Inference, arXiv:1611.06440.
@@ -213,14 +209,14 @@ def activity(context: PruningContext, *, zeros: bool) -> Importance:
     function = str(request.argument("activation"))
     if function in FUNCTIONS:
         return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], zeros)
-    sights = collect_statistics(model, inputs, behind, couplings)
+    statistics = collect_statistics(model, inputs, behind, couplings)
     if zeros:
-        return _by_zeros(sights, couplings)
-    return lambda coupling: sights[coupling.places].contribution
+        return _rank_by_zeros(statistics, couplings)
+    return lambda coupling: statistics[coupling.places].contribution
 
 
-def _by_zeros(sights: Mapping[Any, ActivationStats], couplings: Sequence[Coupling]) -> Importance:
-    never = [coupling for coupling in couplings if not sights[coupling.places].has_zeros]
+def _rank_by_zeros(statistics: Mapping[Any, ActivationStats], couplings: Sequence[Coupling]) -> Importance:
+    never = [coupling for coupling in couplings if not statistics[coupling.places].has_zeros]
     names = ", ".join(coupling.members[0] for coupling in never)
     if couplings and len(never) == len(couplings):
         raise CompressionError(
@@ -231,8 +227,8 @@ def _by_zeros(sights: Mapping[Any, ActivationStats], couplings: Sequence[Couplin
         _logger.warning("apoz finds no zeros behind %s; ranked by mean_activation", names)
 
     def score(coupling: Coupling) -> torch.Tensor:
-        sight = sights[coupling.places]
-        return sight.nonzero if sight.has_zeros else sight.contribution
+        statistic = statistics[coupling.places]
+        return statistic.nonzero if statistic.has_zeros else statistic.contribution
 
     return score
 

@@ -27,8 +27,7 @@ class TracingLimit:
     """Bounds the work per layer by counts rather than by time, so that it ends alike on any machine.
 
     Channels multiply if the output of a layer becomes the weights of another operation, or is multiplied by channels,
-    and is
-    then flattened: each time round a cycle there are more.
+    and is then flattened: each time round a cycle there are more.
     """
 
     def __init__(self, graph: Any) -> None:

@@ -120,16 +120,16 @@ class Reference:
             remove(smaller, removed)
         return smaller
 
-    def first_mismatch(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Mismatch | None:
+    def first_mismatch(self, removed: Sequence[Removal], expected: _Values, found: _Values) -> Mismatch | None:
         """The first difference between the outputs of the two models; None if there is none."""
         gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
-        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
+        for (where, wide), (name, narrow) in zip(expected, found, strict=False):
             if where == name and where != OUTPUTS:
                 wide = remaining_channels(wide, self.base.get_submodule(where), gone, where)
             difference = _difference(wide, narrow) if where == name else float("inf")
             if difference > self.tolerance:
                 return Mismatch(where, difference)
-        return None if len(silent) == len(smaller) else Mismatch(OUTPUTS, float("inf"))
+        return None if len(expected) == len(found) else Mismatch(OUTPUTS, float("inf"))
 
 
 def _values(
@@ -184,15 +184,14 @@ class CutVerifier:
     """Compares a model with the one that results from removing channels.
 
     Inputs vary; dropout, ReLU and normalizations over channels are neutralized; constant parameters get different
-    values.
-    Then every output must be equal, to rounding: those of the model and those of all layers that read removed channels.
-    What
-    double precision can tell from single precision is checked again in double precision. The model is not changed.
+    values. Then every output must be equal, to rounding: those of the model and those of all layers that read removed
+    channels. What double precision can tell from single precision is checked again in double precision. The model is
+    not changed.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._model, self._inputs, self._numbers = model, inputs, vocabulary_size(model)
-        self._left = variations(inputs)
+        self._variations = variations(inputs)
         self._varied = ONE_SAMPLE
         self._separates: bool | None = None  # whether one sample is sufficient; None: unknown
         self._trains: bool | None = None  # whether training mode differs; None: unknown
@@ -220,30 +219,30 @@ class CutVerifier:
             remove_with_copy(self._model, removed, self._single.base, smaller)
         self._agreed = [], None
 
-    def verified(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
+    def find_faulty(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
         """Root layers of the couplings that cannot be pruned with the others, each with the reason."""
-        guilty: dict[str, str] = {}
+        faulty: dict[str, str] = {}
         candidates = list(chosen)
         while (found := self.mismatch(removals(candidates))) is not None:
-            compare = self.mismatch if found.error is None else partial(self._failure, training=found.training)
-            left = self._accepted([], candidates, compare, guilty)
+            compare = self.mismatch if found.error is None else partial(self._fails, training=found.training)
+            left = self._accepted([], candidates, compare, faulty)
             if len(left) == len(candidates):  # not reproducible
-                guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
+                faulty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
                 break
             candidates = left
-        return guilty
+        return faulty
 
-    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, guilty: dict[str, str]) -> _Chosen:
+    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, faulty: dict[str, str]) -> _Chosen:
         """The accepted couplings and as many of the others as possible, found by bisection."""
         found = compare(removals([*accepted, *more])) if more else None
         if found is None:
             return [*accepted, *more]
         if len(more) == 1:
-            guilty[more[0][0].members[0]] = self._reason(found, *more[0])
+            faulty[more[0][0].members[0]] = self._reason(found, *more[0])
             return accepted
         half = len(more) // 2
-        accepted = self._accepted(accepted, more[:half], compare, guilty)
-        return self._accepted(accepted, more[half:], compare, guilty)
+        accepted = self._accepted(accepted, more[:half], compare, faulty)
+        return self._accepted(accepted, more[half:], compare, faulty)
 
     def _reason(self, found: Mismatch, coupling: Coupling, channels: list[int]) -> str:
         """Why these channels must stay; a difference of values is traced to the channels' places."""
@@ -253,11 +252,11 @@ class CutVerifier:
                 smaller = self._single.pruned_copy(removed)
                 same = channels_in_place(self._single.base, smaller, self._single.inputs, coupling.members, removed)
                 found = replace(found, in_place=same)
-            except Exception:  # noqa: BLE001 - a model that refuses NaN
+            except Exception:  # noqa: BLE001 - the model does not accept NaN
                 return found.sentence(coupling.members[0])
         return found.sentence(coupling.members[0])
 
-    def _failure(self, removed: Sequence[Removal], *, training: bool) -> Mismatch | None:
+    def _fails(self, removed: Sequence[Removal], *, training: bool) -> Mismatch | None:
         """Whether the pruned model fails to run, which is cheaper than comparing outputs."""
         error = self._single.run_pruned(removed, [], training=training).error
         return None if error is None else Mismatch(OUTPUTS, error=error, training=training)
@@ -276,54 +275,56 @@ class CutVerifier:
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
         return Reference(base, cast_inputs(inputs, base, dtype), _DOUBLE_TOLERANCE if doubled else _SINGLE_TOLERANCE)
 
-    def _compare(self, side: Reference, removed: Sequence[Removal]) -> Mismatch | None:
+    def _compare(self, reference: Reference, removed: Sequence[Removal]) -> Mismatch | None:
         watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
-        narrow = side.run_pruned(removed, watched, noted=self._trains is None)
+        narrow = reference.run_pruned(removed, watched, noted=self._trains is None)
         if self._separates is None:
             self._separates = narrow.calls is not None and narrow.calls.keeps_separate
             if not self._separates:
                 return self._retry_less_varied(removed)
         try:
-            values = side.reference_values(removed, watched)
+            values = reference.reference_values(removed, watched)
             unusable = any(bool(value.isnan().any()) for _, value in values)
         except Exception as error:
-            if not self._varied.values or side is self._double:
+            if not self._varied.values or reference is self._double:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
         if unusable and self._varied.values:  # the model does not accept such inputs or parameters
             return self._retry_less_varied(removed)
         if narrow.error is not None:
             return Mismatch(OUTPUTS, error=narrow.error)
-        found = side.first_mismatch(removed, values, narrow.values) or self._in_training(side, narrow, removed, watched)
-        if found is None and side is self._single:
+        found = reference.first_mismatch(removed, values, narrow.values) or self._in_training(
+            reference, narrow, removed, watched
+        )
+        if found is None and reference is self._single:
             self._agreed = list(removed), narrow.model
         return found
 
     def _retry_less_varied(self, removed: Sequence[Removal]) -> Mismatch | None:
         """Compare again with less varied inputs, on fresh copies, as a failed run may leave state behind."""
-        self._varied, self._double = next(self._left), None
+        self._varied, self._double = next(self._variations), None
         self._single = self._reference(_comparison_dtype(self._model))
         return self._compare(self._single, removed)
 
     def _in_training(
-        self, side: Reference, narrow: PrunedRun, removed: Sequence[Removal], watched: list[str]
+        self, reference: Reference, narrow: PrunedRun, removed: Sequence[Removal], watched: list[str]
     ) -> Mismatch | None:
         """The difference in code that runs in training mode only, such as auxiliary heads."""
         if self._trains is False:
             return None
-        training = side.run_pruned(removed, watched, narrow.model, noted=self._trains is None, training=True)
+        training = reference.run_pruned(removed, watched, narrow.model, noted=self._trains is None, training=True)
         if narrow.calls is not None and training.calls is not None and training.calls.same_as(narrow.calls):
             self._trains = False
             return None
         try:
-            values = side.reference_values(removed, watched, training=True)
+            values = reference.reference_values(removed, watched, training=True)
         except Exception:  # noqa: BLE001 - the model may not train with such inputs
             self._trains = False
             return None
         self._trains = True
         if training.error is not None:
             return Mismatch(OUTPUTS, error=training.error, training=True)
-        found = side.first_mismatch(removed, values, training.values)
+        found = reference.first_mismatch(removed, values, training.values)
         return None if found is None else replace(found, training=True)
 
 

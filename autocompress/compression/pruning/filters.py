@@ -63,8 +63,7 @@ class FilterCompressor:
     """Removes the least important filters of each layer.
 
     Output layers keep their filters, as do layers coupled with one that may not lose any: an output layer, a layer that
-    no
-    rule selects, a registered module, or one with a shared parameter. Coupled layers with different rates get the
+    no rule selects, a registered module, or one with a shared parameter. Coupled layers with different rates get the
     smallest.
     """
 
@@ -84,8 +83,7 @@ class FilterCompressor:
         Raises:
             ConfigError: rules or arguments that do not fit the model or each other.
             CompressionError: nothing would change at a rate > 0; a share of parameters or MACs cannot be reached; the
-                model
-                cannot be traced, or fails without its filters.
+                model cannot be traced, or fails without its filters.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         self.check(model, request)
@@ -108,9 +106,9 @@ def remove_filters(cut: PruningPlan, share: ModelShare | None) -> tuple[PruningP
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    guard = CutVerifier(cut.model, cut.request.example_inputs)
-    cut, chosen = cut.verified(share, guard)
-    guard.remove(removals(chosen))
+    verifier = CutVerifier(cut.model, cut.request.example_inputs)
+    cut, chosen = cut.verified(share, verifier)
+    verifier.remove(removals(chosen))
     original, layer = cut.channels.original, cut.model.get_submodule
     changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
     if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:

@@ -44,7 +44,7 @@ class ChannelGraph:
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = build_graph(model, example_inputs)
-        self._followed = TracingLimit(self._graph)
+        self._limit = TracingLimit(self._graph)
         self._uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
@@ -52,13 +52,11 @@ class ChannelGraph:
         """All sets of filters that can be removed if only the selected layers may lose filters.
 
         torch-pruning traces all channels for each group, which takes most of the time in networks with many
-        concatenations; the
-        groups over all channels of a layer suffice for any choice of channels.
+        concatenations; the groups over all channels of a layer suffice for any choice of channels.
 
         Returns:
             the couplings, and for each selected layer in none of them the reason: first those that torch-pruning cannot
-            trace,
-            then those coupled with something that must stay.
+            trace, then those coupled with something that must stay.
         """
         chosen = set(selected)
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
@@ -83,7 +81,7 @@ class ChannelGraph:
                 known = isinstance(error, CompressionError)
                 how = f"its channels cannot be followed ({type(error).__name__}: {error})"
                 obstacle = str(error) if known else how
-                losing, reasons = [*losing, *self._followed.layers], failed
+                losing, reasons = [*losing, *self._limit.layers], failed
             visited.update(losing)
             if obstacle is not None:
                 names = {self._names[each] for each in losing if isinstance(each, FILTER_TYPES)}
@@ -109,7 +107,7 @@ class ChannelGraph:
         pruner = self._graph.get_pruner_of_module(layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._followed.start()
+            self._limit.start()
             everything = list(range(pruner.get_out_channels(layer)))
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
 

@@ -156,8 +156,7 @@ def after_pruning(couplings: Sequence[Coupling], width_of: Callable[[str], int])
     """The couplings of a pruned model, without tracing it again, given the current width of each layer.
 
     Which channels were removed does not matter: the remaining ones are numbered from 0. None if the widths cannot
-    result
-    from these couplings.
+    result from these couplings.
     """
     lost = [(coupling, _last_channels(coupling, width_of(coupling.members[0]))) for coupling in couplings]
     gone = {key: sorted(channels) for key, channels in _removed_channels(lost).items()}

@@ -68,8 +68,7 @@ class FilterPruner(Pruner):
 
     Attributes:
         estimates_loss: whether scores estimate the loss, and so can be compared between layers; else they are divided
-            by
-            the mean of their layer.
+            by the mean of their layer.
     """
 
     WIDTHS = (

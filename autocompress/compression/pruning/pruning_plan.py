@@ -122,7 +122,7 @@ class PruningPlan:
         )
 
     def verified(
-        self, share: ModelShare | None, guard: CutVerifier | None = None
+        self, share: ModelShare | None, verifier: CutVerifier | None = None
     ) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What to remove at the requested rates, verified against the reference model.
 
@@ -132,16 +132,16 @@ class PruningPlan:
         Raises:
             CompressionError: the share cannot be reached.
         """
-        cut, guard = self, guard or CutVerifier(self.model, self.request.example_inputs)
+        cut, verifier = self, verifier or CutVerifier(self.model, self.request.example_inputs)
         while True:
             chosen = cut.channels_to_remove(cut.remaining_for(share))
-            if guard.mismatch(removals(chosen)) is None:
+            if verifier.mismatch(removals(chosen)) is None:
                 return cut, chosen
             if cut.channels.is_verified:
-                guilty = guard.verified(chosen)
-                if not guilty:
+                faulty = verifier.find_faulty(chosen)
+                if not faulty:
                     return cut, chosen
-                cut = cut.without(guilty)
+                cut = cut.without(faulty)
             else:
                 cut = PruningPlan.of(self.model, self.request, cut.channels.with_verified(self.model, self.request))
 

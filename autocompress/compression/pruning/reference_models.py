@@ -124,8 +124,7 @@ def reference_copy(model: nn.Module, dtype: torch.dtype | None = None, *, varied
         model: not changed.
         dtype: floating point type of the copy; None: unchanged.
         varied: fill constant parameters and buffers with different values, and single zeros with another number;
-            otherwise
-            their channels are indistinguishable, or a closed gate hides everything behind it.
+            otherwise their channels are indistinguishable, or a closed gate hides everything behind it.
     """
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():

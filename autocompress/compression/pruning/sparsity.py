@@ -160,8 +160,7 @@ def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None
 
     Raises:
         CompressionError: a registered module has no weight; a weight has a foreign parametrization, or is shared by
-            layers
-            with different settings.
+            layers with different settings.
     """
     for name in [name for name, setting in settings.items() if setting is not None]:
         layer = model.get_submodule(name)

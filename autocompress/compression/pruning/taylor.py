@@ -34,32 +34,30 @@ class Gate:
 
     def accumulate(self) -> None:
         """Add the gradients of a finished forward and backward pass to the score."""
-        for felt in self._products.values():
-            absolute = felt.abs().sum(0)
+        for product in self._products.values():
+            absolute = product.abs().sum(0)
             self.score = absolute if self.score is None else self.score + absolute
         self._products.clear()
 
     def _watch(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor) -> None:
         if tensor.requires_grad and torch.is_grad_enabled():
-            feel = functools.partial(self._add_product, site, layer, tensor.detach())
-            tensor.register_hook(feel)  # type: ignore[no-untyped-call]
+            hook = functools.partial(self._add_product, site, layer, tensor.detach())
+            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _add_product(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
         products = by_position(layer, tensor.float() * gradient.float()).sum(1)
-        felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # overflow of a loss scaler
-        samples = len(felt)
-        self._products[samples] = self._products[samples] + felt if samples in self._products else felt
+        product = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # overflow of a loss scaler
+        samples = len(product)
+        self._products[samples] = self._products[samples] + product if samples in self._products else product
 
 
 def taylor(context: PruningContext) -> Importance:
     """First-order estimate of the loss without each channel: activation times gradient where the channel is read.
 
     Summed over all readers and over the positions of a sample, absolute, summed over samples. Not the sum over a filter
-    of
-    weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on the filter's scale
-    there.
-    BatchNorm and dropout are in eval mode, as in the model that is evaluated.
+    of weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on the filter's scale
+    there. BatchNorm and dropout are in eval mode, as in the model that is evaluated.
 
     Sources: Molchanov et al. 2016, Pruning Convolutional Neural Networks for Resource Efficient Inference,
     arXiv:1611.06440; gates behind the norm: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
@@ -83,12 +81,12 @@ def taylor(context: PruningContext) -> Importance:
     probe.register_forward_pre_hook(settle)
     probe.register_forward_pre_hook(_disable_batch_effects)
     run_batches(require_module(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
-    silent = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
-    if silent:
+    unreached = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
+    if unreached:
         raise CompressionError(
             f"{request.algorithm} needs gradients where the outputs of the layers that it ranks are read; none arrives "
-            f"from {', '.join(silent)}; train them with gradients, exclude them, or take an algorithm that needs none, "
-            "such as l2"
+            f"from {', '.join(unreached)}; train them with gradients, exclude them, or take an algorithm that needs "
+            "none, such as l2"
         )
     scores = {places: gate.score.cpu() for places, gate in gates.items() if gate.score is not None}
     return lambda coupling: scores[coupling.places]

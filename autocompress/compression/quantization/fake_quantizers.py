@@ -132,8 +132,7 @@ class FakeQuantization:
         """Share of the weights' bits that are saved.
 
         In a finished model a layer counts if its weight has no more distinct values than the bits allow; zero is not
-        counted,
-        as a mask may have added it.
+        counted, as a mask may have added it.
         """
         bits = {**self.bits, **dict.fromkeys(self.layers_beyond_bits(model), FLOAT_BITS)}
         return bits_saved(model, bits, self.types, whole_model=whole_model)

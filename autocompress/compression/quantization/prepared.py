@@ -1,8 +1,7 @@
 """Preparation and conversion of models for quantization-aware training with torchao.
 
 torchao's fusion of convolutions with BatchNorm gives every BatchNorm PyTorch's default momentum and eps; the model's
-own
-are restored here.
+own are restored here.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ class QatQuantizer:
 
     Activations are rounded at the inputs of layers, as int8 kernels need it, whether a rule names `input` or `output`;
     weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and are
-    simulated by
-    `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
+    simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
