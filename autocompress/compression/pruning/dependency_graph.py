@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
@@ -85,17 +86,19 @@ SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
 """Layers whose output channels do not depend on their input channels (except depthwise convolutions)."""
 
 
-def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
+def upstream(
+    starts: Iterable[Any],
+    goes_on: Callable[[Any], bool] = lambda _: True,
+    inputs: Callable[[Any], Iterable[Any]] = operator.attrgetter("inputs"),
+) -> Iterator[Any]:
     """These nodes and all before them, each once, stopping at nodes where `goes_on` is false."""
     waiting, seen = list(starts), set()
     while waiting:
         node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if goes_on(node):
-            waiting.extend(node.inputs)
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(inputs(node) if goes_on(node) else ())
 
 
 def require_traceable(model: nn.Module) -> None:
@@ -151,13 +154,8 @@ def uncalled_layers(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[
     }
     if not missing:
         return []
-    waiting, seen, used = list(roots), set[Any](), set[int]()
-    while waiting:
-        operation = waiting.pop()
-        if operation is not None and operation not in seen:
-            seen.add(operation)
-            used.add(id(getattr(operation, "variable", None)))
-            waiting.extend(before for before, _ in operation.next_functions)
+    operations = upstream(roots, inputs=lambda node: [before for before, _ in node.next_functions if before])
+    used = {id(getattr(operation, "variable", None)) for operation in operations}
     return [name for name, layer in missing.items() if any(id(each) in used for each in layer.parameters())]
 
 

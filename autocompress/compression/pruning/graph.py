@@ -185,14 +185,10 @@ class ChannelGraph:
             found[name] = self._names[alone] if isinstance(alone, _BatchNorm) else name
         return found
 
-    def _losing(self, group: Any) -> Iterator[nn.Module]:
-        seen = set()
-        for dependency, _ in group:
-            layer = dependency.target.module
-            if isinstance(layer, FILTER_TYPES) and self._loses_outputs(dependency):
-                if layer not in seen:
-                    yield layer
-                seen.add(layer)
+    def _losing(self, group: Any) -> list[nn.Module]:
+        """The layers that lose filters with the group, each once."""
+        losing = (item.dep.target.module for item in group if self._loses_outputs(item.dep))
+        return list(dict.fromkeys(layer for layer in losing if isinstance(layer, FILTER_TYPES)))
 
     def _channel_groups(self, group: Any) -> int:
         counts = [1]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
+from autocompress.compression.pruning.dependency_graph import upstream
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.pruner import Importance
 
@@ -75,18 +76,9 @@ def _scale(module: nn.Module | None) -> torch.Tensor | None:
 def _last_norms(group: Any) -> set[nn.Module]:
     """The BatchNorm layers of a group with no other norm or layer between them and a reader of the channels."""
     nodes = {item.dep.target for item in group if item.dep.handler.__name__ == "prune_in_channels"}
-    waiting, seen = [before for node in nodes for before in node.inputs], set()
-    found: set[nn.Module] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node.module, _BatchNorm):
-            found.add(node.module)
-        elif not isinstance(node.module, FILTER_TYPES):
-            waiting.extend(node.inputs)
-    return found
+    starts = [before for node in nodes for before in node.inputs]
+    between = upstream(starts, lambda node: not isinstance(node.module, (_BatchNorm, *FILTER_TYPES)))
+    return {node.module for node in between if isinstance(node.module, _BatchNorm)}
 
 
 def norms(p: int) -> Importance:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -29,37 +28,22 @@ _BATCH_NORM = "aten.batch_norm.default"
 _MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
 
 
-@dataclass(frozen=True)
-class NormConstants:
-    """Constants of a BatchNorm.
-
-    Attributes:
-        momentum: of its running statistics; None: their plain mean.
-        eps: added to the variance.
-    """
-
-    momentum: float | None
-    eps: float
-
-
-def norm_constants(model: nn.Module) -> dict[str, NormConstants]:
-    """Name of a BatchNorm's running mean -> its constants."""
+def norm_constants(model: nn.Module) -> dict[str, tuple[float | None, float]]:
+    """Name of a BatchNorm's running mean -> its momentum (None: a plain mean) and eps."""
     return {
-        f"{name}.running_mean": NormConstants(module.momentum, module.eps)
+        f"{name}.running_mean": (module.momentum, module.eps)
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     }
 
 
-def restore_constants(graph: fx.GraphModule, constants: Mapping[str, NormConstants]) -> None:
+def restore_constants(graph: fx.GraphModule, constants: Mapping[str, tuple[float | None, float]]) -> None:
     """Restore the constants of each BatchNorm, and its eps in the scale of its convolution's weight."""
     for norm, name in _norms(graph):
-        found = constants.get(name)
-        if found is None:
-            continue
-        if found.momentum is not None:
-            norm.update_arg(_MOMENTUM_AT, found.momentum)
-        _set_eps(norm, found.eps)
+        if name in constants:
+            momentum, eps = constants[name]
+            norm.update_arg(_MOMENTUM_AT, norm.args[_MOMENTUM_AT] if momentum is None else momentum)
+            _set_eps(norm, eps)
     graph.recompile()
 
 
@@ -89,14 +73,12 @@ def fast_fusion() -> Iterator[None]:
         "_fold_conv_bn_qat_helper": _only_conv2d,
         "_get_aten_graph_module_for_pattern": _cached_export,
     }
-    before = {name: getattr(qat_utils, name) for name in changes}
-    for name, change in changes.items():
-        setattr(qat_utils, name, change(before[name]))
-    try:
+    with ExitStack() as stack:
+        for name, change in changes.items():
+            function = getattr(qat_utils, name)
+            stack.callback(setattr, qat_utils, name, function)
+            setattr(qat_utils, name, change(function))
         yield
-    finally:
-        for name, function in before.items():
-            setattr(qat_utils, name, function)
 
 
 def _norms(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
