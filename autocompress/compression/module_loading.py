@@ -243,13 +243,13 @@ class ModuleReference:
         define_torchvision_operators()
         if keep_path and self.root not in sys.path:
             sys.path.insert(0, self.root)
-        return _require_module_class(import_file(self.file, self.name, self.root, self.class_name), self)
+        return _class_of(import_file(self.file, self.name, self.root, self.class_name), self)
 
     def in_memory(self) -> ModuleClass | None:
         """The class, if this process has imported its file already; None: it has not. Nothing is run."""
         module = find_imported(self.file, self.name, self.class_name)
         try:
-            return None if module is None else _require_module_class(module, self)
+            return None if module is None else _class_of(module, self)
         except ModuleError:
             return None
 
@@ -315,7 +315,7 @@ def _is_dotted(name: str) -> bool:
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
 
 
-def _require_module_class(module: ModuleType, reference: ModuleReference) -> ModuleClass:
+def _class_of(module: ModuleType, reference: ModuleReference) -> ModuleClass:
     wanted, file = lookup_class(module, reference.class_name), Path(reference.file).name
     if wanted is None:
         raise ModuleError(f"{file}: {unknown_name('class', reference.class_name, _module_classes(module))}")

@@ -29,7 +29,7 @@ class ActivationQuantizer(nn.Module):
             were observed; else it begins at zero.
 
     Attributes:
-        watching: whether it only observes, and passes values unchanged.
+        observe_only: whether it only observes, and passes values unchanged.
     """
 
     low: torch.Tensor

@@ -321,10 +321,10 @@ def _containers(value: Any) -> Any:
     if value is _LEAF:
         return None
     for name, kind in _CONTAINERS.items():
+        if type(value) is kind and name.endswith("dict"):
+            return {name: {key: _containers(each) for key, each in value.items()}}
         if type(value) is kind:
-            children = value.items() if name.endswith("dict") else [(None, each) for each in value]
-            inner = [(key, _containers(each)) for key, each in children]
-            return {name: dict(inner) if name.endswith("dict") else [each for _, each in inner]}
+            return {name: [_containers(each) for each in value]}
     raise StoreError(
         "what an int8 model takes and gives must be tensors in tuples, lists and dictionaries; it has a "
         f"{type(value).__qualname__}"

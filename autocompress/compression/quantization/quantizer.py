@@ -21,8 +21,8 @@ class Quantizer(Algorithm):
     Attributes:
         bits: lowest and highest number of bits.
         quant_types: what it can quantize.
-        spares_ends: whether the first and the last layer are quantized only if a rule names them.
-        by_channel: whether each filter may have its own scale.
+        skips_first_and_last: whether the first and the last layer are quantized only if a rule names them.
+        per_channel: whether each filter may have its own scale.
         default_bits: bits in the default search space.
         default_quant_types: quant types in the default search space.
     """
