@@ -298,7 +298,7 @@ class ModuleReference:
             raise ModuleError(f"a module reference must have file, name, root and class_name; {error}") from error
         values = (reference.file, reference.name, reference.root, reference.class_name)
         if not all(isinstance(value, str) and value.isprintable() and len(value) < _LONGEST for value in values):
-            raise ModuleError("a module reference must consist of printable texts")
+            raise ModuleError("a module reference must consist of printable strings")
         file, root = Path(reference.file), Path(reference.root)
         if not file.is_absolute() or file.suffix != ".py" or ".." in file.parts or not file.is_relative_to(root):
             raise ModuleError(

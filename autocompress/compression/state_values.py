@@ -103,7 +103,7 @@ class _ValueCheck:
         if versions is None:
             return
         if not isinstance(versions, dict) or not all(isinstance(each, dict) for each in versions.values()):
-            raise StoreError(f"the versions of the modules of {short(where)} must be dictionaries by names")
+            raise StoreError(f"the versions of the modules of {short(where)} must be dictionaries with string keys")
         vars(found)[_METADATA] = self.value(versions, f"{where}.{_METADATA}", depth + 1)
 
 

@@ -29,7 +29,7 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedP
             program = _export_dynamic(graph, inputs)
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
-            raise CompressionError(f"torch.export must be able to follow the model; {first_line(error)}") from error
+            raise CompressionError(f"torch.export must be able to trace the model; {first_line(error)}") from error
 
 
 def _export_dynamic(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:

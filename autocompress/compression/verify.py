@@ -55,8 +55,8 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
         for tolerance, difference in zip(_tolerances(model, case, wanted, apart), apart, strict=True):
             if not difference <= tolerance:
                 raise CompressionError(
-                    f"what was exported must compute what the model does, within {tolerance:.2g}; an output differs by "
-                    f"{difference:.2g} ({checked})"
+                    f"the exported model must compute what the model does, within {tolerance:.2g}; an output differs "
+                    f"by {difference:.2g} ({checked})"
                 )
             shares.append((difference / tolerance if tolerance else 0.0, tolerance, difference))
     _, tolerance, difference = max(shares)
@@ -71,7 +71,7 @@ def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
     """
     if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in found]:
         shapes = [[tuple(tensor.shape) for tensor in each] for each in (wanted, found)]
-        raise CompressionError(f"what was exported must have the model's outputs {shapes[0]}; it has {shapes[1]}")
+        raise CompressionError(f"the exported model must have the model's outputs {shapes[0]}; it has {shapes[1]}")
     return [_difference(a.cpu().double(), b.cpu().double()) for a, b in zip(wanted, found, strict=True)]
 
 
@@ -90,7 +90,7 @@ def _run_exported(run: Run, case: tuple[Any, ...], checked: str) -> list[torch.T
         return run(case)
     except Exception as error:
         raise CompressionError(
-            f"what was exported must run on a batch of {batch_size(case)} ({checked}); {first_line(error)}"
+            f"the exported model must run on a batch of {batch_size(case)} ({checked}); {first_line(error)}"
         ) from error
 
 

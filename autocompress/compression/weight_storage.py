@@ -287,7 +287,7 @@ def _take_parts(left: dict[str, Any], name: str, how: Any) -> _EncodedTensor:
     wanted = ["values", *(["codes"] if books else []), *(["bitmap"] if how["sparse"] else [])]
     missing = [part for part in wanted if not isinstance(left.get(f"{name}::{part}"), torch.Tensor)]
     if missing:
-        raise ValueError(f"{', '.join(missing)} must be there")
+        raise ValueError(f"{', '.join(missing)} must be present")
     tensors = {part: left.pop(f"{name}::{part}") for part in wanted}
     for part, tensor in tensors.items():
         kind = _PATTERNS.get(dtype.itemsize) if part == "values" else torch.uint8

@@ -83,7 +83,7 @@ class Records:
         start = entry.header_offset + _HEADER.size + name_length + extra_length
         found = self._data[start : start + entry.file_size]
         if signature != b"PK\x03\x04" or len(found) != entry.file_size:
-            raise StoreError(f"record {short(name)} must be there as a whole")
+            raise StoreError(f"record {short(name)} must be complete")
         return found
 
     def tensor(self, key: str, size: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ class _Index:
             if name == "STOP":
                 (state,) = self.stack
                 if not isinstance(state, dict):
-                    raise StoreError("it must hold a dictionary by names")
+                    raise StoreError("it must hold a dictionary with string keys")
                 return state
             if name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name](argument))
@@ -218,7 +218,7 @@ class _Index:
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) not in (dict, OrderedDict) or len(items) % 2 or not all(type(key) is str for key in items[::2]):
-            raise StoreError("its index must fill dictionaries by names")
+            raise StoreError("its index must fill dictionaries with string keys")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def append(self, items: list[Any]) -> None:

@@ -125,7 +125,7 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
         load_weights(again, weights)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
+        raise StoreError(f"the model must be loadable from its checkpoint; {type(error).__name__}: {reason}") from error
 
 
 def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:

@@ -121,7 +121,7 @@ class Claim:
             _require_no_more(kept, finished)
         elif (left := self._measured(finished)) < self.rate - _SAME_RATE:
             raise StoreError(
-                f"quantization must leave the compression rate of {self.rate:.6g}; the saved model has {left:.6g}"
+                f"quantization must keep the compression rate of {self.rate:.6g}; the saved model has {left:.6g}"
             )
 
     def _measured(self, model: nn.Module) -> float:
@@ -146,8 +146,8 @@ def _require_no_more(kept: nn.Module, finished: Int8Model) -> None:
         alike = [each for each in left if sorted(each.shape) == sorted(weight.shape)]
         if not any(int(torch.count_nonzero(each)) >= values for each in alike):
             raise StoreError(
-                f"quantization must leave what was removed; the saved model has int8 weights {tuple(weight.shape)} "
-                f"with {values} values that are not zero, and the model before it has none such"
+                f"quantization must keep what was removed; the saved model has int8 weights {tuple(weight.shape)} "
+                f"with {values} values that are not zero, and the model before it has no such weights"
             )
 
 

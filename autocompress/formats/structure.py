@@ -70,7 +70,7 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
     if unshared:  # values would overwrite each other
         raise StoreError(
             "a compressed model must share the tensors that the uncompressed one shares; "
-            f"{short(unshared[0])} is shared otherwise in one of them"
+            f"{short(unshared[0])} is shared differently in one of them"
         )
     checked: Structure = STRUCTURE(structure, "the structure")
     return checked
@@ -138,7 +138,8 @@ def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int
     new = tuple(value) if isinstance(value, list) else value
     old = _attributes(module).get(key)
     if old is None or isinstance(old, list) != isinstance(new, tuple):
-        raise StoreError(f"the checkpoint does not fit the model, which has no such number {short(f'{name}.{key}')}")
+        attribute = short(f"{name}.{key}")
+        raise StoreError(f"the checkpoint does not fit the model, which has no integer attribute {attribute}")
     setattr(module, key, new)
 
 

@@ -220,7 +220,7 @@ def _rank_by_zeros(statistics: Mapping[Any, ActivationStats], couplings: Sequenc
     names = ", ".join(coupling.members[0] for coupling in never)
     if couplings and len(never) == len(couplings):
         raise CompressionError(
-            f"apoz ranks filters by how often their activations are zero; behind {names} none ever is (as behind GELU, "
+            f"apoz ranks filters by how often their activations are zero; behind {names} none is zero (as behind GELU, "
             "SiLU or tanh); take mean_activation or taylorfo, or count negative values: activation='relu'"
         )
     if never:

@@ -60,7 +60,7 @@ class TracingLimit:
         self._visits += 1
         self._steps += channels + self._visits // 8  # each visit searches all earlier ones
         if channels > self._most or self._steps > _MOST_STEPS:
-            raise CompressionError("its channels cannot be followed, as they multiply on their way")
+            raise CompressionError("its channels cannot be traced, as their number multiplies")
 
 
 class _CountedMappings(list[Any]):
@@ -107,8 +107,8 @@ def require_traceable(model: nn.Module) -> None:
         if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
             kind = type(module).__name__
             raise CompressionError(
-                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
-                "(level needs no such thing)"
+                f"filter pruning cannot trace channels through recurrent layers other than LSTM; {name} is a {kind} "
+                "(level does not need to)"
             )
 
 

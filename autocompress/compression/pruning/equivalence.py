@@ -63,8 +63,8 @@ class Mismatch:
         how = many if self.difference < float("inf") else "outputs have another shape"
         if self.in_place:
             what = (
-                f"what becomes of its channels on the way to {self.where} depends on all of them, as a mean or a norm "
-                "does, or on how many there are"
+                f"what is computed from its channels before {self.where} depends on all of them, as a mean or a norm "
+                "does, or on their number"
             )
         else:
             or_depend = "" if self.in_place is False else " or depend on each other"

@@ -62,7 +62,7 @@ class ChannelGraph:
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
         visited = set[Any]()
         obstacles = {
-            name: f"{name}: its weights are used without calling it, so that its channels cannot be followed; it keeps "
+            name: f"{name}: its weights are used without calling it, so that its channels cannot be traced; it keeps "
             "its filters"
             for name in self._uncalled
             if name in chosen
@@ -79,7 +79,7 @@ class ChannelGraph:
                     found.append(self._coupling(group))
             except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
                 known = isinstance(error, CompressionError)
-                how = f"its channels cannot be followed ({type(error).__name__}: {error})"
+                how = f"its channels cannot be traced ({type(error).__name__}: {error})"
                 obstacle = str(error) if known else how
                 losing, reasons = [*losing, *self._limit.layers], failed
             visited.update(losing)
@@ -139,7 +139,7 @@ class ChannelGraph:
         places = tuple(self._places(group))
         for place in places:
             if place.channels is not None and max(place.indices, default=0) >= place.channels:
-                raise CompressionError(f"its channels cannot be followed to {place.name}")
+                raise CompressionError(f"its channels cannot be traced to {place.name}")
         for item in group:
             layer = item.dep.target.module
             if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:

@@ -192,7 +192,7 @@ class PruningPlan:
         most = removed(self.remaining_at(_NARROWEST))
         if self.couplings and most < target - TOLERANCE:
             raise CompressionError(
-                f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer as narrow as can be "
+                f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer at its minimum width "
                 f"{most:.3g} are removed"
             )
         kept = self.remaining_at(solve_rate(target, lambda width: removed(self.remaining_at(width))))
@@ -216,7 +216,7 @@ def _scores(coupling: Coupling, importance: Importance) -> list[float]:
     parts = coupling.channel_groups
     if coupling.width % parts:
         raise CompressionError(
-            f"its {coupling.width} channels do not come in the {parts} equal groups of what is behind"
+            f"its {coupling.width} channels do not come in the {parts} equal groups of the layers behind it"
         )
     try:
         scores = importance(coupling)

@@ -165,7 +165,7 @@ class QatModel(nn.Module):
                 self.graph(*to_device(arguments, device_of(self)))
         except Exception as error:
             raise CompressionError(
-                f"what torch.export found of the model must take the module's data; {first_line(error)}"
+                f"the exported graph must accept the module's data; {first_line(error)}"
             ) from error
         finally:
             self._observe(False)
@@ -294,7 +294,7 @@ def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) ->
         return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
     except Exception as error:
         raise CompressionError(
-            f"qat needs a model that torch.export can follow; naive and dorefa do not: {first_line(error)}"
+            f"qat needs a model that torch.export can trace; naive and dorefa do not: {first_line(error)}"
         ) from error
 
 
@@ -322,7 +322,7 @@ def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.T
         if not difference <= allowed:
             raise CompressionError(
                 "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the "
-                f"model does, but an output differs by {difference:.2g} (its code may ask for self.training); naive "
+                f"model does, but an output differs by {difference:.2g} (its code may depend on self.training); naive "
                 "and dorefa do without a graph"
             )
 

@@ -36,7 +36,7 @@ def test_channels_that_multiply_are_given_up(name: str, layers: set[str]) -> Non
     model = STRUCTURES[name]()
     free, failed, _ = couplings(model, (torch.randn(2, *STRUCTURES[name].shape),))  # type: ignore[attr-defined]
     assert {
-        layer for layer, why in failed.items() if "cannot be followed, as they multiply on their way" in why
+        layer for layer, why in failed.items() if "cannot be traced, as their number multiplies" in why
     } == layers
     assert not free & layers
 
@@ -111,6 +111,6 @@ def test_layers_whose_weights_are_taken_are_named() -> None:
     _, _, obstacles = couplings(Mixed(), (torch.randn(2, 8),))
     assert set(obstacles) == {"experts.0", "experts.1"}
     assert obstacles["experts.0"] == (
-        "experts.0: its weights are used without calling it, so that its channels cannot be followed; it keeps its "
+        "experts.0: its weights are used without calling it, so that its channels cannot be traced; it keeps its "
         "filters"
     )

@@ -227,7 +227,7 @@ def test_sentences_name_the_layer_and_the_reason() -> None:
         "it keeps its filters"
     )
     assert Mismatch("head", 0.41, in_place=True).sentence("conv") == (
-        "conv: what becomes of its channels on the way to head depends on all of them, as a mean or a norm does, or on "
+        "conv: what is computed from its channels before head depends on all of them, as a mean or a norm does, or on "
         "how many there are (outputs differ by 0.41 of their scale); it keeps its filters"
     )
     assert Mismatch("head", float("inf"), training=True).sentence("conv") == (
