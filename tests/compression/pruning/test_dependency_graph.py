@@ -48,7 +48,7 @@ def test_the_bound_is_on_steps_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dependency_graph, "_MOST_STEPS", 10)
     free, failed, _ = couplings(build("residual"), IMAGE)
     assert not free
-    assert all(why.endswith("multiply on their way; it keeps its filters") for why in failed.values())
+    assert all(why.endswith("their number multiplies; it keeps its filters") for why in failed.values())
 
 
 def test_wide_classifiers_are_followed() -> None:

@@ -228,7 +228,7 @@ def test_sentences_name_the_layer_and_the_reason() -> None:
     )
     assert Mismatch("head", 0.41, in_place=True).sentence("conv") == (
         "conv: what is computed from its channels before head depends on all of them, as a mean or a norm does, or on "
-        "how many there are (outputs differ by 0.41 of their scale); it keeps its filters"
+        "their number (outputs differ by 0.41 of their scale); it keeps its filters"
     )
     assert Mismatch("head", float("inf"), training=True).sentence("conv") == (
         "conv: its channels are mixed or reordered or depend on each other on the way to head in training mode "
