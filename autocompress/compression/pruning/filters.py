@@ -91,13 +91,13 @@ class FilterCompressor:
         share = ModelShare.remaining_for(model, request)
         epochs = pruner_of(request).prepare(model, request)
         with eval_mode(model), require_gradients(model):
-            cut = PruningPlan.of(model, request, Channels.of(model, request, original))
-            cut, changed = remove_filters(cut, share)
-        layers = tuple(name for name in original if name not in cut.channels.outputs)
-        return FilterCompression(model, cut.targets, layers, original, changed, share, cut.left_alone, epochs)
+            plan = PruningPlan.of(model, request, Channels.of(model, request, original))
+            plan, changed = remove_filters(plan, share)
+        layers = tuple(name for name in original if name not in plan.channels.outputs)
+        return FilterCompression(model, plan.targets, layers, original, changed, share, plan.left_alone, epochs)
 
 
-def remove_filters(cut: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:
+def remove_filters(plan: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:
     """Remove filters from the plan's model, except those whose removal changes what it computes.
 
     Returns:
@@ -106,14 +106,14 @@ def remove_filters(cut: PruningPlan, share: ModelShare | None) -> tuple[PruningP
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    verifier = CutVerifier(cut.model, cut.request.example_inputs)
-    cut, chosen = cut.verified(share, verifier)
+    verifier = CutVerifier(plan.model, plan.request.example_inputs)
+    plan, chosen = plan.verified(share, verifier)
     verifier.remove(removals(chosen))
-    original, layer = cut.channels.original, cut.model.get_submodule
+    original, layer = plan.channels.original, plan.model.get_submodule
     changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
-    if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
-        raise CompressionError(_why_nothing(cut))
-    return cut, changed
+    if not any(name in changed for name in plan.targets) and max(plan.rates.values()) > 0:
+        raise CompressionError(_why_nothing(plan))
+    return plan, changed
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
@@ -124,22 +124,22 @@ def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: 
     return (total - left) / total if total else 0.0
 
 
-def _why_nothing(cut: PruningPlan) -> str:
-    rate = max(cut.rates.values())
+def _why_nothing(plan: PruningPlan) -> str:
+    rate = max(plan.rates.values())
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
-    if not cut.targets:
-        return f"{start}every selected layer makes the model's output ({', '.join(cut.rates)})"
-    reasons = "; ".join(dict.fromkeys(cut.left_alone.values()))
-    if not cut.couplings and cut.left_alone.keys() - cut.channels.obstacles.keys():
+    if not plan.targets:
+        return f"{start}every selected layer makes the model's output ({', '.join(plan.rates)})"
+    reasons = "; ".join(dict.fromkeys(plan.left_alone.values()))
+    if not plan.couplings and plan.left_alone.keys() - plan.channels.obstacles.keys():
         return start + reasons
-    if not cut.couplings:
+    if not plan.couplings:
         return (
-            f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
+            f"{start}every selected layer ({', '.join(plan.targets)}) shares filters with the model's output, its "
             f"input, or a layer that may not lose any{reasons and f'; {reasons}'}"
         )
-    if cut.left_alone:
+    if plan.left_alone:
         start += reasons + "; "
-    free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
+    free = [(name, plan.channels.original[name].width) for coupling in plan.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
-    others = "other " if cut.left_alone else ""
+    others = "other " if plan.left_alone else ""
     return f"{start}the {others}layers are too narrow for that rate (filters: {widths})"

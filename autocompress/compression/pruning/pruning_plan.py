@@ -132,18 +132,18 @@ class PruningPlan:
         Raises:
             CompressionError: the share cannot be reached.
         """
-        cut, verifier = self, verifier or CutVerifier(self.model, self.request.example_inputs)
+        plan, verifier = self, verifier or CutVerifier(self.model, self.request.example_inputs)
         while True:
-            chosen = cut.channels_to_remove(cut.remaining_for(share))
+            chosen = plan.channels_to_remove(plan.remaining_for(share))
             if verifier.mismatch(removals(chosen)) is None:
-                return cut, chosen
-            if cut.channels.is_verified:
+                return plan, chosen
+            if plan.channels.is_verified:
                 faulty = verifier.find_faulty(chosen)
                 if not faulty:
-                    return cut, chosen
-                cut = cut.without(faulty)
+                    return plan, chosen
+                plan = plan.without(faulty)
             else:
-                cut = PruningPlan.of(self.model, self.request, cut.channels.with_verified(self.model, self.request))
+                plan = PruningPlan.of(self.model, self.request, plan.channels.with_verified(self.model, self.request))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, to_device
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
@@ -106,12 +106,12 @@ def vocabulary_size(model: nn.Module) -> int:
 
 def cast_inputs(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
     """The inputs on the model's device, floating point tensors with that type."""
-    moved_ones = to_device(inputs, device_of(model))
-    if dtype is None:
-        return moved_ones  # type: ignore[no-any-return]
-    return map_tensors(  # type: ignore[no-any-return]
-        moved_ones, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
-    )
+    device = device_of(model)
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return map_tensors(inputs, cast)  # type: ignore[no-any-return]
 
 
 _PROBED = 8
@@ -180,10 +180,9 @@ def zero_channels(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None
         elif removal.on_inputs:
             handles.append(place.register_forward_pre_hook(_zeroing_hook(place, removal.channels), with_kwargs=True))
     try:
-        yield
+        with temporary_hooks(handles):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for parent, last, parameter in reversed(replaced):
             setattr(parent, last, parameter)
 
@@ -196,16 +195,16 @@ def channel_dimension(layer: nn.Module) -> int:
 def _zeroing_hook(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     dimension = channel_dimension(layer)
 
-    def silent(tensor: torch.Tensor) -> torch.Tensor:
+    def zeroed(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.index_fill(dimension, torch.tensor(channels, device=tensor.device), 0)
 
-    def silence(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if arguments:
-            return (silent(arguments[0]), *arguments[1:]), keywords
+            return (zeroed(arguments[0]), *arguments[1:]), keywords
         name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
-        return (), {**keywords, name: silent(keywords[name])}
+        return (), {**keywords, name: zeroed(keywords[name])}
 
-    return silence
+    return hook
 
 
 def remaining_channels(

@@ -164,9 +164,7 @@ class QatModel(nn.Module):
             for arguments in inputs:
                 self.graph(*to_device(arguments, device_of(self)))
         except Exception as error:
-            raise CompressionError(
-                f"the exported graph must accept the module's data; {first_line(error)}"
-            ) from error
+            raise CompressionError(f"the exported graph must accept the module's data; {first_line(error)}") from error
         finally:
             self._observe(False)
 
