@@ -20,13 +20,6 @@ from autocompress.compression.module import AbstractAutoCompressionModule, Modul
 from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import ModuleError, unknown_name
 
-_loading: list[Path] = []
-
-
-def loading_file() -> Path | None:
-    """The file that `ModuleReference.load` is executing now, so that an unguarded script can be reported."""
-    return _loading[-1] if _loading else None
-
 
 @contextlib.contextmanager
 def on_path(root: str) -> Iterator[None]:
@@ -61,7 +54,6 @@ def import_file(file: str, name: str, root: str, class_name: str) -> ModuleType:
     if _is_module_of(main, file) and lookup_class(main, class_name) is not None:
         return main  # importing the running script would execute it again
     read_source(file)
-    _loading.append(Path(file))
     try:
         with on_path(root):
             importlib.invalidate_caches()
@@ -69,8 +61,6 @@ def import_file(file: str, name: str, root: str, class_name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         reason = f"it exits ({error})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         raise ModuleError(f"the module's file must be importable; importing {file!r} fails: {reason}") from error
-    finally:
-        _loading.pop()
 
 
 def _import_by_name(name: str, file: str) -> ModuleType | None:

@@ -69,8 +69,8 @@ def require_same_outputs(
     """
     wanted, found = forward_outputs(model, inputs), _outputs(loaded, inputs, path)
     try:
-        apart = max(differences(wanted, found), default=0.0)
-        if not apart or max(differences(wanted, forward_outputs(model, inputs)), default=0.0):
+        difference = max(differences(wanted, found), default=0.0)
+        if not difference or max(differences(wanted, forward_outputs(model, inputs)), default=0.0):
             return
         states = [list(each.state_dict().values()) for each in (loaded, model)]
         layouts = [[_layout(each) for each in state if isinstance(each, torch.Tensor)] for state in states]
@@ -80,7 +80,7 @@ def require_same_outputs(
     except CompressionError as error:
         raise StoreError(f"{_computes(path)}: {error}") from error
     raise StoreError(
-        f"{_computes(path)}: an output differs by {apart:.2g}, though all tensors are the same; what the model "
+        f"{_computes(path)}: an output differs by {difference:.2g}, though all tensors are the same; what the model "
         "computes with must be parameters or buffers of its state dict"
     )
 

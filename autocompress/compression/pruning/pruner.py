@@ -62,6 +62,10 @@ class Pruner(Algorithm):
         """The default search space: all layers at rates from 0 to 0.95."""
         return {"sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}, "op_types": ["default"]}
 
+    def is_global(self, request: CompressionRequest) -> bool:
+        """Whether all layers are ranked together."""
+        return bool(request.argument("mode") == "global")
+
 
 class FilterPruner(Pruner):
     """Removes the least important filters, physically. A subclass has a name and a `score` or an `importance`.
@@ -121,10 +125,6 @@ class FilterPruner(Pruner):
 
         return LayerImportance(self.score, supported_layers(context.model, FILTER_TYPES))
 
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether all layers are ranked together."""
-        return bool(request.argument("mode") == "global")
-
     def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
         """The layers with a rate that may lose filters."""
         return list(rates)
@@ -140,10 +140,6 @@ class WeightPruner(Pruner):
         from autocompress.compression.pruning.sparsity import WeightCompressor
 
         return WeightCompressor()
-
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether the weights of all layers are ranked together."""
-        return bool(request.argument("mode") == "global")
 
     def score(self, weight: torch.Tensor, request: CompressionRequest) -> torch.Tensor:
         """Weights rescaled so that those of all layers can be ranked by magnitude together."""

@@ -35,9 +35,7 @@ def test_channels_that_multiply_are_given_up(name: str, layers: set[str]) -> Non
     """Without a bound the second takes minutes."""
     model = STRUCTURES[name]()
     free, failed, _ = couplings(model, (torch.randn(2, *STRUCTURES[name].shape),))  # type: ignore[attr-defined]
-    assert {
-        layer for layer, why in failed.items() if "cannot be traced, as their number multiplies" in why
-    } == layers
+    assert {layer for layer, why in failed.items() if "cannot be traced, as their number multiplies" in why} == layers
     assert not free & layers
 
 
