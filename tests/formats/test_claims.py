@@ -177,5 +177,5 @@ def test_what_the_first_algorithm_removed_is_gone_after_the_second(first: str, s
     finished = claim.compression.finish(quantization.finish(quantization.model))
     claim.require_carried(kept, finished)
     whole = compress(Plain(), second)
-    with pytest.raises(StoreError, match="quantization must leave"):
+    with pytest.raises(StoreError, match="quantization must keep"):
         claim.require_carried(kept, whole.finish(whole.model))
