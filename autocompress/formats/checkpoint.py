@@ -22,7 +22,6 @@ from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.files import (
     FLOAT,
     INT8,
-    read_description,
     read_files,
     replace_files,
     restore_files,
@@ -126,16 +125,6 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise StoreError(f"the model must be loadable from its checkpoint; {type(error).__name__}: {reason}") from error
-
-
-def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
-    """The module that a checkpoint names, or None.
-
-    Raises:
-        StoreError: no checkpoint there, or a damaged one.
-    """
-    reference = read_description(Path(path))["module"]
-    return None if reference is None else ModuleReference.from_dict(reference)
 
 
 def _uncompressed(

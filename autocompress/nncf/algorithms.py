@@ -250,7 +250,7 @@ class PruningPart(_MaskedPart):
             _, chosen = self._sound(cut)
             remove(plain, removals(chosen))
         else:  # that anything can be removed is checked once
-            cut, _ = remove_filters(cut, ModelShare.remaining_for(plain, cut.request))
+            cut, _ = remove_filters(cut, ModelShare.requested(plain, cut.request))
             self._remember(cut)
             self._proven = True
         self.level, self._targets = level, cut.targets
@@ -277,7 +277,7 @@ class PruningPart(_MaskedPart):
 
     def _sound(self, cut: PruningPlan) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What can be removed rightly; what cannot is not tried again."""
-        sound, chosen = cut.verified(ModelShare.remaining_for(cut.model, cut.request))
+        sound, chosen = cut.verified(ModelShare.requested(cut.model, cut.request))
         self._remember(sound)
         return sound, chosen
 
@@ -313,7 +313,7 @@ class PruningPart(_MaskedPart):
 
     def achieved(self, finished: nn.Module) -> float:
         """See `LevelPart`."""
-        share = ModelShare.remaining_for(finished, self._ask(self.level))
+        share = ModelShare.requested(finished, self._ask(self.level))
         if not self._targets:  # the model came finished
             self._targets = self._cut(self._original, self.level).targets
         return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)

@@ -88,7 +88,7 @@ class FilterCompressor:
         """
         self.check(model, request)
         original = layer_shapes(model) if request.original is None else request.original
-        share = ModelShare.remaining_for(model, request)
+        share = ModelShare.requested(model, request)
         epochs = pruner_of(request).prepare(model, request)
         with eval_mode(model), require_gradients(model):
             plan = PruningPlan.of(model, request, Channels.of(model, request, original))

@@ -44,7 +44,7 @@ class ModelShare:
     request: CompressionRequest
 
     @classmethod
-    def remaining_for(cls, model: nn.Module, request: CompressionRequest) -> ModelShare | None:
+    def requested(cls, model: nn.Module, request: CompressionRequest) -> ModelShare | None:
         """The share that a request's rate counts; None: filters."""
         of = str(request.argument("rate_of"))
         if of == "filters":

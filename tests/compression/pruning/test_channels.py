@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,7 +93,8 @@ def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
         channels = Channels.of(model, request, layer_shapes(model))
     roots = [coupling.members[0] for coupling in channels.couplings]
     state = copy.deepcopy(model.state_dict())
-    found = trace_couplings(model, IMAGE, roots, (), channels.prunable, channels.fixed, CutVerifier(model, IMAGE))
+    untraced = replace(channels, couplings=(), left_alone=dict.fromkeys(roots, "to be traced"))
+    found = trace_couplings(model, IMAGE, untraced, CutVerifier(model, IMAGE))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
     def told(coupling: Coupling) -> object:

@@ -175,7 +175,9 @@ def test_chance_is_no_disagreement() -> None:
 def test_only_the_guilty_are_named() -> None:
     model, inputs = STRUCTURES["fused_attention"](), image("fused_attention")
     found = followed(model, inputs)
-    guilty = CutVerifier(model, inputs).verified([(coupling, trial_channels(coupling)) for coupling in found.couplings])
+    guilty = CutVerifier(model, inputs).find_faulty(
+        [(coupling, trial_channels(coupling)) for coupling in found.couplings]
+    )
     roots = {coupling.members[0] for coupling in found.couplings}
     assert roots - set(guilty) == {"up"}
     assert guilty["qkv"].startswith("qkv: without some of its filters the model fails (RuntimeError: shape '")
@@ -369,7 +371,7 @@ def test_sentences_tell_what_is_reordered_from_what_depends_on_all() -> None:
     for name, reordered in (("channels_last", True), ("channel_shuffle", True), ("normed_by_hand", False)):
         model, inputs = STRUCTURES[name](), image(name)
         chosen = [(coupling, trial_channels(coupling)) for coupling in followed(model, inputs).couplings]
-        (sentence,) = CutVerifier(model, inputs).verified(chosen).values()
+        (sentence,) = CutVerifier(model, inputs).find_faulty(chosen).values()
         assert ("are mixed or reordered on the way" in sentence) == reordered
         assert ("depends on all of them, as a mean or a norm does" in sentence) != reordered
 

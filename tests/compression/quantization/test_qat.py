@@ -314,7 +314,7 @@ def test_data_that_the_graph_cannot_take_is_told():
         def calibration_data(cls):
             return [torch.randn(2, 3, 5, 5)]
 
-    with pytest.raises(CompressionError, match="must take the module's data"):
+    with pytest.raises(CompressionError, match="must accept the module's data"):
         quantized(build("plain"), module=Wrong)
 
 
