@@ -42,7 +42,7 @@ GUARDS = {"compared": None, "shapes compared": Shapes, "not compared": Unguarded
 
 def seconds(guard):
     replaced = (
-        contextlib.nullcontext() if guard is None else patch("autocompress.compression.pruning.filters.Guard", guard)
+        contextlib.nullcontext() if guard is None else patch("autocompress.compression.pruning.filters.CutVerifier", guard)
     )
     with replaced:
         started = time.process_time()
