@@ -41,9 +41,8 @@ GUARDS = {"compared": None, "shapes compared": Shapes, "not compared": Unguarded
 
 
 def seconds(guard):
-    replaced = (
-        contextlib.nullcontext() if guard is None else patch("autocompress.compression.pruning.filters.CutVerifier", guard)
-    )
+    verifier = "autocompress.compression.pruning.filters.CutVerifier"
+    replaced = contextlib.nullcontext() if guard is None else patch(verifier, guard)
     with replaced:
         started = time.process_time()
         before = time.perf_counter()
