@@ -11,7 +11,6 @@ from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.parametrizations import fold_parametrizations
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel
-from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
@@ -24,7 +23,6 @@ INT8 = (LayerRule(("default",), quant_types=("weight", "output")),)
 
 def stochastic_depth(mode):
     """torchvision's, which drops whole branches."""
-    define_torchvision_operators()
     from torchvision.ops import StochasticDepth
 
     return StochasticDepth(0.3, mode)
