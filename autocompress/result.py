@@ -180,7 +180,9 @@ class CompressionResult:
         reference = ModuleReference.from_dict(recorded)
         if not trust_module and reference.in_memory() is None:
             what = f"the experiment in {str(self.directory.path)!r}"
-            raise StoreError(reference.untrusted(what, lambda given: f"{call}{given})", takes_model=call.endswith("(")))
+            raise StoreError(
+                reference.untrusted_message(what, lambda given: f"{call}{given})", takes_model=call.endswith("("))
+            )
         return reference
 
     def export(

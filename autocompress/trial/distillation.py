@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import moved, tensors
+from autocompress.compression.model_state import flatten_tensors, to_device
 from autocompress.compression.module import Criterion
 from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
@@ -106,7 +106,7 @@ def loss(student: Any, teacher: Any, settings: KnowledgeDistillation) -> torch.T
     temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error. Outputs may be tensors
     in sequences, mappings or dataclasses.
     """
-    pairs = zip(tensors(student), tensors(teacher), strict=True)
+    pairs = zip(flatten_tensors(student), flatten_tensors(teacher), strict=True)
     terms = [_distance(mine, its, settings) for mine, its in pairs if mine.is_floating_point() and mine.dim() > 1]
     if not terms:
         raise ModuleError("knowledge distillation needs a model whose outputs have a batch dimension and another one")
@@ -126,8 +126,8 @@ def _distance(student: torch.Tensor, teacher: torch.Tensor, settings: KnowledgeD
 
 @torch.no_grad()
 def _taught(teacher: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    given = tensors((arguments, keywords))
+    given = flatten_tensors((arguments, keywords))
     if given:
         teacher.to(given[0].device)
-        arguments, keywords = moved(arguments, given[0].device), moved(keywords, given[0].device)
+        arguments, keywords = to_device(arguments, given[0].device), to_device(keywords, given[0].device)
     return teacher(*arguments, **keywords)

@@ -16,7 +16,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import Claim, reread
+from autocompress.formats.claims import Claim, load_verified
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
 from autocompress.trial.spec import Stage, TrialSpec
 
@@ -107,7 +107,7 @@ class Pipeline:
         """The model as its file gives it back."""
         original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
-        return reread(path, model, original, self.reference_model.inputs)
+        return load_verified(path, model, original, self.reference_model.inputs)
 
     def _stage(self, stage: Stage, done: Compressed, applied: AppliedAlgorithms) -> None:
         choice, first = stage.choice, not applied.compressions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import time
@@ -13,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from autocompress.budget import accuracy_margin
-from autocompress.compression.model_state import copied
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
 from autocompress.engines.local.functions import UserFunctions
@@ -189,7 +189,7 @@ class TorchRunner:
         key, standing, self._standing = search["start_from"], self._standing, None
         start: nn.Module | None = None
         if key is None:
-            start = copied(self._pretrained)
+            start = copy.deepcopy(self._pretrained)
         elif key != standing:
             start = self._start_of(key)
         self._controller.start_from(
@@ -220,7 +220,7 @@ class TorchRunner:
     def _plain_start(self, key: str) -> nn.Module:
         """The model of a trial, as later trials start from it."""
         if self._kept is not None and self._kept[0] == key:
-            return copied(self._kept[1].start)
+            return copy.deepcopy(self._kept[1].start)
         trial = self._store.trial(key)
         path = trial.pruned if trial.pruned.exists() else trial.checkpoint
         return load_compressed(path, self._controller.uncompressed.original)

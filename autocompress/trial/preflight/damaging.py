@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import copied, device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError
 
@@ -28,7 +29,7 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     found: list[str] = []
     if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
         with contextlib.suppress(CompressionError):
-            found = sorted(ChannelGraph(copied(model), inputs, layer_shapes(model)).outputs)
+            found = sorted(ChannelGraph(copy.deepcopy(model), inputs, layer_shapes(model)).outputs)
     return found or _called_last(model, inputs)
 
 
@@ -93,8 +94,8 @@ def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
         part.register_forward_hook(lambda _, __, ___, name=name: called.append(name)) for name, part in layers.items()
     ]
     try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(inputs, device_of(model)))
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(inputs, device_of(model)))
     except Exception:  # noqa: BLE001 - evaluating the model reports its errors better
         called.clear()
     finally:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression.model_state import copied
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.damaging import damage, innermost_layers, most_outputs
 from autocompress.trial.preflight.hooks import raising
@@ -82,7 +82,7 @@ class Evaluations:
 
     def _repeat(self, found: EvaluationResult) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
-        found.accuracies += [self._once(copied(self.original)) for _ in range(max(1, most))]
+        found.accuracies += [self._once(copy.deepcopy(self.original)) for _ in range(max(1, most))]
         noise = self.judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
@@ -106,7 +106,7 @@ class Evaluations:
         self.judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
     def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
-        model = copied(self.original)
+        model = copy.deepcopy(self.original)
         damage(model, names, shift)
         try:
             return self._once(model)
@@ -140,7 +140,7 @@ class Evaluations:
 
     def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
         """An evaluation, and the model after it."""
-        model = copied(self.original)
+        model = copy.deepcopy(self.original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
@@ -151,7 +151,10 @@ class Evaluations:
         """Whether the first batches of another evaluation, broken off, give the same outputs as the first one's."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self.original), ForwardMonitor(self.judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = (
+            copy.deepcopy(self.original),
+            ForwardMonitor(self.judge.names.evaluator, most_seconds=MODERATE / 2),
+        )
         try:
             with again.over(model):
                 self._once(model)

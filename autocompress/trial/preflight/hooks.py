@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compression.hooks import batch_inputs, shown
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.hooks import batch_inputs, describe
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.spec import preserved_rng_state
@@ -70,7 +70,7 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
     _require_known_names(module)
     if not isinstance(module.higher_is_better, bool):
         raise ModuleError(
-            f"{module.__name__}.higher_is_better must be True or False; got {shown(module.higher_is_better)}"
+            f"{module.__name__}.higher_is_better must be True or False; got {describe(module.higher_is_better)}"
         )
     names = list(algorithms)
     for hook in _HOOKS:
@@ -79,7 +79,7 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
             if not (hook.fits(answer) or (answer is None and hook.optional)):
                 none = ", or None" if hook.optional else ""
                 raise ModuleError(
-                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {shown(answer)}"
+                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {describe(answer)}"
                 )
 
 
@@ -176,7 +176,7 @@ def _require_classmethod(module: ModuleClass, name: str) -> None:
     if isinstance(found, classmethod | staticmethod):
         return
     if not inspect.isfunction(found):
-        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {shown(found)}")
+        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {describe(found)}")
     raise ModuleError(
         f"{module.__name__}.{name} must be a classmethod; it is a method of instances, and none is made: write "
         f"@classmethod above it, and cls as its first argument"
@@ -202,8 +202,8 @@ def _require_known_names(module: ModuleClass) -> None:
 
 def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
     named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
-    with named, evaluating(model), torch.no_grad(), preserved_rng_state():
-        model(*moved(arguments, device_of(model)))
+    with named, eval_mode(model), torch.no_grad(), preserved_rng_state():
+        model(*to_device(arguments, device_of(model)))
 
 
 @contextmanager

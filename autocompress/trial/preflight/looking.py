@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +10,6 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
@@ -86,7 +86,7 @@ def measure_only(
     judge.require_budget()
     evaluator = _named_evaluator(module, judge)
     seed_everything(0)
-    accuracy = evaluator(copied(original).eval())
+    accuracy = evaluator(copy.deepcopy(original).eval())
     judge.require_plausible(accuracy)
     return accuracy
 

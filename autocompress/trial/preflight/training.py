@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression.hooks import shown
-from autocompress.compression.model_state import copied
+from autocompress.compression.hooks import describe
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
@@ -25,7 +25,7 @@ _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.Module) -> Iterator[tuple[str, Step]]:
     """Take one step with each trainer of the module; yields the trainer's name and the step."""
     for name, trainer in _trainers(module, algorithms):
-        yield name, _step(module, name, trainer, copied(original))
+        yield name, _step(module, name, trainer, copy.deepcopy(original))
 
 
 def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
@@ -129,7 +129,7 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
     with raising(rule):
         optimizer: Any = factory(model.parameters())
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
-        raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
+        raise ModuleError(f"{rule}; it makes {describe(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(id(parameter) in own for parameter in held):
@@ -150,7 +150,7 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     with raising(rule):
         scheduler: Any = make(optimizer)
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
+        raise ModuleError(f"{rule}, the one that it is given; it makes {describe(scheduler)}")
     return scheduler
 
 

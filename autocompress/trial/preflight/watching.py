@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.model_state import tensors
+from autocompress.compression.model_state import flatten_tensors
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.hooks import equal_values
 
@@ -91,7 +91,7 @@ class ForwardMonitor:
             self.until_called = now
         if self._most_seconds is not None and (now > self._most_seconds or len(self.sums) >= 2 * _REMEMBERED):
             raise StopMonitoring
-        given = [tensor for tensor in tensors((arguments, keywords)) if tensor.dim()]
+        given = [tensor for tensor in flatten_tensors((arguments, keywords)) if tensor.dim()]
         self.samples += given[0].shape[0] if given else 0
         if self._training is None:
             texts = (f"{name or 'the model'} ({type(part).__name__})" for name, part in self._random if part.training)
@@ -99,7 +99,7 @@ class ForwardMonitor:
         self._remember(given)
 
     def _after(self, _: nn.Module, __: Any, answer: Any) -> None:
-        self._remember(tensors(answer))
+        self._remember(flatten_tensors(answer))
 
     def _remember(self, given: Sequence[torch.Tensor]) -> None:
         if len(self.sums) < 2 * _REMEMBERED:
