@@ -18,7 +18,7 @@ from autocompress.store import ExperimentDirectory
 from tests.e2e.launch import search_space
 from tests.e2e.support import ROOT, Launcher, free_port, manager_of, processes_of, results, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "autocompress.cli"]
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x1b]*\x1b\\")

@@ -16,7 +16,7 @@ from tests.cli.support import invoke
 from tests.e2e.launch import search_space
 from tests.e2e.support import ROOT, processes_of, trained_epochs, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 SPACE = search_space("l2")
 
 

@@ -13,7 +13,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import ROOT, free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 NNI_EXAMPLE = ROOT / "examples" / "nni_auto_compress"
 

@@ -18,7 +18,7 @@ from tests.e2e.search import Search
 from tests.e2e.study import on_nni, study
 from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 ENGINES = ["nni", "optuna"]
 
 

@@ -17,7 +17,7 @@ from tests.compression.structures import PRUNED
 from tests.e2e.support import free_port
 from tests.hard_modules import check_searched
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
 ARGUMENTS = {

@@ -11,7 +11,7 @@ from autocompress.store import ExperimentDirectory, Ledger
 from tests.e2e.browser import DESKTOP, PHONE, looking
 from tests.written import plan, record
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 ALGORITHMS = ("l1", "l2", "fpgm", "l2+qat")
 
 

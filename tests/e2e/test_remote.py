@@ -12,7 +12,7 @@ from tests.e2e.study import FEW
 from tests.e2e.support import free_port
 from tests.e2e.test_study import told
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 MODULE = """
 import os

@@ -24,7 +24,7 @@ from tests.e2e.servers import grpc_proxy, mysql, postgresql
 from tests.e2e.study import on_nni, study
 from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tests.e2e.launch import search_space
 from tests.e2e.study import on_nni, study
 from tests.e2e.support import results
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 class Told(Callback):
