@@ -17,7 +17,6 @@ from autocompress.registry import algorithms
 from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zeroed import check_zeroed, marked
 from autocompress.testing.zoo import ZOO
-
 from tests.compression.structures import PRUNED, STRUCTURES, structure
 
 NO_SCALES = (CompressionError, "slim ranks filters by the scales of BatchNorm layers; the model has none")
