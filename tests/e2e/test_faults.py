@@ -1,13 +1,10 @@
 """What else may go wrong: full disks, trials that hang or are killed, kills while files are written, odd clocks."""
 
-import functools
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -48,17 +45,23 @@ def fill(folder, leave):
     return filler
 
 
-@functools.lru_cache
-def undisturbed(engine):
-    """Records, best model, and epochs by rate."""
-    with tempfile.TemporaryDirectory() as folder:
-        search = Search(Path(folder), engine, "Bulky")
-        assert search.start().wait(240) == 0, search.printed()
+@pytest.fixture
+def undisturbed(shared):
+    """Records, best model, and epochs by rate, by the engine's name."""
+
+    def searched(engine):
+        def finish(folder):
+            search = Search(folder, engine, "Bulky")
+            assert search.start().wait(240) == 0, search.printed()
+
+        search = Search(shared(f"Bulky on {engine}", finish), engine, "Bulky")
         return search.told(), search.epochs()
+
+    return searched
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk):
+def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk, undisturbed):
     expected, epochs = undisturbed(engine)
     search = Search(small_disk, engine, "Bulky")
     launcher = search.start()
@@ -141,7 +144,7 @@ class _Writing:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path):
+def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path, undisturbed):
     expected, epochs = undisturbed(engine)
     search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 
 import pytest
@@ -30,8 +31,17 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
 """Where an algorithm cannot be applied, and how it says so."""
 
 
-@pytest.mark.parametrize("algorithm", [*algorithms(), "l2+qat", "level+qat", "level+dorefa"])
-@pytest.mark.parametrize("model", ZOO)
+LARGE = ("resnet18", "mobilenet_v2", "vgg_bn")
+MIXES = ("l2+qat", "level+qat", "level+dorefa")
+
+
+def combinations():
+    for model, algorithm in itertools.product(ZOO, [*algorithms(), *MIXES]):
+        is_slow = model in LARGE or "qat" in algorithm
+        yield pytest.param(model, algorithm, marks=[pytest.mark.slow] if is_slow else [])
+
+
+@pytest.mark.parametrize(("model", "algorithm"), combinations())
 def test_it_conforms(model: str, algorithm: str) -> None:
     if (algorithm, model) not in REFUSALS:
         check_conformance(ZOO[model], algorithm, RATES if algorithm in algorithms() else RATES[-1:])

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,10 @@ import torch
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from autocompress import AccuracyBudget, InfeasibleBudgetError, StoreError, TrialError
-from autocompress.errors import ConfigError
+from autocompress import AccuracyBudget, AutoCompressionExperiment
+from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, TrialError
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space
@@ -103,11 +104,29 @@ ENGINES = {
 """Name -> search of CountsEpochs with these algorithms in a directory; all must find what NNI's engine finds."""
 
 
-@pytest.fixture(scope="module")
-def found_by_nni(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nni")
-    os.environ["EPOCHS_LOG"] = str(folder / "epochs.log")
-    return on_nni(folder / "experiment", "CountsEpochs", "l2", "level")
+@pytest.fixture
+def found_by_nni(shared, monkeypatch, epochs_log):
+    def search(folder):
+        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
+        on_nni(folder / "experiment", "CountsEpochs", "l2", "level")
+        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
+
+    directory = shared("CountsEpochs on NNI, l2 and level", search) / "experiment"
+    return AutoCompressionExperiment.open(directory).result
+
+
+@pytest.fixture
+def undisturbed(shared, monkeypatch, epochs_log):
+    """Records of a study of CountsEpochs with l2, and the epochs that were trained at each rate."""
+
+    def search(folder):
+        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
+        study(folder / "experiment", "CountsEpochs").optimize()
+        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
+
+    folder = shared("CountsEpochs on Optuna", search)
+    result = CompressionResult(ExperimentDirectory(folder / "experiment"))
+    return told(result), trained_epochs(folder / "epochs.log")
 
 
 def told(result):
@@ -157,10 +176,8 @@ def test_workers_of_one_database_share_the_work(tmp_path, epochs_log):
     assert trained_epochs(epochs_log) == expected
 
 
-def test_a_database_that_is_away_for_a_while_is_waited_for(tmp_path, epochs_log):
-    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
-    expected = trained_epochs(epochs_log)
-    epochs_log.unlink()
+def test_a_database_that_is_away_for_a_while_is_waited_for(tmp_path, epochs_log, undisturbed):
+    records, expected = undisturbed
     directory = tmp_path / "experiment"
     with postgresql() as server:
         worker = Process(directory, "CountsEpochs", server.url)
@@ -170,15 +187,13 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(tmp_path, epochs_log)
         assert worker.process.poll() is None, worker.printed()
         server.start()
         assert worker.wait() == 0, worker.printed()
-        assert told(study(directory, "CountsEpochs", server.url).result) == told(undisturbed)
+        assert told(study(directory, "CountsEpochs", server.url).result) == records
     assert trained_epochs(epochs_log) == expected
 
 
-def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
+def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log, undisturbed):
     directory, storage = tmp_path / "experiment", f"sqlite:///{tmp_path}/study.db"
-    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
-    expected = trained_epochs(epochs_log)
-    epochs_log.unlink()
+    records, expected = undisturbed
     worker = Process(directory, "CountsEpochs", storage)
     until(lambda: results(directory) if directory.exists() else None, worker)
     by_worker = f"state    run by workers (process {worker.process.pid})"
@@ -187,19 +202,17 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log):
     worker.wait()
     assert "state    not running" in invoke("status", directory).output
     result = study(directory, "CountsEpochs", storage).optimize()
-    assert told(result) == told(undisturbed)
+    assert told(result) == records
     assert trained_epochs(epochs_log) == expected, "nothing is trained twice"
 
 
-def test_workers_without_a_common_directory_share_artefacts(tmp_path, epochs_log):
-    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
-    expected = trained_epochs(epochs_log)
-    epochs_log.unlink()
+def test_workers_without_a_common_directory_share_artefacts(tmp_path, epochs_log, undisturbed):
+    records, expected = undisturbed
     storage, address = f"sqlite:///{tmp_path}/study.db", f"file://{tmp_path}/shared"
     for machine in range(4):  # each runs one trial with nothing but the storage and the address
         one = study(tmp_path / f"machine{machine}", "CountsEpochs", storage, artefacts=address)
         result = one.optimize(n_trials=1)
-    assert told(result) == told(undisturbed)
+    assert told(result) == records
     assert trained_epochs(epochs_log) == expected
     assert result.load_model() is not None
 
@@ -230,9 +243,9 @@ def test_a_trial_that_is_killed_is_trained_again(tmp_path):
     assert records[0].error == "the trial's process was killed by SIGKILL (the machine may have been out of memory)"
 
 
-def test_ctrl_c_ends_it_cleanly_and_it_goes_on(tmp_path, epochs_log):
+def test_ctrl_c_ends_it_cleanly_and_it_goes_on(tmp_path, epochs_log, undisturbed):
     directory, storage = tmp_path / "experiment", f"sqlite:///{tmp_path}/study.db"
-    undisturbed = study(tmp_path / "undisturbed", "CountsEpochs").optimize()
+    records, _ = undisturbed
     worker = Process(directory, "CountsEpochs", storage)
     until(lambda: results(directory) if directory.exists() else None, worker)
     until(lambda: next(processes_of(directory, "-m autocompress.trial "), None), worker)
@@ -241,7 +254,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on(tmp_path, epochs_log):
     assert not list(processes_of(directory)), "nothing is left running"
     states = [trial.state for trial in optuna.load_study(study_name="CountsEpochs", storage=storage).trials]
     assert TrialState.RUNNING not in states
-    assert told(study(directory, "CountsEpochs", storage).optimize()) == told(undisturbed)
+    assert told(study(directory, "CountsEpochs", storage).optimize()) == records
 
 
 def test_another_sampler_learns_from_trials_outside_the_budget(tmp_path):
