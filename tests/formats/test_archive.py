@@ -79,17 +79,15 @@ def test_nothing_else_is_named_or_run(capsys):
 
 def test_records_must_be_whole():
     data = saved({"a": torch.ones(4)})
-    with pytest.raises(StoreError, match="record '?0'? must have 16 bytes|record .* of at most 16 bytes"):
+    with pytest.raises(StoreError, match=r"record '?0'? must have 16 bytes|record .* of at most 16 bytes"):
         read(rewritten(data, lambda name, content: content[:-1] if name == "data/0" else content))
     with pytest.raises(StoreError, match="must have a record"):
         read(rewritten(data, lambda name, content: None if name == "data/0" else content))
     with pytest.raises(StoreError, match="an archive of tensors and of nothing else"):
-        read(rewritten(data, lambda name, content: content) + b"") if False else read(
-            rewritten(data, lambda name, content: content).replace(b"/version", b"/verzion")
-        )
+        read(data.replace(b"/version", b"/verzion"))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"no archive at all", bytes(1000)])
 def test_other_files_are_refused(data):
-    with pytest.raises(StoreError, match="not an archive as torch.save writes it"):
+    with pytest.raises(StoreError, match=r"not an archive as torch\.save writes it"):
         read(data)

@@ -33,11 +33,8 @@ def test_filters_of_a_transposed_convolution_are_its_outputs(groups):
     whole = layer(x)
     for filter_ in range(6):
         with torch.no_grad():
-            weight, places = (
-                layer.weight.clone(),
-                by_filter(layer, torch.arange(layer.weight.numel()).view_as(layer.weight)),
-            )
-            layer.weight.view(-1)[places[filter_]] = 0
+            weight, places = layer.weight.clone(), torch.arange(layer.weight.numel()).view_as(layer.weight)
+            layer.weight.view(-1)[by_filter(layer, places)[filter_]] = 0
             differs = (layer(x) - whole).abs().amax(dim=(0, 2, 3)) > 1e-6
             layer.weight.copy_(weight)
         assert differs.nonzero().flatten().tolist() == [filter_]

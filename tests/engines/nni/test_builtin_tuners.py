@@ -48,5 +48,5 @@ def test_they_must_maximise():
 
 
 def test_arguments_that_a_tuner_does_not_take_are_refused():
-    with pytest.raises(ConfigError, match="tuner 'Random' could not be created with class_args .*nonsense"):
+    with pytest.raises(ConfigError, match=r"tuner 'Random' could not be created with class_args .*nonsense"):
         create_stock_tuner("Random", {"nonsense": 1}, seed=0)

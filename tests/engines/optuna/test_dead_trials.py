@@ -1,5 +1,6 @@
 """Running trials whose workers are gone are found; those that run are left alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -28,9 +29,8 @@ def begun(study, owner=None, beat=None):
 
 
 def ended_process():
-    code = "from autocompress.engines.optuna.dead_trials import this_process; import json; print(json.dumps(this_process()))"
-    import json
-
+    module = "autocompress.engines.optuna.dead_trials"
+    code = f"import json; from {module} import this_process; print(json.dumps(this_process()))"
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
