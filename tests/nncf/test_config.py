@@ -7,7 +7,6 @@ from autocompress.nncf import CompressionConfig
 from autocompress.nncf.sections import FilterPruning, MagnitudeSparsity, Quantization
 
 PRUNING = {"algorithm": "filter_pruning", "pruning_init": 0.05, "params": {"pruning_target": 0.1}}
-SPARSITY = {"algorithm": "magnitude_sparsity"}
 ADAPTIVE = {"mode": "adaptive_compression_level", "params": {}}
 
 
@@ -102,13 +101,6 @@ def test_early_exit():
     read = CompressionConfig.from_dict(config([{"algorithm": "quantization"}], training)).accuracy_aware_training
     assert (read.params.maximal_absolute_accuracy_degradation, read.params.maximal_total_epochs) == (0.5, 9)
     assert read.params.maximal_relative_accuracy_degradation is None
-
-
-AAT = "accuracy_aware_training"
-ONE_RATE = (
-    "in adaptive mode compression must have one of filter_pruning and magnitude_sparsity, whose rate the search moves, "
-    "and no other pruning or sparsity"
-)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.model_state import evaluating, requiring_gradients
-from autocompress.compression.pruning.channel_tracing import Provenance
 from autocompress.compression.pruning.channels import Channels, mended, on_trial
 from autocompress.compression.pruning.equivalence import Guard
 from autocompress.compression.pruning.groups import Coupling
@@ -19,12 +17,6 @@ from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build
 from ..structures import STRUCTURES
-
-
-def provenance(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Provenance:
-    found = Provenance(model, inputs)
-    found.follow(name for name, module in model.named_modules() if isinstance(module, FILTER_TYPES))
-    return found
 
 
 def structure(name: str) -> tuple[nn.Module, tuple[torch.Tensor]]:

@@ -19,12 +19,6 @@ from ..nets import IMAGE, NETS, Plain, build, train
 WEIGHTS = (LayerRule(("default",), quant_types=("weight",)),)
 EVERYTHING = (LayerRule(("default",), quant_types=("weight", "output")),)
 QUANTIZERS = ["naive", "dorefa", "bnn", "qat"]
-ROUNDINGS = {
-    "symmetric": rounding.symmetric,
-    "affine": rounding.affine,
-    "dorefa": rounding.dorefa,
-    "binary": rounding.binary,
-}
 
 
 def quantize(model, algorithm, rules=WEIGHTS):

@@ -37,8 +37,6 @@ from tests.trial.preflight_modules import (
     weights,
 )
 
-_MISSING = object()
-
 
 def raising(error):
     def make():
@@ -158,16 +156,10 @@ def infinite_loss(model, optimizer, criterion, epoch):
         optimizer.step()
 
 
-def halving_trainer(model, optimizer, criterion, epoch):
-    train(model, optimizer, criterion, epoch)
-
-
 def widens(model, optimizer, criterion, epoch):
     model.extra = nn.Linear(2, 2)
     train(model, optimizer, criterion, epoch)
 
-
-SQUARED = functional.mse_loss
 
 WRONG = {
     # part 4 of its own words
@@ -555,10 +547,6 @@ def retrieval(model):
         answers = functional.normalize(model(x), dim=1)
         near = (answers @ answers.T).fill_diagonal_(-2).argmax(1)
     return float((y[near] == y).float().mean())
-
-
-def embedding():
-    return Right.model()
 
 
 def answers(kind):
