@@ -6,7 +6,7 @@ import torch
 from autocompress.testing.trained import TRAINED
 
 
-@pytest.mark.parametrize("name", ["MLP", "without BatchNorm"])
+@pytest.mark.parametrize("name", ["MLP"])
 def test_they_have_learned_their_digits(name):
     module = TRAINED[name]
     model = module.model()
