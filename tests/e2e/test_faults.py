@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from autocompress.errors import StoreError
@@ -130,28 +129,18 @@ def test_a_rate_whose_trials_are_killed_counts_as_infeasible_in_the_end(run, tmp
     assert "after 3 such trials the rate counts as infeasible" in told[0]
 
 
-class _Writing:
-    """A trial that is about to write: its process is known before, as looking for it takes longer than the writing."""
-
-    def __init__(self, directory):
-        self._directory, self.process = directory, None
-
-    def half(self):
-        if self.process is None or not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
-            self.process = trial_of(self._directory)
-        found = next(self._directory.glob("trials/*/.checkpoint.*/weights.pt"), None)
-        return None if self.process is None else found
-
-
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path, undisturbed):
+def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path, undisturbed, monkeypatch):
     expected, epochs = undisturbed(engine)
+    hold = tmp_path / "hold"
+    hold.touch()
+    monkeypatch.setenv("HOLD_CHECKPOINTS", str(hold))
     search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()
     try:
-        writes = _Writing(search.directory)
-        half = until(writes.half, search, every=0.002)
-        writes.process.kill()
+        half = until(lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search)
+        trial_of(search.directory).kill()
+        hold.unlink()
         assert half.exists(), "it was killed before the checkpoint was whole"
         assert not (half.parents[1] / "record.json").exists()
         assert launcher.wait(240) == 0, search.printed()
