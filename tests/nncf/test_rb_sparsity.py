@@ -7,6 +7,7 @@ from autocompress.nncf.rb_sparsity import LearnedMask
 from tests.nncf.support import LEARNED, created, train
 
 
+@pytest.mark.slow
 def test_learned_masks_reach_their_level():
     controller, model = created(LEARNED)
     assert float(controller.loss()) < 1

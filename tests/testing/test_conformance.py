@@ -31,13 +31,13 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
 """Where an algorithm cannot be applied, and how it says so."""
 
 
-LARGE = ("resnet18", "mobilenet_v2", "vgg_bn")
+SLOW_MODELS = ("resnet18", "mobilenet_v2", "vgg_bn", "cnn_no_norm")
 MIXES = ("l2+qat", "level+qat", "level+dorefa")
 
 
 def combinations():
     for model, algorithm in itertools.product(ZOO, [*algorithms(), *MIXES]):
-        is_slow = model in LARGE or "qat" in algorithm
+        is_slow = model in SLOW_MODELS or "qat" in algorithm
         yield pytest.param(model, algorithm, marks=[pytest.mark.slow] if is_slow else [])
 
 
