@@ -24,6 +24,7 @@ class WithHoldout(CurveModule):
         return lambda model: 0.88
 
 
+@pytest.mark.slow
 def test_the_child_measures_the_same(tmp_path):
     reference = ModuleReference.of(modules.Knee)
     there = measure_in_child(reference.to_dict(), space().wire, tmp_path)
@@ -31,6 +32,7 @@ def test_the_child_measures_the_same(tmp_path):
     assert (there.accuracy, there.measurement, there.fingerprint) == (here.accuracy, here.measurement, here.fingerprint)
 
 
+@pytest.mark.slow
 def test_the_child_carries_errors_with_their_cause(tmp_path):
     reference = ModuleReference.of(modules.Knee)
     with pytest.raises(ConfigError, match="no layer of type 'Conv2d'") as caught:

@@ -26,6 +26,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux
 
 
 @linux
+@pytest.mark.slow
 def test_many_run_at_a_time_from_one_server(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
     rates = [0.1, 0.3, 0.5, 0.7]
@@ -41,6 +42,7 @@ def test_many_run_at_a_time_from_one_server(tmp_path):
 
 
 @linux
+@pytest.mark.slow
 def test_an_exit_runs_what_was_registered_for_it(tmp_path):
     """Loggers such as wandb send their last lines from there."""
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.TellsItsEnd)
@@ -53,6 +55,7 @@ def test_an_exit_runs_what_was_registered_for_it(tmp_path):
 
 
 @linux
+@pytest.mark.slow
 def test_a_server_that_was_killed_is_replaced(tmp_path):
     with ForkServer() as server:
         store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
