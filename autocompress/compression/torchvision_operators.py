@@ -41,7 +41,7 @@ def _compiled_operators_load() -> bool:
     """Try what torchvision itself tries at its import; loading twice is harmless, defining twice is not."""
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for library in sorted(Path(folder).glob("_C.*")):
+        for library in sorted(Path(folder).glob("_C*.*")):  # `_C_stable` from 0.29 on
             try:
                 torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
             except (ImportError, OSError):
