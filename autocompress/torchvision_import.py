@@ -67,7 +67,7 @@ def _compiled_operators_load(folders: Sequence[str]) -> bool:
     """Try what torchvision itself tries at its import; loading twice is harmless, defining twice is not."""
     import torch
 
-    for library in (path for folder in folders for path in sorted(Path(folder).glob("_C.*"))):
+    for library in (path for folder in folders for path in sorted(Path(folder).glob("_C*.*"))):
         try:
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except (ImportError, OSError):

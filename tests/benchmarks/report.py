@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autocompress.report import write_report
 from tests.e2e.browser import looking
-from tests.e2e.test_pages import written
+from tests.report.test_page import written
 
 _OPENINGS = 5
 

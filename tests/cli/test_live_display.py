@@ -8,8 +8,6 @@ from rich.console import Console
 
 from autocompress.cli.live_display import Display, Lines, live_view, watching
 from autocompress.cli.snapshot import Reader, take
-from autocompress.plain_json import dumps
-from autocompress.plan import NniEngine
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 from tests.written import finish, plan, record
@@ -117,66 +115,6 @@ def test_the_direction_of_the_metric(new_store, higher, bound):
     baseline = Baseline(-3.0, None, higher, Measurement(1, 1, 1, 1), "f", 0.1)
     new_store.write_settings(plan(baseline=baseline).to_dict())
     assert f"-3 uncompressed, {bound} to hold" in shown(new_store)
-
-
-def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
-    new_store.write_settings(plan(tuner="TPE", engine=NniEngine("id", {"maxTrialNumber": 1})).to_dict())
-    assert "next: the tuner decides" in shown(new_store)
-    Ledger(new_store).add(record("key0", 0.5, feasible=True))
-    assert take(new_store).ended
-
-
-def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
-    reads = []
-    read = type(store.journal)._bytes
-    monkeypatch.setattr(
-        type(store.journal), "_bytes", lambda self, start: reads.append(self.path.name) or read(self, start)
-    )
-    reader = Reader(store)
-    for _ in range(3):
-        assert reader.take().running[0].epoch == 2
-    assert reads.count("journal.jsonl") == 1
-    store.trial("key2").append_epoch({"epoch": 3, "accuracy": 0.86})
-    assert reader.take().running[0].epoch == 3
-    Ledger(store).add(record("key2", 0.55, feasible=True))
-    assert len(reader.take().records) == 3
-
-
-def test_of_what_has_changed_only_what_is_new_is_read(store, monkeypatch):
-    journal, starts = store.journal, []
-    read = type(journal)._bytes
-
-    def noted(self, start):
-        if self.path == journal.path:
-            starts.append(start)
-        return read(self, start)
-
-    monkeypatch.setattr(type(journal), "_bytes", noted)
-    reader, sizes = Reader(store), [0, journal.size()]
-    reader.take()
-    for number in range(3, 6):
-        Ledger(store).add(record(f"key{number}", 0.6, feasible=True))
-        starts.clear()
-        known = len(reader.take().records)
-        sizes.append(journal.size())
-        assert starts == [sizes[-2]]
-    assert known == len(Ledger(store).records)
-
-
-def test_a_line_that_is_being_written_is_read_when_it_is_whole(store):
-    reader = Reader(store)
-    before = len(reader.take().records)
-    line = dumps({"event": "result", "record": record("key9", 0.6, feasible=True).to_dict()}).encode() + b"\n"
-    for part in (line[:20], line[20:-1], line[-1:]):
-        with store.journal.path.open("ab") as file:
-            file.write(part)
-        found = len(reader.take().records)
-    assert found == before + 1
-    with store.journal.path.open("ab") as file:
-        file.write(line[:20])
-    reader.take()
-    store.journal.repair()
-    assert len(reader.take().records) == before + 1
 
 
 def test_the_display_keeps_its_last_picture_where_the_journal_cannot_be_read(store, monkeypatch):

@@ -23,6 +23,7 @@ def space(tmp_path):
     return written
 
 
+@pytest.mark.slow
 def test_a_table(space):
     answer = invoke("check", KNEE, "--search-space", space("l2", "naive"))
     assert answer.exit_code == 0, answer.output
@@ -34,6 +35,7 @@ def test_a_table(space):
     assert (low[-1], quantized[-2:]) == ("applies", ["applies", "(simulated)"])
 
 
+@pytest.mark.slow
 def test_layers_that_are_left_alone_are_named(space):
     answer = invoke("check", "tests/trial/test_left_alone.py:Shuffled", "--search-space", space("l2", "fpgm"))
     assert answer.exit_code == 0, answer.output
@@ -44,6 +46,7 @@ def test_layers_that_are_left_alone_are_named(space):
     assert line.endswith("; it keeps its filters")
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_told_and_ends_with_2(space):
     answer = invoke("check", KNEE, "--search-space", space("slim", "l2"))
     assert answer.exit_code == 2, answer.output
@@ -51,6 +54,7 @@ def test_what_does_not_apply_is_told_and_ends_with_2(space):
     assert re.search(r"^l2 +0.300 .* applies *$", answer.stdout, re.MULTILINE), answer.stdout
 
 
+@pytest.mark.slow
 def test_json_of_every_algorithm():
     answer = invoke("check", KNEE, "--json")
     assert answer.exit_code == 0, answer.output  # without a search space nothing was asked for that does not apply
@@ -72,6 +76,7 @@ def test_json_of_every_algorithm():
         ("tests/curve_modules.py:Abstract", "evaluator"),
     ],
 )
+@pytest.mark.slow
 def test_a_bad_module(module, message):
     answer = invoke("check", module)
     assert answer.exit_code == 2, answer.output

@@ -28,7 +28,7 @@ class Search:
 
     def start(self):
         """Begin it, or go on with it."""
-        port = ["--port", str(free_port())]
+        port = ["--port", str(free_port())] if self.engine == "nni" else []
         if self.directory.exists() and ExperimentDirectory(self.directory).exists():
             arguments = ["resume", str(self.directory), *port]
         else:

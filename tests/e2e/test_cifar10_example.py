@@ -18,7 +18,7 @@ from tests.e2e.support import ROOT, free_port
 # After autocompress: beside a CPU-only torch, torchvision cannot be imported before it.
 from torchvision import models
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 EXAMPLE = ROOT / "examples" / "cifar10_resnet18.py"
 LEFT_ALONE = {"conv1.weight", "layer2.0.conv1.weight", "layer4.0.downsample.0.weight"}

@@ -13,7 +13,7 @@ from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.support import ROOT, free_port, results
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 CONFIG = {
     "accuracy_aware_training": {
         "mode": "adaptive_compression_level",

@@ -13,7 +13,7 @@ from tests.e2e.browser import looking
 from tests.e2e.study import study
 from tests.e2e.support import free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import pytest
 
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
+from tests.e2e import digits
 from tests.e2e.support import ROOT, free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 NNI_EXAMPLE = ROOT / "examples" / "nni_auto_compress"
 
@@ -53,21 +54,9 @@ def test_only_import_lines_name_autocompress(file):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_digits_within_the_budget_on_three_seeds(tmp_path, seed):
-    out = tmp_path / "experiment"
-    command = [
-        sys.executable,
-        "-m",
-        "autocompress.cli",
-        "run",
-        "examples/digits.py:DigitsModule",
-        "--port",
-        str(free_port()),
-    ]
-    command += ["--search-space", "search_spaces/l2.json", "--seed", str(seed), "--out", str(out)]
-    environment = {**os.environ, "DIGITS_SEED": str(seed)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def test_digits_within_the_budget_on_three_seeds(shared, seed):
+    folder, printed = digits.finished(shared, seed)
+    out, stdout = folder / "experiment", printed["stdout"]
     result = CompressionResult(ExperimentDirectory(out))
     best = result.best
     assert result.verdict.accuracy >= result.threshold
@@ -76,9 +65,9 @@ def test_digits_within_the_budget_on_three_seeds(tmp_path, seed):
     assert len(result.records) <= 12, result.records
     assert best.parameters_removed >= 0.85, best
     assert best.bytes < result.baseline.measurement.bytes / 4
-    shown = [line for line in done.stdout.splitlines() if line.startswith("trial ")]
-    assert len(shown) == len(result.records), done.stdout
-    assert f"verified    {result.verdict.accuracy:g} when loaded afresh" in done.stdout
+    shown = [line for line in stdout.splitlines() if line.startswith("trial ")]
+    assert len(shown) == len(result.records), stdout
+    assert f"verified    {result.verdict.accuracy:g} when loaded afresh" in stdout
     listed = subprocess.run(
         [sys.executable, "-m", "autocompress.cli", "best", str(out), "--json"],
         capture_output=True,

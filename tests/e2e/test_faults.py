@@ -1,15 +1,11 @@
 """What else may go wrong: full disks, trials that hang or are killed, kills while files are written, odd clocks."""
 
-import functools
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from autocompress.errors import StoreError
@@ -18,7 +14,7 @@ from tests.e2e.search import Search
 from tests.e2e.study import on_nni, study
 from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 ENGINES = ["nni", "optuna"]
 
 
@@ -48,17 +44,23 @@ def fill(folder, leave):
     return filler
 
 
-@functools.lru_cache
-def undisturbed(engine):
-    """Records, best model, and epochs by rate."""
-    with tempfile.TemporaryDirectory() as folder:
-        search = Search(Path(folder), engine, "Bulky")
-        assert search.start().wait(240) == 0, search.printed()
+@pytest.fixture
+def undisturbed(shared):
+    """Records, best model, and epochs by rate, by the engine's name."""
+
+    def searched(engine):
+        def finish(folder):
+            search = Search(folder, engine, "Bulky")
+            assert search.start().wait(240) == 0, search.printed()
+
+        search = Search(shared(f"Bulky on {engine}", finish), engine, "Bulky")
         return search.told(), search.epochs()
+
+    return searched
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk):
+def test_a_disk_that_is_full_ends_the_search_and_it_goes_on(engine, small_disk, undisturbed):
     expected, epochs = undisturbed(engine)
     search = Search(small_disk, engine, "Bulky")
     launcher = search.start()
@@ -127,28 +129,18 @@ def test_a_rate_whose_trials_are_killed_counts_as_infeasible_in_the_end(run, tmp
     assert "after 3 such trials the rate counts as infeasible" in told[0]
 
 
-class _Writing:
-    """A trial that is about to write: its process is known before, as looking for it takes longer than the writing."""
-
-    def __init__(self, directory):
-        self._directory, self.process = directory, None
-
-    def half(self):
-        if self.process is None or not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
-            self.process = trial_of(self._directory)
-        found = next(self._directory.glob("trials/*/.checkpoint.*/weights.pt"), None)
-        return None if self.process is None else found
-
-
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path):
+def test_a_trial_that_is_killed_while_it_writes_its_checkpoint(engine, tmp_path, undisturbed, monkeypatch):
     expected, epochs = undisturbed(engine)
+    hold = tmp_path / "hold"
+    hold.touch()
+    monkeypatch.setenv("HOLD_CHECKPOINTS", str(hold))
     search = Search(tmp_path, engine, "Bulky")
     launcher = search.start()
     try:
-        writes = _Writing(search.directory)
-        half = until(writes.half, search, every=0.002)
-        writes.process.kill()
+        half = until(lambda: next(search.directory.glob("trials/*/.checkpoint.*/weights.pt"), None), search)
+        trial_of(search.directory).kill()
+        hold.unlink()
         assert half.exists(), "it was killed before the checkpoint was whole"
         assert not (half.parents[1] / "record.json").exists()
         assert launcher.wait(240) == 0, search.printed()

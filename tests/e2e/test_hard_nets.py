@@ -1,7 +1,5 @@
 """Searches of nets that are hard to follow, on both engines and with every filter pruner: right, or left alone."""
 
-import functools
-
 import pytest
 from torch import nn
 
@@ -17,7 +15,7 @@ from tests.compression.structures import PRUNED
 from tests.e2e.support import free_port
 from tests.hard_modules import check_searched
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
 ARGUMENTS = {
@@ -61,14 +59,16 @@ def narrower(original, smaller):
             yield name
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
+@pytest.fixture
+def studies(shared):
     """The studies of the modules, each run when it is first needed."""
 
-    @functools.lru_cache
     def searched(module):
-        directory = tmp_path_factory.mktemp(module.__name__) / "study"
-        return CompressionStudy(module, search_space(*PRUNERS), settings=SETTINGS, directory=directory).optimize()
+        def study(folder):
+            return CompressionStudy(module, search_space(*PRUNERS), settings=SETTINGS, directory=folder / "study")
+
+        folder = shared(f"study of {module.__name__}", lambda folder: study(folder).optimize())
+        return study(folder).result
 
     return searched
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.launch import search_space
 from tests.e2e.support import ROOT, Launcher, free_port, manager_of, processes_of, results, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 class CommandLine(Launcher):

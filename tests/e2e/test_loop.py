@@ -9,7 +9,7 @@ import torch
 
 from tests.e2e.support import ROOT, results, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 class Loop:

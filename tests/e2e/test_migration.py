@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.support import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs" / "pages" / "migration.md"
 BLOCK = re.compile(r'^```python title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from tests.e2e.launch import search_space
 from tests.e2e.study import FEW
 from tests.e2e.support import ROOT, free_port, processes_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 NAMELESS = re.compile(r"net::ERR_(NAME_NOT_RESOLVED|INTERNET_DISCONNECTED|NAME_RESOLUTION_FAILED)")
 """Of NNI's icons, which are Microsoft's: a page of NNI's works without them."""
 

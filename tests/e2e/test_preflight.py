@@ -16,7 +16,7 @@ from tests.cli.support import invoke
 from tests.e2e.support import free_port
 from tests.trial.preflight_modules import LossAsAccuracy, Right, loss
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 SPACE = default_space(["l2"]).wire
 MODULE = "tests/trial/preflight_modules.py:LossAsAccuracy"

@@ -10,9 +10,9 @@ from tests.e2e.launch import search_space
 from tests.e2e.machines import PYTHON_PATH, machine, require_machines
 from tests.e2e.study import FEW
 from tests.e2e.support import free_port
-from tests.e2e.test_study import told
+from tests.engines.optuna.test_study import told
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 MODULE = """
 import os

@@ -10,7 +10,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import os

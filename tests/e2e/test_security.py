@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from tests.e2e.support import Launcher, manager_of, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,14 @@ from .strange import KINDS, Small, outputs, watch, write_checkpoint
 
 
 @pytest.fixture(scope="module")
-def suffered(tmp_path_factory):
-    valid, folder = tmp_path_factory.mktemp("valid"), tmp_path_factory.mktemp("attacks")
+def suffered(shared):
+    return json.loads((shared("attacks on checkpoints", attack) / "suffered.json").read_text())
+
+
+def attack(place):
+    valid, folder = place / "valid", place / "attacks"
+    valid.mkdir()
+    folder.mkdir()
     for kind in KINDS:
         write_checkpoint(kind, valid / kind)
     done = subprocess.run(
@@ -33,7 +39,7 @@ def suffered(tmp_path_factory):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    (place / "suffered.json").write_text(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -17,7 +17,6 @@ from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.formats.files import read_description
-from autocompress.formats.structure import apply_structure
 from autocompress.layer_selector import LayerRule
 from tests.compression.modules import Minimal, TiedWords
 from tests.compression.nets import IMAGE, NETS, Convolutions, Residual, Words, build, outputs, train
@@ -278,44 +277,6 @@ class TestErrors:
         model = compress(build("plain"), 0.5, "level")
         with pytest.raises(StoreError, match=r"finish the compression before saving.*at 'conv1'"):
             save_checkpoint(model, tmp_path / "checkpoint", build("plain"))
-
-    @pytest.mark.parametrize(
-        ("make", "reason"),
-        [
-            (lambda: weight_norm(nn.Linear(4, 4)), "and parametrize both or none.*ParametrizedLinear.*has a Linear"),
-            (lambda: nn.Linear(4, 4, dtype=torch.complex32), "'weight' is torch.complex32"),
-            (lambda: nn.Linear(4, 4).to("meta"), "'weight' is on the meta device"),
-            (lambda: nn.Linear(4, 4, bias=False), "these differ: 'bias'"),
-            (lambda: nn.Linear(5, 4), "must be no larger than the uncompressed one's"),
-        ],
-    )
-    def test_what_the_uncompressed_model_is_not(self, make, reason, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=reason):
-            save_checkpoint(make(), tmp_path / "checkpoint", nn.Linear(4, 4))
-        assert not (tmp_path / "checkpoint").exists()
-
-    def test_a_tensor_that_no_weights_would_fill(self) -> None:
-        model = nn.Linear(4, 4)
-        model.register_buffer("passing", torch.ones(8), persistent=False)
-        differences = {"attributes": {}, "tensors": {"passing": {"shape": [4], "dtype": "float32"}}, "quantizers": {}}
-        with pytest.raises(StoreError, match=r"which stores no tensor '\.passing'"):
-            apply_structure(model, {"": differences})
-
-    def test_a_shared_layer_that_is_described_twice_otherwise(self) -> None:
-        rest = {"tensors": {}, "quantizers": {}}
-        described = {
-            name: {"attributes": {"in_features": size}, **rest} for name, size in (("first", 3), ("second", 2))
-        }
-        with pytest.raises(StoreError, match="where 'second' is a shared submodule"):
-            apply_structure(Twice(), described)
-
-    @pytest.mark.parametrize("tied", [True, False])
-    def test_tensors_that_are_shared_in_one_of_them(self, tied: bool, tmp_path: Path) -> None:
-        one, other = Words(), Words()
-        one.head.weight = nn.Parameter(torch.randn_like(one.embedding.weight))
-        pair = (one, other) if tied else (other, one)
-        with pytest.raises(StoreError, match=r"must share the tensors that the uncompressed one shares; 'embedding\."):
-            save_checkpoint(pair[0], tmp_path / "checkpoint", pair[1])
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -79,6 +79,7 @@ def test_quantized_models(name: str, targets: tuple[LayerRule, ...], suffix: str
     assert report.checked.split()[0] == ("onnxruntime" if suffix == ".onnx" else "torch")
 
 
+@pytest.mark.slow
 def test_an_int8_model_is_int8_in_onnx(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
     inputs = (torch.randn(1, 64),)
@@ -89,6 +90,7 @@ def test_an_int8_model_is_int8_in_onnx(tmp_path: Path) -> None:
     assert kinds == [onnx.TensorProto.INT8] * 2
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_large_model_lie_beside_it_and_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

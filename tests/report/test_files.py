@@ -10,7 +10,6 @@ import pytest
 from autocompress.errors import StoreError
 from autocompress.report import write_report
 from autocompress.report.data import read_report_data
-from autocompress.report.plots import pareto_front
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
 from tests.cli.support import invoke
@@ -62,25 +61,6 @@ def test_plots_are_written_beside_it(ended, tmp_path):
     assert names == {f"{name}.{kind}" for name in ("accuracy", "path", "curves") for kind in ("png", "svg")}
     assert (path.parent / "plots" / "path.png").read_bytes().startswith(b"\x89PNG")
     assert 'href="../experiment/trials/' in path.read_text()
-
-
-def test_several_algorithms_are_compared_by_what_they_save(begun):
-    ledger = Ledger(begun)
-    for key, name in (("a", "l1"), ("b", "l2")):
-        ledger.add(dataclasses.replace(record(key, 0.5, feasible=True), algorithm=name))
-    write_report(begun)
-    assert (begun.path / "plots" / "pareto.svg").exists()
-
-
-def test_the_front_is_what_nothing_surpasses():
-    def at(saved, accuracy):
-        return dataclasses.replace(record("k", 0.5, feasible=True), size_removed=saved, accuracy=accuracy)
-
-    points = [at(0.1, 0.9), at(0.5, 0.8), at(0.5, 0.7), at(0.3, 0.75), at(0.9, 0.1)]
-    front = pareto_front(points, higher_is_better=True)
-    assert [(each.size_removed, each.accuracy) for each in front] == [(0.1, 0.9), (0.5, 0.8), (0.9, 0.1)]
-    lower = pareto_front(points, higher_is_better=False)
-    assert [(each.size_removed, each.accuracy) for each in lower] == [(0.9, 0.1)]
 
 
 def test_what_users_wrote_is_escaped(begun):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress import AbstractAutoCompressionModule
+from autocompress.search_space import default_space
 
 CLASSES, FEATURES, SAMPLES = 3, 4, 240
 
@@ -111,3 +112,42 @@ class LossAsAccuracy(Right):
     @classmethod
     def evaluator(cls):
         return loss
+
+
+SPACE = default_space(["l2"])
+
+
+def module(name="Mine", *, base=Right, settings=None, **hooks):
+    """A module with other hooks: each is what the hook returns, or a function of cls that is called."""
+    attributes = {}
+    for hook, value in hooks.items():
+        attributes[hook] = value if isinstance(value, Raw) else _hook(value)
+    attributes = {hook: value.value if isinstance(value, Raw) else value for hook, value in attributes.items()}
+    return type(name, (base,), attributes)
+
+
+class Raw:
+    """Stands in the class as it is."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Made:
+    """The hook makes its answer each time it is called."""
+
+    def __init__(self, make):
+        self.make = make
+
+
+def _hook(value):
+    def hook(cls, *_):
+        return value.make() if isinstance(value, Made) else value
+
+    return classmethod(hook)
+
+
+TRAINER = "post_compress_finetuning_trainer"
+
+
+SPACE_OF_LEVEL = default_space(["level"])

@@ -165,6 +165,7 @@ def test_a_bad_module_and_a_bad_search_space_raise():
         check_module(PlainCnn, {"algorithm_name": {"_type": "choice", "_value": [{"_name": "l3"}]}})
 
 
+@pytest.mark.slow
 def test_the_child_finds_the_same():
     space = default_space(["l2", "slim"]).wire
     there, _ = check_in_child(ModuleReference.of(curve_modules.Knee).to_dict(), space)

@@ -62,6 +62,7 @@ def checkpoint(directory, record):
     return directory / record.checkpoint
 
 
+@pytest.mark.slow
 def test_a_mix_prunes_tunes_and_quantizes(tmp_path):
     record, told = trial(NamesTrainers, tmp_path, 2.0, "l2+qat", PRUNED, BITS)  # out of reach: all epochs are trained
     assert (record.algorithm, record.requested_rate, record.epochs) == ("l2+qat", 0.5, 4)

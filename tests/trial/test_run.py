@@ -278,6 +278,7 @@ def _run(directory, answers):
     answers.put(run_trial(modules.Slow, parameters(0.5), threshold=0.8, directory=directory).seconds)
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_key_train_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
@@ -329,6 +330,7 @@ def test_a_damaged_checkpoint_is_trained_again(tmp_path, caplog, harm):
     assert "its trial is trained again" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_best_model_is_trained_again_before_it_is_verified(tmp_path):
     record = run_trial(modules.Cliff, parameters(0.5), threshold=0.8, directory=tmp_path)
     damage(tmp_path / record.checkpoint)

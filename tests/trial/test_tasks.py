@@ -3,13 +3,13 @@ import dataclasses
 import pytest
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
+from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError
 from autocompress.result import CompressionResult
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import CurveModule
-from autocompress.trial.child import measure_in_child, verify_in_child
+from autocompress.trial.child import verify_in_child
 from autocompress.trial.run import run_trial
 from autocompress.trial.tasks import measure_baseline, require_hooks, verify
 from tests import curve_modules as modules
@@ -67,29 +67,6 @@ def test_an_algorithm_that_needs_a_trainer():
 def test_knowledge_distillation_needs_a_criterion():
     with pytest.raises(ModuleError, match=r"knowledge distillation needs criterion\(\); Knee returns None"):
         measure_baseline(modules.Knee, space(), AccuracyAwareSettings(knowledge_distillation={"type": "mse"}))
-
-
-def test_the_child_measures_the_same(tmp_path):
-    reference = ModuleReference.of(modules.Knee)
-    there = measure_in_child(reference.to_dict(), space().wire, tmp_path)
-    here = measure_baseline(modules.Knee, space())
-    assert (there.accuracy, there.measurement, there.fingerprint) == (here.accuracy, here.measurement, here.fingerprint)
-
-
-def test_the_child_carries_errors_with_their_cause(tmp_path):
-    reference = ModuleReference.of(modules.Knee)
-    with pytest.raises(ConfigError, match="no layer of type 'Conv2d'") as caught:
-        measure_in_child(reference.to_dict(), space(op_types=["Conv2d"]).wire, tmp_path)
-    assert isinstance(caught.value.__cause__, TrialError)
-    assert "Traceback" in caught.value.__cause__.traceback
-
-
-def test_a_child_that_dies_is_told(tmp_path):
-    module = tmp_path / "dies.py"
-    module.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    reference = {"file": str(module), "name": "dies", "root": str(tmp_path), "class_name": "X"}
-    with pytest.raises(TrialError, match="the process that was to measure the model was killed by signal 9"):
-        measure_in_child(reference, space().wire, tmp_path)
 
 
 def test_verify_loads_afresh(tmp_path):

@@ -37,6 +37,7 @@ class Away(InMemoryStorage):
         return super().set_trial_state_values(*arguments, **keywords)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_when_the_storage_is_back(caplog):
     with caplog.at_level(logging.WARNING):
         study = optuna.create_study(

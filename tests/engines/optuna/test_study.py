@@ -1,172 +1,218 @@
-"""What `CompressionStudy` does with the sampler, the settings and the name that it is given; nothing is trained."""
+"""`CompressionStudy` with real Optuna storages, real trials in processes, real kills."""
 
-import dataclasses
+import contextlib
+import copy
+import shutil
+import subprocess
+import sys
+import time
 
 import optuna
 import pytest
+import torch
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 
-from autocompress import AccuracyBudget, AdaptiveCompressionSampler, CompressionStudy
-from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.base import SearchRequest, engine_named
-from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ExperimentPlan
-from autocompress.records import Baseline, Measurement
-from autocompress.settings import AccuracyAwareSettings
+from autocompress import AccuracyBudget, AutoCompressionExperiment
+from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, TrialError
+from autocompress.result import CompressionResult
+from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.e2e.launch import search_space
+from tests.e2e.servers import grpc_proxy, mysql, postgresql
+from tests.e2e.study import on_nni, study
+from tests.e2e.support import ROOT, results, skip, trained_epochs, until
 
-MODULE = curve_modules.Flat
-BASELINE = Baseline(0.9, None, True, Measurement(100, 100, 1000, 400), ModuleReference.of(MODULE).fingerprint(), 0.0)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def epochs_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
+    return tmp_path / "epochs.log"
+
+
+class Process:
+    """A worker in a process of its own."""
+
+    def __init__(self, directory, module, storage, *names):
+        self.output = directory.parent / "worker.log"
+        command = [sys.executable, "-m", "tests.e2e.study", str(directory), module, storage, *names]
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+
+    def printed(self):
+        return self.output.read_text(errors="replace")
+
+    def wait(self, seconds=120):
+        return self.process.wait(seconds)
+
+
+def on_optuna(storage):
+    def run(directory, *names):
+        return study(directory, "CountsEpochs", storage(directory), *names).optimize()
+
+    return run
+
+
+def with_a_worker_for_each_trial(directory, *names):
+    """Each worker runs one trial and is gone; the next one knows the storage only."""
+    storage = f"sqlite:///{directory.parent}/one.db"
+    while True:
+        one = study(directory, "CountsEpochs", storage, *names)
+        before = len(one.study.trials)
+        result = one.optimize(n_trials=1)
+        if len(one.study.trials) == before:
+            return result
+
+
+def on_server(serve):
+    """With a storage that a server of its own holds."""
+
+    def run(directory, *names):
+        with serve(directory) as storage:
+            return study(directory, "CountsEpochs", storage, *names).optimize()
+
+    return run
+
+
+@contextlib.contextmanager
+def database(directory):
+    with postgresql() as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def mysql_database(directory):
+    if not shutil.which("mariadbd"):
+        skip("needs MariaDB")
+    with mysql() as url:
+        yield url
+
+
+ENGINES = {
+    "optuna, SQLite": on_optuna(lambda directory: None),
+    "optuna, memory": on_optuna(lambda directory: InMemoryStorage()),
+    "optuna, journal": on_optuna(lambda directory: f"journal:///{directory}.journal"),
+    "optuna, PostgreSQL": on_server(database),
+    "optuna, MySQL": on_server(mysql_database),
+    "optuna, gRPC proxy": on_server(lambda directory: grpc_proxy(f"sqlite:///{directory}.db")),
+    "optuna, a worker for each trial": with_a_worker_for_each_trial,
+}
+"""Name -> search of CountsEpochs with these algorithms in a directory; all must find what NNI's engine finds."""
 
 
 @pytest.fixture
-def study(tmp_path):
-    def study(**options):
-        given = {"directory": tmp_path / "study", "baseline": BASELINE, **options}
-        return CompressionStudy(MODULE, search_space("l2"), **given)
+def found_by_nni(shared, monkeypatch, epochs_log):
+    def search(folder):
+        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
+        on_nni(folder / "experiment", "CountsEpochs", "l2", "level")
+        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
 
-    return study
-
-
-def settings(**changes):
-    return AccuracyAwareSettings.from_dict(changes)
+    directory = shared("CountsEpochs on NNI, l2 and level", search) / "experiment"
+    return AutoCompressionExperiment.open(directory).result
 
 
-def planned(study):
-    _ = study.study
-    return ExperimentPlan.read(study.store)
+@pytest.fixture
+def undisturbed(shared, monkeypatch, epochs_log):
+    """Records of a study of CountsEpochs with l2, and the epochs that were trained at each rate."""
+
+    def search(folder):
+        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
+        study(folder / "experiment", "CountsEpochs").optimize()
+        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
+
+    folder = shared("CountsEpochs on Optuna", search)
+    result = CompressionResult(ExperimentDirectory(folder / "experiment"))
+    return told(result), trained_epochs(folder / "epochs.log")
 
 
-def test_the_settings_of_the_sampler_are_those_of_the_study(study):
-    wanted = settings(initial_compression_rate=0.3, patience_epochs=7, maximal_compression_rate=0.4, seed=5)
-    made = study(sampler=AdaptiveCompressionSampler(settings=wanted))
-    plan = planned(made)
-    assert made.settings == plan.settings == wanted
-    assert plan.tuner == "AdaptiveCompression"
-    (proposal,) = plan.proposals([])
-    assert (proposal.requested_rate, proposal.seed) == (0.3, 5)
-    assert made.study.sampler.open(made.study.trials) == [proposal], "that is what Optuna's trials are given"
+def told(result):
+    """All records without what a clock says."""
+    plain = [copy.deepcopy(record.to_dict()) for record in result.records]
+    return sorted(({**each, "seconds": 0} for each in plain), key=lambda each: (each["algorithm"], each["key"]))
 
 
-def test_equal_settings_may_be_given_twice(study):
-    wanted = settings(patience_epochs=7)
-    assert (
-        study(settings=wanted, sampler=AdaptiveCompressionSampler(settings=settings(patience_epochs=7))).settings
-        == wanted
-    )
-    assert study(settings=wanted, sampler=AdaptiveCompressionSampler()).settings == wanted
-    assert study(sampler=AdaptiveCompressionSampler()).settings == AccuracyAwareSettings()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_finds_the_same(engine, found_by_nni, tmp_path):
+    result = ENGINES[engine](tmp_path / "experiment", "l2", "level")
+    assert told(result) == told(found_by_nni)
+    for name in ("l2", "level"):
+        paths = [
+            [record.requested_rate for record in each.records if record.algorithm == name]
+            for each in (result, found_by_nni)
+        ]
+        assert paths[0] == paths[1]
+    assert result.best.key == found_by_nni.best.key
+    one, other = (each.load_model().state_dict() for each in (result, found_by_nni))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert result.verdict == found_by_nni.verdict
+    assert result.summary().splitlines()[:-1] == found_by_nni.summary().splitlines()[:-1]
 
 
-@pytest.mark.parametrize(
-    ("mine", "others", "named"),
-    [
-        ({}, {"patience_epochs": 7}, r"patience_epochs \(3 and 7\)$"),
-        ({"seed": 1}, {"seed": 2, "warm_start": False}, r"warm_start \(True and False\), seed \(1 and 2\)$"),
-        ({"preflight": False}, {}, r"preflight \(False and True\)$"),
-        (
-            {},
-            {"maximal_relative_accuracy_degradation": 3.0},
-            r"maximal_relative_accuracy_degradation \(1.0 and 3.0\)$",
-        ),
-    ],
-)
-def test_settings_that_differ_are_refused_by_their_names(study, mine, others, named):
-    with pytest.raises(ConfigError, match=f"must be the same; they differ in {named}"):
-        study(settings=settings(**mine), sampler=AdaptiveCompressionSampler(settings=settings(**others)))
+def test_two_jobs_run_two_algorithms_side_by_side(tmp_path, found_by_nni):
+    result = ENGINES["optuna, SQLite"](tmp_path / "one", "l2", "level")
+    both = study(tmp_path / "two", "CountsEpochs", None, "l2", "level").optimize(n_jobs=2)
+    assert told(both) == told(result)
 
 
-def test_a_budget_replaces_that_of_both(study):
-    loose = settings(maximal_relative_accuracy_degradation=3.0, patience_epochs=7)
-    budget = AccuracyBudget(maximal_absolute_accuracy_degradation=0.2)
-    for given in ({}, {"settings": settings(patience_epochs=7)}):
-        made = study(budget=budget, sampler=AdaptiveCompressionSampler(settings=loose), **given)
-        assert made.settings == settings(maximal_absolute_accuracy_degradation=0.2, patience_epochs=7)
+def test_a_database_that_is_away_for_a_while_is_waited_for(tmp_path, epochs_log, undisturbed):
+    records, expected = undisturbed
+    directory = tmp_path / "experiment"
+    with postgresql() as server:
+        worker = Process(directory, "CountsEpochs", server.url)
+        until(lambda: results(directory) if directory.exists() else None, worker)
+        server.stop()
+        time.sleep(5)
+        assert worker.process.poll() is None, worker.printed()
+        server.start()
+        assert worker.wait() == 0, worker.printed()
+        assert told(study(directory, "CountsEpochs", server.url).result) == records
+    assert trained_epochs(epochs_log) == expected
 
 
-class Mine(AdaptiveCompressionSampler):
-    """A user's own rule."""
+def test_another_sampler_learns_from_trials_outside_the_budget(tmp_path):
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=3)
+    one = study(tmp_path / "experiment", "Cliff", sampler=sampler)
+    with pytest.raises(ConfigError, match="TPESampler does not end by itself: n_trials must be given"):
+        one.optimize()
+    result = one.optimize(n_trials=6)
+    trials = one.study.trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len(trials) == 6
+    outside = [trial for trial in trials if trial.user_attrs["autocompress:record"]["feasible"] is False]
+    assert outside
+    assert all(trial.value < 0 and trial.system_attrs["constraints"][0] > 0 for trial in outside)
+    assert result.best.score == one.study.best_value
+    assert {len(trial.params) for trial in trials} == {2}
 
 
-@pytest.mark.parametrize(
-    ("sampler", "named"),
-    [
-        (AdaptiveCompressionSampler("rate"), "got rate: use this sampler in a study of optuna.create_study"),
-        (
-            AdaptiveCompressionSampler(
-                independent_sampler=optuna.samplers.TPESampler(), constraints_func=lambda trial: (0,)
-            ),
-            "got independent_sampler, constraints_func",
-        ),
-        (Mine(settings=settings(seed=3)), "got the subclass Mine"),
-        (
-            optuna.samplers.PartialFixedSampler({"width": 3}, AdaptiveCompressionSampler()),
-            "not inside of another one; got a PartialFixedSampler",
-        ),
-    ],
-)
-def test_what_the_study_would_not_use_is_refused(study, sampler, named):
-    with pytest.raises(ConfigError, match=named):
-        study(sampler=sampler)
+def test_nothing_within_the_budget_is_told(tmp_path):
+    with pytest.raises(InfeasibleBudgetError, match="tried l2 at"):
+        study(tmp_path / "experiment", "Never").optimize()
 
 
-def test_another_sampler_is_used_as_it_is(study):
-    sampler = optuna.samplers.TPESampler(n_startup_trials=3, seed=8)
-    made = study(sampler=sampler)
-    assert planned(made).tuner == "TPESampler"
-    assert made.study.sampler is sampler
+def test_nothing_but_failures_end_it(tmp_path):
+    with pytest.raises(TrialError, match="the trainer is broken"):
+        study(tmp_path / "experiment", "RaisesAlways", initial_compression_rate=0.9).optimize()
 
 
-def test_a_study_of_another_sampler_is_refused(study):
-    planned(study())
-    with pytest.raises(StoreError, match=r"its tuner is another one .tuner is 'AdaptiveCompression', not 'TPESampler'"):
-        _ = study(sampler=optuna.samplers.TPESampler()).study
-
-
-def test_options_of_a_sampler_object_are_not_invented_when_it_is_gone_on_with(study, tmp_path):
-    planned(study(sampler=optuna.samplers.TPESampler(n_startup_trials=3)))
-    opened = CompressionStudy.open(tmp_path / "study")
-    assert opened.result.records == [], "it can be read"
-    with pytest.raises(
-        ConfigError, match=r"study of a TPESampler object, .* CompressionStudy.open\(..., sampler=...\)"
-    ):
-        opened.optimize(n_trials=1)
-    again = optuna.samplers.TPESampler(n_startup_trials=3)
-    assert CompressionStudy.open(tmp_path / "study", sampler=again).study.sampler is again
-    with pytest.raises(StoreError, match="its tuner is another one"):
-        _ = CompressionStudy.open(tmp_path / "study", sampler=optuna.samplers.RandomSampler()).study
-
-
-def test_a_sampler_by_name_is_made_again(tmp_path):
-    request = SearchRequest(
-        ModuleReference.of(MODULE),
-        search_space("l2"),
-        tmp_path / "study",
-        settings=settings(seed=4),
-        tuner="TPE",
-        baseline=BASELINE,
-    )
-    begun = engine_named("optuna").create(request).study
-    plan = planned(begun)
-    assert (plan.tuner, plan.tuner_arguments) == ("TPESampler", {"seed": 4})
-    opened = CompressionStudy.open(tmp_path / "study")
-    assert isinstance(opened.study.sampler, optuna.samplers.TPESampler)
-    assert not opened._needs_sampler
-
-
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_a_study_of_other_code_is_left_as_it_is(study, tmp_path, direction):
-    storage = f"sqlite:///{tmp_path}/others.db"
-    theirs = optuna.create_study(study_name="Flat", storage=storage, direction=direction)
-    if direction == "maximize":
-        theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    with pytest.raises(StoreError, match=r"the study 'Flat' must be one of autocompress.*give another study_name"):
-        _ = study(storage=storage).study
-    assert not optuna.load_study(study_name="Flat", storage=storage).user_attrs
-    assert study(storage=storage, study_name="mine").study.study_name == "mine"
-
-
-def test_a_study_that_was_made_empty_is_used(study, tmp_path):
+def test_a_study_is_of_one_search(tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db"
-    optuna.create_study(study_name="Flat", storage=storage, direction="maximize")
-    assert planned(study(storage=storage)).measured == dataclasses.replace(BASELINE)
+    study(tmp_path / "experiment", "Flat", storage).optimize(n_trials=1)
+    with pytest.raises(StoreError, match="must be of the same search; its settings is another one"):
+        _ = study(tmp_path / "experiment", "Flat", storage, patience_epochs=7).study
+    with pytest.raises(StoreError, match="its search_space is another one"):
+        _ = study(tmp_path / "experiment", "Flat", storage, "l1").study
+
+
+def test_the_budget_is_the_experiments(tmp_path):
+    from autocompress.engines.optuna.study import CompressionStudy
+
+    loose = CompressionStudy(
+        curve_modules.Knee,
+        search_space("l2"),
+        AccuracyBudget(maximal_absolute_accuracy_degradation=0.2),
+        directory=tmp_path / "experiment",
+    )
+    assert loose.result.threshold == pytest.approx(loose.result.baseline.accuracy - 0.2)

@@ -1,8 +1,6 @@
 """Tuners compared: real tuners, real trials in processes."""
 
 import json
-import re
-import signal
 import subprocess
 import sys
 
@@ -16,9 +14,9 @@ from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space
-from tests.e2e.support import ROOT, processes_of, trained_epochs, until
+from tests.e2e.support import ROOT, trained_epochs
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 SPACE = search_space("l2")
 
 
@@ -93,19 +91,6 @@ def test_bad_input_is_told_before_anything_is_measured(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-def test_real_nni_experiments_find_the_same(comparison, tmp_path, monkeypatch):
-    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
-    home, found = comparison
-    real = compared(tmp_path / "home", "random", seeds=1, trials=3, engine="nni", jobs=1)
-    driven = next(each for each in found.outcomes if each.tuner == "random")
-    assert (real.outcomes[0].error, real.outcomes[0].path) == (None, driven.path)
-    records = [read_report_data(ExperimentDirectory(place / "random/0")).records for place in (home, tmp_path / "home")]
-    assert [record.parameters for record in records[0]] == [record.parameters for record in records[1]]
-    log = tmp_path / "home" / "random" / "0.log"
-    assert re.search(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/", log.read_text()), "NNI's address is in it"
-    assert log.stat().st_mode & 0o777 == 0o600, "which others must not read"
-
-
 class Command:
     def __init__(self, home, space):
         self.output = home.with_suffix(".txt")
@@ -118,24 +103,3 @@ class Command:
 
     def printed(self):
         return self.output.read_text(errors="replace")
-
-
-def test_ctrl_c_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
-    space, home = tmp_path / "space.json", tmp_path / "home"
-    space.write_text(json.dumps(SPACE))
-    first = Command(home, space)
-    until(lambda: list(home.glob("*/0/trials/*/record.json")), first)
-    first.process.send_signal(signal.SIGINT)
-    assert first.process.wait(120) == 130, first.printed()
-    assert f"the same command with --out {home} goes on" in first.printed()
-    assert not list(processes_of(home)), "nothing may be left running"
-    ended = [path for path in home.glob("*/0/trials/*/record.json") if '"completed"' in path.read_text()]
-    kept = {path: path.stat().st_mtime_ns for path in ended}
-    assert kept
-    again = Command(home, space)
-    assert again.process.wait(240) == 0, again.printed()
-    assert "of the best known rate" in again.printed()
-    done = json.loads((home / "comparison.json").read_text())
-    assert [each["error"] for each in done["outcomes"]] == [None, None]
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing that had ended runs again"

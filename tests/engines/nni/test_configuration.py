@@ -47,6 +47,7 @@ def test_unknown_algorithm(tmp_path):
     refused(experiment(tmp_path, algorithm="l3"), ConfigError, "unknown algorithm 'l3'; did you mean 'l2' or 'l1'?")
 
 
+@pytest.mark.slow
 def test_an_algorithm_whose_hooks_are_missing(tmp_path):
     refused(experiment(tmp_path, algorithm="slim"), ModuleError, "algorithm 'slim' needs criterion()")
 
@@ -108,6 +109,7 @@ def test_a_setting_of_the_tuner_that_does_not_exist(tmp_path):
     refused(made, ConfigError, "patience_epochs")
 
 
+@pytest.mark.slow
 def test_a_layer_type_the_model_does_not_have(tmp_path):
     made = experiment(tmp_path, op_types=["Conv2d"])
     refused(made, ConfigError, "the model has no layer of type 'Conv2d'")
@@ -126,10 +128,12 @@ def test_module_class_not_a_subclass():
         AutoCompressionExperiment(modules.NotAModule, "local")
 
 
+@pytest.mark.slow
 def test_no_optimizer_for_a_trainer(tmp_path):
     refused(experiment(tmp_path, modules.NoOptimizer), ModuleError, "optimizer_factory() must return a function")
 
 
+@pytest.mark.slow
 def test_a_class_that_a_trial_does_not_find(tmp_path):
     class_ = type("Broken", (modules.Knee,), {"__module__": modules.__name__})
     modules.Broken = class_  # only here: the trial's process does not find it
@@ -167,6 +171,7 @@ def test_resume_of_nothing(tmp_path):
         AutoCompressionExperiment.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_generator_is_taken_as_it_is(tmp_path):
     generator = AutoCompressionSearchSpaceGenerator()
     generator.add_config("l2", [{"sparsity": SPARSITY, "op_types": ["Conv2d"]}])

@@ -1,8 +1,6 @@
 """The preflight refuses modules that cannot guide a search, in one sentence, and lets unusual ones pass."""
 
-import copy
 import random
-import time
 
 import numpy as np
 import pytest
@@ -16,58 +14,28 @@ from autocompress import AccuracyBudget
 from autocompress.errors import ConfigError, ModuleError
 from autocompress.search_space import SearchSpace, default_space
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.trial.preflight import evaluating
-from autocompress.trial.preflight.hooks import require_inputs, supported_algorithms
-from autocompress.trial.preflight.watching import ForwardMonitor
 from autocompress.trial.tasks import _check, measure_baseline
 from tests.trial.preflight_modules import (
     CLASSES,
     FEATURES,
+    SPACE,
+    SPACE_OF_LEVEL,
+    TRAINER,
     Bare,
     LossAsAccuracy,
+    Made,
     Net,
+    Raw,
     Right,
     accuracy,
     batches,
     data,
     loss,
+    module,
     sgd,
     train,
     weights,
 )
-
-SPACE = default_space(["l2"])
-_MISSING = object()
-
-
-def module(name="Mine", *, base=Right, settings=None, **hooks):
-    """A module with other hooks: each is what the hook returns, or a function of cls that is called."""
-    attributes = {}
-    for hook, value in hooks.items():
-        attributes[hook] = value if isinstance(value, Raw) else _hook(value)
-    attributes = {hook: value.value if isinstance(value, Raw) else value for hook, value in attributes.items()}
-    return type(name, (base,), attributes)
-
-
-class Raw:
-    """Stands in the class as it is."""
-
-    def __init__(self, value):
-        self.value = value
-
-
-class Made:
-    """The hook makes its answer each time it is called."""
-
-    def __init__(self, make):
-        self.make = make
-
-
-def _hook(value):
-    def hook(cls, *_):
-        return value.make() if isinstance(value, Made) else value
-
-    return classmethod(hook)
 
 
 def raising(error):
@@ -188,17 +156,10 @@ def infinite_loss(model, optimizer, criterion, epoch):
         optimizer.step()
 
 
-def halving_trainer(model, optimizer, criterion, epoch):
-    train(model, optimizer, criterion, epoch)
-
-
 def widens(model, optimizer, criterion, epoch):
     model.extra = nn.Linear(2, 2)
     train(model, optimizer, criterion, epoch)
 
-
-SQUARED = functional.mse_loss
-TRAINER = "post_compress_finetuning_trainer"
 
 WRONG = {
     # part 4 of its own words
@@ -588,10 +549,6 @@ def retrieval(model):
     return float((y[near] == y).float().mean())
 
 
-def embedding():
-    return Right.model()
-
-
 def answers(kind):
     model = kind()
     model.load_state_dict(weights())
@@ -717,7 +674,6 @@ UNUSUAL["a script of the model"] = module(evaluator=scripted)
 UNUSUAL["names like hooks"] = module(
     base=Bare, calibration_dataset=Raw([1, 2]), optimizer=Raw(sgd), is_better=Raw(True)
 )
-SPACE_OF_LEVEL = default_space(["level"])
 SPACE_OF_HIDDEN = SearchSpace.parse(
     {
         "algorithm_name": {
@@ -784,297 +740,6 @@ def test_nothing_is_left_of_it():
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
     assert torch.utils.data.DataLoader.__iter__ is iterate
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def with_loader(model, optimizer, criterion, epoch):
-    x, y = data()[0]
-    for some, classes in torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4):
-        time.sleep(0.02)
-        optimizer.zero_grad()
-        criterion(model(some), classes).backward()
-        optimizer.step()
-
-
-def test_a_loader_tells_how_long_an_epoch_is():
-    found = measure_baseline(module(**{TRAINER: with_loader}), SPACE).preflight
-    assert 60 * 0.02 < found.epoch_seconds <= 60 * found.step_seconds
-
-
-class Slow(torch.utils.data.Dataset):
-    """Takes a while for each sample."""
-
-    def __init__(self, seconds):
-        self.seconds = seconds
-
-    def __len__(self):
-        return 40
-
-    def __getitem__(self, index):
-        time.sleep(self.seconds)
-        x, y = data()[0]
-        return x[index], y[index]
-
-
-def loading(loader, begin=0.0, batch=0.0):
-    """A trainer that takes a while to begin, and for each batch."""
-
-    def trainer(model, optimizer, criterion, epoch):
-        time.sleep(begin)
-        for x, y in loader:
-            time.sleep(batch)
-            optimizer.zero_grad()
-            criterion(model(x), y).backward()
-            optimizer.step()
-
-    return trainer
-
-
-@pytest.mark.parametrize(("sample", "batch"), [(0.0, 0.03), (0.015, 0.0)], ids=["computing", "loading"])
-def test_what_a_trainer_does_once_does_not_count_for_each_batch(sample, batch):
-    trainer = loading(torch.utils.data.DataLoader(Slow(sample), batch_size=2), begin=0.5, batch=batch)
-    found = measure_baseline(module(**{TRAINER: trainer}), SPACE).preflight
-    assert 0.5 + 20 * 0.03 <= found.epoch_seconds < 5, "20 batches of 0.03 s; 20 beginnings would take 10 s"
-    assert 0.53 <= found.step_seconds < 2
-
-
-def test_a_trainer_that_takes_long_to_begin_is_looked_at():
-    """As one does whose loader starts workers: the model is called first after 1.6 s."""
-    loader = torch.utils.data.DataLoader(Slow(0.8), batch_size=2, num_workers=1)
-    found = measure_baseline(module(**{TRAINER: loading(loader)}), SPACE).preflight
-    assert found.step_seconds > 1.5
-    assert found.loss is not None
-    assert found.warnings == ()
-    assert found.epoch_seconds < 20 * 1.6, "the workers' first batch is waited for once"
-    with pytest.raises(ModuleError, match=r"trainer.*it raised RuntimeError: head cannot"):
-        measure_baseline(module(**{TRAINER: loading(loader)}, model=Made(lambda: frozen_but("head"))), SPACE)
-
-
-def frozen_but(name):
-    """A model that fails in training mode only."""
-
-    def fails(part, _):
-        if part.training:
-            raise RuntimeError(f"{name} cannot be trained")
-
-    model = Right.model()
-    model.get_submodule(name).register_forward_pre_hook(fails)
-    return model
-
-
-def test_no_time_is_given_of_a_step_that_was_not_taken():
-    def gathers(model, optimizer, criterion, epoch):
-        for x, y in [batch for _ in range(100) for batch in batches()]:
-            time.sleep(0.1)
-            criterion(model(x), y).backward()
-        optimizer.step()
-
-    found = measure_baseline(module(**{TRAINER: gathers}), SPACE).preflight
-    assert found.late
-    assert found.step_seconds is None
-    assert found.loss is not None
-    (warning,) = found.warnings
-    assert "takes no optimizer step within 1.5 s of its first batch" in warning
-
-
-def slow(evaluate, seconds):
-    def evaluator(model):
-        x, _ = data()[1]
-        for part in x.split(24):
-            model(part)
-            time.sleep(seconds / 10)
-        return evaluate(model)
-
-    return evaluator
-
-
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 1.5])
-def test_it_takes_no_more_than_two_evaluations_a_step_and_two_seconds(seconds):
-    found = measure_baseline(module(evaluator=slow(accuracy, seconds)), SPACE).preflight
-    assert found.seconds < 2 * found.evaluation_seconds + found.step_seconds + 2
-    assert found.damaged == pytest.approx(1 / CLASSES, abs=0.01), "the direction is looked at all the same"
-
-
-def test_a_slow_evaluator_that_is_noisy_is_refused():
-    def evaluator(model):
-        for _ in range(10):
-            model(torch.randn(2, FEATURES))
-            time.sleep(0.14)
-        return accuracy(model) - 0.1 * random.random()
-
-    with pytest.raises(ModuleError, match="must give the same model the same accuracy"):
-        measure_baseline(module(evaluator=evaluator), SPACE)
-
-
-def test_a_slow_evaluator_whose_direction_is_wrong_is_refused():
-    with pytest.raises(ModuleError, match="higher_is_better must be the direction"):
-        measure_baseline(module(evaluator=slow(loss, 1.4)), SPACE)
-
-
-def refusing_hooks(seconds, kind=accuracy):
-    """An evaluator that scripts the model, as far as hooks are concerned."""
-    calls = []
-
-    def evaluator(model):
-        calls.append(1)
-        model(data()[1][0])  # before it is scripted
-        if model._forward_pre_hooks or model._forward_hooks:
-            raise RuntimeError("hooks cannot be scripted")
-        time.sleep(seconds)
-        return kind(model)
-
-    return evaluator, calls
-
-
-def test_a_slow_evaluator_that_stumbles_over_hooks_is_not_refused():
-    evaluator, calls = refusing_hooks(1.1)
-    found = measure_baseline(module(evaluator=evaluator), SPACE).preflight
-    assert len(calls) == 3, "one that fails, and two of the same model"
-    assert found.noise == 0
-    assert any("direction of Mine.evaluator() was not checked" in warning for warning in found.warnings)
-    assert 1.1 <= found.evaluation_seconds < 2
-
-
-def test_the_second_try_is_timed_and_seeded_alone():
-    failed = []
-
-    def evaluator(model):
-        if model._forward_pre_hooks:
-            failed.append(1)
-            model(torch.zeros(500, FEATURES))
-            random.random()
-            time.sleep(0.8)
-            raise RuntimeError("hooks")
-        return accuracy(model) - 1e-3 * random.random()
-
-    found = measure_baseline(module(evaluator=evaluator), SPACE).preflight
-    assert len(failed) == 1
-    assert found.evaluation_seconds < 0.7
-    random.seed(0)
-    assert found.accuracies[0] == accuracy(Right.model()) - 1e-3 * random.random()
-
-
-def test_an_evaluator_that_fails_late_is_not_run_again(monkeypatch):
-    monkeypatch.setattr(evaluating, "_QUICK_FAILURE", 0.2)
-    calls = []
-
-    def evaluator(model):
-        calls.append(1)
-        time.sleep(0.3)
-        raise RuntimeError("the last batch is broken")
-
-    with pytest.raises(ModuleError, match="it raised RuntimeError: the last batch is broken"):
-        measure_baseline(module(evaluator=evaluator), SPACE)
-    assert len(calls) == 1
-
-
-class Pair(nn.Module):
-    """Of two inputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = Right.model()
-
-    def forward(self, left, right):
-        return self.net(left + right)
-
-
-def pair_accuracy(model):
-    x, y = data()[1]
-    with torch.no_grad():
-        return float((model.eval()(x / 2, x / 2).argmax(1) == y).float().mean())
-
-
-@pytest.mark.parametrize("batch", [lambda x, y: ((x / 2, x / 2), y), lambda x, y: (x / 2, x / 2, y)])
-def test_calibration_data_of_two_inputs(batch):
-    pairs = module(
-        base=Bare, model=Made(Pair), evaluator=pair_accuracy, calibration_data=[batch(x, y) for x, y in batches()]
-    )
-    assert measure_baseline(pairs, SPACE_OF_LEVEL).preflight.damaged is not None
-    short = module(base=pairs, calibration_data=[x for x, _ in batches()])
-    with pytest.raises(ModuleError, match="must hold the 2 inputs that the model's forward takes"):
-        measure_baseline(short, SPACE_OF_LEVEL)
-
-
-class Drawing(Net):
-    """Its forward draws of all random numbers."""
-
-    def forward(self, x):
-        random.random()
-        np.random.rand()
-        torch.rand(())
-        return super().forward(x)
-
-
-def test_the_inputs_are_tried_without_drawing():
-    model = Drawing()
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    require_inputs(Right, model)
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="of a device")
-def test_the_inputs_are_tried_without_drawing_on_a_device():
-    class OnDevice(Net):
-        def forward(self, x):
-            torch.rand((), device="cuda")
-            return super().forward(x)
-
-    before = torch.cuda.get_rng_state()
-    require_inputs(Right, OnDevice())
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-
-
-class WithoutDoubles(torch.Tensor):
-    """A tensor of a device that has no doubles, as MPS has none."""
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.double:
-            raise TypeError("the device does not support float64")
-        answer = super().__torch_function__(function, types, args, kwargs or {})
-        return answer.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else answer
-
-
-def test_outputs_of_a_device_without_doubles():
-    def evaluator(model):
-        with torch.no_grad():
-            model(data()[1][0].as_subclass(WithoutDoubles))
-        return accuracy(model)
-
-    watch, model = ForwardMonitor("evaluator()"), Right.model()
-    with watch.over(model):
-        evaluator(model)
-    assert watch.samples == 2 * len(data()[1][0])
-    assert len(watch.sums) == 4
-    assert watch.sums[:2] == watch.sums[2:]
-
-
-def test_a_criterion_that_is_listened_to_can_be_copied():
-    class Scaled:
-        factor, _private = 2.0, 3.0
-
-        def __call__(self, x, y):
-            return self.factor * functional.cross_entropy(x, y)
-
-    def trainer(model, optimizer, criterion, epoch):
-        assert copy.copy(criterion).factor == copy.deepcopy(criterion).factor == 2.0
-        assert criterion._private == 3.0
-        train(model, optimizer, copy.deepcopy(criterion), epoch)
-
-    assert measure_baseline(module(criterion=Scaled(), **{TRAINER: trainer}), SPACE).preflight.loss is not None
-
-
-class KnowsOneAlgorithm(Right):
-    @classmethod
-    def post_compress_finetuning_trainer(cls, compress_algorithm_name):
-        return {"l2": train}[compress_algorithm_name]
-
-
-def test_a_module_need_not_know_algorithms_that_are_not_searched():
-    assert supported_algorithms(KnowsOneAlgorithm, ["l1", "l2", "qat"]) == ["l2"]
-    assert measure_baseline(KnowsOneAlgorithm, SPACE).preflight.step_seconds is not None
-    with pytest.raises(ModuleError, match=r"post_compress_finetuning_trainer\(\) must return when .*'l1'"):
-        measure_baseline(KnowsOneAlgorithm, default_space(["l1", "l2"]))
 
 
 NO_PREFLIGHT = AccuracyAwareSettings(preflight=False)

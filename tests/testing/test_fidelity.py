@@ -64,6 +64,7 @@ def measured(net):
 
 
 @pytest.mark.parametrize("net", LEAST_OF_8_SEEDS)
+@pytest.mark.slow
 def test_scores_rank_as_the_loss_does(net):
     found = {algorithm: mean_fidelity(measured(net), algorithm) for algorithm in LEAST_OF_8_SEEDS[net]}
     bounds = {algorithm: bound(minimum) for algorithm, minimum in LEAST_OF_8_SEEDS[net].items()}

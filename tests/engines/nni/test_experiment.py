@@ -10,7 +10,7 @@ from tests import curve_modules as modules
 from tests.e2e.launch import search_space
 from tests.e2e.support import Launcher, free_port, manager_of, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

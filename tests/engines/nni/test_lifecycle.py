@@ -6,7 +6,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import Launcher, manager_of, results, trained_epochs, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 
 import pytest
@@ -17,8 +18,7 @@ from autocompress.registry import algorithms
 from autocompress.testing.conformance import RATES, check_conformance, check_cut
 from autocompress.testing.zeroed import check_zeroed, with_distinct_values
 from autocompress.testing.zoo import ZOO
-
-from .structures import PRUNED, STRUCTURES, structure
+from tests.compression.structures import PRUNED, STRUCTURES, structure
 
 NO_SCALES = (CompressionError, "slim ranks filters by the scales of BatchNorm layers; the model has none")
 REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
@@ -31,8 +31,17 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
 """Where an algorithm cannot be applied, and how it says so."""
 
 
-@pytest.mark.parametrize("algorithm", [*algorithms(), "l2+qat", "level+qat", "level+dorefa"])
-@pytest.mark.parametrize("model", ZOO)
+SLOW_MODELS = ("resnet18", "mobilenet_v2", "vgg_bn", "cnn_no_norm")
+MIXES = ("l2+qat", "level+qat", "level+dorefa")
+
+
+def combinations():
+    for model, algorithm in itertools.product(ZOO, [*algorithms(), *MIXES]):
+        is_slow = model in SLOW_MODELS or "qat" in algorithm
+        yield pytest.param(model, algorithm, marks=[pytest.mark.slow] if is_slow else [])
+
+
+@pytest.mark.parametrize(("model", "algorithm"), combinations())
 def test_it_conforms(model: str, algorithm: str) -> None:
     if (algorithm, model) not in REFUSALS:
         check_conformance(ZOO[model], algorithm, RATES if algorithm in algorithms() else RATES[-1:])

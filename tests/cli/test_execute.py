@@ -1,4 +1,4 @@
-"""Real searches from the command line: digits from start to end, and Ctrl-C on a terminal."""
+"""Searches of the command line on a terminal: Ctrl-C, and going on."""
 
 import contextlib
 import fcntl
@@ -18,9 +18,12 @@ from autocompress.store import ExperimentDirectory
 from tests.e2e.launch import search_space
 from tests.e2e.support import ROOT, Launcher, free_port, manager_of, processes_of, results, trial_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
+
 
 COMMAND = [sys.executable, "-m", "autocompress.cli"]
+
+
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x1b]*\x1b\\")
 
 
@@ -73,39 +76,6 @@ def looked(directory, command, *options):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_digits(tmp_path):
-    out = tmp_path / "out"
-    port = free_port()
-    module = ["examples/digits.py:DigitsModule", "--search-space", "search_spaces/l2.json"]
-    done = subprocess.run(
-        [*COMMAND, "run", *module, "--out", str(out), "--port", str(port)],
-        cwd=ROOT,
-        env=environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    url, accuracy, longest, first = done.stdout.splitlines()[:4]
-    assert re.fullmatch(rf"web page: http://127\.0\.0\.1:{port}/[0-9a-f]{{32}}/oview", url)
-    assert accuracy.startswith("accuracy: ")
-    assert re.match(r"search: at most \d+ trials, \d+ epochs; ", longest)
-    assert first.startswith("trial 1: l2 at rate 0.5: accuracy ")
-    assert "INFO" not in done.stdout, "NNI's own lines are left out"
-    status = looked(out, "status")
-    assert "state    ended" in status
-    assert "when loaded afresh" in status
-    records = json.loads(looked(out, "trials", "--json"))
-    assert sum(line.startswith("trial ") for line in done.stdout.splitlines()) == len(records)
-    best = json.loads(looked(out, "best", "--json"))
-    assert best["feasible"]
-    assert best["verified_accuracy"] == pytest.approx(best["accuracy"])
-    assert f'autocompress.load_compressed("{best["checkpoint"]}", trust_module=True)' in done.stdout
-    assert not list(processes_of(out)), "nothing may be left running"
 
 
 def test_ctrl_c_on_a_terminal_and_resume(tmp_path):

@@ -1,0 +1,41 @@
+"""Each search of a comparison is what it would be alone."""
+
+import re
+
+import pytest
+
+from autocompress import compare_tuners
+from autocompress.report.data import read_report_data
+from autocompress.store import ExperimentDirectory
+from tests import curve_modules
+from tests.e2e.launch import search_space
+
+pytestmark = pytest.mark.slow
+
+
+SPACE = search_space("l2")
+
+
+def compared(directory, tuners, **options):
+    return compare_tuners(curve_modules.CountsEpochs, SPACE, tuners, directory=directory, **options)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    home = tmp_path_factory.mktemp("compared") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPOCHS_LOG", str(home.parent / "epochs.log"))
+        return home, compared(home, "adaptive,random,optuna-random,anneal", seeds=1, trials=3)
+
+
+def test_real_nni_experiments_find_the_same(comparison, tmp_path, monkeypatch):
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
+    home, found = comparison
+    real = compared(tmp_path / "home", "random", seeds=1, trials=3, engine="nni", jobs=1)
+    driven = next(each for each in found.outcomes if each.tuner == "random")
+    assert (real.outcomes[0].error, real.outcomes[0].path) == (None, driven.path)
+    records = [read_report_data(ExperimentDirectory(place / "random/0")).records for place in (home, tmp_path / "home")]
+    assert [record.parameters for record in records[0]] == [record.parameters for record in records[1]]
+    log = tmp_path / "home" / "random" / "0.log"
+    assert re.search(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/", log.read_text()), "NNI's address is in it"
+    assert log.stat().st_mode & 0o777 == 0o600, "which others must not read"

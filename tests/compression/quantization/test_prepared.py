@@ -1,0 +1,194 @@
+"""Models prepared for quantization-aware training: what is random, what is constant, what is refused."""
+
+import copy
+
+import pytest
+import torch
+from autocompress.compression.torchvision_operators import define_torchvision_operators
+from torch import nn
+from torch.nn import functional
+
+from autocompress.compression.base import CompressionRequest, compressor
+from autocompress.errors import CompressionError
+from autocompress.layer_selector import LayerRule
+
+from ..nets import IMAGE
+
+INT8 = (LayerRule(("default",), quant_types=("weight", "output")),)
+
+
+def stochastic_depth(mode):
+    """torchvision's, which drops whole branches."""
+    define_torchvision_operators()
+    from torchvision.ops import StochasticDepth
+
+    return StochasticDepth(0.3, mode)
+
+
+class Norms(nn.Module):
+    """Its BatchNorm layers have constants of their own, and variances that tell them apart."""
+
+    def __init__(self, eps=0.5, momentum=0.02):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=eps, momentum=momentum)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8, eps=eps / 2, momentum=momentum / 2)
+        self.alone = nn.BatchNorm2d(8, eps=eps, momentum=momentum, affine=False)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+        return self.head(self.alone(x).mean((2, 3)))
+
+
+class Dropped(nn.Module):
+    """Its second layer's output goes through something that is random in training."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.conv, self.drop, self.head = nn.Conv2d(3, 8, 3, stride=3), drop, nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.drop(torch.relu(self.conv(x))).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.LSTM(64, 6, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.rows(x.flatten(2))[0].mean(1))
+
+
+class AsksForTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x):
+        found = self.head(x.mean((2, 3)))
+        return found if self.training else functional.softmax(found, 1)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3))
+        self.never = nn.Linear(3, 5)
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weight.t()
+
+
+def quantized(model, targets=INT8, **request):
+    return compressor("qat").compress(model, CompressionRequest("qat", targets, IMAGE, **request))
+
+
+def train(model, steps=4, seed=0, weight_decay=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=weight_decay)
+    model.train()
+    for _ in range(steps):
+        x = torch.randn(8, *IMAGE[0].shape[1:], generator=generator)
+        loss = functional.cross_entropy(model(x), torch.randint(0, 5, (8,), generator=generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def levels(model, x):
+    """How much a rounding step of the inputs of every layer, up or down, changes the outputs: about so much."""
+    layers = len(model._quantizers()) / 2
+    step = float(x.max() - x.min()) / 255
+    signs = [torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign() for seed in range(4)]
+    return layers * max(float((model(x) - model(x + step * sign)).abs().max()) for sign in signs)
+
+
+def test_nothing_rounded_it_is_the_model():
+    model = train(Norms(), steps=10)
+    expected = model(IMAGE[0])
+    found = quantized(copy.deepcopy(model)).model.unrounded(lambda graph: graph(IMAGE[0]))
+    assert torch.allclose(found, expected, atol=1e-5), (found, expected)
+
+
+def test_constants_of_batchnorm_are_kept():
+    model = Norms()
+    compression = quantized(copy.deepcopy(model))
+    x = torch.randn(8, *IMAGE[0].shape[1:])
+    model.train()(x)
+    graph = compression.model.train()
+    graph(x)
+    state = graph.graph.state_dict()
+    for name, tensor in model.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(state[name], tensor, rtol=0.05, atol=0.01), (name, state[name], tensor)
+    trained = train(compression.model, steps=10)
+    finished = compression.finish(copy.deepcopy(trained))
+    assert float((finished(x) - trained(x)).abs().max()) <= levels(trained, x)
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        nn.Dropout(0.3),
+        nn.Dropout(0.3, inplace=True),
+        nn.Dropout2d(0.3),
+        nn.AlphaDropout(0.3),
+        nn.FeatureAlphaDropout(0.3),
+        nn.RReLU(),
+        stochastic_depth("row"),
+        stochastic_depth("batch"),
+        nn.InstanceNorm2d(8),
+        nn.InstanceNorm2d(8, track_running_stats=True),
+    ],
+    ids=lambda drop: type(drop).__name__,
+)
+def test_what_is_random_in_training_is_not_in_eval_mode(drop):
+    model = Dropped(drop)
+    expected = model.eval()(IMAGE[0])
+    compression = quantized(copy.deepcopy(model))
+    graph = compression.model
+    for _ in range(2):  # to eval mode and back
+        found = graph.eval().unrounded(lambda each: each(IMAGE[0]))
+        assert torch.allclose(found, expected, atol=1e-5), (found, expected)
+        assert torch.equal(graph(IMAGE[0]), graph(IMAGE[0]))
+        graph.train()
+    finished = compression.finish(copy.deepcopy(graph))
+    assert torch.equal(finished(IMAGE[0]), finished(IMAGE[0]))
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout(0.3), nn.Dropout2d(0.3), stochastic_depth("row")])
+def test_training_drops_as_much_as_the_module(drop):
+    graph = quantized(nn.Sequential(nn.Conv2d(3, 200, 1), nn.Flatten(2), nn.Flatten(), nn.Linear(200 * 64, 3)))
+    assert graph.model.training is False
+    model = nn.Sequential(nn.Conv2d(3, 200, 1), drop, nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(1.0)
+    compression = quantized(model)
+    compression.model.eval()
+    compression.model.train()
+    torch.manual_seed(0)
+    found = compression.model(torch.randn(100, *IMAGE[0].shape[1:]))
+    assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.1)
+
+
+def test_dropout_between_recurrent_layers_stops_in_eval_mode():
+    model = Recurrent()
+    expected = model.eval()(IMAGE[0])
+    graph = quantized(copy.deepcopy(model)).model
+    assert torch.allclose(graph.unrounded(lambda each: each(IMAGE[0])), expected, atol=1e-5)
+    assert torch.equal(graph(IMAGE[0]), graph(IMAGE[0]))
+    graph.train()
+    assert not torch.equal(graph(IMAGE[0]), graph(IMAGE[0]))
+
+
+def test_code_that_asks_for_the_mode_is_refused():
+    with pytest.raises(CompressionError, match=r"in eval mode it must compute what the model does.*self\.training"):
+        quantized(AsksForTraining())
+
+
+def test_layers_that_are_not_called_are_refused():
+    with pytest.raises(CompressionError, match="torchao quantizes none of never"):
+        quantized(Functional())

@@ -1,0 +1,59 @@
+"""Models as graphs of operators, for batches of any size where the model takes them."""
+
+import pytest
+import torch
+from torch import nn
+
+from autocompress.compression.tracing import (
+    batch_symbol,
+    dynamic_batch_shapes,
+    dynamic_batches,
+    export_graph,
+    triple_batch,
+    without_batch_of_one,
+)
+from autocompress.errors import CompressionError
+
+
+class Fixed(nn.Module):
+    """Computes with the batch's size."""
+
+    def forward(self, x):
+        return x.reshape(4, 3) * 2
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        return x * 2 if float(x.sum()) > 0 else x
+
+
+def test_a_graph_computes_the_same_for_batches_of_other_sizes():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    program = export_graph(model, (torch.ones(1, 4),))
+    assert model.training, "its mode is as it was"
+    assert dynamic_batches(program) == [True]
+    assert batch_symbol(program)
+    x = torch.randn(7, 4)
+    assert torch.allclose(program.module()(x), model.eval()(x))
+
+
+def test_a_batch_that_is_part_of_the_model_is_fixed():
+    program = export_graph(Fixed(), (torch.ones(4, 3),))
+    assert dynamic_batches(program) == [False]
+    assert batch_symbol(program) is None
+
+
+def test_what_cannot_be_followed_is_refused():
+    with pytest.raises(CompressionError, match=r"torch\.export must be able to follow the model; "):
+        export_graph(Untraceable(), (torch.ones(1, 4),))
+
+
+def test_batches_of_one_are_doubled_and_free_ones_tripled():
+    one, two, number = torch.arange(3.0)[None], torch.ones(2, 3), 5
+    doubled = without_batch_of_one((one, two, number))
+    assert torch.equal(doubled[0], torch.cat([one, one]))
+    assert doubled[1:] == (two, number)
+    assert dynamic_batch_shapes((one, number)) == ({0: torch.export.Dim.AUTO}, None)
+    larger = triple_batch((one, two), [True, False])
+    assert larger[0].shape == (3, 3)
+    assert larger[1] is two

@@ -1,0 +1,110 @@
+"""What lies in a model under compression: captures, removal, settling."""
+
+import json
+
+import pytest
+import torch
+
+from autocompress.compression.model_state import copied
+from autocompress.errors import CompressionError, ConfigError, StoreError
+from autocompress.formats.checkpoint import save_checkpoint
+from autocompress.formats.claims import load_verified
+from autocompress.nncf import load_state
+from tests.nncf.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, X, created, train
+
+ALL = {
+    "filters": [FILTERS],
+    "sparsity": [SPARSITY],
+    "learned": [LEARNED],
+    "quantization": [QUANTIZATION],
+    "filters and quantization": [FILTERS, QUANTIZATION],
+    "sparsity and quantization": [SPARSITY, QUANTIZATION],
+    "all that go together": [FILTERS, QUANTIZATION, TEACHER],
+}
+
+
+def test_removed_filters_cannot_come_back():
+    controller, model = created(FILTERS)
+    controller.start_from(controller.plain(), 0.5, removed=True)
+    assert model.first[0].weight.shape[0] == 8
+    assert model is controller.model
+    controller.compression_rate = 0.75
+    assert controller.strip().first[0].weight.shape[0] == 4
+    with pytest.raises(CompressionError, match="cannot come back"):
+        controller.compression_rate = 0.25
+
+
+def test_a_model_that_is_settled_is_plain_and_keeps_hooks():
+    controller, model = created(FILTERS)
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append("model"))
+    model.head.register_forward_hook(lambda *_: seen.append("head"))
+    given = controller.strip(do_copy=False)
+    seen.clear()
+    assert given is model
+    assert model.first[0].weight.shape[0] == 12
+    model(X)
+    assert seen == ["head", "model"], "hooks stay, once"
+    assert controller.statistics().achieved_rate == 0.25
+    with pytest.raises(ConfigError, match="finished"):
+        controller.compression_rate = 0.5
+    state = controller.get_compression_state()
+    other, again = created(FILTERS, state=json.loads(json.dumps(state)))
+    load_state(again, model.state_dict(), is_resume=True)
+    assert torch.equal(again.eval()(X), model.eval()(X))
+    assert other.compression_rate == controller.compression_rate
+
+
+def test_what_was_achieved_is_known_of_a_model_that_came_finished():
+    controller, model = created(FILTERS)
+    controller.strip(do_copy=False)
+    other, again = created(FILTERS, state=controller.get_compression_state())
+    load_state(again, model.state_dict(), is_resume=True)
+    assert other.statistics().achieved_rate == controller.statistics().achieved_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    "compression", [[FILTERS], [FILTERS, QUANTIZATION], [SPARSITY]], ids=["filters", "both", "zeros"]
+)
+def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compression):
+    states = []
+    for stands in (True, False):
+        torch.manual_seed(1)
+        controller, model = created(*compression)
+        calls = []
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        controller.start_from(controller.plain(), 0.25, removed=True)
+        train(controller, model, epochs=2)
+        controller.start_from(None if stands else copied(controller.capture(plain=False).start), 0.5, removed=True)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        train(controller, model)
+        assert calls, "the user's hooks stay"
+        states.append(model.state_dict())
+    assert sorted(states[0]) == sorted(states[1])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_capture_does_not_change():
+    controller, model = created(FILTERS, QUANTIZATION)
+    train(controller, model)
+    capture, stripped, plain = controller.capture(plain=True), controller.strip().eval(), controller.plain()
+    rate = controller.statistics().achieved_rate
+    train(controller, model)
+    assert torch.equal(capture.finished.eval()(X), stripped(X))
+    state = capture.start.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    assert capture.rate == rate > 0
+    assert capture.finished is capture.finished
+
+
+@pytest.mark.parametrize("compression", ALL.values(), ids=ALL)
+def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
+    controller, model = created(*compression)
+    train(controller, model, epochs=3)
+    original, capture = controller.uncompressed.model, controller.capture(plain=False)
+    train(controller, model)  # what it is held to does not move on with the model
+    save_checkpoint(capture.finished, tmp_path / "model", original)
+    loaded = load_verified(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
+    capture.require(loaded, tmp_path / "model")
+    with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
+        capture.require(copied(original), tmp_path / "model")

@@ -1,0 +1,95 @@
+"""The server that trials are forked from."""
+
+import dataclasses
+import functools
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.records import Baseline
+from autocompress.search_space import default_space
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
+from autocompress.trial.child import measure_in_child
+from autocompress.trial.process import End, ForkServer, TrialProcess
+from autocompress.trial.spec import trial_key
+from tests import curve_modules
+from tests.written import plan
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+
+
+@linux
+@pytest.mark.slow
+def test_many_run_at_a_time_from_one_server(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
+    rates = [0.1, 0.3, 0.5, 0.7]
+    with ForkServer() as server:
+        keys = [trial_key(fingerprint, order(rate), THRESHOLD) for rate in rates]
+        running = [TrialProcess(store, key, order(rate), server) for key, rate in zip(keys, rates, strict=True)]
+        assert [len(list(process.results())) for process in running] == [3] * 4
+        assert [process.wait() for process in running] == [End()] * 4
+        servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+        assert len(servers) == 1
+    assert [store.trial(key).record().requested_rate for key in keys] == rates
+    assert not servers[0].is_running()
+
+
+@linux
+@pytest.mark.slow
+def test_an_exit_runs_what_was_registered_for_it(tmp_path):
+    """Loggers such as wandb send their last lines from there."""
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.TellsItsEnd)
+    key = trial_key(fingerprint, order(0.5), THRESHOLD)
+    with ForkServer() as server:
+        process = TrialProcess(store, key, order(0.5), server)
+        list(process.results())
+        assert process.wait() == End()
+    assert "the module's last words" in (store.trial(key).path / "output.txt").read_text()
+
+
+@linux
+@pytest.mark.slow
+def test_a_server_that_was_killed_is_replaced(tmp_path):
+    with ForkServer() as server:
+        store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
+        for rate in (0.3, 0.5):
+            key = trial_key(fingerprint, order(rate), THRESHOLD)
+            process = TrialProcess(store, key, order(rate), server)
+            list(process.results())
+            assert process.wait() == End()
+            assert store.trial(key).record().state == "completed"
+            os.kill(server._server.pid, signal.SIGKILL)
+
+
+SPACE = default_space(["l2"])
+
+
+THRESHOLD = 0.8
+
+
+@functools.lru_cache
+def measured(module):
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_in_child(ModuleReference.of(module).to_dict(), SPACE.wire, Path(folder)).to_dict()
+
+
+def begun(directory, module, fingerprint=None):
+    """An experiment's directory, its uncompressed model measured."""
+    store, reference = ExperimentDirectory(directory), ModuleReference.of(module)
+    store.path.mkdir()
+    baseline = Baseline.from_dict(measured(module))
+    baseline = dataclasses.replace(baseline, fingerprint=fingerprint or baseline.fingerprint)
+    settings = AccuracyAwareSettings(maximal_absolute_accuracy_degradation=baseline.accuracy - THRESHOLD)
+    store.write_settings(plan(module=reference.to_dict(), settings=settings, baseline=baseline).to_dict())
+    return store, baseline.fingerprint
+
+
+def order(rate, **search):
+    return {**SPACE.algorithm("l2").parameters(rate), "search": {"requested_rate": rate, "epochs": 3, **search}}
