@@ -5,7 +5,7 @@ import os
 
 from rich.console import Console
 
-from autocompress.cli.live_display import picture
+from autocompress.cli.live_display import live_view
 from autocompress.cli.snapshot import Reader, holder, take
 from autocompress.plain_json import dumps
 from autocompress.plan import NniEngine
@@ -17,7 +17,7 @@ URL = "http://127.0.0.1:8080/secret/oview"
 
 def shown(store, seconds=12.0, url=URL, width=100, **options):
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(picture(take(store), url, seconds, **options))
+    console.print(live_view(take(store), url, seconds, **options))
     return console.export_text()
 
 

@@ -13,7 +13,7 @@ import pytest
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import ROOT, free_port, processes_of, results
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 SOURCES = ("autocompress", "pyproject.toml", "README.md", "LICENSE")
 

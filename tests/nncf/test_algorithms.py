@@ -12,10 +12,10 @@ def test_filters_that_were_masked_come_back():
     assert int((model.first[0].weight.flatten(1) == 0).all(1).sum()) == 12
     controller.compression_rate = 0.0
     assert torch.count_nonzero(model.first[0].weight) == torch.count_nonzero(
-        controller.uncompressed.model.first[0].weight
+        controller.uncompressed.original.first[0].weight
     )
     assert not torch.equal(weight, model.first[0].weight), "a quarter was masked at first"
-    assert controller.strip().state_dict().keys() == controller.uncompressed.model.state_dict().keys()
+    assert controller.strip().state_dict().keys() == controller.uncompressed.original.state_dict().keys()
 
 
 def test_masks_empty_exactly_what_removal_takes():

@@ -1,11 +1,11 @@
 """What lies in a model under compression: captures, removal, settling."""
 
+import copy
 import json
 
 import pytest
 import torch
 
-from autocompress.compression.model_state import copied
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import load_verified
@@ -25,7 +25,7 @@ ALL = {
 
 def test_removed_filters_cannot_come_back():
     controller, model = created(FILTERS)
-    controller.start_from(controller.plain(), 0.5, removed=True)
+    controller.start_from(controller.compressed.plain(), 0.5, removed=True)
     assert model.first[0].weight.shape[0] == 8
     assert model is controller.model
     controller.compression_rate = 0.75
@@ -73,9 +73,11 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
         controller, model = created(*compression)
         calls = []
         model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        controller.start_from(controller.plain(), 0.25, removed=True)
+        controller.start_from(controller.compressed.plain(), 0.25, removed=True)
         train(controller, model, epochs=2)
-        controller.start_from(None if stands else copied(controller.capture(plain=False).start), 0.5, removed=True)
+        controller.start_from(
+            None if stands else copy.deepcopy(controller.compressed.snapshot(plain=False).start), 0.5, removed=True
+        )
         assert all(parameter.grad is None for parameter in model.parameters())
         train(controller, model)
         assert calls, "the user's hooks stay"
@@ -87,7 +89,11 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
 def test_a_capture_does_not_change():
     controller, model = created(FILTERS, QUANTIZATION)
     train(controller, model)
-    capture, stripped, plain = controller.capture(plain=True), controller.strip().eval(), controller.plain()
+    capture, stripped, plain = (
+        controller.compressed.snapshot(plain=True),
+        controller.strip().eval(),
+        controller.compressed.plain(),
+    )
     rate = controller.statistics().achieved_rate
     train(controller, model)
     assert torch.equal(capture.finished.eval()(X), stripped(X))
@@ -101,10 +107,10 @@ def test_a_capture_does_not_change():
 def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     controller, model = created(*compression)
     train(controller, model, epochs=3)
-    original, capture = controller.uncompressed.model, controller.capture(plain=False)
+    original, capture = controller.uncompressed.original, controller.compressed.snapshot(plain=False)
     train(controller, model)  # what it is held to does not move on with the model
     save_checkpoint(capture.finished, tmp_path / "model", original)
     loaded = load_verified(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
     capture.require(loaded, tmp_path / "model")
     with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
-        capture.require(copied(original), tmp_path / "model")
+        capture.require(copy.deepcopy(original), tmp_path / "model")

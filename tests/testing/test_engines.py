@@ -12,7 +12,7 @@ RATES = [0.55, 0.6, 0.65]
 """What the rule tries where the edge is at .62: up by .05 until it is crossed; the step cannot be halved."""
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("name", engine_names())
 def test_an_engine(name, tmp_path):
     assert check_engine(engine_named(name), tmp_path) == RATES

@@ -17,7 +17,7 @@ from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
-from autocompress.trial.process import End, ForkServer, TrialProcess
+from autocompress.trial.process import ForkServer, ProcessEnd, TrialProcess
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
 from tests.written import plan
@@ -34,7 +34,7 @@ def test_many_run_at_a_time_from_one_server(tmp_path):
         keys = [trial_key(fingerprint, order(rate), THRESHOLD) for rate in rates]
         running = [TrialProcess(store, key, order(rate), server) for key, rate in zip(keys, rates, strict=True)]
         assert [len(list(process.results())) for process in running] == [3] * 4
-        assert [process.wait() for process in running] == [End()] * 4
+        assert [process.wait() for process in running] == [ProcessEnd()] * 4
         servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
         assert len(servers) == 1
     assert [store.trial(key).record().requested_rate for key in keys] == rates
@@ -50,7 +50,7 @@ def test_an_exit_runs_what_was_registered_for_it(tmp_path):
     with ForkServer() as server:
         process = TrialProcess(store, key, order(0.5), server)
         list(process.results())
-        assert process.wait() == End()
+        assert process.wait() == ProcessEnd()
     assert "the module's last words" in (store.trial(key).path / "output.txt").read_text()
 
 
@@ -63,7 +63,7 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
             key = trial_key(fingerprint, order(rate), THRESHOLD)
             process = TrialProcess(store, key, order(rate), server)
             list(process.results())
-            assert process.wait() == End()
+            assert process.wait() == ProcessEnd()
             assert store.trial(key).record().state == "completed"
             os.kill(server._server.pid, signal.SIGKILL)
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from autocompress.compression.torchvision_operators import define_torchvision_operators
 from torch import nn
 from torch.nn import functional
 
@@ -19,7 +18,6 @@ INT8 = (LayerRule(("default",), quant_types=("weight", "output")),)
 
 def stochastic_depth(mode):
     """torchvision's, which drops whole branches."""
-    define_torchvision_operators()
     from torchvision.ops import StochasticDepth
 
     return StochasticDepth(0.3, mode)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight.watching import Watch
+from autocompress.trial.preflight.watching import ForwardMonitor
 from tests.trial.preflight_modules import Right, accuracy, data
 
 
@@ -26,7 +26,7 @@ def test_outputs_of_a_device_without_doubles():
             model(data()[1][0].as_subclass(WithoutDoubles))
         return accuracy(model)
 
-    watch, model = Watch("evaluator()"), Right.model()
+    watch, model = ForwardMonitor("evaluator()"), Right.model()
     with watch.over(model):
         evaluator(model)
     assert watch.samples == 2 * len(data()[1][0])
@@ -44,7 +44,7 @@ class Two(nn.Module):
 
 
 def watched(model, *batches):
-    watch = Watch("evaluator()")
+    watch = ForwardMonitor("evaluator()")
     with watch.over(model):
         for batch in batches:
             model(batch)
