@@ -1,0 +1,183 @@
+"""What the pages show as code: found, and run as a reader would run it.
+
+A block is of one of these kinds:
+
+    python                     run in the page's own namespace, one block after the other
+    python title="NAME.py"     a file in the reader's folder; blocks of the same name are one file
+    json, json5 [title=...]    a search space or an NNCF-style configuration, parsed; with a title also a file
+    console                    `$ COMMAND` lines, parsed, and run where the page is a tutorial; other lines are output
+    bash                       commands to copy, parsed
+    text                       output
+"""
+
+import contextlib
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import json5
+from markdown_it import MarkdownIt
+
+from tests.e2e.support import ROOT, free_port
+
+DOCS = ROOT / "docs"
+PAGES = DOCS / "pages"
+PRELUDES = Path(__file__).parent / "preludes"
+KINDS = ("python", "json", "json5", "console", "bash", "text")
+COMMAND = re.compile(r"(?:^\$ |^|&& )(autocompress [^\n]*(?:\\\n[^\n]*)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its title, its text, and the line of the page on which its text begins."""
+
+    page: Path
+    language: str
+    title: str
+    text: str
+    line: int
+
+    def __str__(self):
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def all_pages():
+    """Every page, and the texts at the top of the repository."""
+    return [*sorted(PAGES.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def name_of(page):
+    """A page as `tutorials/report`, for the ids of tests."""
+    within = page.relative_to(PAGES) if page.is_relative_to(PAGES) else page.relative_to(ROOT)
+    return str(within.with_suffix(""))
+
+
+def blocks(page):
+    """The fenced blocks of a page in their order."""
+    found = []
+    for token in MarkdownIt("commonmark").parse(page.read_text()):
+        if token.type == "fence":
+            language, _, rest = token.info.strip().partition(" ")
+            title = re.search(r'title="([^"]+)"', rest)
+            found.append(Block(page, language, title[1] if title else "", token.content, token.map[0] + 2))
+    return found
+
+
+def commands(text):
+    """The command lines of autocompress in a block, as lists of words."""
+    joined = [line.replace("\\\n", " ") for line in COMMAND.findall(text)]
+    return [shlex.split(line.partition(" && ")[0], comments=True) for line in joined]
+
+
+def parse_command(words):
+    """Let the command line's own parser take it; nothing is run."""
+    import typer
+
+    from autocompress.cli.app import app
+
+    group = typer.main.get_command(app)
+    context = group.make_context("autocompress", list(words[1:]), resilient_parsing=False)
+    name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+    if "--help" not in rest:
+        command.make_context(name, list(rest), parent=context)
+    return name
+
+
+def parse_json(block):
+    """A search space or a configuration, by the parser that reads it."""
+    from autocompress.nncf import CompressionConfig
+    from autocompress.search_space import load_search_space
+
+    data = json5.loads(block.text)
+    if "algorithm_name" in data:
+        return load_search_space(json.loads(block.text))
+    return CompressionConfig.from_dict(data)
+
+
+class Reader:
+    """Somebody in a folder of their own who does what a page says.
+
+    Args:
+        folder: their working directory.
+        replaced: texts that stand for what each reader has of their own, such as the name of a machine.
+    """
+
+    def __init__(self, folder, replaced=None):
+        self.folder = folder
+        self.replaced = {"8080": str(free_port()), **(replaced or {})}
+        self.namespace = {"__name__": "__docs__"}
+        self.output = []
+
+    def read(self, page):
+        """Do all that a page shows.
+
+        Raises:
+            AssertionError: a command failed; any error of a block of Python.
+        """
+        written = {}
+        with self._in_folder():
+            prelude = PRELUDES / f"{name_of(page).replace('/', '_')}.py"
+            if prelude.exists():
+                self._run(prelude.read_text(), prelude, 0)
+            for block in blocks(page):
+                self._do(block, written)
+
+    def _do(self, block, written):
+        text = self._mine(block.text)
+        if block.title:
+            written[block.title] = written.get(block.title, "") + text
+            (self.folder / block.title).write_text(written[block.title])
+        elif block.language == "python":
+            self._run(text, block.page, block.line - 1)
+        elif block.language == "console":
+            for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", text, re.MULTILINE):
+                self.output.append(self._command(line, block))
+
+    def _run(self, text, path, line):
+        """Errors name the line of the page."""
+        exec(compile("\n" * line + text, str(path), "exec"), self.namespace)
+
+    def _command(self, line, block):
+        words = shlex.split(line.replace("\\\n", " "), comments=True)
+        python = {"python": [sys.executable], "autocompress": [sys.executable, "-m", "autocompress.cli"]}
+        command = [*python[words[0]], *words[1:]]
+        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=400, check=False)
+        assert ran.returncode == 0, f"{block}: {line}\n{ran.stdout[-2000:]}{ran.stderr[-3000:]}"
+        return ran.stdout
+
+    def _mine(self, text):
+        for theirs, mine in self.replaced.items():
+            text = text.replace(theirs, mine)
+        return text
+
+    @contextlib.contextmanager
+    def _in_folder(self):
+        """The folder is the working directory, and what was imported from it is forgotten afterwards."""
+        known = set(sys.modules)
+        sys.path.insert(0, str(self.folder))
+        importlib.invalidate_caches()
+        try:
+            with contextlib.chdir(self.folder) if hasattr(contextlib, "chdir") else _chdir(self.folder):
+                yield
+        finally:
+            sys.path.remove(str(self.folder))
+            for name in set(sys.modules) - known:
+                if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(self.folder)):
+                    del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _chdir(folder):  # contextlib.chdir is of Python 3.11
+    import os
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
