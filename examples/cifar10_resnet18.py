@@ -16,7 +16,7 @@ import torch
 from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from autocompress import (
+from autocompress.nncf import (
     CompressionConfig,
     create_accuracy_aware_training_loop,
     create_compressed_model,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from digits import DATA, DigitsModule, accuracy_on
 
-from autocompress import (
+from autocompress.nncf import (
     CompressionConfig,
     create_accuracy_aware_training_loop,
     create_compressed_model,

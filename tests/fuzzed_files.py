@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from autocompress.cli.snapshot import take
 from autocompress.errors import AutoCompressError
-from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.nncf import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan
 from autocompress.records import LayerSize, ModelSizes
 from autocompress.report.data import story_of

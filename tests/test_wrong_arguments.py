@@ -4,6 +4,12 @@ import pytest
 import torch
 
 import autocompress as ac
+from autocompress import nncf
+from autocompress.errors import ConfigError, ModuleError
+from autocompress.nncf import CompressionConfig
+from autocompress.optuna import AdaptiveCompressionPruner, set_accuracy_margin
+from autocompress.search import StepHalving
+from autocompress.settings import AccuracyAwareSettings
 from tests import curve_modules
 from tests.e2e.launch import search_space
 from tests.nncf.support import FILTERS, Net
@@ -17,11 +23,11 @@ CONFIG = {
 
 
 def config():
-    return ac.CompressionConfig.from_dict(CONFIG)
+    return CompressionConfig.from_dict(CONFIG)
 
 
 def controller():
-    return ac.create_compressed_model(Net(), config())[0]
+    return nncf.create_compressed_model(Net(), config())[0]
 
 
 def study(**given):
@@ -51,17 +57,17 @@ def compared(**given):
 
 
 def created(**given):
-    return ac.create_compressed_model(**{"model": Net(), "config": config(), **given})
+    return nncf.create_compressed_model(**{"model": Net(), "config": config(), **given})
 
 
 def loop(**given):
     asked = {"config": config(), "compression_ctrl": controller(), "uncompressed_model_accuracy": 0.9, **given}
-    return ac.create_accuracy_aware_training_loop(**asked)
+    return nncf.create_accuracy_aware_training_loop(**asked)
 
 
 def run(**given):
-    controller, model = ac.create_compressed_model(Net(), config())
-    made = ac.create_accuracy_aware_training_loop(config(), controller, 0.9)
+    controller, model = nncf.create_compressed_model(Net(), config())
+    made = nncf.create_accuracy_aware_training_loop(config(), controller, 0.9)
     asked = {"model": model, "train_epoch_fn": print, "validate_fn": lambda model: 0.9, "log_dir": "runs", **given}
     return made.run(**asked)
 
@@ -123,8 +129,8 @@ WRONG = [
     (ac.check_module, "search_space", 5, "a path or a mapping or an AutoComp"),
     (ac.AdaptiveCompressionSampler, "settings", OBJECT, SETTINGS),
     (ac.AdaptiveCompressionSampler, "rate", 0.5, "a text"),
-    (ac.AdaptiveCompressionPruner, "maximal_total_epochs", "many", "a whole number"),
-    (ac.StepHalving, "initial_rate", "0.5", "a finite number"),
+    (AdaptiveCompressionPruner, "maximal_total_epochs", "many", "a whole number"),
+    (StepHalving, "initial_rate", "0.5", "a finite number"),
 ]
 
 
@@ -132,7 +138,7 @@ WRONG = [
 def test_an_argument_of_another_kind(call, name, value, rule, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"module": MODULE, name: value} if call is ac.check_module else {name: value}
-    with pytest.raises(ac.ConfigError, match=rf"^{name} must be {rule}") as refused:
+    with pytest.raises(ConfigError, match=rf"^{name} must be {rule}") as refused:
         call(**given)
     assert "\n" not in str(refused.value)
     assert not any(path.is_file() for path in tmp_path.rglob("*")), "nothing has begun"
@@ -141,7 +147,7 @@ def test_an_argument_of_another_kind(call, name, value, rule, tmp_path, monkeypa
 @pytest.mark.parametrize("call", [study, experiment, compared, ac.check_module])
 @pytest.mark.parametrize("module", [5, Net])
 def test_a_module_of_another_kind(call, module):
-    with pytest.raises(ac.ModuleError, match=r"module must (be a class; got 5|inherit .*; Net does)"):
+    with pytest.raises(ModuleError, match=r"module must (be a class; got 5|inherit .*; Net does)"):
         call(module=module)
 
 
@@ -151,11 +157,11 @@ def test_files_and_models():
         lambda: ac.load_compressed("checkpoint", "net"),
         lambda: ac.export(Net(), 5, X),
         lambda: ac.export("net", "small.onnx", X),
-        lambda: ac.load_state(Net(), 5),
-        lambda: ac.register_default_init_args(config(), 5),
-        lambda: ac.set_accuracy_margin(5, 0.1),
-        lambda: ac.AccuracyAwareSettings().with_budget(2.0),
+        lambda: nncf.load_state(Net(), 5),
+        lambda: nncf.register_default_init_args(config(), 5),
+        lambda: set_accuracy_margin(5, 0.1),
+        lambda: AccuracyAwareSettings().with_budget(2.0),
         lambda: ac.AutoCompressionSearchSpaceGenerator().add_config(5, []),
     ):
-        with pytest.raises(ac.ConfigError, match=r"must be .*; got"):
+        with pytest.raises(ConfigError, match=r"must be .*; got"):
             call()

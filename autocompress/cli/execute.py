@@ -43,7 +43,8 @@ def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSo
         raise ConfigError(f"--search-space or --config must be given; {given}")
     if config is None:
         return str(search_space), AccuracyAwareSettings()
-    from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+    from autocompress.nncf.config import CompressionConfig
+    from autocompress.nncf.search_translation import search_space_of, settings_of
 
     read = CompressionConfig.from_json(config)
     return search_space_of(read), settings_of(read)

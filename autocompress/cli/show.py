@@ -166,7 +166,7 @@ def schema() -> None:
 
     Example: autocompress schema > schema.json
     """
-    from autocompress.nncf import CompressionConfig
+    from autocompress.nncf.config import CompressionConfig
 
     print(json.dumps(CompressionConfig.model_json_schema(), indent=2))
 

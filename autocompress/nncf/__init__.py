@@ -1,6 +1,5 @@
-"""NNCF-style configuration files: JSON with comments, by NNCF's names and with its defaults."""
+"""NNCF's interface: configuration files by NNCF's names and with its defaults, controllers and training loops."""
 
-from autocompress.nncf.config import CompressionConfig
-from autocompress.nncf.search_translation import all_scopes, options_of, search_space_of, settings_of
+from autocompress.lazy_names import lazy_names
 
-__all__ = ["CompressionConfig", "all_scopes", "options_of", "search_space_of", "settings_of"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -21,10 +21,9 @@ from autocompress.compression.model_state import device_of, moved, output_shapes
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import dot
 from autocompress.formats.structure import apply_structure
-from autocompress.nncf import CompressionConfig
 from autocompress.nncf.algorithms import LevelPart, PruningPart, SparsityPart
 from autocompress.nncf.compressed_model import CompressedModel, Surveyed
-from autocompress.nncf.config import InputInfo
+from autocompress.nncf.config import CompressionConfig, InputInfo
 from autocompress.nncf.controller import STATE_VERSION, CompressionController
 from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.requests import Requests

@@ -11,8 +11,9 @@ from autocompress.compression.base import CompressionRequest, LayerShape
 from autocompress.compression.hooks import batch_input
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.layer_selector import LayerRule
-from autocompress.nncf import CompressionConfig, all_scopes, options_of
 from autocompress.nncf.algorithms import Ask
+from autocompress.nncf.config import CompressionConfig
+from autocompress.nncf.search_translation import all_scopes, options_of
 from autocompress.nncf.sections import FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
 from autocompress.records import Measurement
 

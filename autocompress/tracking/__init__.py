@@ -1,6 +1,9 @@
-"""Telling others of a search while it runs: your own callbacks, TensorBoard, MLflow, Weights & Biases."""
+"""Following a search while it runs: callbacks of your own, TensorBoard, MLflow, Weights & Biases."""
 
 from autocompress.tracking.callback import Callback
 from autocompress.tracking.following import following
+from autocompress.tracking.mlflow import MlflowCallback
+from autocompress.tracking.tensorboard import TensorBoardCallback
+from autocompress.tracking.wandb import WandbCallback
 
-__all__ = ["Callback", "following"]
+__all__ = ["Callback", "MlflowCallback", "TensorBoardCallback", "WandbCallback", "following"]

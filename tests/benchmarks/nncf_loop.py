@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from autocompress import (
+from autocompress.nncf import (
     CompressionConfig,
     create_accuracy_aware_training_loop,
     create_compressed_model,

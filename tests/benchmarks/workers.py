@@ -22,7 +22,7 @@ from tests.e2e.support import ROOT
 
 _WORKER = """
 import sys
-from autocompress import AccuracyAwareSettings
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.engines.optuna.study import CompressionStudy
 from tests import curve_modules
 from tests.e2e.launch import search_space

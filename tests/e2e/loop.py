@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from autocompress import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
+from autocompress.nncf import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
 from tests.benchmarks import nncf_loop
 
 CONFIG = {

@@ -17,7 +17,7 @@ FEW = {  # 0.55, 0.6, 0.65 where the edge is at 0.62
 
 def study(directory, module, storage=None, *names, sampler=None, artefacts=None, **settings):
     """The study that tests run, here or in a process of its own."""
-    from autocompress import AccuracyAwareSettings
+    from autocompress.settings import AccuracyAwareSettings
 
     return CompressionStudy(
         getattr(curve_modules, module),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress import CompressionConfig, load_compressed
+from autocompress import load_compressed
+from autocompress.nncf import CompressionConfig
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import ROOT, free_port

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from autocompress import Comparison, ConfigError, StoreError, compare_tuners
+from autocompress import compare_tuners
+from autocompress.compare import Comparison
+from autocompress.errors import ConfigError, StoreError
 from autocompress.report.data import story_of
 from autocompress.store import ExperimentDirectory
 from tests import curve_modules

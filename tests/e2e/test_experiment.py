@@ -4,13 +4,8 @@ import pytest
 import requests
 import torch
 
-from autocompress import (
-    AccuracyBudget,
-    AutoCompressionExperiment,
-    InfeasibleBudgetError,
-    TrialError,
-    load_compressed,
-)
+from autocompress import AccuracyBudget, AutoCompressionExperiment, load_compressed
+from autocompress.errors import InfeasibleBudgetError, TrialError
 from tests import curve_modules as modules
 from tests.e2e.launch import search_space
 from tests.e2e.support import Launcher, free_port, manager_of, trial_of, until

@@ -6,12 +6,12 @@ import pytest
 from torch import nn
 
 from autocompress import (
-    AccuracyAwareSettings,
     AutoCompressionExperiment,
     AutoCompressionSearchSpaceGenerator,
     CompressionStudy,
     load_compressed,
 )
+from autocompress.settings import AccuracyAwareSettings
 from tests import hard_modules
 from tests.compression.structures import PRUNED
 from tests.e2e.support import free_port

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from autocompress import AutoCompressionExperiment, CompressionStudy, ModuleError
+from autocompress import AutoCompressionExperiment, CompressionStudy
 from autocompress.compare.compare_tuners import compare_tuners
-from autocompress.errors import StoreError
+from autocompress.errors import ModuleError, StoreError
 from autocompress.plan import ExperimentPlan
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings

@@ -15,8 +15,8 @@ import torch
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from autocompress import AccuracyBudget, InfeasibleBudgetError, StoreError, TrialError
-from autocompress.errors import ConfigError
+from autocompress import AccuracyBudget
+from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, TrialError
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space

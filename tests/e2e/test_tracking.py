@@ -6,8 +6,9 @@ import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autocompress import Callback, ConfigError, MlflowCallback, TensorBoardCallback
+from autocompress.errors import ConfigError
 from autocompress.search_space import requested_rate
+from autocompress.tracking import Callback, MlflowCallback, TensorBoardCallback
 from autocompress.tracking.following import tracker
 from tests.cli.support import invoke
 from tests.e2e.launch import search_space

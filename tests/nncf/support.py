@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from autocompress import CompressionConfig, create_compressed_model, register_default_init_args
+from autocompress.nncf import CompressionConfig, create_compressed_model, register_default_init_args
 
 FILTERS = {
     "algorithm": "filter_pruning",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from autocompress import ConfigError
+from autocompress.errors import ConfigError
 from autocompress.nncf import CompressionConfig
 from autocompress.nncf.sections import FilterPruning, MagnitudeSparsity, Quantization
 

@@ -5,16 +5,11 @@ import json
 import pytest
 import torch
 
-from autocompress import (
-    CompressionError,
-    CompressionStage,
-    ConfigError,
-    StoreError,
-    load_state,
-)
 from autocompress.compression.model_state import copied
+from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import reread
+from autocompress.nncf import CompressionStage, load_state
 from tests.nncf.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
 
 ALL = {

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress import (
-    CompressionConfig,
-    ConfigError,
-    StoreError,
-    create_compressed_model,
-    load_state,
-    register_default_init_args,
-)
+from autocompress.errors import ConfigError, StoreError
+from autocompress.nncf import CompressionConfig, create_compressed_model, load_state, register_default_init_args
 from tests.nncf.support import FILTERS, QUANTIZATION, SPARSITY, Net, X, Y, created
 
 

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from autocompress import CompressionConfig, create_compressed_model
+from autocompress.nncf import CompressionConfig, create_compressed_model
 from tests.compression.structures import STRUCTURES
 from tests.nncf.support import FILTERS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autocompress import CompressionConfig
+from autocompress.nncf import CompressionConfig
 from autocompress.nncf.schedules import exponential_with_bias, schedule_of
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from autocompress import ConfigError
-from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.errors import ConfigError
+from autocompress.nncf import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.search_space import SearchSpace
 
 TRAINING = {"mode": "adaptive_compression_level", "params": {"patience_epochs": 7, "lr_reduction_factor": 0.25}}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from autocompress import StoreError
+from autocompress.errors import StoreError
 from autocompress.report import write_report
 from autocompress.report.data import story_of
 from autocompress.report.plots import pareto_front

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from autocompress import Callback, InfeasibleBudgetError
+from autocompress.errors import InfeasibleBudgetError
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.tracking import Callback
 from autocompress.tracking.following import Follower, following
 from tests.written import plan, record
 

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from autocompress import AlgorithmCheck, check_module
+from autocompress import check_module
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, ModuleError
 from autocompress.registry import algorithms
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, default_space
 from autocompress.testing.zoo import ZOO, NoNormCnn, PlainCnn
+from autocompress.trial.check import AlgorithmCheck
 from autocompress.trial.child import check_in_child
 from tests import curve_modules
 

@@ -14,8 +14,8 @@ from autocompress.formats.checkpoint import load_compressed
 from autocompress.report.format import verdict
 from autocompress.store import ExperimentDirectory
 from autocompress.testing.zoo import GroupedCnn, Regression, VggBn
-from autocompress.trial import pipeline, run_trial
-from autocompress.trial.run import final_result
+from autocompress.trial import pipeline
+from autocompress.trial.run import final_result, run_trial
 
 PRUNED = {"config_list::default::::sparsity": 0.5}
 BITS = {"config_list::weight:output::default::::quant_bits": 8}

@@ -13,8 +13,9 @@ from autocompress.compression.hooks import fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
-from autocompress.trial import pipeline, run_trial
+from autocompress.trial import pipeline
 from autocompress.trial.child import verify_in_child
+from autocompress.trial.run import run_trial
 from tests import curve_modules as modules
 
 

@@ -9,8 +9,8 @@ from autocompress.search_space import AutoCompressionSearchSpaceGenerator, Searc
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import CurveModule
-from autocompress.trial import run_trial
 from autocompress.trial.child import measure_in_child, verify_in_child
+from autocompress.trial.run import run_trial
 from autocompress.trial.tasks import measure_baseline, require_hooks, verify
 from tests import curve_modules as modules
 from tests.written import plan

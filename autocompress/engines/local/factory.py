@@ -14,7 +14,7 @@ from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, Ear
 from autocompress.engines.local.plans import adaptive_plan, early_exit_plan, training_of
 from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
-from autocompress.nncf import CompressionConfig
+from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
 from autocompress.nncf.search_translation import DEFAULT_BOUNDS
 from autocompress.records import Baseline

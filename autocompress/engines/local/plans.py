@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from autocompress.errors import ConfigError
-from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.nncf.config import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.nncf.sections import SECTION, AccuracyAwareTraining, Distillation, Quantization
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Baseline

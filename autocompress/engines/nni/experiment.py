@@ -29,7 +29,8 @@ from autocompress.engines.nni.lifecycle import (
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.remote import Machines
 from autocompress.errors import EngineError
-from autocompress.nncf import CompressionConfig, search_space_of, settings_of
+from autocompress.nncf.config import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings

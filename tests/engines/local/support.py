@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from autocompress import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
+from autocompress.nncf import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
 
 SIZE = 60
 

@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from autocompress import (
-    InfeasibleBudgetError,
-    TrialError,
-    create_accuracy_aware_training_loop,
-    create_compressed_model,
-)
+from autocompress.errors import InfeasibleBudgetError, TrialError
+from autocompress.nncf import create_accuracy_aware_training_loop, create_compressed_model
 from autocompress.testing import cliff
 from tests.engines.local.support import PARAMS, Net, config_of, run, told
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from autocompress import (
+from autocompress import load_compressed
+from autocompress.nncf import (
     CompressionConfig,
     create_accuracy_aware_training_loop,
     create_compressed_model,
-    load_compressed,
     register_default_init_args,
 )
 from tests.compression.structures import PRUNED

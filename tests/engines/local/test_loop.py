@@ -7,20 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress import (
+from autocompress import load_compressed
+from autocompress.engines.local import training
+from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
+from autocompress.nncf import (
     AdaptiveCompressionTrainingLoop,
     CompressionConfig,
-    ConfigError,
     EarlyExitCompressionTrainingLoop,
-    InfeasibleBudgetError,
-    ModuleError,
-    StoreError,
-    TrialError,
     create_accuracy_aware_training_loop,
     create_compressed_model,
-    load_compressed,
 )
-from autocompress.engines.local import training
 from autocompress.testing import cliff, flat, never
 from tests.cli.support import invoke
 from tests.engines.local.support import PARAMS, Net, config_of, loop_of, rates, run, told

@@ -9,8 +9,8 @@ import math
 
 import pytest
 
-from autocompress import InfeasibleBudgetError
 from autocompress.budget import accuracy_margin
+from autocompress.errors import InfeasibleBudgetError
 from autocompress.store import Ledger
 from tests.engines.local.support import config_of, loop_of
 from tests.search import test_oracle as rule

@@ -9,14 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress import (
-    CompressionConfig,
-    ConfigError,
-    ModuleError,
-    create_accuracy_aware_training_loop,
-    create_compressed_model,
-)
 from autocompress.engines.local.functions import UserFunctions
+from autocompress.errors import ConfigError, ModuleError
+from autocompress.nncf import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
 from tests.trial.preflight_modules import FEATURES, Net, accuracy, data, loss, train, weights
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -9,12 +9,9 @@ from autocompress import (
     AutoCompressError,
     AutoCompressionExperiment,
     AutoCompressionSearchSpaceGenerator,
-    ConfigError,
-    EngineError,
-    ModuleError,
-    StoreError,
 )
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.errors import ConfigError, EngineError, ModuleError, StoreError
 from tests import curve_modules as modules
 
 SPARSITY = {"_type": "uniform", "_value": [0, 0.9]}
