@@ -1,17 +1,27 @@
-"""The tables of the reference that come from the code: an mkdocs hook that fills `<!-- table: NAME -->`.
+"""The parts of the reference that come from the code: an mkdocs hook.
 
-Each function returns Markdown. `what it costs` is written here for hooks and settings, and a test requires an entry
+It fills `<!-- table: NAME -->` by the function of that name, which returns Markdown, and `<!-- api: MODULE -->` by the
+public names of a module. `what it costs` is written here for hooks and settings, and a test requires an entry
 for each of them; everything else is read from the package.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_type_hints
 
-MARK = re.compile(r"<!-- table: (\w+) -->")
+TABLE = re.compile(r"<!-- table: (\w+) -->")
+API = re.compile(r"<!-- api: ([\w.]+) -->")
+
+SOME_NAMES = {
+    "autocompress.errors": lambda value: isinstance(value, type),
+    "autocompress.records": lambda value: value.__name__ in ("Baseline", "Measurement", "Proposal", "TrialRecord"),
+    "autocompress.settings": lambda value: value.__name__ == "AccuracyAwareSettings",
+}
+"""Which names of a module without `__all__` are public, where not all of them are."""
 
 HOOK_COSTS = {
     "model": "one call in each trial",
@@ -53,8 +63,31 @@ SETTING_COSTS = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the tables of a page; mkdocs calls this."""
-    return MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
+    """Fill in what comes from the code; mkdocs calls this."""
+    return API.sub(lambda mark: api(mark[1]), TABLE.sub(lambda mark: TABLES[mark[1]](), markdown))
+
+
+def public_names(module: str) -> list[str]:
+    """The public names of a module that have documentation of their own."""
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", None) or [name for name in vars(loaded) if not name.startswith("_")]
+    values = {name: getattr(loaded, name) for name in names}
+    home = "autocompress" if hasattr(loaded, "__all__") else module
+    own = {name: value for name, value in values.items() if _is_of(value, home)}
+    is_public = SOME_NAMES.get(module, lambda _: True)
+    return [name for name, value in own.items() if is_public(value)]
+
+
+def _is_of(value: Any, module: str) -> bool:
+    return hasattr(value, "__qualname__") and str(value.__module__).startswith(module)
+
+
+def api(module: str) -> str:
+    """A heading and the documentation of each public name of a module."""
+    loaded = importlib.import_module(module)
+    values = [(name, getattr(loaded, name)) for name in public_names(module)]
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3"
+    return "\n\n".join(f"## {name}\n\n::: {value.__module__}.{value.__qualname__}\n{options}" for name, value in values)
 
 
 def hooks() -> str:
