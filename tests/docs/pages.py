@@ -13,6 +13,7 @@ A block is of one of these kinds:
 import contextlib
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -100,7 +101,7 @@ def parse_json(block):
 
 
 class Reader:
-    """Somebody in a folder of their own who does what a page says.
+    """Does what a page says, in a folder.
 
     Args:
         folder: their working directory.
@@ -111,7 +112,7 @@ class Reader:
         self.folder = folder
         self.replaced = {"8080": str(free_port()), **(replaced or {})}
         self.namespace = {"__name__": "__docs__"}
-        self.output = []
+        self.started, self.output = [], ""
 
     def read(self, page):
         """Do all that a page shows.
@@ -136,19 +137,29 @@ class Reader:
             self._run(text, block.page, block.line - 1)
         elif block.language == "console":
             for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", text, re.MULTILINE):
-                self.output.append(self._command(line, block))
+                self.started.append((f"{block}: {line}", self._start(line)))
+                if not line.endswith("&"):
+                    self._wait()
+            self._wait()
 
     def _run(self, text, path, line):
         """Errors name the line of the page."""
         exec(compile("\n" * line + text, str(path), "exec"), self.namespace)
 
-    def _command(self, line, block):
-        words = shlex.split(line.replace("\\\n", " "), comments=True)
+    def _start(self, line):
+        words = shlex.split(line.replace("\\\n", " ").removesuffix("&"), comments=True)
         python = {"python": [sys.executable], "autocompress": [sys.executable, "-m", "autocompress.cli"]}
         command = [*python[words[0]], *words[1:]]
-        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=400, check=False)
-        assert ran.returncode == 0, f"{block}: {line}\n{ran.stdout[-2000:]}{ran.stderr[-3000:]}"
-        return ran.stdout
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, **pipes)
+
+    def _wait(self):
+        """For all commands that were started."""
+        while self.started:
+            line, process = self.started.pop(0)
+            out, errors = process.communicate(timeout=500)
+            assert process.returncode == 0, f"{line}\n{out[-2000:]}{errors[-3000:]}"
+            self.output += out
 
     def _mine(self, text):
         for theirs, mine in self.replaced.items():
@@ -162,7 +173,7 @@ class Reader:
         sys.path.insert(0, str(self.folder))
         importlib.invalidate_caches()
         try:
-            with contextlib.chdir(self.folder) if hasattr(contextlib, "chdir") else _chdir(self.folder):
+            with _working_in(self.folder):
                 yield
         finally:
             sys.path.remove(str(self.folder))
@@ -172,9 +183,7 @@ class Reader:
 
 
 @contextlib.contextmanager
-def _chdir(folder):  # contextlib.chdir is of Python 3.11
-    import os
-
+def _working_in(folder):  # contextlib.chdir came with Python 3.11
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,0 +1,101 @@
+"""Pages are followed as a reader would follow them: files are written, blocks and commands run, in their order."""
+
+import shutil
+
+import pytest
+
+from tests.docs.pages import PAGES, Reader, all_pages, blocks, name_of
+from tests.e2e.machines import PYTHON_PATH, machine, require_machines
+from tests.e2e.support import ROOT
+
+TUTORIALS = ("tutorials/nncf", "tutorials/optuna", "tutorials/workers", "tutorials/report", "howto/results")
+"""Those that begin in the folder of the first one."""
+
+QUICK = (
+    "howto/algorithms",
+    "howto/own_algorithm",
+    "reference/search_space",
+    "reference/settings",
+    "explanation/search",
+)
+LONGER = ("howto/compare",)
+ELSEWHERE = {"howto/migration": "tests/e2e/test_migration.py", "tutorials/ssh": "below", "tutorials/own_model": "below"}
+
+
+def page_of(name):
+    return ROOT / f"{name}.md" if name.isupper() else PAGES / f"{name}.md"
+
+
+def test_every_page_with_python_is_run():
+    shown = {
+        name_of(page)
+        for page in all_pages()
+        if any(block.language == "python" for block in blocks(page)) and page.name != "CONTRIBUTING.md"
+    }
+    assert shown == {*TUTORIALS, *QUICK, *LONGER, *ELSEWHERE, "README"}
+
+
+@pytest.fixture(scope="session")
+def first_files(tmp_path_factory):
+    """What the first tutorial has its reader write, with a network that is not trained: enough for short pages."""
+    folder = tmp_path_factory.mktemp("files")
+    written = {}
+    for block in blocks(PAGES / "tutorials/own_model.md"):
+        if block.title:
+            written[block.title] = written.get(block.title, "") + block.text
+    for name, text in written.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_short_pages(name, first_files, tmp_path):
+    shutil.copytree(first_files, tmp_path, dirs_exist_ok=True)
+    untrained(tmp_path)
+    Reader(tmp_path).read(page_of(name))
+
+
+def untrained(folder):
+    import runpy
+
+    import torch
+
+    torch.save(runpy.run_path(str(folder / "train.py"))["network"]().state_dict(), folder / "network.pt")
+
+
+@pytest.fixture(scope="session")
+def first_tutorial(tmp_path_factory):
+    """The folder of a reader who has followed the first tutorial."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    Reader(folder).read(PAGES / "tutorials/own_model.md")
+    return folder
+
+
+@pytest.mark.e2e
+def test_your_own_model(first_tutorial):
+    assert (first_tutorial / "smaller" / "report.html").exists()
+    assert (first_tutorial / "smaller.pt2").exists()
+    assert (first_tutorial / "from_python" / "experiment.json").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", [*TUTORIALS, *LONGER])
+def test_tutorials_that_go_on_from_there(name, first_tutorial, tmp_path):
+    shutil.copytree(first_tutorial, tmp_path / "folder")
+    Reader(tmp_path / "folder").read(page_of(name))
+
+
+@pytest.mark.e2e
+def test_nni_over_ssh(first_tutorial, tmp_path):
+    require_machines()
+    shutil.copytree(first_tutorial, tmp_path / "folder")
+    for large in ("smaller", "from_python"):  # the folder is copied to the machine
+        shutil.rmtree(tmp_path / "folder" / large)
+    home = tmp_path / "machine"
+    home.mkdir()
+    with machine(home) as there:
+        mine = {"gpu1": there.host, "port=22": f"port={there.port}", '"me"': '"root"'}
+        mine |= {"~/.ssh/id_ed25519": str(there.key), "/opt/venv/bin": PYTHON_PATH}
+        reader = Reader(tmp_path / "folder", mine)
+        reader.read(PAGES / "tutorials/ssh.md")
+    assert "of the parameters" in reader.output
