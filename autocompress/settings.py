@@ -203,10 +203,6 @@ class AccuracyAwareSettings(AdaptiveParams):
             kept |= {_RELATIVE: None, _ABSOLUTE: None}
         return self.from_dict({**kept, **changes})
 
-    def searches_like(self, other: AccuracyAwareSettings) -> bool:
-        """Whether a search with other settings is the same: all are equal but `preflight`, which only looks."""
-        return self.with_changes({"preflight": other.preflight}) == other
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object with all settings."""
         return self.model_dump(mode="json")

@@ -247,15 +247,6 @@ def test_bad_knowledge_distillation(given, message):
     assert message in str(caught.value)
 
 
-def test_settings_are_of_the_same_search_with_and_without_a_preflight():
-    settings = AccuracyAwareSettings(patience_epochs=7, maximal_absolute_accuracy_degradation=0.5)
-    without = settings.with_changes({"preflight": False})
-    assert settings != without
-    assert settings.searches_like(without)
-    assert without.searches_like(settings)
-    assert not settings.searches_like(without.with_changes({"seed": 1}))
-
-
 @pytest.mark.parametrize("lost", ["maximal_relative_accuracy_degradation", "maximal_absolute_accuracy_degradation"])
 def test_a_record_without_its_budget_does_not_get_the_default_one(lost):
     record = AccuracyAwareSettings(maximal_relative_accuracy_degradation=0.1).to_dict()

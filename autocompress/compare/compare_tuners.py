@@ -15,6 +15,7 @@ from autocompress.compare.running import run_all
 from autocompress.compare.tuners import DEFAULT_TUNERS, TunerName, tuners_named
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.opening import require_same
 from autocompress.errors import AutoCompressError, ConfigError, StoreError, unknown_name
 from autocompress.plan import choose_objective, installed_versions
 from autocompress.records import Baseline
@@ -53,26 +54,11 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
         for warning in measured.preflight.warnings if measured.preflight is not None else ():
             _logger.warning("%s", warning)
     known = read_json(path)
-    _require_same(home, wanted, known)
+    require_same(str(home), "comparison", known, wanted)
     baseline = Baseline.from_dict(known.get("baseline", {}))
     if baseline.fingerprint != reference.fingerprint():
         raise StoreError(f"{home} must be of the same module, whose source has changed: name another directory")
     return baseline
-
-
-def _require_same(home: Path, wanted: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
-        if not (_same_search(value, known.get(name)) if name == "settings" else known.get(name) == value):
-            raise StoreError(
-                f"{home} must be of the same comparison; its {name} is another one: name another directory"
-            )
-
-
-def _same_search(wanted: Any, known: Any) -> bool:
-    try:
-        return AccuracyAwareSettings.from_record(wanted).searches_like(AccuracyAwareSettings.from_record(known))
-    except ConfigError:  # damaged, or of another version
-        return False
 
 
 def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:

@@ -18,6 +18,7 @@ from autocompress.engines.local.plans import algorithm_of, searches
 from autocompress.engines.local.protocol import Runner
 from autocompress.engines.local.recorder import Report, Scalars, Writing
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
+from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
@@ -188,16 +189,8 @@ class _TrainingLoop:
             store.create()
             store.write_settings(self._plan.to_dict())
             return
-        plan = ExperimentPlan.read(store)
-        store.journal.repair()
+        open_experiment(store, self._plan, fingerprint=None, logger=_logger)
         Ledger(store).absorb()
-        alike = plan.settings.searches_like(self._plan.settings)
-        for name in ("search_space", "settings", "tuner", "baseline"):
-            known, wanted = getattr(plan, name), getattr(self._plan, name)
-            if name == "baseline":
-                known, wanted = (dataclasses.replace(each, seconds=0.0, preflight=None) for each in (known, wanted))
-            if not (alike if name == "settings" else known == wanted):
-                raise StoreError(f"the run in {store.path} must be of the same search; its {name} is another one")
 
     @contextmanager
     def _told(self, store: ExperimentDirectory) -> Iterator[None]:

@@ -22,6 +22,7 @@ from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dis
 from autocompress.engines.nni.manager import Manager, end_process, find_manager
 from autocompress.engines.nni.remote import Machines
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
+from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, EngineError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniEngine
@@ -194,15 +195,10 @@ def reopened(
     Raises:
         StoreError: there is no experiment, or somebody runs it.
     """
-    plan = ExperimentPlan.read(store)
+    store.settings()  # a directory without an experiment is not locked, which would make it
     held.enter_context(store.locked())
     end_process(find_manager(experiment_id))
-    store.journal.repair()
-    if module.fingerprint() != plan.measured.fingerprint:
-        _logger.warning(
-            "the module's source has changed since the experiment began; finished trials keep their results"
-        )
-    return plan
+    return open_experiment(store, fingerprint=module.fingerprint(), logger=_logger)
 
 
 def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.nni.lifecycle import create_algorithms
 from autocompress.engines.nni.remote import Machines
 from autocompress.engines.nni.wire_format import flattened
+from autocompress.engines.opening import open_experiment
 from autocompress.errors import ConfigError
 from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan, choose_objective
 from autocompress.records import TrialRecord
@@ -22,6 +25,8 @@ from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, following
 from autocompress.trial.child import measure_in_child
 from autocompress.trial.process import End, ForkServer, Starter, TrialProcess
+
+_logger = logging.getLogger("nni.autocompress")
 
 
 def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
@@ -38,7 +43,6 @@ def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, 
         ConfigError: the tuner cannot be created, or cannot take the search space.
         TrialError: nothing but failures so far.
     """
-    store.journal.repair()
     ledger = Ledger(store)
     ledger.absorb()
     run = _Run(plan, ledger, start)
@@ -83,6 +87,8 @@ class TunerSearch:
             store.write_settings(self.plan.to_dict())
         self._started = True
         with store.locked(), ForkServer() as server, following(store, callbacks) as tell_end:
+            source = ModuleReference.from_dict(self.plan.module).fingerprint()
+            open_experiment(store, self.plan, fingerprint=source, logger=_logger)
             drive(self.plan, store, self.trials, server)
             self.result.verify()
             tell_end()

@@ -18,6 +18,7 @@ from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.opening import require_same_search, warn_of_new_source
 from autocompress.engines.optuna.convert import PLAN
 from autocompress.engines.optuna.directory_sync import Mirror, show_files
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler
@@ -34,7 +35,7 @@ from autocompress.engines.optuna.storage import (
 )
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.preflight import announce, length_of
-from autocompress.errors import ConfigError, StoreError
+from autocompress.errors import ConfigError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaEngine, choose_objective
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
@@ -268,7 +269,8 @@ class CompressionStudy:
         plan = (measured or self._measured(n_trials)) if known is None else ExperimentPlan.from_dict(known)
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
-        self._require_same(plan)
+        require_same_search(f"the study {self.study_name!r}", plan, self._wanted)
+        warn_of_new_source(plan, self.module.fingerprint(), _logger)
         plan = self._wanted = dataclasses.replace(plan, module=self.module.to_dict())  # where it is on this machine
         self._mirror.prepare(plan)
         study.sampler = self._sampler or ProposalSampler(plan)
@@ -285,14 +287,3 @@ class CompressionStudy:
         plan = plan.with_baseline(baseline, plan.engine)
         announce(plan, _logger, length_of(plan, n_trials))
         return plan
-
-    def _require_same(self, plan: ExperimentPlan) -> None:
-        if self.module.fingerprint() != plan.measured.fingerprint:
-            _logger.warning("the module's source has changed since the study began; finished trials keep their results")
-        odd = [name for name in ("search_space", "objective") if getattr(plan, name) != getattr(self._wanted, name)]
-        odd += [] if plan.settings.searches_like(self._wanted.settings) else ["settings"]
-        if odd:
-            raise StoreError(
-                f"the study {self.study_name!r} must be of the same search; its {odd[0]} is another one: name another "
-                "study"
-            )
