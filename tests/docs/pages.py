@@ -30,7 +30,7 @@ DOCS = ROOT / "docs"
 PAGES = DOCS / "pages"
 PRELUDES = Path(__file__).parent / "preludes"
 KINDS = ("python", "json", "json5", "console", "bash", "text")
-COMMAND = re.compile(r"(?:^\$ |^|&& )(autocompress [^\n]*(?:\\\n[^\n]*)*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^\$ |^|&& )(autocompress [^\n\\]*(?:\\\n[^\n\\]*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,31 @@ def blocks(page):
 def commands(text):
     """The command lines of autocompress in a block, as lists of words."""
     joined = [line.replace("\\\n", " ") for line in COMMAND.findall(text)]
-    return [shlex.split(line.partition(" && ")[0], comments=True) for line in joined]
+    split = [shlex.split(line.partition(" && ")[0], comments=True) for line in joined]
+    return [[word for word in words if word != "&"] for words in split]
 
 
-def parse_command(words):
-    """Let the command line's own parser take it; nothing is run."""
+def parse_command(words, *, partly=False):
+    """Let the command line's own parser take it; nothing is run.
+
+    Args:
+        words: of the line, `autocompress` first.
+        partly: arguments may be missing, as in a sentence that names a command.
+    """
     import typer
 
     from autocompress.cli.app import app
 
-    group = typer.main.get_command(app)
-    context = group.make_context("autocompress", list(words[1:]), resilient_parsing=False)
+    group, given = typer.main.get_command(app), [word for word in words[1:] if word != "--help"]
+    if not given:
+        return None
+    context = group.make_context("autocompress", given)
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
-    if "--help" not in rest:
+    try:
         command.make_context(name, list(rest), parent=context)
+    except Exception as error:
+        if not (partly and type(error).__name__ == "MissingParameter"):
+            raise
     return name
 
 
@@ -136,7 +147,7 @@ class Reader:
         elif block.language == "python":
             self._run(text, block.page, block.line - 1)
         elif block.language == "console":
-            for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", text, re.MULTILINE):
+            for line in re.findall(r"^\$ ([^\n\\]*(?:\\\n[^\n\\]*)*)", text, re.MULTILINE):
                 self.started.append((f"{block}: {line}", self._start(line)))
                 if not line.endswith("&"):
                     self._wait()

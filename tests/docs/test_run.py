@@ -17,9 +17,11 @@ QUICK = (
     "reference/search_space",
     "reference/settings",
     "explanation/search",
+    "CONTRIBUTING",
 )
 LONGER = ("howto/compare",)
-ELSEWHERE = {"howto/migration": "tests/e2e/test_migration.py", "tutorials/ssh": "below", "tutorials/own_model": "below"}
+ELSEWHERE = ("howto/migration", "tutorials/ssh", "tutorials/own_model", "README")
+"""Pages with tests of their own: here, and in `tests/e2e/test_migration.py`."""
 
 
 def page_of(name):
@@ -27,12 +29,9 @@ def page_of(name):
 
 
 def test_every_page_with_python_is_run():
-    shown = {
-        name_of(page)
-        for page in all_pages()
-        if any(block.language == "python" for block in blocks(page)) and page.name != "CONTRIBUTING.md"
-    }
-    assert shown == {*TUTORIALS, *QUICK, *LONGER, *ELSEWHERE, "README"}
+    shown = {name_of(page) for page in all_pages() if any(block.language == "python" for block in blocks(page))}
+    assert shown <= {*TUTORIALS, *QUICK, *LONGER, *ELSEWHERE}
+    assert {name for name in map(name_of, all_pages()) if name.startswith("tutorials/")} <= {*TUTORIALS, *ELSEWHERE}
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +98,24 @@ def test_nni_over_ssh(first_tutorial, tmp_path):
         reader = Reader(tmp_path / "folder", mine)
         reader.read(PAGES / "tutorials/ssh.md")
     assert "of the parameters" in reader.output
+
+
+MY_PROJECT = """
+import torch
+from train import accuracy, train_epoch
+from my_module import MyModule as Trained
+
+trained_model, accuracy, train_epoch = Trained.model, accuracy, train_epoch
+"""
+
+
+@pytest.mark.e2e
+def test_the_readme(first_tutorial, tmp_path):
+    """Its module, and the commands for it; its first lines are run by `.ci/run`."""
+    for name in ("train.py", "network.pt"):
+        shutil.copy(first_tutorial / name, tmp_path)
+    text = (first_tutorial / "my_module.py").read_text()
+    (tmp_path / "trained.py").write_text(text)
+    (tmp_path / "my_project.py").write_text(MY_PROJECT.replace("from my_module", "from trained"))
+    Reader(tmp_path).read(ROOT / "README.md")
+    assert (tmp_path / "small.onnx").exists()
