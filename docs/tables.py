@@ -98,15 +98,13 @@ def hooks() -> str:
     for name in hook_names():
         attribute = inspect.getattr_static(Module, name)
         if not isinstance(attribute, classmethod):
-            described = described_attributes(Module)[name]
-            rows.append((f"`{name}`", "`bool`", f"`{getattr(Module, name)}`", described, "", HOOK_COSTS[name]))
-            continue
-        required = name in Module.__abstractmethods__
-        default = "required" if required else "`None`"
-        described = _sentence(attribute.__func__.__doc__)
-        signature = f"`{name}({_parameters(attribute.__func__)})`"
-        rows.append((signature, _returns(attribute.__func__), default, described, _needed_by(name), HOOK_COSTS[name]))
-    return _table(("hook", "returns", "default", "what it is", "needed by", "what it costs"), rows)
+            what, returns, default = described_attributes(Module)[name], "`bool`", f"`{getattr(Module, name)}`"
+        else:
+            function = attribute.__func__
+            what, returns = _sentence(function.__doc__), _returns(function)
+            default = "required" if name in Module.__abstractmethods__ else "`None`"
+        rows.append((f"`{name}`", what, returns, default, _needed_by(name), HOOK_COSTS[name]))
+    return _table(("hook", "what it is", "returns", "default", "needed by", "what it costs"), rows)
 
 
 def hook_names() -> list[str]:
@@ -126,8 +124,8 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = "1.0 where neither is given" if name == "maximal_relative_accuracy_degradation" else _json(default)
-        rows.append((f"`{name}`", field.description or "", shown, described[name], SETTING_COSTS[name]))
-    return _table(("setting", "allowed", "default", "what it does", "what it costs"), rows)
+        rows.append((f"`{name}`", shown, field.description or "", described[name], SETTING_COSTS[name]))
+    return _table(("setting", "default", "allowed", "what it does", "what it costs"), rows)
 
 
 def distillation() -> str:
@@ -349,13 +347,9 @@ def _needed_by(hook: str) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _parameters(function: Callable[..., Any]) -> str:
-    return ", ".join(list(inspect.signature(function).parameters)[1:])
-
-
 def _returns(function: Callable[..., Any]) -> str:
     annotation = str(inspect.signature(function).return_annotation)
-    return f"`{annotation}`"
+    return f"`{annotation.removesuffix(' | None')}`"
 
 
 def _sentence(docstring: str | None) -> str:
@@ -376,8 +370,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """Text that is safe in a table: no column ends in it, and only code has angle brackets."""
-    parts = text.replace("|", "\\|").split("`")
-    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    parts = text.split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("|", "\\|") for part in parts[::2]]
     return "`".join(parts)
 
 

@@ -1,7 +1,7 @@
 """The pictures of a search in the documentation: `python -m tests.benchmarks.pictures DIR`.
 
-DIR is the directory of a search with one algorithm, such as `autocompress demo --out DIR` makes. Writes `search.png`, the
-rates in their order, and `report.png`, the top of the report in Chromium.
+DIR is the directory of a search with one algorithm, such as `autocompress demo --out DIR` makes. Writes `search.png`,
+the rates in their order, and `report.png`, the top of the report in Chromium.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def draw_search(result, path):
     with rc_context({"font.size": 11, "text.color": INK, "axes.edgecolor": GRID, "xtick.color": FAINT}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
-        path_axes, budget_axes = figure.subplots(1, 2, width_ratios=(1, 1))
+        path_axes, budget_axes = figure.subplots(1, 2, width_ratios=(1.2, 1))
         _path(path_axes, records, result.best)
         _budget(budget_axes, records, threshold, result.baseline.accuracy, result.best)
         figure.savefig(path, dpi=160)
@@ -41,14 +41,14 @@ def _path(axes, records, best):
     for number, (before, after) in enumerate(itertools.pairwise(rates), 1):
         middle = (number + 0.5, (before + after) / 2)
         step = f"{after - before:+.3g}".replace("-", "\N{MINUS SIGN}")
-        axes.text(*middle, step, ha="center", va="center", color=FAINT, fontsize=9.5, bbox=box)
+        axes.text(*middle, step, ha="center", va="center", color=FAINT, fontsize=9, bbox=box)
     axes.set(xlabel="trial", xticks=list(numbers), xlim=(0.6, len(rates) + 0.9))
     axes.set_title("The rate rises while trials are within the budget", loc="left", fontsize=11)
     _percent(axes.yaxis)
     _plain(axes)
     axes.annotate(
-        "the result", (rates.index(best.requested_rate) + 1, best.requested_rate), xytext=(22, -24),
-        textcoords="offset points", ha="right", color=WITHIN, fontweight="bold",
+        "the result", (rates.index(best.requested_rate) + 1, best.requested_rate), xytext=(8, 14),
+        textcoords="offset points", ha="center", color=WITHIN, fontweight="bold",
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _budget(axes, records, threshold, uncompressed, best):
 
 def _mark(axes, x, y, record):
     kind = {"color": WITHIN, "marker": "o"} if record.feasible else {"color": OUTSIDE, "marker": "X"}
-    axes.scatter([x], [y], s=85, zorder=3, **kind)
+    axes.scatter([x], [y], s=85, zorder=4, **kind)
 
 
 def _percent(axis):

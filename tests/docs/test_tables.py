@@ -36,7 +36,7 @@ def test_all_hooks_are_there():
     assert set(table) == hooks == set(tables.HOOK_COSTS)
     for cells in table.values():
         assert all(cell.strip() for cell in cells[:4] + cells[5:]), cells
-    assert {name for name, cells in table.items() if cells[2] == "required"} == {"model", "evaluator"}
+    assert {name for name, cells in table.items() if cells[3] == "required"} == {"model", "evaluator"}
     assert "`qat`" in table["calibration_data"][4]
 
 
@@ -45,8 +45,8 @@ def test_all_settings_are_there():
     assert set(table) == set(AccuracyAwareSettings.model_fields) == set(tables.SETTING_COSTS)
     assert all(cell.strip() for cells in table.values() for cell in cells), table
     settings = AccuracyAwareSettings()
-    assert table["patience_epochs"][2] == f"`{settings.patience_epochs}`"
-    assert table["minimal_compression_rate_step"][1] == "a finite number > 0"
+    assert table["patience_epochs"][1] == f"`{settings.patience_epochs}`"
+    assert table["minimal_compression_rate_step"][2] == "a finite number > 0"
     assert set(rows(tables.distillation())) == set(KnowledgeDistillation.model_fields)
 
 
