@@ -3,7 +3,7 @@
 A block is of one of these kinds:
 
     python                     run in the page's own namespace, one block after the other
-    python title="NAME.py"     a file in the reader's folder; blocks of the same name are one file
+    python title="NAME.py"     a file in the reader's folder
     json, json5 [title=...]    a search space or an NNCF-style configuration, parsed; with a title also a file
     console                    `$ COMMAND` lines, parsed, and run where the page is a tutorial; other lines are output
     bash                       commands to copy, parsed
@@ -131,19 +131,17 @@ class Reader:
         Raises:
             AssertionError: a command failed; any error of a block of Python.
         """
-        written = {}
         with self._in_folder():
             prelude = PRELUDES / f"{name_of(page).replace('/', '_')}.py"
             if prelude.exists():
                 self._run(prelude.read_text(), prelude, 0)
             for block in blocks(page):
-                self._do(block, written)
+                self._do(block)
 
-    def _do(self, block, written):
+    def _do(self, block):
         text = self._mine(block.text)
         if block.title:
-            written[block.title] = written.get(block.title, "") + text
-            (self.folder / block.title).write_text(written[block.title])
+            (self.folder / block.title).write_text(text)
         elif block.language == "python":
             self._run(text, block.page, block.line - 1)
         elif block.language == "console":

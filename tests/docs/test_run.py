@@ -38,12 +38,9 @@ def test_every_page_with_python_is_run():
 def first_files(tmp_path_factory):
     """What the first tutorial has its reader write, with a network that is not trained: enough for short pages."""
     folder = tmp_path_factory.mktemp("files")
-    written = {}
     for block in blocks(PAGES / "tutorials/own_model.md"):
         if block.title:
-            written[block.title] = written.get(block.title, "") + block.text
-    for name, text in written.items():
-        (folder / name).write_text(text)
+            (folder / block.title).write_text(block.text)
     return folder
 
 
