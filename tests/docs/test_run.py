@@ -68,6 +68,7 @@ def first_tutorial(tmp_path_factory):
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(1500)  # three searches
 def test_your_own_model(first_tutorial):
     assert (first_tutorial / "smaller" / "report.html").exists()
     assert (first_tutorial / "smaller.pt2").exists()
