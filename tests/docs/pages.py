@@ -24,6 +24,7 @@ from pathlib import Path
 import json5
 from markdown_it import MarkdownIt
 
+from autocompress import registry
 from tests.e2e.support import ROOT, free_port
 
 DOCS = ROOT / "docs"
@@ -117,10 +118,11 @@ class Reader:
     Args:
         folder: their working directory.
         replaced: texts that stand for what each reader has of their own, such as the name of a machine.
+        runs_commands: whether lines with `$` are run.
     """
 
-    def __init__(self, folder, replaced=None):
-        self.folder = folder
+    def __init__(self, folder, replaced=None, *, runs_commands=True):
+        self.folder, self.runs_commands = folder, runs_commands
         self.replaced = {"8080": str(free_port()), **(replaced or {})}
         self.namespace = {"__name__": "__docs__"}
         self.started, self.output = [], ""
@@ -144,7 +146,7 @@ class Reader:
             (self.folder / block.title).write_text(text)
         elif block.language == "python":
             self._run(text, block.page, block.line - 1)
-        elif block.language == "console":
+        elif block.language == "console" and self.runs_commands:
             for line in re.findall(r"^\$ ([^\n\\]*(?:\\\n[^\n\\]*)*)", text, re.MULTILINE):
                 self.started.append((f"{block}: {line}", self._start(line)))
                 if not line.endswith("&"):
@@ -165,8 +167,9 @@ class Reader:
     def _wait(self):
         """For all commands that were started."""
         while self.started:
-            line, process = self.started.pop(0)
+            line, process = self.started[0]
             out, errors = process.communicate(timeout=500)
+            self.started.pop(0)
             assert process.returncode == 0, f"{line}\n{out[-2000:]}{errors[-3000:]}"
             self.output += out
 
@@ -177,14 +180,18 @@ class Reader:
 
     @contextlib.contextmanager
     def _in_folder(self):
-        """The folder is the working directory, and what was imported from it is forgotten afterwards."""
-        known = set(sys.modules)
+        """The folder is the working directory; what was imported from it, registered and started is gone afterwards."""
+        known, algorithms = set(sys.modules), registry.algorithms()
         sys.path.insert(0, str(self.folder))
         importlib.invalidate_caches()
         try:
             with _working_in(self.folder):
                 yield
         finally:
+            for _, process in self.started:
+                process.kill()
+            for name in set(registry._known) - set(algorithms):
+                del registry._known[name]
             sys.path.remove(str(self.folder))
             for name in set(sys.modules) - known:
                 if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(self.folder)):
