@@ -106,7 +106,7 @@ def run(
 def resume(
     directory: Directory,
     port: Port = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials (optuna).")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials.")] = None,
     track: Track = None,
     quiet: Quiet = False,
     debug: Debug = False,

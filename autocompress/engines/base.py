@@ -146,6 +146,11 @@ class Engine(Protocol):
         ...
 
 
+def engine_names() -> tuple[str, ...]:
+    """All engines, by name."""
+    return tuple(_ENGINES)
+
+
 def engine_named(name: str) -> Engine:
     """The engine of that name.
 

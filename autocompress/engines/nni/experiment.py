@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from autocompress.engines.nni.configuration import canonical, plan_experiment
 from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.lifecycle import (
     Session,
+    change_limit,
     create_algorithms,
     created,
     end_experiment,
@@ -31,7 +33,7 @@ from autocompress.engines.nni.remote import Machines
 from autocompress.errors import EngineError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
-from autocompress.plan import ExperimentPlan
+from autocompress.plan import ExperimentPlan, NniEngine
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
@@ -96,6 +98,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.callbacks: list[Callback] = []
         self._following = contextlib.ExitStack()
         self._tell_end: Callable[[], None] = lambda: None
+        self._limit_changed = False
 
     @classmethod
     @checked_arguments
@@ -275,7 +278,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         plan = reopened(self.id, self.module, store, self._held)
         if not known_to_nni(self.id, store.path / "nni"):
             self._action = "create"
-        return plan
+        if plan.maximal_trials == self.config.max_trial_number:
+            return plan
+        self._limit_changed = True
+        config = {**plan.engine_as(NniEngine).config, "maxTrialNumber": self.config.max_trial_number}
+        changed = dataclasses.replace(plan, engine=NniEngine(self.id, config))
+        store.write_settings(changed.to_dict())
+        return changed
 
     def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
         config = canonical(self.config)
@@ -290,6 +299,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.port, self.url_prefix = port, manager.url_prefix
         self._proc = manager.process
         post_experiment(manager, config)
+        if self._limit_changed and self._action == "resume":
+            change_limit(manager, config.max_trial_number)
         _logger.info("web page: %s", manager.url)
         return manager
 

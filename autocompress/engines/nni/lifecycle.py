@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 from nni.assessor import Assessor
@@ -31,6 +32,7 @@ from autocompress.store.disk import require_space
 from autocompress.trial.child import measure_in_child
 
 _POLL_SECONDS = 0.2
+_RESTART_SECONDS = 10.0
 
 
 @dataclass
@@ -135,10 +137,28 @@ class Session:
 
 def end_experiment(manager: Manager) -> None:
     """Let the experiment be DONE as soon as its running trials are: no more trials than there are."""
-    profile = manager.get("/experiment")
-    profile["params"]["maxTrialNumber"] = max(1, profile["nextSequenceId"])
     with contextlib.suppress(requests.ConnectionError):  # it is going down already
-        rest.put(manager.port, "/experiment?update_type=MAX_TRIAL_NUM", profile, manager.url_prefix)
+        profile = manager.get("/experiment")
+        _set_limit(manager, profile, max(1, profile["nextSequenceId"]))
+
+
+def change_limit(manager: Manager, trials: int | None) -> None:
+    """Let a resumed experiment have another number of trials; NNI goes on with the one that it has stored.
+
+    Args:
+        manager: running, resumed.
+        trials: the most trials in all; None: no limit.
+    """
+    _set_limit(manager, manager.get("/experiment"), trials)
+    deadline = time.monotonic() + _RESTART_SECONDS
+    while manager.get("/check-status")["status"] == "DONE" and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)  # it was, by the old limit; the manager looks again every second
+
+
+def _set_limit(manager: Manager, profile: dict[str, Any], trials: int | None) -> None:
+    profile["params"].pop("maxTrialNumber", None)
+    profile["params"] |= {} if trials is None else {"maxTrialNumber": trials}
+    rest.put(manager.port, "/experiment?update_type=MAX_TRIAL_NUM", profile, manager.url_prefix)
 
 
 _logger = logging.getLogger("nni.autocompress")
