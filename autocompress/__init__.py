@@ -6,6 +6,9 @@ first used. NNCF's interface is in `autocompress.nncf`, Optuna's in `autocompres
 """
 
 from autocompress.lazy_names import lazy_names
+from autocompress.torchvision_import import TorchvisionFinder
+
+TorchvisionFinder.install()
 
 __version__ = "0.1.0.dev0"
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

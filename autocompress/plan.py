@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from typing import Any, Literal, TypedDict, TypeVar
 
 from autocompress.errors import ConfigError, StoreError, short
-from autocompress.records import Baseline, Proposal
+from autocompress.records import Baseline, Proposal, TrialRecord
 from autocompress.registry import algorithm
-from autocompress.search import AdaptiveSearch, Search, require_objective
+from autocompress.search import AdaptiveSearch, RateAxis, Search, SingleTrial, proposals, require_objective
 from autocompress.search_space import SearchSpace, requested_rate
+from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
@@ -23,6 +24,8 @@ from autocompress.typed_fields import checked, from_fields
 
 ADAPTIVE_TUNER = "AdaptiveCompression"
 """Name of our own tuner and assessor, beside which NNI's are named."""
+EARLY_EXIT = "early_exit"
+"""NNCF's mode of a training loop that has one trial; stands where other plans name their tuner."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,41 @@ class OptunaEngine:
 
 
 @dataclass(frozen=True)
-class LocalEngine:
-    """A training loop in the user's process.
+class LoopEngine:
+    """A training loop in the user's process, on the user's model object.
 
     Attributes:
-        algorithm: name of what compresses, as records have it.
-        config: the NNCF-style configuration.
+        model: name of the model's class.
+        algorithm: what compresses, as records name it.
+        mode: of NNCF's accuracy-aware training.
+        config: NNCF's own configuration.
     """
 
+    model: str
     algorithm: str
+    mode: Literal["adaptive_compression_level", "early_exit"]
     config: dict[str, Any]
+    name: Literal["loop"] = "loop"
+
+    def search(self, settings: AccuracyAwareSettings, initial_rate: float | None = None) -> Search:
+        """The search of the loop's rates; a single trial in the mode `early_exit`.
+
+        Args:
+            settings: of the search.
+            initial_rate: at which the first trial ended, where its schedule had not reached the target.
+        """
+        if self.mode == EARLY_EXIT:
+            return SingleTrial(self.algorithm, settings.maximal_total_epochs, settings.seed)
+        if initial_rate is not None:
+            settings = settings.with_changes({"initial_compression_rate": initial_rate})
+        axis = RateAxis(settings.minimal_compression_rate, settings.maximal_compression_rate)
+        return settings.adaptive_search(self.algorithm, axis)
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """A search of a user's module in one process, trials included."""
+
     name: Literal["local"] = "local"
 
 
@@ -91,10 +119,11 @@ class BuiltinTunerEngine:
     name: Literal["nni-tuner"] = "nni-tuner"
 
 
-EnginePlan = NniEngine | OptunaEngine | LocalEngine | BuiltinTunerEngine
-_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LocalEngine)
+EnginePlan = NniEngine | OptunaEngine | LoopEngine | LocalEngine | BuiltinTunerEngine
+_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LoopEngine, LocalEngine)
 _ENGINES: dict[str, type[EnginePlan]] = {
     "local": LocalEngine,
+    "loop": LoopEngine,
     "nni": NniEngine,
     "nni-tuner": BuiltinTunerEngine,
     "optuna": OptunaEngine,
@@ -108,8 +137,8 @@ class ExperimentPlan:
     """An experiment's settings, all checked.
 
     Attributes:
-        module: reference to the user's module, as JSON.
-        search_space: the search space in NNI's wire format.
+        module: reference to the user's module, as JSON; empty for a training loop, which is given a model.
+        search_space: the search space in NNI's wire format; empty for a training loop, which has a configuration.
         settings: the search's settings, the accuracy budget among them.
         objective: what trials are compared by.
         tuner: name of the tuner, or `package.module.Class` of a custom one.
@@ -152,13 +181,34 @@ class ExperimentPlan:
         return self.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better)
 
     @property
+    def model_name(self) -> str:
+        """Name of the user's module, or of the class of the model that a training loop was given."""
+        return self.engine.model if isinstance(self.engine, LoopEngine) else str(self.module["class_name"])
+
+    @property
     def searches(self) -> tuple[Search, ...]:
         """One search for each algorithm."""
+        return self._searches(())
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether our own search chooses the trials; NNI's and Optuna's need a limit."""
+        return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LoopEngine)
+
+    def proposals(self, records: Sequence[TrialRecord]) -> list[Proposal]:
+        """What our own search tries next: at most one proposal for each algorithm, none at its end."""
+        return proposals(self._searches(records), records) if self.ends_by_itself else []
+
+    def _searches(self, records: Sequence[TrialRecord]) -> tuple[Search, ...]:
+        if isinstance(self.engine, LoopEngine):
+            return (self.engine.search(self.settings, records[0].requested_rate if records else None),)
         return self.settings.searches(self.space)
 
     @property
     def stages(self) -> int:
         """The most algorithms that a trial applies one after the other, each with its own epochs."""
+        if isinstance(self.engine, LoopEngine):
+            return 1
         return max(len(algorithm(space.name).stages) for space in self.space.algorithms)
 
     @property
@@ -187,7 +237,10 @@ class ExperimentPlan:
 
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
-        chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
+        if isinstance(self.engine, LoopEngine):
+            chosen: dict[str, Any] = {ALGORITHM_KEY: {"_name": self.engine.algorithm}}
+        else:
+            chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
         once = {} if requested_rate(chosen) is not None else {RATE_KEY: proposal.requested_rate}
         search = {
             **once,
@@ -258,7 +311,7 @@ class ExperimentPlan:
             plan = from_fields(cls, plain)
         except (ConfigError, StoreError) as error:
             raise StoreError(f"experiment.json is damaged: {error}") from error
-        if "class_name" not in plan.module:
+        if "class_name" not in plan.module and not isinstance(plan.engine, LoopEngine):
             raise StoreError("experiment.json is damaged: module must have class_name; it does not")
         return plan
 

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import logging
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -235,6 +236,17 @@ def algorithm(name: str) -> Algorithm:
     if name not in known:
         raise ConfigError(unknown_name("algorithm", name, known))
     return known[name]
+
+
+def load_if_unknown(names: Iterable[str], load: Callable[[], object]) -> None:
+    """Import what may register an algorithm, where one of these names is not known yet.
+
+    Args:
+        names: of algorithms or mixes.
+        load: imports it, such as the file of the user's module.
+    """
+    if not {part for name in names for part in name.split(MIX)} <= algorithms().keys():
+        load()
 
 
 def _mix(name: str) -> Mix:

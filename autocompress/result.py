@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import ModuleError, StoreError
+from autocompress.errors import ConfigError, ModuleError, StoreError
 from autocompress.grammar import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
@@ -23,22 +23,41 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autocompress.compression.module_loading import ModuleReference
+    from autocompress.compression.reference_model import ReferenceModel
     from autocompress.formats.export import ExportReport
     from autocompress.plan import ExperimentPlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class CompressionResult:
-    """The result of an experiment, read from its directory; the same for every engine.
+    """The result of a search, read from its directory; the same for every engine.
 
-    Attributes:
-        directory: the experiment's files.
+    Args:
+        directory: the search's.
         module: the user's module, where this process runs or has run the search. A directory that was only opened names
             a file that anybody may have written: it is not run unless the caller says so.
+        source: the uncompressed model, where this process has it, as a training loop does.
+
+    Attributes:
+        directory: the search's files.
+        module: as given.
+        source: as given.
     """
 
     directory: ExperimentDirectory
-    module: ModuleReference | None = None
+    module: ModuleReference | None
+    source: ReferenceModel | None = field(repr=False)
+
+    def __init__(
+        self,
+        directory: ExperimentDirectory | str | os.PathLike[str],
+        module: ModuleReference | None = None,
+        *,
+        source: ReferenceModel | None = None,
+    ) -> None:
+        store = directory if isinstance(directory, ExperimentDirectory) else ExperimentDirectory(Path(directory))
+        for name, value in (("directory", store), ("module", module), ("source", source)):
+            object.__setattr__(self, name, value)
 
     @property
     def plan(self) -> ExperimentPlan:
@@ -130,17 +149,21 @@ class CompressionResult:
         """The best model, physically smaller, on the device its module builds models on, in eval mode.
 
         Args:
-            model: the uncompressed model, copied, not changed; by default the module's.
+            model: the uncompressed model, copied, not changed; by default the module's, or the one that a training loop
+                of this process was given.
             trust_module: run the module's file that the directory names, though it was not this process that began or
                 resumed the search, and has not imported that file.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
+            ModuleError: a training loop's directory was opened, and no model is given.
             StoreError: the checkpoint is damaged, or the module's file would have to be run.
         """
         from autocompress.compression.hooks import fresh_model
         from autocompress.formats.checkpoint import load_compressed
 
+        if model is None and self.source is not None:
+            model = self.source.original
         if model is None and not self._needs_no_module():
             reference = self._module("load_model(", trust_module)
             with reference.on_path():
@@ -156,8 +179,8 @@ class CompressionResult:
         recorded = self.plan.module
         if "name" not in recorded:
             raise ModuleError(
-                "a run of a training loop has no module to build the model from: give the uncompressed model to "
-                f"load_compressed({str(self.checkpoint)!r}, model), and what it gives to export(...)"
+                "the uncompressed model must be given, as the directory of a training loop names no module that builds "
+                f"it: {call}model)"
             )
         reference = ModuleReference.from_dict(recorded)
         if not trust_module and reference.in_memory() is None:
@@ -165,33 +188,69 @@ class CompressionResult:
             raise StoreError(reference.untrusted(what, lambda given: f"{call}{given})", takes_model=call.endswith("(")))
         return reference
 
-    def export(self, path: str | os.PathLike[str], *, trust_module: bool = False) -> ExportReport:
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        model: nn.Module | None = None,
+        example_inputs: Any = None,
+        *,
+        trust_module: bool = False,
+    ) -> ExportReport:
         """Write the best model as `.onnx`, `.pt2`, `.dot`, or a directory with a plain state dict.
 
         Beside a `.dot` file the uncompressed model's graph is written too, as `<name>.uncompressed.dot`.
 
         Args:
             path: of the file, or of the directory.
-            trust_module: see `load_model`; the module gives the inputs that an export needs.
+            model: the uncompressed model; as for `load_model`.
+            example_inputs: a tensor, or a tuple of the positional arguments of one forward pass; by default those of
+                the module, or of a training loop's configuration.
+            trust_module: see `load_model`.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
-            ConfigError: an unknown suffix, or packages that a format needs are missing.
+            ConfigError: an unknown suffix, packages that a format needs are missing, or example_inputs must be given.
+            ModuleError: a training loop's directory was opened, and no model is given.
             CompressionError: the model cannot be exported, or what was written computes something else.
             StoreError: the checkpoint is damaged, the module's file would have to be run, or the files cannot be
                 written.
         """
-        from autocompress.compression.hooks import example_inputs, fresh_model
-        from autocompress.formats.export import export
+        from autocompress.compression.hooks import example_inputs as inputs_of
+        from autocompress.compression.hooks import fresh_model
 
-        reference, target = self._module(f"export({str(path)!r}, ", trust_module), Path(path)
+        if model is not None or self.source is not None:
+            original = model if model is not None or self.source is None else self.source.original
+            assert original is not None
+            return self._export(
+                Path(path), original, self._inputs(original) if example_inputs is None else example_inputs
+            )
+        reference = self._module(f"export({str(path)!r}, ", trust_module)
         with reference.on_path():
             module = reference.load()
-            original, inputs = fresh_model(module), example_inputs(module)
-            report = export(self.load_model(original), target, inputs, original=original)
-            if target.suffix == ".dot":
-                export(original, target.with_suffix(".uncompressed.dot"), inputs)
+            inputs = inputs_of(module) if example_inputs is None else example_inputs
+            return self._export(Path(path), fresh_model(module), inputs)
+
+    def _export(self, path: Path, original: nn.Module, inputs: Any) -> ExportReport:
+        from autocompress.formats.export import export
+
+        report = export(self.load_model(original), path, inputs, original=original)
+        if path.suffix == ".dot":
+            export(original, path.with_suffix(".uncompressed.dot"), inputs)
         return report
+
+    def _inputs(self, model: nn.Module) -> tuple[Any, ...]:
+        """Example inputs of a model that is given: those of the training loop or of its configuration."""
+        from autocompress.nncf.config import CompressionConfig
+        from autocompress.nncf.create import example_inputs
+        from autocompress.plan import LoopEngine
+
+        if self.source is not None:
+            return self.source.inputs
+        engine = self.plan.engine
+        config = CompressionConfig.from_dict(engine.config) if isinstance(engine, LoopEngine) else None
+        if config is None or not config.input_info:
+            raise ConfigError("example_inputs must be given beside a model: the search's files describe no inputs")
+        return example_inputs(config, model)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write one self-contained HTML page, and its plots as SVG and PNG in `plots/` beside it.
@@ -221,8 +280,11 @@ class CompressionResult:
 
         return notebook(story_of(self.directory))
 
-    def verify(self) -> TrialRecord:
-        """Load the best model in a new process and evaluate it; one outside the budget gives way to the next.
+    def verify(self, check: Callable[[Path], Verdict] | None = None) -> TrialRecord:
+        """Load the best model and evaluate it; one outside the budget gives way to the next.
+
+        Args:
+            check: loads a checkpoint and evaluates it; by default in a new process, which runs the user's module.
 
         Returns:
             the record of the model that holds.
@@ -235,7 +297,10 @@ class CompressionResult:
         ledger, plan = Ledger(self.directory), self.plan
         while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
-            verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
+            if check is None:
+                verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
+            else:
+                verdict = check(checkpoint)
             ledger.add_verdict(record.key, verdict)
         return self.best
 

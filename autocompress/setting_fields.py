@@ -5,8 +5,11 @@ The description of each kind is the rule that an error states.
 
 from __future__ import annotations
 
+import inspect
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -66,6 +69,53 @@ Seconds = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number in [0, 2**32)")]
 
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """A setting, described for its users.
+
+    Attributes:
+        name: as users write it; of a key of an object `setting.key`.
+        rule: what it must be, in words.
+        default: its value where it is not given; `...`: it must be given with the object.
+        help: what it does.
+    """
+
+    name: str
+    rule: str
+    default: Any
+    help: str
+
+
+def descriptions(kind: type[Section], path: str = "") -> Iterator[SettingDescription]:
+    """All settings of a class, those of inner objects behind theirs.
+
+    Args:
+        kind: whose `Attributes` say what each does.
+        path: what the names begin with.
+    """
+    helps = _attribute_docs(kind)
+    for name, field in kind.model_fields.items():
+        default = ... if field.is_required() else field.default
+        yield SettingDescription(path + name, field.description or "an object", default, helps.get(name, ""))
+        if (inner := _section(field.annotation)) is not None:
+            yield from descriptions(inner, f"{path}{name}.")
+
+
+def _attribute_docs(kind: type[Section]) -> dict[str, str]:
+    """What the docstrings of a class and of those that it is derived from say about attributes, by name."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        section = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+        section = section.partition("\n\n")[0]
+        found |= {
+            name: " ".join(text.split()) for name, text in re.findall(r"^    (\w+): ((?:.|\n      )+)", section, re.M)
+        }
+    return found
+
+
+_ATTRIBUTE = re.compile(r"^    (\w+): ((?:.|\n      )+)", re.MULTILINE)
+
 _Read = TypeVar("_Read", bound=Section)
 
 
@@ -113,9 +163,9 @@ def _broken(kind: type[Section], detail: dict[str, Any], where: str) -> str:
     return f"{path or 'settings'} must be {rule}; got {detail['input']!r}"
 
 
-def _found(kind: type[Section], names: Sequence[str]) -> tuple[type[BaseModel], FieldInfo | None]:
+def _found(kind: type[Section], names: Sequence[str]) -> tuple[type[Section], FieldInfo | None]:
     """The section that the last name is in, and its field there, if it has one."""
-    home: type[BaseModel] = kind
+    home: type[Section] = kind
     field = None
     for name in names:
         field = home.model_fields.get(name)
@@ -125,9 +175,9 @@ def _found(kind: type[Section], names: Sequence[str]) -> tuple[type[BaseModel], 
     return home, field
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def _section(annotation: Any) -> type[Section] | None:
     for each in (annotation, *typing.get_args(annotation)):
-        if isinstance(each, type) and issubclass(each, BaseModel):
+        if isinstance(each, type) and issubclass(each, Section):
             return each
     return None
 

@@ -53,10 +53,9 @@ class KnowledgeDistillation(Section):
 class EarlyExitParams(Section):
     """Training until the accuracy is within the budget: NNCF's mode `early_exit`, its names and defaults.
 
-    With neither degradation given, 1 % relative is tolerated.
-
     Attributes:
-        maximal_relative_accuracy_degradation: tolerated loss in percent of the uncompressed accuracy's magnitude.
+        maximal_relative_accuracy_degradation: tolerated loss in percent of the uncompressed accuracy's magnitude; 1.0
+            where neither degradation is given.
         maximal_absolute_accuracy_degradation: tolerated loss in the evaluator's unit; excludes the relative one.
         maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
         validate_every_n_epochs: epochs of fine-tuning between two evaluations.

@@ -2,15 +2,15 @@
 
     python examples/nncf_style.py [--config search_spaces/filter_pruning.json5] [--log-dir runs] [--resume RUN]
 
-The network and the data are those of `digits.py`.
+The network and the data are those of `autocompress.demo`.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from digits import DATA, DigitsModule, accuracy_on
 
+from autocompress.demo import DATA, DigitsModule, accuracy_on
 from autocompress.nncf import (
     CompressionConfig,
     create_accuracy_aware_training_loop,

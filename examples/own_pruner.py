@@ -1,18 +1,14 @@
-"""A pruner of your own: which filters vary least over their kernel, searched on the digits of `examples/digits.py`.
+"""A pruner of your own: which filters vary least over their kernel, searched on the digits of `autocompress.demo`.
 
     python examples/own_pruner.py
+    autocompress run examples/own_pruner.py:SpreadModule --algorithm spread
 
 Trials are processes of their own; they import the module's file, and with it what it registers.
 """
 
-import sys
-from pathlib import Path
-
 from autocompress import AccuracyBudget, AutoCompressionSearchSpaceGenerator, CompressionStudy, register_algorithm
 from autocompress.algorithms import FilterPruner
-
-sys.path.insert(0, str(Path(__file__).parent))
-from digits import DigitsModule
+from autocompress.demo import DigitsModule
 
 
 class Spread(FilterPruner):

@@ -3,9 +3,10 @@
 import pytest
 
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ExperimentPlan, choose_objective
+from autocompress.plan import EARLY_EXIT, ExperimentPlan, LoopEngine, choose_objective
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
+from tests.search.support import trial
 from tests.written import plan
 
 
@@ -52,3 +53,52 @@ def test_a_plan_without_its_budget():
     del written["settings"]["maximal_relative_accuracy_degradation"]
     with pytest.raises(StoreError, match="damaged: settings must have maximal_relative_accuracy_degradation"):
         ExperimentPlan.from_dict(written)
+
+
+def loop_plan(mode="adaptive_compression_level", **settings):
+    engine = LoopEngine("Net", "filter_pruning+qat", mode, {"log_dir": None})
+    return plan(module={}, search_space={}, engine=engine, settings=AccuracyAwareSettings.from_dict(settings),
+                tuner=EARLY_EXIT if mode == EARLY_EXIT else "AdaptiveCompression")  # fmt: skip
+
+
+def test_the_plan_of_a_loop_needs_no_module_and_no_search_space():
+    written = loop_plan().to_dict()
+    read = ExperimentPlan.from_dict(written)
+    assert read.to_dict() == written
+    assert (read.model_name, read.stages, read.ends_by_itself, read.maximal_trials) == ("Net", 1, True, None)
+    with pytest.raises(StoreError, match="module must have class_name"):
+        ExperimentPlan.from_dict({**plan().to_dict(), "module": {}})
+
+
+def test_the_trials_of_a_loop_have_their_rate_once():
+    one = loop_plan(initial_compression_rate=0.4, seed=3)
+    (proposal,) = one.proposals([])
+    parameters = one.trial_parameters(proposal)
+    assert parameters["algorithm_name"] == {"_name": "filter_pruning+qat"}
+    assert (parameters["search"]["requested_rate"], parameters["search"]["seed"]) == (0.4, 3)
+
+
+def test_the_search_of_a_loop_goes_on_from_where_its_schedule_was():
+    one, name = loop_plan(initial_compression_rate=0.5), "filter_pruning+qat"
+    for feasible, rate in ((True, 0.37), (False, 0.17)):
+        (proposal,) = one.proposals([trial(0.27, feasible, algorithm=name)])
+        assert proposal.requested_rate == pytest.approx(rate)
+
+
+def test_a_loop_with_one_rate_has_one_trial():
+    one = loop_plan(initial_compression_rate=0.5, minimal_compression_rate=0.5, maximal_compression_rate=0.5)
+    (proposal,) = one.proposals([])
+    assert proposal.requested_rate == 0.5
+    assert not one.proposals([trial(0.5, algorithm="filter_pruning+qat")])
+
+
+def test_early_exit_is_one_trial_of_all_epochs():
+    one = loop_plan(EARLY_EXIT, maximal_total_epochs=40)
+    (proposal,) = one.proposals([])
+    assert (proposal.requested_rate, proposal.epochs, proposal.initial) == (None, 40, True)
+    assert not one.proposals([trial(None, algorithm="filter_pruning+qat")])
+
+
+def test_other_tuners_choose_by_themselves():
+    assert not plan(tuner="TPE").ends_by_itself
+    assert plan(tuner="TPE").proposals([]) == []

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from autocompress.cli import run, show
+from autocompress.cli.demo import demo
 
 _EXAMPLES = """\b
 Examples:
-  autocompress run digits.py:DigitsModule --search-space l2.json
-  autocompress run digits.py:DigitsModule --search-space l2.json \\
-      --max-absolute-drop 0.005 --out digits-small
-  autocompress run digits.py:DigitsModule --search-space pruners.json \\
+  autocompress run my_module.py:MyModule --algorithm l2
+  autocompress run my_module.py:MyModule --algorithm l2+qat --rate 0.2:0.9 \\
+      --max-absolute-drop 0.005 --set patience_epochs=5 --out small
+  autocompress run my_module.py:MyModule --search-space pruners.json \\
       --tuner TPE --trials 30 --objective macs
 """
 
@@ -45,6 +46,7 @@ def _common(
     """
 
 
+app.command()(demo)
 app.command(epilog=_EXAMPLES)(run.run)
 for _command in (
     run.resume,
@@ -57,6 +59,8 @@ for _command in (
     show.export,
     run.check,
     run.compare,
+    show.settings,
+    show.search_space,
     show.schema,
 ):
     app.command()(_command)

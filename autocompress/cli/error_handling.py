@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 @contextlib.contextmanager
-def told_errors(*, debug: bool = False) -> Iterator[None]:
+def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
     """Turn errors into one message on standard error and an exit code.
 
     2 for bad input, 3 where nothing stayed within the budget, 130 for Ctrl-C, 1 for all else that autocompress raises
@@ -46,7 +46,7 @@ def told_errors(*, debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
         if not debug and _has_traceback(error):
-            print("(the traceback of its cause is shown with --debug)", file=sys.stderr)
+            print("(--debug prints the traceback of its cause)", file=sys.stderr)
         raise typer.Exit(_code(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Carrying out a search on an engine: the display around it, and how it ends."""
+"""Running a search on an engine: the display around it, and how it ends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from autocompress.budget import AccuracyBudget
 from autocompress.cli.error_handling import INTERRUPTED, Interrupts
 from autocompress.cli.live_display import watching
 from autocompress.engines.base import Engine, Search
-from autocompress.errors import ConfigError
 from autocompress.result import CompressionResult
-from autocompress.search_space import SearchSpaceSource
-from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.leaving import nothing_left_behind
 from autocompress.tracking.following import tracker
@@ -32,47 +28,16 @@ if TYPE_CHECKING:
     from autocompress.tracking import Callback
 
 
-def asked(search_space: Path | None, config: Path | None) -> tuple[SearchSpaceSource, AccuracyAwareSettings]:
-    """The search space, and the settings: from an NNCF-style configuration, or the defaults.
-
-    Raises:
-        ConfigError: both or neither are given, or the configuration breaks a rule.
-    """
-    if (search_space is None) == (config is None):
-        given = "neither is" if config is None else "both are"
-        raise ConfigError(f"--search-space or --config must be given; {given}")
-    if config is None:
-        return str(search_space), AccuracyAwareSettings()
-    from autocompress.nncf.config import CompressionConfig
-    from autocompress.nncf.search_translation import search_space_of, settings_of
-
-    read = CompressionConfig.from_json(config)
-    return search_space_of(read), settings_of(read)
-
-
-def tolerated(relative: float | None, absolute: float | None) -> AccuracyBudget | None:
-    """The budget of the two options; None where neither is given.
-
-    Raises:
-        ConfigError: both are given, or the one given is negative or not finite.
-    """
-    if relative is not None and absolute is not None:
-        raise ConfigError(
-            f"--max-relative-drop and --max-absolute-drop must not both be given; got {relative:g} and {absolute:g}"
-        )
-    return None if relative is None and absolute is None else AccuracyBudget(relative, absolute)
-
-
-def carry_out(
+def run_search(
     engine: Engine, search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False
 ) -> None:
     """Run the search to its end and print the result.
 
     Args:
         engine: that runs it.
-        search: not yet begun.
+        search: not yet started.
         quiet: print nothing but the result.
-        trackers: told of it while it runs, each as `<name>=<where>`.
+        trackers: where its progress is logged, each as `<name>=<where>`.
         keep_page: leave its web page up at the end, until Ctrl-C.
 
     Raises:
@@ -87,7 +52,7 @@ def carry_out(
             print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
     try:
-        print(told(CompressionResult(store)))
+        print(result_text(CompressionResult(store)))
         if keep_page and search.url:
             show_page(search.url)
     finally:
@@ -114,11 +79,11 @@ def show_page(url: str) -> None:
 
 
 def new_directory(reference: ModuleReference, out: Path | None) -> Path:
-    """The directory that was asked for, else one named after the module and the time."""
+    """The given directory, else one named after the module and the time."""
     return out or Path("autocompress-out", f"{reference.class_name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def told(result: CompressionResult) -> str:
+def result_text(result: CompressionResult) -> str:
     """The result's summary and how to load the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An experiment at one moment, as it is drawn."""
+"""Progress of a search on a terminal, as lines in a file, and in `status`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from autocompress.report.format import at_rate, counted, duration, gain, number
 from autocompress.report.verdict import disagreements
 from autocompress.store import ExperimentDirectory
 
-_SHOWN_TRIALS = 12
+_TABLE_ROWS = 12
 
 
-def picture(
+def live_view(
     snapshot: Snapshot | None, url: str | None, seconds: float, *, stopping: bool = False, ended: bool = False
 ) -> RenderableType:
     """The live display.
@@ -33,7 +33,7 @@ def picture(
         url: the web page's address, None while there is none.
         seconds: since the command began.
         stopping: whether Ctrl-C was pressed.
-        ended: whether this is the last picture, which stays.
+        ended: whether this is the last view, which stays.
     """
     if snapshot is None and ended:
         return Text()
@@ -45,15 +45,15 @@ def picture(
         parts.append(_labelled("", Text(snapshot.longest.removeprefix("search: "))))
     if url:
         parts.append(_labelled("page", Text(url, style=f"link {url}", overflow="fold")))
-    shown = snapshot.records[-_SHOWN_TRIALS:]
-    if shown:
-        first = len(snapshot.records) - len(shown) + 1
-        parts += [Text(), trials_table(shown, first, cut=True, verdicts=snapshot.verdicts)]
+    latest = snapshot.records[-_TABLE_ROWS:]
+    if latest:
+        first = len(snapshot.records) - len(latest) + 1
+        parts += [Text(), trials_table(latest, first, cut=True, verdicts=snapshot.verdicts)]
     parts += [Text(), *([] if ended else _doing(snapshot, url, stopping)), best_line(snapshot), *_warnings(snapshot)]
     return Group(*parts)
 
 
-def still(snapshot: Snapshot, state: str) -> RenderableType:
+def status_view(snapshot: Snapshot, state: str) -> RenderableType:
     """What `status` prints.
 
     Args:
@@ -99,8 +99,8 @@ def accuracy_text(snapshot: Snapshot) -> str:
 
 
 def _warnings(snapshot: Snapshot) -> list[Text]:
-    told = disagreements(snapshot.records, snapshot.verdicts)
-    return [_labelled("warning", Text(each, style="yellow")) for each in told]
+    found = disagreements(snapshot.records, snapshot.verdicts)
+    return [_labelled("warning", Text(each, style="yellow")) for each in found]
 
 
 def _accuracy(snapshot: Snapshot) -> Text:
@@ -188,15 +188,17 @@ class Display:
         self._address: str | None = None
 
     def render(self) -> RenderableType:
-        """The display at this moment; an address once known stays, so that the last picture shows it too."""
+        """The display at this moment; an address once known stays, so that the last view has it too."""
         now = time.monotonic()
         if now - self._read > _SECONDS_BETWEEN:
-            self._snapshot, self._read = _taken(self._reader, self._snapshot), now
+            self._snapshot, self._read = _snapshot_or(self._reader, self._snapshot), now
         self._address = self._url() or self._address
-        return picture(self._snapshot, self._address, now - self._started, stopping=self._stopping(), ended=self._ended)
+        return live_view(
+            self._snapshot, self._address, now - self._started, stopping=self._stopping(), ended=self._ended
+        )
 
     def end(self) -> None:
-        """Let the last picture be that of the end, with nothing going on in it."""
+        """Let the last view be that of the end, with nothing going on in it."""
         self._read, self._ended = float("-inf"), True
 
 
@@ -211,7 +213,7 @@ class Lines:
 
     def print_new(self) -> None:
         """Print what is new since the last call. Trials of before a resume are not."""
-        snapshot, address = _taken(self._reader, None), self._url()
+        snapshot, address = _snapshot_or(self._reader, None), self._url()
         if snapshot is None:
             return
         if self._shown is None:
@@ -240,7 +242,7 @@ def _live(display: Display, console: Console) -> Iterator[None]:
             finally:
                 display.end()
     finally:
-        console.print()  # between the display and what is told after it
+        console.print()  # an empty line between the display and the result
 
 
 @contextlib.contextmanager
@@ -261,8 +263,8 @@ def _print_until(lines: Lines, ended: threading.Event) -> None:
     lines.print_new()
 
 
-def _taken(reader: Reader, otherwise: Snapshot | None) -> Snapshot | None:
-    """A look that never disturbs the search: what cannot be read now is told by the search itself."""
+def _snapshot_or(reader: Reader, otherwise: Snapshot | None) -> Snapshot | None:
+    """The snapshot; where the files cannot be read now the last one, as the search itself reports what is wrong."""
     try:
         return reader.take()
     except (StoreError, OSError):

@@ -23,6 +23,37 @@ Artefacts = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Where workers on other machines find checkpoints; any fsspec address."),
 ]
+Algorithms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--algorithm",
+        metavar="NAME",
+        help="l2, fpgm, qat, ..., or a mix such as l2+qat, on all layers; more than once: searched side by side.",
+    ),
+]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rate",
+        metavar="LOW:HIGH",
+        help="Range of compression rates of --algorithm; once for all, or once for each. Default: 0:0.95.",
+    ),
+]
+SearchSpaceFile = Annotated[
+    Path | None, typer.Option("--search-space", metavar="FILE", help="The search space as NNI's JSON, instead.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="An NNCF-style configuration: search space, settings and budget, instead."),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting, such as patience_epochs=5; more than once. `autocompress settings` lists them.",
+    ),
+]
 RelativeDrop = Annotated[
     float | None, typer.Option(metavar="P", help="Tolerated loss in percent of the uncompressed accuracy. [1.0]")
 ]
@@ -37,9 +68,13 @@ Objective = Annotated[
     str | None,
     typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
 ]
+EngineName = Annotated[str, typer.Option("--engine", help="nni; optuna: any storage, no web page; local: one process.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")]
 Track = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=WHERE", help="Tell tensorboard=DIR, mlflow=URI or wandb=PROJECT; more than once."),
+    typer.Option(metavar="NAME=WHERE", help="Log to tensorboard=DIR, mlflow=URI or wandb=PROJECT; more than once."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, causes included.")]

@@ -10,64 +10,73 @@ from typing import Annotated
 import typer
 
 from autocompress.cli import execute
-from autocompress.cli.error_handling import INTERRUPTED, told_errors
+from autocompress.cli.error_handling import INTERRUPTED, errors_as_messages
 from autocompress.cli.execute import new_directory
 from autocompress.cli.options import (
     AbsoluteDrop,
+    Algorithms,
     Artefacts,
+    Assignments,
+    Config,
     Debug,
     Directory,
+    EngineName,
     Json,
     Module,
     NoPreflight,
     Objective,
+    Out,
     Port,
     Quiet,
+    Rates,
     RelativeDrop,
+    SearchSpaceFile,
     Storage,
     Study,
     Track,
     Yes,
 )
+from autocompress.cli.search_options import assigned, required_search_space, search_space_of, settings_of
 from autocompress.cli.tables import (
+    check_algorithms,
     checks_table,
     layers_left_alone,
+    outcome_line,
     piped_console,
     print_comparison,
-    told_outcome,
-    tried,
 )
 from autocompress.compare.tuners import DEFAULT_TUNERS
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
+from autocompress.errors import ConfigError
 from autocompress.plan import ExperimentPlan
+from autocompress.registry import load_if_unknown
+from autocompress.search_space import load_search_space
+from autocompress.search_space.space import algorithm_names
 from autocompress.store import ExperimentDirectory
 
 
 def run(
     module: Module,
-    search_space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The search space, NNI's JSON; it or --config.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An NNCF-style configuration: search space, settings, budget.")
-    ] = None,
+    algorithm: Algorithms = None,
+    rate: Rates = None,
+    search_space: SearchSpaceFile = None,
+    config: Config = None,
     tuner: Annotated[str | None, typer.Option(help="AdaptiveCompression (default), or NNI's TPE, Random, ...")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials; NNI's tuners need it.")] = None,
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
     yes: Yes = False,
+    assignments: Assignments = None,
     no_preflight: NoPreflight = False,
     objective: Objective = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of every trial.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of every trial. Default: 0.")] = None,
     port: Port = None,
-    engine: Annotated[str, typer.Option(help="nni, or optuna: without a web page, on any storage.")] = "nni",
+    engine: EngineName = "nni",
     storage: Storage = None,
     study: Study = None,
     artefacts: Artefacts = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
-    ] = None,
+    out: Out = None,
     track: Track = None,
     keep_page: Annotated[
         bool, typer.Option("--keep-page", help="Leave NNI's web page up at the end, until Ctrl-C.")
@@ -79,19 +88,26 @@ def run(
 
     It ends by itself. Ctrl-C stops it cleanly, and `autocompress resume DIR` goes on.
     """
-    with told_errors(debug=debug):
-        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
-        space, settings = execute.asked(search_space, config)
-        (budget or settings.budget).require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
-        settings = settings.with_changes({"preflight": not no_preflight, "seed": seed})
+    with errors_as_messages(debug=debug):
         from autocompress.compression.module_loading import ModuleReference
 
         reference, chosen = ModuleReference.parse(module), engine_named(engine)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
+        settings = settings_of(
+            assignments,
+            relative=max_relative_drop,
+            absolute=max_absolute_drop,
+            seed=seed,
+            no_preflight=no_preflight,
+            config=config,
+            rates=rate,
+        )
+        settings.budget.require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
         request = SearchRequest(
             module=reference,
-            search_space=space,
+            search_space=required_search_space(space, "--algorithm", "--search-space", "--config"),
             directory=new_directory(reference, out),
-            settings=settings if budget is None else settings.with_budget(budget),
+            settings=settings,
             tuner=tuner,
             objective=objective,
             trials=trials,
@@ -100,7 +116,7 @@ def run(
             options={"port": port, "storage": storage, "study": study, "artefacts": artefacts},
         )
         search = chosen.create(request)
-        execute.carry_out(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
+        execute.run_search(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 
 
 def resume(
@@ -115,10 +131,14 @@ def resume(
 
     Example: autocompress resume autocompress-out/DigitsModule-20260102-030405
     """
-    with told_errors(debug=debug):
-        engine = engine_of(ExperimentPlan.read(ExperimentDirectory(directory)))
+    with errors_as_messages(debug=debug):
+        from autocompress.compression.module_loading import ModuleReference
+
+        plan = ExperimentPlan.read(ExperimentDirectory(directory))
+        engine = engine_of(plan)
+        load_if_unknown(algorithm_names(plan.search_space), ModuleReference.from_dict(plan.module).load)
         search = engine.open(directory, port=port, trials=trials)
-        execute.carry_out(engine, search, quiet=quiet, trackers=track or ())
+        execute.run_search(engine, search, quiet=quiet, trackers=track or ())
 
 
 def worker(
@@ -139,35 +159,43 @@ def worker(
 
     Example: autocompress worker --storage postgresql://host/db --study DigitsModule --out /shared/digits
     """
-    with told_errors(debug=debug):
+    with errors_as_messages(debug=debug):
         from autocompress.compression.module_loading import ModuleReference
 
         engine, reference = engine_named("optuna"), None if module is None else ModuleReference.parse(module)
         shared = {"storage": storage, "study": study, "module": reference}
         found = engine.open(out, trials=trials, concurrency=concurrency, alone=False, **shared)
-        execute.carry_out(engine, found, quiet=quiet)
+        execute.run_search(engine, found, quiet=quiet)
 
 
 def check(
     module: Module,
-    search_space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Try its algorithms. Default: every algorithm on all layers.")
-    ] = None,
+    algorithm: Algorithms = None,
+    rate: Rates = None,
+    search_space: SearchSpaceFile = None,
+    config: Config = None,
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
     yes: Yes = False,
+    assignments: Assignments = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Look at your module before any search: the preflight, then what algorithms would remove, untrained.
 
-    Exit code 2 where the preflight refuses the module, or an algorithm of the search space does not apply.
+    Without a search space every algorithm is tried on all layers. Exit code 2 where the preflight refuses the module,
+    or an algorithm of the given search space does not apply.
     """
-    with told_errors(debug=debug):
-        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
-        if budget is not None:
-            budget.require_meant(confirmed=yes)
-        found, preflight, lines = tried(module, search_space, budget)
+    with errors_as_messages(debug=debug):
+        from autocompress.compression.module_loading import ModuleReference
+
+        reference = ModuleReference.parse(module)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
+        settings = settings_of(
+            assignments, relative=max_relative_drop, absolute=max_absolute_drop, config=config, rates=rate
+        )
+        settings.budget.require_meant(confirmed=yes)
+        found, preflight, lines = check_algorithms(reference, space, settings)
         if as_json:
             checks = [each.to_dict() for each in found]
             print(json.dumps({"preflight": preflight.to_dict(), "checks": checks}, indent=2))
@@ -176,13 +204,16 @@ def check(
             piped_console().print(checks_table(found))
             for line in layers_left_alone(found):
                 typer.echo(line)
-    if search_space is not None and not all(each.applies for each in found):
+    if space is not None and not all(each.applies for each in found):
         raise typer.Exit(2)
 
 
 def compare(
     module: Module,
-    search_space: Annotated[Path, typer.Option(metavar="FILE", help="The search space, NNI's JSON.")],
+    algorithm: Algorithms = None,
+    rate: Rates = None,
+    search_space: SearchSpaceFile = None,
+    config: Config = None,
     tuners: Annotated[
         str,
         typer.Option(help="adaptive; NNI's tpe, random, grid, evolution, ...; Optuna's as optuna-tpe, optuna-gp, ..."),
@@ -192,6 +223,7 @@ def compare(
     max_relative_drop: RelativeDrop = None,
     max_absolute_drop: AbsoluteDrop = None,
     yes: Yes = False,
+    assignments: Assignments = None,
     no_preflight: NoPreflight = False,
     objective: Objective = None,
     engine: Annotated[
@@ -209,30 +241,37 @@ def compare(
 
     Writes comparison.json, comparison.html and plots/. Ctrl-C stops it; the same command with the same --out goes on.
     """
-    with told_errors(debug=debug):
+    with errors_as_messages(debug=debug):
         from autocompress.compare.compare_tuners import compare_tuners
         from autocompress.compression.module_loading import ModuleReference
-        from autocompress.settings import AccuracyAwareSettings
 
+        if "seed" in assigned(assignments or ()):
+            raise ConfigError("--set seed must not be given to compare, whose searches have the seeds 0 to --seeds - 1")
         reference = ModuleReference.parse(module)
-        budget = execute.tolerated(max_relative_drop, max_absolute_drop)
-        if budget is not None:
-            budget.require_meant(confirmed=yes)
+        space = search_space_of(algorithm, rate, search_space, config, module=reference)
+        settings = settings_of(
+            assignments,
+            relative=max_relative_drop,
+            absolute=max_absolute_drop,
+            no_preflight=no_preflight,
+            config=config,
+            rates=rate,
+        )
+        settings.budget.require_meant(confirmed=yes)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(
                 reference,
-                search_space,
+                load_search_space(required_search_space(space, "--algorithm", "--search-space", "--config")).wire,
                 tuners,
-                budget=budget,
-                settings=AccuracyAwareSettings(preflight=not no_preflight),
+                settings=settings,
                 objective=objective,
                 seeds=seeds,
                 trials=trials,
                 directory=home,
                 engine=engine,
                 jobs=jobs,
-                on_outcome=None if quiet or as_json else lambda outcome: print(told_outcome(outcome), flush=True),
+                on_outcome=None if quiet or as_json else lambda outcome: print(outcome_line(outcome), flush=True),
             )
         except KeyboardInterrupt:
             print(f"stopped; the same command with --out {home} goes on", file=sys.stderr)

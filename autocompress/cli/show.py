@@ -1,4 +1,4 @@
-"""`autocompress export`: the best model in a format of other tools."""
+"""The commands that print or write what is known, and search for nothing."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autocompress.cli import execute
-from autocompress.cli.error_handling import told_errors
-from autocompress.cli.live_display import still
-from autocompress.cli.options import (
-    Debug,
-    Directory,
-    Json,
-    Port,
-    Target,
-)
+from autocompress.cli.error_handling import errors_as_messages
+from autocompress.cli.live_display import status_view
+from autocompress.cli.options import Algorithms, Debug, Directory, Json, Port, Rates, Target
+from autocompress.cli.search_options import required_search_space, search_space_of
 from autocompress.cli.snapshot import Snapshot, holder, take
-from autocompress.cli.tables import piped_console, trials_table
+from autocompress.cli.tables import piped_console, setting_text, trials_table
 from autocompress.engines.base import engine_of
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.grammar import shown_path
 from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
+from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Verdict
 
 if TYPE_CHECKING:
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from autocompress.formats.export import ExportReport
 
 
-def ship(result: CompressionResult, path: Path, *, as_json: bool, trust_module: bool = False) -> str:
+def export_best(result: CompressionResult, path: Path, *, as_json: bool, trust_module: bool = False) -> str:
     """Export the best model; what is printed about it. The module's file is run, which is said on standard error.
 
     Raises:
@@ -52,7 +48,7 @@ def ship(result: CompressionResult, path: Path, *, as_json: bool, trust_module: 
     report = result.export(path, trust_module=True)
     if as_json:
         return json.dumps(report.to_dict(), indent=2)
-    return _told(report, result.baseline.measurement.bytes)
+    return _export_text(report, result.baseline.measurement.bytes)
 
 
 def _require_own(reference: ModuleReference, result: CompressionResult) -> None:
@@ -65,7 +61,7 @@ def _require_own(reference: ModuleReference, result: CompressionResult) -> None:
         raise ModuleError(f"{rule} the one that the search began with; it has changed since: {remedy}")
 
 
-def _told(report: ExportReport, uncompressed: int) -> str:
+def _export_text(report: ExportReport, uncompressed: int) -> str:
     lines = [f"wrote     {report.path}, {report.bytes:,} bytes (uncompressed weights {uncompressed:,})"]
     if report.weights is not None:
         lines.append(f"holds     {report.weights:,} weights, {report.zeros:,} of them zero")
@@ -80,11 +76,13 @@ def _told(report: ExportReport, uncompressed: int) -> str:
 
 def status(directory: Directory) -> None:
     """Show whether it runs, what has been found so far, and what comes next."""
-    with told_errors():
+    with errors_as_messages():
         store, process = ExperimentDirectory(directory), holder(ExperimentDirectory(directory))
         snapshot = take(store)
         if snapshot is not None:
-            piped_console().print(still(snapshot, _state(snapshot, store, process)), soft_wrap=True, highlight=False)
+            piped_console().print(
+                status_view(snapshot, _state(snapshot, store, process)), soft_wrap=True, highlight=False
+            )
         elif process is not None:
             print(f"state    running (process {process}), measuring the uncompressed model")
         else:
@@ -97,7 +95,7 @@ def trials(directory: Directory, as_json: Json = False) -> None:
     rate is what was requested, achieved what was measured; budget is how far the accuracy is inside the threshold. As
     JSON, trials whose model was loaded afresh have its verified_accuracy and holdout_accuracy as well.
     """
-    with told_errors():
+    with errors_as_messages():
         result = CompressionResult(_existing(directory))
         records, verdicts = result.records, result.verdicts
         if as_json:
@@ -109,14 +107,16 @@ def trials(directory: Directory, as_json: Json = False) -> None:
 
 def best(directory: Directory, as_json: Json = False) -> None:
     """Show the best model and how to load it; exit code 3 where nothing is within the budget."""
-    with told_errors():
+    with errors_as_messages():
         result = CompressionResult(_existing(directory))
         if as_json:
             checkpoint = {"checkpoint": str(result.checkpoint)}
-            told = {"disagreements": result.disagreements}
-            print(json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result.verdict), **told}, indent=2))
+            differing = {"disagreements": result.disagreements}
+            print(
+                json.dumps({**result.best.to_dict(), **checkpoint, **_verdict(result.verdict), **differing}, indent=2)
+            )
         else:
-            print(execute.told(result))
+            print(execute.result_text(result))
 
 
 def view(directory: Directory, port: Port = None, debug: Debug = False) -> None:
@@ -124,7 +124,7 @@ def view(directory: Directory, port: Port = None, debug: Debug = False) -> None:
 
     Of a study on Optuna it tells the command that shows it.
     """
-    with told_errors(debug=debug):
+    with errors_as_messages(debug=debug):
         execute.serve_page(engine_of(ExperimentPlan.read(_existing(directory))), directory, port)
 
 
@@ -138,7 +138,7 @@ def report(
 
     Its plots are written beside it, in plots/, as SVG and PNG.
     """
-    with told_errors():
+    with errors_as_messages():
         print(f"wrote {CompressionResult(_existing(directory)).report(out)}")
 
 
@@ -156,9 +156,9 @@ def export(
     What was written is loaded again and compared with the model. It runs the module's file that DIR names, as `resume`
     does; other commands that look at DIR do not. Example: autocompress export DIR small.onnx
     """
-    with told_errors(debug=debug):
+    with errors_as_messages(debug=debug):
         result = CompressionResult(_existing(directory))
-        print(ship(result, path, as_json=as_json, trust_module=trust_module))
+        print(export_best(result, path, as_json=as_json, trust_module=trust_module))
 
 
 def schema() -> None:
@@ -169,6 +169,29 @@ def schema() -> None:
     from autocompress.nncf.config import CompressionConfig
 
     print(json.dumps(CompressionConfig.model_json_schema(), indent=2))
+
+
+def settings() -> None:
+    """List all settings with their defaults, what is allowed and what they do; --set NAME=VALUE changes one.
+
+    `...` stands for the default of a key that must be given with its object.
+    """
+    from autocompress.setting_fields import descriptions
+    from autocompress.settings import AccuracyAwareSettings
+
+    defaults = AccuracyAwareSettings().to_dict()
+    for each in descriptions(AccuracyAwareSettings):
+        print(setting_text(each, defaults.get(each.name, each.default)))
+
+
+def search_space(algorithm: Algorithms = None, rate: Rates = None) -> None:
+    """Print the search space of --algorithm and --rate, for a file that you change and give as --search-space.
+
+    Example: autocompress search-space --algorithm l2 --rate 0.2:0.9 > space.json
+    """
+    with errors_as_messages():
+        space = load_search_space(required_search_space(search_space_of(algorithm, rate, None), "--algorithm"))
+        print(json.dumps(space.wire, indent=2))
 
 
 def _with_verdict(record: TrialRecord, verdict: Verdict | None) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from typing import Any
 import psutil
 
 from autocompress.engines.preflight import longest_text
-from autocompress.errors import StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.errors import ConfigError, StoreError
+from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.registry import MIX
-from autocompress.search import best, proposals
+from autocompress.search import best
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
 
 
 def holder(store: ExperimentDirectory) -> int | None:
-    """Id of the process that holds the experiment's lock; None where nobody runs it.
+    """Id of the process that holds the experiment's lock; None where no process does.
 
     The lock itself is only touched while the process whose id it names is alive, so that looking never keeps anyone
     from taking it.
@@ -78,7 +78,7 @@ class Snapshot:
         verdict: what the best one evaluated to when loaded afresh; None before the end.
         verdicts: of all trials whose model was loaded afresh, by key.
         ended: whether there is nothing left to try.
-        waiting: what the rule would try next; empty where a stock tuner decides.
+        waiting: what the rule would try next; empty where a stock tuner decides, or the algorithm is not known here.
         longest: how long the search takes at most, in words; None where no preflight has timed it.
     """
 
@@ -131,7 +131,8 @@ class Reader:
             if not self._store.exists():
                 return None
             self._plan = ExperimentPlan.read(self._store)
-            self._longest = longest_text(self._plan, self._plan.maximal_trials or self._trials)
+            with contextlib.suppress(ConfigError):  # as in `_waiting`
+                self._longest = longest_text(self._plan, self._plan.maximal_trials or self._trials)
         stamp = self._journal_stamp()
         if self._ledger is None or stamp != self._stamp:
             self._ledger, self._stamp = self._read_on(), stamp
@@ -161,9 +162,9 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
     found = best(ledger.standing)
-    waiting = proposals(plan.searches, ledger.records) if plan.tuner == ADAPTIVE_TUNER else []
+    waiting = _waiting(plan, ledger)
     return Snapshot(
-        module=plan.module["class_name"],
+        module=plan.model_name,
         uncompressed=plan.measured.accuracy,
         threshold=plan.threshold,
         higher_is_better=plan.measured.higher_is_better,
@@ -173,16 +174,26 @@ def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
         verdict=ledger.verdicts.get(found.key) if found else None,
         verdicts=ledger.verdicts,
         ended=_ended(plan, ledger, waiting),
-        waiting=waiting,
+        waiting=waiting or [],
     )
 
 
-def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal]) -> bool:
+def _waiting(plan: ExperimentPlan, ledger: Ledger) -> list[Proposal] | None:
+    """What our own search tries next; None where only the module's file, which is not run, can tell."""
+    if not plan.ends_by_itself:
+        return None
+    try:
+        return plan.proposals(ledger.records)
+    except ConfigError:  # an algorithm that the file registers
+        return None
+
+
+def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal] | None) -> bool:
     if ledger.open:
         return False
     limit = plan.maximal_trials
     used_up = limit is not None and len(ledger.records) >= limit
-    return bool(ledger.verdicts) or used_up or (plan.tuner == ADAPTIVE_TUNER and not waiting)
+    return bool(ledger.verdicts) or used_up or waiting == []
 
 
 def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:

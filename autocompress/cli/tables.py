@@ -1,13 +1,13 @@
-"""What is printed to."""
+"""What the commands print: tables and lines."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -19,9 +19,12 @@ from autocompress.report.verdict import disagreement
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
-    from autocompress.budget import AccuracyBudget
+    from autocompress.compression.module_loading import ModuleReference
     from autocompress.records import Preflight
     from autocompress.report.comparison import Comparison, SearchOutcome
+    from autocompress.search_space import SearchSpaceSource
+    from autocompress.setting_fields import SettingDescription
+    from autocompress.settings import AccuracyAwareSettings
     from autocompress.trial.check import AlgorithmCheck, Reduction
 
 
@@ -75,10 +78,10 @@ def trials_table(
 
 def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     """The verdict in its colour."""
-    told, sure = verdict(record, fresh), holds(record, fresh) and disagreement(record, fresh) is None
+    text, sure = verdict(record, fresh), holds(record, fresh) and disagreement(record, fresh) is None
     if record.error is not None:
-        return Text(told, style="red", overflow="ellipsis")
-    return Text(told, style="green" if sure else "yellow", overflow="ellipsis")
+        return Text(text, style="red", overflow="ellipsis")
+    return Text(text, style="green" if sure else "yellow", overflow="ellipsis")
 
 
 def line(record: TrialRecord, index: int) -> str:
@@ -126,36 +129,32 @@ def _signed(value: float | None, layout: str) -> str:
 _CHECK_COLUMNS = ("algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict")
 
 
-def tried(
-    module: str, search_space: Path | None, budget: AccuracyBudget | None = None
+def check_algorithms(
+    module: ModuleReference, search_space: SearchSpaceSource | None, settings: AccuracyAwareSettings
 ) -> tuple[list[AlgorithmCheck], Preflight, list[str]]:
     """Make the preflight, and try the algorithms of a search space, or all, in another process.
 
     Args:
-        module: reference to the user's module.
-        search_space: its file; None: every algorithm.
-        budget: the tolerated accuracy degradation; None: the default.
+        module: the user's.
+        search_space: whose algorithms are tried; None: every algorithm.
+        settings: of the search that may follow.
 
     Returns:
-        what became of each algorithm; what the preflight found; and that in words, a line each.
+        the check of each algorithm; the preflight; and that in words, a line each.
 
     Raises:
         AutoCompressError: there is no such module, or the search space breaks a rule.
     """
-    from autocompress.compression.module_loading import ModuleReference
     from autocompress.engines.preflight import duration, findings, length_of_space
-    from autocompress.search_space import SearchSpace, load_search_space
-    from autocompress.settings import AccuracyAwareSettings
+    from autocompress.search_space import load_search_space
     from autocompress.trial.check import AlgorithmCheck
     from autocompress.trial.child import check_in_child
 
-    space = None if search_space is None else load_search_space(search_space).wire
-    settings = AccuracyAwareSettings()
-    settings = settings if budget is None else settings.with_budget(budget)
-    checks, preflight = check_in_child(ModuleReference.parse(module).to_dict(), space, settings)
+    space = None if search_space is None else load_search_space(search_space)
+    checks, preflight = check_in_child(module.to_dict(), None if space is None else space.wire, settings)
     lines = findings(preflight)
     if space is not None:
-        lines.append(duration(preflight, length_of_space(SearchSpace.parse(space), settings)))
+        lines.append(duration(preflight, length_of_space(space, settings)))
     lines += [f"warning: {each}" for each in preflight.warnings]
     return [AlgorithmCheck.from_dict(check) for check in checks], preflight, lines
 
@@ -202,7 +201,12 @@ def _verdict(check: AlgorithmCheck) -> Text:
     return Text("applies" + (f" ({', '.join(notes)})" if notes else ""), style="green")
 
 
-def told_outcome(outcome: SearchOutcome) -> str:
+def setting_text(setting: SettingDescription, default: Any) -> str:
+    """A setting and its default as --set takes them, what is allowed, and what it does."""
+    return f"{setting.name}={'...' if default is ... else json.dumps(default)}  ({setting.rule})\n    {setting.help}"
+
+
+def outcome_line(outcome: SearchOutcome) -> str:
     """A search that has ended, in one line."""
     named = f"{outcome.tuner}, seed {outcome.seed}"
     if outcome.error is not None:

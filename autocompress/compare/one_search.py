@@ -14,6 +14,8 @@ from autocompress.compare.tuners import TunerName
 from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError
 from autocompress.records import Baseline
+from autocompress.registry import load_if_unknown
+from autocompress.search_space.space import algorithm_names
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import read_json, write_json
@@ -113,7 +115,10 @@ def run(order: SearchOrder) -> None:
     Raises:
         AutoCompressError: the search failed.
     """
+    from autocompress.compression.module_loading import ModuleReference
+
     engine = engine_named(order.engine_name)
+    load_if_unknown(algorithm_names(order.search_space), ModuleReference.from_dict(order.module).load)
     if ExperimentDirectory(order.directory).exists():
         done = len(Ledger(ExperimentDirectory(order.directory)).records)
         search = engine.open(order.directory, trials=max(0, order.trials - done))

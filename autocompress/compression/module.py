@@ -10,10 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import ModuleError
-
-define_torchvision_operators()  # user files import torchvision right after this module
 
 Evaluator = Callable[[nn.Module], float]
 Criterion = Callable[..., Any]

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, require_module_class
-from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import ModuleError, unknown_name
 
 _loading: list[Path] = []
@@ -254,7 +253,6 @@ class ModuleReference:
         Raises:
             ModuleError: the file cannot be imported; the class is missing, of another kind, or lacks methods.
         """
-        define_torchvision_operators()
         if keep_path and self.root not in sys.path:
             sys.path.insert(0, self.root)
         return _checked(imported(self.file, self.name, self.root, self.class_name), self)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autocompress.tracking import Callback
 
 _ENGINES = {
+    "local": "autocompress.engines.local.engine",
     "nni": "autocompress.engines.nni.engine",
     "nni-tuner": "autocompress.engines.nni.local_runner",
     "optuna": "autocompress.engines.optuna.engine",
@@ -169,6 +170,11 @@ def engine_of(plan: ExperimentPlan) -> Engine:
         ConfigError: it is of no engine that searches can be gone on with by, such as a training loop.
     """
     name = None if plan.engine is None else plan.engine.name
+    if name == "loop":
+        raise ConfigError(
+            "a training loop has the user's functions, which no directory holds: its own script goes on with it, by "
+            "loop.run(..., resume=directory)"
+        )
     if name not in _ENGINES:
         raise ConfigError(f"an experiment to go on with must be of an engine ({', '.join(_ENGINES)}); it is of {name}")
     return engine_named(name)

@@ -83,7 +83,7 @@ def require_same(what: str, kind: str, known: Mapping[str, Any], wanted: Mapping
 
 
 def _differences(name: str, known: Any, wanted: Any) -> Iterator[str]:
-    """Each entry that differs: `settings.seed is 0, not 1`."""
+    """Each entry of two JSON values that differs: `settings.seed is 0, not 1`."""
     if name in _ONLY_CHECKS or known == wanted:
         return
     if isinstance(known, Mapping) and isinstance(wanted, Mapping) and name in ("settings", "baseline"):

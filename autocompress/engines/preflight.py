@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.report.format import counted
@@ -64,8 +64,10 @@ def duration(preflight: Preflight, length: SearchLength | None) -> str:
 def length_of(plan: ExperimentPlan, trials: int | None = None) -> SearchLength | None:
     """How long the search of a plan is at most; None where a tuner does not end by itself."""
     settings, every = plan.settings, plan.settings.validate_every_n_epochs
-    if plan.tuner != ADAPTIVE_TUNER:
+    if not plan.ends_by_itself:
         return None if trials is None else of_trials(trials, settings.patience_epochs * plan.stages, every)
+    if isinstance(plan.engine, LoopEngine):
+        return longest(plan.searches, [1], every)
     length = length_of_space(plan.space, settings)
     if trials is None:
         return length

@@ -1,4 +1,4 @@
-"""Masks on a model's parameters that can be set anew: what was masked may come back."""
+"""NNCF's algorithms on a model that is being trained: masks that move with a level, so that weights may come back."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
+from autocompress.compression.base import Compression, CompressionRequest, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compression.model_state import copied, evaluating, requiring_gradients
-from autocompress.compression.parametrizations import WEIGHT
+from autocompress.compression.parametrizations import WEIGHT, fold
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import cut_out, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import Cut, Share
 from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
 
 
 class Masks:
-    """One algorithm's masks on a model.
-
-    Args:
-        model: has no masks of this algorithm yet.
-    """
+    """One algorithm's masks on a model that has none of this algorithm yet."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -57,12 +54,12 @@ class Masks:
 
 _logger = logging.getLogger("autocompress.nncf")
 
-Ask = Callable[[float], CompressionRequest]
-"""From a level to what is asked of the compressor."""
+RequestAtLevel = Callable[[float], CompressionRequest]
+"""From a level to the compressor's request."""
 
 
-class LevelPart(Protocol):
-    """An algorithm with a level that a schedule or a search moves."""
+class LevelPart(Compression, Protocol):
+    """A compression whose level in [0, 1) is moved by a schedule or a search while the model is trained."""
 
     name: str
     schedule: Schedule
@@ -72,26 +69,26 @@ class LevelPart(Protocol):
         """Begin to work on a model that has nothing of this algorithm on it."""
 
     def set_level(self, level: float, plain: nn.Module) -> None:
-        """Compress the model to a level in [0, 1).
+        """Compress the model to a level.
 
         Args:
-            level: requested compression rate.
-            plain: a copy of the model without anything of ours on it, which may be used up.
+            level: requested compression rate in [0, 1).
+            plain: a copy of the model without masks and rounding, which may be changed.
         """
 
     def reached(self) -> bool:
-        """Whether the model is at its level; what is learned takes its time."""
+        """Whether the model is at its level; learned masks take some epochs."""
         ...
 
     def loss(self) -> torch.Tensor | None:
-        """What is to be added to the training loss; None: nothing."""
+        """A term of the training loss; None for none."""
         ...
 
     def freeze(self) -> None:
         """Leave the masks as they are from now on."""
 
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
-        """Compress a plain model physically, where the algorithm can, for a model that is to be trained on.
+        """Compress a plain model physically, where the algorithm can, before it is trained on.
 
         Raises:
             CompressionError: nothing would change, or the model fails without its filters.
@@ -99,76 +96,92 @@ class LevelPart(Protocol):
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """What a state dict does not hold, as JSON."""
+        """The state, as JSON, that is not in the model's state dict."""
         ...
 
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
-        """Go on from there, attached anew; values come with a state dict afterwards.
+        """Restore the state of `get_state` after `attach`; a state dict is loaded afterwards.
 
         Args:
-            state: what `get_state` gave.
-            plain: a copy of the model without anything of ours on it, which may be used up.
+            state: as `get_state` returned it.
+            plain: a copy of the model without masks and rounding, which may be changed.
         """
 
     @property
     def removes(self) -> bool:
-        """Whether `finish` takes something out."""
-        ...
-
-    def finish(self, model: nn.Module) -> None:
-        """Take out of a copy of the model, its weights folded, what the masks have emptied."""
-
-    def achieved(self, finished: nn.Module) -> float:
-        """Share of the filters or weights that are gone or zero in a finished model."""
+        """Whether `finish` removes anything physically."""
         ...
 
     @property
     def left_alone(self) -> dict[str, str]:
-        """Layer -> a sentence why it has not been cut, although it was to be."""
+        """Layer -> the reason why it keeps its filters although it is selected."""
         ...
 
 
-class _MaskedPart:
-    """What parts whose masks follow from the weights have in common."""
+class LevelPartBase:
+    """Defaults of a `LevelPart`."""
 
-    def __init__(self, name: str, ask: Ask, schedule: Schedule) -> None:
+    simulated = converts = removes = False
+    epochs = 0
+
+    def __init__(self, name: str, request: RequestAtLevel, schedule: Schedule) -> None:
         self.name, self.schedule = name, schedule
         self.level = schedule.initial
-        self._ask = ask
-        self._frozen = False
+        self._request = request
 
     def attach(self, model: nn.Module) -> None:
-        """See `LevelPart`."""
-        self._masks = Masks(model)
+        """Begin to work on a model."""
+        self.model = model
 
     def reached(self) -> bool:
-        """See `LevelPart`."""
+        """Masks that follow from the weights are at their level at once."""
         return True
 
     def loss(self) -> torch.Tensor | None:
-        """See `LevelPart`."""
+        """No term."""
         return None
 
-    def freeze(self) -> None:
-        """See `LevelPart`."""
-        self._frozen = True
+    def remove(self, plain: nn.Module, level: float) -> nn.Module:  # noqa: ARG002
+        """Single weights cannot be removed."""
+        return plain
 
-    @property
-    def removes(self) -> bool:
-        """See `LevelPart`."""
-        return False
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Write the zeros into the weights."""
+        return fold(model)
 
     @property
     def left_alone(self) -> dict[str, str]:
-        """See `LevelPart`."""
+        """Any weight can be zero."""
         return {}
 
+    def _masked_layers(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the layers whose weights this algorithm may zero."""
+        request = self._request(0.0)
+        return tuple(layer_rates(model, request.targets, weight_types(self.name), request.scopes))
+
+
+class _MaskedPart(LevelPartBase):
+    """An algorithm whose masks follow from the weights."""
+
+    def __init__(self, name: str, request: RequestAtLevel, schedule: Schedule) -> None:
+        super().__init__(name, request, schedule)
+        self._frozen = False
+
+    def attach(self, model: nn.Module) -> None:
+        """Begin without masks."""
+        super().attach(model)
+        self._masks = Masks(model)
+
+    def freeze(self) -> None:
+        """Leave the masks as they are."""
+        self._frozen = True
+
     def get_state(self) -> dict[str, Any]:
-        """See `LevelPart`."""
+        """The level, and whether it is frozen."""
         return {"level": self.level, "frozen": self._frozen}
 
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:  # noqa: ARG002
-        """See `LevelPart`."""
+        """Restore them."""
         self.level, self._frozen = float(state["level"]), bool(state["frozen"])
 
 
@@ -176,52 +189,37 @@ class SparsityPart(_MaskedPart):
     """`magnitude_sparsity`: the smallest weights are masked. Implements `LevelPart`."""
 
     def attach(self, model: nn.Module) -> None:
-        """See `LevelPart`: all layers have their masks at once, so that a state dict always has the same names."""
+        """Mask all layers at once, so that state dicts always have the same names."""
         super().attach(model)
-        layers = layer_rates(model, self._ask(0.0).targets, weight_types(self.name), self._ask(0.0).scopes)
-        self._layers = tuple(layers)
-        self._masks.put(f"{layer}.{WEIGHT}" for layer in layers)
+        self._layers = self._masked_layers(model)
+        self._masks.put(f"{layer}.{WEIGHT}" for layer in self._layers)
 
     def set_level(self, level: float, plain: nn.Module) -> None:
-        """See `LevelPart`."""
+        """Mask the smallest weights."""
         if not self._frozen or level != self.level:
-            found = WeightCompressor().masks(plain, self._ask(level))
+            found = WeightCompressor().masks(plain, self._request(level))
             self._masks.set({f"{layer}.{WEIGHT}": mask for layer, mask in found.items()})
         self.level = level
 
-    def remove(self, plain: nn.Module, level: float) -> nn.Module:  # noqa: ARG002
-        """Single weights cannot be taken out; see `LevelPart`."""
-        return plain
-
-    def finish(self, model: nn.Module) -> None:
-        """The zeros are in the weights; see `LevelPart`."""
-
-    def achieved(self, finished: nn.Module) -> float:
-        """See `LevelPart`."""
-        return zero_share(finished, self._layers)
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
+        """Share of the weights that are zero."""
+        return zero_share(model, self._layers)
 
 
 class PruningPart(_MaskedPart):
-    """`filter_pruning`: the filters that would be removed are masked, and all that belongs to them.
+    """`filter_pruning`: the filters that would be removed are masked, with all that depends on them.
 
     Implements `LevelPart`.
 
     Args:
-        ask: what a level asks.
+        request: of a level.
         schedule: of the level.
-        shapes: of the uncompressed model's layers.
-        original: the uncompressed model.
+        reference: the uncompressed model.
     """
 
-    def __init__(
-        self,
-        ask: Ask,
-        schedule: Schedule,
-        shapes: dict[str, LayerShape],
-        original: nn.Module,
-    ) -> None:
-        super().__init__("filter_pruning", ask, schedule)
-        self._shapes, self._original = shapes, original
+    def __init__(self, request: RequestAtLevel, schedule: Schedule, reference: ReferenceModel) -> None:
+        super().__init__("filter_pruning", request, schedule)
+        self._reference = reference
         self._whole: Channels | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
@@ -230,12 +228,12 @@ class PruningPart(_MaskedPart):
         self._left_alone: dict[str, str] = {}
 
     def attach(self, model: nn.Module) -> None:
-        """See `LevelPart`."""
+        """Begin without masks."""
         super().attach(model)
         self._removals, self._chosen = [], {}
 
     def set_level(self, level: float, plain: nn.Module) -> None:
-        """See `LevelPart`."""
+        """Mask the least important filters."""
         cut = self._cut(plain, level)
         self._choose(*self._sound(cut))
         self._require_not_wider(plain, level)
@@ -243,7 +241,7 @@ class PruningPart(_MaskedPart):
         self.level = level
 
     def remove(self, plain: nn.Module, level: float) -> nn.Module:
-        """See `LevelPart`."""
+        """Remove the least important filters."""
         cut = self._cut(plain, level)
         if self._proven:
             _, chosen = self._sound(cut)
@@ -256,26 +254,51 @@ class PruningPart(_MaskedPart):
         return plain
 
     def get_state(self) -> dict[str, Any]:
-        """See `LevelPart`."""
+        """The masked filters too."""
         return {**super().get_state(), "removed": self._chosen, "left_alone": self._left_alone}
 
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:
-        """See `LevelPart`."""
+        """Mask the same filters."""
         super().load_state(state, plain)
         self._left_alone, gone = dict(state.get("left_alone", {})), state["removed"]
         cut = self._cut(plain, self.level)
         self._choose(cut, [(each, gone[each.members[0]]) for each in cut.couplings if each.members[0] in gone])
         self._masks.set(_emptied(plain, self._removals))
 
+    @property
+    def removes(self) -> bool:  # type: ignore[override]
+        """Whether filters are masked."""
+        return bool(self._removals)
+
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layer -> the reason; it is not tried again."""
+        return dict(self._left_alone)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Remove the masked filters."""
+        remove(fold(model), self._removals)
+        return model
+
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
+        """Share of the filters, parameters or MACs that are removed in a finished model."""
+        share = Share.wanted(model, self._request(self.level))
+        if not self._targets:  # the model came finished
+            self._targets = self._cut(self._reference.original, self.level).targets
+        if share is not None:
+            return share.removed(model)
+        return removed_share(model, self._reference.shapes, self._targets)
+
     def _cut(self, plain: nn.Module, level: float) -> Cut:
-        """What can be removed from a plain model; the channels of the uncompressed one are followed once for all."""
+        """What can be removed from a plain model; the uncompressed model's channels are traced only once."""
         if self._whole is None:
-            followed = self._followed(self._original).proven(self._original, self._ask(level))
-            self._whole = followed.narrowed(self._original) or followed  # without what it was told from, a whole trace
-        return Cut.of(plain, self._ask(level), self._whole.narrowed(plain) or self._followed(plain))
+            original = self._reference.original
+            followed = self._followed(original).proven(original, self._request(level))
+            self._whole = followed.narrowed(original) or followed  # drops the trace
+        return Cut.of(plain, self._request(level), self._whole.narrowed(plain) or self._followed(plain))
 
     def _sound(self, cut: Cut) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
-        """What can be removed rightly; what cannot is not tried again."""
+        """What can be removed correctly; what cannot is not tried again."""
         sound, chosen = cut.sound(Share.wanted(cut.model, cut.request))
         self._remember(sound)
         return sound, chosen
@@ -290,37 +313,17 @@ class PruningPart(_MaskedPart):
 
     def _followed(self, model: nn.Module) -> Channels:
         with evaluating(model), requiring_gradients(model):
-            return Channels.of(model, self._ask(self.level), self._shapes)
+            return Channels.of(model, self._request(self.level), self._reference.shapes)
 
     def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
         self._removals, self._targets = removals(chosen), cut.targets
         self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
 
-    @property
-    def removes(self) -> bool:
-        """See `LevelPart`."""
-        return bool(self._removals)
-
-    @property
-    def left_alone(self) -> dict[str, str]:
-        """See `LevelPart`; what was left alone once is not tried again."""
-        return dict(self._left_alone)
-
-    def finish(self, model: nn.Module) -> None:
-        """See `LevelPart`."""
-        remove(model, self._removals)
-
-    def achieved(self, finished: nn.Module) -> float:
-        """See `LevelPart`."""
-        share = Share.wanted(finished, self._ask(self.level))
-        if not self._targets:  # the model came finished
-            self._targets = self._cut(self._original, self.level).targets
-        return removed_share(finished, self._shapes, self._targets) if share is None else share.removed(finished)
-
     def _require_not_wider(self, plain: nn.Module, level: float) -> None:
-        gone = removed_share(plain, self._shapes, self._targets)
+        shapes = self._reference.shapes
+        gone = removed_share(plain, shapes, self._targets)
         narrower = any(
-            layer_shape(layer).width < self._shapes[name].width
+            layer_shape(layer).width < shapes[name].width
             for name, layer in supported_layers(plain, FILTER_TYPES).items()
         )
         if narrower and not self._removals and level < gone - 1e-3:

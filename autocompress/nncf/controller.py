@@ -1,4 +1,4 @@
-"""What the user's training calls: it moves the levels from epoch to epoch."""
+"""The controller and the scheduler that the user's training calls, by NNCF's names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import nn
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.measure import measure
 from autocompress.compression.model_state import device_of
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import ConfigError
 from autocompress.formats.export import ExportReport, export
 from autocompress.formats.structure import structure_of
 from autocompress.nncf.algorithms import LevelPart
-from autocompress.nncf.compressed_model import Capture, CompressedModel, Surveyed
+from autocompress.nncf.compressed_model import CompressedModel
 from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.statistics import CompressionStage, CompressionStatistics, combined, stage_of_level
 from autocompress.trial.distillation import Lesson
@@ -24,10 +25,6 @@ from autocompress.trial.distillation import Lesson
 
 class CompressionScheduler:
     """Moves the level of each algorithm along its schedule.
-
-    Args:
-        parts: the algorithms that have a level.
-        apply: called with the levels to be in force, by the algorithm's name.
 
     Attributes:
         current_epoch: index of the epoch that is being trained, from 0; -1 before the first.
@@ -89,7 +86,7 @@ class CompressionScheduler:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `get_state` was asked."""
+        """Restore the state of `get_state`."""
         self.current_epoch, self.current_step = int(state["current_epoch"]), int(state["current_step"])
         self.enabled, self._raised = bool(state["enabled"]), dict(state["raised"])
 
@@ -106,41 +103,38 @@ _DIGITS = 9
 
 
 class CompressionController:
-    """Compresses a model that somebody else trains. Made by `create_compressed_model`.
+    """Compresses a model that the user trains. Made by `create_compressed_model`.
 
-    While a schedule goes on weights and filters are masked, and may come back; `strip` removes the filters.
-
-    Args:
-        compressed: the model with the algorithms.
-        lesson: listens to the model for the distillation loss; None: nobody teaches it.
-        names: of all algorithms.
+    While a schedule moves the level, weights and filters are masked, and may come back; `strip` removes the filters.
 
     Attributes:
-        scheduler: what training calls before epochs and iterations.
+        compressed: the model with the algorithms on it; for training loops.
+        scheduler: its steps are called before epochs and iterations.
+        names: of all algorithms.
     """
 
     def __init__(self, compressed: CompressedModel, lesson: Lesson | None, names: tuple[str, ...]) -> None:
-        self._compressed, self._lesson, self.names = compressed, lesson, names
+        self.compressed, self._lesson, self.names = compressed, lesson, names
         self.scheduler = CompressionScheduler(compressed.parts, compressed.set_levels)
 
     @property
     def model(self) -> nn.Module:
         """The model, which stays this object."""
-        return self._compressed.model
+        return self.compressed.model
 
     @property
-    def uncompressed(self) -> Surveyed:
-        """The model as it was."""
-        return self._compressed.uncompressed
+    def uncompressed(self) -> ReferenceModel:
+        """The uncompressed model."""
+        return self.compressed.reference
 
-    # What training needs
+    # For training
 
     def loss(self) -> torch.Tensor:
         """The compression loss of the latest forward pass, to be added to the training loss; 0 where there is none.
 
         It is that of knowledge distillation and of `rb_sparsity`, a tensor of no dimensions.
         """
-        live = () if self._compressed.finished else self._compressed.parts
+        live = () if self.compressed.finished else self.compressed.parts
         terms = [term for part in live if (term := part.loss()) is not None]
         if self._lesson is not None and (distance := self._lesson.distance()) is not None:
             terms.append(distance)
@@ -149,28 +143,28 @@ class CompressionController:
     def distributed(self) -> None:
         """Call after the model was wrapped for training on several devices.
 
-        Masks and ranges are buffers, which DistributedDataParallel keeps equal; nothing else needs an adjustment. It is
-        here for code that was written for NNCF.
+        Does nothing: DistributedDataParallel keeps masks and ranges equal, as they are buffers. It is here for code
+        that was written for NNCF.
         """
 
-    # How far it has come
+    # Progress
 
     @property
     def level(self) -> float | None:
         """The requested level in force, in [0, 1), to nine digits as the search has it; None where there is none."""
-        part = self._compressed.rated
+        part = self.compressed.rated
         return None if part is None else round(part.level, _DIGITS)
 
     @checked_arguments
     def level_after(self, epochs: int) -> float:
         """The level that the schedule has in force when so many epochs have been trained."""
-        part = self._compressed.rated
+        part = self.compressed.rated
         return 0.0 if part is None else round(self.scheduler.levels_after(epochs)[part.name], _DIGITS)
 
     @property
     def quantizes(self) -> bool:
         """Whether weights or activations are rounded."""
-        return self._compressed.quantization is not None
+        return self.compressed.quantization is not None
 
     @property
     def compression_rate(self) -> float:
@@ -178,38 +172,38 @@ class CompressionController:
 
         Setting it takes effect at once and ends the schedule.
         """
-        part = self._compressed.rated
-        if isinstance(part, LearnedPart) and not self._compressed.finished:
+        part = self.compressed.rated
+        if isinstance(part, LearnedPart) and not self.compressed.finished:
             return part.sparsity()
-        return part.level if part is not None else self._compressed.bits_saved()
+        return part.level if part is not None else self.compressed.bits_saved()
 
     @compression_rate.setter
     @checked_arguments
     def compression_rate(self, compression_rate: float) -> None:
-        part = self._compressed.rated
+        part = self.compressed.rated
         if part is None:
             listed = ", ".join(self.names)
             raise ConfigError(f"a compression rate needs pruning or sparsity; the algorithms are {listed}")
         if not 0 <= compression_rate < 1:
             raise ConfigError(f"a compression rate must be in [0, 1); got {compression_rate!r}")
-        self._compressed.set_levels({part.name: compression_rate})
+        self.compressed.set_levels({part.name: compression_rate})
         self.disable_scheduler()
 
     def disable_scheduler(self) -> None:
-        """Leave the levels as they are, whatever `scheduler.epoch_step` is told."""
+        """Leave the levels as they are, whatever `scheduler.epoch_step` receives."""
         self.scheduler.enabled = False
 
     def compression_stage(self) -> CompressionStage:
         """How far compression has come."""
         ended = not self.scheduler.enabled
-        parts = self._compressed.parts
+        parts = self.compressed.parts
         stages = [stage_of_level(part.level, part.level if ended else part.schedule.target) for part in parts]
         return combined([*stages, *([CompressionStage.FULLY_COMPRESSED] if self.quantizes else [])])
 
     @property
     def left_alone(self) -> dict[str, str]:
         """Layer -> a sentence why it keeps its filters, although an algorithm selects it: at the rates so far."""
-        return self._compressed.left_alone
+        return self.compressed.left_alone
 
     def statistics(self) -> CompressionStatistics:
         """What has been achieved, measured on a stripped copy of the model."""
@@ -218,7 +212,7 @@ class CompressionController:
             algorithms=self.names,
             stage=self.compression_stage(),
             requested_rate=self.level,
-            achieved_rate=self._compressed.achieved_rate(stripped),
+            achieved_rate=self.compressed.achieved_rate(stripped),
             before=self.uncompressed.size,
             after=measure(stripped, self.uncompressed.inputs),
             left_alone=self.left_alone,
@@ -228,15 +222,15 @@ class CompressionController:
 
     @checked_arguments
     def strip(self, do_copy: bool = True) -> nn.Module:
-        """The model without anything of ours on it: filters physically removed, zeros and rounded values written.
+        """A plain model: filters physically removed, zeros and rounded values written.
 
         Args:
-            do_copy: give a copy; else the model itself becomes that, and is no longer held at its rate.
+            do_copy: return a copy; else the model itself becomes plain, and is no longer held at its rate.
 
         Raises:
             CompressionError: it fails without its filters.
         """
-        stripped = self._compressed.stripped()
+        stripped = self.compressed.stripped()
         if do_copy:
             return stripped
         self.settle(stripped)
@@ -252,42 +246,34 @@ class CompressionController:
             CompressionError: the model cannot be exported, or what was written computes something else.
             StoreError: the files cannot be written.
         """
-        return export(self.strip(), path, self.uncompressed.inputs, original=self.uncompressed.model)
+        return export(self.strip(), path, self.uncompressed.inputs, original=self.uncompressed.original)
 
     def get_compression_state(self) -> dict[str, Any]:
-        """What `create_compressed_model` needs besides the state dict to go on from here, as JSON."""
+        """The state, as JSON, that `create_compressed_model` needs beside the state dict to continue from here."""
         return {
             "schema_version": STATE_VERSION,
-            **self._compressed.get_state(),
+            **self.compressed.get_state(),
             "scheduler": self.scheduler.get_state(),
-            "structure": structure_of(self.plain(), self.uncompressed.model),
+            "structure": structure_of(self.compressed.plain(), self.uncompressed.original),
         }
 
     def load_compression_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `get_compression_state` was asked; the model has that structure already."""
+        """Restore the state of `get_compression_state` on a model of that structure."""
         if not state["finished"]:
-            self._compressed.attach(with_data=False)
+            self.compressed.attach(with_data=False)
         self.scheduler.load_state(state["scheduler"])
-        self._compressed.load_state(state)
+        self.compressed.load_state(state)
 
-    # What the loops need
-
-    def plain(self) -> nn.Module:
-        """A copy of the model with the weights below masks and rounding; what was removed stays removed."""
-        return self._compressed.plain()
-
-    def capture(self, *, plain: bool) -> Capture:
-        """What the model is now; see `CompressedModel.capture`."""
-        return self._compressed.capture(plain=plain)
+    # For training loops
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
     ) -> None:
-        """End the schedule, put other weights in the model and compress them; see `CompressedModel.start_from`."""
+        """End the schedule, and compress other weights as `CompressedModel.start_from` does."""
         self.disable_scheduler()
-        self._compressed.start_from(model, rate, removed=removed, evaluated=evaluated)
+        self.compressed.start_from(model, rate, removed=removed, evaluated=evaluated)
 
     def settle(self, finished: nn.Module, rate: float | None = None) -> None:
-        """Let the model become a finished one; see `CompressedModel.settle`."""
+        """End the schedule, and let the model become a finished one."""
         self.disable_scheduler()
-        self._compressed.settle(finished, rate)
+        self.compressed.settle(finished, rate)

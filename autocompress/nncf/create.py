@@ -1,4 +1,4 @@
-"""What a model is shown besides training: example inputs, and the data that statistics and ranges are taken from."""
+"""From a model and a configuration to a compressed model with its controller; loading states."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.base import layer_shapes
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.measure import measure
 from autocompress.compression.model_state import device_of, moved, output_shapes
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import dot
 from autocompress.formats.structure import apply_structure
 from autocompress.nncf.algorithms import LevelPart, PruningPart, SparsityPart
-from autocompress.nncf.compressed_model import CompressedModel, Surveyed
+from autocompress.nncf.compressed_model import CompressedModel
 from autocompress.nncf.config import CompressionConfig, InputInfo
 from autocompress.nncf.controller import STATE_VERSION, CompressionController
 from autocompress.nncf.rb_sparsity import LearnedPart
@@ -41,16 +40,19 @@ def register_default_init_args(
     criterion: Any = None,  # noqa: ARG001 - NNCF's users pass it
     **_: Any,
 ) -> CompressionConfig:
-    """The configuration with training data, as NNCF's function of that name gives it.
+    """Register training data, as NNCF's function of that name does.
 
     Ranges of activations are taken from the first `num_init_samples` samples. With quantization, or where rates are
-    validated before they are trained, BatchNorm's statistics are estimated anew on the first 512 before.
+    validated before training, BatchNorm's statistics are first estimated on 512 samples.
 
     Args:
         config: not changed.
-        train_loader: can be iterated over again and again; of a batch that is a sequence the first item is the model's
+        train_loader: can be iterated over repeatedly; of a batch that is a sequence the first item is the model's
             input.
-        criterion: not needed by any algorithm here.
+        criterion: not used.
+
+    Returns:
+        the configuration with the data.
 
     Raises:
         ConfigError: an argument is of another kind.
@@ -104,7 +106,7 @@ def create_compressed_model(
     Args:
         model: trained; it is changed, and stays the same object.
         config: which algorithms, with which options.
-        compression_state: what `get_compression_state` gave, to go on from there; load the state dict afterwards.
+        compression_state: of `get_compression_state`, to continue from; load the state dict afterwards.
 
     Returns:
         the controller, and the model.
@@ -114,11 +116,8 @@ def create_compressed_model(
         CompressionError: an algorithm cannot be applied to the model.
         StoreError: the compression state is of another version, or of another model or configuration.
     """
-    inputs = example_inputs(config, model)
-    shapes = _output_shapes(model, inputs)
-    original = copy.deepcopy(model)
-    surveyed = Surveyed(original, inputs, measure(original, inputs), shapes, config.data)
-    compressed, lesson = _compressed(model, config, surveyed)
+    reference = _reference(model, config)
+    compressed, lesson = _compressed(model, config, reference)
     controller = CompressionController(compressed, lesson, tuple(section.algorithm for section in config.compression))
     if compression_state is None:
         compressed.attach()
@@ -130,16 +129,25 @@ def create_compressed_model(
     return controller, model
 
 
+def _reference(model: nn.Module, config: CompressionConfig) -> ReferenceModel:
+    inputs = example_inputs(config, model)
+    try:
+        output_shapes(model, inputs)
+    except Exception as error:
+        shapes = ", ".join(str(list(item.shape)) for item in inputs if hasattr(item, "shape"))
+        raise ConfigError(f"input_info must describe the model's inputs; it fails on {shapes}: {error}") from error
+    return ReferenceModel.measured(copy.deepcopy(model), inputs, config.data)
+
+
 def _compressed(
-    model: nn.Module, config: CompressionConfig, surveyed: Surveyed
+    model: nn.Module, config: CompressionConfig, reference: ReferenceModel
 ) -> tuple[CompressedModel, Lesson | None]:
-    shapes = layer_shapes(surveyed.model)
-    requests = Requests(config, surveyed.inputs, shapes, surveyed.size)
+    requests = Requests(config, reference)
     parts: list[LevelPart] = []
     quantization = lesson = None
     for section in config.compression:
         if isinstance(section, FilterPruning):
-            parts.append(PruningPart(requests.at_level(section), schedule_of(section), shapes, surveyed.model))
+            parts.append(PruningPart(requests.at_level(section), schedule_of(section), reference))
         elif isinstance(section, MagnitudeSparsity):
             parts.append(SparsityPart(section.algorithm, requests.at_level(section), schedule_of(section)))
         elif isinstance(section, RbSparsity):
@@ -147,8 +155,8 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            lesson = Lesson(model, copy.deepcopy(surveyed.model), section)
-    return CompressedModel(model, surveyed, parts, quantization), lesson
+            lesson = Lesson(model, copy.deepcopy(reference.original), section)
+    return CompressedModel(model, reference, parts, quantization), lesson
 
 
 def _restore(controller: CompressionController, state: Mapping[str, Any]) -> None:
@@ -163,16 +171,8 @@ def _restore(controller: CompressionController, state: Mapping[str, Any]) -> Non
         raise StoreError(f"compression_state is of another configuration: it has no {error}") from error
 
 
-def _output_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
-    try:
-        return output_shapes(model, inputs)
-    except Exception as error:
-        shapes = ", ".join(str(list(item.shape)) for item in inputs if hasattr(item, "shape"))
-        raise ConfigError(f"input_info must describe the model's inputs; it fails on {shapes}: {error}") from error
-
-
 def _write_graphs(controller: CompressionController, directory: Path) -> None:
-    graphs = {"original_graph": controller.uncompressed.model, "compressed_graph": controller.model}
+    graphs = {"original_graph": controller.uncompressed.original, "compressed_graph": controller.model}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in graphs.items():
@@ -186,7 +186,7 @@ def _write_graphs(controller: CompressionController, directory: Path) -> None:
 
 _PREFIXES = ("module.", "nncf_module.", "_orig_mod.")
 _PARAMETRIZED = re.compile(r"\bparametrizations\.(\w+)\.original$")
-_SHOWN = 10
+_LISTED = 10
 _logger = logging.getLogger("autocompress.nncf")
 
 
@@ -199,7 +199,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], is_resume: bool 
     Args:
         model: changed in place.
         state_dict: name -> tensor.
-        is_resume: everything must match; else what matches is loaded and the rest is told in a warning.
+        is_resume: everything must match; else what matches is loaded, with a warning about the rest.
 
     Returns:
         how many tensors were loaded.
@@ -234,14 +234,14 @@ def _mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
         for name, tensor in given.items()
         if name in own and own[name].shape != tensor.shape
     ]
-    told = [
+    found = [
         _listed("only in the model", [name for name in own if name not in given]),
         _listed("only in the state dict", [name for name in given if name not in own]),
         *shapes,
     ]
-    return [text for text in told if text]
+    return [text for text in found if text]
 
 
 def _listed(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{what}: {', '.join(names[:_LISTED])}{more}" if names else ""

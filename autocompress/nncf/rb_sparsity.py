@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.layers import layer_rates, weight_types
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform
 from autocompress.compression.pruning.sparsity import zero_share
 from autocompress.compression.quantization.rounding import straight_through
-from autocompress.nncf.algorithms import Ask
+from autocompress.nncf.algorithms import LevelPartBase, RequestAtLevel
 from autocompress.nncf.schedules import Schedule
 
 _LOGIT_AT_FIRST = math.log(0.99 / (1 - 0.99))
@@ -56,18 +55,16 @@ class LearnedMask(WeightTransform):
         return kept.masked_fill(drawn <= 0, 0.0) if not kept.requires_grad else kept
 
 
-class LearnedPart:
-    """`rb_sparsity`. Implements `parts.LevelPart`."""
+class LearnedPart(LevelPartBase):
+    """`rb_sparsity`. Implements `algorithms.LevelPart`."""
 
-    def __init__(self, ask: Ask, schedule: Schedule) -> None:
-        self.name, self.schedule = "rb_sparsity", schedule
-        self.level = schedule.initial
-        self._ask = ask
+    def __init__(self, request: RequestAtLevel, schedule: Schedule) -> None:
+        super().__init__("rb_sparsity", request, schedule)
 
     def attach(self, model: nn.Module) -> None:
-        """See `LevelPart`: the scores are parameters of the model, which its optimizer trains."""
-        request = self._ask(0.0)
-        self._layers = tuple(layer_rates(model, request.targets, weight_types(self.name), request.scopes))
+        """Add the scores as parameters of the model, which its optimizer trains."""
+        super().attach(model)
+        self._layers = self._masked_layers(model)
         self._masks = []
         for name in self._layers:
             layer = model.get_submodule(name)
@@ -76,11 +73,11 @@ class LearnedPart:
             self._masks.append(mask)
 
     def set_level(self, level: float, plain: nn.Module) -> None:  # noqa: ARG002
-        """See `LevelPart`: from now on the loss pulls there."""
+        """Pull the loss there from now on."""
         self.level = level
 
     def reached(self) -> bool:
-        """See `LevelPart`."""
+        """Whether the expected sparsity is at the level."""
         return abs(float(self._expected()) - self.level) <= _REACHED
 
     def sparsity(self) -> float:
@@ -102,37 +99,20 @@ class LearnedPart:
         return 1 - torch.cat([torch.sigmoid(mask.score).flatten() for mask in self._masks]).mean()
 
     def freeze(self) -> None:
-        """See `LevelPart`."""
+        """Train the scores no longer."""
         for mask in self._masks:
             mask.score.requires_grad_(False)
 
-    def remove(self, plain: nn.Module, level: float) -> nn.Module:  # noqa: ARG002
-        """See `LevelPart`."""
-        return plain
-
     def get_state(self) -> dict[str, Any]:
-        """See `LevelPart`."""
+        """The level, and whether scores are frozen."""
         return {"level": self.level, "frozen": not self._masks[0].score.requires_grad}
 
     def load_state(self, state: Mapping[str, Any], plain: nn.Module) -> None:  # noqa: ARG002
-        """See `LevelPart`."""
+        """Restore them."""
         self.level = float(state["level"])
         if state["frozen"]:
             self.freeze()
 
-    @property
-    def removes(self) -> bool:
-        """See `LevelPart`."""
-        return False
-
-    @property
-    def left_alone(self) -> dict[str, str]:
-        """Any weight can be zero; see `LevelPart`."""
-        return {}
-
-    def finish(self, model: nn.Module) -> None:
-        """See `LevelPart`."""
-
-    def achieved(self, finished: nn.Module) -> float:
-        """See `LevelPart`."""
-        return zero_share(finished, self._layers)
+    def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
+        """Share of the weights that are zero."""
+        return zero_share(model, self._layers)

@@ -1,4 +1,4 @@
-"""From a configuration's sections to what compressors are asked."""
+"""From a configuration's sections to the compressors' requests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from autocompress.compression.base import CompressionRequest, LayerShape
+from autocompress.compression.base import CompressionRequest
 from autocompress.compression.hooks import batch_input
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.layer_selector import LayerRule
-from autocompress.nncf.algorithms import Ask
+from autocompress.nncf.algorithms import RequestAtLevel
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import all_scopes, options_of
 from autocompress.nncf.sections import FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.records import Measurement
 
 _ALL = ("default",)
 _MODES = {"performance": "symmetric", "mixed": "asymmetric"}
@@ -23,31 +23,21 @@ _MODES = {"performance": "symmetric", "mixed": "asymmetric"}
 
 
 class Requests:
-    """Makes requests about one model.
+    """Makes the compressors' requests for one model from a configuration's sections."""
 
-    Args:
-        config: whose sections they are made from.
-        inputs: positional arguments of one forward pass.
-        shapes: of the uncompressed model's layers.
-        size: of the uncompressed model.
-    """
+    def __init__(self, config: CompressionConfig, reference: ReferenceModel) -> None:
+        self._config, self._reference = config, reference
 
-    def __init__(
-        self,
-        config: CompressionConfig,
-        inputs: tuple[Any, ...],
-        shapes: dict[str, LayerShape],
-        size: Measurement,
-    ) -> None:
-        self._config, self._inputs, self._shapes, self._size = config, inputs, shapes, size
-
-    def at_level(self, section: FilterPruning | MagnitudeSparsity | RbSparsity) -> Ask:
-        """What a level of a section asks."""
+    def at_level(self, section: FilterPruning | MagnitudeSparsity | RbSparsity) -> RequestAtLevel:
+        """From a level to the request."""
         options = {} if isinstance(section, RbSparsity) else options_of(section)
-        return lambda level: self._request(section, LayerRule(op_types=_ALL, rate=level), options)
+        arguments = {**options, **self._scopes(section)}
+        return lambda level: self._reference.request(
+            section.algorithm, (LayerRule(op_types=_ALL, rate=level),), arguments
+        )
 
     def quantization(self, section: Quantization) -> CompressionRequest:
-        """What a section asks of the quantizer."""
+        """The quantizer's request."""
         activations = section.activations
         target = LayerRule(
             op_types=_ALL,
@@ -60,29 +50,12 @@ class Requests:
                 },
             },
         )
-        return self._request(section, target, {}, algorithm="qat", module=_module_of(self._config, section))
+        return self._reference.request("qat", (target,), self._scopes(section), _module_of(self._config, section))
 
-    def _request(
-        self,
-        section: Any,
-        target: LayerRule,
-        options: dict[str, Any],
-        *,
-        algorithm: str | None = None,
-        module: ModuleClass | None = None,
-    ) -> CompressionRequest:
+    def _scopes(self, section: Any) -> dict[str, Any]:
         ignored, targets = all_scopes(self._config, section)
         validate = self._config.validate_scopes and section.validate_scopes
-        scopes = {"ignored_scopes": ignored, "target_scopes": targets, "validate_scopes": validate}
-        return CompressionRequest(
-            algorithm=algorithm or section.algorithm,
-            targets=(target,),
-            example_inputs=self._inputs,
-            original=self._shapes,
-            arguments={**options, **scopes},
-            module=module,
-            uncompressed=self._size,
-        )
+        return {"ignored_scopes": ignored, "target_scopes": targets, "validate_scopes": validate}
 
 
 def _scheme(mode: str | None, *, by_channel: bool = False) -> str:
@@ -90,7 +63,7 @@ def _scheme(mode: str | None, *, by_channel: bool = False) -> str:
 
 
 def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass | None:
-    """Brings the registered data to where a user's module would; None without data."""
+    """A module that has the registered data as calibration data; None without data."""
     if config.data is None:
         return None
     samples = section.initializer.range.num_init_samples
@@ -102,7 +75,7 @@ def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass 
 
 
 def first_samples(data: Iterable[Any], samples: int) -> Iterator[Any]:
-    """The model's inputs in the first batches, until there are so many samples; what is no tensor counts as one."""
+    """The model's inputs in the first batches, up to a number of samples; an input that is no tensor counts as one."""
     left = samples
     for batch in data:
         if left <= 0:

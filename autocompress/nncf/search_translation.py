@@ -1,4 +1,4 @@
-"""What an experiment searches where an NNCF-style configuration describes it."""
+"""From an NNCF-style configuration to an experiment's search space and settings."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ALL = ["default"]
 def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
     """The settings of the search.
 
-    The search begins at the schedule's target. The schedule itself is the in-process loop's: trials begin compressed.
+    The search begins at the schedule's target. Only the training loop follows the schedule; trials begin compressed.
 
     Raises:
-        ConfigError: the configuration does not ask for a search.
+        ConfigError: the configuration is not in adaptive mode.
     """
     params = adaptive_params(config).model_dump()
     teachers = [each for each in config.compression if isinstance(each, Distillation)]
@@ -61,28 +61,25 @@ def adaptive_params(config: CompressionConfig) -> AdaptiveParams:
     return training.params
 
 
-def search_space_of(
-    config: CompressionConfig, bounds: tuple[float, float] = DEFAULT_BOUNDS, *, simulated: bool = False
-) -> dict[str, Any]:
-    """The search space, in NNI's wire format.
+def search_space_of(config: CompressionConfig) -> dict[str, Any]:
+    """The search space of an experiment, in NNI's wire format.
 
     Args:
         config: in adaptive mode.
-        bounds: lowest and highest compression rate.
-        simulated: quantization is simulated, so that nothing depends on what int8 kernels can do.
 
     Raises:
-        ConfigError: the algorithms of a mix have different scopes, or int8 kernels cannot do what is asked.
+        ConfigError: the algorithms of a mix have different scopes, or int8 kernels do not support the quantization.
     """
     adaptive_params(config)
     pruners = [each for each in config.compression if isinstance(each, FilterPruning | MagnitudeSparsity)]
     quantizers = [each for each in config.compression if isinstance(each, Quantization)]
     name = MIX.join([pruners[0].algorithm, *("qat" for _ in quantizers)])
-    entries: list[dict[str, Any]] = [{"sparsity": {"_type": "uniform", "_value": list(bounds)}, "op_types": _ALL}]
-    entries += [_quantized(each, simulated=simulated) for each in quantizers]
+    entries: list[dict[str, Any]] = [
+        {"sparsity": {"_type": "uniform", "_value": list(DEFAULT_BOUNDS)}, "op_types": _ALL}
+    ]
+    entries += [_quantized(each) for each in quantizers]
     generator = AutoCompressionSearchSpaceGenerator()
-    scoped = pruners if simulated else [*pruners, *quantizers]
-    generator.add_config(name, entries, **options_of(pruners[0]), **_scopes(config, scoped))
+    generator.add_config(name, entries, **options_of(pruners[0]), **_scopes(config, [*pruners, *quantizers]))
     return generator.dumps()
 
 
@@ -107,9 +104,9 @@ def options_of(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
     return {"filter_importance": section.params.importance, **kept, **of}
 
 
-def _quantized(section: Quantization, *, simulated: bool) -> dict[str, Any]:
-    """What is not said of scales and ranges, int8 kernels decide: weights by channel and symmetric."""
-    if not simulated and section.weights.mode == "asymmetric":
+def _quantized(section: Quantization) -> dict[str, Any]:
+    """Int8 kernels determine the scales: weights by channel and symmetric."""
+    if section.weights.mode == "asymmetric":
         raise ConfigError("quantization.weights.mode must be 'symmetric' in an experiment; got 'asymmetric'")
     bits = {"weight": section.weights.bits, "output": section.activations.bits}
     return {"quant_types": ["weight", "output"], "quant_bits": bits, "op_types": _ALL}
@@ -132,7 +129,7 @@ def _scopes(config: CompressionConfig, sections: Sequence[Compression]) -> dict[
 
 
 def all_scopes(config: CompressionConfig, section: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What one algorithm must leave alone and what it may touch, the whole configuration's scopes among them."""
+    """The ignored and the target scopes of one algorithm, including those of the whole configuration."""
     return _joined(config.ignored_scopes, section.ignored_scopes), _joined(config.target_scopes, section.target_scopes)
 
 

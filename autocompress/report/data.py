@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.budget import accuracy_margin
-from autocompress.plan import ExperimentPlan, LocalEngine, OptunaEngine
+from autocompress.plan import ExperimentPlan, LocalEngine, LoopEngine, OptunaEngine
 from autocompress.records import Baseline, ModelSizes, Proposal, TrialRecord
 from autocompress.report.format import number
 from autocompress.search import OBJECTIVES, best, require_objective
@@ -45,7 +45,7 @@ class Story:
     @property
     def module(self) -> str:
         """Name of the user's class."""
-        return str(self.plan.module["class_name"])
+        return self.plan.model_name
 
     @property
     def baseline(self) -> Baseline:
@@ -205,7 +205,7 @@ class Recipe:
 def recipe(story: Story) -> Recipe:
     """Of an experiment or a study its command line; of a training loop what makes it."""
     engine = story.plan.engine
-    if isinstance(engine, LocalEngine):
+    if isinstance(engine, LoopEngine):
         return Recipe("configuration", "config.json", engine.config, _loop(story), [])
     return Recipe("search space", "space.json", story.plan.search_space, _command(story), _changed_settings(story))
 
@@ -229,7 +229,8 @@ def _loop(story: Story) -> str:
 def _command(story: Story) -> str:
     settings = story.plan.settings.to_dict()
     words = ["autocompress", "run", _module(story), "--search-space", "space.json"]
-    words += ["--engine", "optuna"] if isinstance(story.plan.engine, OptunaEngine) else []
+    engine = story.plan.engine
+    words += ["--engine", engine.name] if isinstance(engine, OptunaEngine | LocalEngine) else []
     words += ["--objective", story.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]

@@ -118,15 +118,22 @@ def _arguments(known: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
     return {argument_key(name): wrap(plain(argument_key(name), value)) for name, value in arguments.items()}
 
 
-def default_space(names: Iterable[str]) -> SearchSpace:
+def default_space(names: Iterable[str], rates: Mapping[str, tuple[float, float]] | None = None) -> SearchSpace:
     """All layers at rates from 0 to 0.95; weights in 8 bits, of `dorefa` in 4, of `bnn` in 1, of `qat` activations too.
 
+    Args:
+        names: of the algorithms.
+        rates: the lowest and the highest rate of algorithms, by name, instead.
+
     Raises:
-        ConfigError: no algorithm has such a name.
+        ConfigError: no algorithm has such a name, or a range breaks a rule.
     """
     generator = AutoCompressionSearchSpaceGenerator()
     for name in names:
-        generator.add_config(name, [part.default_entry() for part in algorithm(name).stages])
+        entries = [part.default_entry() for part in algorithm(name).stages]
+        if rates and name in rates:
+            entries[0]["sparsity"] = {"_type": "uniform", "_value": list(rates[name])}
+        generator.add_config(name, entries)
     return SearchSpace.parse(generator.dumps())
 
 

@@ -252,3 +252,11 @@ def _options(wire: Any) -> list[Any]:
     if not isinstance(choice["_value"], list):
         raise ConfigError(f"{ALGORITHM_KEY}: '_value' must be a list of algorithms; got {choice['_value']!r}")
     return choice["_value"]
+
+
+def algorithm_names(search_space: Any) -> list[str]:
+    """Names of the algorithms in NNI's wire format, known or not; empty where it is something else."""
+    try:
+        return [str(option["_name"]) for option in search_space[ALGORITHM_KEY]["_value"]]
+    except (KeyError, TypeError):
+        return []

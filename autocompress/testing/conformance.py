@@ -26,20 +26,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.base import Compression, compressor
+from autocompress.compression.applied_algorithms import AppliedAlgorithms
+from autocompress.compression.base import Compression
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.measure import measure
 from autocompress.compression.model_state import outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.records import Measurement
 from autocompress.registry import algorithm as registered
 from autocompress.search_space import default_space, read_parameters
 from autocompress.testing.zeroed import check_zeroed, marked
-from autocompress.trial.pipeline import Surroundings
-from autocompress.trial.spec import Stage, seed_everything
+from autocompress.trial.spec import seed_everything
 
 RATES = (0.3, 0.6)
 _TOLERANCE = 0.05
@@ -84,23 +85,23 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
         AssertionError: something does not hold.
         AutoCompressError: the algorithm cannot be applied to the model, and says so.
     """
-    surroundings = Surroundings.of(module)
+    reference_model = ReferenceModel.of(module)
     asked = list(rates) if _is_adaptive(algorithm) else [None]
-    found = [compress(module, algorithm, rate, surroundings) for rate in asked]
-    _check_rates(found, surroundings)
+    found = [compress(module, algorithm, rate, reference_model) for rate in asked]
+    _check_rates(found, reference_model)
     for each in found:
-        _check_outputs(each.finished, surroundings)
-        _check_head(each.finished, surroundings.original)
+        _check_outputs(each.finished, reference_model)
+        _check_head(each.finished, reference_model.original)
     last = found[-1]
     if isinstance(last.compressions[0], FilterCompression):
-        check_cut(module, registered(algorithm).stages[0].name, rates[-1], surroundings)
-    _check_reload(last, surroundings)
-    _check_export(last.finished, surroundings)
+        check_cut(module, registered(algorithm).stages[0].name, rates[-1], reference_model)
+    _check_reload(last, reference_model)
+    _check_export(last.finished, reference_model)
     _check_training(module, algorithm, last)
-    _check_seed(last, compress(module, algorithm, last.rate, surroundings), surroundings)
+    _check_seed(last, compress(module, algorithm, last.rate, reference_model), reference_model)
 
 
-def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundings: Surroundings) -> Compressed:
+def compress(module: ModuleClass, algorithm: str, rate: float | None, reference_model: ReferenceModel) -> Compressed:
     """The module's model, compressed and not trained, all layers at one rate.
 
     Raises:
@@ -108,22 +109,21 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, surroundin
     """
     seed_everything(0)
     space = default_space([algorithm]).algorithm(algorithm)
-    compressions: list[Compression] = []
-    model, achieved, seconds = copy.deepcopy(surroundings.original), 0.0, 0.0
+    model, applied, achieved, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
     for part in read_parameters(space.parameters(rate)).stages:
         started = time.perf_counter()
-        compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
+        model = applied.apply(model, reference_model.request(part.name, part.rules, part.arguments, module))
         seconds += time.perf_counter() - started
-        model = compressions[-1].model
         if part.kind == "pruner":  # as a trial does
             recalibrate(model, module.calibration_data() or ())
-        achieved = compressions[0].achieved_rate(model) if len(compressions) == 1 else achieved
-    finished = _finished(compressions, copy.deepcopy(model))
-    return Compressed(tuple(compressions), rate, achieved, measure(finished, surroundings.inputs), finished, seconds)
+        achieved = applied.compressions[0].achieved_rate(model) if len(applied.compressions) == 1 else achieved
+    finished = applied.finish(copy.deepcopy(model))
+    compressions = tuple(applied.compressions)
+    return Compressed(compressions, rate, achieved, measure(finished, reference_model.inputs), finished, seconds)
 
 
 def check_cut(
-    module: ModuleClass, algorithm: str, rate: float, surroundings: Surroundings | None = None, **arguments: Any
+    module: ModuleClass, algorithm: str, rate: float, reference_model: ReferenceModel | None = None, **arguments: Any
 ) -> FilterCompression:
     """Remove filters and compare the smaller model with the whole one whose lost filters are zero; see `zeroed`.
 
@@ -131,7 +131,7 @@ def check_cut(
         module: the model's.
         algorithm: name of a filter pruner.
         rate: to prune at.
-        surroundings: of the module, where they are known.
+        reference_model: of the module, where they are known.
         arguments: the algorithm's.
 
     Returns:
@@ -142,35 +142,29 @@ def check_cut(
         CompressionError: nothing can be removed.
     """
     seed_everything(0)
-    surroundings = surroundings or Surroundings.of(module)
-    original = marked(surroundings.original)
+    reference_model = reference_model or ReferenceModel.of(module)
+    original = marked(reference_model.original)
     (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
     if algorithm == "slim":  # its training would move the weights by which filters are known again
         arguments["training_epochs"] = 0
     choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
-    request = surroundings.request(Stage(choice, 0), module)
+    request = reference_model.request(choice.name, choice.rules, choice.arguments, module)
     compression = FilterCompressor().compress(copy.deepcopy(original), request)
-    check_zeroed(original, compression.model, surroundings.inputs)
+    check_zeroed(original, compression.model, reference_model.inputs)
     return compression
-
-
-def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:
-    for compression in reversed(compressions):
-        model = compression.finish(model)
-    return model
 
 
 def _is_adaptive(algorithm: str) -> bool:
     return registered(algorithm).kind != "quantizer"
 
 
-def _check_rates(found: Sequence[Compressed], surroundings: Surroundings) -> None:
+def _check_rates(found: Sequence[Compressed], reference_model: ReferenceModel) -> None:
     for each in found:
         assert 0 < each.achieved < 1, f"the achieved rate must be in (0, 1); got {each.achieved} at {each.rate}"
         if each.rate is not None:
             beyond = f"the achieved rate must not go beyond the requested {each.rate}; got {each.achieved}"
             assert each.achieved <= each.rate + _TOLERANCE, beyond
-        assert each.size.macs <= surroundings.size.macs, "a compressed model must not compute more"
+        assert each.size.macs <= reference_model.size.macs, "a compressed model must not compute more"
     for low, high in itertools.pairwise(found):
         assert low.achieved < high.achieved, f"the achieved rate must rise; {low.achieved} became {high.achieved}"
         for name in ("nonzero_parameters", "macs", "bytes"):
@@ -178,8 +172,8 @@ def _check_rates(found: Sequence[Compressed], surroundings: Surroundings) -> Non
             assert sizes[0] >= sizes[1], f"{name} must not rise with the rate; {sizes[0]} became {sizes[1]}"
 
 
-def _check_outputs(finished: nn.Module, surroundings: Surroundings) -> None:
-    before, after = (outputs(model, surroundings.inputs) for model in (surroundings.original, finished))
+def _check_outputs(finished: nn.Module, reference_model: ReferenceModel) -> None:
+    before, after = (outputs(model, reference_model.inputs) for model in (reference_model.original, finished))
     shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
     assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after), "outputs must be finite"
@@ -194,12 +188,12 @@ def _check_head(finished: nn.Module, original: nn.Module) -> None:
         assert width[0] == width[1], f"the output layer must keep its width; {width[1]} became {width[0]}"
 
 
-def _check_reload(compressed: Compressed, surroundings: Surroundings) -> None:
+def _check_reload(compressed: Compressed, reference_model: ReferenceModel) -> None:
     finished = compressed.finished
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(finished, Path(folder, "checkpoint"), surroundings.original)
-        loaded = load_compressed(Path(folder, "checkpoint"), surroundings.original)
-    pairs = zip(outputs(finished, surroundings.inputs), outputs(loaded, surroundings.inputs), strict=True)
+        save_checkpoint(finished, Path(folder, "checkpoint"), reference_model.original)
+        loaded = load_compressed(Path(folder, "checkpoint"), reference_model.original)
+    pairs = zip(outputs(finished, reference_model.inputs), outputs(loaded, reference_model.inputs), strict=True)
     assert all(torch.equal(*pair) for pair in pairs), "a checkpoint must give the same outputs bit for bit"
     state = loaded.state_dict()
     odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
@@ -209,10 +203,10 @@ def _check_reload(compressed: Compressed, surroundings: Surroundings) -> None:
     assert math.isclose(*rates, abs_tol=1e-9), f"a checkpoint must have the rate {rates[0]}; it has {rates[1]}"
 
 
-def _check_export(finished: nn.Module, surroundings: Surroundings) -> None:
+def _check_export(finished: nn.Module, reference_model: ReferenceModel) -> None:
     suffix = ".onnx" if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript") else ".pt2"
     with tempfile.TemporaryDirectory() as folder:
-        report = export(finished, Path(folder, f"model{suffix}"), surroundings.inputs)
+        report = export(finished, Path(folder, f"model{suffix}"), reference_model.inputs)
     assert report.max_difference is not None
     assert report.max_difference <= (report.tolerance or 0.0), f"an export must compute the same; {report}"
 
@@ -229,7 +223,9 @@ def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed)
     moved_ones = [key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])]
     assert moved_ones, "training must move the weights"
     if _is_adaptive(algorithm):
-        _check_held(compressed.finished, _finished(compressed.compressions, copy.deepcopy(model.eval())))
+        _check_held(
+            compressed.finished, AppliedAlgorithms([*compressed.compressions]).finish(copy.deepcopy(model.eval()))
+        )
 
 
 def _check_held(before: nn.Module, after: nn.Module) -> None:
@@ -247,9 +243,9 @@ def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
             yield int((tensor == 0).sum()), int((trained[name][tensor == 0] == 0).sum())
 
 
-def _check_seed(first: Compressed, second: Compressed, surroundings: Surroundings) -> None:
+def _check_seed(first: Compressed, second: Compressed, reference_model: ReferenceModel) -> None:
     assert first.achieved == second.achieved, f"a seed must give one rate; {first.achieved} and {second.achieved}"
     pairs = zip(
-        outputs(first.finished, surroundings.inputs), outputs(second.finished, surroundings.inputs), strict=True
+        outputs(first.finished, reference_model.inputs), outputs(second.finished, reference_model.inputs), strict=True
     )
     assert all(torch.equal(*pair) for pair in pairs), "the same seed must give the same model"

@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.base import Compression, compressor, left_alone
+from autocompress.compression.applied_algorithms import AppliedAlgorithms
 from autocompress.compression.measure import measure
 from autocompress.compression.module import ModuleClass, require_module_class
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import (
@@ -26,8 +27,7 @@ from autocompress.search_space import (
     requested_rate,
 )
 from autocompress.trial.fine_tuning import find_trainer
-from autocompress.trial.pipeline import Surroundings
-from autocompress.trial.spec import Stage, seed_everything
+from autocompress.trial.spec import seed_everything
 from autocompress.trial.tasks import missing_hooks, require_hooks
 
 RATES = (0.3, 0.9)
@@ -108,11 +108,11 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
     """
     space = default_space(algorithms()) if search_space is None else load_search_space(search_space)
     require_module_class(module)
-    surroundings = Surroundings.of(module)
-    return [_checked(module, entry, surroundings) for entry in space.algorithms]
+    reference_model = ReferenceModel.of(module)
+    return [_checked(module, entry, reference_model) for entry in space.algorithms]
 
 
-def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings) -> AlgorithmCheck:
+def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel) -> AlgorithmCheck:
     check = AlgorithmCheck(algorithm=space.name, applies=False)
     try:
         check = _with_hooks(check, module)
@@ -120,7 +120,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundi
             return dataclasses.replace(check, reason=f"needs {', '.join(check.missing_hooks)}")
         require_hooks(module, space.name)
         rates = RATES if space.axis() is not None else RATES[:1]
-        found = [_reduced(module, space, rate, surroundings) for rate in rates]
+        found = [_reduced(module, space, rate, reference_model) for rate in rates]
     except AutoCompressError as error:
         return dataclasses.replace(check, reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the answer for this algorithm
@@ -128,9 +128,9 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundi
     return dataclasses.replace(
         check,
         applies=True,
-        simulated=any(each.simulated for _, compressions in found for each in compressions),
+        simulated=any(applied.simulated for _, applied in found),
         reductions=tuple(reduction for reduction, _ in found),
-        left_alone={name: why for _, each in found for part in each for name, why in left_alone(part).items()},
+        left_alone={name: why for _, applied in found for name, why in applied.left_alone.items()},
     )
 
 
@@ -149,36 +149,28 @@ def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
 
 
 def _reduced(
-    module: ModuleClass, space: AlgorithmSpace, requested: float, surroundings: Surroundings
-) -> tuple[Reduction, list[Compression]]:
+    module: ModuleClass, space: AlgorithmSpace, requested: float, reference_model: ReferenceModel
+) -> tuple[Reduction, AppliedAlgorithms]:
     """What it removes, and how."""
     seed_everything(0)
     parameters = _parameters(space, requested)
     choice = read_parameters(parameters)
-    model, compressions, rate, seconds = copy.deepcopy(surroundings.original), list[Compression](), 0.0, 0.0
+    model, applied, rate, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
     for part in choice.stages:
         quick = {name: value for name, value in _QUICK.items() if name in _argument_names(part.name)}
         part = dataclasses.replace(part, arguments={**part.arguments, **quick})
         started = time.monotonic()
-        compressions.append(compressor(part.name).compress(model, surroundings.request(Stage(part, 0), module)))
+        model = applied.apply(model, reference_model.request(part.name, part.rules, part.arguments, module))
         seconds += time.monotonic() - started
-        model = compressions[-1].model
-        rate = compressions[0].achieved_rate(model) if len(compressions) == 1 else rate
-    finished = _finished(compressions, model)
-    reduction = _reduction(requested_rate(parameters), rate, finished, surroundings, seconds)
-    return reduction, compressions
-
-
-def _finished(compressions: Sequence[Compression], model: nn.Module) -> nn.Module:
-    for compression in reversed(compressions):
-        model = compression.finish(model)
-    return model
+        rate = applied.compressions[0].achieved_rate(model) if len(applied.compressions) == 1 else rate
+    reduction = _reduction(requested_rate(parameters), rate, applied.finish(model), reference_model, seconds)
+    return reduction, applied
 
 
 def _reduction(
-    requested: float | None, achieved: float, finished: nn.Module, surroundings: Surroundings, seconds: float
+    requested: float | None, achieved: float, finished: nn.Module, reference_model: ReferenceModel, seconds: float
 ) -> Reduction:
-    before, after = surroundings.size, measure(finished, surroundings.inputs)
+    before, after = reference_model.size, measure(finished, reference_model.inputs)
     return Reduction(
         requested_rate=requested,
         achieved_rate=achieved,

@@ -1,83 +1,40 @@
-"""The uncompressed model of a trial, and what compressors and measurements need to know of it."""
+"""The stages of a trial: compress, fine-tune, finish, save, check what was saved."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from autocompress.compression.base import CompressionRequest, LayerShape, compressor, layer_shapes, left_alone
-from autocompress.compression.batchnorm import recalibrate
-from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compression.measure import measure
+from autocompress.compression.applied_algorithms import AppliedAlgorithms
+from autocompress.compression.hooks import evaluate
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import Claim, reread
-from autocompress.records import Measurement
 from autocompress.trial.fine_tuning import FineTuning, ModuleTraining, Tuned
 from autocompress.trial.spec import Stage, TrialOrder
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """The uncompressed model.
-
-    Attributes:
-        original: the model; not changed.
-        inputs: positional arguments of one forward pass.
-        shapes: sizes of its layers.
-        size: its size.
-    """
-
-    original: nn.Module
-    inputs: tuple[Any, ...]
-    shapes: Mapping[str, LayerShape]
-    size: Measurement
-
-    @classmethod
-    def of(cls, module: ModuleClass) -> Surroundings:
-        """Ask the user's module.
-
-        Raises:
-            ModuleError: a hook returns something unusable.
-        """
-        original, inputs = fresh_model(module), example_inputs(module)
-        return cls(original, inputs, layer_shapes(original), measure(original, inputs))
-
-    def request(self, stage: Stage, module: ModuleClass) -> CompressionRequest:
-        """What a stage asks of its compressor."""
-        return CompressionRequest(
-            algorithm=stage.name,
-            targets=stage.choice.rules,
-            example_inputs=self.inputs,
-            original=self.shapes,
-            arguments=stage.choice.arguments,
-            module=module,
-            uncompressed=self.size,
-        )
-
-
 @dataclass
 class Compressed:
-    """What the stages came to.
+    """The result of the stages.
 
     Attributes:
         model: the finished model, as its file gives it back once `Pipeline.run` has ended.
         tuned: the last stage's fine-tuning.
         accuracy: the finished model's, in the evaluator's unit.
-        simulated_accuracy: that of the model that was fine-tuned, where finishing it has changed what it computes; else
-            None.
+        simulated_accuracy: that of the fine-tuned model, where finishing it has changed what it computes; else None.
         rate: achieved compression rate in [0, 1): that of the pruner where there is one.
         epochs: epochs of training of all stages.
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
         interrupted: whether a signal ended a stage early.
-        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
+        left_alone: layer -> the reason why it keeps its filters although a rule selects it.
     """
 
     model: nn.Module
@@ -93,22 +50,22 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Runs the stages of a trial's order.
+    """Runs the stages of a trial.
 
     Attributes:
         module: the user's module.
-        order: what to do.
-        surroundings: the uncompressed model and what was measured on it.
+        order: the trial's parameters.
+        reference_model: the uncompressed model.
         threshold: the worst tolerable accuracy.
-        on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy budget).
-        kept: where the finished model of each stage but the last is saved: from there a later trial can go on.
-        checkpoint: where the finished model is saved.
+        on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy margin).
+        kept: path of the finished model of each stage but the last: later trials start from there.
+        checkpoint: path of the finished model.
         reference: of the module, for checkpoints; None: they name none.
     """
 
     module: ModuleClass
     order: TrialOrder
-    surroundings: Surroundings
+    reference_model: ReferenceModel
     threshold: float
     on_epoch: Callable[[int, float, float], None]
     kept: Path
@@ -118,55 +75,48 @@ class Pipeline:
     def run(self, model: nn.Module) -> Compressed:
         """Compress and fine-tune the model, which is changed, stage after stage; then finish it and save it.
 
-        What is told of the model is measured on what its file gives back. Where finishing changes what it computes, as
-        with int8 weights, it is evaluated again.
+        The result is measured on what the file gives back. Where finishing changes what the model computes, as with
+        int8 weights, it is evaluated again.
 
         Raises:
-            StoreError: a file cannot be written, or does not hold what was claimed of the model.
+            StoreError: a file cannot be written, or does not hold the model that was saved.
             AutoCompressError: a stage cannot be applied; whatever the user's code raises.
         """
-        done = Compressed(model)
+        done, applied = Compressed(model), AppliedAlgorithms()
         claims: list[Claim] = []
         kept: nn.Module | None = None
         for stage in self.order.stages:
             if claims:
-                kept = self._saved(claims[-1].compression.finish(copy.deepcopy(done.model)), self.kept)
+                kept = self._saved(applied.finish(copy.deepcopy(done.model)), self.kept)
                 claims[-1].require(kept, self.kept)
-            claims.append(self._stage(stage, done, first=not claims))
-        for claim in reversed(claims):
-            done.model = claim.compression.finish(done.model)
-        done.model = self._saved(done.model, self.checkpoint)
+            self._stage(stage, done, applied)
+            claims.append(Claim.of(applied.compressions[-1], whole_model=stage.several_rates))
+        done.model = self._saved(applied.finish(done.model), self.checkpoint)
         claims[-1].require(done.model, self.checkpoint)
         if kept is not None:
             claims[0].require_carried(kept, done.model)
-        done.rate = claims[0].rate
-        self._judge(done, converted=any(claim.compression.converts for claim in claims))
+        done.rate, done.simulated, done.left_alone = claims[0].rate, applied.simulated, applied.left_alone
+        done.accuracy = done.tuned.accuracy
+        if applied.converts:
+            done.simulated_accuracy = done.accuracy
+            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
         return done
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
         """The model as its file gives it back."""
-        original = self.surroundings.original
+        original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
-        return reread(path, model, original, self.surroundings.inputs)
+        return reread(path, model, original, self.reference_model.inputs)
 
-    def _judge(self, done: Compressed, *, converted: bool) -> None:
-        done.accuracy = done.tuned.accuracy
-        if converted:
-            done.simulated_accuracy = done.accuracy
-            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
-
-    def _stage(self, stage: Stage, done: Compressed, *, first: bool) -> Claim:
-        request = self.surroundings.request(stage, self.module)
-        compression = compressor(stage.name).compress(done.model, request)
-        if stage.choice.kind == "pruner" and (batches := self.module.calibration_data()) is not None:
-            recalibrate(compression.model, batches)
-        done.tuned = self._fine_tuning(stage, done, first=first).run(compression.model)
-        done.model = compression.model
-        done.epochs += compression.epochs + done.tuned.epochs
-        done.simulated |= compression.simulated
-        done.left_alone |= left_alone(compression)
+    def _stage(self, stage: Stage, done: Compressed, applied: AppliedAlgorithms) -> None:
+        choice, first = stage.choice, not applied.compressions
+        request = self.reference_model.request(choice.name, choice.rules, choice.arguments, self.module)
+        done.model = applied.apply(
+            done.model, request, self.module.calibration_data() if choice.kind == "pruner" else None
+        )
+        done.tuned = self._fine_tuning(stage, done, first=first).run(done.model)
+        done.epochs += applied.compressions[-1].epochs + done.tuned.epochs
         done.interrupted |= done.tuned.interrupted
-        return Claim.of(compression, whole_model=stage.several_rates)
 
     def _fine_tuning(self, stage: Stage, done: Compressed, *, first: bool) -> FineTuning:
         before = done.epochs
@@ -176,11 +126,11 @@ class Pipeline:
                 algorithm=stage.name,
                 lr_factor=self.order.lr_factor,
                 distillation=self.order.distillation,
-                teacher=self.surroundings.original,
+                teacher=self.reference_model.original,
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
             evaluate_first=self.order.evaluate_first or not first,
             validate_every_n_epochs=self.order.validate_every_n_epochs,
-            on_epoch=lambda epoch, accuracy, budget: self.on_epoch(before + epoch, accuracy, budget),
+            on_epoch=lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin),
         )

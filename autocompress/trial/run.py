@@ -19,6 +19,7 @@ from autocompress.budget import accuracy_margin
 from autocompress.compression.measure import measure, measure_latency
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import TrialRecord
@@ -26,7 +27,7 @@ from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.disk import is_full, told_full
 from autocompress.trial.channel import Reporter, Silent
-from autocompress.trial.pipeline import Compressed, Pipeline, Surroundings
+from autocompress.trial.pipeline import Compressed, Pipeline
 from autocompress.trial.spec import TrialOrder, seed_everything, trial_key, unchanged_randomness
 
 _logger = logging.getLogger("autocompress.trial")
@@ -166,19 +167,19 @@ class _Trial:
 
     def _completed(self, record: TrialRecord, order: TrialOrder) -> TrialRecord:
         seed_everything(order.seed)
-        surroundings = Surroundings.of(self.module)
+        reference_model = ReferenceModel.of(self.module)
         pipeline = Pipeline(
             module=self.module,
             order=order,
-            surroundings=surroundings,
+            reference_model=reference_model,
             threshold=self.threshold,
             on_epoch=self._report_epoch,
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
         )
-        done = pipeline.run(self._start(surroundings.original, order))
-        return self._measured(record, done, surroundings, order.objective)
+        done = pipeline.run(self._start(reference_model.original, order))
+        return self._measured(record, done, reference_model, order.objective)
 
     def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
         if order.start_from is None:
@@ -206,11 +207,11 @@ class _Trial:
         self.reporter.report_epoch(result)
 
     def _measured(
-        self, record: TrialRecord, done: Compressed, surroundings: Surroundings, objective: str
+        self, record: TrialRecord, done: Compressed, reference_model: ReferenceModel, objective: str
     ) -> TrialRecord:
         budget = accuracy_margin(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
         size = _weights_size(self.directory.checkpoint)
-        after = dataclasses.replace(measure(done.model, surroundings.inputs), bytes=size)
+        after = dataclasses.replace(measure(done.model, reference_model.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
             state="stopped" if done.interrupted else "completed",
@@ -224,16 +225,16 @@ class _Trial:
             epochs=done.epochs,
             left_alone=done.left_alone,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
-            **surroundings.size.removed_in(after),
-            **(_latency(done.model, surroundings) if objective == "latency" else {}),
+            **reference_model.size.removed_in(after),
+            **(_latency(done.model, reference_model) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])
         return dataclasses.replace(measured, score=score(reduction, budget, self.threshold))
 
 
-def _latency(model: nn.Module, surroundings: Surroundings) -> dict[str, Any]:
+def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any]:
     """Both models in turns, so that what else the machine does slows both."""
-    measured = measure_latency(model, surroundings.original, surroundings.inputs)
+    measured = measure_latency(model, reference_model.original, reference_model.inputs)
     return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 
 

@@ -18,6 +18,7 @@ from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
 from autocompress.compression.measure import layer_sizes, measure_latency
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import Baseline, ModelSizes
@@ -27,11 +28,10 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.disk import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
-from autocompress.trial.pipeline import Surroundings
 from autocompress.trial.preflight.hooks import algorithms_answered
 from autocompress.trial.preflight.looking import look, measure_only, require_module
 from autocompress.trial.run import train_again
-from autocompress.trial.spec import Stage, seed_everything
+from autocompress.trial.spec import seed_everything
 
 _ALL_RATES = (0.0, 1.0)
 _DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
@@ -62,10 +62,10 @@ def measure_baseline(
     started, settings = time.monotonic(), settings or AccuracyAwareSettings()
     seed_everything(0)
     model_seconds = require_module(module, search_space, settings) if settings.preflight else 0.0
-    surroundings = Surroundings.of(module)
+    reference_model = ReferenceModel.of(module)
     for entry in search_space.algorithms:
-        check_algorithm(module, entry, surroundings, distilling=settings.knowledge_distillation is not None)
-    preflight, original = None, surroundings.original
+        check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)
+    preflight, original = None, reference_model.original
     if settings.preflight:
         preflight = look(module, search_space, settings, original, model_seconds, confirmed=confirmed)
         accuracy = preflight.accuracies[0]
@@ -73,9 +73,9 @@ def measure_baseline(
         accuracy = measure_only(module, settings, original, confirmed=confirmed)
     return Baseline(
         accuracy=accuracy,
-        holdout_accuracy=_holdout(module, surroundings.original),
+        holdout_accuracy=_holdout(module, reference_model.original),
         higher_is_better=bool(module.higher_is_better),
-        measurement=surroundings.size,
+        measurement=reference_model.size,
         fingerprint=ModuleReference.of(module).fingerprint(),
         seconds=round(time.monotonic() - started, 3),
         preflight=preflight,
@@ -83,7 +83,7 @@ def measure_baseline(
 
 
 def check_algorithm(
-    module: ModuleClass, space: AlgorithmSpace, surroundings: Surroundings, *, distilling: bool = False
+    module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel, *, distilling: bool = False
 ) -> None:
     """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed.
 
@@ -94,9 +94,9 @@ def check_algorithm(
     axis = space.axis(*_ALL_RATES)
     choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
     for part in choice.stages:
-        request = surroundings.request(Stage(part, 0), module)
+        request = reference_model.request(part.name, part.rules, part.arguments, module)
         try:
-            compressor(part.name).check(surroundings.original, request)
+            compressor(part.name).check(reference_model.original, request)
         except AutoCompressError as error:
             raise type(error)(f"algorithm {part.name!r}: {error}") from error
 
@@ -161,7 +161,7 @@ def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
     )
 
 
-def _verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
+def verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
     """The verdict; a damaged checkpoint's trial is trained again first."""
     checkpoint = Path(order["checkpoint"])
     try:
@@ -194,7 +194,7 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
             return _check(module, order["search_space"], AccuracyAwareSettings.from_dict(order["settings"]))
         if order["task"] == "holdout":
             return {"accuracies": _holdouts(module, order["checkpoints"])}
-        return dataclasses.asdict(_verified(module, order))
+        return dataclasses.asdict(verified(module, order))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 

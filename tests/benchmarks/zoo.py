@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.testing.conformance import compress
 from autocompress.testing.zoo import ZOO
-from autocompress.trial.pipeline import Surroundings
 
 RATES = (0.3, 0.6, 0.9)
 MIXES = ["l2+qat", "level+qat"]
@@ -30,13 +30,13 @@ NONE = "-"
 def measured(name, model):
     """What became of one algorithm on one model."""
     warm_up(name)
-    surroundings, rows = Surroundings.of(ZOO[model]), []
+    reference_model, rows = ReferenceModel.of(ZOO[model]), []
     for rate in RATES if algorithm(name).kind != "quantizer" else (None,):
         try:
-            found = compress(ZOO[model], name, rate, surroundings)
+            found = compress(ZOO[model], name, rate, reference_model)
         except AutoCompressError as error:
             return {"algorithm": name, "model": model, "reason": f"at {rate}: {error}" if rows else str(error)}
-        rows.append(removed(found, surroundings.size))
+        rows.append(removed(found, reference_model.size))
     return {"algorithm": name, "model": model, "rows": rows}
 
 
@@ -58,7 +58,7 @@ def warm_up(name):
     """The first use of an algorithm also imports what it needs."""
     if name not in _warm:
         compress(
-            ZOO["cnn"], name, RATES[0] if algorithm(name).kind != "quantizer" else None, Surroundings.of(ZOO["cnn"])
+            ZOO["cnn"], name, RATES[0] if algorithm(name).kind != "quantizer" else None, ReferenceModel.of(ZOO["cnn"])
         )
         _warm.add(name)
 

@@ -9,14 +9,14 @@ import pytest
 import typer
 
 from autocompress import errors
-from autocompress.cli.error_handling import Interrupts, told_errors
+from autocompress.cli.error_handling import Interrupts, errors_as_messages
 from tests.cli.support import invoke
 
 CRASH = errors.TrialError("RuntimeError: no data", 'Traceback of the child\n  File "digits.py"')
 
 
 def raised(error, *, debug=False, cause=None):
-    with pytest.raises(typer.Exit) as caught, told_errors(debug=debug):
+    with pytest.raises(typer.Exit) as caught, errors_as_messages(debug=debug):
         raise error from cause
     return caught.value.exit_code
 
@@ -46,9 +46,7 @@ def test_one_clear_message(capsys):
 @pytest.mark.parametrize(("error", "cause"), [(CRASH, None), (errors.ModuleError("RuntimeError: no data"), CRASH)])
 def test_the_traceback_of_a_trial_is_shown_with_debug_only(capsys, error, cause):
     raised(error, cause=cause)
-    assert capsys.readouterr().err == (
-        "error: RuntimeError: no data\n(the traceback of its cause is shown with --debug)\n"
-    )
+    assert capsys.readouterr().err == ("error: RuntimeError: no data\n(--debug prints the traceback of its cause)\n")
     raised(error, cause=cause, debug=True)
     told = capsys.readouterr().err
     assert "Traceback of the child" in told
@@ -56,7 +54,7 @@ def test_the_traceback_of_a_trial_is_shown_with_debug_only(capsys, error, cause)
 
 
 def test_other_errors_are_bugs_and_pass():
-    with pytest.raises(ZeroDivisionError), told_errors():
+    with pytest.raises(ZeroDivisionError), errors_as_messages():
         _ = 1 / 0
 
 
@@ -89,7 +87,7 @@ def test_help(command):
 
 
 def test_help_of_run_has_an_example():
-    assert "autocompress run digits.py:DigitsModule --search-space l2.json" in invoke("run", "--help").output
+    assert "autocompress run my_module.py:MyModule --algorithm l2" in invoke("run", "--help").output
 
 
 def test_help_needs_neither_torch_nor_nni():

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from autocompress.cli.live_display import Display, Lines, picture, watching
+from autocompress.cli.live_display import Display, Lines, live_view, watching
 from autocompress.cli.snapshot import Reader, take
 from autocompress.plain_json import dumps
 from autocompress.plan import NniEngine
@@ -19,7 +19,7 @@ URL = "http://127.0.0.1:8080/secret/oview"
 
 def shown(store, seconds=12.0, url=URL, width=100, **options):
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(picture(take(store), url, seconds, **options))
+    console.print(live_view(take(store), url, seconds, **options))
     return console.export_text()
 
 

@@ -10,7 +10,7 @@ from autocompress.cli.snapshot import holder
 from autocompress.records import TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 from tests.cli.support import invoke
-from tests.written import finish, propose, record
+from tests.written import finish, plan, propose, record
 
 HOLD = """
 import sys
@@ -78,6 +78,17 @@ def test_status_while_the_baseline_is_measured(tmp_path, hold):
     answer = invoke("status", tmp_path)
     assert answer.exit_code == 0, answer.output
     assert answer.output == f"state    running (process {process.pid}), measuring the uncompressed model\n"
+
+
+def test_status_of_an_algorithm_that_only_the_module_s_file_registers(tmp_path):
+    """The file is not run to look: what comes next is not known, all else is."""
+    directory = ExperimentDirectory(tmp_path / "experiment")
+    directory.create()
+    directory.write_settings(json.loads(json.dumps(plan().to_dict()).replace('"_name": "l2"', '"_name": "spread"')))
+    answer = invoke("status", directory.path)
+    assert answer.exit_code == 0, answer.output
+    assert "state    not running" in answer.output
+    assert "accuracy 0.9 uncompressed" in answer.output
 
 
 def test_status_tells_the_next_step(new_store):

@@ -104,10 +104,14 @@ def test_a_study_by_the_command_line(tmp_path):
 
 
 def test_a_search_space_or_a_configuration(tmp_path):
-    for options, told in (([], "neither is"), (["--search-space", "a", "--config", "b"], "both are")):
+    sources, both = "--algorithm or --search-space or --config", ["--search-space", "a", "--config", "b"]
+    for options, rule in (
+        ([], f"{sources} must be given; none is"),
+        (both, "only one of --algorithm, --search-space, --config must be given; got --search-space and --config"),
+    ):
         answer = invoke("run", "tests/curve_modules.py:Cliff", *options, "--out", tmp_path / "experiment")
         assert answer.exit_code == 2
-        assert f"--search-space or --config must be given; {told}" in answer.output
+        assert rule in answer.output
 
 
 def test_the_schema_knows_every_algorithm():

@@ -62,10 +62,10 @@ def test_filters_that_were_masked_come_back():
     assert int((model.first[0].weight.flatten(1) == 0).all(1).sum()) == 12
     controller.compression_rate = 0.0
     assert torch.count_nonzero(model.first[0].weight) == torch.count_nonzero(
-        controller.uncompressed.model.first[0].weight
+        controller.uncompressed.original.first[0].weight
     )
     assert not torch.equal(weight, model.first[0].weight), "a quarter was masked at first"
-    assert controller.strip().state_dict().keys() == controller.uncompressed.model.state_dict().keys()
+    assert controller.strip().state_dict().keys() == controller.uncompressed.original.state_dict().keys()
 
 
 def test_masks_empty_exactly_what_removal_takes():
@@ -186,7 +186,7 @@ def test_the_export_is_run_and_compared(compression, tmp_path):
 
 def test_removed_filters_cannot_come_back():
     controller, model = created(FILTERS)
-    controller.start_from(controller.plain(), 0.5, removed=True)
+    controller.start_from(controller.compressed.plain(), 0.5, removed=True)
     assert model.first[0].weight.shape[0] == 8
     assert model is controller.model
     controller.compression_rate = 0.75
@@ -234,9 +234,11 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
         controller, model = created(*compression)
         calls = []
         model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        controller.start_from(controller.plain(), 0.25, removed=True)
+        controller.start_from(controller.compressed.plain(), 0.25, removed=True)
         train(controller, model, epochs=2)
-        controller.start_from(None if stands else copied(controller.capture(plain=False).start), 0.5, removed=True)
+        controller.start_from(
+            None if stands else copied(controller.compressed.snapshot(plain=False).start), 0.5, removed=True
+        )
         assert all(parameter.grad is None for parameter in model.parameters())
         train(controller, model)
         assert calls, "the user's hooks stay"
@@ -248,7 +250,11 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
 def test_a_capture_does_not_change():
     controller, model = created(FILTERS, QUANTIZATION)
     train(controller, model)
-    capture, stripped, plain = controller.capture(plain=True), controller.strip().eval(), controller.plain()
+    capture, stripped, plain = (
+        controller.compressed.snapshot(plain=True),
+        controller.strip().eval(),
+        controller.compressed.plain(),
+    )
     rate = controller.statistics().achieved_rate
     train(controller, model)
     assert torch.equal(capture.finished.eval()(X), stripped(X))
@@ -262,7 +268,7 @@ def test_a_capture_does_not_change():
 def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     controller, model = created(*compression)
     train(controller, model, epochs=3)
-    original, capture = controller.uncompressed.model, controller.capture(plain=False)
+    original, capture = controller.uncompressed.original, controller.compressed.snapshot(plain=False)
     train(controller, model)  # what it is held to does not move on with the model
     save_checkpoint(capture.finished, tmp_path / "model", original)
     loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)

@@ -41,9 +41,9 @@ def shared(value: _T) -> _T:
     """The first process' value, where several train together: all must decide alike, and come here together."""
     if not together():
         return value
-    told = [value]
-    torch.distributed.broadcast_object_list(told, src=0)
-    return told[0]
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def rank() -> int:

@@ -1,8 +1,9 @@
-"""From a configuration and a controller to the loop that it asks for."""
+"""From a configuration and a controller to the training loop that its accuracy budget describes."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -11,14 +12,16 @@ from torch import nn
 from autocompress.argument_checks import checked_arguments
 from autocompress.engines.local.functions import as_number
 from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
-from autocompress.engines.local.plans import adaptive_plan, early_exit_plan, training_of
 from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
-from autocompress.nncf.search_translation import DEFAULT_BOUNDS
+from autocompress.nncf.search_translation import DEFAULT_BOUNDS, settings_of
+from autocompress.nncf.sections import SECTION, Distillation, Quantization
+from autocompress.plan import ADAPTIVE_TUNER, EARLY_EXIT, ExperimentPlan, LoopEngine
 from autocompress.records import Baseline
-from autocompress.settings import AdaptiveParams
+from autocompress.registry import MIX
+from autocompress.settings import AccuracyAwareSettings, AdaptiveParams
 
 
 @checked_arguments
@@ -34,7 +37,7 @@ def create_accuracy_aware_training_loop(
     higher_is_better: bool = True,
     seed: int = 0,
 ) -> AdaptiveCompressionTrainingLoop | EarlyExitCompressionTrainingLoop:
-    """The loop that the section `accuracy_aware_training` asks for.
+    """Make the training loop of the section `accuracy_aware_training`.
 
     Args:
         config: with that section.
@@ -52,34 +55,77 @@ def create_accuracy_aware_training_loop(
     Raises:
         ConfigError: the section is missing, an argument is out of its range, or the schedule leads out of the bounds.
     """
-    training = training_of(config)
+    training = config.accuracy_aware_training
+    if training is None:
+        raise ConfigError(f"{SECTION} must be given: an object with mode and params")
     baseline = _baseline(config, compression_ctrl, uncompressed_model_accuracy, higher_is_better)
     runner = TorchRunner(compression_ctrl, masked=masked)
     if not isinstance(training.params, AdaptiveParams):
-        return EarlyExitCompressionTrainingLoop(early_exit_plan(config, baseline, seed=seed), runner)
-    plan = adaptive_plan(
-        config,
-        baseline,
-        initial_rate=compression_ctrl.level_after(training.params.initial_training_phase_epochs),
-        bounds=(minimal_compression_rate, maximal_compression_rate),
-        validate_before_training=validate_before_training,
-        seed=seed,
+        exiting = AccuracyAwareSettings.from_dict({**training.params.model_dump(exclude_none=True), "seed": seed})
+        return EarlyExitCompressionTrainingLoop(_plan(config, compression_ctrl, baseline, exiting), runner)
+    settings = settings_of(config).with_changes(
+        {
+            "initial_compression_rate": compression_ctrl.level_after(training.params.initial_training_phase_epochs),
+            "minimal_compression_rate": minimal_compression_rate,
+            "maximal_compression_rate": maximal_compression_rate,
+            "validate_before_training": validate_before_training,
+            "seed": seed,
+        }
     )
-    return AdaptiveCompressionTrainingLoop(plan, runner)
+    _require_within_bounds(settings)
+    return AdaptiveCompressionTrainingLoop(_plan(config, compression_ctrl, baseline, settings), runner)
+
+
+def _require_within_bounds(settings: AccuracyAwareSettings) -> None:
+    low, high = settings.minimal_compression_rate, settings.maximal_compression_rate
+    rate = settings.initial_compression_rate
+    if not low <= rate <= high:
+        raise ConfigError(
+            f"the schedule must lead to a compression rate between minimal_compression_rate ({low!r}) and "
+            f"maximal_compression_rate ({high!r}); it leads to {rate!r}"
+        )
+
+
+def _plan(
+    config: CompressionConfig,
+    controller: CompressionController,
+    baseline: Baseline,
+    settings: AccuracyAwareSettings,
+) -> ExperimentPlan:
+    assert config.accuracy_aware_training is not None
+    mode = config.accuracy_aware_training.mode
+    name = type(controller.uncompressed.original).__name__
+    return ExperimentPlan(
+        module={},
+        search_space={},
+        settings=settings,
+        objective="rate",
+        tuner=EARLY_EXIT if mode == EARLY_EXIT else ADAPTIVE_TUNER,
+        engine=LoopEngine(name, _algorithm(config), mode, config.model_dump(mode="json")),
+        baseline=baseline,
+    )
+
+
+def _algorithm(config: CompressionConfig) -> str:
+    """The name that records have: pruning or sparsity before quantization, as in a mix."""
+    sections = [section for section in config.compression if not isinstance(section, Distillation)]
+    ordered = sorted(sections, key=lambda section: isinstance(section, Quantization))
+    names = ["qat" if isinstance(section, Quantization) else section.algorithm for section in ordered]
+    return MIX.join(names) or "knowledge_distillation"
 
 
 def _baseline(
     config: CompressionConfig, controller: CompressionController, accuracy: Any, higher_is_better: bool
 ) -> Baseline:
     number = as_number(accuracy)
-    if number is None or number != number or abs(number) == float("inf"):
+    if number is None or not math.isfinite(number):
         raise ConfigError(f"uncompressed_model_accuracy must be a finite number; got {accuracy!r}")
     return Baseline(
         accuracy=number,
         holdout_accuracy=None,
         higher_is_better=higher_is_better,
         measurement=controller.uncompressed.size,
-        fingerprint=_fingerprint(config, controller.uncompressed.model),
+        fingerprint=_fingerprint(config, controller.uncompressed.original),
         seconds=0.0,
     )
 

@@ -1,4 +1,4 @@
-"""The functions a user hands over, and how they are called."""
+"""The user's functions, and how they are called."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from autocompress.errors import ConfigError, ModuleError
 
 @dataclass(frozen=True)
 class UserFunctions:
-    """What `run` was given.
+    """The functions given to `run`.
 
     Attributes:
         train_epoch: `train_epoch_fn(compression_ctrl, model, epoch=, optimizer=, lr_scheduler=)` trains one epoch; a
-            number that it returns is taken for the loss.
+            number that it returns is the loss.
         validate: `validate_fn(model, epoch=)` returns the accuracy.
         configure_optimizers: `configure_optimizers_fn()` returns an optimizer and a learning-rate scheduler or None.
-        dump_checkpoint: `dump_checkpoint_fn(model, compression_ctrl, runner, save_dir)` saves what the user wants, and
-            may return where.
-        load_checkpoint: `load_checkpoint_fn(model, checkpoint)` loads what was saved there.
-        early_stopping: `early_stopping_fn(accuracy)` tells whether to leave the rate.
+        dump_checkpoint: `dump_checkpoint_fn(model, compression_ctrl, runner, save_dir)` saves a checkpoint, and may
+            return its path.
+        load_checkpoint: `load_checkpoint_fn(model, checkpoint)` loads it.
+        early_stopping: `early_stopping_fn(accuracy)` returns whether to end the trial.
         update_learning_rate: `update_learning_rate_fn(lr_scheduler, epoch, accuracy, loss)`, instead of the scheduler's
             step after each epoch.
     """
@@ -50,14 +50,14 @@ class UserFunctions:
         return _names(self.train_epoch), _names(self.validate)
 
     def train(self, controller: Any, model: Any, **optional: Any) -> Any:
-        """What `train_epoch_fn` returns, called with those of the optional arguments that it takes."""
+        """Call `train_epoch_fn` with those of the optional arguments that it takes; what it returns."""
         return self.train_epoch(controller, model, **_among(optional, self._taken[0]))
 
     def accuracy(self, model: Any, epoch: int) -> float:
-        """What `validate_fn` returns.
+        """The accuracy that `validate_fn` returns.
 
         Raises:
-            ModuleError: it is no finite number.
+            ModuleError: it is not a finite number.
         """
         answer = self.validate(model, **_among({"epoch": epoch}, self._taken[1]))
         number = as_number(answer)

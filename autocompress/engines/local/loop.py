@@ -1,45 +1,102 @@
-"""The training loops: they ask the search what to try, have it run, and write down what came of it. No torch here."""
+"""The training loops: propose a rate, run its trial, record the result. What needs torch is in `runner`."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.engines.failures import require_hope
 from autocompress.engines.local.functions import UserFunctions
-from autocompress.engines.local.plans import algorithm_of, searches
-from autocompress.engines.local.protocol import Runner
-from autocompress.engines.local.recorder import Report, Scalars, Writing
+from autocompress.engines.local.recorder import Outcome, Recorder, Report, Scalars
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
-from autocompress.engines.opening import open_experiment
-from autocompress.engines.preflight import announce
+from autocompress.engines.opening import open_experiment, require_same
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
-from autocompress.records import Proposal, TrialRecord
+from autocompress.plan import ExperimentPlan, LoopEngine
+from autocompress.records import Preflight, TrialRecord
 from autocompress.report.data import story_of
 from autocompress.report.format import at_rate, holds
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
-from autocompress.search import best, proposals
-from autocompress.search.cost import longest
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.search import best
+from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+
+if TYPE_CHECKING:
+    from autocompress.compression.reference_model import ReferenceModel
 
 _logger = logging.getLogger("autocompress.loop")
 
 
+class Runner(Protocol):
+    """Trains, compresses and saves: what of a loop depends on torch."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes: one of those that train together does."""
+        ...
+
+    @property
+    def source(self) -> ReferenceModel:
+        """The uncompressed model, for results."""
+        ...
+
+    def share(self, value: str | None = None) -> str | None:
+        """The leading process' value; a barrier for all processes."""
+        ...
+
+    def begin(
+        self, model: Any, functions: UserFunctions, store: ExperimentDirectory, plan: ExperimentPlan
+    ) -> AbstractContextManager[None]:
+        """Prepare for the trials that run inside the block."""
+        ...
+
+    def check(self, model: Any, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
+        """Run the preflight; None where several processes train together."""
+        ...
+
+    def key(self, parameters: dict[str, Any]) -> str:
+        """The key of a trial."""
+        ...
+
+    def run(
+        self,
+        trial: OpenTrial,
+        epochs_before: int,
+        on_training: Callable[[], None],
+        on_epoch: Callable[[dict[str, Any]], None],
+    ) -> Outcome:
+        """Run a trial; the outcome saves it.
+
+        Args:
+            trial: its parameters.
+            epochs_before: of all trials before this one.
+            on_training: called when the model has been compressed.
+            on_epoch: called with each evaluation, as the learning curve has it.
+        """
+        ...
+
+    def holds(self, key: str) -> bool:
+        """Whether a trial can start from that one without reading its files."""
+        ...
+
+    def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
+        """Load a trial's checkpoint into the model and validate it; `on_validation` is called in between."""
+        ...
+
+    def deliver(self) -> Any:
+        """The model as the user gave it."""
+        ...
+
+
 class _TrainingLoop:
     """What both loops have in common.
-
-    Args:
-        plan: what to do.
-        runner: does it.
 
     Attributes:
         directory: of the latest run; None before it.
@@ -67,32 +124,32 @@ class _TrainingLoop:
         resume: str | Path | None = None,
         preflight: bool = True,
     ) -> Any:
-        """Search, and give the best model back: the same object, with its filters removed.
+        """Search, and return the best model: the same object, with its filters removed.
 
-        The arguments are NNCF's; `functions.UserFunctions` tells how each function is called. Each rate begins with
-        the same seed, whatever was drawn before; afterwards random numbers go on as if nothing had been drawn.
+        The arguments are NNCF's; `functions.UserFunctions` documents how each is called. Each trial begins with the
+        same seed; the state of all random number generators is restored afterwards.
 
         Args:
-            model: of `create_compressed_model`, which may be wrapped for several devices by now.
+            model: from `create_compressed_model`, possibly wrapped for several devices since.
             train_epoch_fn: trains one epoch.
             validate_fn: returns the accuracy.
-            configure_optimizers_fn: makes an optimizer and a learning-rate scheduler for each rate.
-            dump_checkpoint_fn: called besides the loop's own saving, when a rate was left within the budget.
-            load_checkpoint_fn: called with what it returned, when that rate's model is loaded again.
-            early_stopping_fn: leaves a rate early.
-            tensorboard_writer: gets NNCF's scalars.
-            log_dir: in which the run's directory is made; by default the configuration's, else `runs`.
+            configure_optimizers_fn: returns an optimizer and a learning-rate scheduler, new for each trial.
+            dump_checkpoint_fn: called when a trial has ended within the budget, beside the loop's own checkpoint.
+            load_checkpoint_fn: called with what `dump_checkpoint_fn` returned when that trial's model is loaded.
+            early_stopping_fn: ends a trial early.
+            tensorboard_writer: receives NNCF's scalars.
+            log_dir: parent of the run's directory; by default the configuration's `log_dir`, else `runs`.
             update_learning_rate_fn: called after each epoch instead of the scheduler's step.
-            resume: directory of a run that was killed, to go on from there with the same answer.
-            preflight: try the functions on the uncompressed model before anything else, unless resumed. Turn it off
-                for functions that tell numbers without looking at the model.
+            resume: directory of an interrupted run, which is continued with the same result.
+            preflight: check the functions on the uncompressed model first, unless resuming. Turn it off for functions
+                whose results do not depend on the model.
 
         Raises:
-            ConfigError: the preflight finds the budget or the uncompressed accuracy to be wrong.
-            ModuleError: the preflight finds functions that do not train or evaluate the model.
-            InfeasibleBudgetError: nothing stayed within the budget.
-            TrialError: nothing but failures so far.
-            StoreError: `resume` names no run, or one of another search; or its directory cannot be written.
+            ConfigError: the budget or the uncompressed accuracy is wrong.
+            ModuleError: the functions do not train or evaluate the model.
+            InfeasibleBudgetError: no trial stayed within the budget.
+            TrialError: all trials so far have failed.
+            StoreError: `resume` is not a run, or is one of another search; or its directory cannot be written.
         """
         functions = UserFunctions(
             train_epoch_fn,
@@ -106,7 +163,7 @@ class _TrainingLoop:
         settings = self._plan.settings.with_changes({"preflight": preflight})
         self._plan = dataclasses.replace(self._plan, settings=settings)
         if settings.preflight and resume is None:
-            self._look(model, functions)
+            self._check(model, functions)
         store, leads = self._store(log_dir, resume), self._runner.leads
         self.directory = store.path
         with store.locked() if leads else nullcontext():
@@ -119,37 +176,37 @@ class _TrainingLoop:
             )
             with (
                 self._runner.begin(model, functions, store, self._plan),
-                self._told(store),
-                Writing(store, scalars, leads=leads) as writing,
+                self._reported(store),
+                Recorder(store, scalars, leads=leads) as recorder,
             ):
-                self._search(store, writing)
-                self._deliver_best(writing)
+                self._search(store, recorder)
+                self._load_best(recorder)
         return self._runner.deliver()
 
     @property
     def result(self) -> CompressionResult:
-        """The records and the verdict of the latest run.
+        """The records of the latest run; its `load_model()` and `export(path)` need no further arguments.
 
         Raises:
             StoreError: there was none.
         """
         if self.directory is None:
             raise StoreError("there is no result before run(...)")
-        return CompressionResult(ExperimentDirectory(self.directory))
+        return CompressionResult(self.directory, source=self._runner.source)
 
     @property
     def statistics(self) -> LoopStatistics:
-        """What the latest run came to, measured on the model that it gave back.
+        """Figures of the latest run, measured on the model that it returned.
 
         Raises:
             StoreError: there was no run.
-            InfeasibleBudgetError: nothing stayed within the budget.
+            InfeasibleBudgetError: no trial stayed within the budget.
         """
         return statistics_of(self.result)
 
     @property
     def verdict(self) -> str:
-        """The latest run in words, also where nothing stayed within the budget.
+        """The latest run in words, also where no trial stayed within the budget.
 
         Raises:
             StoreError: there was no run.
@@ -158,27 +215,25 @@ class _TrainingLoop:
         return "\n".join([headline(story), *findings(story)])
 
     def report(self) -> Path:
-        """The page and the plots of the latest run that has ended, which a process of their own draws.
+        """Path of the HTML report of the latest finished run, which another process writes.
 
         Raises:
-            StoreError: there was no such run, or they cannot be written.
+            StoreError: there was no such run, or the report cannot be written.
         """
         if self._report is None:
             raise StoreError("there is no report before run(...) has ended")
         return self._report.wait()
 
-    def _look(self, model: Any, functions: UserFunctions) -> None:
-        """The preflight, whose findings the plan keeps and the log tells."""
-        found = self._runner.look(model, functions, self._plan)
+    def _check(self, model: Any, functions: UserFunctions) -> None:
+        """Run the preflight: the plan keeps its result, the log reports it."""
+        found = self._runner.check(model, functions, self._plan)
         if found is not None:
             baseline = dataclasses.replace(self._plan.measured, preflight=found)
             self._plan = self._plan.with_baseline(baseline, self._plan.engine)
-            every = self._plan.settings.validate_every_n_epochs
-            planned = searches(self._plan, None)
-            announce(self._plan, _logger, longest(planned, [1] * len(planned), every))
+            announce(self._plan, _logger, length_of(self._plan))
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
-        folder = Path(log_dir or self._plan.engine_as(LocalEngine).config["log_dir"] or "runs")
+        folder = Path(log_dir or self._plan.engine_as(LoopEngine).config["log_dir"] or "runs")
         new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         path = self._runner.share(str(new if resume is None else resume))
         assert path is not None
@@ -189,12 +244,14 @@ class _TrainingLoop:
             store.create()
             store.write_settings(self._plan.to_dict())
             return
-        open_experiment(store, self._plan, fingerprint=None, logger=_logger)
+        plan = open_experiment(store, self._plan, fingerprint=None, logger=_logger)
+        known, wanted = (_fixed(each) for each in (plan, self._plan))
+        require_same(f"the run in {store.path}", "search", known, wanted)
         Ledger(store).absorb()
 
     @contextmanager
-    def _told(self, store: ExperimentDirectory) -> Iterator[None]:
-        """Tell of the search when it has ended, whatever it found."""
+    def _reported(self, store: ExperimentDirectory) -> Iterator[None]:
+        """Write the report and log the verdict when the search has ended, also without a feasible trial."""
         found: InfeasibleBudgetError | None = None
         try:
             yield
@@ -207,63 +264,55 @@ class _TrainingLoop:
         if found is not None:
             raise found
 
-    def _search(self, store: ExperimentDirectory, writing: Writing) -> None:
-        while (proposal := self._next(writing.records)) is not None:
-            trial = self._asked(proposal)
-            if any(record.key == trial.key for record in writing.records):
-                raise EngineError(f"the search asks for trial {trial.key} again, which has been decided")
-            writing.propose(trial, proposal)
+    def _search(self, store: ExperimentDirectory, recorder: Recorder) -> None:
+        while waiting := self._plan.proposals(recorder.records):
+            proposal = waiting[0]
+            parameters = self._plan.trial_parameters(proposal)
+            trial = OpenTrial(self._runner.key(parameters), parameters, proposal)
+            if any(record.key == trial.key for record in recorder.records):
+                raise EngineError(f"the search proposes trial {trial.key} again, which has ended")
+            recorder.propose(trial, proposal)
             if proposal.start_from is not None and not self._runner.holds(proposal.start_from):
-                writing.wait()
+                recorder.wait()
                 self._runner.share()
-            outcome = self._runner.run(trial, writing.epochs, writing.release, partial(writing.add_epoch, trial.key))
-            _logger.info("%s", _told(outcome.record))
-            writing.add(outcome)
-            require_hope(writing.records, store)
+            outcome = self._runner.run(trial, recorder.epochs, recorder.release, partial(recorder.add_epoch, trial.key))
+            _logger.info("%s", _summary(outcome.record))
+            recorder.add(outcome)
+            require_hope(recorder.records, store)
 
-    def _next(self, records: Sequence[TrialRecord]) -> Proposal | None:
-        first = records[0].requested_rate if records else None
-        return next(iter(proposals(searches(self._plan, first), records)), None)
-
-    def _asked(self, proposal: Proposal) -> OpenTrial:
-        plan = self._plan
-        if plan.tuner == ADAPTIVE_TUNER:
-            parameters = plan.trial_parameters(proposal)
-        else:
-            search = {"epochs": proposal.epochs, "initial": True, "lr_factor": 1.0, "start_from": None}
-            parameters = {
-                "algorithm_name": {"_name": algorithm_of(plan)},
-                "search": {**search, "requested_rate": None, **plan.common},
-            }
-        return OpenTrial(self._runner.key(parameters), parameters, proposal)
-
-    def _deliver_best(self, writing: Writing) -> None:
-        """Let the model become that of the best trial which, loaded afresh, still is within the budget."""
-        writing.hold()
-        verdicts = dict(writing.verdicts)
-        while (record := best(each for each in writing.records if holds(each, verdicts.get(each.key)))) is not None:
-            writing.wait_for_model(record.key)
+    def _load_best(self, recorder: Recorder) -> None:
+        """Load the best trial whose checkpoint still is within the budget when it is read from its files."""
+        recorder.hold()
+        verdicts = dict(recorder.verdicts)
+        while (record := best(each for each in recorder.records if holds(each, verdicts.get(each.key)))) is not None:
+            recorder.wait_for_model(record.key)
             self._runner.share()
-            verdict = verdicts[record.key] = self._runner.verify(record, writing.release)
-            writing.add_verdict(record.key, verdict)
-            if (told := disagreement(record, verdict)) is not None:
-                _logger.warning("%s %s", at_rate(record.algorithm, record.requested_rate), told)
+            verdict = verdicts[record.key] = self._runner.verify(record, recorder.release)
+            recorder.add_verdict(record.key, verdict)
+            if (message := disagreement(record, verdict)) is not None:
+                _logger.warning("%s %s", at_rate(record.algorithm, record.requested_rate), message)
             if verdict.feasible:
                 return
-        writing.wait()
+        recorder.wait()
         higher = self._plan.measured.higher_is_better
-        raise infeasible(writing.records, verdicts, self._plan.threshold, higher_is_better=higher)
+        raise infeasible(recorder.records, verdicts, self._plan.threshold, higher_is_better=higher)
 
 
 class AdaptiveCompressionTrainingLoop(_TrainingLoop):
-    """Searches the highest compression rate within the accuracy budget: `adaptive_compression_level`."""
+    """Searches the highest compression rate within the accuracy budget: NNCF's mode `adaptive_compression_level`."""
 
 
 class EarlyExitCompressionTrainingLoop(_TrainingLoop):
-    """Trains along the schedule until the accuracy is within the budget: `early_exit`."""
+    """Trains along the schedule until the accuracy is within the budget: NNCF's mode `early_exit`."""
 
 
-def _told(record: TrialRecord) -> str:
+def _fixed(plan: ExperimentPlan) -> dict[str, Any]:
+    """What a loop that is resumed must have in common, beside the search."""
+    config = {name: value for name, value in plan.engine_as(LoopEngine).config.items() if name != "log_dir"}
+    return {"configuration": config, "uncompressed model": plan.measured.fingerprint}
+
+
+def _summary(record: TrialRecord) -> str:
     rate = "" if record.requested_rate is None else f" at rate {record.requested_rate:g}"
     if record.accuracy is None:
         return f"{record.algorithm}{rate}: {record.error}"

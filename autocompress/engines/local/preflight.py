@@ -1,4 +1,4 @@
-"""What a training step with the user's own functions changes, put back."""
+"""The preflight of a training loop: one evaluation and one step with the user's functions, undone afterwards."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ _BETWEEN_STEPS = "_per_optimizer_states"
 
 @contextmanager
 def put_back(model: nn.Module) -> Iterator[Callable[[Any], None]]:
-    """Everything that is known of training is after the block what it was before.
+    """Restore the state of training after the block.
 
-    Of the model its weights, buffers, gradients and modes; of optimizers that are stepped their state; of torch's
-    schedulers and GradScalers that the user keeps, their state too. What else the user's functions keep, such as
-    counters, iterators over data, open files, and scalers and schedulers that are not torch's, stays as the block left
-    it.
+    That is the model's weights, buffers, gradients and modes, and the state of optimizers that are stepped and of all
+    torch schedulers and GradScalers. Counters, iterators over data, open files, and scalers and schedulers that are not
+    torch's keep the state that the block left.
 
     Yields:
-        a function that keeps another object's state, from then on, if it has `state_dict` and `load_state_dict`.
+        a function that saves the state of one more object with `state_dict` and `load_state_dict`.
     """
     restore_model, states = _of_model(model), dict[int, tuple[Any, Any]]()
 
@@ -68,7 +67,7 @@ def put_back(model: nn.Module) -> Iterator[Callable[[Any], None]]:
 
 
 def _living(kind: type) -> list[Any]:
-    """All objects of a kind: nobody says which ones the user's functions close over."""
+    """All objects of a type, as the user's functions may close over any of them."""
     return [each for each in gc.get_objects() if issubclass(type(each), kind)]
 
 
@@ -90,7 +89,7 @@ def _of_model(model: nn.Module) -> Callable[[], None]:
 
 
 def _of_scalers(scalers: list[GradScaler], remember: Callable[[Any], None]) -> Callable[[], None]:
-    """A step that was broken off leaves a scaler amid it, where the next one would not unscale its gradients."""
+    """Restore scalers that an interrupted step left unfinished: the next step would not unscale its gradients."""
     between = [(scaler, copy.deepcopy(getattr(scaler, _BETWEEN_STEPS))) for scaler in scalers if scaler.is_enabled()]
     for scaler, _ in between:
         remember(scaler)
@@ -109,20 +108,14 @@ def _cloned(gradient: torch.Tensor | None) -> torch.Tensor | None:
 _NAMES = Names("validate_fn", "higher_is_better")
 
 
-def look(
+def check(
     controller: CompressionController, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan
 ) -> Preflight:
-    """Try the user's functions; the model, what trains it and the random numbers are left as they were.
-
-    Args:
-        controller: of the model.
-        model: as the user handed it over.
-        functions: the user's.
-        plan: with the uncompressed accuracy as the user told it.
+    """Check the user's functions; the model, the state of training and the random numbers are restored.
 
     Raises:
-        ConfigError: the budget leaves nothing to lose, or the uncompressed accuracy is another one.
-        ModuleError: a function cannot train or evaluate, or its numbers cannot guide a search.
+        ConfigError: the budget tolerates no loss, or the uncompressed accuracy differs from the plan's.
+        ModuleError: a function cannot train or evaluate, or its results cannot guide a search.
     """
     started, baseline = time.monotonic(), plan.measured
     judge = Judge(plan.settings.budget, baseline.higher_is_better, _NAMES)
@@ -137,7 +130,7 @@ def look(
 
 
 def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> Evaluated:
-    original = copied(controller.uncompressed.model).to(device_of(controller.model))
+    original = copied(controller.uncompressed.original).to(device_of(controller.model))
     return Evaluations(
         named_evaluator(
             "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)
@@ -186,14 +179,14 @@ def _stepped(
 
 
 class _Resting:
-    """A controller whose schedule stands still; all else is the controller's."""
+    """A controller whose schedule does not move."""
 
     def __init__(self, controller: CompressionController) -> None:
         self._controller = controller
         self.scheduler = _RestingSchedule(controller.scheduler)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_controller" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+        if name == "_controller" or name.startswith("__"):  # while it is being copied
             raise AttributeError(name)
         return getattr(self._controller, name)
 
@@ -203,10 +196,10 @@ class _RestingSchedule:
         self._schedule = schedule
 
     def step(self, *_: Any, **__: Any) -> None:
-        """An iteration that does not count."""
+        """Does nothing."""
 
     def epoch_step(self, *_: Any, **__: Any) -> None:
-        """An epoch that does not count."""
+        """Does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "_schedule" or name.startswith("__"):

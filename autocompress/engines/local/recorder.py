@@ -1,4 +1,4 @@
-"""TensorBoard scalars under NNCF's tags."""
+"""What a loop writes while it trains: the journal, checkpoints, TensorBoard scalars and the report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from autocompress.tracking.callback import figures
 
 
 class Scalars:
-    """Writes what happens; steps are epochs of the whole search.
+    """Writes TensorBoard scalars under NNCF's tags; steps are epochs of the whole search.
 
     Args:
-        writer: TensorBoard's `SummaryWriter`, or what has its `add_scalar`; None: nobody is told.
+        writer: TensorBoard's `SummaryWriter`, or an object with its `add_scalar`; None: nothing is written.
         threshold: the worst tolerable accuracy.
         higher_is_better: direction of the accuracy.
     """
@@ -53,11 +53,7 @@ class Scalars:
 
 
 class Report:
-    """`report.html` and the plots, which are being written; whoever leaves Python waits for them.
-
-    Args:
-        store: the run's directory.
-    """
+    """`report.html` and the plots, written by a process that Python's exit waits for."""
 
     def __init__(self, store: ExperimentDirectory) -> None:
         self._path = store.path / "report.html"
@@ -71,14 +67,14 @@ class Report:
         atexit.register(self._process.wait)
 
     def wait(self) -> Path:
-        """The page, when it is there.
+        """The page, once it is written.
 
         Raises:
             StoreError: it cannot be written.
         """
         code = self._process.wait()
         if code != 0 or not self._path.exists():
-            raise StoreError(f"{self._path} could not be written; `autocompress report` tells why")
+            raise StoreError(f"{self._path} could not be written; run `autocompress report` for the reason")
         return self._path
 
 
@@ -87,39 +83,39 @@ class Outcome(Protocol):
 
     @property
     def record(self) -> TrialRecord:
-        """All that the rule needs to know."""
+        """The fields that the search needs."""
         ...
 
     def save_model(self) -> None:
-        """Save the model, so that it can be loaded afresh."""
+        """Write the checkpoint."""
 
     def save_rest(self) -> TrialRecord:
-        """Save all else, and measure: the whole record, which is saved too."""
+        """Write everything else, and measure: the complete record, which is written too."""
         ...
 
 
-class Writing:
-    """Notes proposals and outcomes; a context manager that ends when all is on disk.
+class Recorder:
+    """Writes proposals and outcomes in a thread; a context manager that ends when all is on disk.
 
     Args:
         store: the run's directory, whose journal is read.
-        scalars: told of what is noted.
-        leads: whether this process writes; others only remember.
+        scalars: receive the same.
+        leads: whether this process writes; others keep records in memory only.
 
     Attributes:
-        records: of all trials so far; one that is not written yet has only what the rule needs.
+        records: of all trials so far; one that is not written yet has only the fields that the search needs.
     """
 
     def __init__(self, store: ExperimentDirectory, scalars: Scalars, *, leads: bool = True) -> None:
         self._store, self._ledger, self._scalars, self._leads = store, Ledger(store), scalars, leads
         self.records: list[TrialRecord] = list(self._ledger.records)
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-writing")
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="autocompress-recorder")
         self._pending: list[Future[Any]] = []
         self._saved: dict[str, Future[Any]] = {}
         self._gate = threading.Condition()
         self._open, self._urgent = False, ""
 
-    def __enter__(self) -> Writing:
+    def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -135,21 +131,21 @@ class Writing:
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
-        """What earlier runs found when they loaded checkpoints afresh, by the trials' keys."""
+        """Verdicts of earlier runs on reloaded checkpoints, by the trials' keys."""
         return self._ledger.verdicts
 
     def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
-        """Note that a trial is about to run; nothing is written before `release`."""
+        """Record that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
         self.hold()
         self._submit(self._write_proposal, trial, proposal, self.epochs)
 
-    def add_epoch(self, key: str, told: dict[str, Any]) -> None:
-        """Note an evaluation of the trial that is running, as its learning curve has it."""
-        self._submit(self._write_epoch, key, told, self.epochs + told["epoch"])
+    def add_epoch(self, key: str, result: dict[str, Any]) -> None:
+        """Record an evaluation of the running trial, as its learning curve has it."""
+        self._submit(self._write_epoch, key, result, self.epochs + result["epoch"])
 
     def add(self, outcome: Outcome) -> None:
-        """Note what came of it."""
+        """Record the outcome of the running trial."""
         self.records.append(outcome.record)
         saved = self._submit(self._save_model, outcome)
         if saved is not None:
@@ -157,19 +153,19 @@ class Writing:
         self._submit(self._save_rest, outcome, saved, len(self.records) - 1, self.epochs)
 
     def add_verdict(self, key: str, verdict: Verdict) -> None:
-        """Note what loading a trial's checkpoint afresh came to."""
+        """Record the accuracy of a reloaded checkpoint."""
         self._submit(self._ledger.add_verdict, key, verdict)
 
     def release(self) -> None:
-        """Let everything be written now: the processor is busy with training, not with Python."""
+        """Allow everything to be written now, while training keeps the interpreter free."""
         self._set(is_open=True)
 
     def hold(self) -> None:
-        """Let proposals and models wait from now on, and all that comes after them."""
+        """Queue proposals and models from now on, and everything after them."""
         self._set(is_open=False)
 
     def wait_for_model(self, key: str) -> None:
-        """Return when the model of a trial can be loaded; what comes after it waits on.
+        """Return when the checkpoint of a trial is written; the rest of the queue stays on hold.
 
         Raises:
             StoreError: it cannot be written.
@@ -179,7 +175,7 @@ class Writing:
             saved.result()
 
     def wait(self) -> None:
-        """Return when all is on disk.
+        """Return when everything is on disk.
 
         Raises:
             StoreError: something cannot be written.
@@ -215,9 +211,9 @@ class Writing:
         self._ledger.add(record)
         self._scalars.on_record(record, epochs)
 
-    def _write_epoch(self, key: str, told: dict[str, Any], epochs: int) -> None:
-        self._store.trial(key).append_epoch(told)
-        self._scalars.on_epoch(epochs, told["accuracy"], told["accuracy_margin"])
+    def _write_epoch(self, key: str, result: dict[str, Any], epochs: int) -> None:
+        self._store.trial(key).append_epoch(result)
+        self._scalars.on_epoch(epochs, result["accuracy"], result["accuracy_margin"])
 
     def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[Any] | None:
         if not self._leads:

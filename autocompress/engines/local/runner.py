@@ -1,4 +1,4 @@
-"""Trials of a loop on PyTorch: in this process, on the user's own model object."""
+"""Trials of a training loop: compress, train with the user's functions, measure, save."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import nn
 
 from autocompress.budget import accuracy_margin
 from autocompress.compression.model_state import copied
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
 from autocompress.engines.local.functions import UserFunctions
-from autocompress.engines.local.preflight import look
+from autocompress.engines.local.preflight import check
 from autocompress.engines.local.recorder import Outcome
-from autocompress.engines.local.training import FunctionTraining, Saving
+from autocompress.engines.local.training import FunctionTraining, TrainedTrial
 from autocompress.errors import CompressionError, ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed
-from autocompress.nncf.compressed_model import Capture
+from autocompress.nncf.compressed_model import ModelSnapshot
 from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight, TrialRecord
@@ -35,35 +36,40 @@ _USERS = "user_checkpoint.json"
 
 
 class TorchRunner:
-    """Implements `protocol.Runner`.
+    """Implements `loop.Runner` in this process, on the user's own model object.
 
     Args:
         controller: of the model.
-        masked: whether filters are masked between rates, not removed.
+        masked: whether filters are masked between trials, not removed.
     """
 
     def __init__(self, controller: CompressionController, *, masked: bool) -> None:
         self._controller, self._masked = controller, masked
-        self._kept: tuple[str, Capture] | None = None
+        self._kept: tuple[str, ModelSnapshot] | None = None
         self._standing: str | None = None
 
     @property
     def leads(self) -> bool:
-        """See `protocol.Runner`."""
+        """Whether this process writes."""
         return rank() == 0
 
+    @property
+    def source(self) -> ReferenceModel:
+        """The uncompressed model."""
+        return self._controller.uncompressed
+
     def share(self, value: str | None = None) -> str | None:
-        """See `protocol.Runner`."""
+        """The leading process' value."""
         return shared(value)
 
-    def look(self, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
-        """See `protocol.Runner`.
+    def check(self, model: nn.Module, functions: UserFunctions, plan: ExperimentPlan) -> Preflight | None:
+        """Run the preflight.
 
         Raises:
-            AutoCompressError: as `preflight.look`; the model is not the controller's.
+            AutoCompressError: as `preflight.check`; the model is not the controller's.
         """
         self._require_own(model)
-        return None if together() else look(self._controller, model, functions, plan)
+        return None if together() else check(self._controller, model, functions, plan)
 
     @contextlib.contextmanager
     def begin(
@@ -73,23 +79,23 @@ class TorchRunner:
         store: ExperimentDirectory,
         plan: ExperimentPlan,
     ) -> Iterator[None]:
-        """See `protocol.Runner`.
+        """Prepare for the trials that run inside the block.
 
         Raises:
             StoreError: the model is not the controller's.
         """
         self._require_own(model)
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
-        self._pretrained, self._kept, self._standing = self._controller.plain(), None, None
+        self._pretrained, self._kept, self._standing = self._controller.compressed.plain(), None, None
         with unchanged_randomness():
             yield
 
     def key(self, parameters: dict[str, Any]) -> str:
-        """See `protocol.Runner`."""
+        """The key of a trial."""
         return trial_key(self._plan.measured.fingerprint, parameters, self._plan.threshold)
 
     def holds(self, key: str) -> bool:
-        """See `protocol.Runner`."""
+        """Whether that trial's model is in memory."""
         return self._kept is not None and self._kept[0] == key and self._functions.load_checkpoint is None
 
     def run(
@@ -99,7 +105,7 @@ class TorchRunner:
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
     ) -> Outcome:
-        """See `protocol.Runner`: what the rate is to blame for is the trial's failure, all else is raised."""
+        """Run a trial; it fails with errors of the model at this rate, all others are raised."""
         started, search = time.monotonic(), trial.parameters["search"]
         record = TrialRecord(
             key=trial.key,
@@ -115,21 +121,21 @@ class TorchRunner:
         if self.leads:
             directory.clear()
         seed_everything(search["seed"] + rank())
-        capture: Capture | None = None
+        snapshot: ModelSnapshot | None = None
         try:
             if not search["initial"]:
                 self._start(search, requested_rate(trial.parameters))
             on_training()
             tuned = self._trained(search, epochs_before, on_epoch)
-            fields, capture = self._came_to(tuned, directory)
+            fields, snapshot = self._outcome(tuned, directory)
             self._standing = trial.key if self._may_go_on(tuned, search) else None
         except (CompressionError, ModuleError) as error:
             fields = {"error": f"{type(error).__name__}: {error}"}
         record = dataclasses.replace(record, **fields, seconds=round(time.monotonic() - started, 3))
-        return Saving(record, directory, self._controller.uncompressed, capture)
+        return TrainedTrial(record, directory, self._controller.uncompressed, snapshot)
 
     def verify(self, record: TrialRecord, on_validation: Callable[[], None]) -> Verdict:
-        """See `protocol.Runner`."""
+        """Load a trial's checkpoint into the model and validate it."""
         self._controller.settle(self._restored(record), record.requested_rate)
         self._model = rewrapped(self._model)
         self._controller.model.eval()
@@ -138,7 +144,7 @@ class TorchRunner:
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 
     def deliver(self) -> nn.Module:
-        """See `protocol.Runner`."""
+        """The model as the user gave it."""
         return self._model
 
     def _require_own(self, model: nn.Module) -> None:
@@ -156,9 +162,9 @@ class TorchRunner:
             shared,
         )
 
-        def note(epoch: int, accuracy: float, budget: float) -> None:
-            told = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
-            on_epoch({**told, "time": time.time()})
+        def report(epoch: int, accuracy: float, budget: float) -> None:
+            result = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
+            on_epoch({**result, "time": time.time()})
 
         tuned = FineTuning(
             training=training,
@@ -166,14 +172,14 @@ class TorchRunner:
             epochs=search["epochs"],
             evaluate_first=search["initial"] or search.get("validate_before_training", False),
             validate_every_n_epochs=search["validate_every_n_epochs"],
-            on_epoch=note,
+            on_epoch=report,
         ).run(self._controller.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
         return tuned
 
     def _may_go_on(self, tuned: Tuned, search: dict[str, Any]) -> bool:
-        """Whether the next rate may start from the model as it stands, with no copy."""
+        """Whether the next trial may start from the model as it is, without a copy."""
         users = self._functions.dump_checkpoint or self._functions.load_checkpoint  # they may have changed it
         return tuned.budget >= 0 and not search["initial"] and not self._masked and users is None
 
@@ -203,34 +209,34 @@ class TorchRunner:
         if self._is_users(record.key):
             self._loaded_by_user(record.key, record.requested_rate)
             return self._controller.strip()
-        return load_compressed(self._store.trial(record.key).checkpoint, self._controller.uncompressed.model)
+        return load_compressed(self._store.trial(record.key).checkpoint, self._controller.uncompressed.original)
 
     def _is_users(self, key: str) -> bool:
         """Whether the user saved the trial's model and can load it."""
         return self._functions.load_checkpoint is not None and (self._store.trial(key).path / _USERS).exists()
 
     def _plain_start(self, key: str) -> nn.Module:
-        """The model of a trial as rates start from it."""
+        """The model of a trial, as later trials start from it."""
         if self._kept is not None and self._kept[0] == key:
             return copied(self._kept[1].start)
         trial = self._store.trial(key)
         path = trial.pruned if trial.pruned.exists() else trial.checkpoint
-        return load_compressed(path, self._controller.uncompressed.model)
+        return load_compressed(path, self._controller.uncompressed.original)
 
     def _loaded_by_user(self, key: str, rate: float | None) -> nn.Module:
-        """Put the model together as it was when the user saved it, and let the user load it; its plain weights."""
+        """Give the model the structure it had when the user saved it, and let the user load it; its plain weights."""
         assert self._functions.load_checkpoint is not None
         self._controller.start_from(self._plain_start(key), rate, removed=not self._masked)
         self._model = rewrapped(self._model)
         self._functions.load_checkpoint(self._model, json.loads((self._store.trial(key).path / _USERS).read_text()))
-        return self._controller.plain()
+        return self._controller.compressed.plain()
 
-    def _came_to(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], Capture]:
-        """What the rule needs of the record, and the model."""
+    def _outcome(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], ModelSnapshot]:
+        """The fields of the record that the search needs, and the model."""
         controller = self._controller
-        capture, budget = controller.capture(plain=self._masked), self._budget(tuned.accuracy)
+        snapshot, budget = controller.compressed.snapshot(plain=self._masked), self._budget(tuned.accuracy)
         if budget >= 0:
-            self._kept = (directory.path.name, capture)
+            self._kept = (directory.path.name, snapshot)
         self._dump(tuned, directory)
         fields = {
             "state": "completed",
@@ -238,14 +244,14 @@ class TorchRunner:
             "accuracy": tuned.accuracy,
             "accuracy_margin": budget,
             "feasible": budget >= 0,
-            "score": score(capture.rate, budget, self._plan.threshold),
-            "achieved_rate": capture.rate,
+            "score": score(snapshot.rate, budget, self._plan.threshold),
+            "achieved_rate": snapshot.rate,
             "simulated": controller.quantizes,
             "epochs": tuned.epochs,
             "checkpoint": str(directory.checkpoint.relative_to(self._store.path)),
             "left_alone": controller.left_alone,
         }
-        return fields, capture
+        return fields, snapshot
 
     def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
         dump = self._functions.dump_checkpoint

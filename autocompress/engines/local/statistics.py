@@ -1,4 +1,4 @@
-"""What a loop has come to."""
+"""Figures of a finished training loop."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from autocompress.result import CompressionResult
 
 @dataclass(frozen=True)
 class LoopStatistics:
-    """The model that a loop gave back, beside the uncompressed one.
+    """The model that a loop returned, compared with the uncompressed one.
 
     Attributes:
         uncompressed_accuracy: as the user gave it.
-        achieved_rate: measured, measured, in [0, 1).
-        compressed_accuracy: of the model loaded afresh.
+        achieved_rate: measured compression rate in [0, 1).
+        compressed_accuracy: of the model loaded from its checkpoint.
         absolute_accuracy_degradation: the loss, in the metric's unit; negative for a gain.
         relative_accuracy_degradation: the same in percent of the uncompressed accuracy's magnitude; infinite at 0.
         accuracy_margin: how far the accuracy is inside the threshold.
         parameters_removed: share of the parameters that are gone or zero.
-        macs_removed: share of the multiply-accumulates that dense kernels no longer do.
-        trials: how many rates were tried.
+        macs_removed: share of the multiply-accumulates removed.
+        trials: their number.
         epochs: of all of them.
     """
 
@@ -60,7 +60,7 @@ class LoopStatistics:
 
 
 def statistics_of(result: CompressionResult) -> LoopStatistics:
-    """The statistics of a run that has ended.
+    """The statistics of a finished run.
 
     Raises:
         InfeasibleBudgetError: nothing stayed within the budget.

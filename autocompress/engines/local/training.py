@@ -1,4 +1,4 @@
-"""Training with the user's functions."""
+"""Training with the user's functions, and saving what they trained."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autocompress.compression.measure import macs, nonzero_parameters, parameters
+from autocompress.compression.measure import measure
 from autocompress.compression.model_state import copied
+from autocompress.compression.reference_model import ReferenceModel
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import reread
 from autocompress.formats.files import WEIGHTS
-from autocompress.nncf.compressed_model import Capture, Surveyed
+from autocompress.nncf.compressed_model import ModelSnapshot
 from autocompress.nncf.controller import CompressionController
-from autocompress.records import Measurement, TrialRecord
+from autocompress.records import TrialRecord
 from autocompress.store import TrialDirectory
 
 _RATES_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -27,15 +28,15 @@ _RATES_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
 
 @dataclass
 class FunctionTraining:
-    """Implements `autocompress.trial.fine_tuning.Training` with the functions that the user handed over.
+    """Implements `autocompress.trial.fine_tuning.Training` with the user's functions.
 
     Attributes:
         functions: the user's.
-        controller: handed to them.
-        model: handed to them: the controller's model, or what it is wrapped in.
+        controller: passed to them.
+        model: passed to them: the controller's model, or its wrapper.
         lr_factor: factor on the learning rates.
         higher_is_better: direction of the accuracy.
-        epochs_before: epochs of all rates before this one, which the user's functions count too.
+        epochs_before: epochs of all earlier trials, which the user's functions count too.
         agree: makes a number equal on all processes that train together.
     """
 
@@ -51,7 +52,7 @@ class FunctionTraining:
     _scheduler: Any = None
 
     def begin(self, model: nn.Module) -> Callable[[int], None]:  # noqa: ARG002 - the user's functions know their own
-        """See `Training`.
+        """Make the optimizer and the scheduler.
 
         Raises:
             ModuleError: `configure_optimizers_fn` returns no pair.
@@ -61,16 +62,16 @@ class FunctionTraining:
         return self._train
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
-        """See `Training`."""
+        """The accuracy of the user's validation."""
         self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
         return self._accuracy
 
     def settled(self) -> bool:
-        """Whether the schedule has come to its end."""
+        """Whether the schedule has ended."""
         return self.controller.scheduler.is_finished()
 
     def enough(self, accuracy: float) -> bool:
-        """What the user's early stopping says."""
+        """Whether the user's early stopping ends the trial."""
         stop = self.functions.early_stopping
         return stop is not None and bool(self.agree(float(bool(stop(accuracy)))))
 
@@ -119,42 +120,42 @@ def configured(answer: Any, lr_factor: float = 1.0) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True)
-class Saving:
-    """Implements `writing.Outcome`.
+class TrainedTrial:
+    """A trial to be saved. Implements `recorder.Outcome`.
 
     Attributes:
-        record: all that the rule needs to know.
+        record: the fields that the search needs.
         directory: of the trial.
-        uncompressed: what the trial began with.
-        capture: its model; None: it failed.
+        uncompressed: the uncompressed model.
+        snapshot: the trial's model; None: it failed.
     """
 
     record: TrialRecord
     directory: TrialDirectory
-    uncompressed: Surveyed
-    capture: Capture | None
+    uncompressed: ReferenceModel
+    snapshot: ModelSnapshot | None
 
     def save_model(self) -> None:
-        """See `writing.Outcome`."""
-        if self.capture is not None:
-            save_checkpoint(self.capture.finished, self.directory.checkpoint, original=self.uncompressed.model)
+        """Write the checkpoint."""
+        if self.snapshot is not None:
+            save_checkpoint(self.snapshot.finished, self.directory.checkpoint, original=self.uncompressed.original)
 
     def save_rest(self) -> TrialRecord:
-        """See `writing.Outcome`."""
+        """Write the model that trials start from and the record, with what the checkpoint measures."""
         whole = self.record
-        if self.capture is not None:
-            if self.capture.start is not self.capture.finished:
-                save_checkpoint(self.capture.start, self.directory.pruned, original=self.uncompressed.model)
-            whole = dataclasses.replace(whole, **self._measured(self.capture))
+        if self.snapshot is not None:
+            if self.snapshot.start is not self.snapshot.finished:
+                save_checkpoint(self.snapshot.start, self.directory.pruned, original=self.uncompressed.original)
+            whole = dataclasses.replace(whole, **self._measured(self.snapshot))
         self.directory.write_record(whole)
         return whole
 
-    def _measured(self, capture: Capture) -> dict[str, Any]:
-        """Measured on what the file gives back."""
+    def _measured(self, snapshot: ModelSnapshot) -> dict[str, Any]:
+        """Sizes of the model that the file gives back."""
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
-        loaded = reread(path, copied(capture.finished), self.uncompressed.model, inputs)
-        capture.require(loaded, path)
+        loaded = reread(path, copied(snapshot.finished), self.uncompressed.original, inputs)
+        snapshot.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
-        after = Measurement(parameters(loaded), nonzero_parameters(loaded), macs(loaded, inputs), size)
+        after = dataclasses.replace(measure(loaded, inputs), bytes=size)
         return {**self.uncompressed.size.removed_in(after), "bytes": size}

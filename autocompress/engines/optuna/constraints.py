@@ -13,10 +13,10 @@ _CONSTRAINTS = "constraints"
 
 @checked_arguments
 def set_accuracy_margin(trial: Trial, accuracy_margin: float) -> None:
-    """Tell Optuna how far a trial is inside its accuracy budget.
+    """Set how far a trial is inside its accuracy budget.
 
-    It is written as a `constraints_func` of Optuna's has it: Optuna 4 and 5 read that, and optuna-dashboard reads
-    nothing else, not even what Optuna 5's own `trial.set_constraint` writes.
+    It is written as `constraints_func` writes it: Optuna 4 and 5 and optuna-dashboard read that, and the dashboard
+    nothing else.
 
     Args:
         trial: that runs.
@@ -33,14 +33,14 @@ def constraints(trial: FrozenTrial) -> list[float]:
 
 
 def require_constraints(trial: FrozenTrial) -> None:
-    """Check that a finished trial tells whether it is within the budget.
+    """Check that a finished trial has a constraint.
 
     Raises:
         ConfigError: it has no constraint.
     """
     if not constraints(trial):
         raise ConfigError(
-            "a trial must tell whether it is within the accuracy budget; call "
+            "a trial must have a constraint for the accuracy budget; call "
             "autocompress.set_accuracy_margin(trial, accuracy - threshold) in the objective, or give the sampler a "
             f"constraints_func; got no constraint of trial {trial.number}"
         )

@@ -1,4 +1,4 @@
-"""What Optuna's trials say, as records of the rule."""
+"""From Optuna's trials to records, and back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _STATES: dict[TrialState, State] = {
 
 
 def to_record(trial: FrozenTrial, rate: str, *, state: TrialState | None = None) -> TrialRecord:
-    """What the rule needs to know of an ended trial.
+    """The record of an ended trial, with the fields that the search needs.
 
     Args:
         trial: with a value of the rate.
         rate: the rate's parameter.
-        state: how it ends, where the storage does not know yet.
+        state: its final state, where the storage does not have it yet.
     """
     ended = _STATES[state or trial.state]
     return TrialRecord(
@@ -44,7 +44,7 @@ def ended(trials: Sequence[FrozenTrial], rate: str) -> list[FrozenTrial]:
 
 
 PLAN = "autocompress:plan"
-"""User attribute of a study: what is searched, as in `experiment.json`."""
+"""User attribute of a study: its plan, as in `experiment.json`."""
 
 PROPOSAL = "autocompress:proposal"
 """User attribute of a trial: what the rule proposed, as JSON."""
@@ -56,11 +56,11 @@ RECORD = "autocompress:record"
 """User attribute of a trial: its result, as JSON."""
 
 INTERRUPTED = "autocompress:interrupted"
-"""User attribute of a trial that was stopped with the whole search: it is no result."""
+"""User attribute of a trial that was interrupted with the whole search: it has no result."""
 
 
 def open_trial(trial: FrozenTrial) -> OpenTrial | None:
-    """What the trial was asked to do; None while that is not written."""
+    """The trial's order; None while it is not written."""
     order = trial.user_attrs.get(ORDER)
     if order is None:
         return None
@@ -68,18 +68,18 @@ def open_trial(trial: FrozenTrial) -> OpenTrial | None:
 
 
 def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What the rule proposed of a trial, as JSON, whether it is our own or of a user's study."""
+    """The proposal of a trial, as JSON, also in a user's own study."""
     order: dict[str, Any] = trial.user_attrs.get(ORDER) or {}
     proposal: dict[str, Any] | None = trial.user_attrs.get(PROPOSAL, order.get("proposal"))
     return proposal
 
 
 def records_of(trials: Iterable[FrozenTrial], known: dict[int, TrialRecord | None] | None = None) -> list[TrialRecord]:
-    """Of the trials that have ended, in their order, each key once; those whose process was killed are lost.
+    """Records of the ended trials in their order, each key once; trials whose process was killed are lost.
 
     Args:
         trials: of one study.
-        known: what was read of trials that have ended, by their numbers; added to. They do not change any more.
+        known: cache of the records of ended trials, by their numbers.
     """
     known = {} if known is None else known
     records: dict[Any, TrialRecord] = {}

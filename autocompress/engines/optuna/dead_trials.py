@@ -1,4 +1,4 @@
-"""Whether the worker of a running trial still lives: a killed one cannot tell."""
+"""Running trials whose worker was killed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,15 @@ _SILENCE_SECONDS = 90.0
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others, on this machine and elsewhere."""
+    """Identity of this process among those of all machines."""
     return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 class Liveness:
-    """Finds running trials that nobody runs any more.
+    """Finds running trials whose worker is dead.
 
-    On this machine the process tells. Of others the beat does: a worker is dead when its beat stays the same for so
-    long by this process' own clock; clocks are never compared.
-
-    Args:
-        silence: seconds.
+    On this machine its process has ended. On others its heartbeat has not changed for so many seconds of this process'
+    own clock; clocks are never compared.
     """
 
     def __init__(self, silence: float = _SILENCE_SECONDS) -> None:
@@ -46,12 +43,12 @@ class Liveness:
         self._heard: dict[int, tuple[Any, float]] = {}
 
     def dead(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of the trials that run by the storage, but not in fact."""
+        """The trials that the storage has as running and no worker runs."""
         running = [each for each in trials if each.state is TrialState.RUNNING and OWNER in each.user_attrs]
         return [trial for trial in running if not self._alive(trial)]
 
-    def bury(self, study: optuna.Study) -> list[FrozenTrial]:
-        """End the dead trials of a study, which are no results and will run again; all its trials afterwards."""
+    def fail_dead_trials(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Let the dead trials of a study fail, so that they run again; all its trials afterwards."""
         trials = study.get_trials(deepcopy=False)
         dead = self.dead(trials)
         for trial in dead:
@@ -73,14 +70,14 @@ class Liveness:
 
 
 def owners(trials: Iterable[FrozenTrial]) -> list[str]:
-    """Which workers run a trial, as far as one look can tell: those of other machines count as alive."""
+    """The workers that run a trial; those of other machines count as alive."""
     trials = list(trials)
     dead = {each.number for each in Liveness().dead(trials)}
     running = [each for each in trials if each.state is TrialState.RUNNING and each.number not in dead]
-    return sorted({_told(each.user_attrs[OWNER]) for each in running if OWNER in each.user_attrs})
+    return sorted({_named(each.user_attrs[OWNER]) for each in running if OWNER in each.user_attrs})
 
 
-def _told(owner: dict[str, Any]) -> str:
+def _named(owner: dict[str, Any]) -> str:
     process = f"process {owner['pid']}"
     return process if owner["host"] == _host() else f"{process} on {owner['host'].partition('/')[0]}"
 
@@ -93,7 +90,7 @@ def _runs(owner: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> float:
-    """When a process began, in seconds since the boot: a clock that is set anew changes it on no worker."""
+    """When a process began, in seconds since the boot, which does not depend on the clock's setting."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
         return float(psutil.Process(pid).create_time() - psutil.boot_time())

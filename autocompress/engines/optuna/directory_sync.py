@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows beside a study's figures: files, as artifacts of Optuna's."""
+"""A study's directory, kept in step with its storage; files for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from autocompress.report import write_report
 from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
 from autocompress.store.artefacts import Artefacts
 
-SHOWN = "artefacts"
-"""Folder in the study's directory that `optuna-dashboard --artifact-dir` is told."""
+ARTIFACTS = "artefacts"
+"""Folder in the study's directory, for `optuna-dashboard --artifact-dir`."""
 
 
-def show_files(study: optuna.Study, store: ExperimentDirectory, best: str) -> None:
-    """Give the study its report, its plots and the best model's checkpoint, where it has them not yet.
-
-    They are the study's and not its trials', as Optuna's finished trials cannot be given anything.
+def upload_artifacts(study: optuna.Study, store: ExperimentDirectory, best: str) -> None:
+    """Add the report, the plots and the best model's checkpoint to the study's artifacts, as finished trials take none.
 
     Args:
         study: that has ended.
@@ -36,7 +34,7 @@ def show_files(study: optuna.Study, store: ExperimentDirectory, best: str) -> No
     Raises:
         StoreError: the report cannot be written.
     """
-    place, storage = store.path / SHOWN, study._storage
+    place, storage = store.path / ARTIFACTS, study._storage
     place.mkdir(exist_ok=True)
     shelf = FileSystemArtifactStore(place)
     known = {meta.filename for meta in get_all_artifact_meta(study, storage=storage)}
@@ -47,8 +45,8 @@ def show_files(study: optuna.Study, store: ExperimentDirectory, best: str) -> No
             upload_artifact(artifact_store=shelf, file_path=str(file), study_or_trial=study, storage=storage)
 
 
-class Mirror:
-    """Keeps a directory like the study, whose storage is the truth.
+class DirectorySync:
+    """Keeps a directory in step with the study's storage, which decides.
 
     Args:
         store: the directory.
@@ -89,7 +87,7 @@ class Mirror:
         self._artefacts.pull(asked.key, self.store.trial(asked.key).path)
 
     def give(self, record: TrialRecord) -> None:
-        """Share the files of a trial that has ended, before anybody hears of it.
+        """Share the files of an ended trial, before its result is in the storage.
 
         Raises:
             StoreError: they cannot be written.

@@ -6,13 +6,14 @@ import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.optuna.dead_trials import owners
-from autocompress.engines.optuna.directory_sync import SHOWN
-from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, named_sampler, told_storage
+from autocompress.engines.optuna.directory_sync import ARTIFACTS
+from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, storage_of
 from autocompress.engines.optuna.study import CompressionStudy
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.result import CompressionResult
@@ -28,7 +29,7 @@ class OptunaSearch:
         study: the search.
         trials: the most trials; None for as many as it takes.
         concurrency: trials at a time.
-        alone: whether nobody else may launch from its directory; workers may.
+        alone: whether to lock the directory; workers share it.
     """
 
     study: CompressionStudy
@@ -61,7 +62,7 @@ class OptunaSearch:
         return True
 
     def stop(self) -> None:
-        """Nothing is left of it."""
+        """Does nothing: `run` leaves no process."""
 
 
 class OptunaEngine:
@@ -75,11 +76,11 @@ class OptunaEngine:
         """A new study, or one of the same search on the same storage."""
         options = require_options(self, request.options)
         adaptive = request.tuner is None or request.tuner.lower() == ADAPTIVE_TUNER.lower()
-        study = CompressionStudy(
+        make = CompressionStudy if adaptive else partial(CompressionStudy.with_named_sampler, str(request.tuner))
+        study = make(
             request.module,
             request.search_space,
             storage=options.get("storage"),
-            sampler=None if adaptive else named_sampler(str(request.tuner), request.settings.seed),
             settings=request.settings,
             objective=request.objective,
             study_name=options.get("study"),
@@ -102,13 +103,13 @@ class OptunaEngine:
         """The command that shows a study in optuna-dashboard, artefacts included."""
         require_options(self, options)
         store = ExperimentDirectory(directory)
-        storage, _ = told_storage(ExperimentPlan.read(store), store)
-        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / SHOWN)])
+        storage, _ = storage_of(ExperimentPlan.read(store), store)
+        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / ARTIFACTS)])
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
         """The processes that run its trials, as its storage knows them."""
         store = ExperimentDirectory(directory)
-        storage, name = told_storage(plan, store)
+        storage, name = storage_of(plan, store)
         if storage == default_storage(store) and not (store.path / STORAGE_FILE).exists():
             return []  # it was in the memory of a process
         return owners(found_study(storage, name).get_trials(deepcopy=False))

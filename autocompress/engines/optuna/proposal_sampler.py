@@ -1,4 +1,4 @@
-"""The searches of a plan as an Optuna sampler, for our own trials."""
+"""The searches of a plan as an Optuna sampler, for `CompressionStudy`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ _RATE = "compression_rate"
 
 
 class ProposalSampler(BaseSampler):
-    """Gives each trial an open proposal that no other trial runs. The study tells all; what was read of it is kept.
-
-    Args:
-        plan: with its baseline.
-    """
+    """Gives each trial an open proposal that no other trial runs. All state is in the study."""
 
     def __init__(self, plan: ExperimentPlan) -> None:
         self._plan = plan
@@ -46,13 +42,13 @@ class ProposalSampler(BaseSampler):
         return [proposal for proposal in wanted if self._key(proposal) not in running]
 
     def claim(self, study: Study, trial: Trial, proposal: Proposal) -> OpenTrial | None:
-        """Write on a trial what it is to do, unless another one does it.
+        """Write a proposal to a trial, unless another one has it.
 
-        Storages have no transaction around it, so each worker writes first and then looks. Of several that chose the
-        same, none can have started unseen; those that see another one let go.
+        Storages have no transaction for that, so each worker writes first and reads afterwards: of several workers that
+        chose the same, those that see another one withdraw.
 
         Returns:
-            None if another worker was quicker.
+            None if another worker was faster.
         """
         asked = write_order(trial, self._plan, self._plan.trial_parameters(proposal), proposal)
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
@@ -63,7 +59,7 @@ class ProposalSampler(BaseSampler):
         return None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """Nothing: parameters come one by one."""
+        """Empty: parameters are suggested one by one."""
         return {}
 
     def sample_relative(
@@ -72,7 +68,7 @@ class ProposalSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Nothing."""
+        """Empty."""
         return {}
 
     def sample_independent(
@@ -82,12 +78,12 @@ class ProposalSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,  # noqa: ARG002
     ) -> Any:
-        """What was proposed."""
+        """The proposed value."""
         proposal = Proposal.from_dict(proposed(trial) or {})
         return proposal.algorithm if param_name == ALGORITHM_KEY else proposal.requested_rate
 
     def _suggest(self, trial: Trial, proposal: Proposal) -> None:
-        """Let the study know the algorithm and the rate that the trial was given."""
+        """Write the algorithm and the rate to the trial's parameters."""
         trial.suggest_categorical(ALGORITHM_KEY, [search.algorithm for search in self._searches])
         search = next(each for each in self._searches if each.algorithm == proposal.algorithm)
         if isinstance(search, AdaptiveSearch):
@@ -109,7 +105,7 @@ def key_of(plan: ExperimentPlan, parameters: dict[str, Any]) -> str:
 def write_order(
     trial: Trial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
 ) -> OpenTrial:
-    """Write on a trial what it is to do, before it does."""
+    """Write a trial's order, before it runs."""
     key = key_of(plan, parameters)
     said = proposal and proposal.to_dict()
     trial.set_user_attr(ORDER, {"key": key, "parameters": parameters, "proposal": said})
@@ -120,7 +116,7 @@ _SIGMAS = 3
 
 
 def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
-    """Let the study's sampler choose an algorithm and its variables; constants are no parameters.
+    """Suggest an algorithm and its variables; constants are no parameters.
 
     Parameters are named `algorithm_name` and `<algorithm>/<key>`. Optuna has no normal distribution: values come evenly
     from three sigmas to each side.

@@ -1,4 +1,4 @@
-"""The search rule as an Optuna sampler. It translates; the rule decides."""
+"""The search rule as an Optuna sampler and pruner."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from autocompress.search.speculation import next_beside
 from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger(__name__)
+_RATE = "compression_rate"
 
 
 class AdaptiveCompressionSampler(BaseSampler):
@@ -36,34 +37,62 @@ class AdaptiveCompressionSampler(BaseSampler):
     count as infeasible, and so does a rate whose trials FAIL three times. `optimize` is stopped when the search is
     finished. Workers that run at the same time are given the rates that the search may ask for next.
 
-    What the rule says of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
+    The proposal of a trial is in `trial.user_attrs["autocompress:proposal"]`: `lr_factor`, `epochs`, and in
     `start_from` the number of the feasible trial with the highest rate not above this one, as text.
 
     Source: accuracy-aware training of NNCF 2.19, "adaptive_compression_level"; see `search.step_halving`.
 
     Args:
         rate: name of the parameter that is the compression rate, suggested as a float or as a choice of numbers.
-        settings: of the search; by default NNCF's. The accuracy budget among them is not read: constraints tell.
+        settings: of the search; by default NNCF's. The accuracy budget among them is not used, but the constraints.
         independent_sampler: for all other parameters; at random by default.
         constraints_func: of a finished trial, numbers that are at most 0 where it is within the budget.
+
+    Attributes:
+        given_settings: the settings that were given; None for the defaults.
     """
 
     @checked_arguments
     def __init__(
         self,
-        rate: str = "compression_rate",
+        rate: str = _RATE,
         settings: AccuracyAwareSettings | None = None,
         *,
         independent_sampler: BaseSampler | None = None,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
-        self._rate = rate
+        self._rate, self.given_settings = rate, settings
         self._settings = settings or AccuracyAwareSettings()
+        self._given = {
+            "rate": rate != _RATE,
+            "independent_sampler": independent_sampler is not None,
+            "constraints_func": constraints_func is not None,
+        }
         self._others = independent_sampler or RandomSampler(seed=self._settings.seed)
         self._constraints_func = constraints_func
 
+    def require_settings_only(self) -> None:
+        """Check that `CompressionStudy` can use all that this sampler was given.
+
+        The study has parameters for the rates of its own search space only, and writes the constraints itself.
+
+        Raises:
+            ConfigError: something else than settings was given, or it is a subclass.
+        """
+        remedy = "use this sampler in a study of optuna.create_study"
+        if type(self) is not AdaptiveCompressionSampler:
+            raise ConfigError(
+                f"sampler must be an AdaptiveCompressionSampler itself, as CompressionStudy calls none of its methods; "
+                f"got the subclass {type(self).__name__}: {remedy}"
+            )
+        if unused := [name for name, given in self._given.items() if given]:
+            raise ConfigError(
+                f"sampler must have settings only, as CompressionStudy uses nothing else of an "
+                f"AdaptiveCompressionSampler; got {', '.join(unused)}: {remedy}"
+            )
+
     def reseed_rng(self) -> None:
-        """Of the other sampler; the rule has no randomness."""
+        """Reseed the other sampler; the rule is deterministic."""
         self._others.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -99,7 +128,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         return proposal.requested_rate
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Note the constraints, and stop the study when the search is finished.
+        """Store the constraints, and stop the study when the search is finished.
 
         Raises:
             ConfigError: a trial that is COMPLETE has no constraint.

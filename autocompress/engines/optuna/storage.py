@@ -1,4 +1,4 @@
-"""A storage that is waited for: a database server that restarts does not end a search of days."""
+"""Studies' storages by address, with retries while a database server restarts; Optuna's samplers by name."""
 
 from __future__ import annotations
 
@@ -23,23 +23,18 @@ _logger = logging.getLogger("autocompress.optuna")
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 
 
-class _Patience:
-    """What a patient storage does beside passing calls on.
-
-    Args:
-        storage: any of Optuna's.
-        seconds: how long it may be away.
-    """
+class _Retrying:
+    """Calls a storage's methods again until they succeed."""
 
     def __init__(self, storage: BaseStorage, seconds: float) -> None:
         self._storage = storage
         self.seconds = seconds
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        """The method's answer, once the storage gives one.
+        """What the method returns.
 
         Raises:
-            StoreError: it has been away for too long.
+            StoreError: the storage was unreachable for too long.
         """
         started, wait = time.monotonic(), _FIRST_WAIT
         while True:
@@ -59,7 +54,7 @@ class _Patience:
 
 def _passed_on(method: str) -> Callable[..., Any]:
     @functools.wraps(getattr(BaseStorage, method), updated=())  # else it stays abstract
-    def passed_on(self: _Patience, *arguments: Any, **keywords: Any) -> Any:
+    def passed_on(self: _Retrying, *arguments: Any, **keywords: Any) -> Any:
         return self.call(method, *arguments, **keywords)
 
     return passed_on
@@ -68,19 +63,19 @@ def _passed_on(method: str) -> Callable[..., Any]:
 _METHODS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
 
 
-def patient(storage: BaseStorage, seconds: float = 600.0) -> Any:
-    """The same storage, whose every method waits while the server behind it is away.
+def retrying(storage: BaseStorage, seconds: float = 600.0) -> Any:
+    """The same storage, whose methods are called again while its server is unreachable.
 
     Args:
         storage: any of Optuna's.
-        seconds: how long it may be away; afterwards a `StoreError` is raised.
+        seconds: for which it may be unreachable; afterwards a `StoreError` is raised.
     """
-    kind = type("PatientStorage", (_Patience, BaseStorage), {name: _passed_on(name) for name in _METHODS})
+    kind = type("RetryingStorage", (_Retrying, BaseStorage), {name: _passed_on(name) for name in _METHODS})
     return kind(storage, seconds)
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether it may answer later: a connection, a lock or a full disk; not a wrong argument."""
+    """Whether a retry may succeed: a connection, a lock or a full disk; not a wrong argument."""
     known = isinstance(error, optuna.exceptions.StorageInternalError | DBAPIError | ConnectionError | TimeoutError)
     return known or type(error).__module__.startswith("grpc")
 
@@ -94,7 +89,7 @@ _SAMPLERS = ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESam
 
 
 STORAGE_FILE = "study.db"
-"""In a study's directory, where no other storage is named."""
+"""In a study's directory, where no other storage is given."""
 
 
 def default_storage(store: ExperimentDirectory) -> str:
@@ -125,7 +120,7 @@ def opened(storage: str | BaseStorage) -> BaseStorage:
 
 
 def _database(storage: str) -> BaseStorage:
-    """Tried again, as of several workers that make the same tables at the same time Optuna lets one succeed."""
+    """Retries, as only one of several workers that create the same tables at the same time succeeds."""
     for wait in (0.5, 2.0, None):
         try:
             return optuna.storages.get_storage(storage)
@@ -137,7 +132,7 @@ def _database(storage: str) -> BaseStorage:
 
 
 def address(storage: str | BaseStorage | None) -> str | None:
-    """What is written down of a storage: its address, a password masked; None for the default and for objects.
+    """The address of a storage as it is stored, a password masked; None for the default and for objects.
 
     Raises:
         ConfigError: it is no address.
@@ -156,29 +151,28 @@ def _url(storage: str) -> URL:
         ) from error
 
 
-def told_storage(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, str]:
+def storage_of(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, str]:
     """Address and name of the study that a directory belongs to.
 
     Raises:
         StoreError: it belongs to no study.
-        ConfigError: the address has a password, which is not written down.
+        ConfigError: the address has a password, which is not stored.
     """
     engine = plan.engine_as(OptunaEngine)
     if engine.storage is None:
         return default_storage(store), engine.study
     if _url(engine.storage).password is not None:
         raise ConfigError(
-            f"the storage of study {engine.study!r} must be given, as its password is not written down: "
-            f"{engine.storage}"
+            f"the storage of study {engine.study!r} must be given, as its password is not stored: {engine.storage}"
         )
     return engine.storage, engine.study
 
 
 def plan_of(storage: str | BaseStorage, study_name: str | None) -> ExperimentPlan:
-    """What a study in a storage searches.
+    """The plan of a study in a storage.
 
     Raises:
-        StoreError: the storage has no such study, or one that is not ours.
+        StoreError: the storage has no such study, or one of other code.
     """
     study = found_study(storage, study_name)
     if PLAN not in study.user_attrs:
@@ -201,7 +195,7 @@ def found_study(storage: str | BaseStorage, study_name: str | None) -> optuna.St
 
 
 def sampler_name(name: str) -> str:
-    """The short name of one of Optuna's samplers, as it is written in the list of known ones: `TPE`.
+    """The short name of one of Optuna's samplers: `TPE`.
 
     Raises:
         ConfigError: no sampler has that name.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
@@ -20,7 +21,7 @@ from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.opening import require_same_search, warn_of_new_source
 from autocompress.engines.optuna.convert import PLAN
-from autocompress.engines.optuna.directory_sync import Mirror, show_files
+from autocompress.engines.optuna.directory_sync import DirectorySync, upload_artifacts
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler
 from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
 from autocompress.engines.optuna.storage import (
@@ -29,13 +30,13 @@ from autocompress.engines.optuna.storage import (
     default_storage,
     named_sampler,
     opened,
-    patient,
     plan_of,
-    told_storage,
+    retrying,
+    storage_of,
 )
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.preflight import announce, length_of
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaEngine, choose_objective
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
@@ -64,9 +65,9 @@ class CompressionStudy:
         search_space: as `AutoCompressionSearchSpaceGenerator.dumps` gives it, or a JSON file.
         budget: the tolerated accuracy degradation; by default that of the settings, which is 1 % relative.
         storage: Optuna's: a URL or an object; by default a SQLite file in the directory.
-        sampler: Optuna's, which maximises the score, infeasible trials having a constraint above 0; by default the
-            adaptive search, also for an `AdaptiveCompressionSampler`.
-        settings: all settings of the search.
+        sampler: one of Optuna's, which maximises the score; infeasible trials have a constraint above 0. By default the
+            adaptive search, also for an `AdaptiveCompressionSampler`, whose settings are then the study's.
+        settings: all settings of the search; where the sampler has settings too, they must be the same.
         objective: what trials are compared by; by default "rate" for one algorithm, "size" for several.
         study_name: of a study in the storage; the module's name by default.
         directory: where checkpoints are kept; `autocompress-<study_name>` by default.
@@ -78,7 +79,8 @@ class CompressionStudy:
             refused.
 
     Raises:
-        ConfigError: an argument is of another kind; the search space, a setting or the objective breaks a rule.
+        ConfigError: an argument is of another kind; the search space, a setting or the objective breaks a rule; the
+            sampler's settings differ from the study's, or it has options that the study does not use.
         ModuleError: the class cannot be found again by a trial's process.
     """
 
@@ -100,18 +102,16 @@ class CompressionStudy:
     ) -> None:
         self.module = module if isinstance(module, ModuleReference) else ModuleReference.of(module)
         self._runs_module = True  # the caller has named it
-        self.settings = settings or AccuracyAwareSettings()
-        if budget is not None:
-            self.settings = self.settings.with_budget(budget)
+        self.settings = _settings(settings, sampler, budget)
         self._sampler = None if isinstance(sampler, AdaptiveCompressionSampler) else sampler
         self.study_name = study_name or self.module.class_name
         self.store = ExperimentDirectory(directory or f"autocompress-{self.study_name}")
         self._storage, self._artefacts = storage, artefacts
         self._baseline, self.confirmed = baseline, True
-        self._wanted = self._plan(search_space, objective)
-        self._mirror = Mirror(self.store, None if artefacts is None else Artefacts.at(artefacts))
+        self._wanted, self._needs_sampler = self._plan(search_space, objective), False
+        self._mirror = DirectorySync(self.store, None if artefacts is None else Artefacts.at(artefacts))
         self._study: optuna.Study | None = None
-        self._patient: Any = None
+        self._retrying: Any = None
 
     @classmethod
     @checked_arguments
@@ -122,6 +122,7 @@ class CompressionStudy:
         storage: str | optuna.storages.BaseStorage | None = None,
         study_name: str | None = None,
         module: ModuleReference | None = None,
+        sampler: optuna.samplers.BaseSampler | None = None,
     ) -> CompressionStudy:
         """A study that was started before, here or elsewhere: to go on with, to read its `result`.
 
@@ -130,23 +131,27 @@ class CompressionStudy:
             storage: of the study.
             study_name: its name in the storage.
             module: where the module is on this machine; by default where it was when the study was made.
+            sampler: of a study that was made with a sampler object of Optuna's, to go on with it: its options are not
+                stored.
 
         Raises:
             StoreError: there is no such study.
-            ConfigError: the directory does not tell the storage, as its address has a password.
+            ConfigError: the directory does not name the storage, as its address has a password.
         """
         if storage is None:
             store = ExperimentDirectory(directory or ".")
             plan = ExperimentPlan.read(store)
-            storage, study_name = told_storage(plan, store)
+            storage, study_name = storage_of(plan, store)
         else:
             plan = plan_of(storage, study_name)
-        adaptive = plan.tuner == ADAPTIVE_TUNER
+        named = {} if sampler is not None else plan.tuner_arguments
+        if named:
+            sampler = named_sampler(plan.tuner, **named)
         opened = cls(
             module or ModuleReference.from_dict(plan.module),
             plan.search_space,
             storage=storage,
-            sampler=None if adaptive else named_sampler(plan.tuner, plan.settings.seed),
+            sampler=sampler,
             settings=plan.settings,
             objective=plan.objective,
             study_name=study_name,
@@ -154,7 +159,30 @@ class CompressionStudy:
             artefacts=plan.engine_as(OptunaEngine).artefacts,
         )
         opened._runs_module = module is not None
+        opened._needs_sampler = sampler is None and plan.tuner != ADAPTIVE_TUNER
+        if opened._needs_sampler or named:
+            opened._wanted = dataclasses.replace(opened._wanted, tuner=plan.tuner, tuner_arguments=named)
         return opened
+
+    @classmethod
+    def with_named_sampler(
+        cls, name: str, module: ModuleReference, search_space: SearchSpaceSource, **options: Any
+    ) -> CompressionStudy:
+        """A study with one of Optuna's samplers by name, seeded by the settings; `open` makes the same sampler again.
+
+        Args:
+            name: of the sampler: `TPESampler`, or `TPE` for short.
+            module: see `CompressionStudy`.
+            search_space: see `CompressionStudy`.
+            options: further arguments of `CompressionStudy`, `settings` among them.
+
+        Raises:
+            ConfigError: no sampler has that name, or as `CompressionStudy`.
+        """
+        seed = options["settings"].seed
+        study = cls(module, search_space, sampler=named_sampler(name, seed), **options)
+        study._wanted = dataclasses.replace(study._wanted, tuner_arguments={"seed": seed})
+        return study
 
     @property
     def study(self) -> optuna.Study:
@@ -200,8 +228,8 @@ class CompressionStudy:
         Args:
             n_trials: the most trials that this call runs; needed for samplers that do not end by themselves.
             n_jobs: how many trials run at a time.
-            on_record: told of each trial that has ended, from the worker's thread.
-            callbacks: told of the search while it runs, other workers' trials included.
+            on_record: called with each trial that has ended, from the worker's thread.
+            callbacks: called while the search runs, for other workers' trials too.
 
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
@@ -210,6 +238,11 @@ class CompressionStudy:
         """
         refuse_in_child("a study must not be run")
         self._runs_module = True
+        if self._needs_sampler:
+            raise ConfigError(
+                f"sampler must be given to go on with a study of a {self._wanted.tuner} object, whose options are not "
+                "stored: CompressionStudy.open(..., sampler=...)"
+            )
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         self.begin(n_trials)  # its directory is there from now on
@@ -217,7 +250,7 @@ class CompressionStudy:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
             best = result.verify()
-            show_files(self.study, self.store, best.key)
+            upload_artifacts(self.study, self.store, best.key)
             tell_end()
         return result
 
@@ -233,13 +266,13 @@ class CompressionStudy:
     @contextlib.contextmanager
     def _stopping(self, stopping: threading.Event) -> Iterator[None]:
         """Whatever ends the block, Ctrl-C too, ends its workers; their trials save their state."""
-        seconds = self._patient.seconds
+        seconds = self._retrying.seconds
         try:
             yield
         finally:
-            self._patient.seconds = _PATIENCE_WHEN_STOPPING
+            self._retrying.seconds = _PATIENCE_WHEN_STOPPING
             stopping.set()
-        self._patient.seconds = seconds
+        self._retrying.seconds = seconds
 
     def _plan(self, search_space: SearchSpaceSource, objective: str | None) -> ExperimentPlan:
         space = load_search_space(search_space)
@@ -259,13 +292,19 @@ class CompressionStudy:
         require_writable(self.store.path)
         own_file = self.store.path / STORAGE_FILE
         measured = self._measured(n_trials) if self._storage is None and not own_file.exists() else None
-        storage = self._patient = patient(opened(self._storage or default_storage(self.store)))
+        storage = self._retrying = retrying(opened(self._storage or default_storage(self.store)))
         if measured is None and self.study_name not in optuna.get_all_study_names(storage):
             measured = self._measured(n_trials)
         study = optuna.create_study(
             study_name=self.study_name, storage=storage, direction="maximize", load_if_exists=True
         )
+        trials = len(study.get_trials(deepcopy=False))  # before the plan is read, which is written before any trial
         known = study.user_attrs.get(PLAN)
+        if known is None and (trials or study.direction is not StudyDirection.MAXIMIZE):
+            raise StoreError(
+                f"the study {self.study_name!r} must be one of autocompress; the one in the storage is of other code "
+                f"({trials} trials, direction {study.direction.name.lower()}): give another study_name"
+            )
         plan = (measured or self._measured(n_trials)) if known is None else ExperimentPlan.from_dict(known)
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
@@ -273,7 +312,8 @@ class CompressionStudy:
         warn_of_new_source(plan, self.module.fingerprint(), _logger)
         plan = self._wanted = dataclasses.replace(plan, module=self.module.to_dict())  # where it is on this machine
         self._mirror.prepare(plan)
-        study.sampler = self._sampler or ProposalSampler(plan)
+        if not self._needs_sampler:
+            study.sampler = self._sampler or ProposalSampler(plan)
         study.pruner = AdaptiveCompressionPruner(plan.maximal_total_epochs, stages=plan.stages)
         return study
 
@@ -287,3 +327,29 @@ class CompressionStudy:
         plan = plan.with_baseline(baseline, plan.engine)
         announce(plan, _logger, length_of(plan, n_trials))
         return plan
+
+
+def _settings(
+    settings: AccuracyAwareSettings | None, sampler: optuna.samplers.BaseSampler | None, budget: AccuracyBudget | None
+) -> AccuracyAwareSettings:
+    """The settings that were given to the study, to its sampler, or to both.
+
+    Raises:
+        ConfigError: they differ, or the sampler has options that the study does not use.
+    """
+    own = None
+    if isinstance(sampler, AdaptiveCompressionSampler):
+        sampler.require_settings_only()
+        own = sampler.given_settings
+    elif sampler is not None and any(isinstance(each, AdaptiveCompressionSampler) for each in vars(sampler).values()):
+        raise ConfigError(
+            f"sampler must be an AdaptiveCompressionSampler itself, not inside of another one; got a "
+            f"{type(sampler).__name__} of one, whose rates are no parameters of this study"
+        )
+    given = [each if budget is None else each.with_budget(budget) for each in (settings, own) if each is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        one, other = (each.to_dict() for each in given)
+        names = [f"{name} ({one[name]!r} and {other[name]!r})" for name in one if one[name] != other[name]]
+        raise ConfigError(f"settings and the sampler's settings must be the same; they differ in {', '.join(names)}")
+    default = AccuracyAwareSettings()
+    return given[0] if given else default if budget is None else default.with_budget(budget)

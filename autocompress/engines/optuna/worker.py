@@ -1,4 +1,4 @@
-"""One worker of a study: asks for a trial, runs it in a process of its own, tells what came of it."""
+"""One worker of a study: gets a trial, runs it in a process of its own, stores the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.engines.failures import require_hope, told_loss
 from autocompress.engines.optuna.constraints import set_accuracy_margin
 from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of
 from autocompress.engines.optuna.dead_trials import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
-from autocompress.engines.optuna.directory_sync import Mirror
+from autocompress.engines.optuna.directory_sync import DirectorySync
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler, suggest, write_order
 from autocompress.errors import AutoCompressError
 from autocompress.plan import ExperimentPlan
@@ -40,14 +40,14 @@ class Worker:
         mirror: the study's directory.
         stopping: set when the search is to be stopped.
         start: how trials' processes are started.
-        on_record: told of each trial that has ended.
+        on_record: called with each trial that has ended.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         plan: ExperimentPlan,
-        mirror: Mirror,
+        mirror: DirectorySync,
         stopping: threading.Event,
         start: Starter,
         on_record: Callable[[TrialRecord], None] | None = None,
@@ -58,7 +58,7 @@ class Worker:
         self._liveness = Liveness()
 
     def run(self, allowed: Callable[[], bool]) -> None:
-        """Go on until the search is finished, is being stopped, or `allowed` says that there were enough trials.
+        """Run trials until the search has ended, is stopped, or `allowed` returns False.
 
         Raises:
             TrialError: nothing but failures so far: the cause is not the rate.
@@ -77,13 +77,13 @@ class Worker:
         return sum(record.epochs for record in done) < self._plan.settings.maximal_total_epochs
 
     def _trials(self) -> list[FrozenTrial]:
-        """All trials of the study, which the directory knows from now on."""
-        trials = self._liveness.bury(self._study)
+        """All trials of the study, after the directory was updated from them."""
+        trials = self._liveness.fail_dead_trials(self._study)
         require_hope(self._mirror.sync(trials).records, self._mirror.store)
         return trials
 
     def _free_proposal(self, sampler: ProposalSampler) -> Proposal | None:
-        """Wait while all that the search asks for is being run by others; what is to be run, None at its end."""
+        """The next proposal, once one is free that no other worker runs; None at the end of the search."""
         while not self._stopping.is_set():
             trials = self._trials()
             wanted = sampler.open(trials)
@@ -108,7 +108,7 @@ class Worker:
             self._tell(trial, record)
 
     def _ordered(self, trial: optuna.Trial, proposal: Proposal | None) -> OpenTrial | None:
-        """What the study's sampler wants of a trial, which is on the trial before it begins; None: nothing any more."""
+        """Write the sampler's order to the trial before it begins; None at the end of the search."""
         trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
         if not isinstance(sampler, ProposalSampler):
@@ -142,7 +142,7 @@ class Worker:
             watcher.join()
 
     def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
-        """Tell that it is being run, and interrupt it when the search is being stopped."""
+        """Send the heartbeat of a running trial, and interrupt the trial when the search is stopped."""
         beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS):
             if self._stopping.is_set():
@@ -162,12 +162,12 @@ class Worker:
             process.interrupt()
 
     def _interrupted(self, trial: optuna.Trial) -> None:
-        """It is no result: the trial will run again."""
+        """Let the trial fail without a result, so that it runs again."""
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def _result(self, asked: OpenTrial, end: End) -> TrialRecord | None:
-        """Of a trial that has ended; None where it is the whole search that is being stopped."""
+        """The record of an ended trial; None where the whole search is being stopped."""
         record = self._mirror.store.trial(asked.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
             return None

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from autocompress.compression.torchvision_operators import define_torchvision_operators
 from torch import nn
 from torch.nn import functional
 
@@ -11,7 +12,6 @@ from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.parametrizations import fold
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel
-from autocompress.compression.torchvision_operators import define_torchvision_operators
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule

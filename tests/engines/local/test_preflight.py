@@ -41,7 +41,7 @@ class Loop:
         net = Net()
         net.load_state_dict(weights())
         self.controller, self.model = create_compressed_model(net, settings or config())
-        given = accuracy(self.controller.uncompressed.model) if given is None else given
+        given = accuracy(self.controller.uncompressed.original) if given is None else given
         self.loop = create_accuracy_aware_training_loop(
             settings or config(), self.controller, given, higher_is_better=higher_is_better
         )
@@ -68,7 +68,7 @@ def test_what_is_found_is_logged_and_kept(tmp_path, caplog):
     assert [line.split()[1] for line in lines] == ["evaluator:", "direction:", "training", "search:"]
     preflight = loop.loop.result.directory.settings()["baseline"]["preflight"]
     assert preflight["noise"] == 0
-    assert preflight["accuracies"][0] == pytest.approx(accuracy(loop.controller.uncompressed.model))
+    assert preflight["accuracies"][0] == pytest.approx(accuracy(loop.controller.uncompressed.original))
 
 
 def test_the_search_is_the_same_with_and_without_it(tmp_path):
@@ -163,7 +163,7 @@ def test_nothing_is_left_of_it(tmp_path):
         controller.scheduler.epoch_step()
         train(model, optimizer, nn.functional.cross_entropy, 0)
 
-    loop.loop._look(loop.model, functions(step))
+    loop.loop._check(loop.model, functions(step))
     assert calls == [1]
     state = loop.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in before.items())
@@ -212,7 +212,7 @@ def test_a_schedule_that_the_user_keeps_stands_still(make, configured):
         train(model, optimizer, nn.functional.cross_entropy, 0)
 
     given = UserFunctions(step, accuracy, (lambda: (optimizer, scheduler)) if configured else None)
-    loop.loop._look(loop.model, given)
+    loop.loop._check(loop.model, given)
     assert stepped == [rate / 2]
     assert optimizer.param_groups[0]["lr"] == rate
     if configured or make is not Counter:
@@ -236,7 +236,7 @@ def test_a_scaler_that_the_user_keeps_can_go_on():
         scaler.update()
 
     before = scaler.state_dict()
-    loop.loop._look(loop.model, functions(lambda controller, model, **_: scaled(model)))
+    loop.loop._check(loop.model, functions(lambda controller, model, **_: scaled(model)))
     assert scaler.state_dict() == before
     scaled(loop.model)
     assert torch.equal(*calls), "unscaled once, from the same weights"
@@ -249,7 +249,7 @@ def test_what_the_functions_get_can_be_copied():
         copies.append((copy.copy(controller), copy.copy(controller.scheduler)))
         loop.train(controller, model, 0, torch.optim.SGD(model.parameters(), lr=0.01))
 
-    loop.loop._look(loop.model, functions(step))
+    loop.loop._check(loop.model, functions(step))
     ((controller, scheduler),) = copies
     assert controller.compression_rate == loop.controller.compression_rate
     assert scheduler.get_state() == loop.controller.scheduler.get_state()

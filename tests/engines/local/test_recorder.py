@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autocompress.engines.local.recorder import Scalars, Writing
+from autocompress.engines.local.recorder import Recorder, Scalars
 from autocompress.errors import StoreError
 from autocompress.records import TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger
@@ -49,59 +49,59 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def writing(store):
-    with Writing(store, Scalars(None, 0.9, higher_is_better=True)) as found:
+def recorder(store):
+    with Recorder(store, Scalars(None, 0.9, higher_is_better=True)) as found:
         yield found
 
 
-def test_nothing_is_saved_before_it_is_released(writing, store):
+def test_nothing_is_saved_before_it_is_released(recorder, store):
     trial = Trial("a")
-    writing.hold()
-    writing.add(trial)
+    recorder.hold()
+    recorder.add(trial)
     assert not trial.model.wait(0.2)
-    writing.release()
+    recorder.release()
     assert trial.rest.wait(SECONDS)
-    writing.wait()
+    recorder.wait()
     assert [record.bytes for record in Ledger(store).records] == [7]
-    assert [record.bytes for record in writing.records] == [7], "what was measured is known here too"
-    assert writing.epochs == 2
+    assert [record.bytes for record in recorder.records] == [7], "what was measured is known here too"
+    assert recorder.epochs == 2
 
 
-def test_a_model_can_be_had_while_what_comes_after_it_waits(writing):
+def test_a_model_can_be_had_while_what_comes_after_it_waits(recorder):
     first, second = Trial("a"), Trial("b")
-    writing.hold()
-    writing.add(first)
-    writing.add(second)
-    writing.wait_for_model("b")
+    recorder.hold()
+    recorder.add(first)
+    recorder.add(second)
+    recorder.wait_for_model("b")
     assert first.rest.is_set(), "what came before the model is written before it"
     assert second.model.is_set()
     assert not second.rest.wait(0.2)
-    writing.release()
+    recorder.release()
     assert second.rest.wait(SECONDS)
 
 
-def test_the_model_of_an_earlier_run_is_not_waited_for(writing):
-    writing.hold()
-    writing.add(Trial("a"))
-    writing.wait_for_model("of an earlier run")
+def test_the_model_of_an_earlier_run_is_not_waited_for(recorder):
+    recorder.hold()
+    recorder.add(Trial("a"))
+    recorder.wait_for_model("of an earlier run")
 
 
 def test_without_its_model_a_trial_has_no_record(store):
     trial = Trial("a", fails=True)
     with (
         pytest.raises(StoreError, match="no space left"),
-        Writing(store, Scalars(None, 0.9, higher_is_better=True)) as writing,
+        Recorder(store, Scalars(None, 0.9, higher_is_better=True)) as recorder,
     ):
-        writing.add(trial)
+        recorder.add(trial)
     assert not trial.rest.is_set()
     assert Ledger(store).records == []
 
 
 def test_a_process_that_does_not_lead_only_remembers(store):
     trial = Trial("a")
-    with Writing(store, Scalars(None, 0.9, higher_is_better=True), leads=False) as writing:
-        writing.add(trial)
-        writing.wait_for_model("a")
-        assert [record.key for record in writing.records] == ["a"]
+    with Recorder(store, Scalars(None, 0.9, higher_is_better=True), leads=False) as recorder:
+        recorder.add(trial)
+        recorder.wait_for_model("a")
+        assert [record.key for record in recorder.records] == ["a"]
     assert not trial.model.is_set()
     assert Ledger(store).records == []

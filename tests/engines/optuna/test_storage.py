@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import InMemoryStorage, JournalStorage
 
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
-from autocompress.engines.optuna.storage import address, opened, patient
+from autocompress.engines.optuna.storage import address, opened, retrying
 from autocompress.errors import ConfigError, StoreError
 from autocompress.testing import cliff
 from tests.e2e.support import free_port
@@ -39,7 +39,9 @@ class Away(InMemoryStorage):
 
 def test_a_search_goes_on_when_the_storage_is_back(caplog):
     with caplog.at_level(logging.WARNING):
-        study = optuna.create_study(storage=patient(Away()), direction="maximize", sampler=AdaptiveCompressionSampler())
+        study = optuna.create_study(
+            storage=retrying(Away()), direction="maximize", sampler=AdaptiveCompressionSampler()
+        )
         study.optimize(objective(cliff(0.62)))
     assert rates(study) == expected_rates(cliff(0.62))
     assert "does not answer; trying again" in caplog.text
@@ -48,7 +50,7 @@ def test_a_search_goes_on_when_the_storage_is_back(caplog):
 def test_a_database_that_is_locked_for_a_while(tmp_path):
     path = tmp_path / "study.db"
     url = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.1}})
-    study = optuna.create_study(storage=patient(url), direction="maximize", sampler=AdaptiveCompressionSampler())
+    study = optuna.create_study(storage=retrying(url), direction="maximize", sampler=AdaptiveCompressionSampler())
     other = sqlite3.connect(path, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
     released = []
@@ -74,12 +76,12 @@ def test_one_that_stays_away_is_told():
             raise ConnectionError("no route to host")
 
     with pytest.raises(StoreError, match=r"has not answered for \d+ s: no route to host"):
-        optuna.create_study(storage=patient(Gone(), 0.5)).get_trials()
+        optuna.create_study(storage=retrying(Gone(), 0.5)).get_trials()
 
 
 def test_other_errors_pass():
     with pytest.raises(KeyError):
-        patient(InMemoryStorage()).get_study_id_from_name("nowhere")
+        retrying(InMemoryStorage()).get_study_id_from_name("nowhere")
 
 
 def test_a_journal_by_its_file(tmp_path):
