@@ -1,4 +1,4 @@
-"""Arguments of public functions, checked against their annotations before anything is done with them."""
+"""Check the arguments of public functions against their annotations when they are called."""
 
 from __future__ import annotations
 
@@ -25,25 +25,19 @@ AT_LEAST_1 = Rule("a whole number >= 1", lambda number: number >= 1)
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an annotation lets pass.
+    """The values that an annotation allows."""
 
-    Attributes:
-        rule: in words.
-        fits: whether a value is that.
-        remedy: of a value that is not, what makes it that; empty: nothing is known.
-    """
-
-    rule: str
-    fits: Callable[[Any], bool]
-    remedy: Callable[[Any], str] = lambda _: ""
+    rule: str  # in words
+    fits: Callable[[Any], bool]  # whether a value is that
+    remedy: Callable[[Any], str] = lambda _: ""  # how to convert a value that is not allowed; empty: unknown
 
 
 def checked_arguments(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
-    """The same function, which refuses arguments of other kinds than its annotations name.
+    """Decorate a function so that it refuses arguments of other types than its annotations.
 
-    Classes, numbers, texts, paths, flags, functions, sequences, mappings and their unions are checked, and the `Rule`s
-    of `Annotated`; whole numbers are numbers, and flags are not. What is annotated as `Any` or as a class itself
-    (`type[...]`) is left to the function. Nothing is converted.
+    Classes, numbers, strings, paths, flags, functions, sequences, mappings and their unions are checked, and the
+    `Rule`s of `Annotated`; whole numbers are numbers, and flags are not. `Any` and `type[...]` are not checked. Nothing
+    is converted.
 
     Raises:
         ConfigError: an argument is of another kind; naming it, the rule, and the value.
@@ -86,7 +80,7 @@ def _kinds_of(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str
 
 
 def _kind(hint: Any) -> _Kind | None:
-    """None: anything passes."""
+    """None: any value is allowed."""
     origin, parameters = typing.get_origin(hint), typing.get_args(hint)
     if hint in _PLAIN:
         return _PLAIN[hint]
@@ -118,7 +112,7 @@ _PLAIN: dict[Any, _Kind] = {
     bool: _Kind("True or False", _is_flag),
     int: _Kind("a whole number", lambda value: isinstance(value, numbers.Integral) and not _is_flag(value)),
     float: _Kind("a number", lambda value: isinstance(value, numbers.Real) and not _is_flag(value)),
-    str: _Kind("a text", lambda value: isinstance(value, str)),
+    str: _Kind("a string", lambda value: isinstance(value, str)),
 }
 
 
@@ -126,7 +120,7 @@ def _instance(kind: type) -> _Kind | None:
     if issubclass(kind, os.PathLike):
         return _Kind("a path", _is_path)
     if getattr(kind, "_is_protocol", False):
-        return None  # whatever has its methods
+        return None  # any object with its methods
     if kind in (collections.abc.Mapping, dict):
         return _Kind("a mapping", lambda value: isinstance(value, Mapping))
     name = kind.__name__.removeprefix("_")
@@ -143,7 +137,7 @@ def _any_of(kinds: list[_Kind | None]) -> _Kind | None:
         return None
     rules = dict.fromkeys(kind.rule for kind in known)
     if "a path" in rules:
-        rules.pop("a text", None)
+        rules.pop("a string", None)
 
     def fits(value: Any) -> bool:
         return any(kind.fits(value) for kind in known)

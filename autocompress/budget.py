@@ -63,7 +63,7 @@ class AccuracyBudget:
         return uncompressed_accuracy * (1.0 + worse * sign * share)
 
     def unusual(self, uncompressed_accuracy: float | None = None, *, higher_is_better: bool = True) -> str | None:
-        """A sentence where the budget is hardly what was meant: below .05 % or above 50 %; None otherwise.
+        """A warning where the budget is below .05 % or above 50 % and likely a mistake; None otherwise.
 
         Args:
             uncompressed_accuracy: of which the tolerated loss is a share; None: not known, so that an absolute
@@ -91,21 +91,16 @@ class AccuracyBudget:
             f"({unit})"
         )
 
-    def require_meant(
+    def require_plausible(
         self, uncompressed_accuracy: float | None = None, *, confirmed: bool, higher_is_better: bool = True
     ) -> str | None:
-        """Check that the budget is not one that is hardly meant, unless it has been confirmed.
-
-        Args:
-            uncompressed_accuracy: see `unusual`.
-            confirmed: whether such a budget is warned of only.
-            higher_is_better: see `unusual`.
+        """Check that the budget is not an unusual one (see `unusual`), or has been confirmed.
 
         Returns:
-            a warning where it is one; None otherwise.
+            a warning where it is unusual; None otherwise.
 
         Raises:
-            ConfigError: it is one and has not been confirmed.
+            ConfigError: it is unusual and has not been confirmed.
         """
         unusual = self.unusual(uncompressed_accuracy, higher_is_better=higher_is_better)
         if unusual is not None and not confirmed:

@@ -1,4 +1,4 @@
-"""Every error autocompress raises on purpose, in one tree."""
+"""The tree of autocompress's errors, and how their messages are written."""
 
 from __future__ import annotations
 
@@ -77,27 +77,23 @@ class InfeasibleBudgetError(AutoCompressError):
         reached = "no trial was evaluated" if best_accuracy is None else f"the best accuracy was {best_accuracy:g}"
         super().__init__(
             f"no compressed model stayed within the accuracy budget: the threshold is {threshold:g}, {reached}; "
-            f"{_disproved(disproved)}tried {_tried(trials)}"
+            f"{_disproved(disproved)}tried {', '.join(map(_named, trials)) or 'nothing'}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.best_accuracy, self.threshold, self.trials, self.disproved)
 
 
-def _tried(trials: Sequence[TrialRecord]) -> str:
-    return ", ".join(map(_named, trials)) or "nothing"
-
-
 def _disproved(disproved: Sequence[tuple[TrialRecord, float]]) -> str:
-    told = [
+    contradicted = [
         (trial, sentence)
         for trial, accuracy in disproved
         if (sentence := evaluates_differently(accuracy, trial.accuracy)) is not None
     ]
-    if not told:
+    if not contradicted:
         return ""
-    more = f" (so of {len(told)} trials)" if len(told) > 1 else ""
-    return f"{_named(told[0][0])} {told[0][1]}{more}; "
+    more = f" (so of {len(contradicted)} trials)" if len(contradicted) > 1 else ""
+    return f"{_named(contradicted[0][0])} {contradicted[0][1]}{more}; "
 
 
 def _named(trial: TrialRecord) -> str:
@@ -110,15 +106,7 @@ is summed in another order, and one sample more or less that is classified right
 
 
 def evaluates_differently(fresh: float, recorded: float | None) -> str | None:
-    """What is said where a model evaluates differently when it is loaded afresh.
-
-    Args:
-        fresh: its accuracy then.
-        recorded: the accuracy that its trial has recorded; None: there is none.
-
-    Returns:
-        a sentence without its subject; None where the two agree, up to rounding.
-    """
+    """A sentence, without its subject, where a model evaluates differently when loaded afresh; None where not."""
     if recorded is None or math.isclose(fresh, recorded, rel_tol=_SAME_ACCURACY):
         return None
     digits = next((few for few in range(4, 9) if f"{fresh:.{few}g}" != f"{recorded:.{few}g}"), 9)
@@ -129,7 +117,7 @@ def evaluates_differently(fresh: float, recorded: float | None) -> str | None:
 
 
 def short(value: Any) -> str:
-    """A value in a message: one line of at most 80 characters, none of them a control character."""
+    """A value for a message: one line of at most 80 characters, none of them a control character."""
     try:
         text = " ".join(_SHORT.repr(value).split())
     except (ValueError, RecursionError):  # a whole number of thousands of digits
@@ -139,7 +127,7 @@ def short(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its message, at most 200 characters."""
+    """The type of an error and the first line of its message, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return _cut(f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}", 200)
 
@@ -149,7 +137,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Message for a name that is not known: the name, the close ones, and all known ones."""
+    """Message for an unknown name: the name, similar ones, and all known ones."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(near) for near in close)}?" if close else ""

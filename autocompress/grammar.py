@@ -1,7 +1,7 @@
-"""Reading what anybody may have written: JSON is checked against a closed grammar before anything is made of it.
+"""Read JSON from untrusted files: it is checked against a closed grammar before anything is created from it.
 
-A rule takes a value and the place where it stands, and gives the value back or raises `StoreError`. What no rule names
-is refused, so a reader never meets a kind, a key or a size that the writer does not write.
+A rule takes a value and its path, and returns the value or raises `StoreError`. What no rule allows is refused, so a
+reader never meets a kind, a key or a size that the writer does not write.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ _BEFORE_VALUES = (b",", b"[", b"{")
 
 
 def parsed(data: bytes) -> Any:
-    """JSON as `plain_json` reads it, no key twice.
-
-    Raises:
-        StoreError: it is not that, too long, or nested too deeply.
-    """
+    """JSON as `plain_json` reads it, with bounds on its size and no duplicate keys."""
     if len(data) > MOST_BYTES:
         raise StoreError(f"it must have at most {MOST_BYTES:,} bytes; it has {len(data):,}")
     if (count := sum(map(data.count, _BEFORE_VALUES))) > MOST_VALUES:
@@ -48,12 +44,12 @@ def refuse(where: str, rule: str, value: Any) -> StoreError:
 
 
 def shown_path(path: Any) -> str:
-    """A path as it is, if it has printable characters only, so that a terminal does nothing but show it."""
+    """A path in messages: escaped if it has other than printable characters, which could control a terminal."""
     return path if isinstance(path, str) and path.isprintable() else ascii(path)
 
 
 def anything(value: Any, where: str) -> Any:  # noqa: ARG001
-    """What another rule will check."""
+    """No check."""
     return value
 
 
@@ -65,7 +61,7 @@ def boolean(value: Any, where: str) -> bool:
 
 
 def integer(low: int, high: int) -> Rule:
-    """A whole number of a range, both ends included."""
+    """A whole number in [low, high]."""
 
     def check(value: Any, where: str) -> int:
         if type(value) is not int or not low <= value <= high:
@@ -76,7 +72,7 @@ def integer(low: int, high: int) -> Rule:
 
 
 def text(pattern: str, what: str, longest: int = 256) -> Rule:
-    """A text that a regular expression matches as a whole."""
+    """A string that a regular expression matches as a whole."""
     compiled = re.compile(pattern, re.ASCII)
 
     def check(value: Any, where: str) -> str:
@@ -88,7 +84,7 @@ def text(pattern: str, what: str, longest: int = 256) -> Rule:
 
 
 def word(*known: str) -> Rule:
-    """One of a few texts."""
+    """One of a few strings."""
 
     def check(value: Any, where: str) -> str:
         if type(value) is not str or value not in known:
@@ -99,7 +95,7 @@ def word(*known: str) -> Rule:
 
 
 def identifier(value: Any, where: str) -> str:
-    """A name that Python source text may have, neither a keyword nor one of Python's own (`__x__`)."""
+    """A Python identifier that is neither a keyword nor starts with two underscores."""
     if type(value) is not str or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,127}", value, re.ASCII):
         raise refuse(where, "an identifier", value)
     if keyword.iskeyword(value) or value.startswith("__"):
@@ -124,7 +120,7 @@ def listing(item: Rule, most: int = MOST_ITEMS) -> Rule:
 
 
 def mapping(key: Rule, item: Rule, most: int = MOST_ITEMS) -> Rule:
-    """An object with any keys and values that keep rules."""
+    """An object whose keys and values keep rules."""
 
     def check(value: Any, where: str) -> dict[str, Any]:
         if type(value) is not dict or len(value) > most:
@@ -135,7 +131,7 @@ def mapping(key: Rule, item: Rule, most: int = MOST_ITEMS) -> Rule:
 
 
 def _shown(name: str) -> str:
-    """A key in a message, where it may turn the text around it as little as a value may."""
+    """A key in a message, shortened or escaped like values."""
     return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else short(name)
 
 

@@ -1,4 +1,4 @@
-"""Which layers an entry of a config list selects, and what a rule does to them."""
+"""The layers that an entry of a config list selects, and what a rule does to them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ ALL_LAYERS = "default"
 class LayerSelector:
     """Layers of a model by type and by name, as NNI's config lists select them.
 
-    Attributes:
-        op_types: class names such as 'Conv2d', or 'default' for all types that the algorithm supports; empty: any type.
-        op_names: exact dotted names of layers; empty: any name. Not both may be empty.
-        quant_types: what a quantizer quantizes there: input, output, weight; None for a pruner.
-
     Raises:
         ConfigError: neither op_types nor op_names, an unknown quant type, or a name that a search space cannot carry.
     """
 
+    # class names such as 'Conv2d', or 'default' for all types that the algorithm supports; empty: any type
     op_types: tuple[str, ...] = ()
-    op_names: tuple[str, ...] = ()
+    op_names: tuple[str, ...] = ()  # exact dotted names of layers; empty: any name. Not both may be empty.
+    # what a quantizer quantizes there: input, output, weight; None for a pruner
     quant_types: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -45,12 +42,8 @@ class LayerSelector:
     def key(self, variable: str) -> str:
         """The key of a variable of these layers in NNI's search spaces.
 
-        Returns:
-            `config_list::<op_types joined by :>::<op_names joined by :>::<variable>`, of a quantizer
-            `config_list::<quant_types joined by :>::...`.
-
-        Raises:
-            ConfigError: the format cannot carry the variable's name.
+        It is `config_list::<op_types joined by :>::<op_names joined by :>::<variable>`, with `<quant_types joined by
+        :>` before op_types for a quantizer.
         """
         require_names("variable", (variable,))
         lists = [self.op_types, self.op_names]
@@ -65,25 +58,15 @@ class LayerSelector:
 
 @dataclass(frozen=True)
 class LayerRule(LayerSelector):
-    """What is done to the layers that it selects.
+    """What is done to the layers that it selects."""
 
-    Attributes:
-        rate: compression rate of the layers in [0, 1); None for a quantizer and for an exclude.
-        exclude: whether the layers stay as they are.
-        quant: the quantizer's variables: quant_bits, quant_scheme, ...
-    """
-
-    rate: float | None = None
-    exclude: bool = False
-    quant: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None  # compression rate of the layers in [0, 1); None for a quantizer and for an exclude
+    exclude: bool = False  # whether the layers stay as they are
+    quant: Mapping[str, Any] = field(default_factory=dict)  # the quantizer's variables: quant_bits, quant_scheme, ..
 
 
 def require_names(what: str, names: tuple[str, ...]) -> None:
-    """Check that NNI's format for keys can carry some names.
-
-    Raises:
-        ConfigError: a name is empty, has a colon, or stands there twice.
-    """
+    """Check that NNI's format for keys can carry some names."""
     for name in names:
         if not name or ":" in name:
             raise ConfigError(f"a name in {what} must be a string without ':' that is not empty; got {name!r}")

@@ -1,7 +1,7 @@
-"""JSON as autocompress writes it, read so that nothing else gets through: whoever wrote a file, it is data.
+"""JSON as autocompress writes it, read strictly, as files may come from anywhere.
 
-Python's own reader raises `RecursionError` where objects are nested deeply, takes NaN, numbers that overflow and texts
-that no file can hold, and so lets them fail far from where they stand.
+Python's own reader raises `RecursionError` for deep nesting, and accepts NaN, numbers that overflow and strings that no
+file can hold, which would fail far from their source.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ _LARGE = (re.compile(r"[0-9]{19}"), re.compile(r"[eE]\+?[0-9]{3}"))
 
 
 def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
-    """The value that a text writes.
-
-    Args:
-        text: UTF-8.
-        unique_keys: whether an object may have a key once only; else the last one counts.
+    """The value of UTF-8 JSON text; `unique_keys`: refuse duplicate keys, of which else the last one counts.
 
     Raises:
         ValueError: it is not JSON, or breaks a rule of `require_plain`; the message says which.
@@ -41,7 +37,7 @@ def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
 
 
 def _may_break_a_rule(text: str, *, is_utf8: bool) -> bool:
-    """Whether the value has to be looked through, which takes several times as long as reading it."""
+    """Whether the value must be checked, which takes several times as long as reading it."""
     if text.count("[") + text.count("{") >= MAXIMAL_DEPTH or not (is_utf8 or text.isascii()):
         return True
     if "\\u" in text and _ESCAPE.search(text):
@@ -50,10 +46,10 @@ def _may_break_a_rule(text: str, *, is_utf8: bool) -> bool:
 
 
 def require_plain(value: Any) -> None:
-    """Check a value that was read: its depth, its texts and its numbers.
+    """Check the depth, the strings and the numbers of a value.
 
     Raises:
-        ValueError: it is nested more than 64 deep, has a whole number of 64 bits or more, an infinite one, or a text
+        ValueError: it is nested more than 64 deep, has a whole number of 64 bits or more, an infinite one, or a string
             with NUL or half a surrogate pair.
     """
     level = [value]
@@ -65,12 +61,7 @@ def require_plain(value: Any) -> None:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """The text of a value, which `parse` reads; characters that it refuses are replaced by U+FFFD.
-
-    Raises:
-        ValueError: the value holds NaN or infinity.
-        TypeError: it holds what JSON cannot.
-    """
+    """The JSON text of a value, which `parse` reads; characters that it refuses are replaced by U+FFFD."""
     return json.dumps(_writable(value), indent=indent, allow_nan=False)
 
 
@@ -78,14 +69,14 @@ _TOO_DEEP = f"objects and lists must be nested at most {MAXIMAL_DEPTH} deep"
 
 
 def _members(value: Any) -> list[Any]:
-    """Of an object its keys and values, of a list its values, of all else nothing, once it has been checked."""
+    """The children of a value, once it has been checked."""
     if isinstance(value, dict):
         return [*value, *value.values()]
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, str):
         if not _is_text(value):
-            raise ValueError(f"a text must not have NUL or half a surrogate pair in it; got {value[:80]!r}")
+            raise ValueError(f"a string must not have NUL or half a surrogate pair in it; got {value[:80]!r}")
     elif isinstance(value, int):
         if abs(value) >= LARGEST_NUMBER:
             raise ValueError(f"a whole number must be below 2**63; got one of {value.bit_length()} bits")

@@ -150,7 +150,7 @@ class ExperimentPlan:
         baseline: the uncompressed model; None until it has been measured.
     """
 
-    module: dict[str, Any]
+    module: dict[str, str]
     search_space: dict[str, Any]
     settings: AccuracyAwareSettings
     objective: str

@@ -1,4 +1,4 @@
-"""What is written down: frozen records with a schema version."""
+"""The records in an experiment's files: frozen, with a schema version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Record = TypeVar("_Record", bound="Record")
 
 
 class Record:
-    """Base of all records: to and from a JSON object, whose values are checked against the types of the fields."""
+    """Base of all records: converts to and from a JSON object, checking the types of the fields."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -105,7 +105,7 @@ class ModelSizes(Record):
 
     Attributes:
         before: layers of the uncompressed model, in its order.
-        after: layers of the compressed one; empty where they cannot be told apart, as in an int8 graph.
+        after: layers of the compressed one; empty where they cannot be distinguished, as in an int8 graph.
         seconds_before: median time of one forward pass of the uncompressed model.
         seconds_after: of the compressed one, measured in turns with it.
     """
@@ -118,7 +118,7 @@ class ModelSizes(Record):
 
 @dataclass(frozen=True)
 class Preflight(Record):
-    """What was found out of the user's hooks before the search.
+    """The checks of the user's hooks before the search.
 
     Attributes:
         accuracies: of the uncompressed model, each evaluation; in the evaluator's unit.
@@ -126,7 +126,7 @@ class Preflight(Record):
         damaged: accuracy of a model whose output layer is zeroed; None where it was not evaluated.
         evaluation_seconds: of one evaluation.
         step_seconds: of one training step, from the trainer's call; None where nothing is trained, or `late`.
-        epoch_seconds: what an epoch takes as far as the length of the user's DataLoader tells; None: not known.
+        epoch_seconds: of an epoch, from the length of the user's DataLoader; None: not known.
         loss: of that step; None where the criterion was not called.
         late: whether the trainer was left before it had stepped, as it gathers the gradients of many batches.
         seconds: that the preflight took in all.
@@ -156,7 +156,7 @@ class Baseline(Record):
         measurement: its size.
         fingerprint: hash of the module's source text.
         seconds: how long the measuring took.
-        preflight: what was found out of the user's hooks; None where nobody looked.
+        preflight: the checks of the user's hooks; None where they were not made.
     """
 
     accuracy: float
@@ -175,7 +175,7 @@ class Baseline(Record):
 
 @dataclass(frozen=True)
 class Proposal(Record):
-    """What the rule wants tried next.
+    """The next trial by the search rule.
 
     Attributes:
         algorithm: name of the algorithm.
@@ -210,11 +210,11 @@ class TrialRecord(Record):
         algorithm: name of the algorithm.
         state: how the trial ended.
         parameters: the JSON object the trial was given.
-        requested_rate: what was asked, in [0, 1); None for an algorithm without a rate.
+        requested_rate: by the search, in [0, 1); None for an algorithm without a rate.
         accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
         accuracy_margin: how far that accuracy is inside the threshold; >= 0 is feasible.
         feasible: whether the model is within the budget.
-        score: the number stock tuners maximise: the objective's reduction if feasible, else minus the relative
+        score: the number that tuners maximise: the objective's reduction if feasible, else minus the relative
             shortfall.
         achieved_rate: what was achieved, measured on the model, in [0, 1).
         parameters_removed: share of the uncompressed model's parameters that are gone or zero.

@@ -1,4 +1,4 @@
-"""Compression algorithms by name: ours, those of installed packages, and those that were registered."""
+"""Compression algorithms by name: built-in ones, those of installed packages, and registered ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OURS = (
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an algorithm; a whole number, a number, a flag, a text, or a list of texts, as its default is.
+    """An argument of an algorithm; its type is that of its default: int, float, bool, str, or a tuple of strings.
 
     Attributes:
         name: as users write it.
@@ -75,7 +75,7 @@ class Argument:
 
     @property
     def rule(self) -> str:
-        """What it must be, in words."""
+        """The rule in words."""
         if self.options:
             return f"one of {', '.join(repr(option) for option in self.options)}"
         if isinstance(self.default, bool):
@@ -84,10 +84,10 @@ class Argument:
             return f"a whole number >= {self.minimum:g}"
         if isinstance(self.default, float):
             return f"a finite number >= {self.minimum:g}"
-        return "a list of texts" if isinstance(self.default, tuple) else "a text"
+        return "a list of strings" if isinstance(self.default, tuple) else "a string"
 
     def _converted(self, value: Any) -> Any:
-        """A single text as a tuple, lists as tuples; 3.0, which quniform gives, as 3 where whole numbers are wanted."""
+        """A single string as a tuple, lists as tuples; 3.0, which quniform gives, as 3 for whole numbers."""
         if isinstance(self.default, tuple):
             return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
         whole = isinstance(self.default, int) and isinstance(value, float) and value.is_integer()
@@ -109,8 +109,8 @@ class Argument:
 class Algorithm:
     """A compression algorithm that a search space can name.
 
-    Derive from `FilterPruner`, `WeightPruner` or `Quantizer`. What imports torch belongs into the methods: search
-    spaces, the command line and reports read the attributes alone.
+    Derive from `FilterPruner`, `WeightPruner` or `Quantizer`. Import torch in the methods only: search spaces, the
+    command line and reports read the attributes alone.
 
     Attributes:
         name: the name users write, as in NNI's auto-compress and in NNCF.
@@ -126,7 +126,7 @@ class Algorithm:
 
     @property
     def parts(self) -> tuple[Algorithm, ...]:
-        """Of a mix: the pruner, the quantizer; else none."""
+        """The pruner and the quantizer of a mix; empty otherwise."""
         return ()
 
     @property
@@ -135,11 +135,7 @@ class Algorithm:
         return self.parts or (self,)
 
     def compressor(self) -> Compressor:
-        """What compresses a model.
-
-        Raises:
-            ConfigError: it is a mix, whose parts have compressors.
-        """
+        """The object that compresses a model."""
         raise NotImplementedError(f"{type(self).__name__} must have a compressor: derive it from a kind of pruner")
 
     def default_entry(self) -> dict[str, Any]:
@@ -151,11 +147,7 @@ class Algorithm:
 
 
 class Mix(Algorithm):
-    """A pruner and then a quantizer.
-
-    Args:
-        parts: the two.
-    """
+    """A pruner followed by a quantizer."""
 
     kind = "mix"
 
@@ -168,11 +160,11 @@ class Mix(Algorithm):
 
     @property
     def parts(self) -> tuple[Algorithm, ...]:
-        """The pruner, the quantizer."""
+        """The pruner and the quantizer."""
         return self._parts
 
     def compressor(self) -> Compressor:
-        """None: its parts have compressors."""
+        """Raises ConfigError: its parts have compressors."""
         raise ConfigError(f"a mix has no compressor of its own, its parts have; got {self.name!r}")
 
 
@@ -208,7 +200,7 @@ def register_algorithm(new: Algorithm) -> Algorithm:
 
 
 def algorithms() -> dict[str, Algorithm]:
-    """All that are known, by name: ours first."""
+    """All known algorithms by name, the built-in ones first."""
     global _is_complete
     if not _is_complete:
         _is_complete = True
@@ -229,7 +221,7 @@ def algorithm(name: str) -> Algorithm:
         ConfigError: no algorithm has that name, or the parts of the mix do not go together.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"the name of an algorithm must be a text; got {short(name)}")
+        raise ConfigError(f"the name of an algorithm must be a string; got {short(name)}")
     if MIX in name:
         return _mix(name)
     known = algorithms()

@@ -1,4 +1,4 @@
-"""What a search has found."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CompressionResult:
 
     @property
     def plan(self) -> ExperimentPlan:
-        """What was searched.
+        """The plan of the search.
 
         Raises:
             StoreError: there is no experiment, or its files are damaged.
@@ -92,26 +92,21 @@ class CompressionResult:
         Raises:
             InfeasibleBudgetError: there is none.
         """
-        ledger = Ledger(self.directory)
-        record = best(ledger.standing)
-        if record is None:
-            higher = self.baseline.higher_is_better
-            raise infeasible(ledger.records, ledger.verdicts, self.threshold, higher_is_better=higher)
-        return record
+        return self._best(Ledger(self.directory))
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the best model evaluated to when loaded afresh; None while the search has not ended."""
+        """The verification of the best model; None while the search has not ended."""
         return Ledger(self.directory).verdicts.get(self.best.key)
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
-        """What models evaluated to when loaded afresh, by the keys of their trials."""
+        """The verifications of models, by the keys of their trials."""
         return Ledger(self.directory).verdicts
 
     @property
     def disagreements(self) -> list[str]:
-        """A sentence about each trial whose model evaluates differently when loaded afresh; of many the first three."""
+        """A sentence about each trial whose model evaluates differently when loaded afresh, at most three."""
         ledger = Ledger(self.directory)
         return disagreements(ledger.records, ledger.verdicts)
 
@@ -171,7 +166,7 @@ class CompressionResult:
         return load_compressed(self.checkpoint, model).eval()
 
     def _module(self, call: str, trust_module: bool) -> ModuleReference:
-        """Where the module is, if it may be run."""
+        """Reference to the module, if it may be run."""
         from autocompress.compression.module_loading import ModuleReference
 
         if self.module is not None:
@@ -185,7 +180,9 @@ class CompressionResult:
         reference = ModuleReference.from_dict(recorded)
         if not trust_module and reference.in_memory() is None:
             what = f"the experiment in {str(self.directory.path)!r}"
-            raise StoreError(reference.untrusted(what, lambda given: f"{call}{given})", takes_model=call.endswith("(")))
+            raise StoreError(
+                reference.untrusted_message(what, lambda given: f"{call}{given})", takes_model=call.endswith("("))
+            )
         return reference
 
     def export(
@@ -274,11 +271,11 @@ class CompressionResult:
         return pandas.DataFrame([dataclasses.asdict(record) for record in self.records], columns=names)
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
-        from autocompress.report.data import story_of
+        """HTML for notebooks."""
+        from autocompress.report.data import read_report_data
         from autocompress.report.page import notebook
 
-        return notebook(story_of(self.directory))
+        return notebook(read_report_data(self.directory))
 
     def verify(self, check: Callable[[Path], Verdict] | None = None) -> TrialRecord:
         """Load the best model and evaluate it; one outside the budget gives way to the next.
@@ -295,7 +292,7 @@ class CompressionResult:
         from autocompress.trial.child import verify_in_child
 
         ledger, plan = Ledger(self.directory), self.plan
-        while (record := best(ledger.standing)) is not None and record.key not in ledger.verdicts:
+        while (record := best(ledger.not_disproved)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
             if check is None:
                 verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
@@ -310,34 +307,39 @@ class CompressionResult:
         Raises:
             InfeasibleBudgetError: nothing stayed within the budget.
         """
-        record, baseline, verdict = self.best, self.baseline, self.verdict
+        ledger, plan = Ledger(self.directory), self.plan
+        record, baseline = self._best(ledger), plan.measured
         rate = "" if record.requested_rate is None else f" at rate {record.requested_rate:g}"
-        epochs = sum(entry.epochs for entry in self.records)
+        accuracy = "not known" if record.accuracy is None else f"{record.accuracy:g}"
         lines = [
             f"{record.algorithm}{rate}: {record.parameters_removed or 0:.1%} of the parameters and "
             f"{record.macs_removed or 0:.1%} of the multiply-accumulates removed",
-            f"accuracy    {_told(record.accuracy)} (uncompressed {baseline.accuracy:g}, threshold {self.threshold:g})",
+            f"accuracy    {accuracy} (uncompressed {baseline.accuracy:g}, threshold {plan.threshold:g})",
+        ]
+        if (verdict := ledger.verdicts.get(record.key)) is not None:
+            lines.append(f"verified    {verdict.accuracy:g} when loaded afresh")
+            if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:
+                lines.append(f"hold-out    {verdict.holdout_accuracy:g} (uncompressed {baseline.holdout_accuracy:g})")
+        lines += [
             f"size        {record.bytes or 0:,} bytes (uncompressed {baseline.measurement.bytes:,}, "
             f"{record.size_removed or 0:.1%} smaller)",
-            f"search      {len(self.records)} trials, {epochs} epochs",
-            f"checkpoint  {self.checkpoint}",
+            f"search      {len(ledger.records)} trials, {sum(entry.epochs for entry in ledger.records)} epochs",
+            f"checkpoint  {self.directory.trial(record.key).checkpoint}",
         ]
         if record.simulated:
             lines.append("simulated   computes in floating point what other kernels would in fewer bits")
         if record.latency is not None:
             lines.append(f"latency     {1000 * record.latency:.3g} ms ({record.latency_removed or 0:.1%} less)")
-        failed = [entry for entry in self.records if entry.error is not None]
+        failed = [entry for entry in ledger.records if entry.error is not None]
         if failed:
             lines.append(f"failed      {len(failed)} of them, the last with {failed[-1].error}")
-        lines += [f"warning     {told}" for told in self.disagreements]
-        if verdict is not None:
-            lines.insert(2, f"verified    {verdict.accuracy:g} when loaded afresh")
-            if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:
-                lines.insert(
-                    3, f"hold-out    {verdict.holdout_accuracy:g} (uncompressed {baseline.holdout_accuracy:g})"
-                )
+        lines += [f"warning     {sentence}" for sentence in disagreements(ledger.records, ledger.verdicts)]
         return "\n".join(lines)
 
-
-def _told(accuracy: float | None) -> str:
-    return "not known" if accuracy is None else f"{accuracy:g}"
+    def _best(self, ledger: Ledger) -> TrialRecord:
+        record = best(ledger.not_disproved)
+        if record is None:
+            plan = self.plan
+            higher = plan.measured.higher_is_better
+            raise infeasible(ledger.records, ledger.verdicts, plan.threshold, higher_is_better=higher)
+        return record

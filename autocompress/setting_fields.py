@@ -1,6 +1,6 @@
-"""Kinds of values of settings and configurations, and pydantic's errors about them in words.
+"""Types of settings and configurations, and pydantic's errors in words.
 
-The description of each kind is the rule that an error states.
+The description of each type is the rule that an error states.
 """
 
 from __future__ import annotations
@@ -19,15 +19,10 @@ from autocompress.errors import ConfigError, unknown_name
 
 
 class Section(BaseModel):
-    """A JSON object of a configuration: nothing unknown in it, nothing converted.
+    """A JSON object of a configuration, without unknown keys or conversions."""
 
-    Attributes:
-        noun: what its keys are called in messages.
-        whole: what it is called where it is no part of another one; empty: nothing.
-    """
-
-    noun: ClassVar[str] = "key"
-    whole: ClassVar[str] = "the configuration"
+    noun: ClassVar[str] = "key"  # what its keys are called in messages
+    whole: ClassVar[str] = "the configuration"  # what it is called where it is no part of another one; empty: nothing
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -60,7 +55,7 @@ Degradation = Annotated[
 Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
 PositiveCount = Annotated[int, Field(ge=1, description="a whole number >= 1")]
 Flag = Annotated[bool, Field(description="true or false")]
-Text = Annotated[str, Field(description="a text")]
+Text = Annotated[str, Field(description="a string")]
 
 
 Seconds = Annotated[
@@ -120,12 +115,7 @@ _Read = TypeVar("_Read", bound=Section)
 
 
 def read(kind: type[_Read], data: Any, where: str) -> _Read:
-    """A section of a configuration.
-
-    Args:
-        kind: its class.
-        data: the JSON object.
-        where: its path in the file; empty for the whole.
+    """Parse the section at the path `where` of a configuration; empty for the whole.
 
     Raises:
         ConfigError: every broken rule: path, what is allowed, value.
@@ -139,13 +129,7 @@ def read(kind: type[_Read], data: Any, where: str) -> _Read:
 
 
 def broken_rules(kind: type[Section], error: ValidationError, where: str = "") -> str:
-    """All rules that a section breaks: the key's path, what is allowed, the value.
-
-    Args:
-        kind: class of the section.
-        error: pydantic's.
-        where: the section's path in its file; empty for the whole.
-    """
+    """All rules that a section breaks, from pydantic's error: the key's path, what is allowed, the value."""
     return "; ".join(dict.fromkeys(_broken(kind, dict(detail), where) for detail in error.errors(include_url=False)))
 
 

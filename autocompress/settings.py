@@ -57,7 +57,7 @@ class EarlyExitParams(Section):
         maximal_relative_accuracy_degradation: tolerated loss in percent of the uncompressed accuracy's magnitude; 1.0
             where neither degradation is given.
         maximal_absolute_accuracy_degradation: tolerated loss in the evaluator's unit; excludes the relative one.
-        maximal_total_epochs: the search of an algorithm ends when its trials have used up so many epochs.
+        maximal_total_epochs: epochs of all trials of an algorithm, after which its search ends.
         validate_every_n_epochs: epochs of fine-tuning between two evaluations.
 
     Raises:
@@ -66,6 +66,7 @@ class EarlyExitParams(Section):
 
     noun: ClassVar[str] = "setting"
     whole: ClassVar[str] = ""
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = ()  # the first of each pair is at most the second
 
     maximal_relative_accuracy_degradation: Degradation = None
     maximal_absolute_accuracy_degradation: Degradation = None
@@ -93,12 +94,11 @@ class EarlyExitParams(Section):
         return params
 
     def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
+        """Check the rules between settings."""
         _ = self.budget  # both or neither is an error
+        for low, high in self.ordered:
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
 
     @property
     def budget(self) -> AccuracyBudget:
@@ -118,25 +118,16 @@ class AdaptiveParams(EarlyExitParams):
         lr_reduction_factor: factor on fine-tuning's learning rates where the search turns.
     """
 
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("minimal_compression_rate_step", "initial_compression_rate_step"),
+    )
+
     initial_training_phase_epochs: Count = 5
     patience_epochs: PositiveCount = 3
     initial_compression_rate_step: Positive = 0.1
     compression_rate_step_reduction_factor: Factor = 0.5
     lr_reduction_factor: LrFactor = 0.5
     minimal_compression_rate_step: Positive = 0.025
-
-    def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
-        super().check()
-        self._require_order("minimal_compression_rate_step", "initial_compression_rate_step")
-
-    def _require_order(self, low: str, high: str) -> None:
-        if getattr(self, low) > getattr(self, high):
-            raise ConfigError(f"{low} must be <= {high} ({getattr(self, high)!r}); got {getattr(self, low)!r}")
 
 
 class AccuracyAwareSettings(AdaptiveParams):
@@ -159,6 +150,11 @@ class AccuracyAwareSettings(AdaptiveParams):
         ConfigError: naming the setting, what is allowed, and the value.
     """
 
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = (
+        *AdaptiveParams.ordered,
+        ("minimal_compression_rate", "maximal_compression_rate"),
+    )
+
     validate_before_training: Flag = False
     minimal_compression_rate: Rate = 0.0
     maximal_compression_rate: Rate = 0.95
@@ -170,15 +166,6 @@ class AccuracyAwareSettings(AdaptiveParams):
     maximal_trial_seconds: Seconds = None
     preflight: Flag = True
     seed: Seed = 0
-
-    def check(self) -> None:
-        """Check the rules between settings.
-
-        Raises:
-            ConfigError: one is broken.
-        """
-        super().check()
-        self._require_order("minimal_compression_rate", "maximal_compression_rate")
 
     @checked_arguments
     def with_budget(self, budget: AccuracyBudget) -> AccuracyAwareSettings:
@@ -192,7 +179,7 @@ class AccuracyAwareSettings(AdaptiveParams):
 
     @checked_arguments
     def with_changes(self, changes: Mapping[str, Any]) -> AccuracyAwareSettings:
-        """The same settings with some of them changed; a degradation that is given replaces the other kind.
+        """The same settings with some changed; a given degradation replaces the other kind.
 
         Raises:
             ConfigError: naming the setting, what is allowed, and the value.
@@ -217,22 +204,14 @@ class AccuracyAwareSettings(AdaptiveParams):
 
     @classmethod
     def from_record(cls, data: Mapping[str, Any]) -> AccuracyAwareSettings:
-        """The settings that `to_dict` wrote: of another budget, such as the default, the search would be another one.
-
-        Raises:
-            ConfigError: as `from_dict`, or the budget is not there.
-        """
+        """The settings that `to_dict` wrote; ConfigError without the budget, as the default is another search."""
         for name in (_RELATIVE, _ABSOLUTE):
             if isinstance(data, Mapping) and name not in data:
                 raise ConfigError(f"settings must have {name}; they do not")
         return cls.from_dict(data)
 
     def rule(self, axis: RateAxis) -> StepHalving:
-        """The search rule over an axis: its ends are the bounds, the initial rate is clamped into them.
-
-        Raises:
-            ConfigError: the axis is not within [0, 1].
-        """
+        """The search rule over an axis: its ends are the bounds, the initial rate is clamped into them."""
         return StepHalving(
             initial_rate=min(max(self.initial_compression_rate, axis.low), axis.high),
             initial_step=self.initial_compression_rate_step,
@@ -249,29 +228,24 @@ class AccuracyAwareSettings(AdaptiveParams):
         Raises:
             ConfigError: an algorithm has no rate between the minimal and the maximal compression rate.
         """
-        bounds = (self.minimal_compression_rate, self.maximal_compression_rate)
-        return tuple(self._search(algorithm.name, algorithm.axis(*bounds)) for algorithm in space.algorithms)
+        axes = {algorithm.name: algorithm.axis(*self._bounds) for algorithm in space.algorithms}
+        return tuple(
+            SingleTrial(name, self.initial_training_phase_epochs, self.seed)
+            if axis is None
+            else self.adaptive_search(name, axis)
+            for name, axis in axes.items()
+        )
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return self.minimal_compression_rate, self.maximal_compression_rate
 
     def parameters(self, space: SearchSpace, algorithm: str, rate: float | None) -> dict[str, Any]:
-        """The parameters of the trial of one proposal; see `AlgorithmSpace.parameters`.
-
-        Raises:
-            ConfigError: the search space does not have the algorithm, or the rate is not on its axis.
-        """
-        bounds = (self.minimal_compression_rate, self.maximal_compression_rate)
-        return space.algorithm(algorithm).parameters(rate, *bounds)
-
-    def _search(self, algorithm: str, axis: RateAxis | None) -> Search:
-        if axis is None:
-            return SingleTrial(algorithm, self.initial_training_phase_epochs, self.seed)
-        return self.adaptive_search(algorithm, axis)
+        """The parameters of the trial of one proposal; see `AlgorithmSpace.parameters`."""
+        return space.algorithm(algorithm).parameters(rate, *self._bounds)
 
     def adaptive_search(self, algorithm: str, axis: RateAxis) -> AdaptiveSearch:
-        """The search of an algorithm over an axis.
-
-        Raises:
-            ConfigError: the axis is not within [0, 1].
-        """
+        """The search of an algorithm over an axis."""
         return AdaptiveSearch(
             algorithm=algorithm,
             axis=axis,

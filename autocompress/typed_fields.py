@@ -1,4 +1,4 @@
-"""Dataclasses from JSON, their fields checked against the types that they declare."""
+"""Create dataclasses from JSON, checking the fields against their declared types."""
 
 from __future__ import annotations
 
@@ -19,15 +19,10 @@ _Kind = TypeVar("_Kind")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be besides its type: `Annotated[int, Rule("at least 0", ...)]`.
+    """A rule beside a type: `Annotated[int, Rule("at least 0", ...)]`."""
 
-    Attributes:
-        text: as a message states it: "must be <text>".
-        holds: whether a value of the type keeps it.
-    """
-
-    text: str
-    holds: Callable[[Any], bool]
+    text: str  # as a message states it: "must be <text>"
+    holds: Callable[[Any], bool]  # whether a value of the type keeps it
 
 
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.@-]{0,63}")
@@ -41,15 +36,11 @@ INNER_PATH = Rule("a path inside the experiment's directory", lambda text: _is_i
 
 
 class WrongTypeError(ValueError):
-    """A value is of another type, or breaks a rule; the message is the rule."""
+    """A value has another type or breaks a rule; the message is the rule."""
 
 
 def from_fields(kind: type[_Kind], fields: Mapping[str, Any]) -> _Kind:
-    """The dataclass with these fields.
-
-    Raises:
-        StoreError: a field is missing, unknown, or of another type.
-    """
+    """The dataclass with these fields; StoreError for one that is missing, unknown, or of another type."""
     try:
         return kind(**checked(kind, kind.__name__, fields))
     except TypeError as error:
@@ -57,15 +48,9 @@ def from_fields(kind: type[_Kind], fields: Mapping[str, Any]) -> _Kind:
 
 
 def checked(kind: type, where: str, values: Any) -> dict[str, Any]:
-    """Values of a JSON object as the annotations of a class have them; names that it does not have stay as they are.
+    """Check and convert the values of a JSON object by the annotations of a class; unknown names are kept.
 
-    Args:
-        kind: a dataclass or a `TypedDict`; a missing name is no error.
-        where: what the object is, for the message.
-        values: the object.
-
-    Raises:
-        StoreError: it is no object, or a value is of another type.
+    `kind` is a dataclass or a `TypedDict`, of which names may be missing; `where` names the object in messages.
     """
     if not isinstance(values, Mapping):
         raise StoreError(f"{where} must be an object; got {short(values)}")
@@ -85,7 +70,7 @@ def _checks(kind: type) -> dict[str, Callable[[Any], Any]]:
 
 
 def _check(hint: Any) -> Callable[[Any], Any]:
-    """What checks a value against a type, and gives it as that."""
+    """A function that checks a value against a type, and converts it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in _PLAIN:
         return _PLAIN[hint]
@@ -104,43 +89,30 @@ def _check(hint: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WrongTypeError("a finite number")
-    if (isinstance(value, int) and abs(value) >= LARGEST_NUMBER) or not math.isfinite(value):
-        raise WrongTypeError("a finite number")
-    return float(value)
+def _leaf(rule: str, fits: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Any:
+    def leaf(value: Any) -> Any:
+        if not fits(value):
+            raise WrongTypeError(rule)
+        return convert(value)
+
+    return leaf
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= LARGEST_NUMBER:
-        raise WrongTypeError("a whole number below 2**63")
-    return value
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise WrongTypeError("true or false")
-    return value
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise WrongTypeError("a text")
-    return value
-
-
-def _nothing(value: Any) -> None:
-    if value is not None:
-        raise WrongTypeError("null")
-
-
+_nothing = _leaf("null", lambda value: value is None)
 _PLAIN: dict[Any, Callable[[Any], Any]] = {
     Any: lambda value: value,
-    float: _number,
-    int: _whole,
-    bool: _flag,
-    str: _text,
+    float: _leaf("a finite number", _is_number, float),
+    int: _leaf("a whole number below 2**63", _is_whole),
+    bool: _leaf("true or false", lambda value: isinstance(value, bool)),
+    str: _leaf("a string", lambda value: isinstance(value, str)),
     type(None): _nothing,
 }
 

@@ -20,7 +20,7 @@ from autocompress.nncf import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan
 from autocompress.records import LayerSize, ModelSizes
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.verdict import advice, findings, headline
 from autocompress.result import CompressionResult
 from autocompress.search import proposals
@@ -148,8 +148,8 @@ def _experiment(folder):
     for key in [*ledger.open, *(each.key for each in ledger.records)]:
         files = directory.trial(key)
         answers += [files.record(), files.sizes(), files.curve(), files.traceback()]
-    story = story_of(directory)
-    answers += [headline(story), findings(story), advice(story), proposals(known.searches, ledger.records)]
+    data = read_report_data(directory)
+    answers += [headline(data), findings(data), advice(data), proposals(known.searches, ledger.records)]
     answers += [take(directory), result.records, result.baseline, result.threshold]
     with contextlib.suppress(AutoCompressError):  # nothing may be within the budget
         answers += [result.summary(), result.verdict]
@@ -158,7 +158,7 @@ def _experiment(folder):
 
 def _space(folder):
     space = load_search_space(folder / "space.json")
-    return space, plan().settings.searches(space), [algorithm.held for algorithm in space.algorithms]
+    return space, plan().settings.searches(space), [algorithm.fixed_variables for algorithm in space.algorithms]
 
 
 def _parameters(folder):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autocompress import AbstractAutoCompressionModule
-from autocompress.testing.zeroed import check_zeroed, marked
+from autocompress.testing.zeroed import check_zeroed, with_distinct_values
 from tests.compression.structures import STRUCTURES, AuxiliaryOutput, TwoInputs
 
 NETS: dict[str, Any] = {**STRUCTURES, "auxiliary_output": AuxiliaryOutput, "two_inputs": TwoInputs}
@@ -62,7 +62,7 @@ class HardNets(AbstractAutoCompressionModule):
     def model(cls) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return marked(Joined(cls.names)).eval()
+            return with_distinct_values(Joined(cls.names)).eval()
 
     @classmethod
     def evaluator(cls) -> Any:

@@ -41,7 +41,7 @@ def takes(
 
 
 WRONG = [
-    ({"first": 3}, "first must be a text; got 3 (int)"),
+    ({"first": 3}, "first must be a string; got 3 (int)"),
     (
         {"options": {"epochs": 2}},
         "options must be an Options or None; got {'epochs': 2} (dict): Options.from_dict makes one",
@@ -57,8 +57,8 @@ WRONG = [
     ({"flag": None}, "flag must be True or False; got None (NoneType)"),
     ({"on_end": 5}, "on_end must be a function or None; got 5 (int)"),
     ({"space": [1]}, "space must be a mapping or None; got [1] (list)"),
-    ({"names": "ab"}, "names must be a sequence, each a text; got 'ab' (str)"),
-    ({"names": ["a", 1]}, "names must be a sequence, each a text; got ['a', 1] (list)"),
+    ({"names": "ab"}, "names must be a sequence, each a string; got 'ab' (str)"),
+    ({"names": ["a", 1]}, "names must be a sequence, each a string; got ['a', 1] (list)"),
     ({"mode": "quick"}, "mode must be one of 'fast', 'slow'; got 'quick' (str)"),
 ]
 

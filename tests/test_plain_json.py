@@ -61,7 +61,7 @@ def nested(depth):
         (nested(MAXIMAL_DEPTH + 1), "must be nested at most 64 deep"),
         (nested(1_000_000), "must be nested at most 64 deep"),
         ('{"a":' * 1000, "must be nested at most 64 deep|Expecting"),
-        ('"\\u0000"', "a text must not have NUL or half a surrogate pair in it; got '\\\\x00'"),
+        ('"\\u0000"', "a string must not have NUL or half a surrogate pair in it; got '\\\\x00'"),
         ('{"a\\ud800": 1}', "half a surrogate pair"),
         ('["\\udc80\\ud800"]', "half a surrogate pair"),
         (b'"\xed\xa0\x80"', "utf-8"),

@@ -1,11 +1,14 @@
 """What trials are compared by."""
 
+import re
+
 import pytest
 
 from autocompress.errors import ConfigError, StoreError
 from autocompress.plan import EARLY_EXIT, ExperimentPlan, LoopEngine, choose_objective
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
+from autocompress.store import ExperimentDirectory
 from tests.search.support import trial
 from tests.written import plan
 
@@ -46,6 +49,23 @@ def test_what_a_plan_lacks_is_an_error(lost):
     written = {name: value for name, value in plan().to_dict().items() if name != lost}
     with pytest.raises(StoreError, match=f"experiment.json is damaged: it must have {lost}; it does not"):
         ExperimentPlan.from_dict(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "rule"),
+    [
+        ({"module": "x"}, "module must be an object; got 'x'"),
+        ({"module": {"file": 3}}, "module must be a string; got {'file': 3}"),
+        ({"objective": 1}, "objective must be a string; got 1"),
+        ({"engine": []}, "engine must have a name (local, nni, nni-tuner, optuna); got []"),
+        ({"baseline": [1]}, "Baseline must be an object; got [1]"),
+    ],
+)
+def test_what_a_plan_has_of_another_type_is_an_error(tmp_path, written, rule):
+    directory = ExperimentDirectory(tmp_path)
+    directory.write_settings({**plan().to_dict(), **written})
+    with pytest.raises(StoreError, match=rf"^experiment\.json is damaged: (ExperimentPlan: )?{re.escape(rule)}$"):
+        ExperimentPlan.read(directory)
 
 
 def test_a_plan_without_its_budget():

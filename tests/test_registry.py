@@ -209,8 +209,8 @@ def test_allowed_values(argument, value, checked):
         (SCALE, None, "a finite number >= 0"),
         (MODE, "Global", "one of 'normal', 'global'"),
         (FLAG, 1, "true or false"),
-        (SCOPES, [1], "a list of texts"),
-        (SCOPES, 1, "a list of texts"),
+        (SCOPES, [1], "a list of strings"),
+        (SCOPES, 1, "a list of strings"),
     ],
 )
 def test_refused_values(argument, value, rule):

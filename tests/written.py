@@ -5,7 +5,7 @@ from autocompress.plan import ExperimentPlan, NniEngine
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.store import OpenTrial
+from autocompress.store import PendingTrial
 from tests import curve_modules
 from tests.e2e.launch import search_space
 
@@ -51,7 +51,7 @@ def propose(ledger, experiment=None):
     experiment = experiment or plan()
     proposal = experiment.searches[0].next(ledger.records)
     key = f"key{len(ledger.records)}"
-    ledger.propose(OpenTrial(key, experiment.trial_parameters(proposal), proposal))
+    ledger.propose(PendingTrial(key, experiment.trial_parameters(proposal), proposal))
     return key, proposal.requested_rate
 
 

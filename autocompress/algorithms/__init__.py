@@ -1,7 +1,6 @@
-"""The algorithms, each in a module of its name: what it does, its arguments, the hooks that it needs, its source.
+"""The algorithms, one module each: options, required hooks, source.
 
-An algorithm of your own derives from `FilterPruner`, `WeightPruner` or `Quantizer`; see
-`autocompress.register_algorithm`.
+To add your own, derive from `FilterPruner`, `WeightPruner` or `Quantizer` and call `autocompress.register_algorithm`.
 """
 
 from autocompress.compression.pruning.pruner import FilterPruner, PruningContext, WeightPruner

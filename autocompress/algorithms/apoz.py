@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from autocompress.compression.pruning.pruner import ACTIVATION, BATCHES, NEEDS_INPUTS, FilterPruner, PruningContext
-
-if TYPE_CHECKING:
-    from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import (
+    ACTIVATION,
+    BATCHES,
+    NEEDS_INPUTS,
+    FilterPruner,
+    Importance,
+    PruningContext,
+)
 
 
 class Apoz(FilterPruner):
     """Removes the filters whose activations are zero most often.
 
-    It finds channels that are nearly always zero, in nets with ReLU and without BatchNorm; where BatchNorm comes before
-    the non-linearity, how often a channel is zero says nothing of its worth.
+    It finds channels that are nearly always zero, in nets with ReLU and without BatchNorm; with BatchNorm before the
+    non-linearity, the share of zeros does not indicate importance.
 
     Source: Hu et al. 2016, Network Trimming, arXiv:1607.03250.
     """
@@ -24,7 +26,7 @@ class Apoz(FilterPruner):
     needs = NEEDS_INPUTS
 
     def importance(self, context: PruningContext) -> Importance:
-        """How often each channel is not zero, over some batches."""
+        """Share of nonzero activations of each channel, over some batches."""
         from autocompress.compression.pruning.data_importance import activity
 
         return activity(context, zeros=True)

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 class Bnn(Quantizer):
     """Rounds weights and activations to 1 bit.
 
-    The first and the last layer stay as they are unless a rule names them, as in the paper.
+    As in the paper, the first and the last layer are rounded only if a rule names them.
 
     Source: Courbariaux et al. 2016, Binarized Neural Networks, arXiv:1602.02830.
     """
 
     name = "bnn"
     bits = (1, 1)
-    spares_ends = True
+    skips_first_and_last = True
     default_bits = 1
 
     def rounding(self, precision: Precision, layer: nn.Module) -> WeightRounding:
-        """The paper's."""
+        """Sign times mean magnitude."""
         from autocompress.compression.quantization import rounding
 
         return rounding.binary

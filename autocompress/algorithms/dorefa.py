@@ -1,4 +1,4 @@
-"""dorefa: weights are squashed by tanh, then rounded."""
+"""dorefa: weights are transformed by tanh, then rounded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 class DoReFa(Quantizer):
     """Rounds weights after a tanh, and activations, to 1 to 8 bits.
 
-    The first and the last layer stay as they are unless a rule names them, as in the paper.
+    As in the paper, the first and the last layer are rounded only if a rule names them.
 
     Source: Zhou et al. 2016, DoReFa-Net, arXiv:1606.06160.
     """
 
     name = "dorefa"
     bits = (1, 8)
-    spares_ends = True
+    skips_first_and_last = True
     default_bits = 4
 
     def rounding(self, precision: Precision, layer: nn.Module) -> WeightRounding:
-        """The paper's."""
+        """Levels spaced evenly over tanh of the weights."""
         from autocompress.compression.quantization import rounding
 
         return rounding.dorefa

@@ -1,17 +1,16 @@
-"""filter_pruning: filters are removed by NNCF's options."""
+"""filter_pruning: filters are removed, with NNCF's options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from autocompress.compression.pruning.pruner import FilterPruner, PruningContext
+from autocompress.compression.pruning.pruner import FilterPruner, Importance, PruningContext
 from autocompress.registry import Argument
 
 if TYPE_CHECKING:
     from autocompress.compression.base import CompressionRequest
     from autocompress.compression.pruning.graph import ChannelGraph
-    from autocompress.compression.pruning.importance import Importance
 
 
 class FilterPruning(FilterPruner):
@@ -30,7 +29,7 @@ class FilterPruning(FilterPruner):
     )
 
     def importance(self, context: PruningContext) -> Importance:
-        """The mean over coupled layers of what of a filter the next layers get."""
+        """The norm of the filters, scaled by BatchNorm; the mean over coupled layers."""
         from autocompress.compression.pruning.importance import scaled_importance
 
         return scaled_importance(context.model, context.behind, str(context.request.argument("filter_importance")))
@@ -40,7 +39,7 @@ class FilterPruning(FilterPruner):
         return bool(request.argument("all_weights"))
 
     def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
-        """The layers with a rate, without the first convolutions and those that downsample unless they are wanted."""
+        """The layers with a rate, without first and downsampling convolutions unless these are enabled."""
         first = set() if request.argument("prune_first_conv") else graph.first_convolutions()
         downsampling = set() if request.argument("prune_downsample_convs") else graph.downsampling_convolutions()
         return [name for name in rates if name not in first | downsampling]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Fpgm(FilterPruner):
-    """Removes the filters that the others of their layer can replace best.
+    """Removes the filters that the other filters of their layer can replace best.
 
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250.
     """
@@ -20,10 +20,10 @@ class Fpgm(FilterPruner):
     name = "fpgm"
 
     def score(self, layer: nn.Module) -> torch.Tensor:
-        """Distance of each filter to all others of its layer, summed."""
-        from autocompress.compression.pruning.importance import distances
+        """Sum of the distances of each filter to all others of its layer."""
+        from autocompress.compression.pruning.importance import geometric_median_distances
 
-        return distances(layer)
+        return geometric_median_distances(layer)
 
 
 ALGORITHM = Fpgm()

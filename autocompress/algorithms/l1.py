@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from autocompress.compression.pruning.pruner import FilterPruner, PruningContext
-
-if TYPE_CHECKING:
-    from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import FilterPruner, Importance, PruningContext
 
 
 class L1(FilterPruner):
-    """Removes the filters with the smallest l1 norm, the weights that are coupled with them included.
+    """Removes the filters with the smallest l1 norm, including all weights coupled with them.
 
     Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710.
     """
@@ -19,7 +14,7 @@ class L1(FilterPruner):
     name = "l1"
 
     def importance(self, context: PruningContext) -> Importance:
-        """The norm of the filters and of all that is coupled with them."""
+        """Norm of the filters and of all weights coupled with them."""
         from autocompress.compression.pruning.importance import norms
 
         return norms(1)

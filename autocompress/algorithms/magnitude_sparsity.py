@@ -1,4 +1,4 @@
-"""magnitude_sparsity: the smallest weights are zeroed, by NNCF's options."""
+"""magnitude_sparsity: the smallest weights are zeroed, with NNCF's options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MagnitudeSparsity(WeightPruner):
-    """Zeroes the smallest weights of all layers, each relative to the norm of its layer, or of each layer.
+    """Zeroes the smallest weights of all layers, each divided by the norm of its layer, or of each layer.
 
     Source: NNCF's `magnitude_sparsity`, its options and defaults.
     """
@@ -31,7 +31,7 @@ class MagnitudeSparsity(WeightPruner):
         return bool(request.argument("sparsity_level_setting_mode") == "global")
 
     def score(self, weight: torch.Tensor, request: CompressionRequest) -> torch.Tensor:
-        """Relative to the layer's norm, so that layers of different scale can be ranked together."""
+        """Divided by the layer's norm, so that layers of different scale can be ranked together."""
         from autocompress.compression.pruning.sparsity import normed
 
         return normed(weight) if request.argument("weight_importance") == "normed_abs" else weight

@@ -1,13 +1,15 @@
-"""mean_activation: filters of which the next layers get least are removed."""
+"""mean_activation: filters with the smallest weighted activations are removed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from autocompress.compression.pruning.pruner import ACTIVATION, BATCHES, NEEDS_INPUTS, FilterPruner, PruningContext
-
-if TYPE_CHECKING:
-    from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import (
+    ACTIVATION,
+    BATCHES,
+    NEEDS_INPUTS,
+    FilterPruner,
+    Importance,
+    PruningContext,
+)
 
 
 class MeanActivation(FilterPruner):
@@ -22,7 +24,7 @@ class MeanActivation(FilterPruner):
     needs = NEEDS_INPUTS
 
     def importance(self, context: PruningContext) -> Importance:
-        """What the next layers get of each channel, over some batches."""
+        """Magnitude of each channel times the weights that read it, over some batches."""
         from autocompress.compression.pruning.data_importance import activity
 
         return activity(context, zeros=False)

@@ -6,14 +6,14 @@ from autocompress.compression.quantization.quantizer import Quantizer
 
 
 class Naive(Quantizer):
-    """Rounds weights to 2 to 8 bits, per tensor or per channel; activations stay.
+    """Rounds weights to 2 to 8 bits, per tensor or per channel; activations are not rounded.
 
     Source: NNI's `NaiveQuantizer`.
     """
 
     name = "naive"
     quant_types = ("weight",)
-    by_channel = True
+    per_channel = True
 
 
 ALGORITHM = Naive()

@@ -1,4 +1,4 @@
-"""qat: quantization-aware training to a real int8 model."""
+"""qat: quantization-aware training of a real int8 model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class Qat(Quantizer):
-    """Trains with rounded weights and activations; what has int8 kernels becomes an int8 model, the rest is simulated.
+    """Trains with rounded weights and activations, for an int8 model if there are kernels, else simulated.
 
     Sources: Jacob et al. 2018, arXiv:1712.05877; torchao's PT2E quantization for x86.
     """
 
     name = "qat"
     needs = NEEDS_INPUTS
-    by_channel = True
+    per_channel = True
     default_quant_types = ("weight", "output")
 
     def compressor(self) -> Compressor:
-        """What makes int8 models."""
+        """The compressor that makes int8 models."""
         from autocompress.compression.quantization.qat import QatQuantizer
 
         return QatQuantizer()

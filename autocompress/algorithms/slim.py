@@ -1,17 +1,16 @@
-"""slim: filters with the smallest BatchNorm scales are removed, after training that makes scales small."""
+"""slim: filters with the smallest BatchNorm scales are removed, after training with a penalty on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autocompress.compression.pruning.pruner import EPOCHS, NEEDS_TRAINING, FilterPruner, PruningContext
+from autocompress.compression.pruning.pruner import EPOCHS, NEEDS_TRAINING, FilterPruner, Importance, PruningContext
 from autocompress.registry import Argument
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autocompress.compression.base import CompressionRequest
-    from autocompress.compression.pruning.importance import Importance
 
 
 class Slim(FilterPruner):
@@ -37,7 +36,7 @@ class Slim(FilterPruner):
         return sparsify_scales(model, request)
 
     def importance(self, context: PruningContext) -> Importance:
-        """Size of the scales."""
+        """Absolute BatchNorm scales."""
         from autocompress.compression.pruning.importance import ScaleImportance
 
         return ScaleImportance(context.model)

@@ -1,17 +1,12 @@
-"""taylorfo: filters whose removal costs least of the loss, to first order, are removed."""
+"""taylorfo: filters with the smallest estimated effect on the loss are removed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from autocompress.compression.pruning.pruner import BATCHES, NEEDS_TRAINING, FilterPruner, PruningContext
-
-if TYPE_CHECKING:
-    from autocompress.compression.pruning.importance import Importance
+from autocompress.compression.pruning.pruner import BATCHES, NEEDS_TRAINING, FilterPruner, Importance, PruningContext
 
 
 class TaylorFo(FilterPruner):
-    """Removes the filters of which the loss feels least: activation times gradient where channels are read.
+    """Removes the filters with the smallest first-order effect on the loss: activation times gradient.
 
     Sources: Molchanov et al. 2016, arXiv:1611.06440; Molchanov et al. 2019, arXiv:1906.10771; Liu et al. 2021,
     arXiv:2108.00708.

@@ -20,7 +20,7 @@ from autocompress.cli.live_display import watching
 from autocompress.engines.base import Engine, Search
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
-from autocompress.store.leaving import nothing_left_behind
+from autocompress.store.leaving import removed_if_unused
 from autocompress.tracking.following import tracker
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_search(
     """
     store = ExperimentDirectory(search.directory)
     callbacks = [tracker(text) for text in trackers]
-    with nothing_left_behind(store.path):
+    with removed_if_unused(store.path):
         if not _ends_by_itself(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)

@@ -102,7 +102,7 @@ def run(
             config=config,
             rates=rate,
         )
-        settings.budget.require_meant(confirmed=yes)  # of an absolute one the accuracy is needed, later
+        settings.budget.require_plausible(confirmed=yes)  # of an absolute one the accuracy is needed, later
         request = SearchRequest(
             module=reference,
             search_space=required_search_space(space, "--algorithm", "--search-space", "--config"),
@@ -194,7 +194,7 @@ def check(
         settings = settings_of(
             assignments, relative=max_relative_drop, absolute=max_absolute_drop, config=config, rates=rate
         )
-        settings.budget.require_meant(confirmed=yes)
+        settings.budget.require_plausible(confirmed=yes)
         found, preflight, lines = check_algorithms(reference, space, settings)
         if as_json:
             checks = [each.to_dict() for each in found]
@@ -257,7 +257,7 @@ def compare(
             config=config,
             rates=rate,
         )
-        settings.budget.require_meant(confirmed=yes)
+        settings.budget.require_plausible(confirmed=yes)
         home = new_directory(reference, out)
         try:
             found = compare_tuners(

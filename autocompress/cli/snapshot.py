@@ -18,7 +18,7 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.registry import MIX
 from autocompress.search import best
 from autocompress.search_space import requested_rate
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 
 
 def holder(store: ExperimentDirectory) -> int | None:
@@ -161,7 +161,7 @@ def take(store: ExperimentDirectory) -> Snapshot | None:
 
 
 def _snapshot(plan: ExperimentPlan, ledger: Ledger) -> Snapshot:
-    found = best(ledger.standing)
+    found = best(ledger.not_disproved)
     waiting = _waiting(plan, ledger)
     return Snapshot(
         module=plan.model_name,
@@ -196,7 +196,7 @@ def _ended(plan: ExperimentPlan, ledger: Ledger, waiting: list[Proposal] | None)
     return bool(ledger.verdicts) or used_up or waiting == []
 
 
-def _running(store: ExperimentDirectory, trial: OpenTrial) -> RunningTrial:
+def _running(store: ExperimentDirectory, trial: PendingTrial) -> RunningTrial:
     search: dict[str, Any] = trial.parameters.get("search") or {}
     chosen: dict[str, Any] = trial.parameters["algorithm_name"]
     curve = store.trial(trial.key).curve()

@@ -1,4 +1,4 @@
-"""What is compared, written down, so that a comparison can be gone on with."""
+"""Comparing tuners on one module: the plan on disk, one search for each tuner and seed, and the comparison's report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.compare.one_search import Engine, SearchOrder
+from autocompress.compare.one_search import Engine, SearchSpec
 from autocompress.compare.running import run_all
 from autocompress.compare.tuners import DEFAULT_TUNERS, TunerName, tuners_named
 from autocompress.compression.module import AbstractAutoCompressionModule
@@ -20,25 +20,20 @@ from autocompress.errors import AutoCompressError, ConfigError, StoreError, unkn
 from autocompress.plan import choose_objective, installed_versions
 from autocompress.records import Baseline
 from autocompress.report.comparison import Comparison, SearchOutcome, outcome
-from autocompress.report.data import Story, story_of
+from autocompress.report.data import ReportData, read_report_data
 from autocompress.report.files import write_comparison
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.disk import read_json, write_json
-from autocompress.store.leaving import nothing_left_behind
+from autocompress.store.leaving import removed_if_unused
 from autocompress.trial.child import holdouts_in_child, measure_in_child, refuse_in_child
 
 _logger = logging.getLogger("autocompress.compare")
 
 
-def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
-    """The uncompressed model, measured once for all searches; what is compared is written down beside it.
-
-    Args:
-        home: the comparison's directory, which is there, and held.
-        wanted: what is compared, as JSON.
-        reference: the user's module.
+def open_comparison(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> Baseline:
+    """Measure the uncompressed model once for all searches, and write the plan of the comparison to `plan.json`.
 
     Raises:
         StoreError: the directory belongs to another comparison, or cannot be written.
@@ -61,9 +56,9 @@ def begun(home: Path, wanted: Mapping[str, Any], reference: ModuleReference) -> 
     return baseline
 
 
-def order(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchOrder:
-    """One search of the comparison."""
-    return SearchOrder(
+def search_spec(home: Path, wanted: Mapping[str, Any], baseline: Baseline, tuner: TunerName, seed: int) -> SearchSpec:
+    """The search of one tuner and seed."""
+    return SearchSpec(
         tuner=tuner,
         settings=AccuracyAwareSettings.from_dict({**wanted["settings"], "seed": seed}),
         directory=home / tuner.label / str(seed),
@@ -94,8 +89,8 @@ def compare_tuners(
     """Let several tuners search the same, with the same budget, objective, trial runner and number of trials.
 
     No search knows another one's trials. Each is an experiment of its own in `<directory>/<tuner>/<seed>`. Called again
-    with the same directory, it goes on: what has ended is not run again. A tuner that is broken or not installed has
-    its reason in `errors`; the others go on.
+    with the same directory, it continues: finished searches are not run again. A tuner that is broken or not installed
+    has its reason in `errors`; the others continue.
 
     Args:
         module: the class that inherits `AbstractAutoCompressionModule`, or a reference to it.
@@ -109,7 +104,7 @@ def compare_tuners(
         directory: where all is kept; `autocompress-comparison-<module>` by default.
         engine: "in-process", or "nni": NNI's tuners and ours run as real NNI experiments.
         jobs: searches at a time; as many as there are cores by default, as one search is a chain of trials.
-        on_outcome: told of each search that has ended.
+        on_outcome: called with the outcome of each search that has ended.
 
     Returns:
         the comparison, which is also written to `comparison.json`, `comparison.html` and `plots/`.
@@ -136,73 +131,73 @@ def compare_tuners(
         "engine": engine,
     }
     home = Path(directory or f"autocompress-comparison-{reference.class_name}").expanduser().resolve()
-    with nothing_left_behind(home), ExperimentDirectory(home).locked():
-        baseline = begun(home, wanted, reference)
-        orders = [order(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
-        outcomes = _run(home, orders, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
-        comparison = _compared(orders[0], trials, engine, outcomes)
+    with removed_if_unused(home), ExperimentDirectory(home).locked():
+        baseline = open_comparison(home, wanted, reference)
+        specs = [search_spec(home, wanted, baseline, tuner, seed) for seed in range(seeds) for tuner in named]
+        outcomes = _run(home, specs, jobs or os.cpu_count() or 1, on_outcome or (lambda _: None))
+        comparison = _compared(specs[0], trials, engine, outcomes)
         write_comparison(comparison, home)
     return comparison
 
 
 def _run(
-    home: Path, orders: Iterable[SearchOrder], jobs: int, on_outcome: Callable[[SearchOutcome], None]
+    home: Path, specs: Iterable[SearchSpec], jobs: int, on_outcome: Callable[[SearchOutcome], None]
 ) -> list[SearchOutcome]:
-    orders = list(orders)
-    found = {order.directory: known for order in orders if (known := _kept(order)) is not None}
+    specs = list(specs)
+    found = {spec.directory: known for spec in specs if (known := _kept(spec)) is not None}
 
-    def ended(order: SearchOrder, error: str | None) -> None:
-        found[order.directory] = _outcome(home, order, error)
-        on_outcome(found[order.directory])
+    def ended(spec: SearchSpec, error: str | None) -> None:
+        found[spec.directory] = _outcome(home, spec, error)
+        on_outcome(found[spec.directory])
 
-    run_all([order for order in orders if order.directory not in found], jobs, ended)
-    return [found[order.directory] for order in orders]
+    run_all([spec for spec in specs if spec.directory not in found], jobs, ended)
+    return [found[spec.directory] for spec in specs]
 
 
-def _kept(order: SearchOrder) -> SearchOutcome | None:
-    """What an earlier call found."""
-    path = _answer_file(order)
+def _kept(spec: SearchSpec) -> SearchOutcome | None:
+    """The outcome that an earlier call wrote."""
+    path = _outcome_file(spec)
     return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
 
 
-def _answer_file(order: SearchOrder) -> Path:
-    return order.directory.with_name(f"{order.directory.name}.json")
+def _outcome_file(spec: SearchSpec) -> Path:
+    return spec.directory.with_name(f"{spec.directory.name}.json")
 
 
-def _outcome(home: Path, order: SearchOrder, error: str | None) -> SearchOutcome:
-    place = str(order.directory.relative_to(home))
+def _outcome(home: Path, spec: SearchSpec, error: str | None) -> SearchOutcome:
+    place = str(spec.directory.relative_to(home))
     if error is None:
         try:
-            return _found(order, place)
+            return _found(spec, place)
         except AutoCompressError as failed:
             error = str(failed.args[0])
-    return SearchOutcome(order.tuner.label, order.seed, place, error=error)  # not kept: the next call tries again
+    return SearchOutcome(spec.tuner.label, spec.seed, place, error=error)  # not kept: the next call tries again
 
 
-def _found(order: SearchOrder, place: str) -> SearchOutcome:
-    story = story_of(ExperimentDirectory(order.directory))
-    result = outcome(story, order.tuner.label, place, _holdouts(order, story))
-    write_json(_answer_file(order), result.to_dict())
+def _found(spec: SearchSpec, place: str) -> SearchOutcome:
+    data = read_report_data(ExperimentDirectory(spec.directory))
+    result = outcome(data, spec.tuner.label, place, _holdouts(spec, data))
+    write_json(_outcome_file(spec), result.to_dict())
     return result
 
 
-def _holdouts(order: SearchOrder, story: Story) -> dict[str, float]:
-    if story.baseline.holdout_accuracy is None:
+def _holdouts(spec: SearchSpec, data: ReportData) -> dict[str, float]:
+    if data.plan.measured.holdout_accuracy is None:
         return {}
-    keys = {story.directory / "trials" / each.key / "checkpoint": each.key for each in story.records if each.feasible}
-    found = holdouts_in_child(order.module, keys) if keys else {}
+    keys = {data.directory / "trials" / each.key / "checkpoint": each.key for each in data.records if each.feasible}
+    found = holdouts_in_child(spec.module, keys) if keys else {}
     return {keys[place]: accuracy for place, accuracy in found.items() if accuracy is not None}
 
 
-def _compared(order: SearchOrder, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
-    baseline = order.baseline
+def _compared(spec: SearchSpec, trials: int, engine: str, outcomes: Sequence[SearchOutcome]) -> Comparison:
+    baseline = spec.baseline
     return Comparison(
-        module=order.module["class_name"],
-        objective=order.objective,
-        threshold=order.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better),
+        module=spec.module["class_name"],
+        objective=spec.objective,
+        threshold=spec.settings.budget.threshold(baseline.accuracy, higher_is_better=baseline.higher_is_better),
         baseline_accuracy=baseline.accuracy,
         trials=trials,
-        minimal_step=order.settings.minimal_compression_rate_step,
+        minimal_step=spec.settings.minimal_compression_rate_step,
         engine=engine,
         versions=installed_versions(),
         outcomes=tuple(outcomes),

@@ -1,8 +1,7 @@
-"""What one search of a comparison is: one tuner, one seed, in a directory of its own."""
+"""One search of a comparison: one tuner, one seed, in its own directory and process."""
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 from collections.abc import Mapping
@@ -10,45 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from autocompress.compare.tuners import TunerName
 from autocompress.engines.base import SearchRequest, engine_named
-from autocompress.errors import AutoCompressError, InfeasibleBudgetError, TrialError
+from autocompress.errors import AutoCompressError, InfeasibleBudgetError
 from autocompress.records import Baseline
 from autocompress.registry import load_if_unknown
 from autocompress.search_space.space import algorithm_names
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.disk import read_json, write_json
+from autocompress.store.disk import write_json
 
 Engine = Literal["in-process", "nni"]
 """Where NNI's tuners and ours run: driven in process, or each as a real NNI experiment. Optuna's are Optuna's."""
 
 
 @dataclass(frozen=True)
-class SearchOrder:
-    """One search.
+class SearchSpec:
+    """One search."""
 
-    Attributes:
-        tuner: what chooses the trials.
-        settings: of the search, its seed among them.
-        directory: the experiment's.
-        trials: the most trials.
-        engine: where it runs.
-        module: reference to the user's module, as JSON.
-        search_space: in NNI's wire format.
-        objective: what trials are compared by.
-        baseline: the uncompressed model.
-    """
-
-    tuner: TunerName
-    settings: AccuracyAwareSettings
-    directory: Path
-    trials: int
-    engine: Engine
-    module: Mapping[str, Any]
-    search_space: Mapping[str, Any]
-    objective: str
-    baseline: Baseline
+    tuner: TunerName  # what chooses the trials
+    settings: AccuracyAwareSettings  # of the search, its seed among them
+    directory: Path  # the experiment's
+    trials: int  # the most trials
+    engine: Engine  # where it runs
+    module: Mapping[str, Any]  # reference to the user's module, as JSON
+    search_space: Mapping[str, Any]  # in NNI's wire format
+    objective: str  # what trials are compared by
+    baseline: Baseline  # the uncompressed model
 
     @property
     def seed(self) -> int:
@@ -79,51 +68,22 @@ class SearchOrder:
             options={"port": free_port()} if self.engine_name == "nni" else {},
         )
 
-    @property
-    def told(self) -> str:
-        """As it is shown."""
-        return f"{self.tuner.label}, seed {self.seed}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **plain,
-            "tuner": dataclasses.asdict(self.tuner),
-            "settings": self.settings.to_dict(),
-            "directory": str(self.directory),
-            "baseline": self.baseline.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchOrder:
-        """What `to_dict` wrote."""
-        return cls(
-            **{
-                **data,
-                "tuner": TunerName(**data["tuner"]),
-                "settings": AccuracyAwareSettings.from_record(data["settings"]),
-                "directory": Path(data["directory"]),
-                "baseline": Baseline.from_dict(data["baseline"]),
-            }
-        )
+SPECS = TypeAdapter(SearchSpec)
+"""To and from JSON."""
 
 
-def run(order: SearchOrder) -> None:
-    """Run the search to its end, or go on with it. That nothing stays within the budget is a result.
-
-    Raises:
-        AutoCompressError: the search failed.
-    """
+def run(spec: SearchSpec) -> None:
+    """Run or resume the search. That nothing stays within the budget is a result, not an error."""
     from autocompress.compression.module_loading import ModuleReference
 
-    engine = engine_named(order.engine_name)
-    load_if_unknown(algorithm_names(order.search_space), ModuleReference.from_dict(order.module).load)
-    if ExperimentDirectory(order.directory).exists():
-        done = len(Ledger(ExperimentDirectory(order.directory)).records)
-        search = engine.open(order.directory, trials=max(0, order.trials - done))
+    engine = engine_named(spec.engine_name)
+    load_if_unknown(algorithm_names(spec.search_space), ModuleReference.from_dict(spec.module).load)
+    if ExperimentDirectory(spec.directory).exists():
+        done = len(Ledger(ExperimentDirectory(spec.directory)).records)
+        search = engine.open(spec.directory, trials=max(0, spec.trials - done))
     else:
-        search = engine.create(order.request())
+        search = engine.create(spec.request())
     try:
         search.run()
     except InfeasibleBudgetError:
@@ -132,23 +92,21 @@ def run(order: SearchOrder) -> None:
         search.stop()
 
 
-def _answer(order: SearchOrder) -> dict[str, Any]:
+def _error(spec: SearchSpec) -> str | None:
     try:
-        run(order)
-    except TrialError as error:
-        return {"error": str(error.args[0])}
+        run(spec)
     except AutoCompressError as error:
-        return {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 - tuners raise whatever they like; the others go on
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"error": None}
+        return str(error.args[0])  # without a trial's traceback
+    except Exception as error:  # noqa: BLE001 - tuners raise any error; the other searches go on
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
-def main(order: str, answer: str) -> None:
-    """Run the search of the order file, and write the answer file."""
+def main(request: str, result: str) -> None:
+    """Run the search of the spec file and write its error to the result file."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = SearchOrder.from_dict(read_json(Path(order)))
-    write_json(Path(answer), _answer(found))
+    spec = SPECS.validate_json(Path(request).read_bytes())
+    write_json(Path(result), {"error": _error(spec)})
 
 
 if __name__ == "__main__":

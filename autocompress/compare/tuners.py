@@ -27,21 +27,15 @@ _INSTALL = {
 
 @dataclass(frozen=True)
 class TunerName:
-    """A tuner as users name it, and as its framework does.
+    """A tuner as users name it, and as its framework does."""
 
-    Attributes:
-        label: as it is shown: `adaptive`, `tpe`, `optuna-gp`.
-        framework: whose it is.
-        name: the framework's own name of it.
-    """
-
-    label: str
-    framework: Framework
-    name: str
+    label: str  # in tables: `adaptive`, `tpe`, `optuna-gp`
+    framework: Framework  # whose it is
+    name: str  # the framework's own name of it
 
     @property
     def install(self) -> str | None:
-        """What pip is to install where it cannot be imported; None where nothing is known."""
+        """Package to install where the tuner cannot be imported; None where it is unknown."""
         return _INSTALL.get(self.name)
 
 
@@ -62,10 +56,10 @@ def tuner_named(label: str) -> TunerName:
 
 
 def _of_nni(text: str) -> str:
-    from autocompress.engines.nni.builtin_tuners import stock_tuner_names
+    from autocompress.engines.nni.builtin_tuners import builtin_tuner_names
     from autocompress.engines.optuna.storage import sampler_names
 
-    known = {name.lower(): name for name in stock_tuner_names()}
+    known = {name.lower(): name for name in builtin_tuner_names()}
     wanted = _SHORT.get(text, text).lower()
     if wanted not in known:
         others = [f"{_OPTUNA}{name.lower()}" for name in sampler_names()]
@@ -74,14 +68,7 @@ def _of_nni(text: str) -> str:
 
 
 def tuners_named(labels: str | Sequence[str]) -> list[TunerName]:
-    """Several tuners, each once.
-
-    Args:
-        labels: names, or one text with commas between them.
-
-    Raises:
-        ConfigError: there is no such tuner, or none is named.
-    """
+    """Several tuners, each once, from names or one comma-separated string."""
     texts = labels.split(",") if isinstance(labels, str) else labels
     named = [tuner_named(text) for text in texts if text.strip()]
     if not named:

@@ -1,4 +1,4 @@
-"""What every compressor takes and gives."""
+"""The interface of compressors: request, compression, compressor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LayerShape:
     """Size of one layer of the uncompressed model.
 
     Attributes:
-        width: number of its filters: output channels of a convolution, output features of a linear layer.
+        width: number of filters: output channels of a convolution, output features of a linear layer.
         groups: groups of a convolution, 1 for a linear layer.
     """
 
@@ -34,7 +34,7 @@ class LayerShape:
 
 
 def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
-    """Sizes of all layers whose filters can be removed, by dotted name; taken from the uncompressed model."""
+    """Sizes of all layers whose filters can be removed, by dotted name, in the uncompressed model."""
     return {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
 
 
@@ -47,19 +47,17 @@ def layer_shape(layer: nn.Module) -> LayerShape:
 
 @dataclass(frozen=True)
 class CompressionRequest:
-    """What to do to a model.
+    """How to compress a model.
 
     Attributes:
         algorithm: its registered name.
-        targets: rules that choose layers and their rates.
+        targets: rules that select layers and their rates.
         example_inputs: positional arguments of one forward pass.
-        original: sizes of the uncompressed model's layers (`layer_shapes`), from which rates count also when the model
-            given was compressed before; None: the model given is the uncompressed one.
-        arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked; those that are left
-            out have the defaults of `registry.Algorithm.arguments`.
+        original: sizes of the uncompressed model's layers (`layer_shapes`), to which rates refer; None: the model given
+            is the uncompressed one.
+        arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked, without defaults.
         module: the user's module, for algorithms that need its trainers or calibration data.
-        uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: the model given is
-            the uncompressed one.
+        uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: as for `original`.
     """
 
     algorithm: str
@@ -77,53 +75,43 @@ class CompressionRequest:
 
     @property
     def scopes(self) -> Scopes:
-        """The parts of the model that may be touched."""
+        """The parts of the model that may be compressed."""
         return Scopes.of(self.arguments)
 
 
 class Compression(Protocol):
-    """A model under compression: to be fine-tuned, measured, finished."""
+    """A model under compression: to be fine-tuned, measured and finished."""
 
     @property
     def simulated(self) -> bool:
-        """Whether the finished model still computes in floating point what other kernels would in fewer bits."""
-        ...
+        """Whether the finished model computes in floating point what other kernels would compute in fewer bits."""
 
     @property
     def converts(self) -> bool:
-        """Whether the finished model computes something else than the one that is trained, so that its accuracy too."""
-        ...
+        """Whether `finish` changes the computation, so that the accuracy must be measured again."""
 
     @property
     def epochs(self) -> int:
-        """Epochs of training that compressing itself took."""
-        ...
+        """Epochs of training that compression itself took."""
 
     @property
     def model(self) -> nn.Module:
         """The model to fine-tune and evaluate; it may be another object than the one that was given."""
-        ...
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """The compression rate in [0, 1) measured on the model, finished or not, also as a checkpoint gives it back.
+        """The compression rate in [0, 1) measured on a model: in training, finished, or loaded from a checkpoint.
 
         Args:
             model: the compressed model or a copy of it.
-            whole_model: measure over all layers the algorithm supports, instead of the targeted layers only. For rules
-                that carry several rates.
+            whole_model: measure over all layers the algorithm supports instead of the targeted ones.
         """
-        ...
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Make it a plain model that computes the same; changes the model given (the compressed one or a copy of it).
-
-        Trained on afterwards, it is no longer held at its rate: finish a copy to save an intermediate state.
-        """
-        ...
+        """Convert the model, in place, to a plain one with the same outputs; later training does not keep its rate."""
 
 
 def left_alone(compression: Compression) -> dict[str, str]:
-    """Layers that a pruner does not cut, although a rule selects them, each with a sentence why."""
+    """Layers that a rule selects and a pruner does not cut, each with the reason."""
     return dict(getattr(compression, "left_alone", {}))
 
 
@@ -131,16 +119,15 @@ class Compressor(Protocol):
     """A family of compression algorithms."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check all that can be told of a request without compressing the model, which is not changed.
+        """Check a request without compressing the model, which is not changed.
 
         Raises:
             ConfigError: the request breaks a rule.
             CompressionError: the algorithm cannot be applied to the model.
         """
-        ...
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
-        """Compress a model, which is changed and must not be used by itself afterwards.
+        """Compress a model in place; use the returned compression's `model` afterwards.
 
         Raises:
             ConfigError: the request breaks a rule.
@@ -148,13 +135,8 @@ class Compressor(Protocol):
                 model is then in an undefined state.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        ...
 
 
 def compressor(name: str) -> Compressor:
-    """The compressor of an algorithm; its file is imported only now.
-
-    Raises:
-        ConfigError: no algorithm has that name; or it is a mix, whose parts have compressors.
-    """
+    """The compressor of an algorithm, imported on first use; a mix has none (ConfigError)."""
     return algorithm(name).compressor()

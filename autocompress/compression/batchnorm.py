@@ -10,41 +10,36 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.hooks import batch_inputs
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
-    """Estimate the running statistics of all BatchNorm layers anew, as the plain average over the batches.
+    """Re-estimate the running statistics of all BatchNorm layers as the plain average over batches of model inputs.
 
-    Everything else is in eval mode meanwhile; modes and momenta are restored. Without BatchNorm layers no batch is
-    drawn, without batches the statistics stay as they are.
-
-    Args:
-        model: the compressed model, changed in place.
-        batches: model inputs, or sequences whose first item is one; see `hooks.batch_inputs`.
+    Everything else is in eval mode; modes and momenta are restored. Without batches the statistics stay as they are.
 
     Returns:
-        whether there are BatchNorm layers.
+        whether the model has BatchNorm layers; without them no batch is drawn.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return False
     momenta = [norm.momentum for norm in norms]
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         try:
-            _average(model, norms, batches)
+            _average_statistics(model, norms, batches)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     return True
 
 
-def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
+def _average_statistics(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
     device = device_of(model)
     for index, batch in enumerate(batches):
         if index == 0:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # torch's word for a cumulative average
+                norm.momentum = None  # cumulative average
                 norm.train()
-        model(*moved(batch_inputs(model, batch), device))
+        model(*to_device(batch_inputs(model, batch), device))

@@ -1,4 +1,4 @@
-"""Asking a user's module: every answer is checked here, so that a bad one is named where it comes from."""
+"""Calls of the user's hooks, with every answer checked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import device_of, evaluating, moved, tensors
+from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, flatten_tensors, to_device
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ModuleError, first_line, short
 
 
 def fresh_model(module: ModuleClass) -> nn.Module:
-    """A copy of the module's uncompressed model; users may return one global object each time.
+    """A copy of the module's uncompressed model, since `model()` may return one global object.
 
     Raises:
-        ModuleError: `model()` raises, or returns something else than a torch.nn.Module that can be copied.
+        ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
     """
     name = f"{module.__name__}.model()"
     try:
@@ -31,7 +31,7 @@ def fresh_model(module: ModuleClass) -> nn.Module:
         hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
         raise ModuleError(f"{name} must return the trained model; it raised {first_line(error)}{hint}") from error
     if not isinstance(model, nn.Module):
-        raise ModuleError(f"{name} must return a torch.nn.Module; got {shown(model)}{_advice(model)}")
+        raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
         return copy.deepcopy(model)
     except Exception as error:
@@ -44,33 +44,33 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
     """Run an evaluator and check its answer: a Python or numpy number, or a tensor of no dimensions.
 
     Raises:
-        ModuleError: the evaluator cannot be called, or returns something else than a finite number.
+        ModuleError: the evaluator cannot be called, or does not return a finite number.
     """
     if not callable(evaluator):
-        raise ModuleError(f"evaluator() must return a function of the model; got {shown(evaluator)}")
+        raise ModuleError(f"evaluator() must return a function of the model; got {describe(evaluator)}")
     answer = evaluator(model)
     number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
     if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-        raise ModuleError(f"evaluator must return a finite number; got {shown(answer)}{_number_advice(answer)}")
+        raise ModuleError(f"evaluator must return a finite number; got {describe(answer)}{_number_advice(answer)}")
     return float(number)
 
 
 def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     """The positional arguments of one forward pass of the module's model, detached.
 
-    From the hook `example_inputs`; else the first batch of `calibration_data`; else what the module's evaluator feeds
-    the model first. Of the last two only the first sample is kept, if the model takes it.
+    From the hook `example_inputs`; else the first batch of `calibration_data`; else the first inputs the evaluator
+    passes to the model. Of the last two only the first sample is kept, if the model accepts it.
 
     Raises:
         ModuleError: none of them gives inputs.
     """
     given = module.example_inputs()
     if given is not None:
-        return _detached(tuple(given) if isinstance(given, list | tuple) else (given,))
+        return detach_inputs(tuple(given) if isinstance(given, list | tuple) else (given,))
     data = module.calibration_data()
     for batch in data if data is not None else ():
         model = fresh_model(module)
-        return _first_sample(model, _detached(batch_inputs(model, batch)))
+        return _first_sample(model, detach_inputs(batch_inputs(model, batch)))
     return _from_evaluator(module)
 
 
@@ -88,7 +88,7 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     Raises:
         ModuleError: a batch does not hold the inputs that the model needs.
     """
-    names = _needed(model)
+    names = _required_arguments(model)
     first = batch_input(batch)
     if len(names) < 2:
         return (first,)
@@ -98,12 +98,12 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     inputs = ", ".join(names)
     raise ModuleError(
         f"calibration_data(): a batch must hold the {len(names)} inputs that the model's forward takes, as ({inputs}) "
-        f"or (({inputs}), target); got {shown(batch)}"
+        f"or (({inputs}), target); got {describe(batch)}"
     )
 
 
-def _needed(model: nn.Module) -> list[str]:
-    """Names of the arguments without which a model's forward cannot be called."""
+def _required_arguments(model: nn.Module) -> list[str]:
+    """Names of the required positional arguments of a model's forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -113,7 +113,7 @@ def _needed(model: nn.Module) -> list[str]:
 
 
 class _Captured(BaseException):
-    """Leaves the evaluator after its first forward pass; no `except Exception` of a user may swallow it."""
+    """Leaves the evaluator after its first forward pass; a BaseException, so that user code does not catch it."""
 
 
 def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
@@ -124,18 +124,16 @@ def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
         captured.append((arguments, keywords))
         raise _Captured
 
-    handle = model.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        module.evaluator()(model)
+        with model.register_forward_pre_hook(capture, with_kwargs=True):
+            module.evaluator()(model)
     except _Captured:
         pass
     except Exception as error:
         raise ModuleError(f"the evaluator failed before its first forward pass ({error}); {advice}") from error
-    finally:
-        handle.remove()
     if not captured:
         raise ModuleError(f"the evaluator never called the model, so its inputs are unknown; {advice}")
-    return _first_sample(model, _detached(_positional(model, *captured[0], advice)))
+    return _first_sample(model, detach_inputs(_positional(model, *captured[0], advice)))
 
 
 def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], advice: str) -> tuple[Any, ...]:
@@ -146,25 +144,21 @@ def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
 
 
 def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One sample instead of a batch: tracing and counting get cheaper, and counts are per sample."""
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
+    """One sample instead of a batch: tracing is cheaper, and counts are per sample."""
+    sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
     if len(sizes) != 1 or sizes == {1}:
         return inputs
     sample = tuple(item[:1] if isinstance(item, torch.Tensor) and item.dim() else item for item in inputs)
     try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(sample, device_of(model)))
-    except Exception:  # noqa: BLE001 - whatever a user's model raises, it wants the whole batch
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(sample, device_of(model)))
+    except Exception:  # noqa: BLE001 - the model needs the whole batch
         return inputs
     return sample
 
 
-def _detached(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(item.detach().clone() if isinstance(item, torch.Tensor) else item for item in inputs)
-
-
 def _advice(value: Any) -> str:
-    """What to do where something else than a model is returned."""
+    """What to do if something else than a model is returned."""
     if isinstance(value, Mapping):
         return ": build the net and load the state dict into it"
     if isinstance(value, type):
@@ -180,6 +174,6 @@ def _number_advice(answer: Any) -> str:
     return ": does it lack its return statement?" if answer is None else ""
 
 
-def shown(value: Any) -> str:
-    """A value and its type, in a message."""
+def describe(value: Any) -> str:
+    """A value and its type, for error messages."""
     return f"{short(value)} ({type(value).__name__})"

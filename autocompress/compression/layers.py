@@ -1,4 +1,4 @@
-"""Custom layers: modules that are not PyTorch's, whose `weight` may be compressed."""
+"""Selection of the layers to compress: supported types, custom layers, scopes and rules."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from autocompress.layer_selector import ALL_LAYERS, LayerRule
 from autocompress.registry import algorithm, algorithms
 
 _M = TypeVar("_M", bound=type[nn.Module])
-_OF_CONTROLLERS = ("rb_sparsity",)
-"""Algorithms that no search space names."""
+_CONTROLLER_ALGORITHMS = ("rb_sparsity",)
+"""Algorithms that are not in search spaces."""
 _REGISTERED: dict[type[nn.Module], frozenset[str]] = {}
 
 
 def register_module(ignored_algorithms: Sequence[str] = ()) -> Callable[[_M], _M]:
-    """Class decorator: the class' parameter `weight` may be compressed as that of a layer of PyTorch's.
+    """Class decorator: lets algorithms compress the parameter `weight` of a custom layer.
 
-    Algorithms on single weights (`level`, `magnitude_sparsity`, the quantizers) then compress it. Filters of such a
-    module are never removed, as nobody but its author knows what else depends on them; the layers that share filters
-    with it keep theirs.
+    Algorithms on single weights (`level`, `magnitude_sparsity`, the quantizers) compress it. Its filters are never
+    removed, since other code may depend on them; layers that share filters with it keep theirs.
 
     Args:
-        ignored_algorithms: names of algorithms that leave the modules of this class alone; NNCF's `quantization` stands
-            for all quantizers.
+        ignored_algorithms: names of algorithms that do not compress this class; NNCF's `quantization` stands for all
+            quantizers.
 
     Raises:
-        ConfigError: not a class of modules, or an unknown algorithm.
+        ConfigError: not a subclass of torch.nn.Module, or an unknown algorithm.
     """
-    names = frozenset(known for name in ignored_algorithms for known in _known(name))
+    names = frozenset(known for name in ignored_algorithms for known in _algorithm_names(name))
 
     def register(module: _M) -> _M:
         if not isinstance(module, type) or not issubclass(module, nn.Module):
@@ -50,27 +49,25 @@ def registered_types(algorithm_name: str | None = None) -> tuple[type[nn.Module]
     return tuple(module for module, ignored in _REGISTERED.items() if algorithm_name not in ignored)
 
 
-def _known(name: str) -> list[str]:
+def _algorithm_names(name: str) -> list[str]:
     if name == "quantization":
         return [each.name for each in algorithms().values() if each.kind == "quantizer"]
-    return [name] if name in _OF_CONTROLLERS else [algorithm(name).name]
+    return [name] if name in _CONTROLLER_ALGORITHMS else [algorithm(name).name]
 
 
-_SHOWN = 5
+_MOST_NAMES = 5
 
 REGEX = "{re}"
-"""Marks a pattern: the rest is a regular expression that is searched for in the dotted name."""
+"""Prefix of a regular expression, which is searched for in the dotted name."""
 
 
 @dataclass(frozen=True)
 class Scopes:
-    """Parts of a model by name.
-
-    A scope is the dotted name of a submodule, which stands for all below it too, or `{re}` and a regular expression.
+    """Parts of a model: dotted names of submodules, children included, or `{re}` and a regular expression.
 
     Attributes:
-        target: the only parts that may be touched; empty: all.
-        ignored: parts that may not be touched, whatever else selects them.
+        target: the only parts that may be compressed; empty: all.
+        ignored: parts that are never compressed.
         validate: whether a scope that matches nothing is an error.
     """
 
@@ -80,15 +77,15 @@ class Scopes:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Scopes:
-        """The scopes among an algorithm's arguments."""
+        """The scopes in an algorithm's arguments."""
         target, ignored = arguments.get("target_scopes", ()), arguments.get("ignored_scopes", ())
         return cls(tuple(target), tuple(ignored), bool(arguments.get("validate_scopes", True)))
 
     def check(self, model: nn.Module) -> None:
-        """Check that every scope matches something in the model.
+        """Check that every scope matches a submodule.
 
         Raises:
-            ConfigError: one does not, or is no regular expression.
+            ConfigError: one does not, or is not a regular expression.
         """
         names = [name for name, _ in model.named_modules() if name]
         for key, scopes in (("target_scopes", self.target), ("ignored_scopes", self.ignored)):
@@ -97,12 +94,12 @@ class Scopes:
                     raise ConfigError(f"{key}: {_no_match(scope, names)}")
 
     def allow(self, name: str) -> bool:
-        """Whether the submodule of that name may be touched."""
+        """Whether the submodule with that name may be compressed."""
         targeted = not self.target or _any_matches(self.target, name)
         return targeted and not _any_matches(self.ignored, name)
 
 
-EVERYWHERE = Scopes()
+ALL_SCOPES = Scopes()
 """No limits."""
 
 
@@ -120,15 +117,15 @@ def _matches(scope: str, name: str) -> bool:
 
 
 def _no_match(scope: str, names: list[str]) -> str:
-    """The scope, and the names that are close to it as a whole or in their last part."""
+    """The message for a scope that matches nothing, with close names."""
     text = scope.removeprefix(REGEX)
     last = re.split(r"\W", text.rstrip("$"))[-1]
-    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_SHOWN)
-    close = difflib.get_close_matches(text, names, n=_SHOWN)
+    tails = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=_MOST_NAMES)
+    close = difflib.get_close_matches(text, names, n=_MOST_NAMES)
     close += [name for name in names if name.rpartition(".")[2] in tails and name not in close]
     top = [name for name in names if "." not in name]
-    told = f"close names: {', '.join(close[:_SHOWN])}" if close else f"names at its top: {', '.join(top)}"
-    return f"{scope!r} matches nothing in the model ({told})"
+    hint = f"close names: {', '.join(close[:_MOST_NAMES])}" if close else f"names at its top: {', '.join(top)}"
+    return f"{scope!r} matches nothing in the model ({hint})"
 
 
 FILTER_TYPES: tuple[type[nn.Module], ...] = (
@@ -165,17 +162,16 @@ def select_layers(
     model: nn.Module,
     targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
-    scopes: Scopes = EVERYWHERE,
+    scopes: Scopes = ALL_SCOPES,
 ) -> dict[str, LayerRule]:
-    """The rule that holds for each selected layer, in the model's order; later rules override earlier ones.
+    """The rule that applies to each selected layer, in the model's order; later rules override earlier ones.
 
     Raises:
-        ConfigError: a rule names neither types nor names, or a type or name the model does not have, or selects no
-            layer; a scope matches nothing; or nothing is left at the end.
+        ConfigError: a rule names an unknown type or layer or selects none, or rules and scopes together select none.
     """
     scopes.check(model)
     layers, chosen = supported_layers(model, types), {}
-    for target, names in matches(model, targets, types):
+    for target, names in match_rules(model, targets, types):
         chosen.update(dict.fromkeys(names, target))
     ruled = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
     selected = {name: target for name, target in ruled.items() if scopes.allow(name)}
@@ -185,13 +181,13 @@ def select_layers(
     return selected
 
 
-def matches(
+def match_rules(
     model: nn.Module, targets: Sequence[LayerRule], types: tuple[type[nn.Module], ...]
 ) -> list[tuple[LayerRule, list[str]]]:
-    """Each rule with the names of the layers it is about, in the model's order, scopes not regarded.
+    """Each rule with the names of the layers it selects, in the model's order, before scopes are applied.
 
     Raises:
-        ConfigError: a rule names neither types nor names, or a type or name the model does not have, or no layer.
+        ConfigError: a rule names an unknown type or layer, or selects none.
     """
     layers = supported_layers(model, types)
     return [(target, _rule_matches(model, layers, target, types)) for target in targets]
@@ -201,14 +197,21 @@ def layer_rates(
     model: nn.Module,
     targets: Sequence[LayerRule],
     types: tuple[type[nn.Module], ...],
-    scopes: Scopes = EVERYWHERE,
+    scopes: Scopes = ALL_SCOPES,
 ) -> dict[str, float]:
     """The compression rate of each selected layer, in the model's order.
 
     Raises:
-        ConfigError: as `select_layers`; or a rule that selects layers has no rate, or one outside [0, 1).
+        ConfigError: as `select_layers`; or a rule has no rate, or one outside [0, 1).
     """
     return {name: _rate(target) for name, target in select_layers(model, targets, types, scopes).items()}
+
+
+def require_one_rate(rates: Mapping[str, float], what: str) -> None:
+    """Check that all layers have the same rate; ConfigError if not."""
+    if len(set(rates.values())) > 1:
+        found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
+        raise ConfigError(f"{what} must have one rate for all layers; the rules have {found}")
 
 
 def _rate(target: LayerRule) -> float:
@@ -240,7 +243,7 @@ def _rule_matches(
 
 
 def _is_type(layer: nn.Module, type_name: str) -> bool:
-    # By base classes too: a user's own kind of Conv2d is a Conv2d.
+    # Base classes count: a subclass of Conv2d is a Conv2d.
     return type_name == ALL_LAYERS or any(base.__name__ == type_name for base in type(layer).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""How big a model is. Each number is a function of its own."""
+"""Measures of a model's size and speed, one function each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, cast
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, temporary_hooks, to_device
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
 from autocompress.records import LayerSize, Measurement
 
 
 def measure(model: nn.Module, example_inputs: tuple[Any, ...]) -> Measurement:
-    """Size of a finished model (masks folded)."""
+    """Size of a finished model, with masks folded."""
     return Measurement(
         parameters=parameters(model),
         nonzero_parameters=nonzero_parameters(model),
@@ -46,21 +47,25 @@ def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
     """Multiply-accumulates of one forward pass in eval mode on dense kernels: convolutions and matrix products."""
+    return int(_counted_flops(model, example_inputs).get_total_flops()) // 2
+
+
+def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), countable_attention(), counter:
-        model(*moved(example_inputs, device_of(model)))
-    return int(counter.get_total_flops()) // 2
+    with eval_mode(model), torch.no_grad(), countable_attention(), counter:
+        model(*to_device(example_inputs, device_of(model)))
+    return counter
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Size in bytes of a checkpoint's weights file: zeros and few bits are stored compactly (see `storage`)."""
+    """Size in bytes of a checkpoint's weights file, in which zeros and few bits are stored compactly."""
     counter = _ByteCounter()
     torch.save(encode(model.state_dict())[0], cast(IO[bytes], counter))
     return counter.total
 
 
 class _ByteCounter(io.RawIOBase):
-    """A file that only counts: no second copy of the weights in memory."""
+    """A file that only counts bytes, to avoid a second copy of the weights in memory."""
 
     total = 0
 
@@ -75,7 +80,7 @@ class _ByteCounter(io.RawIOBase):
 
 @contextlib.contextmanager
 def countable_attention() -> Iterator[None]:
-    """Without the fused kernel of nn.MultiheadAttention in eval mode, which the counter takes for nothing."""
+    """Disable the fused kernel of nn.MultiheadAttention in eval mode, which FlopCounterMode does not count."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -89,12 +94,7 @@ WARM_UP, RUNS = 3, 15
 
 @dataclass(frozen=True)
 class Latency:
-    """Median times of one forward pass.
-
-    Attributes:
-        seconds: of the model.
-        original_seconds: of the model it is compared with.
-    """
+    """Median seconds of one forward pass of a model and of the model it is compared with."""
 
     seconds: float
     original_seconds: float
@@ -103,19 +103,19 @@ class Latency:
 def measure_latency(
     model: nn.Module, original: nn.Module, example_inputs: tuple[Any, ...], *, warm_up: int = WARM_UP, runs: int = RUNS
 ) -> Latency:
-    """Time both models in turns, in eval mode and without gradients, on the device each lies on.
+    """Time both models alternately, in eval mode and without gradients, each on its own device.
 
     Args:
         model: the compressed model.
         original: the uncompressed one.
         example_inputs: positional arguments of one forward pass.
-        warm_up: passes of each that are not counted.
-        runs: passes of each that are; their medians are taken.
+        warm_up: untimed passes of each.
+        runs: timed passes of each; their medians are taken.
     """
     times: tuple[list[float], list[float]] = ([], [])
     models = (model, original)
-    inputs = [moved(example_inputs, device_of(each)) for each in models]
-    with evaluating(model), evaluating(original), torch.no_grad():
+    inputs = [to_device(example_inputs, device_of(each)) for each in models]
+    with eval_mode(model), eval_mode(original), torch.no_grad():
         for run in range(warm_up + runs):
             for each, arguments, found in zip(models, inputs, times, strict=True):
                 seconds = _seconds(each, arguments)
@@ -133,17 +133,19 @@ def _seconds(model: nn.Module, arguments: tuple[Any, ...]) -> float:
 
 
 def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[LayerSize]:
-    """Size of each layer that has parameters of its own, in the model's order.
+    """Size of each layer that has parameters of its own, in the model's order; empty for an int8 graph.
 
-    A layer's multiply-accumulates are those of one forward pass of the example inputs on dense kernels; its time is the
-    median of several passes, that of layers within it included. An int8 graph has no layers: the list is empty.
+    Multiply-accumulates are those of one forward pass of the example inputs on dense kernels; the time is the median of
+    several passes, including submodules.
     """
     if isinstance(model, Int8Model):
         return []
-    inputs = moved(example_inputs, device_of(model))
+    inputs = to_device(example_inputs, device_of(model))
     layers = {name: layer for name, layer in model.named_modules() if name and list(layer.parameters(recurse=False))}
-    with evaluating(model), torch.no_grad():
-        macs, seconds = _macs(model, inputs), _layer_seconds(model, layers, inputs)
+    counts = _counted_flops(model, inputs).get_flop_counts().items()
+    macs = {place.partition(".")[2]: sum(operations.values()) // 2 for place, operations in counts}
+    with eval_mode(model), torch.no_grad():
+        seconds = _layer_seconds(model, layers, inputs)
     seen: set[int] = set()
     return [
         LayerSize(name, type(layer).__name__, _nonzero(layer, seen), macs.get(name, 0), seconds.get(name))
@@ -153,48 +155,27 @@ def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Layer
 
 def _nonzero(layer: nn.Module, seen: set[int]) -> int:
     new = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
-    seen.update(id(parameter) for parameter in new)  # what layers share is the first one's
+    seen.update(id(parameter) for parameter in new)  # shared parameters belong to the first layer
     return sum(int(torch.count_nonzero(parameter)) for parameter in new)
 
 
-def _macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, int]:
-    counter = FlopCounterMode(display=False)
-    with countable_attention(), counter:
-        model(*inputs)
-    counts = {place.partition(".")[2]: operations for place, operations in counter.get_flop_counts().items()}
-    return {place: sum(operations.values()) // 2 for place, operations in counts.items()}
-
-
 def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Any, ...]) -> dict[str, float]:
-    times: dict[str, list[float]] = {}
-    with _timed(layers, times, torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None):
+    started, times = dict[str, float](), dict[str, list[float]]()
+    wait: Callable[[], None] = torch.cuda.synchronize if device_of(model).type == "cuda" else lambda: None
+
+    def begin(name: str, *_: Any) -> None:
+        wait()
+        started[name] = time.perf_counter()
+
+    def end(name: str, *_: Any) -> None:
+        wait()
+        times.setdefault(name, []).append(time.perf_counter() - started[name])
+
+    handles = [layer.register_forward_pre_hook(partial(begin, name)) for name, layer in layers.items()]
+    handles += [layer.register_forward_hook(partial(end, name)) for name, layer in layers.items()]
+    with temporary_hooks(handles):
         for run in range(WARM_UP + RUNS):
             if run == WARM_UP:
                 times.clear()
             model(*inputs)
     return {name: statistics.median(found) for name, found in times.items()}
-
-
-@contextlib.contextmanager
-def _timed(layers: dict[str, nn.Module], times: dict[str, list[float]], wait: Callable[[], None]) -> Iterator[None]:
-    started: dict[str, float] = {}
-
-    def begin(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            wait()
-            started[name] = time.perf_counter()
-
-        return hook
-
-    def end(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            wait()
-            times.setdefault(name, []).append(time.perf_counter() - started[name])
-
-        return hook
-
-    with contextlib.ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(begin(name)).remove)
-            hooks.callback(layer.register_forward_hook(end(name)).remove)
-        yield

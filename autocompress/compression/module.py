@@ -1,4 +1,4 @@
-"""What users write: the interface of a model to compress, that of NNI 2.10's auto-compress and a few hooks more."""
+"""The interface that users implement: NNI 2.10's auto-compress module, with a few more hooks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Trainer = Callable[[nn.Module, Optimizer, Criterion, int], None]
 
 
 class AbstractAutoCompressionModule(ABC):
-    """A trained model, how to evaluate it, and, where it can be trained, how.
+    """A trained model, how to evaluate it, and how to train it.
 
-    Only `model` and `evaluator` must be written. All hooks are classmethods and are called in the trial's process too.
+    Only `model` and `evaluator` are required. All hooks are classmethods and are called in the trial's process too.
 
     Attributes:
         higher_is_better: direction of what the evaluator returns.
@@ -41,12 +41,12 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer] | None:
-        """A function that makes an optimizer from `model.parameters()`; needed for any training."""
+        """A function that makes an optimizer from `model.parameters()`; required for any training."""
         return None
 
     @classmethod
     def criterion(cls) -> Criterion | None:
-        """The loss function that is handed to the trainers; needed for any training."""
+        """The loss function that is passed to the trainers; required for any training."""
         return None
 
     @classmethod
@@ -56,7 +56,7 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def post_compress_finetuning_trainer(cls, compress_algorithm_name: str) -> Trainer | None:  # noqa: ARG003
-        """A function that trains one epoch after compression; None: the compressed model is not fine-tuned with it."""
+        """A function that trains one epoch after compression; None: the compressed model is not fine-tuned."""
         return None
 
     @classmethod
@@ -66,21 +66,21 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def example_inputs(cls) -> Any | None:
-        """A tensor, or a tuple of the positional arguments, of one forward pass; None: found out from the evaluator."""
+        """A tensor, or a tuple of the positional arguments, of one forward pass; None: taken from the evaluator."""
         return None
 
     @classmethod
     def calibration_data(cls) -> Iterable[Any] | None:
-        """Batches of training inputs, labels not needed; a batch is a tensor or a sequence whose first item is one.
+        """Batches of training inputs, without labels; a batch is a tensor or a sequence whose first item is one.
 
-        For a model of several inputs it is a sequence of them, or one whose first item is: `(left, right)`,
-        `((left, right), target)`.
+        A model with several inputs takes a sequence of them, or one whose first item is such a sequence:
+        `(left, right)`, `((left, right), target)`.
         """
         return None
 
     @classmethod
     def holdout_evaluator(cls) -> Evaluator | None:
-        """An evaluator on data that the search never looks at; reported beside the accuracy of the result."""
+        """An evaluator on data that the search does not use; reported with the accuracy of the result."""
         return None
 
     @classmethod
@@ -93,10 +93,10 @@ ModuleClass = type[AbstractAutoCompressionModule]
 
 
 def require_module_class(module: object) -> None:
-    """Check that something is a compression module.
+    """Check that an object is a subclass of `AbstractAutoCompressionModule`.
 
     Raises:
-        ModuleError: it is no class, or one of another kind.
+        ModuleError: it is not.
     """
     if not isinstance(module, type):
         raise ModuleError(f"a compression module must be a class; got {module!r}")

@@ -1,4 +1,4 @@
-"""Importing one file under a name of its own, whatever else is called so."""
+"""Import of one source file under a name that cannot collide with another module."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ from typing import Any
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, require_module_class
 from autocompress.errors import ModuleError, unknown_name
 
-_loading: list[Path] = []
-
-
-def loading_file() -> Path | None:
-    """The file that `ModuleReference.load` is executing right now: a script that launches unguarded can be told so."""
-    return _loading[-1] if _loading else None
-
 
 @contextlib.contextmanager
 def on_path(root: str) -> Iterator[None]:
-    """Have a directory on `sys.path`, which is left as it was; other entries that the block adds stay."""
+    """Put a directory on `sys.path` inside the block; other entries that the block adds stay."""
     if root in sys.path:
         yield
         return
@@ -41,61 +34,52 @@ def on_path(root: str) -> Iterator[None]:
             sys.path.remove(root)
 
 
-def known(file: str, name: str, class_name: str) -> ModuleType | None:
-    """The module of a file, if this process has imported it already and it has the class; nothing is run."""
+def find_imported(file: str, name: str, class_name: str) -> ModuleType | None:
+    """The module of a file if this process has already imported it and it has the class; nothing is executed."""
     for each in ("__main__", name, _path_name(file)):
         module = sys.modules.get(each)
-        if module is not None and _is(module, file) and attribute(module, class_name) is not None:
+        if module is not None and _is_module_of(module, file) and lookup_class(module, class_name) is not None:
             return module
     return None
 
 
-def imported(file: str, name: str, root: str, class_name: str) -> ModuleType:
-    """The module of a file: the launching script if it is that, else imported by name, else by path.
-
-    Args:
-        file: absolute path of the source file.
-        name: name to import it by.
-        root: directory to have on `sys.path` meanwhile.
-        class_name: qualified name of the class that is wanted from it.
+def import_file(file: str, name: str, root: str, class_name: str) -> ModuleType:
+    """The module of an absolute file path: the running script if it is that file, else imported by name, else by path.
 
     Raises:
         ModuleError: the file is missing or its import fails.
     """
     main = sys.modules["__main__"]
-    if _is(main, file) and attribute(main, class_name) is not None:
-        return main  # the launching script itself: a second copy would run it again
-    source(file)
-    _loading.append(Path(file))
+    if _is_module_of(main, file) and lookup_class(main, class_name) is not None:
+        return main  # importing the running script would execute it again
+    read_source(file)
     try:
         with on_path(root):
             importlib.invalidate_caches()
-            return _by_name(name, file) or _by_path(file)
+            return _import_by_name(name, file) or _import_by_path(file)
     except (Exception, SystemExit) as error:
         reason = f"it exits ({error})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         raise ModuleError(f"the module's file must be importable; importing {file!r} fails: {reason}") from error
-    finally:
-        _loading.pop()
 
 
-def _by_name(name: str, file: str) -> ModuleType | None:
+def _import_by_name(name: str, file: str) -> ModuleType | None:
     known = sys.modules.get(name)
     if known is None:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
             return None
-        if spec is None or spec.origin is None or not _same(spec.origin, file):
+        if spec is None or spec.origin is None or not _same_file(spec.origin, file):
             return None  # another module has that name
         known = importlib.import_module(name)
-    return known if _is(known, file) else None
+    return known if _is_module_of(known, file) else None
 
 
 def _path_name(file: str) -> str:
     return f"_autocompress_{hashlib.sha256(file.encode()).hexdigest()[:8]}_{Path(file).stem}"
 
 
-def _by_path(file: str) -> ModuleType:
+def _import_by_path(file: str) -> ModuleType:
     name = _path_name(file)
     if name in sys.modules:
         return sys.modules[name]
@@ -112,29 +96,25 @@ def _by_path(file: str) -> ModuleType:
     return module
 
 
-def _is(module: ModuleType, file: str) -> bool:
+def _is_module_of(module: ModuleType, file: str) -> bool:
     own = getattr(module, "__file__", None)
-    return own is not None and _same(own, file)
+    return own is not None and _same_file(own, file)
 
 
-def _same(one: str, other: str) -> bool:
+def _same_file(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
-def source(file: str) -> bytes:
-    """The text of a source file.
-
-    Raises:
-        ModuleError: it cannot be read.
-    """
+def read_source(file: str) -> bytes:
+    """The bytes of a source file, or ModuleError if it cannot be read."""
     try:
         return Path(file).read_bytes()
     except OSError as error:
         raise ModuleError(f"the module's file must be readable; {file!r} is not: {error.strerror}") from error
 
 
-def attribute(module: ModuleType, dotted: str) -> Any | None:
-    """What a dotted name of a class in a module stands for; None where there is nothing. No code of the module runs."""
+def lookup_class(module: ModuleType, dotted: str) -> Any | None:
+    """The object of a dotted class name in a module, or None; executes no code of the module."""
     value: Any = module
     for part in dotted.split("."):
         value = vars(value).get(part) if isinstance(value, ModuleType | type) else None
@@ -142,7 +122,7 @@ def attribute(module: ModuleType, dotted: str) -> Any | None:
 
 
 def import_name(home: ModuleType, file: Path) -> tuple[str, Path]:
-    """The name another process can import a running module by, and the directory that name starts from."""
+    """The name by which another process can import a running module, and the directory the name starts from."""
     spec = getattr(home, "__spec__", None)
     name = home.__name__ if home.__name__ != "__main__" else getattr(spec, "name", None)
     if name is None:  # a script: Python put its directory on sys.path
@@ -156,7 +136,7 @@ def import_name(home: ModuleType, file: Path) -> tuple[str, Path]:
 
 
 def name_in_package(file: Path) -> tuple[str, Path]:
-    """The dotted name of a file in the package it lies in, and the directory that name starts from."""
+    """The dotted name of a file within its package, and the directory the name starts from."""
     parts, folder = ([] if file.name == "__init__.py" else [file.stem]), file.parent
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
@@ -164,12 +144,8 @@ def name_in_package(file: Path) -> tuple[str, Path]:
     return ".".join(parts), folder
 
 
-def found(name: str) -> Path:
-    """The file of a module that can be imported from here.
-
-    Raises:
-        ModuleError: there is none.
-    """
+def find_module_file(name: str) -> Path:
+    """The file of an importable module, or ModuleError if there is none."""
     try:
         with on_path(str(Path.cwd())):
             importlib.invalidate_caches()
@@ -232,7 +208,7 @@ class ModuleReference:
             raise ModuleError(
                 f"a module must be given as path/to/file.py:ClassName or package.module:ClassName; got {text!r}"
             )
-        file = Path(place) if place.endswith(".py") or "/" in place or "\\" in place else found(place)
+        file = Path(place) if place.endswith(".py") or "/" in place or "\\" in place else find_module_file(place)
         if not file.is_file():
             raise ModuleError(f"the module's file must exist; there is no {place!r} (in {text!r})")
         name, root = name_in_package(file.resolve())
@@ -255,26 +231,26 @@ class ModuleReference:
         """
         if keep_path and self.root not in sys.path:
             sys.path.insert(0, self.root)
-        return _checked(imported(self.file, self.name, self.root, self.class_name), self)
+        return _class_of(import_file(self.file, self.name, self.root, self.class_name), self)
 
     def in_memory(self) -> ModuleClass | None:
         """The class, if this process has imported its file already; None: it has not. Nothing is run."""
-        module = known(self.file, self.name, self.class_name)
+        module = find_imported(self.file, self.name, self.class_name)
         try:
-            return None if module is None else _checked(module, self)
+            return None if module is None else _class_of(module, self)
         except ModuleError:
             return None
 
     def on_path(self) -> AbstractContextManager[None]:
-        """Have the module's root on `sys.path`, so that hooks can import what lies beside it."""
+        """Have the module's root on `sys.path`, so that hooks can import the modules beside it."""
         return on_path(self.root)
 
-    def untrusted(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
-        """The message where a file names this module and nobody has said that it may be run.
+    def untrusted_message(self, what: str, call: Callable[[str], str], *, takes_model: bool = True) -> str:
+        """The error message for a file that names this module without permission to execute it.
 
         Args:
-            what: names the module.
-            call: what to call instead, given an argument.
+            what: the file.
+            call: from an argument to the call that works.
             takes_model: whether the argument can be the uncompressed model.
         """
         outer = self.class_name.partition(".")[0]
@@ -291,7 +267,7 @@ class ModuleReference:
         Raises:
             ModuleError: the file is missing.
         """
-        return hashlib.sha256(source(self.file)).hexdigest()
+        return hashlib.sha256(read_source(self.file)).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object."""
@@ -310,7 +286,7 @@ class ModuleReference:
             raise ModuleError(f"a module reference must have file, name, root and class_name; {error}") from error
         values = (reference.file, reference.name, reference.root, reference.class_name)
         if not all(isinstance(value, str) and value.isprintable() and len(value) < _LONGEST for value in values):
-            raise ModuleError("a module reference must consist of printable texts")
+            raise ModuleError("a module reference must consist of printable strings")
         file, root = Path(reference.file), Path(reference.root)
         if not file.is_absolute() or file.suffix != ".py" or ".." in file.parts or not file.is_relative_to(root):
             raise ModuleError(
@@ -327,14 +303,14 @@ def _is_dotted(name: str) -> bool:
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
 
 
-def _checked(module: ModuleType, reference: ModuleReference) -> ModuleClass:
-    wanted, file = attribute(module, reference.class_name), Path(reference.file).name
+def _class_of(module: ModuleType, reference: ModuleReference) -> ModuleClass:
+    wanted, file = lookup_class(module, reference.class_name), Path(reference.file).name
     if wanted is None:
-        raise ModuleError(f"{file}: {unknown_name('class', reference.class_name, _usable(module))}")
+        raise ModuleError(f"{file}: {unknown_name('class', reference.class_name, _module_classes(module))}")
     if not isinstance(wanted, type) or not issubclass(wanted, AbstractAutoCompressionModule):
         raise ModuleError(
             f"{file}: a compression module must be a subclass of AbstractAutoCompressionModule; "
-            f"{reference.class_name} is not (subclasses there: {', '.join(_usable(module)) or 'none'})"
+            f"{reference.class_name} is not (subclasses there: {', '.join(_module_classes(module)) or 'none'})"
         )
     if inspect.isabstract(wanted):
         missing = ", ".join(sorted(wanted.__abstractmethods__))
@@ -344,7 +320,7 @@ def _checked(module: ModuleType, reference: ModuleReference) -> ModuleClass:
     return wanted
 
 
-def _usable(module: ModuleType) -> list[str]:
+def _module_classes(module: ModuleType) -> list[str]:
     return sorted(
         name
         for name, value in vars(module).items()

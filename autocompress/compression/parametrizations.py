@@ -1,4 +1,4 @@
-"""Our own parametrizations of weights, and how they are taken off again."""
+"""Parametrizations that compress weights, and their removal."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ WEIGHT = "weight"
 
 
 class WeightTransform(nn.Module):
-    """Base of the parametrizations that compress a weight while it is trained."""
+    """Base class of the parametrizations that compress a weight during training."""
 
 
 def transforms(module: nn.Module, name: str = WEIGHT) -> list[nn.Module]:
-    """All parametrizations of one of the module's parameters, in the order they are applied."""
+    """All parametrizations of a parameter, in the order they are applied."""
     if not parametrize.is_parametrized(module, name):
         return []
     return list(cast(Any, module.parametrizations)[name])
 
 
-def fold(model: nn.Module) -> nn.Module:
-    """Write what our parametrizations make of the weights into them and take them off: same outputs, names, order."""
-    found = list(_transformed(model))
-    with torch.no_grad():  # all values first: a shared weight has several places, and not every transform is idempotent
+def fold_parametrizations(model: nn.Module) -> nn.Module:
+    """Replace weights by their parametrized values and remove our parametrizations: same outputs, names and order."""
+    found = list(_transformed_parameters(model))
+    with torch.no_grad():  # all values first, as shared weights must not be transformed twice
         values = [cast(torch.Tensor, getattr(module, name)).detach().clone() for module, name in found]
     for (module, name), value in zip(found, values, strict=True):
         with torch.no_grad():
-            _taken_off(module, name).copy_(value)
+            _remove_parametrization(module, name).copy_(value)
     return model
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """Take our parametrizations off and leave the weights below them as they are: same names and order."""
-    for module, name in list(_transformed(model)):
-        _taken_off(module, name)
+def strip_parametrizations(model: nn.Module) -> nn.Module:
+    """Remove our parametrizations and keep the original weights below them: same names and order."""
+    for module, name in list(_transformed_parameters(model)):
+        _remove_parametrization(module, name)
     return model
 
 
-def _transformed(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Each module with the name of a parameter that one of ours is on."""
+def _transformed_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Each module and the name of a parameter that has one of our parametrizations."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
             for name in list(cast(Any, module.parametrizations)):
@@ -50,8 +50,8 @@ def _transformed(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
                     yield module, name
 
 
-def _taken_off(module: nn.Module, name: str) -> nn.Parameter:
-    """As parametrize.remove_parametrizations, which would take them off all deep copies of the module too."""
+def _remove_parametrization(module: nn.Module, name: str) -> nn.Parameter:
+    """Like parametrize.remove_parametrizations, which would also remove them from all deep copies of the module."""
     lists = cast(Any, module.parametrizations)
     parameter: nn.Parameter = lists[name].original
     del lists[name]

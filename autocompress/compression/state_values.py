@@ -1,6 +1,6 @@
-"""What the state dict of a checkpoint may hold: dense tensors, and the plain values that modules keep as extra state.
+"""Allowed content of a checkpoint's state dict: dense tensors, and plain values that modules keep as extra state.
 
-The same walk goes over what is to be written and what has been read, so that nothing is written that is then refused.
+Writing and reading use the same check, so that everything written can be read.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ _METADATA = "_metadata"
 """The attribute by which a state dict has the versions of its modules, which may convert what an older one wrote."""
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """The name of an element type."""
     return str(dtype).removeprefix("torch.")
 
 
-def storable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """A state dict as it is to be written: each tensor dense, with memory of its own for each element.
+def prepare_state(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Prepare a state dict for writing: each tensor dense, with memory of its own for each element.
 
     Raises:
-        StoreError: it has something else than dense tensors and plain values by names.
+        StoreError: it has something else than dense tensors and plain values by name.
     """
     return _state(state, _dense)
 
 
-def readable(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """A state dict as an archive gave it, its values looked through.
+def check_state(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Check a state dict that was read from an archive.
 
     Raises:
-        StoreError: it has what `storable` lets nobody write.
+        StoreError: it has values that `prepare_state` does not allow.
     """
     return _state(state, lambda tensor, _: tensor)
 
 
-def carried(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """Other tensors with the versions of a state dict's modules."""
+def with_versions(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Other tensors with the module versions (`_metadata`) of a state dict."""
     found = OrderedDict(tensors)
     versions = getattr(state, _METADATA, None)
     if versions is not None:
@@ -61,14 +61,14 @@ def carried(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> OrderedDict
 
 
 def _state(state: Mapping[str, Any], tensor: Callable[[torch.Tensor, str], torch.Tensor]) -> OrderedDict[str, Any]:
-    walk = _Walk(tensor)
+    walk = _ValueCheck(tensor)
     found = OrderedDict((_text(name, "the state dict"), walk.value(value, name, 0)) for name, value in state.items())
     walk.copy_versions(found, state, "the state dict", 0)
     return found
 
 
-class _Walk:
-    """Goes through the values of one state dict, and counts them: a few containers may be met in many places."""
+class _ValueCheck:
+    """Checks the values of one state dict and counts them, since a container may occur in many places."""
 
     def __init__(self, tensor: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
         self._tensor, self._left = tensor, MOST_ITEMS
@@ -83,7 +83,7 @@ class _Walk:
         if value is None or kind in (bool, float, str):
             return value
         if kind is int:
-            return _whole(value, where)
+            return _integer(value, where)
         if kind not in (tuple, list, dict, OrderedDict):
             raise StoreError(
                 f"{short(where)} must be a tensor or plain values (numbers, texts, None, and tuples, lists and "
@@ -98,12 +98,12 @@ class _Walk:
         return found
 
     def copy_versions(self, found: Any, source: Any, where: str, depth: int) -> None:
-        """Where the source is a state dict."""
+        """Copy the module versions if the source is a state dict."""
         versions = getattr(source, _METADATA, None)
         if versions is None:
             return
         if not isinstance(versions, dict) or not all(isinstance(each, dict) for each in versions.values()):
-            raise StoreError(f"the versions of the modules of {short(where)} must be dictionaries by names")
+            raise StoreError(f"the versions of the modules of {short(where)} must be dictionaries with string keys")
         vars(found)[_METADATA] = self.value(versions, f"{where}.{_METADATA}", depth + 1)
 
 
@@ -113,15 +113,15 @@ def _dense(value: torch.Tensor, name: str) -> torch.Tensor:
     tensor = value.detach()
     if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         raise StoreError(
-            f"a checkpoint holds dense tensors and plain values; {short(name)} is {_described(tensor, value)}"
+            f"a checkpoint holds dense tensors and plain values; {short(name)} is {_kind_of_tensor(tensor, value)}"
         )
-    if name_of(tensor.dtype) not in DTYPES:
+    if dtype_name(tensor.dtype) not in DTYPES:
         raise StoreError(f"a checkpoint's tensors must be {', '.join(DTYPES)}; {short(name)} is {tensor.dtype}")
     tensor = tensor.resolve_conj().resolve_neg()
     return tensor.contiguous() if tensor.nbytes > tensor.untyped_storage().nbytes() else tensor
 
 
-def _described(tensor: torch.Tensor, value: torch.Tensor) -> str:
+def _kind_of_tensor(tensor: torch.Tensor, value: torch.Tensor) -> str:
     if tensor.is_quantized:
         return f"quantized ({tensor.dtype})"
     if tensor.layout is not torch.strided:
@@ -131,11 +131,11 @@ def _described(tensor: torch.Tensor, value: torch.Tensor) -> str:
 
 def _text(key: Any, where: str) -> str:
     if type(key) is not str:
-        raise StoreError(f"a key of {short(where)} must be a text; got {short(key)}")
+        raise StoreError(f"a key of {short(where)} must be a string; got {short(key)}")
     return key
 
 
-def _whole(value: int, where: str) -> int:
+def _integer(value: int, where: str) -> int:
     if value.bit_length() > MOST_BITS:
         raise StoreError(f"{short(where)} must have whole numbers of at most {MOST_BITS} bits; it has a longer one")
     return value

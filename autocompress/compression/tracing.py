@@ -1,4 +1,4 @@
-"""A finished model as a graph of operators, for batches of any size."""
+"""torch.export graphs of finished models, with a dynamic batch size where the model allows it."""
 
 from __future__ import annotations
 
@@ -11,68 +11,69 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import device_of, evaluating, moved, quiet
+from autocompress.compression.model_state import device_of, eval_mode, map_tensors, suppress_output, to_device
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 
-def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
-    """The graph of a model in eval mode, as torch.export finds it.
-
-    Args:
-        model: not changed.
-        example_inputs: positional arguments of one forward pass. Where the model takes batches of any size, so does the
-            graph; else those of the examples only.
+def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+    """The torch.export graph of a model in eval mode, for any batch size where the model allows it.
 
     Raises:
-        CompressionError: torch.export cannot follow the model.
+        CompressionError: torch.export cannot trace the model.
     """
-    inputs = moved(example_inputs, device_of(model))
+    inputs = to_device(example_inputs, device_of(model))
     graph = model.graph if isinstance(model, Int8Model) else model
-    with evaluating(model), torch.no_grad(), quiet("torch.export"):
+    with eval_mode(model), torch.no_grad(), suppress_output("torch.export"):
         try:
-            program = _for_any_batch(graph, inputs)
+            program = _export_dynamic(graph, inputs)
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
-            raise CompressionError(f"torch.export must be able to follow the model; {first_line(error)}") from error
+            raise CompressionError(f"torch.export must be able to trace the model; {first_line(error)}") from error
 
 
-def _for_any_batch(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
-    """None where the batches' size is part of what the model computes."""
-    pairs = batch_of_two(inputs)
+def _export_dynamic(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
+    """The graph with a dynamic batch size; None if the computation depends on the batch size."""
+    pairs = without_batch_of_one(inputs)
     try:
-        program = torch.export.export(graph, pairs, dynamic_shapes=any_batch(pairs), strict=False)
-    except Exception:  # noqa: BLE001 - whatever it is, the second try tells
+        program = torch.export.export(graph, pairs, dynamic_shapes=dynamic_batch_shapes(pairs), strict=False)
+    except Exception:  # noqa: BLE001 - the export with a fixed batch size reports the error
         return None
-    return program if any(free_batches(program)) else None
+    return program if any(dynamic_batches(program)) else None
 
 
-def batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same with every batch of one doubled, which would be taken for a constant."""
-    return _mapped(inputs, lambda item: torch.cat([item, item]) if item.shape[0] == 1 else item)
+def without_batch_of_one(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs with every batch of one repeated: torch.export would specialize a size of 1."""
+    doubled: tuple[Any, ...] = map_tensors(
+        inputs, lambda item: torch.cat([item, item]) if item.shape[:1] == (1,) else item
+    )
+    return doubled
 
 
-def batch_of_three(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
-    """The inputs, three times over in dimension 0 of those that may be of any size (`free_batches`)."""
+def triple_batch(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
+    """The inputs repeated three times along dimension 0 where `dynamic_batches` says that it is dynamic."""
     leaves, spec = pytree.tree_flatten(inputs)
     larger = [torch.cat([item] * 3) if each else item for item, each in zip(leaves, free, strict=True)]
     return tuple(pytree.tree_unflatten(larger, spec))
 
 
-def any_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What tells torch.export that dimension 0 of every tensor may be of any size, where the model lets it."""
+def dynamic_batch_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
     return tuple(
-        pytree.tree_map(lambda item: {0: torch.export.Dim.AUTO} if _batched(item) else None, item) for item in inputs
+        pytree.tree_map(
+            lambda value: {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.dim() else None, item
+        )
+        for item in inputs
     )
 
 
-def free_batches(program: ExportedProgram) -> list[bool]:
-    """Whether dimension 0 may be of any size, of each tensor or value among the inputs in order."""
+def dynamic_batches(program: ExportedProgram) -> list[bool]:
+    """For each input in order, whether dimension 0 is dynamic."""
     return [_symbol(node) is not None for node in user_inputs(program)]
 
 
 def user_inputs(program: ExportedProgram) -> Iterator[torch.fx.Node]:
-    """The graph's inputs without parameters and buffers."""
+    """The placeholders that are inputs, not parameters or buffers."""
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
@@ -80,7 +81,7 @@ def user_inputs(program: ExportedProgram) -> Iterator[torch.fx.Node]:
 
 
 def batch_symbol(program: ExportedProgram) -> str | None:
-    """Torch's name of the batches' size, such as s77; None where there is none, or more than one."""
+    """The symbol of the dynamic batch size, such as s77; None if there is none or more than one."""
     symbols = {symbol for node in user_inputs(program) if (symbol := _symbol(node)) is not None}
     return symbols.pop() if len(symbols) == 1 else None
 
@@ -90,12 +91,4 @@ def _symbol(node: torch.fx.Node) -> str | None:
     if not isinstance(value, torch.Tensor) or not value.dim() or not isinstance(value.shape[0], torch.SymInt):
         return None
     size = value.shape[0].node
-    return str(size.expr) if size.maybe_as_int() is None else None  # a size that was found constant stays a SymInt
-
-
-def _mapped(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
-    return tuple(pytree.tree_map(lambda item: change(item) if _batched(item) else item, item) for item in inputs)
-
-
-def _batched(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0
+    return str(size.expr) if size.maybe_as_int() is None else None  # a SymInt may be a constant

@@ -1,4 +1,4 @@
-"""Driving the user's trainer for algorithms that look at data while they compress."""
+"""Use of the user's trainer and data by algorithms that need them during compression."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.hooks import batch_inputs
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.errors import ModuleError
 
 _CALIBRATION_BATCHES = 8
 
 
-class _Enough(BaseException):
-    """Leaves the user's trainer; no `except Exception` of a user may swallow it."""
+class _StopTraining(BaseException):
+    """Stops the user's trainer; a BaseException, so that the user's `except Exception` does not catch it."""
 
 
 def run_epochs(module: ModuleClass, algorithm: str, model: nn.Module, epochs: int, on_step: Callable[[], None]) -> None:
-    """Train the model with the user's trainer.
+    """Train the model in place with the user's trainer.
 
     Args:
         module: the user's module.
-        algorithm: name that the trainer is asked for.
+        algorithm: name that is passed to the trainer hooks.
         model: trained in place.
-        epochs: how long.
-        on_step: called before every step of the optimizer, when the gradients are there; it may change them.
+        epochs: number of epochs.
+        on_step: called before every optimizer step, with gradients computed; it may change them.
 
     Raises:
-        ModuleError: a hook that is needed is missing, or the trainer never steps its optimizer.
+        ModuleError: a required hook is missing, or the trainer never steps its optimizer.
     """
-    training = _Training.of(module, algorithm, model, lambda _: on_step())
+    training = _UserTraining.of(module, algorithm, model, lambda _: on_step())
     for epoch in range(epochs):
         training.epoch(epoch)
 
@@ -47,97 +47,78 @@ def run_epochs(module: ModuleClass, algorithm: str, model: nn.Module, epochs: in
 def run_batches(
     module: ModuleClass, algorithm: str, model: nn.Module, batches: int, on_step: Callable[[], None]
 ) -> None:
-    """Show the model so many batches of the user's trainer, which goes no further; no step is taken.
+    """Run so many batches of the user's trainer on the model, over several epochs if needed, without updating weights.
 
-    Args:
-        module: the user's module.
-        algorithm: name that the trainer is asked for.
-        model: its weights stay as they are; its buffers, such as running statistics, do not.
-        batches: how many, over several epochs where one has fewer.
-        on_step: called where a step of the optimizer would be, when the gradients are there.
-
-    Raises:
-        ModuleError: a hook that is needed is missing, or the trainer never steps its optimizer.
+    Buffers, such as running statistics, do change. Arguments and errors as `run_epochs`.
     """
 
     def note(steps: int) -> None:
         on_step()
         if steps == batches:
-            raise _Enough
+            raise _StopTraining
 
-    training = _Training.of(module, algorithm, model, note)
+    training = _UserTraining.of(module, algorithm, model, note)
     training.freeze()
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_StopTraining):
         for epoch in itertools.count():
             training.epoch(epoch)
 
 
 def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
-    """Inputs of the model: positional arguments of so many forward passes, detached; fewer where there are no more.
-
-    From `calibration_data`; else those that the user's trainer feeds a copy of the model.
+    """Model inputs, detached: `calibration_data`, else what the user's trainer passes to a copy of the model.
 
     Raises:
         ModuleError: the module has neither, or its calibration data is empty.
     """
     data = module.calibration_data()
     if data is not None:
-        found = [_detached(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
+        found = [detach_inputs(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
         if not found:
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
-    return _trained_inputs(module, algorithm, copy.deepcopy(model), batches)
+    return _inputs_from_trainer(module, algorithm, copy.deepcopy(model), batches)
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:
-    """What the ranges of activations are measured on: `input_batches`, else the example inputs.
-
-    Raises:
-        ModuleError: as `input_batches`.
-    """
+    """The data for the ranges of activations: `input_batches`, else the example inputs."""
     if request.module is None:
         return [request.example_inputs]
     seen = input_batches(request.module, request.algorithm, model, _CALIBRATION_BATCHES)
-    return seen or [request.example_inputs]  # a trainer need not run the model it is given
+    return seen or [request.example_inputs]  # the trainer may not run the model
 
 
-def show(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
-    """One forward pass for each of the inputs, in eval mode and without gradients."""
+def run_inputs(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
+    """Run a forward pass for each of the inputs, in eval mode and without gradients."""
     device = device_of(model)
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for arguments in inputs:
-            model(*moved(arguments, device))
+            model(*to_device(arguments, device))
 
 
 def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
-    """The trainer of algorithms that train while they compress: the sparsifying one, else that of fine-tuning."""
+    """The sparsifying trainer, else the fine-tuning trainer."""
     return module.sparsifying_trainer(algorithm) or module.post_compress_finetuning_trainer(algorithm)
 
 
-def _trained_inputs(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
+def _inputs_from_trainer(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
 
     def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         if len(seen) == batches:
-            raise _Enough
-        seen.append(_detached(arguments))
+            raise _StopTraining
+        seen.append(detach_inputs(arguments))
 
     model.register_forward_pre_hook(note)
-    training = _Training.of(module, algorithm, model, lambda _: None)
+    training = _UserTraining.of(module, algorithm, model, lambda _: None)
     training.freeze()
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_StopTraining):
         training.epoch(0)
     return seen
 
 
 @dataclass
-class _Training:
-    """The user's trainer and what it takes.
-
-    Attributes:
-        name: of the user's module and of the algorithm, for messages.
-        steps: how often the optimizer was stepped.
-    """
+class _UserTraining:
+    """The user's trainer with its model, optimizer and criterion; `steps` counts optimizer steps."""
 
     name: str
     model: nn.Module
@@ -147,8 +128,8 @@ class _Training:
     steps: int = 0
 
     @classmethod
-    def of(cls, module: ModuleClass, algorithm: str, model: nn.Module, on_step: Callable[[int], None]) -> _Training:
-        """Ask the user's module; `on_step` is told the number of each step, from 1, before it is taken."""
+    def of(cls, module: ModuleClass, algorithm: str, model: nn.Module, on_step: Callable[[int], None]) -> _UserTraining:
+        """Call the user's hooks; `on_step` receives the number of each step, from 1, before it is taken."""
         trainer, make_optimizer = trainer_of(module, algorithm), module.optimizer_factory()
         if trainer is None or make_optimizer is None:
             missing = "sparsifying_trainer()" if trainer is None else "optimizer_factory()"
@@ -164,7 +145,7 @@ class _Training:
         return training
 
     def freeze(self) -> None:
-        """Steps move nothing: without gradients an optimizer leaves the parameters alone."""
+        """Clear the gradients before every step, so that the optimizer leaves the parameters as they are."""
         self.optimizer.register_step_pre_hook(lambda *_: self.optimizer.zero_grad(set_to_none=True))
 
     def epoch(self, number: int) -> None:
@@ -174,11 +155,3 @@ class _Training:
         self.trainer(self.model, self.optimizer, self.criterion, number)
         if self.steps == before:
             raise ModuleError(f"the trainer of {self.name} must step its optimizer; it never did")
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, tuple):
-        return tuple(_detached(item) for item in value)
-    return value

@@ -1,35 +1,36 @@
-"""Whether what was written computes what the model does."""
+"""Comparison of a model with what was written to a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import outputs, tensors
+from autocompress.compression.model_state import flatten_tensors, forward_outputs
 from autocompress.compression.quantization.activations import ActivationQuantizer
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
-"""From the positional arguments of one forward pass to all tensors of its outcome."""
+"""From the positional arguments of one forward pass to all output tensors."""
 
 _TOLERANCE = 1e-4
-_NUDGE, _NUDGES = 1e-6, 4
+_PERTURBATION, _PERTURBATIONS = 1e-6, 4
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near what was written came to the model.
+    """How closely an exported model matches the original.
 
     Attributes:
         batches: sizes of the batches both were run on.
-        max_difference: largest absolute difference of the output that used up most of its tolerance.
-        tolerance: what that output was allowed.
+        max_difference: largest absolute difference of the output that came closest to its tolerance.
+        tolerance: tolerance of that output.
     """
 
     batches: tuple[int, ...]
@@ -38,31 +39,24 @@ class Agreement:
 
 
 def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> Agreement:
-    """Run both on the same inputs.
+    """Compare a model with its exported form, `run`, on the same inputs.
 
-    Every output tensor has a tolerance of its own: 1e-4 of its largest value, or four roundings of its number format
-    where those are more, and at least what the model's own output changes by when its inputs change by a millionth: of
-    models that round activations, that cancel large values, or that are nearly singular, no two ways to compute them
-    agree better.
-
-    Args:
-        model: what is right.
-        cases: positional arguments of forward passes.
-        run: what was written.
-        checked: with what it is run, for the message.
+    Each output tensor has its own tolerance: 1e-4 of its largest value, or four times the machine epsilon if that is
+    more, and at least the change of the model's own output when its inputs change by a millionth. No two
+    implementations of a model that rounds activations, cancels large values or is nearly singular agree more closely.
 
     Raises:
-        CompressionError: it cannot be run, has other outputs, or an output differs by more than its tolerance.
+        CompressionError: it does not run, has other outputs, or an output differs by more than its tolerance.
     """
     shares = [(0.0, 0.0, 0.0)]
     for case in cases:
-        wanted = outputs(model, case)
-        apart = differences(wanted, _ran(run, case, checked))
+        wanted = forward_outputs(model, case)
+        apart = differences(wanted, _run_exported(run, case, checked))
         for tolerance, difference in zip(_tolerances(model, case, wanted, apart), apart, strict=True):
             if not difference <= tolerance:
                 raise CompressionError(
-                    f"what was exported must compute what the model does, within {tolerance:.2g}; an output differs by "
-                    f"{difference:.2g} ({checked})"
+                    f"the exported model must compute what the model does, within {tolerance:.2g}; an output differs "
+                    f"by {difference:.2g} ({checked})"
                 )
             shares.append((difference / tolerance if tolerance else 0.0, tolerance, difference))
     _, tolerance, difference = max(shares)
@@ -70,33 +64,33 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
 
 
 def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> list[float]:
-    """The largest absolute difference of each output; infinite where only one of the two is a number.
+    """The largest absolute difference of each output; infinite if only one of the two is a number.
 
     Raises:
         CompressionError: they differ in number or shape.
     """
     if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in found]:
         shapes = [[tuple(tensor.shape) for tensor in each] for each in (wanted, found)]
-        raise CompressionError(f"what was exported must have the model's outputs {shapes[0]}; it has {shapes[1]}")
+        raise CompressionError(f"the exported model must have the model's outputs {shapes[0]}; it has {shapes[1]}")
     return [_difference(a.cpu().double(), b.cpu().double()) for a, b in zip(wanted, found, strict=True)]
 
 
-def rounds(model: nn.Module) -> bool:
-    """Whether it rounds activations: then a change in the last place may move a value by a whole level."""
+def rounds_activations(model: nn.Module) -> bool:
+    """Whether the model rounds activations, so that a change in the last digit can move a value by a whole level."""
     return any(isinstance(module, Int8Model | ActivationQuantizer) for module in model.modules())
 
 
 def batch_size(inputs: tuple[Any, ...]) -> int:
     """Dimension 0 of the first tensor that has one, else 0."""
-    return next((tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()), 0)
+    return next((tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim()), 0)
 
 
-def _ran(run: Run, case: tuple[Any, ...], checked: str) -> list[torch.Tensor]:
+def _run_exported(run: Run, case: tuple[Any, ...], checked: str) -> list[torch.Tensor]:
     try:
         return run(case)
     except Exception as error:
         raise CompressionError(
-            f"what was exported must run on a batch of {batch_size(case)} ({checked}); {first_line(error)}"
+            f"the exported model must run on a batch of {batch_size(case)} ({checked}); {first_line(error)}"
         ) from error
 
 
@@ -111,35 +105,28 @@ def _difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
 def _tolerances(
     model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], found: Sequence[float]
 ) -> list[float]:
-    largest = [_largest(tensor) for tensor in wanted]
-    allowed = [_relative(tensor) * size for tensor, size in zip(wanted, largest, strict=True)]
+    allowed = [_relative_tolerance(tensor) for tensor in wanted]
     if all(difference <= tolerance for difference, tolerance in zip(found, allowed, strict=True)):
         return allowed
-    again = differences(wanted, outputs(model, inputs))
+    again = differences(wanted, forward_outputs(model, inputs))
     if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
-        return allowed  # it computes something else every time: nothing agrees with that
-    own = [_largest_own(model, inputs, wanted, seed) for seed in range(_NUDGES)]
-    return [max(each) for each in zip(allowed, *own, strict=True)]
+        return allowed  # random outputs agree with nothing
+    generators = [torch.Generator().manual_seed(seed) for seed in range(_PERTURBATIONS)]
+    nudged = [pytree.tree_map(partial(_perturb, generator=generator), inputs) for generator in generators]
+    return [
+        max(each)
+        for each in zip(allowed, *(differences(wanted, forward_outputs(model, x)) for x in nudged), strict=True)
+    ]
 
 
-def _largest_own(model: nn.Module, inputs: tuple[Any, ...], wanted: Sequence[torch.Tensor], seed: int) -> list[float]:
-    """How much each output changes when the inputs change by a millionth."""
-    generator = torch.Generator().manual_seed(seed)
-    nudged = tuple(pytree.tree_map(lambda item: _nudged(item, generator), item) for item in inputs)
-    return differences(wanted, outputs(model, nudged))
+def _relative_tolerance(tensor: torch.Tensor) -> float:
+    values = tensor.double().abs()
+    largest = float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
+    return largest * (max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE)
 
 
-def _nudged(value: Any, generator: torch.Generator) -> Any:
+def _perturb(value: Any, generator: torch.Generator) -> Any:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
         return value
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
-    return value + _NUDGE * value.abs().max() * noise
-
-
-def _largest(tensor: torch.Tensor) -> float:
-    values = tensor.double().abs()
-    return float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
-
-
-def _relative(tensor: torch.Tensor) -> float:
-    return max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE
+    return value + _PERTURBATION * value.abs().max() * noise

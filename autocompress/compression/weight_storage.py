@@ -1,4 +1,4 @@
-"""Few distinct values: which they are, the number of each element's value, and these numbers packed to bits.
+"""Compact storage of weights: bitmaps of zeros, and codebooks of few distinct values with packed indices.
 
 All arrays hold signed integers, which numpy sorts much faster than others.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.compression.state_values import DTYPES, carried, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name, with_versions
 from autocompress.errors import StoreError, short
 from autocompress.grammar import ANY_NAME, SHAPE, boolean, integer, record, word
 
@@ -24,47 +24,13 @@ _SAMPLE, _SAMPLED_FILTERS = 2048, 4
 _TABLE_BITS, _TABLES = 16, 16
 
 
-def codebook(patterns: _Array) -> tuple[_Array, _Array] | None:
-    """The distinct values, ascending, and for each element the number of its value; None: more than 256, or no element.
-
-    Args:
-        patterns: one-dimensional. Of many distinct values a sample tells, so that dense tensors cost next to nothing.
-    """
-    sample = patterns[:: max(1, patterns.size // _SAMPLE)]
-    if not patterns.size or np.unique(sample).size > MOST_VALUES:
-        return None
-    values = distinct(patterns)
-    return None if values.size > MOST_VALUES else (values, _numbers(patterns, values))
-
-
-def codebooks(patterns: _Array, limit: float) -> tuple[_Array, _Array] | None:
-    """For each filter its distinct values, ascending, the last repeated; and the numbers of its elements' values.
-
-    Args:
-        patterns: of shape (filters, elements).
-        limit: in bytes; None is returned where a sample of the filters tells that they would take more.
-    """
-    filters, size = patterns.shape
-    step = max(1, filters // _SAMPLED_FILTERS)
-    most = max((distinct(each).size for each in patterns[::step]), default=0)
-    expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
-    if filters < 2 or most > MOST_VALUES or expected >= limit:
-        return None
-    found = [distinct(each) for each in patterns]
-    most = max(values.size for values in found)
-    if most > MOST_VALUES:
-        return None
-    table = np.stack([np.pad(values, (0, most - values.size), mode="edge") for values in found])
-    return table, np.stack([_numbers(*each) for each in zip(patterns, found, strict=True)])
-
-
 def bits_for(count: int) -> int:
-    """Bits that tell so many values apart, at least one."""
-    return max(1, math.ceil(math.log2(count))) if count > 1 else 1
+    """Bits that distinguish so many values, at least one."""
+    return max(1, (count - 1).bit_length())
 
 
 def pack(numbers: _Array, bits: int) -> _Array:
-    """The lowest bits of each number, one after the other."""
+    """The lowest bits of each number, concatenated."""
     if bits == 8:
         return numbers.astype(np.uint8)
     shifts = np.arange(bits, dtype=np.uint8)
@@ -72,28 +38,21 @@ def pack(numbers: _Array, bits: int) -> _Array:
 
 
 def unpack(codes: _Array, bits: int, count: int) -> _Array:
-    """The numbers that `pack` was given.
-
-    Raises:
-        ValueError: not the number of bytes that so many numbers take.
-    """
-    wanted = math.ceil(count * bits / 8)
-    if codes.size != wanted:
-        raise ValueError(f"{count} codes of {bits} bits take {wanted} bytes; there are {codes.size}")
+    """The inverse of `pack`."""
     if bits == 8:
         return codes
     flat = np.unpackbits(codes, count=count * bits, bitorder="little").reshape(count, bits)
     return np.packbits(flat, axis=1, bitorder="little")[:, 0]
 
 
-def distinct(patterns: _Array) -> _Array:
+def sorted_unique(patterns: _Array) -> _Array:
     """The distinct values, ascending, of a one-dimensional array."""
     ordered = np.sort(patterns)
     return np.concatenate([ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]]])
 
 
-def _numbers(patterns: _Array, values: _Array) -> _Array:
-    """Where each pattern is among the values, all of which are there; a hash table is ten times as fast as a search."""
+def _indices(patterns: _Array, values: _Array) -> _Array:
+    """The index of each pattern among the values; a hash table is ten times as fast as a binary search."""
     if patterns.size < 1 << _TABLE_BITS:
         return np.searchsorted(values, patterns).astype(np.uint8)
     random, kind = np.random.default_rng(0), patterns.dtype.type
@@ -108,7 +67,7 @@ def _numbers(patterns: _Array, values: _Array) -> _Array:
 
 
 def _hash(patterns: _Array, factor: Any) -> _Array:
-    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits; short patterns themselves."""
+    """Numbers below 2 ** 16: the highest bits of the product, which depend on all bits; short patterns as they are."""
     bits = 8 * patterns.itemsize
     if bits <= _TABLE_BITS:
         return patterns.view(f"u{patterns.itemsize}")
@@ -136,14 +95,14 @@ STORED = record(
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """A tensor in parts.
+class _Encoding:
+    """The parts of an encoded tensor.
 
     Attributes:
-        bitmap: one bit for each element, set where it is not zero; None: all elements are stored.
-        codes: packed numbers of values; None: the values themselves are stored.
-        values: bit patterns: of each element that is stored, or the distinct ones, of shape (codebooks, values of one).
-        count: how many elements are stored.
+        bitmap: one bit per element, set if it is not zero; None: all elements are stored.
+        codes: packed indices of values; None: the values themselves are stored.
+        values: bit patterns of each stored element, or the distinct ones, of shape (codebooks, values of each).
+        count: number of stored elements.
     """
 
     bitmap: _Array | None
@@ -156,15 +115,15 @@ class _Stored:
         return sum(part.nbytes for part in (self.bitmap, self.codes, self.values) if part is not None)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The parts that there are, flat, by name."""
+        """The existing parts, flattened, by name."""
         parts = zip(_PARTS, (self.bitmap, self.codes, self.values), strict=True)
         return {name: torch.from_numpy(part.ravel()) for name, part in parts if part is not None}
 
     def describe(self, tensor: torch.Tensor) -> dict[str, Any]:
-        """What `decode` needs to know beside the parts."""
+        """What `decode` needs besides the parts."""
         return {
             "shape": list(tensor.shape),
-            "dtype": name_of(tensor.dtype),
+            "dtype": dtype_name(tensor.dtype),
             "sparse": self.bitmap is not None,
             "codebooks": 0 if self.codes is None else self.values.shape[0],
             "count": self.count,
@@ -172,15 +131,12 @@ class _Stored:
 
 
 def encode(state: State) -> tuple[State, Description]:
-    """The tensors to be stored, and how they are stored.
-
-    Args:
-        state: a state dict, not changed.
+    """The tensors to store, and the description of how they are stored.
 
     Returns:
-        the state dict itself where nothing is worth it; else a dict of tensors, encoded ones in parts named
-        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of one tensor share its parts; a tensor is stored
-        as it is where another has the name of one of its parts, or where its own name is one that JSON cannot have.
+        the state dict itself if nothing can be made smaller; else a dict in which encoded tensors are parts named
+        `<name>::bitmap`, `<name>::codes` and `<name>::values`. Names of a shared tensor share its parts. A tensor whose
+        name collides with a part's, or is not valid JSON, is stored as it is.
     """
     encoded: dict[str, torch.Tensor] = {}
     description: Description = {}
@@ -190,7 +146,7 @@ def encode(state: State) -> tuple[State, Description]:
     for name, tensor in state.items():
         key = _identity(tensor)
         if key not in seen:
-            stored = _compact(tensor)
+            stored = _encode_tensor(tensor)
             seen[key] = None if stored is None else (stored.tensors(), stored.describe(tensor))
         found = seen[key]
         if found is None:
@@ -198,25 +154,25 @@ def encode(state: State) -> tuple[State, Description]:
         else:
             encoded |= {f"{name}::{part}": value for part, value in found[0].items()}
             description[name] = found[1]
-    return (carried(state, encoded), description) if description else (state, {})
+    return (with_versions(state, encoded), description) if description else (state, {})
 
 
 def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict that `encode` was given, bit for bit; tensors that were encoded come last.
+    """The inverse of `encode`, bit for bit; encoded tensors come last.
 
-    Args:
-        encoded: the tensors of a file.
-        description: how they are stored; whoever wrote it, the tensors made take at most 64 times the bytes of the
-            file's, as much as a bit for an element of eight bytes.
+    The description is untrusted: decoded tensors take at most 64 times the bytes of the file's, which is one bit for an
+    element of eight bytes.
 
     Raises:
         StoreError: the parts do not fit their description.
     """
     made: dict[Any, torch.Tensor] = {}
-    state, left, room = {}, dict(encoded), _MOST_EXPANSION * _bytes(encoded)
+    storages = [tensor.untyped_storage() for tensor in encoded.values() if isinstance(tensor, torch.Tensor)]
+    in_file = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # shared storages count once
+    state, left, room = {}, dict(encoded), _MOST_EXPANSION * in_file
     for name, how in description.items():
         try:
-            stored = _described(left, name, how)
+            stored = _take_parts(left, name, how)
             if stored.key not in made:
                 room = _reserved(room, stored.size)
                 made[stored.key] = stored.restored()
@@ -225,7 +181,7 @@ def decode(encoded: State, description: Mapping[str, Any]) -> dict[str, torch.Te
         state[name] = made[stored.key]
     if left.keys() & state.keys():
         raise StoreError(f"a tensor must be stored one way; {short(min(left.keys() & state.keys()))} is twice")
-    return carried(encoded, left | state)
+    return with_versions(encoded, left | state)
 
 
 def _can_be_encoded(name: str, state: State) -> bool:
@@ -239,13 +195,13 @@ def _can_be_encoded(name: str, state: State) -> bool:
 
 
 def _identity(tensor: Any) -> Any:
-    """Equal for the names of a shared tensor."""
+    """A key that is equal for all names of a shared tensor."""
     if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_quantized:
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
 
 
-def _compact(tensor: Any) -> _Stored | None:
+def _encode_tensor(tensor: Any) -> _Encoding | None:
     if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
         return None
     if tensor.numel() < _SMALLEST or tensor.element_size() not in _PATTERNS or tensor.dtype is torch.bool:
@@ -255,39 +211,51 @@ def _compact(tensor: Any) -> _Stored | None:
     return _smallest(patterns, tensor.shape[0] if tensor.dim() > 1 else 1)
 
 
-def _smallest(patterns: _Array, filters: int) -> _Stored | None:
-    """The smallest of all ways; None: as it is."""
+def _smallest(patterns: _Array, filters: int) -> _Encoding | None:
+    """The smallest encoding; None: store as it is."""
     nonzero = patterns != 0
     count = int(np.count_nonzero(nonzero))
-    ways = [_coded(patterns, None)]
+    ways = [_encode_codebook(patterns, None)]
     if count < patterns.size:
         bitmap, left = np.packbits(nonzero, bitorder="little"), patterns[nonzero]
-        ways += [_Stored(bitmap, None, left, count), _coded(left, bitmap)]
+        ways += [_Encoding(bitmap, None, left, count), _encode_codebook(left, bitmap)]
     least = min((way.bytes for way in ways if way is not None), default=patterns.nbytes)
-    ways.append(_coded_by_filter(patterns.reshape(filters, -1), min(least, _WORTHWHILE * patterns.nbytes)))
+    ways.append(_encode_codebooks(patterns.reshape(filters, -1), min(least, _WORTHWHILE * patterns.nbytes)))
     found = [way for way in ways if way is not None and way.bytes < _WORTHWHILE * patterns.nbytes]
     return min(found, key=lambda way: way.bytes, default=None)
 
 
-def _coded(patterns: _Array, bitmap: _Array | None) -> _Stored | None:
-    found = codebook(patterns)
-    if found is None:
+def _encode_codebook(patterns: _Array, bitmap: _Array | None) -> _Encoding | None:
+    """With one codebook; None if there are more than 256 values, which a sample often shows, or no element."""
+    sample = patterns[:: max(1, patterns.size // _SAMPLE)]
+    if not patterns.size or np.unique(sample).size > MOST_VALUES:
         return None
-    values, numbers = found
-    return _Stored(bitmap, pack(numbers, bits_for(values.size)), values[None], patterns.size)
+    values = sorted_unique(patterns)
+    if values.size > MOST_VALUES:
+        return None
+    return _Encoding(bitmap, pack(_indices(patterns, values), bits_for(values.size)), values[None], patterns.size)
 
 
-def _coded_by_filter(patterns: _Array, limit: float) -> _Stored | None:
-    found = codebooks(patterns, limit)
-    if found is None:
+def _encode_codebooks(patterns: _Array, limit: float) -> _Encoding | None:
+    """With a codebook for each row, padded with its last value; None if a sample of the rows predicts over `limit`."""
+    filters, size = patterns.shape
+    step = max(1, filters // _SAMPLED_FILTERS)
+    most = max((sorted_unique(each).size for each in patterns[::step]), default=0)
+    expected = filters * (most * patterns.itemsize + size * bits_for(most) / 8)
+    if filters < 2 or most > MOST_VALUES or expected >= limit:
         return None
-    values, numbers = found
-    return _Stored(None, pack(numbers.ravel(), bits_for(values.shape[1])), values, patterns.size)
+    found = [sorted_unique(each) for each in patterns]
+    most = max(values.size for values in found)
+    if most > MOST_VALUES:
+        return None
+    table = np.stack([np.pad(values, (0, most - values.size), mode="edge") for values in found])
+    numbers = np.concatenate([_indices(*each) for each in zip(patterns, found, strict=True)])
+    return _Encoding(None, pack(numbers, bits_for(most)), table, patterns.size)
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A tensor to be restored, its parts as many bytes as its description says."""
+class _EncodedTensor:
+    """A tensor to decode; the sizes of its parts match the description."""
 
     parts: Mapping[str, _Array]
     shape: tuple[int, ...]
@@ -298,51 +266,51 @@ class _Described:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes of the decoded tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def restored(self) -> torch.Tensor:
         stored = self.parts["values"]
         if self.codebooks:
-            stored = _looked_up(stored, self.parts["codes"], self.codebooks, self.count)
+            table = stored.reshape(self.codebooks, -1)
+            numbers = unpack(self.parts["codes"], bits_for(table.shape[1]), self.count).reshape(self.codebooks, -1)
+            stored = np.take_along_axis(table, numbers.astype(np.intp), axis=1).ravel()  # or IndexError
         if "bitmap" in self.parts:
-            stored = _scattered(self.parts["bitmap"], stored, math.prod(self.shape))
+            stored = _scatter(self.parts["bitmap"], stored, math.prod(self.shape))
         return torch.from_numpy(stored.copy()).view(self.dtype).reshape(self.shape)
 
 
-def _described(left: dict[str, Any], name: str, how: Any) -> _Described:
-    """Takes the parts of a tensor out of what is left of the file, and compares their sizes with the description."""
+def _take_parts(left: dict[str, Any], name: str, how: Any) -> _EncodedTensor:
+    """Remove a tensor's parts from the file's tensors, and check their sizes against the description."""
     how = STORED(how, "it")
-    dtype, count, size = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"])
-    wanted = ["values", *(["codes"] if how["codebooks"] else []), *(["bitmap"] if how["sparse"] else [])]
+    dtype, count, size, books = DTYPES[how["dtype"]], how["count"], math.prod(how["shape"]), how["codebooks"]
+    wanted = ["values", *(["codes"] if books else []), *(["bitmap"] if how["sparse"] else [])]
     missing = [part for part in wanted if not isinstance(left.get(f"{name}::{part}"), torch.Tensor)]
     if missing:
-        raise ValueError(f"{', '.join(missing)} must be there")
+        raise ValueError(f"{', '.join(missing)} must be present")
     tensors = {part: left.pop(f"{name}::{part}") for part in wanted}
     for part, tensor in tensors.items():
         kind = _PATTERNS.get(dtype.itemsize) if part == "values" else torch.uint8
         if tensor.dtype != kind or tensor.dim() != 1 or not tensor.is_contiguous():
             raise ValueError(f"{part} must be one row of {kind}; they are {tuple(tensor.shape)} of {tensor.dtype}")
-    _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, how["codebooks"], count, size)
-    key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, how["codebooks"])
-    parts = {part: tensor.numpy() for part, tensor in tensors.items()}
-    return _Described(parts, tuple(how["shape"]), dtype, how["codebooks"], count, key)
+    _require_sizes({part: tensor.numel() for part, tensor in tensors.items()}, books, count, size)
+    key = (*(tensor.data_ptr() for tensor in tensors.values()), *wanted, *how["shape"], dtype, count, books)
+    return _EncodedTensor(
+        {part: tensor.numpy() for part, tensor in tensors.items()}, tuple(how["shape"]), dtype, books, count, key
+    )
 
 
 def _require_sizes(parts: Mapping[str, int], books: int, count: int, size: int) -> None:
     values = parts["values"]
     if books and (values % books or count % books or not 0 < values // books <= MOST_VALUES):
         raise ValueError(f"{values} values of {count} codes cannot be {books} codebooks of at most {MOST_VALUES}")
-    if not books and values != count:
-        raise ValueError(f"{count} values must be stored; there are {values}")
-    if books and parts["codes"] != math.ceil(count * bits_for(values // books) / 8):
-        raise ValueError(f"{count} codes of {values // books} values do not take {parts['codes']} bytes")
+    expected = {"bitmap": math.ceil(size / 8)} if "bitmap" in parts else {}
+    expected |= {"codes": math.ceil(count * bits_for(values // books) / 8)} if books else {"values": count}
+    wrong = [f"{part} take {most}; there are {parts[part]}" for part, most in expected.items() if parts[part] != most]
+    if wrong:
+        raise ValueError(f"the parts of {count} elements must have their sizes: {', '.join(wrong)}")
     if "bitmap" not in parts and count != size:
         raise ValueError(f"a tensor of {size} elements must have them all; {count} are stored")
-    if "bitmap" in parts and parts["bitmap"] != math.ceil(size / 8):
-        raise ValueError(
-            f"the bitmap of {size} elements takes {math.ceil(size / 8)} bytes; there are {parts['bitmap']}"
-        )
 
 
 def _reserved(room: int, size: int) -> int:
@@ -351,20 +319,7 @@ def _reserved(room: int, size: int) -> int:
     return room - size
 
 
-def _bytes(tensors: State) -> int:
-    """Of the memory that tensors lie in, shared memory once."""
-    storages = [tensor.untyped_storage() for tensor in tensors.values() if isinstance(tensor, torch.Tensor)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _looked_up(values: _Array, codes: _Array, books: int, count: int) -> _Array:
-    table = values.reshape(books, -1)
-    numbers = unpack(codes, bits_for(table.shape[1]), count)
-    found: _Array = np.take_along_axis(table, numbers.reshape(books, -1).astype(np.intp), axis=1)  # or IndexError
-    return found.ravel()
-
-
-def _scattered(bitmap: _Array, stored: _Array, size: int) -> _Array:
+def _scatter(bitmap: _Array, stored: _Array, size: int) -> _Array:
     where = np.unpackbits(bitmap, count=size, bitorder="little").astype(bool)
     if int(where.sum()) != stored.size:
         raise ValueError(f"the bitmap has {int(where.sum())} elements; {stored.size} are stored")

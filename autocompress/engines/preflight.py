@@ -9,7 +9,7 @@ from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.report.format import counted
-from autocompress.search.cost import SearchLength, longest, of_trials
+from autocompress.search.cost import SearchLength, of_trials, search_length
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 
@@ -67,7 +67,7 @@ def length_of(plan: ExperimentPlan, trials: int | None = None) -> SearchLength |
     if not plan.ends_by_itself:
         return None if trials is None else of_trials(trials, settings.patience_epochs * plan.stages, every)
     if isinstance(plan.engine, LoopEngine):
-        return longest(plan.searches, [1], every)
+        return search_length(plan.searches, [1], every)
     length = length_of_space(plan.space, settings)
     if trials is None:
         return length
@@ -82,7 +82,7 @@ def length_of_space(space: SearchSpace, settings: AccuracyAwareSettings) -> Sear
         ConfigError: an algorithm has no rate between the minimal and the maximal compression rate.
     """
     stages = [len(algorithm(each.name).stages) for each in space.algorithms]
-    return longest(settings.searches(space), stages, settings.validate_every_n_epochs)
+    return search_length(settings.searches(space), stages, settings.validate_every_n_epochs)
 
 
 def time_text(seconds: float) -> str:

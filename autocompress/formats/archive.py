@@ -1,4 +1,4 @@
-"""The records of an archive that `torch.save` has written, none of them packed."""
+"""Reader of the uncompressed archives that `torch.save` writes; imports and calls nothing that they name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from autocompress.compression.state_values import DTYPES, readable
+from autocompress.compression.state_values import DTYPES, check_state
 from autocompress.errors import StoreError, first_line, short
 
 INDEX = "data.pkl"
@@ -28,7 +28,7 @@ _HEADER = struct.Struct("<4s22xHH")
 
 
 class _File:
-    """What zipfile reads of a file that is in memory."""
+    """The file interface that zipfile needs, over a memoryview."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._place = data, 0
@@ -54,10 +54,7 @@ class _File:
 
 
 class Records:
-    """All of them together are no larger than the file.
-
-    Args:
-        data: a whole file, writable; the tensors are parts of it.
+    """The records of an archive in a writable buffer; tensors are views of it, so that all are no larger than the file.
 
     Raises:
         StoreError: they are not stored as torch does.
@@ -78,7 +75,7 @@ class Records:
             raise StoreError(f"its numbers must be {sys.byteorder}-endian")
 
     def bytes(self, name: str, most: int = 1 << 20) -> memoryview:
-        """A record, without its checksum looked at: that of the whole file has been."""
+        """The content of a record. Its checksum is not checked: that of the whole file has been."""
         entry = self._entries.get(name)
         if entry is None or entry.file_size > most:
             raise StoreError(f"it must have a record {short(name)} of at most {most} bytes")
@@ -86,11 +83,11 @@ class Records:
         start = entry.header_offset + _HEADER.size + name_length + extra_length
         found = self._data[start : start + entry.file_size]
         if signature != b"PK\x03\x04" or len(found) != entry.file_size:
-            raise StoreError(f"record {short(name)} must be there as a whole")
+            raise StoreError(f"record {short(name)} must be complete")
         return found
 
     def tensor(self, key: str, size: int) -> torch.Tensor:
-        """A record of numbers, which must have as many bytes as it is said to have."""
+        """The bytes of a tensor record, which must have the stated size."""
         data = self.bytes(f"{_TENSORS}{key}", size)
         if len(data) != size:
             raise StoreError(f"record {short(key)} must have {size} bytes")
@@ -131,7 +128,7 @@ _KNOWN = {
     "torch.storage UntypedStorage",
     *(f"torch {name}" for name in (*_STORAGES, *DTYPES)),
 }
-"""What the index may name; none of it is imported or called."""
+"""Allowed names in the index; none is imported or called."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class _Storage:
     flags: torch.Tensor | None = None
 
     def of(self, dtype: torch.dtype) -> torch.Tensor:
-        """Its numbers; bytes that are neither 0 nor 1 are true, in memory that all tensors of flags share."""
+        """The values; bytes other than 0 and 1 are true. All boolean views share one converted copy."""
         if dtype is not torch.bool:
             return self.data.view(dtype)
         if self.flags is None:
@@ -155,25 +152,25 @@ class _Storage:
 
 
 def read_archive(data: memoryview) -> OrderedDict[str, Any]:
-    """The dictionary that `torch.save` has written: dense tensors on the CPU, and plain values, by name.
+    """The dictionary that `torch.save` wrote: dense CPU tensors and plain values, by name.
 
     Args:
-        data: a whole file, writable; the tensors are parts of it.
+        data: a whole file, writable; the tensors are views of it.
 
     Raises:
-        StoreError: it is something else, or claims to hold what it does not.
+        StoreError: it is something else, or inconsistent.
     """
     try:
-        return readable(_Index(Records(data)).read())
+        return check_state(_Index(Records(data)).read())
     except StoreError:
         raise
-    except Exception as error:  # whatever zipfile and pickletools raise for bytes that are neither
+    except Exception as error:  # raised by zipfile and pickletools
         raise StoreError(f"it is not an archive as torch.save writes it: {first_line(error)}") from error
 
 
 @dataclass
 class _Index:
-    """An interpreter of the pickle instructions that a dictionary of tensors takes."""
+    """An interpreter of the pickle instructions that a dictionary of tensors needs."""
 
     records: Records
     stack: list[Any] = field(default_factory=list)
@@ -187,7 +184,7 @@ class _Index:
             if name == "STOP":
                 (state,) = self.stack
                 if not isinstance(state, dict):
-                    raise StoreError("it must hold a dictionary by names")
+                    raise StoreError("it must hold a dictionary with string keys")
                 return state
             if name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name](argument))
@@ -221,7 +218,7 @@ class _Index:
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) not in (dict, OrderedDict) or len(items) % 2 or not all(type(key) is str for key in items[::2]):
-            raise StoreError("its index must fill dictionaries by names")
+            raise StoreError("its index must fill dictionaries with string keys")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def append(self, items: list[Any]) -> None:
@@ -230,7 +227,7 @@ class _Index:
         self.stack[-1].extend(items)
 
     def build(self, _: Any) -> None:
-        """A state dict has its modules' versions as an attribute."""
+        """The only attribute allowed: the module versions of a state dict."""
         attributes, target = self.stack.pop(), self.stack[-1]
         if type(target) is not OrderedDict or type(attributes) is not dict or attributes.keys() != {"_metadata"}:
             raise StoreError("its index must set the versions of state dicts and no other attribute")
@@ -266,7 +263,7 @@ class _Index:
 
 
 def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
-    """Names and arguments, read only of those in the list: Python imports what decodes the texts of others."""
+    """Names and arguments of allowed instructions; Python would import decoders for the texts of others."""
     file = io.BytesIO(data)
     while code := file.read(1):
         found = _OPCODES.get(code)
@@ -278,7 +275,7 @@ def _instructions(data: memoryview) -> Iterator[tuple[str, Any]]:
 def _tensor(
     storage: _Storage, dtype: torch.dtype | None, offset: Any, shape: Any, strides: Any, more: list[Any]
 ) -> torch.Tensor:
-    """A view of a storage, within it and of no more elements; `more` are hooks and bits: there must be none."""
+    """A view within a storage; `more` (hooks and flags) must be empty."""
     numbers = [offset, *shape, *strides]
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers) or any(more) or dtype is None:
         raise StoreError("its tensors must be plain ones")

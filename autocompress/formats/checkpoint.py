@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import uuid
@@ -13,22 +14,20 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.hooks import fresh_model
-from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.state_values import storable
+from autocompress.compression.state_values import prepare_state
 from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.files import (
     FLOAT,
     INT8,
-    read_description,
     read_files,
     replace_files,
     restore_files,
     write_files,
 )
-from autocompress.formats.structure import apply_structure, fill_in, structure_of
+from autocompress.formats.structure import apply_structure, load_weights, structure_of
 
 
 def save_checkpoint(
@@ -39,21 +38,21 @@ def save_checkpoint(
     *,
     plain: bool = False,
 ) -> None:
-    """Write a finished compressed model, replacing what is there; a reader sees the old checkpoint or the new one.
+    """Write a finished compressed model atomically: a reader sees the old checkpoint or the new one.
 
     Args:
         model: the compressed model, masks folded.
         directory: the checkpoint's directory; its parents are made.
         original: the uncompressed model.
-        module: where the uncompressed model can be had again; None: it must be given to `load_compressed`.
-        plain: write an ordinary state dict, zeros and all; else each tensor as compactly as `storage` can.
+        module: the module that returns the uncompressed model; None: it must be passed to `load_compressed`.
+        plain: write an ordinary state dict; else each tensor as compactly as possible.
 
     Raises:
-        StoreError: the model cannot be described by differences to the original, has what a checkpoint cannot hold, or
-            cannot be loaded again (then what was there stays); or the files cannot be written.
+        StoreError: the model differs from the original in more than sizes, has something that a checkpoint does not
+            allow, or cannot be loaded again (then the old checkpoint stays); or the files cannot be written.
     """
     target = Path(directory)
-    state = storable(model.state_dict())
+    state = prepare_state(model.state_dict())
     structure = model.to_dict() if isinstance(model, Int8Model) else structure_of(model, original)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +60,8 @@ def save_checkpoint(
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
             kind = INT8 if isinstance(model, Int8Model) else FLOAT
-            write_files(state, beside, {"kind": kind, **_about(module), "structure": structure}, plain=plain)
+            about = {"kind": kind, "module": None if module is None else module.to_dict(), "structure": structure}
+            write_files(state, beside, about, plain=plain)
             _require_readable(beside, original)
             replace_files(target, beside)
         finally:
@@ -78,17 +78,18 @@ def load_compressed(
     module: ModuleClass | str | None = None,
     trust_module: bool = False,
 ) -> nn.Module:
-    """The compressed model of a checkpoint, computing exactly what the saved one did.
+    """The compressed model of a checkpoint, with exactly the outputs of the saved one.
 
-    Whoever wrote the checkpoint, no code of theirs runs unless `trust_module` is given: what is read is checked against
-    a closed grammar, and the module that the checkpoint names is used only where this process has imported it already.
+    Checkpoints may come from an untrusted source: no code of theirs runs unless `trust_module` is given. Everything
+    read is checked against a closed grammar, and the module named in it is used only if this process has already
+    imported it.
 
     Args:
         path: the checkpoint's directory.
         model: the uncompressed model, copied, not changed. An int8 model does not need it.
-        module: instead of `model`: the class whose `model()` gives it, or where to import it from, as
+        module: instead of `model`: the class whose `model()` returns it, or where to import it from, as
             `package.module:ClassName` or `path/to/file.py:ClassName`.
-        trust_module: instead of both: import the file that the checkpoint names, which runs it.
+        trust_module: instead of both: import the file that the checkpoint names, which executes it.
 
     Raises:
         StoreError: no checkpoint there, a damaged one, or one of another model; or the uncompressed model is needed and
@@ -98,50 +99,32 @@ def load_compressed(
     directory = Path(path)
     description, weights = read_files(directory)
     if description["kind"] == INT8:
-        return _int8(description["structure"], weights, directory)
-    loaded = copied(model) if model is not None else _uncompressed(description, directory, module, trust_module)
+        try:
+            return Int8Model.from_dict(description["structure"], weights)
+        except StoreError as error:
+            raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
+    loaded = copy.deepcopy(model) if model is not None else _uncompressed(description, directory, module, trust_module)
     try:
         apply_structure(loaded, description["structure"])
-        fill_in(loaded, weights)
-    except Exception as error:  # a model of the user's may do anything with state that is not its own
+        load_weights(loaded, weights)
+    except Exception as error:  # user modules define how they load state
         raise StoreError(f"the checkpoint {str(directory)!r} is of another model: {error}") from error
     return loaded
 
 
 def _require_readable(folder: Path, original: nn.Module) -> None:
-    """A checkpoint that has just been written can be loaded: what a module does with its state, only it knows."""
+    """Check that a new checkpoint can be loaded: modules may define how their state is loaded."""
     try:
         description, weights = read_files(folder)
         if description["kind"] == INT8:
             Int8Model.from_dict(description["structure"], weights)
             return
-        again = copied(original)
+        again = copy.deepcopy(original)
         apply_structure(again, description["structure"])
-        fill_in(again, weights)
+        load_weights(again, weights)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise StoreError(f"the model must be one that can be loaded again; {type(error).__name__}: {reason}") from error
-
-
-def _int8(structure: Any, weights: Mapping[str, Any], directory: Path) -> nn.Module:
-    try:
-        return Int8Model.from_dict(structure, weights)
-    except StoreError as error:
-        raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
-
-
-def module_of(path: str | os.PathLike[str]) -> ModuleReference | None:
-    """The module that a checkpoint names.
-
-    Raises:
-        StoreError: no checkpoint there, or a damaged one.
-    """
-    reference = read_description(Path(path))["module"]
-    return None if reference is None else ModuleReference.from_dict(reference)
-
-
-def _about(module: ModuleReference | None) -> dict[str, Any]:
-    return {"module": None if module is None else module.to_dict()}
+        raise StoreError(f"the model must be loadable from its checkpoint; {type(error).__name__}: {reason}") from error
 
 
 def _uncompressed(
@@ -160,7 +143,7 @@ def _uncompressed(
     reference = ModuleReference.from_dict(description["module"])
     if not trust_module and reference.in_memory() is None:
         raise StoreError(
-            reference.untrusted(
+            reference.untrusted_message(
                 f"the checkpoint {str(directory)!r}",
                 lambda given: f"autocompress.load_compressed({str(directory)!r}, {given})",
             )

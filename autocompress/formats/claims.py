@@ -1,8 +1,7 @@
-"""Whether a checkpoint that has just been written holds the model that it was written from.
+"""Check of a new checkpoint: does it hold the model that it was written from.
 
-What a record says of a model is measured on the model as its file gives it back. That is only right where the two are
-one, which is checked here: all tensors bit for bit, then the outputs on the example inputs, which also depend on what
-is not in any tensor.
+Records describe the model as its file gives it back. All tensors are compared bit for bit, then the outputs on the
+example inputs, which also depend on state outside tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import Compression
-from autocompress.compression.model_state import device_of, outputs
+from autocompress.compression.model_state import device_of, forward_outputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.verify import compare, differences
 from autocompress.errors import CompressionError, StoreError, first_line
@@ -28,23 +27,16 @@ _SAME_RATE = 1e-9
 """Rates are quotients of the same two counts: only their last digit may differ."""
 
 
-def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
-    """Load a checkpoint that has just been written, and check that it is the model.
-
-    Args:
-        path: the checkpoint's directory.
-        model: what was saved; not changed.
-        original: the uncompressed model.
-        inputs: positional arguments of one forward pass.
-
-    Returns:
-        the model as the file gives it back, on the same device.
+def load_verified(
+    path: str | os.PathLike[str], model: nn.Module, original: nn.Module, inputs: tuple[Any, ...]
+) -> nn.Module:
+    """Load a new checkpoint, check that it equals the model, and return it on the model's device.
 
     Raises:
-        StoreError: it cannot be loaded, has other tensors, or computes something else.
+        StoreError: it cannot be loaded, has other tensors, or other outputs.
     """
     loaded = load_compressed(path, original)
-    if _devices(loaded) != _devices(model):  # a graph of int8 weights names none; models move while they are trained
+    if _devices(loaded) != _devices(model):  # checkpoints are loaded on the CPU
         loaded = loaded.to(device_of(model))
     require_same_tensors(loaded.state_dict(), model.state_dict(), path)
     require_same_outputs(loaded, model, inputs, path)
@@ -52,11 +44,7 @@ def reread(path: str | os.PathLike[str], model: nn.Module, original: nn.Module, 
 
 
 def require_same_tensors(found: Mapping[str, Any], saved: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Check two state dicts, bit for bit.
-
-    Raises:
-        StoreError: a tensor is missing, is one too many, or has another shape, type or value.
-    """
+    """Compare two state dicts bit for bit; StoreError if they differ."""
     odd = sorted(found.keys() ^ saved.keys()) or [
         name for name, value in saved.items() if not _same(found[name], value)
     ]
@@ -71,38 +59,40 @@ def require_same_tensors(found: Mapping[str, Any], saved: Mapping[str, Any], pat
 def require_same_outputs(
     loaded: nn.Module, model: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]
 ) -> None:
-    """Check that two models with the same tensors compute the same: bit for bit on the CPU.
+    """Check that two models with the same tensors have the same outputs: bit for bit on the CPU.
 
-    On other devices, and where the tensors lie differently in memory, kernels may sum in another order, so that only
-    what `agreement.compare` allows is asked. Of a model that computes something else each time nothing can be asked.
+    On other devices, or with another memory layout, kernels may sum in another order, so the tolerances of
+    `verify.compare` apply. Models with random outputs are not compared.
 
     Raises:
-        StoreError: they do not.
+        StoreError: they differ.
     """
-    wanted, found = outputs(model, inputs), _outputs(loaded, inputs, path)
+    wanted, found = forward_outputs(model, inputs), _outputs(loaded, inputs, path)
     try:
-        apart = max(differences(wanted, found), default=0.0)
-        if not apart or max(differences(wanted, outputs(model, inputs)), default=0.0):
+        difference = max(differences(wanted, found), default=0.0)
+        if not difference or max(differences(wanted, forward_outputs(model, inputs)), default=0.0):
             return
-        if not _lie_alike(loaded, model):
-            compare(model, [inputs], lambda given: outputs(loaded, given), "torch")
+        states = [list(each.state_dict().values()) for each in (loaded, model)]
+        layouts = [[_layout(each) for each in state if isinstance(each, torch.Tensor)] for state in states]
+        if device_of(model).type != "cpu" or layouts[0] != layouts[1]:
+            compare(model, [inputs], lambda given: forward_outputs(loaded, given), "torch")
             return
     except CompressionError as error:
         raise StoreError(f"{_computes(path)}: {error}") from error
     raise StoreError(
-        f"{_computes(path)}: an output differs by {apart:.2g}, though all tensors are the same; what the model "
+        f"{_computes(path)}: an output differs by {difference:.2g}, though all tensors are the same; what the model "
         "computes with must be parameters or buffers of its state dict"
     )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of a model under compression, before it is finished and saved.
+    """The compression rate of a model before it is finished and saved.
 
     Attributes:
-        compression: it measures.
+        compression: measures the rate.
         whole_model: see `base.Compression.achieved_rate`.
-        rate: achieved compression rate in [0, 1), measured on the model that was fine-tuned.
+        rate: achieved compression rate in [0, 1), measured on the fine-tuned model.
     """
 
     compression: Compression
@@ -115,29 +105,23 @@ class Claim:
         return cls(compression, whole_model, compression.achieved_rate(compression.model, whole_model=whole_model))
 
     def require(self, loaded: nn.Module, path: str | os.PathLike[str]) -> None:
-        """Check that a finished model, as its file gave it back, has the rate.
-
-        Raises:
-            StoreError: it has not.
-        """
+        """Check that a finished model, as its file gave it back, has the rate; StoreError if not."""
         require_same_rate(self._measured(loaded), self.rate, path)
 
     def require_carried(self, kept: nn.Module, finished: nn.Module) -> None:
-        """Check that what the first algorithm of a mix removed is gone from the finished model too.
+        """Check that what the first algorithm of a mix removed is still removed after the second; both read from files.
 
-        Args:
-            kept: the model before the second algorithm, as its file gave it back.
-            finished: the model after that one, as its file gave it back. A graph of int8 weights has no layers to
-                measure: each weight must have a shape that is left, and no more values that differ from zero.
+        A graph of int8 weights has no layers to measure: each weight must have a remaining shape, and no more nonzero
+        values.
 
         Raises:
-            StoreError: something has come back.
+            StoreError: removed values have come back.
         """
         if isinstance(finished, Int8Model):
             _require_no_more(kept, finished)
         elif (left := self._measured(finished)) < self.rate - _SAME_RATE:
             raise StoreError(
-                f"quantization must leave the compression rate of {self.rate:.6g}; the saved model has {left:.6g}"
+                f"quantization must keep the compression rate of {self.rate:.6g}; the saved model has {left:.6g}"
             )
 
     def _measured(self, model: nn.Module) -> float:
@@ -145,11 +129,7 @@ class Claim:
 
 
 def require_same_rate(found: float, claimed: float, path: str | os.PathLike[str]) -> None:
-    """Check the rate that was measured on a model as its file gave it back.
-
-    Raises:
-        StoreError: it is not what was claimed.
-    """
+    """Check the rate of a model as its file gave it back; StoreError if it differs."""
     if abs(found - claimed) > _SAME_RATE:
         raise StoreError(
             f"the checkpoint {str(path)!r} must have the compression rate of the model that was saved, {claimed:.6g}; "
@@ -163,20 +143,17 @@ def _require_no_more(kept: nn.Module, finished: Int8Model) -> None:
         if weight.dtype is not torch.int8:
             continue
         values = int(torch.count_nonzero(weight))
-        if not any(_holds(each, weight.shape, values) for each in left):
+        alike = [each for each in left if sorted(each.shape) == sorted(weight.shape)]
+        if not any(int(torch.count_nonzero(each)) >= values for each in alike):
             raise StoreError(
-                f"quantization must leave what was removed; the saved model has int8 weights {tuple(weight.shape)} "
-                f"with {values} values that are not zero, and the model before it has none such"
+                f"quantization must keep what was removed; the saved model has int8 weights {tuple(weight.shape)} "
+                f"with {values} values that are not zero, and the model before it has no such weights"
             )
-
-
-def _holds(weight: torch.Tensor, shape: torch.Size, values: int) -> bool:
-    return sorted(weight.shape) == sorted(shape) and int(torch.count_nonzero(weight)) >= values
 
 
 def _outputs(loaded: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]) -> list[torch.Tensor]:
     try:
-        return outputs(loaded, inputs)
+        return forward_outputs(loaded, inputs)
     except Exception as error:
         raise StoreError(f"{_computes(path)}; it does not run: {first_line(error)}") from error
 
@@ -195,19 +172,12 @@ def _devices(model: nn.Module) -> set[torch.device]:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """As bytes, among which NaN equals itself."""
+    """As bytes, so that NaN equals itself."""
     dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
-    return dense.flatten().view(torch.uint8)  # which a tensor of one element is not always, if it is contiguous
+    return dense.flatten().view(torch.uint8)  # `contiguous()` may keep the strides of a single element
 
 
-def _lie_alike(loaded: nn.Module, model: nn.Module) -> bool:
-    if device_of(model).type != "cpu":
-        return False
-    pairs = zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
-    return all(_place(one) == _place(other) for one, other in pairs if isinstance(one, torch.Tensor))
-
-
-def _place(tensor: torch.Tensor) -> tuple[tuple[int, ...], int]:
+def _layout(tensor: torch.Tensor) -> tuple[tuple[int, ...], int]:
     return tensor.stride(), tensor.data_ptr() % _ALIGNMENT
 
 

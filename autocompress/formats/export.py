@@ -1,4 +1,4 @@
-"""The graph of a model's layers as text for Graphviz."""
+"""Export of finished models: ONNX, torch.export, state dict, and a graph of the layers for Graphviz."""
 
 from __future__ import annotations
 
@@ -16,27 +16,23 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.model_state import device_of, moved, outputs, quiet, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, forward_outputs, suppress_output, to_device
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.tracing import batch_of_three, batch_symbol, free_batches, traced, user_inputs
-from autocompress.compression.verify import Run, compare, differences, rounds
+from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
+from autocompress.compression.verify import Run, compare, differences, rounds_activations
 from autocompress.errors import ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.files import STRUCTURE, WEIGHTS
 from autocompress.formats.onnx import onnx_runner, onnx_weights, require_onnx, write_onnx
 
 
-def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
-    """One box for each layer with its type, number of parameters and output's shape; one for each other operator.
-
-    Args:
-        model: not changed.
-        example_inputs: positional arguments of one forward pass; the size of a batch is written as n.
+def to_graphviz(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+    """A Graphviz graph with a box for each layer (type, parameters, output shape) and one for each other operator.
 
     Raises:
-        CompressionError: torch.export cannot follow the model.
+        CompressionError: torch.export cannot trace the model.
     """
-    program = traced(model, example_inputs)
+    program = export_graph(model, example_inputs)
     inputs, symbol = set(user_inputs(program)), batch_symbol(program)
     layers = {} if isinstance(model, Int8Model) else _layers(model)
     boxes: dict[str, str] = {}
@@ -51,14 +47,14 @@ def dot(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
         for source in node.all_input_nodes:
             if source in home and home[source] != name:
                 edges[home[source], name] = None
-    lines = [f"  {_quoted(name)} [label={_quoted(label)}];" for name, label in boxes.items()]
-    lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in edges]
+    lines = [f"  {_quote(name)} [label={_quote(label)}];" for name, label in boxes.items()]
+    lines += [f"  {_quote(source)} -> {_quote(target)};" for source, target in edges]
     body = "\n".join(lines)
     return f'digraph "{type(model).__name__}" {{\n  node [shape=box, fontname="Helvetica"];\n{body}\n}}\n'
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules without modules in them that have parameters or a type of PyTorch's, and its attention layers."""
+    """Leaf modules with parameters or of PyTorch's types, and its attention layers."""
     return {name: module for name, module in model.named_modules() if name and _is_layer(module)}
 
 
@@ -69,7 +65,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _home(node: fx.Node, layers: dict[str, nn.Module]) -> str:
-    """The layer that a node belongs to, or its own name; a layer that is called twice has a box for each call."""
+    """The layer that a node belongs to, or its own name; each call of a layer has its own box."""
     stack = list((node.meta.get("nn_module_stack") or {}).items())
     if not stack:
         return node.name
@@ -97,7 +93,7 @@ def _shape(node: fx.Node, symbol: str | None) -> str:
     return "\\n" + (sizes if symbol is None else re.sub(rf"\b{symbol}\b", "n", sizes))
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -106,41 +102,42 @@ FORMATS = (".dot", ".onnx", ".pt2")
 """Suffixes; a path without one is a directory with a plain state dict."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, and how it was compared with the model.
+    """What was written, and how it compares with the model.
 
     Attributes:
         path: the file or directory.
         format: onnx, pt2, dot or state_dict.
-        bytes: of all files that belong to it, external data included.
-        checked: with what it was run; None where there is nothing to run.
-        batches: sizes of the batches it was run on: the example inputs, and three times as many where it takes any.
-        max_difference: largest absolute difference, on any batch, of the output that came nearest to its tolerance; in
-            ONNX operator by operator as written.
-        tolerance: what was allowed of it: 1e-4 of its largest value; of a model that rounds activations, and of outputs
-            below 1e-3, at least what the model's own output changes by when its inputs change by a millionth.
-        optimized_difference: largest absolute difference of any output with onnxruntime's own kernels. Those for int8
-            round elsewhere, so a model that rounds activations is not judged by it.
-        weights: values in the file's tensors of two dimensions or more, in floating point or int8; read from the file.
-        zeros: how many of them are zero. Tensors that are equal may be stored once.
-        seconds: how long it took.
+        bytes: of all its files, external data included.
+        checked: what it was run with; None if it cannot be run.
+        batches: sizes of the batches it was run on: the example inputs, and three times as many if the batch is
+            dynamic.
+        max_difference: largest absolute difference, on any batch, of the output that came closest to its tolerance; for
+            ONNX without graph optimization.
+        tolerance: tolerance of that output: 1e-4 of its largest value; for models that round activations, and outputs
+            below 1e-3, at least the change of the model's own output when its inputs change by a millionth.
+        optimized_difference: largest absolute difference of any output with onnxruntime's optimized kernels. Those for
+            int8 round differently, so it is not checked for models that round activations.
+        weights: values in the file's tensors of two dimensions or more, in floating point or int8.
+        zeros: how many of them are zero. Equal tensors may be stored once.
+        seconds: duration of the export.
     """
 
     path: str
     format: str
     bytes: int
-    checked: str | None
-    batches: tuple[int, ...]
-    max_difference: float | None
-    tolerance: float | None
-    optimized_difference: float | None
-    weights: int | None
-    zeros: int | None
+    checked: str | None = None
+    batches: tuple[int, ...] = ()
+    max_difference: float | None = None
+    tolerance: float | None = None
+    optimized_difference: float | None = None
+    weights: int | None = None
+    zeros: int | None = None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """A JSON object."""
         return asdict(self)
 
 
@@ -152,12 +149,11 @@ def export(
     *,
     original: nn.Module | None = None,
 ) -> ExportReport:
-    """Write a finished model in the format that the path's suffix names; an earlier export there is replaced.
+    """Write a finished model in the format of the path's suffix, replacing an earlier export.
 
     `.onnx`: checked by onnx and compared with onnxruntime. `.pt2`: torch.export's, loaded again and compared. `.dot`:
     the graph of its layers, for Graphviz. No suffix: a directory with `weights.pt`, an ordinary state dict, and
-    `structure.json`, loaded again by `load_compressed` and compared. Batches may be of any size where the model lets
-    them.
+    `structure.json`, loaded again by `load_compressed` and compared. The batch size is dynamic if the model allows it.
 
     Args:
         model: finished; not changed.
@@ -167,13 +163,13 @@ def export(
 
     Raises:
         ConfigError: an unknown suffix, or the packages or the uncompressed model that a format needs are missing.
-        CompressionError: the model cannot be exported, or what was written computes something else; nothing is left.
-        StoreError: the files cannot be written, or something else than an earlier export is there.
+        CompressionError: the model cannot be exported, or the export computes something else; nothing is left.
+        StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
     inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
     write = _writer(target, original)
-    _refuse_to_replace(target)
+    _require_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -184,21 +180,11 @@ def export(
         raise StoreError(f"the export must be writable; {str(target)!r} is not: {error}") from error
     kind = target.suffix.removeprefix(".") or "state_dict"
     seconds = round(time.monotonic() - started, 3)
-    return ExportReport(str(target), kind, size, **checked, seconds=seconds)
+    return ExportReport(path=str(target), format=kind, bytes=size, seconds=seconds, **checked)
 
 
 _Checked = dict[str, Any]
-"""The fields of a report that tell of the comparison."""
-
-_UNCHECKED: _Checked = {
-    "checked": None,
-    "batches": (),
-    "max_difference": None,
-    "tolerance": None,
-    "optimized_difference": None,
-    "weights": None,
-    "zeros": None,
-}
+"""Fields of an `ExportReport` about the comparison."""
 
 
 def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Path, tuple[Any, ...]], _Checked]:
@@ -219,8 +205,8 @@ def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Pa
     return lambda model, path, inputs: _state_dict(model, path, inputs, original)
 
 
-def _refuse_to_replace(target: Path) -> None:
-    """Nothing is deleted that is no export."""
+def _require_replaceable(target: Path) -> None:
+    """Never delete anything that is not an export."""
     if target.suffix and target.is_dir():
         raise StoreError(f"an export with a suffix is a file; {str(target)!r} is a directory")
     if target.suffix or not target.exists():
@@ -236,45 +222,45 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    program = traced(model, inputs)
+    program = export_graph(model, inputs)
     cases, version = _cases(inputs, program), write_onnx(program, path)
     checked = _compared(model, cases, onnx_runner(path), version)
     kernels, (weights, zeros) = onnx_runner(path, optimized=True), onnx_weights(path)
-    if not rounds(model):
+    if not rounds_activations(model):
         compare(model, cases, kernels, f"{version}, optimized")
-    apart = max(differences(outputs(model, cases[-1]), kernels(cases[-1])))
+    apart = max(differences(forward_outputs(model, cases[-1]), kernels(cases[-1])))
     return {**checked, "optimized_difference": apart, "weights": weights, "zeros": zeros}
 
 
 def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    program = traced(model, inputs)
-    with quiet("torch.export"):
+    program = export_graph(model, inputs)
+    with suppress_output("torch.export"):
         torch.export.save(program, path)
         program = torch.export.load(path)
         loaded = program.module()
 
     def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
         with torch.no_grad():
-            return tensors(loaded(*moved(given, device_of(model))))
+            return flatten_tensors(loaded(*to_device(given, device_of(model))))
 
     held = {**program.constants, **program.state_dict}
     return {**_compared(model, _cases(inputs, program), run, f"torch {torch.__version__}"), **_counted(held.values())}
 
 
 def _dot(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    path.write_text(dot(model, inputs), encoding="utf-8")
-    return _UNCHECKED
+    path.write_text(to_graphviz(model, inputs), encoding="utf-8")
+    return {}
 
 
 def _state_dict(model: nn.Module, path: Path, inputs: tuple[Any, ...], original: nn.Module) -> _Checked:
     save_checkpoint(model, path, original, plain=True)
     loaded = load_compressed(path, original)
-    checked = _compared(model, [inputs], lambda given: outputs(loaded, given), f"torch {torch.__version__}")
+    checked = _compared(model, [inputs], lambda given: forward_outputs(loaded, given), f"torch {torch.__version__}")
     return {**checked, **_counted(loaded.state_dict().values())}
 
 
 def _counted(held: Iterable[Any]) -> _Checked:
-    """Weights and zeros among what a file holds."""
+    """Weights, and zeros among them."""
     weights = [
         value
         for value in held
@@ -287,22 +273,22 @@ def _counted(held: Iterable[Any]) -> _Checked:
 
 
 def _cases(inputs: tuple[Any, ...], program: ExportedProgram) -> list[tuple[Any, ...]]:
-    """The example inputs, and three times as many where the graph takes batches of any size."""
-    free = free_batches(program)
-    return [inputs, batch_of_three(inputs, free)] if any(free) else [inputs]
+    """The example inputs, and three times as many if the graph has a dynamic batch size."""
+    free = dynamic_batches(program)
+    return [inputs, triple_batch(inputs, free)] if any(free) else [inputs]
 
 
 def _compared(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checked: str) -> _Checked:
     found = compare(model, cases, run, checked)
-    return {**_UNCHECKED, "checked": checked, **asdict(found)}
+    return {"checked": checked, **asdict(found)}
 
 
 def _move(folder: Path, target: Path) -> int:
-    """Put everything in the folder beside the target, in place of an earlier export; the bytes of it."""
+    """Move the folder's content next to the target, replacing an earlier export; returns its bytes."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     new = sorted(folder.iterdir(), reverse=True)  # external data before the file that names it
     if target.is_dir():
-        target.rename(folder / ".earlier")  # a full directory cannot be renamed over; this one goes with the folder
+        target.rename(folder / ".earlier")  # deleted with the folder
     for entry in new:
         entry.replace(target.with_name(entry.name))
     if target.suffix == ".onnx" and len(new) == 1:

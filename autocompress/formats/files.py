@@ -1,4 +1,4 @@
-"""The two files of a checkpoint: written whole, and read by a closed grammar."""
+"""The two files of a checkpoint: written atomically, and read by a closed grammar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.state_values import carried
+from autocompress.compression.state_values import with_versions
 from autocompress.compression.weight_storage import STORED, decode, encode
 from autocompress.errors import ModuleError, StoreError, short
 from autocompress.formats.archive import read_archive
@@ -64,20 +64,18 @@ def write_files(state: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
     """Write weights and their description into a new folder, flushed to the disk.
 
     Args:
-        state: the state dict, as `values.storable` gives it.
+        state: as `state_values.prepare_state` returns it.
         folder: to be made.
         about: `kind`, `module` and `structure`.
         plain: store tensors as they are.
 
     Raises:
-        StoreError: the description has what no checkpoint may have.
+        StoreError: the description has something that checkpoints do not allow.
     """
     folder.mkdir()
     stored, storage = (state, {}) if plain else encode(state)
-    with (folder / WEIGHTS).open(
-        "w+b"
-    ) as file:  # a file object: the archive's inner names, so its size, are always the same
-        torch.save(stored, file)
+    with (folder / WEIGHTS).open("w+b") as file:
+        torch.save(stored, file)  # not by name, which would be part of the archive
         _flush(file.fileno(), file)
         file.seek(0)
         digest = _sha256_of(file)
@@ -107,7 +105,7 @@ def _previous(target: Path) -> Path:
 
 
 def replace_files(target: Path, beside: Path) -> None:
-    """A directory cannot be renamed over a full one: the old one steps aside first, and `_restore` knows where."""
+    """Replace a directory by renaming: the old one is moved away first, and `restore_files` can bring it back."""
     previous = _previous(target)
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
@@ -123,16 +121,11 @@ def restore_files(target: Path) -> None:
         _previous(target).rename(target)
 
 
-def _standing(directory: Path) -> Path:
-    """Where a checkpoint is to be read: reading changes nothing, half a replacement is not undone."""
-    return _previous(directory) if not directory.exists() and _previous(directory).exists() else directory
-
-
 def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The description of a checkpoint, all but its structure checked, and its weights.
+    """The checked description of a checkpoint, its structure excepted, and its weights.
 
-    Both files are of one version, also while the checkpoint is replaced, and each is read once: what is checked is what
-    is used.
+    Both files are of one version, even while the checkpoint is replaced, and each is read once: what is checked is
+    used.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.
@@ -146,19 +139,19 @@ def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _state(file: BinaryIO, description: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = _whole(file)
+    data = _read_into_memory(file)
     if hashlib.sha256(data).hexdigest() != description["weights_sha256"]:
         raise StoreError(f"does not have the checksum in {STRUCTURE}")
     try:
         state = read_archive(data)
         values = {name: state.pop(name) for name, value in list(state.items()) if type(value) is not torch.Tensor}
-        return carried(state, {**decode(state, description["storage"]), **values})
+        return with_versions(state, {**decode(state, description["storage"]), **values})
     except StoreError as error:
         raise StoreError(f"cannot be read: {error}") from error
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """The description of a checkpoint, all but its structure checked.
+    """The checked description of a checkpoint, its structure excepted.
 
     Raises:
         StoreError: no checkpoint there, or a damaged one.
@@ -186,9 +179,10 @@ def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
-    """Files of a checkpoint, all of one version: they are opened together, and again if it was replaced meanwhile."""
+    """Open files of one version of a checkpoint; try again if it is replaced meanwhile."""
     for _ in range(_TRIES):
-        place = _standing(directory)
+        half_replaced = not directory.exists() and _previous(directory).exists()  # reading does not undo it
+        place = _previous(directory) if half_replaced else directory
         with contextlib.ExitStack() as stack:
             before = _identity(place)
             files = [stack.enter_context(_plain_file(place / name)) for name in names]
@@ -203,7 +197,7 @@ def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
-    """Of a directory, whatever it is called; None: there is none."""
+    """Identifies a directory independently of its name; None if it does not exist."""
     try:
         found = place.stat()
     except OSError:
@@ -218,7 +212,7 @@ def _missing(name: str, directory: Path) -> str:
 
 @contextlib.contextmanager
 def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
-    """One opened for reading, neither a link to elsewhere nor a pipe that blocks; None: it is not there."""
+    """Open a regular file, neither a link nor a pipe; None if it does not exist."""
     rule = f"{file.name} must be a plain file; {str(file)!r} is not"
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -234,8 +228,8 @@ def _plain_file(file: Path) -> Iterator[BinaryIO | None]:
         yield opened
 
 
-def _whole(file: BinaryIO) -> memoryview:
-    """What is in a file, in memory aligned as torch's is."""
+def _read_into_memory(file: BinaryIO) -> memoryview:
+    """The content of a file, in memory aligned as torch's is."""
     size = os.fstat(file.fileno()).st_size
     try:
         data = torch.empty(size, dtype=torch.uint8).numpy().data
@@ -254,5 +248,5 @@ def _sha256_of(file: BinaryIO) -> str:
 
 
 def _digest(description: Mapping[str, Any]) -> str:
-    """Of everything else in the file, in its order: found where something was changed by accident."""
+    """Checksum of the rest of the file, in its order, to detect accidental changes."""
     return hashlib.sha256(json.dumps(description, separators=(",", ":")).encode()).hexdigest()

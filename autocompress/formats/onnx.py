@@ -1,4 +1,4 @@
-"""ONNX files: written from a traced model, without what only debugging needs, and run with onnxruntime."""
+"""ONNX files: written from a traced model, without debugging data, and run with onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import quiet, tensors
+from autocompress.compression.model_state import flatten_tensors, suppress_output
 from autocompress.compression.tracing import batch_symbol, user_inputs
 from autocompress.compression.verify import Run
 from autocompress.errors import CompressionError, ConfigError, first_line
@@ -22,11 +22,7 @@ _WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8")
 
 
 def require_onnx() -> None:
-    """Check that the packages are there.
-
-    Raises:
-        ConfigError: one is missing.
-    """
+    """Check that the packages are installed; ConfigError if not."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -38,22 +34,19 @@ def require_onnx() -> None:
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> str:
-    """Write an ONNX file and let onnx check it; a large one's weights go to `<name>.data` beside it.
+    """Write an ONNX file and check it with onnx; returns the runtime's name and version.
 
-    Inputs are named as the arguments of `forward`, outputs by their keys in a dictionary or their places in a tuple; a
-    batch size that is free is named `batch`.
-
-    Returns:
-        what it can be run with.
+    Inputs are named as the arguments of `forward`, outputs by their keys in a dictionary or their places in a tuple, a
+    dynamic batch size `batch`. Weights of a large model go to `<name>.data` beside it.
 
     Raises:
-        CompressionError: torch cannot translate an operator, or onnx finds the file wrong.
+        CompressionError: torch cannot translate an operator, or the file is invalid.
     """
     import onnx
     import onnxruntime
 
     try:
-        with quiet("torch.onnx", "onnxscript"):
+        with suppress_output("torch.onnx", "onnxscript"):
             translated: Any = torch.onnx.export(
                 program, dynamo=True, verbose=False, output_names=_output_names(program)
             )
@@ -69,12 +62,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
 
 
 def onnx_runner(path: Path, *, optimized: bool = False) -> Run:
-    """What runs an ONNX file on the CPU.
-
-    Args:
-        path: the file.
-        optimized: let onnxruntime replace operators by its own kernels, instead of running each as it is written.
-    """
+    """A function that runs an ONNX file on the CPU, without graph optimization unless `optimized`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -84,17 +72,17 @@ def onnx_runner(path: Path, *, optimized: bool = False) -> Run:
     sessions: list[Any] = []
 
     def run(inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        if not sessions:  # a file that onnxruntime cannot read is found where it is first run
+        if not sessions:  # lazily, so that errors are raised by the first run
             sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
         names = [entry.name for entry in sessions[0].get_inputs()]
-        feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in tensors(inputs)), strict=True))
+        feed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in flatten_tensors(inputs)), strict=True))
         return [torch.from_numpy(output) for output in sessions[0].run(None, feed)]
 
     return run
 
 
 def onnx_weights(path: Path) -> tuple[int, int]:
-    """How many weights an ONNX file holds, its external data included, and how many of these are zero.
+    """The number of weights in an ONNX file, its external data included, and how many of these are zero.
 
     Weights are the values of initializers of two dimensions or more, in floating point or int8.
     """
@@ -109,7 +97,7 @@ def onnx_weights(path: Path) -> tuple[int, int]:
 
 
 def _output_names(program: ExportedProgram) -> list[str] | None:
-    """Keys and places, joined by underscores; None for torch to choose: not all are tensors, or names are taken."""
+    """Keys and places, joined by underscores; None (torch chooses) if not all are tensors or names collide."""
     spec = program.call_spec.out_spec
     if spec is None or not all(isinstance(each.arg, TensorArgument) for each in program.graph_signature.output_specs):
         return None
@@ -122,7 +110,7 @@ def _output_names(program: ExportedProgram) -> list[str] | None:
 
 
 def _strip(model: Any) -> None:
-    """Remove where each node came from: in a small model that is most of the file."""
+    """Remove the origin of each node: in a small model that is most of the file."""
     graphs = [model.graph, *model.functions]
     for graph in graphs:
         for node in graph.node:

@@ -1,4 +1,4 @@
-"""How a compressed model differs from the uncompressed one: a JSON object of shapes and plain attributes."""
+"""Differences of a compressed model from the uncompressed one, as a JSON object of shapes and attributes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.compression.quantization.activations import (
     activation_quantizers,
     attach_described,
 )
-from autocompress.compression.state_values import DTYPES, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
 from autocompress.grammar import (
     ANY_NAME,
@@ -40,23 +40,22 @@ STRUCTURE = mapping(
         quantizers=QUANTIZERS,
     ),
 )
-"""Per submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
+"""For each submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
 `quantizers` of activations (quant type -> settings)."""
 
 
 def structure_of(model: nn.Module, original: nn.Module) -> Structure:
-    """The differences of a finished compressed model against the uncompressed one.
+    """The differences of a finished compressed model from the uncompressed one.
 
     Raises:
-        StoreError: shapes and attributes cannot tell them: other submodules, other kinds of modules, other tensors, or
-            others that are shared.
+        StoreError: they are more than shapes and attributes: other submodules, types, tensors or sharing.
     """
     originals = _submodules(original)
     structure: Structure = {}
     for name, module in _submodules(model).items():
         if name not in originals or _kind(module) != _kind(originals[name]):
             raise StoreError(_mismatch(name, module, originals.get(name)))
-        known = _attributes(originals[name])  # what the original does not have, a forward pass has left there
+        known = _attributes(originals[name])  # others were set by a forward pass
         attributes = _different({key: value for key, value in _attributes(module).items() if key in known}, known)
         tensors = _different(_tensors(module), _tensors(originals[name]))
         _require_storable(name, tensors, module, originals[name])
@@ -65,22 +64,23 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
             structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
     odd = sorted(_names(model) ^ _names(original))
     if odd:
-        shown = ", ".join(map(short, odd[:5]))
-        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {shown}")
-    _require_same_sharing(model, original)
+        names = ", ".join(map(short, odd[:5]))
+        raise StoreError(f"a compressed model must have the uncompressed model's tensors; these differ: {names}")
+    unshared = sorted(min(names) for names in _shared(model) ^ _shared(original))
+    if unshared:  # values would overwrite each other
+        raise StoreError(
+            "a compressed model must share the tensors that the uncompressed one shares; "
+            f"{short(unshared[0])} is shared differently in one of them"
+        )
     checked: Structure = STRUCTURE(structure, "the structure")
     return checked
 
 
 def apply_structure(model: nn.Module, structure: Any) -> None:
-    """Give the uncompressed model the shapes and attributes of the compressed one; its values are then to be loaded.
+    """Give the uncompressed model the shapes and attributes of the compressed one; values are loaded afterwards.
 
-    Shared parameters stay shared.
-
-    Args:
-        model: the uncompressed model.
-        structure: from wherever. Only attributes that the model has, whole numbers or tuples of them, are set, and only
-            tensors that it has get another shape, no larger than before.
+    Shared parameters stay shared. The structure is untrusted: only existing attributes, integers or tuples of them, are
+    set, and only existing tensors change their shape, to no larger one.
 
     Raises:
         StoreError: the structure does not fit the model.
@@ -92,7 +92,7 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
             raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
         module = modules[name]
         known = done.setdefault(id(module), differences)
-        if known is not differences:  # a shared one, by another name
+        if known is not differences:  # a shared module by another name
             if known != differences:
                 raise StoreError(f"the checkpoint does not fit the model, where {short(name)} is a shared submodule")
             continue
@@ -103,8 +103,8 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
         attach_described(module, differences["quantizers"])
 
 
-def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Load a state dict: every tensor must be there, in its shape and type, which `load_state_dict` would convert.
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Load a state dict strictly: every tensor in its shape and type, which `load_state_dict` would convert.
 
     Raises:
         StoreError: the weights are not those of the model.
@@ -114,40 +114,32 @@ def fill_in(model: nn.Module, weights: Mapping[str, Any]) -> None:
     if odd:
         raise StoreError(f"the weights must be those of the model; these are not: {', '.join(map(short, odd[:5]))}")
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and not _is_extra(name):
-            _require_fitting(name, value, weights[name])
+        found, is_extra = weights[name], name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX  # of any shape
+        if not isinstance(value, torch.Tensor) or is_extra:
+            continue
+        if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
+            raise StoreError(f"{short(name)} must be {value.dtype} of shape {tuple(value.shape)}")
     for module in model.modules():
         _give_memory(module)
     model.load_state_dict(weights, strict=True)
 
 
-def _require_fitting(name: str, value: torch.Tensor, found: Any) -> None:
-    if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (value.shape, value.dtype):
-        raise StoreError(f"{short(name)} must be {value.dtype} of shape {tuple(value.shape)}")
-
-
-def _is_extra(name: str) -> bool:
-    """Whether it is what a module itself says of its state, in whatever shape."""
-    return name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX
-
-
 def _give_memory(module: nn.Module) -> None:
-    """To tensors whose elements share it: one that repeats a number cannot be written into."""
+    """Replace expanded tensors, whose elements share memory, so that they can be written to."""
     for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None and tensor.layout is torch.strided and _repeats(tensor):
+        if tensor is None or tensor.layout is not torch.strided:
+            continue
+        if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
             tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _repeats(tensor: torch.Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def _set_attribute(module: nn.Module, name: str, key: str, value: int | list[int]) -> None:
-    """Set an attribute that `structure_of` describes, to a value of the kind that it has."""
+    """Set an attribute that `structure_of` describes, to a value of the same kind."""
     new = tuple(value) if isinstance(value, list) else value
     old = _attributes(module).get(key)
     if old is None or isinstance(old, list) != isinstance(new, tuple):
-        raise StoreError(f"the checkpoint does not fit the model, which has no such number {short(f'{name}.{key}')}")
+        attribute = short(f"{name}.{key}")
+        raise StoreError(f"the checkpoint does not fit the model, which has no integer attribute {attribute}")
     setattr(module, key, new)
 
 
@@ -164,25 +156,25 @@ def _replace(
     if math.prod(description["shape"]) > old.numel():
         raise StoreError(_larger(name))
     if id(old) not in replaced:
-        replaced[id(old)] = (old, _blank(old, description))  # the old one is kept alive: its id stays its own
+        replaced[id(old)] = (old, _blank(old, description))  # the old tensor keeps its id unique
     setattr(module, key, replaced[id(old)][1])
 
 
 def _submodules(model: nn.Module) -> dict[str, nn.Module]:
-    """All but the quantizers of activations."""
+    """All modules except the quantizers of activations."""
     named = model.named_modules(remove_duplicate=False)
     return {name: module for name, module in named if not isinstance(module, ActivationQuantizer)}
 
 
 def _names(model: nn.Module) -> set[str]:
-    """Names of the tensors in the state dict of everything but the quantizers of activations."""
+    """Names in the state dict except those of the quantizers of activations."""
     named = model.named_modules(remove_duplicate=False)
     added = tuple(f"{name}." for name, module in named if isinstance(module, ActivationQuantizer))
     return {name for name in model.state_dict() if not name.startswith(added)}
 
 
 def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, original: nn.Module) -> None:
-    """Tensors that changed must be in the state dict, and no larger than they were."""
+    """Changed tensors must be in the state dict, and no larger than before."""
     before = _tensors(original)
     for key, description in tensors.items():
         if key in module._non_persistent_buffers_set:
@@ -206,23 +198,13 @@ def _mismatch(name: str, module: nn.Module, original: nn.Module | None) -> str:
 
 
 def _kind(module: nn.Module) -> tuple[type, bool]:
-    """Its class, and whether it is parametrized: each such module has a class of its own, made of the one it was of."""
+    """Its class before parametrization, and whether it is parametrized."""
     kind, parametrized = type(module), parametrize.is_parametrized(module)
     return kind.__bases__[0] if parametrized else kind, parametrized
 
 
-def _require_same_sharing(model: nn.Module, original: nn.Module) -> None:
-    """One tensor by several names is one in both: else its names' values would overwrite each other."""
-    odd = sorted(min(names) for names in _shared(model) ^ _shared(original))
-    if odd:
-        raise StoreError(
-            "a compressed model must share the tensors that the uncompressed one shares; "
-            f"{short(odd[0])} is shared otherwise in one of them"
-        )
-
-
 def _shared(model: nn.Module) -> set[frozenset[str]]:
-    """Names of the tensors that have several."""
+    """Sets of names that share a tensor."""
     names = dict[int, set[str]]()
     for prefix, module in _submodules(model).items():
         for key, tensor in (
@@ -241,7 +223,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in vars(module).items()
-        if not key.startswith("_") and key != "training" and (_is_int(value) or _is_int_tuple(value))
+        if not key.startswith("_")
+        and key != "training"
+        and (_is_int(value) or (isinstance(value, tuple) and all(map(_is_int, value))))
     }
 
 
@@ -249,13 +233,9 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_int_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_is_int(item) for item in value)
-
-
 def _tensors(module: nn.Module) -> dict[str, Any]:
     own = (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
-    return {key: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for key, tensor in own}
+    return {key: {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)} for key, tensor in own}
 
 
 def _blank(old: torch.Tensor, description: Mapping[str, Any]) -> torch.Tensor:

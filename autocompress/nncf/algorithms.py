@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -12,12 +13,12 @@ from torch.nn.utils import parametrize
 
 from autocompress.compression.base import Compression, CompressionRequest, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
-from autocompress.compression.model_state import copied, evaluating, requiring_gradients
-from autocompress.compression.parametrizations import WEIGHT, fold
+from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.parametrizations import WEIGHT, fold_parametrizations
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.filters import cut_out, removed_share
+from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
-from autocompress.compression.pruning.pruning_plan import Cut, Share
+from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import CompressionError
@@ -147,7 +148,7 @@ class LevelPartBase:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Write the zeros into the weights."""
-        return fold(model)
+        return fold_parametrizations(model)
 
     @property
     def left_alone(self) -> dict[str, str]:
@@ -202,7 +203,7 @@ class SparsityPart(_MaskedPart):
         self.level = level
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
-        """Share of the weights that are zero."""
+        """ModelShare of the weights that are zero."""
         return zero_share(model, self._layers)
 
 
@@ -247,7 +248,7 @@ class PruningPart(_MaskedPart):
             _, chosen = self._sound(cut)
             remove(plain, removals(chosen))
         else:  # that anything can be removed is checked once
-            cut, _ = cut_out(cut, Share.wanted(plain, cut.request))
+            cut, _ = remove_filters(cut, ModelShare.requested(plain, cut.request))
             self._remember(cut)
             self._proven = True
         self.level, self._targets = level, cut.targets
@@ -277,33 +278,33 @@ class PruningPart(_MaskedPart):
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Remove the masked filters."""
-        remove(fold(model), self._removals)
+        remove(fold_parametrizations(model), self._removals)
         return model
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
-        """Share of the filters, parameters or MACs that are removed in a finished model."""
-        share = Share.wanted(model, self._request(self.level))
+        """ModelShare of the filters, parameters or MACs that are removed in a finished model."""
+        share = ModelShare.requested(model, self._request(self.level))
         if not self._targets:  # the model came finished
             self._targets = self._cut(self._reference.original, self.level).targets
         if share is not None:
             return share.removed(model)
         return removed_share(model, self._reference.shapes, self._targets)
 
-    def _cut(self, plain: nn.Module, level: float) -> Cut:
+    def _cut(self, plain: nn.Module, level: float) -> PruningPlan:
         """What can be removed from a plain model; the uncompressed model's channels are traced only once."""
         if self._whole is None:
             original = self._reference.original
-            followed = self._followed(original).proven(original, self._request(level))
+            followed = self._followed(original).with_verified(original, self._request(level))
             self._whole = followed.narrowed(original) or followed  # drops the trace
-        return Cut.of(plain, self._request(level), self._whole.narrowed(plain) or self._followed(plain))
+        return PruningPlan.of(plain, self._request(level), self._whole.narrowed(plain) or self._followed(plain))
 
-    def _sound(self, cut: Cut) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
+    def _sound(self, cut: PruningPlan) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What can be removed correctly; what cannot is not tried again."""
-        sound, chosen = cut.sound(Share.wanted(cut.model, cut.request))
+        sound, chosen = cut.verified(ModelShare.requested(cut.model, cut.request))
         self._remember(sound)
         return sound, chosen
 
-    def _remember(self, cut: Cut) -> None:
+    def _remember(self, cut: PruningPlan) -> None:
         new = {name: why for name, why in cut.left_alone.items() if name not in self._left_alone}
         for why in dict.fromkeys(new.values()):
             _logger.warning("filter pruning leaves a layer alone: %s", why)
@@ -312,10 +313,10 @@ class PruningPart(_MaskedPart):
             self._whole = self._whole.without(new)
 
     def _followed(self, model: nn.Module) -> Channels:
-        with evaluating(model), requiring_gradients(model):
+        with eval_mode(model), require_gradients(model):
             return Channels.of(model, self._request(self.level), self._reference.shapes)
 
-    def _choose(self, cut: Cut, chosen: list[tuple[Coupling, list[int]]]) -> None:
+    def _choose(self, cut: PruningPlan, chosen: list[tuple[Coupling, list[int]]]) -> None:
         self._removals, self._targets = removals(chosen), cut.targets
         self._chosen = {coupling.members[0]: channels for coupling, channels in chosen}
 
@@ -334,7 +335,7 @@ class PruningPart(_MaskedPart):
 
 def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
     """Parameter -> True at the values that a removal takes away, found by removing numbers."""
-    probe = copied(plain)
+    probe = copy.deepcopy(plain)
     with torch.no_grad():
         for parameter in probe.parameters():
             numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)

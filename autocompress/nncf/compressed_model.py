@@ -14,21 +14,20 @@ from torch import nn
 from autocompress.compression.applied_algorithms import AppliedAlgorithms
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.batchnorm import recalibrate
-from autocompress.compression.model_state import copied
-from autocompress.compression.parametrizations import bare, fold
+from autocompress.compression.parametrizations import fold_parametrizations, strip_parametrizations
 from autocompress.compression.quantization.activations import activation_quantizers, detach, hook
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantizer,
     calibrate,
-    unrounded,
+    observing,
 )
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import ConfigError
 from autocompress.formats.claims import Claim
 from autocompress.nncf.algorithms import LevelPart, PruningPart
 from autocompress.nncf.requests import first_samples
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 
 def replace_(model: nn.Module, source: nn.Module) -> None:
@@ -119,7 +118,7 @@ class ModelSnapshot:
 
 def make_plain_(model: nn.Module) -> nn.Module:
     """Take masks and quantizers off a model; the weights below them stay as they are."""
-    for module in bare(model).modules():
+    for module in strip_parametrizations(model).modules():
         detach(module)
     return model
 
@@ -223,8 +222,13 @@ class CompressedModel:
         twin = _copied(self.model).eval()
         rate = self.achieved_rate(twin)
         if not plain:
-            return ModelSnapshot(rate, self._claims(rate), lambda: fold(twin))
-        return ModelSnapshot(rate, self._claims(rate), lambda: fold(copied(twin)), lambda: make_plain_(copied(twin)))
+            return ModelSnapshot(rate, self._claims(rate), lambda: fold_parametrizations(twin))
+        return ModelSnapshot(
+            rate,
+            self._claims(rate),
+            lambda: fold_parametrizations(copy.deepcopy(twin)),
+            lambda: make_plain_(copy.deepcopy(twin)),
+        )
 
     def start_from(
         self, model: nn.Module | None, rate: float | None, *, removed: bool, evaluated: bool = False
@@ -247,7 +251,7 @@ class CompressedModel:
         if part is not None and rate is not None and removed:
             start = part.remove(start, rate)
         masked = part is not None and not (removed and isinstance(part, PruningPart))
-        plain = copied(start) if masked else start
+        plain = copy.deepcopy(start) if masked else start
         if start is not self.model:
             replace_(self.model, start)
         self.attach(with_data=False)
@@ -306,7 +310,7 @@ class CompressedModel:
 
     def _plain_itself(self) -> nn.Module:
         """The model itself, with the weights that trials start from where filters do not come back."""
-        (fold if self.quantization is None else make_plain_)(self.model)
+        (fold_parametrizations if self.quantization is None else make_plain_)(self.model)
         refresh_parameters_(self.model)
         return self.model
 
@@ -318,13 +322,13 @@ class CompressedModel:
         data, estimated = self.reference.data, False
         if data is not None and (thoroughly or self.quantization is not None):
             samples = _SAMPLES_FOR_STATISTICS if thoroughly else _SAMPLES_TO_BEGIN_WITH
-            with unrounded(self.model):
+            with observing(self.model):
                 estimated = recalibrate(self.model, first_samples(data, samples))
         if self.quantization is not None and (thoroughly or not estimated):
             calibrate(self.model, self.quantization)
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    twin = copied(model)
-    Lesson.forget(twin)
+    twin = copy.deepcopy(model)
+    DistillationHook.forget(twin)
     return twin

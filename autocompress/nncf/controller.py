@@ -20,7 +20,7 @@ from autocompress.nncf.algorithms import LevelPart
 from autocompress.nncf.compressed_model import CompressedModel
 from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.statistics import CompressionStage, CompressionStatistics, combined, stage_of_level
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 
 class CompressionScheduler:
@@ -113,7 +113,7 @@ class CompressionController:
         names: of all algorithms.
     """
 
-    def __init__(self, compressed: CompressedModel, lesson: Lesson | None, names: tuple[str, ...]) -> None:
+    def __init__(self, compressed: CompressedModel, lesson: DistillationHook | None, names: tuple[str, ...]) -> None:
         self.compressed, self._lesson, self.names = compressed, lesson, names
         self.scheduler = CompressionScheduler(compressed.parts, compressed.set_levels)
 

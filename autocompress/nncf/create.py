@@ -15,10 +15,10 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.model_state import device_of, moved, output_shapes
+from autocompress.compression.model_state import device_of, output_shapes, to_device
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import CompressionError, ConfigError, StoreError
-from autocompress.formats.export import dot
+from autocompress.formats.export import to_graphviz
 from autocompress.formats.structure import apply_structure
 from autocompress.nncf.algorithms import LevelPart, PruningPart, SparsityPart
 from autocompress.nncf.compressed_model import CompressedModel
@@ -28,7 +28,7 @@ from autocompress.nncf.rb_sparsity import LearnedPart
 from autocompress.nncf.requests import Requests
 from autocompress.nncf.schedules import schedule_of
 from autocompress.nncf.sections import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
-from autocompress.trial.distillation import Lesson
+from autocompress.trial.distillation import DistillationHook
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}
 
@@ -68,10 +68,10 @@ def example_inputs(config: CompressionConfig, model: nn.Module) -> tuple[Any, ..
     """
     if config.input_info:
         filled = (_filled(info) for info in _in_order(config.input_info, model))
-        return tuple(moved(item, device_of(model)) for item in filled)
+        return tuple(to_device(item, device_of(model)) for item in filled)
     for batch in config.data if config.data is not None else ():
         inputs = batch_input(batch)
-        return (moved(inputs[:1] if isinstance(inputs, torch.Tensor) else inputs, device_of(model)),)
+        return (to_device(inputs[:1] if isinstance(inputs, torch.Tensor) else inputs, device_of(model)),)
     raise ConfigError("input_info must be given: an object with sample_size, or a list of them")
 
 
@@ -141,7 +141,7 @@ def _reference(model: nn.Module, config: CompressionConfig) -> ReferenceModel:
 
 def _compressed(
     model: nn.Module, config: CompressionConfig, reference: ReferenceModel
-) -> tuple[CompressedModel, Lesson | None]:
+) -> tuple[CompressedModel, DistillationHook | None]:
     requests = Requests(config, reference)
     parts: list[LevelPart] = []
     quantization = lesson = None
@@ -155,7 +155,7 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            lesson = Lesson(model, copy.deepcopy(reference.original), section)
+            lesson = DistillationHook(model, copy.deepcopy(reference.original), section)
     return CompressedModel(model, reference, parts, quantization), lesson
 
 
@@ -176,7 +176,7 @@ def _write_graphs(controller: CompressionController, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in graphs.items():
-            text = dot(copy.deepcopy(model), controller.uncompressed.inputs)
+            text = to_graphviz(copy.deepcopy(model), controller.uncompressed.inputs)
             (directory / f"{name}.dot").write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"log_dir must be writable; {directory} is not: {error}") from error

@@ -45,7 +45,7 @@ class Requests:
             quant={
                 "quant_bits": {"weight": section.weights.bits, "output": section.activations.bits},
                 "quant_scheme": {
-                    "weight": _scheme(section.weights.mode, by_channel=bool(section.weights.per_channel)),
+                    "weight": _scheme(section.weights.mode, per_channel=bool(section.weights.per_channel)),
                     "output": _scheme(activations.mode or _MODES[section.preset]),
                 },
             },
@@ -58,8 +58,8 @@ class Requests:
         return {"ignored_scopes": ignored, "target_scopes": targets, "validate_scopes": validate}
 
 
-def _scheme(mode: str | None, *, by_channel: bool = False) -> str:
-    return f"per_{'channel' if by_channel else 'tensor'}_{'affine' if mode == 'asymmetric' else 'symmetric'}"
+def _scheme(mode: str | None, *, per_channel: bool = False) -> str:
+    return f"per_{'channel' if per_channel else 'tensor'}_{'affine' if mode == 'asymmetric' else 'symmetric'}"
 
 
 def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass | None:

@@ -1,4 +1,4 @@
-"""Reports: tables, plots and pages of what an experiment's files hold. They decide nothing and load no model."""
+"""Reports: tables, plots and pages of an experiment's files. They decide nothing and load no model."""
 
 from __future__ import annotations
 

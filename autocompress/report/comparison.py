@@ -1,44 +1,37 @@
-"""What each search of a comparison came to, and after how many epochs: pure figures of its records."""
+"""The outcome of each search of a comparison, and how many epochs it took: figures of its records."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.budget import accuracy_margin
 from autocompress.records import Record
-from autocompress.report.data import Story
+from autocompress.report.data import ReportData
 
 _CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
 class Point(Record):
-    """A search after one of its trials.
+    """A search after one of its trials."""
 
-    Attributes:
-        trials: so far.
-        epochs: of training so far.
-        best: the highest reduction of the objective within the budget so far; None while there is none.
-    """
-
-    trials: int
-    epochs: int
-    best: float | None
+    trials: int  # so far
+    epochs: int  # of training so far
+    best: float | None  # the highest reduction of the objective within the budget so far; None while there is none
 
 
 @dataclass(frozen=True)
 class SearchOutcome(Record):
-    """What one search of a comparison came to.
+    """The outcome of one search of a comparison.
 
     Attributes:
         tuner: as users name it.
         seed: of the tuner and of its trials.
         directory: of the experiment, relative to the comparison's.
         best_rate: the objective's highest achieved reduction within the budget; None where nothing was.
-        requested_rate: what was asked there.
+        requested_rate: of that trial.
         accuracy: of that model, loaded afresh.
         holdout_accuracy: the same on hold-out data; None without such data.
         feasible: number of trials within the budget.
@@ -66,73 +59,52 @@ class SearchOutcome(Record):
     error: str | None = None
 
     def reaches(self, rate: float) -> Point | None:
-        """When the search first had a reduction of so much within the budget; None if it never had."""
+        """The first point at which the search had this reduction within the budget; None if never."""
         return next((point for point in self.path if point.best is not None and point.best >= rate - _CLOSE), None)
 
 
-def outcome(story: Story, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
-    """What a search came to.
-
-    Args:
-        story: the experiment's.
-        tuner: as users name it.
-        directory: of the experiment, relative to the comparison's.
-        holdouts: accuracies on hold-out data by key of the feasible trials; empty without such data.
-    """
-    best, verdict = story.best, story.verdict
+def outcome(data: ReportData, tuner: str, directory: str, holdouts: Mapping[str, float]) -> SearchOutcome:
+    """The outcome of a search, from its report data and the hold-out accuracies of its feasible trials by key."""
+    best, verdict, threshold = data.best, data.verdict, data.holdout_threshold
+    disproved = None if threshold is None else sum(data.margin(each, threshold) < 0 for each in holdouts.values())
     return SearchOutcome(
         tuner=tuner,
-        seed=story.plan.settings.seed,
+        seed=data.plan.settings.seed,
         directory=directory,
-        best_rate=story.reduction(best) if best else None,
+        best_rate=data.reduction(best) if best else None,
         requested_rate=best.requested_rate if best else None,
         accuracy=verdict.accuracy if verdict else None,
         holdout_accuracy=verdict.holdout_accuracy if verdict else None,
-        feasible=sum(record.feasible for record in story.records),
-        false_feasible=_false_feasible(story, holdouts),
-        trials=len(story.records),
-        epochs=sum(record.epochs for record in story.records),
-        seconds=round(sum(record.seconds for record in story.records), 3),
-        path=tuple(_path(story)),
+        feasible=sum(record.feasible for record in data.records),
+        false_feasible=disproved,
+        trials=len(data.records),
+        epochs=sum(record.epochs for record in data.records),
+        seconds=round(sum(record.seconds for record in data.records), 3),
+        path=tuple(_path(data)),
     )
 
 
-def _false_feasible(story: Story, holdouts: Mapping[str, float]) -> int | None:
-    threshold = story.holdout_threshold
-    if threshold is None:
-        return None
-    higher = story.baseline.higher_is_better
-    return sum(accuracy_margin(found, threshold, higher_is_better=higher) < 0 for found in holdouts.values())
-
-
-def _path(story: Story) -> Iterable[Point]:
+def _path(data: ReportData) -> Iterable[Point]:
     epochs, best = 0, None
-    for number, record in enumerate(story.records, 1):
+    for number, record in enumerate(data.records, 1):
         epochs += record.epochs
-        reached = story.reduction(record) if record.feasible else None
+        reached = data.reduction(record) if record.feasible else None
         best = reached if best is None else max(best, best if reached is None else reached)
         yield Point(number, epochs, best)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several seeds.
+    """A figure over several seeds."""
 
-    Attributes:
-        median: of those that have it; None where none has.
-        low: the lowest of them.
-        high: the highest.
-        missing: how many seeds have none.
-    """
-
-    median: float | None
-    low: float | None
-    high: float | None
-    missing: int
+    median: float | None  # of those that have it; None where none has
+    low: float | None  # the lowest of them
+    high: float | None  # the highest
+    missing: int  # how many seeds have none
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of these values."""
+        """The spread of these values."""
         values = list(values)
         known = [value for value in values if value is not None]
         if not known:
@@ -142,59 +114,39 @@ class Spread:
 
 @dataclass(frozen=True)
 class TunerRow:
-    """One tuner over all seeds; a figure that a seed has not is missing in its spread.
+    """One tuner over all seeds; a figure that a seed has not is missing in its spread."""
 
-    Attributes:
-        tuner: as users name it.
-        best_rate: the objective's highest reduction within the budget.
-        holdout_accuracy: of that model.
-        trials_to_best: trials until within one minimal step of the best known rate.
-        epochs_to_best: the same in epochs of training.
-        false_feasible: trials within the budget that are outside it on hold-out data.
-        trials: in all.
-        epochs: in all.
-        seconds: wall time of its trials.
-        errors: why seeds have no result.
-    """
+    tuner: str  # as users name it
+    best_rate: Spread  # the objective's highest reduction within the budget
+    holdout_accuracy: Spread  # of that model
+    trials_to_best: Spread  # trials until within one minimal step of the best known rate
+    epochs_to_best: Spread  # the same in epochs of training
+    false_feasible: Spread  # trials within the budget that are outside it on hold-out data
+    trials: Spread  # in all
+    epochs: Spread  # in all
+    seconds: Spread  # wall time of its trials
+    errors: tuple[str, ...]  # why seeds have no result
 
-    tuner: str
-    best_rate: Spread
-    holdout_accuracy: Spread
-    trials_to_best: Spread
-    epochs_to_best: Spread
-    false_feasible: Spread
-    trials: Spread
-    epochs: Spread
-    seconds: Spread
-    errors: tuple[str, ...]
+    @property
+    def spreads(self) -> list[Spread]:
+        """All spreads, in the order of the fields."""
+        return [value for value in vars(self).values() if isinstance(value, Spread)]
+
+
+_FIGURES = ("best_rate", "holdout_accuracy", "false_feasible", "trials", "epochs", "seconds")
 
 
 def row(tuner: str, outcomes: Iterable[SearchOutcome], within_reach: float | None) -> TunerRow:
-    """A tuner's row.
-
-    Args:
-        tuner: as users name it.
-        outcomes: its searches.
-        within_reach: the rate that counts as the best known; None where there is none.
-    """
+    """A tuner's row; `within_reach` is the rate that counts as the best known."""
     outcomes = list(outcomes)
     ended = [each for each in outcomes if each.error is None]
-
-    def spread(figure: Callable[[SearchOutcome], float | None]) -> Spread:
-        return Spread.of(figure(each) for each in ended)
-
-    reached = {each.seed: None if within_reach is None else each.reaches(within_reach) for each in ended}
+    reached = [None if within_reach is None else each.reaches(within_reach) for each in ended]
     return TunerRow(
         tuner=tuner,
-        best_rate=spread(lambda each: each.best_rate),
-        holdout_accuracy=spread(lambda each: each.holdout_accuracy),
-        trials_to_best=spread(lambda each: getattr(reached[each.seed], "trials", None)),
-        epochs_to_best=spread(lambda each: getattr(reached[each.seed], "epochs", None)),
-        false_feasible=spread(lambda each: each.false_feasible),
-        trials=spread(lambda each: each.trials),
-        epochs=spread(lambda each: each.epochs),
-        seconds=spread(lambda each: each.seconds),
+        trials_to_best=Spread.of(getattr(point, "trials", None) for point in reached),
+        epochs_to_best=Spread.of(getattr(point, "epochs", None) for point in reached),
         errors=tuple(dict.fromkeys(each.error for each in outcomes if each.error is not None)),
+        **{name: Spread.of(getattr(each, name) for each in ended) for name in _FIGURES},
     )
 
 
@@ -231,13 +183,13 @@ class Comparison(Record):
 
     @property
     def rows(self) -> list[TunerRow]:
-        """One for each tuner: those first that always came close to the best known rate, by the epochs it took them."""
+        """One row for each tuner: those that always came close to the best known rate first, by their epochs."""
         near = None if self.best_known is None else self.best_known - self.minimal_step
         names = dict.fromkeys(each.tuner for each in self.outcomes)
         rows = [row(name, (each for each in self.outcomes if each.tuner == name), near) for name in names]
-        return sorted(rows, key=_order)
+        return sorted(rows, key=_sort_key)
 
 
-def _order(entry: TunerRow) -> tuple[Any, ...]:
+def _sort_key(entry: TunerRow) -> tuple[Any, ...]:
     late = entry.epochs_to_best.median
     return bool(entry.errors), entry.epochs_to_best.missing, late is None, late or 0.0, -(entry.best_rate.median or 0.0)

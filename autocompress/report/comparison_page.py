@@ -35,7 +35,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """What came out, in one sentence."""
+    """The result in one sentence."""
     rows = [row for row in comparison.rows if row.epochs_to_best.median is not None]
     if not rows or comparison.best_known is None:
         return "No tuner found anything within the accuracy budget."
@@ -48,7 +48,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def explanation(comparison: Comparison) -> str:
-    """How the table is to be read."""
+    """How to read the table."""
     seeds = len({each.seed for each in comparison.outcomes})
     return (
         f"At most {comparison.trials} trials each, {counted(seeds, 'seed')}: median [range]; -N: N seeds never had it. "
@@ -65,26 +65,17 @@ def comparison_plots(comparison: Comparison) -> dict[str, tuple[str, Draw]]:
 
 
 def cells(row: TunerRow) -> list[str]:
-    """A tuner's row as text, under `HEADS` but for the name."""
-    return [
-        _told(row.best_rate),
-        _told(row.holdout_accuracy),
-        _told(row.trials_to_best),
-        _told(row.epochs_to_best),
-        _told(row.false_feasible),
-        _told(row.trials),
-        _told(row.epochs),
-        _told(row.seconds, 3),
-    ]
+    """A tuner's row as text, under `HEADS` without the name."""
+    return [_spread_text(spread, 3 if spread is row.seconds else 4) for spread in row.spreads]
 
 
-def _told(spread: Spread, digits: int = 4) -> str:
+def _spread_text(spread: Spread, digits: int) -> str:
     if spread.median is None:
         return "never" if spread.missing else "-"
-    told = number(spread.median, digits)
+    text = number(spread.median, digits)
     if spread.low != spread.high:
-        told += f" [{number(spread.low, digits)}, {number(spread.high, digits)}]"
-    return f"{told} -{spread.missing}" if spread.missing else told
+        text += f" [{number(spread.low, digits)}, {number(spread.high, digits)}]"
+    return f"{text} -{spread.missing}" if spread.missing else text
 
 
 def _draw(comparison: Comparison, axes: Axes) -> None:

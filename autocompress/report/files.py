@@ -1,4 +1,4 @@
-"""Writing reports' files."""
+"""Write reports' files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from autocompress.errors import StoreError
 from autocompress.report.comparison import Comparison
 from autocompress.report.comparison_page import comparison_page, comparison_plots
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.page import page
 from autocompress.report.plot_style import Draw
 from autocompress.report.plot_style import write as write_plot
@@ -19,20 +19,16 @@ from autocompress.store.disk import write_json
 
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
-    """See `autocompress.report.write_report`."""
-    story, path = story_of(directory), path.expanduser()
+    """Write the page and the plots of an experiment."""
+    data, path = read_report_data(directory), path.expanduser()
     path = path.parent.resolve() / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
-    _write(path, page(story, trials), plots(story))
+    _write(path, page(data, trials), plots(data))
     return path
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> Path:
-    """Write `comparison.json`, `comparison.html` and the plot as SVG and PNG in `plots/`; the page.
-
-    Raises:
-        StoreError: they cannot be written.
-    """
+    """Write `comparison.json`, `comparison.html`, and the plot as SVG and PNG in `plots/`; the page is returned."""
     path = directory / "comparison.html"
     write_json(directory / "comparison.json", comparison.to_dict())
     _write(path, comparison_page(comparison), comparison_plots(comparison))
@@ -40,7 +36,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> Path:
 
 
 def _refuse_links(*paths: Path) -> None:
-    """A directory that came from elsewhere may have links that lead out of it."""
+    """A directory from elsewhere may contain links that lead out of it."""
     for path in paths:
         if path.is_symlink():
             raise StoreError(f"a report must not be written through a link; {path} leads to {path.readlink()}")

@@ -1,4 +1,4 @@
-"""Figures and phrases for people: the same ones in the terminal and in reports."""
+"""Figures and phrases that the terminal and reports share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from autocompress.store import Verdict
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that says something."""
+    """The first line of a text that is not empty."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number in as few figures as it takes; a dash for none."""
+    """A number with the given significant digits; a dash for none."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.{digits}g}"
@@ -42,32 +42,27 @@ def duration(seconds: float) -> str:
 
 
 def gain(record: TrialRecord) -> str:
-    """How much smaller the model has become."""
+    """How much smaller the model is."""
     return f"{percent(record.parameters_removed)} of the parameters removed, {percent(record.size_removed)} smaller"
 
 
 def at_rate(algorithm: str, rate: float | None) -> str:
-    """An algorithm and the rate asked of it, if any."""
+    """An algorithm and its requested rate, if any."""
     return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 
 def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
-    """Whether a trial is within the budget, or why there is no answer.
-
-    Args:
-        record: of the trial.
-        fresh: what loading its model afresh came to; None: that has not been done.
-    """
+    """Whether a trial is within the budget, or why it has no result; `fresh` is the verification of its checkpoint."""
     if record.error is not None:
         return f"{record.state}: {first_line(record.error)}"
     stopped = "" if record.state == "completed" else f"{record.state}, "
-    told = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
+    text = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
     if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):
-        told += f" as int8; {number(record.simulated_accuracy)} in simulation"
+        text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
-    return told if differs is None else f"{told}; {differs}"
+    return text if differs is None else f"{text}; {differs}"
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:
-    """Whether a trial is within the budget, when loaded afresh too where that has been done."""
+    """Whether a trial is within the budget, and was when its checkpoint was verified."""
     return record.feasible and (fresh is None or fresh.feasible)

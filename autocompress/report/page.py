@@ -1,4 +1,4 @@
-"""Filling in the pages' templates."""
+"""Render the pages' templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autocompress.report.data import Story, reasons, recipe
+from autocompress.report.data import ReportData, reasons, recipe
 from autocompress.report.format import duration, holds, number, percent, verdict
 from autocompress.report.plot_style import png, svg
 from autocompress.report.plots import plots
@@ -20,7 +20,7 @@ from autocompress.report.verdict import advice, findings, headline
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page as HTML; what comes from outside is escaped."""
+    """A page as HTML; values are escaped."""
     return _environment().get_template(template).render(version=version("autocompress"), **values)
 
 
@@ -39,23 +39,15 @@ def _environment() -> Environment:
         duration=duration,
         verdict=verdict,
         holds=holds,
-        count=_count,
-        signed=_signed,
-        milliseconds=_milliseconds,
+        count=lambda value: _or_dash(value, "{:,}"),
+        signed=lambda value: _or_dash(value, "{:+.2g}"),
+        milliseconds=lambda seconds: _or_dash(seconds and 1000 * seconds, "{:.3g}"),
     )
     return environment
 
 
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2g}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+def _or_dash(value: float | None, layout: str) -> str:
+    return "-" if value is None else layout.format(value)
 
 
 _TOTAL = "whole model"
@@ -63,82 +55,65 @@ _TOTAL = "whole model"
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer before and after.
+    """A layer before and after."""
 
-    Attributes:
-        name: of the layer.
-        kind: its class.
-        parameters: before and after; None where it is not known.
-        macs: the same.
-        seconds: the same.
-        total: whether it is the whole model's row.
-    """
-
-    name: str
-    kind: str
-    parameters: tuple[int | None, int | None]
-    macs: tuple[int | None, int | None]
-    seconds: tuple[float | None, float | None]
-    total: bool = False
+    name: str  # of the layer
+    kind: str  # its class
+    parameters: tuple[int | None, int | None]  # before and after; None where it is not known
+    macs: tuple[int | None, int | None]  # the same
+    seconds: tuple[float | None, float | None]  # the same
+    total: bool = False  # whether it is the whole model's row
 
 
-def page(story: Story, trials: str) -> str:
-    """The page's HTML.
-
-    Args:
-        story: the experiment's.
-        trials: where the trials' directories are, from where the page is.
-    """
+def page(data: ReportData, trials: str) -> str:
+    """The page's HTML; `trials` is the path of the trials' directories relative to it."""
     return rendered(
         "experiment.html",
-        title=f"{story.module}: compression report",
-        story=story,
-        headline=headline(story),
-        findings=findings(story),
-        advice=advice(story),
-        tiles=tiles(story),
-        pictures=[(caption, svg(draw, themed=True)) for caption, draw in plots(story).values()],
-        trials=list(zip(story.records, reasons(story), strict=True)),
+        title=f"{data.module}: compression report",
+        data=data,
+        headline=headline(data),
+        findings=findings(data),
+        advice=advice(data),
+        tiles=tiles(data),
+        pictures=[(caption, svg(draw, themed=True)) for caption, draw in plots(data).values()],
+        trials=list(zip(data.records, reasons(data), strict=True)),
         place=trials,
-        layers=layer_rows(story),
-        recipe=(again := recipe(story)),
+        layers=layer_rows(data),
+        recipe=(again := recipe(data)),
         described=json.dumps(again.content, indent=2),
-        settings=json.dumps(story.plan.settings.to_dict(), indent=2),
-        versions=sorted(story.plan.versions.items()),
+        settings=json.dumps(data.plan.settings.to_dict(), indent=2),
+        versions=sorted(data.plan.versions.items()),
     )
 
 
-def notebook(story: Story) -> str:
+def notebook(data: ReportData) -> str:
     """The verdict and the plots, for a notebook's cell."""
-    pictures = [(caption, _data_url(png(draw))) for caption, draw in plots(story).values()]
-    return rendered("notebook.html", headline=headline(story), findings=findings(story), pictures=pictures)
+    images = [(caption, base64.b64encode(png(draw)).decode()) for caption, draw in plots(data).values()]
+    pictures = [(caption, f"data:image/png;base64,{image}") for caption, image in images]
+    return rendered("notebook.html", headline=headline(data), findings=findings(data), pictures=pictures)
 
 
-def _data_url(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
-
-
-def tiles(story: Story) -> list[tuple[str, str]]:
-    """Label and figure of what matters most; empty where nothing was found."""
-    best, verdict = story.best, story.verdict
+def tiles(data: ReportData) -> list[tuple[str, str]]:
+    """Label and value of the most important figures; empty without a feasible trial."""
+    best, verdict = data.best, data.verdict
     if best is None:
         return []
-    shown: Iterable[tuple[str, str | None]] = (
+    figures: Iterable[tuple[str, str | None]] = (
         ("parameters removed", percent(best.parameters_removed)),
         ("multiply-accumulates removed", percent(best.macs_removed)),
         ("bytes saved", percent(best.size_removed)),
-        (f"accuracy, {number(story.baseline.accuracy)} before", number(best.accuracy)),
+        (f"accuracy, {number(data.plan.measured.accuracy)} before", number(best.accuracy)),
         (
-            f"hold-out accuracy, {number(story.baseline.holdout_accuracy)} before",
+            f"hold-out accuracy, {number(data.plan.measured.holdout_accuracy)} before",
             number(verdict.holdout_accuracy) if verdict and verdict.holdout_accuracy is not None else None,
         ),
     )
-    return [(label, figure) for label, figure in shown if figure is not None]
+    return [(label, figure) for label, figure in figures if figure is not None]
 
 
-def layer_rows(story: Story) -> list[LayerRow]:
-    """The layers of the uncompressed model beside what is left of each, the whole model last."""
-    sizes, best = story.sizes, story.best
+def layer_rows(data: ReportData) -> list[LayerRow]:
+    """The layers of the uncompressed model and what is left of each; the whole model last."""
+    sizes, best = data.sizes, data.best
     if sizes is None or best is None:
         return []
     after: dict[str, Any] = {layer.name: layer for layer in sizes.after}
@@ -146,7 +121,7 @@ def layer_rows(story: Story) -> list[LayerRow]:
         LayerRow(layer.name, layer.kind, *(_pair(layer, after, field) for field in ("parameters", "macs", "seconds")))
         for layer in sizes.before
     ]
-    whole = story.baseline.measurement
+    whole = data.plan.measured.measurement
     left = [round(share * (1 - (gone or 0))) for share, gone in (
         (whole.nonzero_parameters, best.parameters_removed), (whole.macs, best.macs_removed)
     )]  # fmt: skip
@@ -156,5 +131,5 @@ def layer_rows(story: Story) -> list[LayerRow]:
 
 def _pair(layer: Any, after: dict[str, Any], field: str) -> Any:
     left = after.get(layer.name)
-    gone = 0 if after else None  # a layer that is not there any more, or a model whose layers cannot be told apart
+    gone = 0 if after else None  # a layer that was removed, or a model whose layers cannot be distinguished
     return getattr(layer, field), gone if left is None else getattr(left, field)

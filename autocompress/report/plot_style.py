@@ -1,4 +1,4 @@
-"""How plots look, and how they are written: matplotlib's, without its global state."""
+"""The style of plots and how they are written, without matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import Story
+from autocompress.report.data import ReportData
 
 INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
 WITHIN, OUTSIDE, FAILED, ACCENT = "#0b7a53", "#b35309", "#a3232b", "#2456c4"
@@ -47,12 +47,7 @@ Draw = Callable[[Axes], None]
 
 
 def svg(draw: Draw, *, themed: bool = False) -> str:
-    """A plot as an SVG element.
-
-    Args:
-        draw: the plot.
-        themed: colours are CSS variables (`--ink`, `--within`, ...) of the page around it, instead of fixed ones.
-    """
+    """A plot as an SVG element; `themed`: its colours are CSS variables (`--ink`, `--within`, ...) of the page."""
     written = io.StringIO()
     _save(draw, written, "svg", transparent=True)
     text = written.getvalue()
@@ -61,7 +56,7 @@ def svg(draw: Draw, *, themed: bool = False) -> str:
 
 
 def write(draw: Draw, path: Path) -> None:
-    """Write a plot as `<path>.svg` and `<path>.png`, on paper's white."""
+    """Write a plot as `<path>.svg` and `<path>.png` on white."""
     _save(draw, path.with_suffix(".svg"), "svg")
     _save(draw, path.with_suffix(".png"), "png")
 
@@ -131,18 +126,18 @@ def scatter(
         axes.scatter(across, up, s=size, color=colour, marker=marker, label=label, zorder=3)
 
 
-def budget_line(story: Story, axes: Axes) -> None:
-    """The worst tolerable accuracy; beyond it is shaded."""
-    axes.axhline(story.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
-    beyond = axes.get_ylim()[0 if story.baseline.higher_is_better else 1]
-    axes.axhspan(story.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
+def budget_line(data: ReportData, axes: Axes) -> None:
+    """Draw the threshold, and shade what is beyond it."""
+    axes.axhline(data.plan.threshold, color=ACCENT, linestyle=(0, (5, 3)), linewidth=1.2, label="budget", zorder=1)
+    beyond = axes.get_ylim()[0 if data.plan.measured.higher_is_better else 1]
+    axes.axhspan(data.plan.threshold, beyond, color=GRID, alpha=0.35, linewidth=0, zorder=0)
 
 
 def in_percent(axis: Axes) -> None:
-    """Shares along the horizontal axis are written in percent."""
+    """Format the horizontal axis in percent."""
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def colours(names: Sequence[str]) -> list[str]:
-    """One for each name; they repeat where there are many."""
+    """One colour for each name, repeated where there are many."""
     return [PALETTE[index % len(PALETTE)] for index in range(len(names))]

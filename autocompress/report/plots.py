@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import Story
+from autocompress.report.data import ReportData
 from autocompress.report.format import at_rate
 from autocompress.report.plot_style import (
     FAINT,
@@ -34,47 +34,47 @@ _OBJECTIVES = {
 }
 
 
-def draw_accuracy(story: Story, axes: Axes) -> None:
+def draw_accuracy(data: ReportData, axes: Axes) -> None:
     """Accuracy against the objective's achieved reduction, with the budget line."""
 
     def place(record: TrialRecord) -> tuple[float, float]:
-        return story.reduction(record) or 0.0, record.accuracy or 0.0
+        return data.reduction(record) or 0.0, record.accuracy or 0.0
 
-    measured = [record for record in story.records if record.accuracy is not None]
+    measured = [record for record in data.records if record.accuracy is not None]
     scatter_kinds(axes, measured, place)
-    _bars(story, axes, measured)
-    scatter(axes, [(0.0, story.baseline.accuracy)], 36, "uncompressed", INK, "D")
-    budget_line(story, axes)
-    if story.best is not None:
-        across, up = place(story.best)
+    _bars(data, axes, measured)
+    scatter(axes, [(0.0, data.plan.measured.accuracy)], 36, "uncompressed", INK, "D")
+    budget_line(data, axes)
+    if data.best is not None:
+        across, up = place(data.best)
         axes.scatter(across, up, s=130, facecolors="none", edgecolors=WITHIN, linewidths=1.6, label="best", zorder=4)
-    axes.set(xlabel=f"achieved: {_OBJECTIVES[story.objective]}", ylabel="accuracy")
+    axes.set(xlabel=f"achieved: {_OBJECTIVES[data.plan.objective]}", ylabel="accuracy")
     in_percent(axes)
     axes.legend(fontsize=8)
 
 
-def _bars(story: Story, axes: Axes, records: list[TrialRecord]) -> None:
+def _bars(data: ReportData, axes: Axes, records: list[TrialRecord]) -> None:
     for record in records if len(records) <= MANY else ():
-        spread = story.spread(record)
+        spread = data.spread(record)
         if spread is not None:
-            axes.vlines(story.reduction(record) or 0.0, *spread, color=INK, alpha=0.3, linewidth=1.5)
+            axes.vlines(data.reduction(record) or 0.0, *spread, color=INK, alpha=0.3, linewidth=1.5)
 
 
-def draw_pareto(story: Story, axes: Axes) -> None:
+def draw_pareto(data: ReportData, axes: Axes) -> None:
     """Accuracy against bytes saved of each algorithm's trials, and the front of all."""
-    measured = [record for record in story.records if record.accuracy is not None and record.size_removed is not None]
-    for colour, name in zip(colours(story.algorithms), story.algorithms, strict=True):
+    measured = [record for record in data.records if record.accuracy is not None and record.size_removed is not None]
+    for colour, name in zip(colours(data.algorithms), data.algorithms, strict=True):
         scatter(axes, (_saved(each) for each in measured if each.algorithm == name), 28, name, colour)
-    front = [_saved(each) for each in pareto_front(measured, higher_is_better=story.baseline.higher_is_better)]
+    front = [_saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
     axes.plot([point[0] for point in front], [point[1] for point in front], color=INK, linewidth=1, zorder=2)
-    budget_line(story, axes)
+    budget_line(data, axes)
     axes.set(xlabel="bytes saved", ylabel="accuracy")
     in_percent(axes)
     axes.legend(fontsize=8, ncols=2)
 
 
 def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
-    """The records that no other one surpasses in both bytes saved and accuracy, from the smallest saving on."""
+    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
     sign = 1.0 if higher_is_better else -1.0
 
     def rank(record: TrialRecord) -> tuple[float, float]:
@@ -92,41 +92,41 @@ def _saved(record: TrialRecord) -> tuple[float, float]:
     return record.size_removed or 0.0, record.accuracy or 0.0
 
 
-def draw_path(story: Story, axes: Axes) -> None:
+def draw_path(data: ReportData, axes: Axes) -> None:
     """The requested rate over the trials, one line an algorithm; the achieved reduction where there is no rate."""
-    numbers = {id(record): index for index, record in enumerate(story.records, 1)}
+    numbers = {id(record): index for index, record in enumerate(data.records, 1)}
 
     def place(record: TrialRecord) -> tuple[float, float]:
-        rate = record.requested_rate if record.requested_rate is not None else story.reduction(record)
+        rate = record.requested_rate if record.requested_rate is not None else data.reduction(record)
         return numbers[id(record)], rate or 0.0
 
-    named = 1 < len(story.algorithms) <= len(PALETTE)
-    joined = list(zip(colours(story.algorithms), story.algorithms, strict=True))
-    for colour, name in joined if len(story.records) <= MANY else ():
-        points = [place(record) for record in story.records if record.algorithm == name]
+    named = 1 < len(data.algorithms) <= len(PALETTE)
+    joined = list(zip(colours(data.algorithms), data.algorithms, strict=True))
+    for colour, name in joined if len(data.records) <= MANY else ():
+        points = [place(record) for record in data.records if record.algorithm == name]
         line = axes.plot([point[0] for point in points], [point[1] for point in points], linewidth=1.2)[0]
         line.set(color=colour if named else FAINT, label=name if named else "_")
-    scatter_kinds(axes, story.records, place)
+    scatter_kinds(axes, data.records, place)
     axes.set(xlabel="trial", ylabel="rate")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(fontsize=8)
 
 
-def draw_curves(story: Story, axes: Axes) -> None:
+def draw_curves(data: ReportData, axes: Axes) -> None:
     """Accuracy over the epochs of each trial."""
-    best = story.best.key if story.best else None
-    for record in sorted(story.records, key=lambda each: each.key == best):  # the best one's lies above all
-        _curve(story, axes, record, heavy=record.key == best)
-    budget_line(story, axes)
+    best = data.best.key if data.best else None
+    for record in sorted(data.records, key=lambda each: each.key == best):  # the best trial's is drawn on top
+        _curve(data, axes, record, heavy=record.key == best)
+    budget_line(data, axes)
     axes.set(xlabel="epoch of the trial", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
 
 
-def _curve(story: Story, axes: Axes, record: TrialRecord, *, heavy: bool) -> None:
-    many = len(story.records) > MANY
-    curve = [point for point in story.curves.get(record.key, ()) if "accuracy" in point]
+def _curve(data: ReportData, axes: Axes, record: TrialRecord, *, heavy: bool) -> None:
+    many = len(data.records) > MANY
+    curve = [point for point in data.curves.get(record.key, ()) if "accuracy" in point]
     line = axes.plot([point["epoch"] for point in curve], [point["accuracy"] for point in curve])[0]
     line.set(color=WITHIN if record.feasible else OUTSIDE, linewidth=2.6 if heavy else 1.0)
     line.set(alpha=1.0 if heavy else 0.25 if many else 0.7)
@@ -137,18 +137,18 @@ def _curve(story: Story, axes: Axes, record: TrialRecord, *, heavy: bool) -> Non
 
 
 _ACCURACY = "Accuracy against what was achieved. A bar spans the accuracies that a trial had from epoch to epoch."
-_PATH = "The path of the search: the rate asked of each trial."
+_PATH = "The path of the search: the requested rate of each trial."
 _CURVES = "Learning curves: accuracy at each evaluated epoch. The best trial's is drawn heavier."
 _PARETO = "Algorithms compared: nothing that was tried is both smaller and more accurate than the line."
 
 
-def plots(story: Story) -> dict[str, tuple[str, Draw]]:
-    """File name -> caption and plot, of those that this experiment has something for."""
-    drawn: dict[str, tuple[str, Draw]] = {"accuracy": (_ACCURACY, lambda axes: draw_accuracy(story, axes))}
-    if story.records:
-        drawn["path"] = (_PATH, lambda axes: draw_path(story, axes))
-    if any(len(curve) > 1 for curve in story.curves.values()):
-        drawn["curves"] = (_CURVES, lambda axes: draw_curves(story, axes))
-    if len(story.algorithms) > 1:
-        drawn["pareto"] = (_PARETO, lambda axes: draw_pareto(story, axes))
+def plots(data: ReportData) -> dict[str, tuple[str, Draw]]:
+    """File name -> caption and plot, of those that this experiment has data for."""
+    drawn: dict[str, tuple[str, Draw]] = {"accuracy": (_ACCURACY, lambda axes: draw_accuracy(data, axes))}
+    if data.records:
+        drawn["path"] = (_PATH, lambda axes: draw_path(data, axes))
+    if any(len(curve) > 1 for curve in data.curves.values()):
+        drawn["curves"] = (_CURVES, lambda axes: draw_curves(data, axes))
+    if len(data.algorithms) > 1:
+        drawn["pareto"] = (_PARETO, lambda axes: draw_pareto(data, axes))
     return drawn

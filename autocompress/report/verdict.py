@@ -1,7 +1,4 @@
-"""Trials whose models evaluate differently when they are loaded afresh, in words and as an error.
-
-That is told wherever a trial is: without it a person sees an accuracy beyond the threshold, and no result.
-"""
+"""The result of an experiment in words: headline, findings and advice; trials that verification contradicts."""
 
 from __future__ import annotations
 
@@ -18,55 +15,40 @@ from autocompress.search import nearest_accuracy
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
-    from autocompress.report.data import Story
+    from autocompress.report.data import ReportData
 
-_MOST_TOLD = 3
+_MOST_SENTENCES = 3
 
 
 def disagreement(record: TrialRecord, fresh: Verdict | None) -> str | None:
-    """What is said of a trial whose model evaluates differently when loaded afresh.
-
-    Args:
-        record: of the trial.
-        fresh: what loading it afresh came to; None: that has not been done.
-
-    Returns:
-        a sentence without its subject, which is the trial; None where the two agree.
-    """
+    """How a trial's model evaluates differently when loaded afresh, without the subject; None where they agree."""
     return None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
 
 
 def disagreements(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
-    """A sentence about each of the trials that evaluate differently, of more than three the first three."""
+    """A sentence about each trial whose model evaluates differently when loaded afresh, at most three."""
     found = [
-        f"{at_rate(record.algorithm, record.requested_rate)} {told}"
+        f"{at_rate(record.algorithm, record.requested_rate)} {sentence}"
         for record in records
-        if (told := disagreement(record, verdicts.get(record.key))) is not None
+        if (sentence := disagreement(record, verdicts.get(record.key))) is not None
     ]
-    left = len(found) - _MOST_TOLD
-    return found[:_MOST_TOLD] + ([f"and so {'does' if left == 1 else 'do'} {left} more"] if left > 0 else [])
+    left = len(found) - _MOST_SENTENCES
+    return found[:_MOST_SENTENCES] + ([f"and so {'does' if left == 1 else 'do'} {left} more"] if left > 0 else [])
 
 
-def nearest_fresh(
+def nearest_verified_accuracy(
     records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
 ) -> float | None:
-    """The accuracy nearest to the threshold, or furthest inside it; of models loaded afresh what they came to there."""
+    """The accuracy nearest to the threshold, or furthest inside it; verified ones count as they were verified."""
     return nearest_accuracy(_fresh(each, verdicts.get(each.key), threshold, higher_is_better) for each in records)
 
 
 def infeasible(
     records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
 ) -> InfeasibleBudgetError:
-    """The error of a search in which nothing stayed within the budget, loaded afresh where it came to that.
-
-    Args:
-        records: of all trials.
-        verdicts: what loading trials afresh came to, by their keys.
-        threshold: the worst tolerable accuracy.
-        higher_is_better: direction of the metric.
-    """
+    """The error of a search without a feasible trial, or whose feasible ones failed verification."""
     tried = list(records)
-    nearest = nearest_fresh(tried, verdicts, threshold, higher_is_better=higher_is_better)
+    nearest = nearest_verified_accuracy(tried, verdicts, threshold, higher_is_better=higher_is_better)
     disproved = [
         (record, verdicts[record.key].accuracy)
         for record in tried
@@ -90,11 +72,11 @@ _SURELY_INSIDE = 1.0
 """Margin in spreads of the last trial's accuracies beyond which a result is not called close."""
 
 
-def headline(story: Story) -> str:
-    """What was found, in one sentence."""
-    best = story.best
+def headline(data: ReportData) -> str:
+    """The result in one sentence."""
+    best = data.best
     if best is None:
-        return f"Nothing stayed within the accuracy budget in {counted(len(story.records), 'trial')}."
+        return f"Nothing stayed within the accuracy budget in {counted(len(data.records), 'trial')}."
     return (
         f"{at_rate(best.algorithm, best.requested_rate)} removes {percent(best.parameters_removed)} of the parameters "
         f"and {percent(best.macs_removed)} of the multiply-accumulates, and makes the file "
@@ -102,48 +84,48 @@ def headline(story: Story) -> str:
     )
 
 
-def findings(story: Story) -> list[str]:
-    """How sure it is: accuracies, margins, the nearest failure, what it took."""
+def findings(data: ReportData) -> list[str]:
+    """How certain the result is: accuracies, margins, the nearest failure, the cost."""
     return [
         text
         for text in (
-            _accuracy(story),
-            *_disagreements(story),
-            _holdout(story),
-            _closeness(story),
-            _failure(story),
-            _conversions(story),
-            _speed(story),
-            _cost(story),
+            _accuracy(data),
+            *_disagreements(data),
+            _holdout(data),
+            _closeness(data),
+            _failure(data),
+            _conversions(data),
+            _speed(data),
+            _cost(data),
         )
         if text
     ]
 
 
-def advice(story: Story) -> list[str]:
-    """What to try next; what speaks most for itself comes first."""
-    return _after_nothing(story) if story.best is None else _after_success(story)
+def advice(data: ReportData) -> list[str]:
+    """What to try next, the most promising first."""
+    return _after_nothing(data) if data.best is None else _after_success(data)
 
 
-def _accuracy(story: Story) -> str:
-    base = f"{number(story.baseline.accuracy)} uncompressed, {number(story.threshold)} tolerated"
-    if story.best is None:
-        higher = story.baseline.higher_is_better
-        nearest = nearest_fresh(story.records, story.verdicts, story.threshold, higher_is_better=higher)
+def _accuracy(data: ReportData) -> str:
+    base = f"{number(data.plan.measured.accuracy)} uncompressed, {number(data.plan.threshold)} tolerated"
+    if data.best is None:
+        higher = data.plan.measured.higher_is_better
+        nearest = nearest_verified_accuracy(data.records, data.verdicts, data.plan.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
-    verdict = story.verdict
-    margin = number(story.best.accuracy_margin, 2)
+    verdict = data.verdict
+    margin = number(data.best.accuracy_margin, 2)
     checked = "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
-    return f"Accuracy: {number(story.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
+    return f"Accuracy: {number(data.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
 
 
-def _disagreements(story: Story) -> list[str]:
-    return [f"Verification: {told}." for told in disagreements(story.records, story.verdicts)]
+def _disagreements(data: ReportData) -> list[str]:
+    return [f"Verification: {sentence}." for sentence in disagreements(data.records, data.verdicts)]
 
 
-def _conversions(story: Story) -> str:
-    """Trials that were within the budget as long as rounding was simulated."""
-    worse = [record for record in story.records if not record.feasible and story.simulated_margin(record) >= 0]
+def _conversions(data: ReportData) -> str:
+    """Trials that were within the budget only while rounding was simulated."""
+    worse = [record for record in data.records if not record.feasible and data.simulated_margin(record) >= 0]
     if not worse:
         return ""
     last = worse[-1]
@@ -154,33 +136,33 @@ def _conversions(story: Story) -> str:
     )
 
 
-def _holdout(story: Story) -> str:
-    if story.best is not None and story.baseline.holdout_accuracy is None:
+def _holdout(data: ReportData) -> str:
+    if data.best is not None and data.plan.measured.holdout_accuracy is None:
         return "Hold-out: there is no such data, so that nothing checks the choice by validation data."
-    margin, verdict = story.holdout_margin, story.verdict
+    margin, verdict = data.holdout_margin, data.verdict
     if margin is None or verdict is None:
         return ""
     return (
-        f"Hold-out: {number(verdict.holdout_accuracy)} ({number(story.baseline.holdout_accuracy)} uncompressed, "
-        f"{number(story.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
+        f"Hold-out: {number(verdict.holdout_accuracy)} ({number(data.plan.measured.holdout_accuracy)} uncompressed, "
+        f"{number(data.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
         f"{'inside' if margin >= 0 else 'outside'} it."
     )
 
 
-def _closeness(story: Story) -> str:
-    if story.best is None or (spread := story.spread(story.best)) is None:
+def _closeness(data: ReportData) -> str:
+    if data.best is None or (spread := data.spread(data.best)) is None:
         return ""
     width = spread[1] - spread[0]
-    sure = (story.best.accuracy_margin or 0.0) > _SURELY_INSIDE * width
-    told = "more than" if sure else "no more than"
+    sure = (data.best.accuracy_margin or 0.0) > _SURELY_INSIDE * width
+    compared = "more than" if sure else "no more than"
     end = "" if sure else " Another seed may fall on the other side."
-    return f"Margin: {told} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
+    return f"Margin: {compared} the {number(width, 2)} by which its accuracy moved from epoch to epoch.{end}"
 
 
-def _failure(story: Story) -> str:
-    if story.best is None:
+def _failure(data: ReportData) -> str:
+    if data.best is None:
         return ""
-    failure = story.nearest_failure
+    failure = data.nearest_failure
     if failure is None:
         return "Nearest failure: none; nothing beyond it was tried and fell outside the budget."
     return (
@@ -189,29 +171,29 @@ def _failure(story: Story) -> str:
     )
 
 
-def _speed(story: Story) -> str:
-    sizes = story.sizes
+def _speed(data: ReportData) -> str:
+    sizes = data.sizes
     if sizes is None or not sizes.seconds_after:
         return ""
     times = f"{1000 * sizes.seconds_before:.3g} ms before, {1000 * sizes.seconds_after:.3g} ms after"
-    kind = " (simulated: other kernels would be needed)" if story.best and story.best.simulated else ""
+    kind = " (simulated: other kernels would be needed)" if data.best and data.best.simulated else ""
     return f"Latency: {times}, {sizes.seconds_before / sizes.seconds_after:.2g} times as fast in PyTorch{kind}."
 
 
-def _cost(story: Story) -> str:
-    epochs = sum(record.epochs for record in story.records)
-    seconds = sum(record.seconds for record in story.records)
+def _cost(data: ReportData) -> str:
+    epochs = sum(record.epochs for record in data.records)
+    seconds = sum(record.seconds for record in data.records)
     return (
-        f"Search: {counted(len(story.records), 'trial')}, {counted(epochs, 'epoch')} of training, {duration(seconds)} "
-        f"of trials, chosen by {story.tuner}."
+        f"Search: {counted(len(data.records), 'trial')}, {counted(epochs, 'epoch')} of training, {duration(seconds)} "
+        f"of trials, chosen by {data.plan.tuner}."
     )
 
 
-def _after_nothing(story: Story) -> list[str]:
-    settings = story.plan.settings
-    rates = [record.requested_rate for record in story.records if record.requested_rate is not None]
+def _after_nothing(data: ReportData) -> list[str]:
+    settings = data.plan.settings
+    rates = [record.requested_rate for record in data.records if record.requested_rate is not None]
     tips = [f"Give fine-tuning more epochs: patience_epochs is {settings.patience_epochs}."]
-    if disagreements(story.records, story.verdicts):
+    if disagreements(data.records, data.verdicts):
         return [_SAME_EACH_TIME, *tips]
     if rates:
         tips.insert(0, f"Start lower, or allow lower rates: the lowest that was tried is {number(min(rates))}.")
@@ -219,13 +201,13 @@ def _after_nothing(story: Story) -> list[str]:
     return tips
 
 
-def _after_success(story: Story) -> list[str]:
-    best, settings = story.best, story.plan.settings
+def _after_success(data: ReportData) -> list[str]:
+    best, settings = data.best, data.plan.settings
     assert best is not None
-    tips = [_SAME_EACH_TIME] if disagreements(story.records, story.verdicts) else []
-    if (story.holdout_margin or 0.0) < 0:
+    tips = [_SAME_EACH_TIME] if disagreements(data.records, data.verdicts) else []
+    if (data.holdout_margin or 0.0) < 0:
         tips.append("Use more validation data, or a tighter budget: the hold-out data does not confirm the result.")
-    if story.nearest_failure is None and best.requested_rate is not None:
+    if data.nearest_failure is None and best.requested_rate is not None:
         tips.append(
             f"Search higher: nothing failed up to {number(best.requested_rate)}; maximal_compression_rate is "
             f"{number(settings.maximal_compression_rate)}, and the search space may end below it."

@@ -1,11 +1,11 @@
-"""The search rule and what surrounds it: pure functions of records."""
+"""The search rule, as pure functions of records."""
 
 from autocompress.search.adaptive import (
     LOST_TRIALS_UNTIL_INFEASIBLE,
     AdaptiveSearch,
-    Move,
     RateAxis,
     Search,
+    SearchStep,
     SingleTrial,
     proposals,
 )
@@ -16,10 +16,10 @@ __all__ = [
     "LOST_TRIALS_UNTIL_INFEASIBLE",
     "OBJECTIVES",
     "AdaptiveSearch",
-    "Move",
     "Position",
     "RateAxis",
     "Search",
+    "SearchStep",
     "SingleTrial",
     "StepHalving",
     "best",

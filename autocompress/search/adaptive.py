@@ -1,4 +1,4 @@
-"""The rates that an algorithm can be asked for."""
+"""The adaptive search of one algorithm over a range of compression rates."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from autocompress.search.step_halving import Position, StepHalving
 
 @dataclass(frozen=True)
 class RateAxis:
-    """A range of compression rates, continuous or a list of allowed ones.
+    """A range of compression rates, continuous or a list of allowed ones."""
 
-    Attributes:
-        low: lowest rate.
-        high: highest rate.
-        allowed: the allowed rates in ascending order; None where every rate from low to high is allowed.
-    """
-
-    low: float
-    high: float
+    low: float  # lowest rate
+    high: float  # highest rate
+    # the allowed rates in ascending order; None where every rate from low to high is allowed
     allowed: tuple[float, ...] | None = None
 
     def snap(self, rate: float) -> float:
@@ -35,64 +30,45 @@ LOST_TRIALS_UNTIL_INFEASIBLE = 3
 
 
 @dataclass(frozen=True)
-class Move:
-    """One decided step of the search.
+class SearchStep:
+    """One decided step of the search."""
 
-    Attributes:
-        position: where the rule stood.
-        rate: the rate that was requested there, snapped to the axis.
-        record: the trial that decided it.
-        feasible: the verdict.
-        trained: False where an earlier trial at the same rate answered.
-    """
-
-    position: Position
-    rate: float
-    record: TrialRecord
-    feasible: bool
-    trained: bool
+    position: Position  # where the rule stood
+    rate: float  # the rate that was requested there, snapped to the axis
+    record: TrialRecord  # the trial that decided it
+    feasible: bool  # the verdict
+    trained: bool  # False where an earlier trial at the same rate answered
 
 
 @dataclass(frozen=True)
 class AdaptiveSearch:
-    """The adaptive search of one algorithm.
+    """The adaptive search of one algorithm."""
 
-    Attributes:
-        algorithm: name of the algorithm.
-        axis: the rates it can be asked for.
-        rule: the step-halving rule over that axis.
-        initial_epochs: the most epochs of the first trial (NNCF's initial training phase).
-        patience_epochs: the most epochs of every other trial.
-        maximal_total_epochs: the search ends when its trials have used up so many epochs.
-        warm_start: start each trial from the checkpoint of the highest feasible rate so far (NNCF), else from the
-            pretrained model.
-        seed: seed of every trial.
-    """
-
-    algorithm: str
-    axis: RateAxis
-    rule: StepHalving
-    initial_epochs: int = 5
-    patience_epochs: int = 3
-    maximal_total_epochs: int = 10_000
+    algorithm: str  # name of the algorithm
+    axis: RateAxis  # the rates that can be requested
+    rule: StepHalving  # the step-halving rule over that axis
+    initial_epochs: int = 5  # the most epochs of the first trial (NNCF's initial training phase)
+    patience_epochs: int = 3  # the most epochs of every other trial
+    maximal_total_epochs: int = 10_000  # of all trials, after which the search ends
+    # start each trial from the checkpoint of the highest feasible rate so far (NNCF), else from the pretrained model
     warm_start: bool = True
-    seed: int = 0
+    seed: int = 0  # seed of every trial
 
     def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
-        """What to try next given all records so far, or None when the search is finished."""
+        """The next proposal given all records so far, or None when the search is finished."""
         moves, position = self._walked(_decided(records, self.algorithm))
         remaining = self.maximal_total_epochs - sum(move.record.epochs for move in moves if move.trained)
         if position is None or remaining <= 0:
             return None
         return self._proposal(position, moves, remaining)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:
+    def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
         return self._walked(_decided(records, self.algorithm))[0]
 
-    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[Move], Position | None]:
-        """The path, and the position that is not decided yet; None at the search's end."""
-        moves: list[Move] = []
+    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[SearchStep], Position | None]:
+        """The path, and the first undecided position; None at the search's end."""
+        moves: list[SearchStep] = []
         seen: set[float] = set()
         position: Position | None = self.rule.start()
         while position is not None:
@@ -100,12 +76,12 @@ class AdaptiveSearch:
             record = decided.get(rate)
             if record is None:
                 break
-            moves.append(Move(position, rate, record, record.feasible, trained=rate not in seen))
+            moves.append(SearchStep(position, rate, record, record.feasible, trained=rate not in seen))
             seen.add(rate)
             position = self.rule.advance(position, record.feasible)
         return moves, position
 
-    def _proposal(self, position: Position, moves: Sequence[Move], remaining: int) -> Proposal:
+    def _proposal(self, position: Position, moves: Sequence[SearchStep], remaining: int) -> Proposal:
         rate = self.axis.snap(position.rate)
         return Proposal(
             algorithm=self.algorithm,
@@ -134,7 +110,7 @@ class SingleTrial:
             return None
         return Proposal(self.algorithm, None, 0.0, 0, 1.0, None, self.seed, self.epochs, initial=True)
 
-    def moves(self, records: Iterable[TrialRecord]) -> list[Move]:  # noqa: ARG002 - the interface of AdaptiveSearch
+    def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:  # noqa: ARG002 - the interface of AdaptiveSearch
         """It has no path."""
         return []
 
@@ -143,7 +119,7 @@ Search = AdaptiveSearch | SingleTrial
 
 
 def proposals(searches: Sequence[Search], records: Sequence[TrialRecord]) -> list[Proposal]:
-    """Every proposal that is open, at most one per search; empty when all searches are finished."""
+    """Every open proposal, at most one per search; empty when all searches are finished."""
     open_ones = (search.next(records) for search in searches)
     return [proposal for proposal in open_ones if proposal is not None]
 
@@ -164,7 +140,7 @@ def _decided(records: Iterable[TrialRecord], algorithm: str) -> dict[float | Non
     return decided
 
 
-def _best_start(moves: Sequence[Move], rate: float) -> str | None:
+def _best_start(moves: Sequence[SearchStep], rate: float) -> str | None:
     """Key of the feasible trial with the highest rate not above `rate`: removed filters cannot come back."""
     candidates = [move for move in moves if move.feasible and move.record.checkpoint and move.rate <= rate]
     return max(candidates, key=lambda move: move.rate).record.key if candidates else None
@@ -173,13 +149,8 @@ def _best_start(moves: Sequence[Move], rate: float) -> str | None:
 def reason_to_stop(epoch: int, *, patience: int | None, total_epochs: int, maximal_total_epochs: int) -> str | None:
     """Why a trial that has just finished an epoch must end, or None to let it go on.
 
-    A trial of autocompress leaves by itself at the end of its patience, so only going beyond it is a reason.
-
-    Args:
-        epoch: epochs this trial has done, from 1.
-        patience: the most epochs it was given; None where it has no limit of its own.
-        total_epochs: epochs done by all trials that share the limit, this one included.
-        maximal_total_epochs: the most epochs of all of them together.
+    A trial of autocompress ends at its patience by itself, so only going beyond it is a reason. `total_epochs` are of
+    all trials that share `maximal_total_epochs`, this one included.
     """
     if patience is not None and epoch > patience:
         return f"patience used up: epoch {epoch} of {patience}"

@@ -1,10 +1,10 @@
-"""How many trials and epochs a search takes at most, before it begins."""
+"""Upper bounds on the trials and epochs of a search."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from autocompress.search.adaptive import AdaptiveSearch, Search
 from autocompress.search.step_halving import StepHalving
@@ -14,36 +14,23 @@ _MOST_EDGES = 400
 
 @dataclass(frozen=True)
 class SearchLength:
-    """Upper bounds.
+    """Upper bounds."""
 
-    Attributes:
-        trials: that are run.
-        epochs: of training, of all trials.
-        evaluations: of all trials.
-    """
-
-    trials: int
-    epochs: int
-    evaluations: int
+    trials: int  # that are run
+    epochs: int  # of training, of all trials
+    evaluations: int  # of all trials
 
     def within(self, other: SearchLength) -> SearchLength:
-        """Where both are upper bounds of a search."""
-        return SearchLength(
-            min(self.trials, other.trials),
-            min(self.epochs, other.epochs),
-            min(self.evaluations, other.evaluations),
-        )
+        """The smaller of each bound."""
+        return SearchLength(*map(min, astuple(self), astuple(other)))
 
 
-def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
-    """What searches take at most where accuracy falls as the rate rises.
+def search_length(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
+    """The bounds of searches whose accuracy falls as the rate rises.
 
-    Args:
-        searches: of each algorithm.
-        stages: for each, how many algorithms a trial applies one after the other, each with its own epochs.
-        validate_every: epochs between two evaluations.
+    `stages`: for each search, how many algorithms a trial applies one after the other, each with its own epochs.
     """
-    lengths = [_longest(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
+    lengths = [_search_length(*pair, validate_every) for pair in zip(searches, stages, strict=True)]
     return SearchLength(
         trials=sum(each.trials for each in lengths),
         epochs=sum(each.epochs for each in lengths),
@@ -52,20 +39,20 @@ def longest(searches: Iterable[Search], stages: Sequence[int], validate_every: i
 
 
 def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
-    """What so many trials of so many epochs take, evaluations before the first epoch included."""
+    """The bounds of `trials` trials of `epochs` epochs, with an evaluation before the first epoch."""
     return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
 
 
-def _longest(search: Search, stages: int, validate_every: int) -> SearchLength:
+def _search_length(search: Search, stages: int, validate_every: int) -> SearchLength:
     if not isinstance(search, AdaptiveSearch):
         return of_trials(1, search.epochs * stages, validate_every)
     first = of_trials(1, search.initial_epochs * stages, validate_every)
-    others = of_trials(most_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
+    others = of_trials(max_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
     epochs = min(first.epochs + others.epochs, search.maximal_total_epochs * stages)
     return SearchLength(first.trials + others.trials, epochs, first.evaluations + others.evaluations)
 
 
-def most_trials(rule: StepHalving) -> int:
+def max_trials(rule: StepHalving) -> int:
     """The most rates that the rule tries where all up to some rate are feasible and all above are not."""
     span = rule.maximal_rate - rule.minimal_rate
     edges = min(_MOST_EDGES, math.ceil(4 * span / rule.minimal_step) + 1)

@@ -1,4 +1,4 @@
-"""The one number trials are compared by."""
+"""The objectives, and the score that trials are compared by."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ OBJECTIVES: dict[str, str] = {
 
 
 def require_objective(name: str) -> str:
-    """The name itself, if it is an objective.
-
-    Raises:
-        ConfigError: no objective has that name.
-    """
+    """The name itself, if it is an objective; ConfigError otherwise."""
     if name not in OBJECTIVES:
         raise ConfigError(unknown_name("objective", name, OBJECTIVES))
     return name
 
 
 def score(reduction: float, accuracy_margin: float, threshold: float) -> float:
-    """The number stock tuners maximise: the reduction in [0, 1) if feasible, else minus the relative shortfall (< 0).
+    """The number that trials are compared by: the reduction if feasible, else minus the relative shortfall (< 0).
 
     Args:
         reduction: the objective's achieved reduction; below zero, as of a model that got slower, it counts as none.
@@ -48,7 +44,7 @@ def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
 
 
 def nearest_accuracy(records: Iterable[TrialRecord]) -> float | None:
-    """The accuracy with the highest accuracy budget of all records; None when none was evaluated."""
+    """The accuracy with the largest margin of all records; None when none was evaluated."""
     evaluated = [record for record in records if record.accuracy_margin is not None]
     nearest = max(evaluated, key=lambda record: record.accuracy_margin or 0.0, default=None)
     return nearest.accuracy if nearest else None

@@ -1,4 +1,4 @@
-"""Work for idle workers: what the search will ask for whichever way the trials that run come out."""
+"""Proposals for idle workers: what the search will propose whichever way the running trials end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.search.adaptive import Search
 
 
-def next_beside(search: Search, records: Sequence[TrialRecord], running: Collection[float | None]) -> Proposal | None:
-    """The nearest open proposal whose rate no running trial has.
+def next_speculative(
+    search: Search, records: Sequence[TrialRecord], running: Collection[float | None]
+) -> Proposal | None:
+    """The nearest open proposal whose rate is not among `running`; None where every path ends or is being tried.
 
-    Both outcomes of each running trial are followed, feasible first, the nearest decisions first. With no running
-    trial it is the search's own next proposal.
-
-    Args:
-        search: of one algorithm.
-        records: of the trials that have ended.
-        running: requested rates of the algorithm's trials that run.
-
-    Returns:
-        None where every way ends or is being tried.
+    Both outcomes of each running trial are followed, feasible first, the nearest decisions first. With no running trial
+    it is the search's own next proposal.
     """
     ways = deque([list(records)])
     while ways:

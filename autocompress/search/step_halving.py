@@ -19,19 +19,12 @@ _RESOLUTION = 1e-9  # a shorter step would be rounded to no move at all
 
 @dataclass(frozen=True)
 class Position:
-    """Where the search stands.
+    """A position of the search."""
 
-    Attributes:
-        rate: requested compression rate, in [minimal_rate, maximal_rate].
-        step: size of the last move, in rates.
-        direction: 0 before the first move, else +1 (up) or -1 (down).
-        lr_factor: product of all learning rate reductions so far.
-    """
-
-    rate: float
-    step: float
-    direction: int = 0
-    lr_factor: float = 1.0
+    rate: float  # requested compression rate, in [minimal_rate, maximal_rate]
+    step: float  # size of the last move, in rates
+    direction: int = 0  # 0 before the first move, else +1 (up) or -1 (down)
+    lr_factor: float = 1.0  # product of all learning rate reductions so far
 
 
 @dataclass(frozen=True)
@@ -41,26 +34,17 @@ class StepHalving:
     On a monotone, noise-free problem it ends with the highest feasible rate within `minimal_step / reduction_factor`
     below the truth, and within `minimal_step` where the steps hit the minimum exactly, as with the defaults.
 
-    Attributes:
-        initial_rate: where the search starts, in [minimal_rate, maximal_rate].
-        initial_step: size of the first move, >= 1e-9.
-        minimal_step: the search ends when the step falls below it, in [1e-9, initial_step].
-        reduction_factor: factor on the step at each turn, in (0, 1).
-        lr_reduction_factor: factor on the learning rates at each turn, in (0, 1].
-        minimal_rate: lowest rate that is tried, in [0, maximal_rate].
-        maximal_rate: highest rate that is tried, in [minimal_rate, 1].
-
     Raises:
         ConfigError: an attribute is outside its range.
     """
 
-    initial_rate: float = 0.5
-    initial_step: float = 0.1
-    minimal_step: float = 0.025
-    reduction_factor: float = 0.5
-    lr_reduction_factor: float = 0.5
-    minimal_rate: float = 0.0
-    maximal_rate: float = 0.95
+    initial_rate: float = 0.5  # where the search starts, in [minimal_rate, maximal_rate]
+    initial_step: float = 0.1  # size of the first move, >= 1e-9
+    minimal_step: float = 0.025  # the search ends when the step falls below it, in [1e-9, initial_step]
+    reduction_factor: float = 0.5  # factor on the step at each turn, in (0, 1)
+    lr_reduction_factor: float = 0.5  # factor on the learning rates at each turn, in (0, 1]
+    minimal_rate: float = 0.0  # lowest rate that is tried, in [0, maximal_rate]
+    maximal_rate: float = 0.95  # highest rate that is tried, in [minimal_rate, 1]
 
     def __post_init__(self) -> None:
         for attribute in fields(self):
@@ -86,12 +70,7 @@ class StepHalving:
         return Position(rate=round(self.initial_rate, _DIGITS), step=self.initial_step)
 
     def advance(self, position: Position, feasible: bool) -> Position | None:
-        """The position after the verdict on this one, or None when the search is finished.
-
-        Args:
-            position: where the search stands; its rate has been decided.
-            feasible: whether that rate stayed within the accuracy budget.
-        """
+        """The position after this one has been decided, or None when the search is finished."""
         direction = 1 if feasible else -1
         if position.rate == self._clamped(position.rate + direction):
             return None  # at the bound it would have to cross

@@ -25,27 +25,16 @@ _PARTS: dict[Kind, tuple[int, ...]] = {"pruner": (3,), "quantizer": (4,), "mix":
 
 
 def argument_key(name: str) -> str:
-    """The key of an argument of the algorithm itself: `parameter::<name>`.
-
-    Raises:
-        ConfigError: the format cannot carry the name.
-    """
+    """The key of an argument of the algorithm itself: `parameter::<name>`."""
     require_names(ARGUMENT_KEY, (name,))
     return f"{ARGUMENT_KEY}::{name}"
 
 
 def parse_key(text: str, kind: Kind) -> tuple[LayerSelector | None, str]:
-    """What a key of a search space or of a trial's parameters is about.
-
-    Args:
-        text: the key.
-        kind: of the algorithm it belongs to; a quantizer's keys have one part more, a mix has keys of both.
+    """Parse a key of a search space or of a trial's parameters; a quantizer's has one part more, a mix has both kinds.
 
     Returns:
         the layers and the name of their variable; for an argument of the algorithm itself None and its name.
-
-    Raises:
-        ConfigError: the text has neither of the two formats of this kind, or a part of it breaks a rule.
     """
     head, *parts = text.split("::")
     try:
@@ -79,11 +68,7 @@ _V = TypeVar("_V")
 
 
 def named_algorithm(wire: Any, where: str) -> Algorithm:
-    """The algorithm of an object with `_name`.
-
-    Raises:
-        ConfigError: it has no `_name`, or no algorithm has it.
-    """
+    """The algorithm of an object with `_name`."""
     name = wire.get("_name") if isinstance(wire, dict) else None
     if not isinstance(name, str):
         raise ConfigError(f"{where} must be an object with '_name', the name of an algorithm; got {wire!r}")
@@ -91,11 +76,7 @@ def named_algorithm(wire: Any, where: str) -> Algorithm:
 
 
 def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[LayerSelector, dict[str, _V]], dict[str, _V]]:
-    """The entries and the algorithm arguments that an algorithm's keys form, each in the order of the keys.
-
-    Raises:
-        ConfigError: a key is not in the format, names an unknown variable or argument, or entries break a rule.
-    """
+    """The entries and the algorithm arguments that an algorithm's keys form, each in the order of the keys."""
     entries: dict[LayerSelector, dict[str, _V]] = {}
     arguments: dict[str, _V] = {}
     for text, value in wire.items():
@@ -112,11 +93,7 @@ def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[LayerSelector, di
 
 
 def require_argument(known: Algorithm, name: str) -> Argument:
-    """The algorithm's argument of that name.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The algorithm's argument of that name."""
     arguments = {argument.name: argument for argument in known.arguments}
     if name not in arguments:
         raise ConfigError(unknown_name(f"argument of {known.name!r}", name, arguments))
@@ -124,20 +101,12 @@ def require_argument(known: Algorithm, name: str) -> Argument:
 
 
 def entry_kind(quant_types: tuple[str, ...] | None) -> Kind:
-    """Whose entry it is: quant types make it a quantizer's."""
+    """Kind of the algorithm of an entry: one with quant types is a quantizer's."""
     return "pruner" if quant_types is None else "quantizer"
 
 
 def require_entries(known: Algorithm, entries: Iterable[tuple[LayerSelector, list[str]]]) -> None:
-    """Check the entries of one algorithm: each alone, then all together.
-
-    Args:
-        known: the algorithm.
-        entries: the layers of each entry with the names of its variables.
-
-    Raises:
-        ConfigError: naming the rule that is broken, then the entry.
-    """
+    """Check the entries of an algorithm, each given by its layers and the names of its variables."""
     seen: set[tuple[Kind, tuple[frozenset[str], ...]]] = set()
     wanted = [part.kind for part in known.stages]
     for layers, variables in entries:
@@ -156,11 +125,7 @@ def require_entries(known: Algorithm, entries: Iterable[tuple[LayerSelector, lis
 
 
 def require_true(key: str, value: Any) -> None:
-    """Check the value of `exclude`.
-
-    Raises:
-        ConfigError: it is not true.
-    """
+    """Check the value of `exclude`."""
     if value is not True:
         raise ConfigError(f"{key} must be true (leave exclude out to compress the layers); got {value!r}")
 

@@ -1,4 +1,4 @@
-"""Plain JSON values: checked, deep copies of what a user hands in."""
+"""Checked deep copies of JSON values that users pass."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ from autocompress.plain_json import require_plain
 
 
 def plain(key: str, value: Any) -> Any:
-    """A deep copy made of JSON's types only; tuples become lists.
-
-    Args:
-        key: what the value belongs to, for the message.
-        value: anything.
-
-    Raises:
-        ConfigError: the value holds something that JSON cannot, NaN and infinity included, or breaks a rule of
-            `plain_json`, as one that is nested too deep.
-    """
+    """A deep copy of JSON's types only; tuples become lists. `key` names the value in messages."""
     try:
         copied = _copied(key, value)
         require_plain(copied)

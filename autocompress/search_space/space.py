@@ -1,4 +1,4 @@
-"""The search space of one algorithm: its entries, and the one rate that the adaptive search moves."""
+"""Search spaces, and the one rate of an algorithm that the adaptive search moves."""
 
 from __future__ import annotations
 
@@ -22,54 +22,37 @@ from autocompress.search_space.plain import plain
 from autocompress.search_space.values import (
     Values,
     ValueSpace,
-    at,
     check_argument,
     check_quantizing,
-    cut,
     parse_values,
+    rate_at,
     rate_axis,
+    restrict,
     rounded,
 )
 
 
 @dataclass(frozen=True)
 class LayerSpace(LayerSelector):
-    """One entry of a config list with the values that its variables may take.
+    """One entry of a config list with the values that its variables may take."""
 
-    Attributes:
-        exclude: whether these layers stay as they are.
-        sparsity: values of the sparsity of these layers; None where the entry has none.
-        variables: the other variables, such as quant_bits, in their order.
-    """
-
-    exclude: bool = False
-    sparsity: ValueSpace | None = None
-    variables: tuple[tuple[str, Values], ...] = ()
+    exclude: bool = False  # whether these layers stay as they are
+    sparsity: ValueSpace | None = None  # values of the sparsity of these layers; None where the entry has none
+    variables: tuple[tuple[str, Values], ...] = ()  # the other variables, such as quant_bits, in their order
 
 
 @dataclass(frozen=True)
 class AlgorithmSpace:
-    """The search space of one algorithm.
+    """The search space of one algorithm."""
 
-    Attributes:
-        name: of the algorithm.
-        kind: pruner, quantizer or mix.
-        entries: the config list.
-        arguments: values of the algorithm's arguments.
-    """
-
-    name: str
-    kind: Kind
-    entries: tuple[LayerSpace, ...]
-    arguments: tuple[tuple[str, Values], ...] = ()
+    name: str  # of the algorithm
+    kind: Kind  # pruner, quantizer or mix
+    entries: tuple[LayerSpace, ...]  # the config list
+    arguments: tuple[tuple[str, Values], ...] = ()  # values of the algorithm's arguments
 
     @classmethod
     def parse(cls, wire: Any) -> AlgorithmSpace:
-        """Check one option of the choice of algorithms.
-
-        Raises:
-            ConfigError: naming the algorithm and the key, the rule that is broken, and the value.
-        """
+        """Parse one option of the choice of algorithms."""
         known = named_algorithm(wire, "an option of algorithm_name")
         try:
             entries, arguments = split(known, wire)
@@ -80,33 +63,17 @@ class AlgorithmSpace:
             raise ConfigError(f"algorithm {known.name!r}: {error}") from error
 
     def axis(self, minimal_rate: float = 0.0, maximal_rate: float = 1.0) -> RateAxis | None:
-        """What the adaptive search moves.
+        """The range that the adaptive search moves in, every sparsity cut to the given bounds.
 
-        With one sparsity that has several values, these values; the rate is that sparsity. With several, [0, 1]: a
-        position that moves all of them together, each from its own low to its own high. None where nothing moves.
-
-        Args:
-            minimal_rate: every sparsity is cut to values not below it.
-            maximal_rate: every sparsity is cut to values not above it.
-
-        Raises:
-            ConfigError: a sparsity has no value between the two.
+        The values of the only sparsity that has several; with more of them [0, 1], a position that moves all together,
+        each from its own low to its own high. None where nothing can move.
         """
         return _common(self._axes(minimal_rate, maximal_rate))
 
     def parameters(self, rate: float | None, minimal_rate: float = 0.0, maximal_rate: float = 1.0) -> dict[str, Any]:
-        """The parameters of a trial at one rate, its sparsities rounded to 1e-9.
+        """The parameters of a trial at a rate of `axis` with the same bounds, sparsities rounded to 1e-9.
 
-        `AccuracyAwareSettings.parameters` passes the bounds of a search.
-
-        Args:
-            rate: a value of `axis` with the same bounds (with several sparsities they change what a position means);
-                None where that is None.
-            minimal_rate: as for `axis`.
-            maximal_rate: as for `axis`.
-
-        Returns:
-            `{"algorithm_name": {"_name": ..., "config_list::...": value, "parameter::...": value}}`.
+        They are `{"algorithm_name": {"_name": ..., "config_list::...": value, "parameter::...": value}}`.
 
         Raises:
             ConfigError: the rate is not on the axis.
@@ -129,8 +96,8 @@ class AlgorithmSpace:
         return items + [(argument_key(name), values) for name, values in self.arguments]
 
     @property
-    def held(self) -> tuple[tuple[str, Any], ...]:
-        """Key and value of every variable that could vary but is held by the adaptive search."""
+    def fixed_variables(self) -> tuple[tuple[str, Any], ...]:
+        """Key and value of every variable that could vary but is fixed by the adaptive search."""
         moved = {entry.key("sparsity") for entry in self.entries if entry.sparsity}
         return tuple((key, space.middle()) for key, space in self.items() if key not in moved and not space.is_constant)
 
@@ -139,7 +106,7 @@ class AlgorithmSpace:
         sparsities = [(entry.key("sparsity"), entry.sparsity) for entry in self.entries if entry.sparsity]
         axes = {key: rate_axis(key, sparsity) for key, sparsity in sparsities}
         return {
-            key: cut(key, axis, minimal_rate, maximal_rate) if axis.low < axis.high else axis
+            key: restrict(key, axis, minimal_rate, maximal_rate) if axis.low < axis.high else axis
             for key, axis in axes.items()
         }
 
@@ -157,11 +124,11 @@ class AlgorithmSpace:
             return {key: axis.low for key, axis in axes.items()}
         if moved in axes.values():
             return {key: axis.snap(rounded(rate)) for key, axis in axes.items()}
-        return {key: at(axis, rate) for key, axis in axes.items()}
+        return {key: rate_at(axis, rate) for key, axis in axes.items()}
 
 
 def _common(axes: dict[str, RateAxis]) -> RateAxis | None:
-    """The one axis that moves all of these: that of the only one to move, or a position in [0, 1] for several."""
+    """The axis of the only sparsity that moves, or a position in [0, 1] for several."""
     moving = [axis for axis in axes.values() if axis.low < axis.high]
     if len(moving) > 1:
         return RateAxis(0.0, 1.0)
@@ -194,15 +161,10 @@ ALGORITHM_KEY = "algorithm_name"
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A checked search space in NNI 2.10's auto-compress format.
+    """A checked search space in NNI 2.10's auto-compress format."""
 
-    Attributes:
-        algorithms: what it offers, in its order, each at most once.
-        text: the JSON it came from.
-    """
-
-    algorithms: tuple[AlgorithmSpace, ...]
-    text: str
+    algorithms: tuple[AlgorithmSpace, ...]  # what it offers, in its order, each at most once
+    text: str  # the JSON it came from
 
     @classmethod
     def parse(cls, wire: Mapping[str, Any]) -> SearchSpace:
@@ -225,16 +187,12 @@ class SearchSpace:
 
     @property
     def wire(self) -> dict[str, Any]:
-        """The JSON object it came from: a new copy each time."""
+        """A new copy of the JSON object it came from."""
         loaded: dict[str, Any] = json.loads(self.text)
         return loaded
 
     def algorithm(self, name: str) -> AlgorithmSpace:
-        """The part of one algorithm.
-
-        Raises:
-            ConfigError: the search space does not have it.
-        """
+        """The space of one algorithm."""
         for algorithm in self.algorithms:
             if algorithm.name == name:
                 return algorithm

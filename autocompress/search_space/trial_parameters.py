@@ -1,4 +1,4 @@
-"""What a trial is asked to do: concrete parameters, read back."""
+"""Read a trial's parameters."""
 
 from __future__ import annotations
 
@@ -27,23 +27,16 @@ SEARCH_KEY = "search"
 
 @dataclass(frozen=True)
 class AlgorithmChoice:
-    """One algorithm with all its values.
+    """One algorithm with all its values."""
 
-    Attributes:
-        name: of the algorithm.
-        kind: pruner, quantizer or mix.
-        rules: the config list, in its order.
-        arguments: of the algorithm itself, those that were given.
-    """
-
-    name: str
-    kind: Kind
-    rules: tuple[LayerRule, ...]
-    arguments: dict[str, Any] = field(default_factory=dict)
+    name: str  # of the algorithm
+    kind: Kind  # pruner, quantizer or mix
+    rules: tuple[LayerRule, ...]  # the config list, in its order
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the algorithm itself, those that were given
 
     @property
     def stages(self) -> tuple[AlgorithmChoice, ...]:
-        """The algorithms to apply one after the other: those of a mix, each with its rules and arguments, or itself."""
+        """The algorithms to apply one after the other: the parts of a mix with their rules and arguments, or itself."""
         return tuple(self._stage(part) for part in algorithm(self.name).parts) or (self,)
 
     def _stage(self, part: Algorithm) -> AlgorithmChoice:
@@ -54,13 +47,9 @@ class AlgorithmChoice:
 
 
 def requested_rate(parameters: Mapping[str, Any]) -> float | None:
-    """The rate that a trial was given.
+    """The requested rate of a trial in [0, 1), or the position in [0, 1] of several sparsities; None without one.
 
-    It stands once in the parameters: it is the only sparsity; where several sparsities move together, or none is there
-    as in a training loop, `requested_rate` under `search`.
-
-    Returns:
-        a rate in [0, 1), or the position in [0, 1] of several sparsities; None where there is none.
+    It is stored once: as the only sparsity, or else, as in a training loop, as `requested_rate` under `search`.
     """
     rate = (parameters.get(SEARCH_KEY) or {}).get(RATE_KEY)
     sparsities = [value for key, value in parameters[ALGORITHM_KEY].items() if key.endswith("::sparsity")]

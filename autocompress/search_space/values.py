@@ -1,4 +1,4 @@
-"""The values a variable may take: NNI's `{"_type": ..., "_value": [...]}`, checked."""
+"""The values of a variable: NNI's `{"_type": ..., "_value": [...]}`, checked."""
 
 from __future__ import annotations
 
@@ -30,14 +30,10 @@ TYPES = ("choice", *_LAYOUTS)
 
 @dataclass(frozen=True)
 class ValueSpace:
-    """One variable's values.
+    """One variable's values."""
 
-    Attributes:
-        type: NNI's `_type`.
-        values: NNI's `_value`: the options of a choice, else the bounds (or mu and sigma) and, with a `q` type, q.
-    """
-
-    type: str
+    type: str  # NNI's `_type`
+    # NNI's `_value`: the options of a choice, else the bounds (or mu and sigma) and, with a `q` type, q
     values: tuple[Any, ...]
 
     @property
@@ -46,10 +42,7 @@ class ValueSpace:
         return self.type == "choice" and len(self.values) == 1 and _inner(self.values[0]).is_constant
 
     def middle(self) -> Any:
-        """The value where nothing varies it.
-
-        The first option of a choice, the middle of a range (geometric in log types), the centre of a normal type.
-        """
+        """The default: the first option of a choice, or the middle of a range (geometric in log types)."""
         if self.type == "choice":
             return _inner(self.values[0]).middle() if _is_nested(self.values[0]) else copy.deepcopy(self.values[0])
         first, second = self.values[:2]
@@ -66,15 +59,10 @@ class ValueSpace:
 
 @dataclass(frozen=True)
 class ValueGroup:
-    """Named values under one variable, such as the bits of weight and of output.
+    """Named values under one variable, such as the bits of weight and of output."""
 
-    Attributes:
-        name: `_name` of an option of a nested choice; None for a plain group.
-        members: name -> values.
-    """
-
-    name: str | None
-    members: tuple[tuple[str, Values], ...]
+    name: str | None  # `_name` of an option of a nested choice; None for a plain group
+    members: tuple[tuple[str, Values], ...]  # name -> values
 
     @property
     def is_constant(self) -> bool:
@@ -100,15 +88,7 @@ def wrap(value: Any) -> dict[str, Any]:
 
 
 def parse_values(key: str, wire: Any) -> Values:
-    """The values that `wrap` wrote.
-
-    Args:
-        key: of the variable, for the messages.
-        wire: plain JSON.
-
-    Raises:
-        ConfigError: not NNI's format, an unknown `_type`, or a `_value` that does not fit it.
-    """
+    """The values that `wrap` wrote; `key` names the variable in messages."""
     if not isinstance(wire, Mapping) or not wire:
         raise ConfigError(f"{key} must be an object with '_type' and '_value'; got {wire!r}")
     if "_type" not in wire:
@@ -180,18 +160,10 @@ def rounded(rate: float) -> float:
 
 
 def rate_axis(key: str, space: Values) -> RateAxis:
-    """All rates that a sparsity may take.
-
-    Args:
-        key: of the sparsity, for the messages.
-        space: its values.
-
-    Raises:
-        ConfigError: a `_type` that a rate cannot have, or a rate outside [0, 1).
-    """
+    """The allowed rates of a sparsity."""
     if not isinstance(space, ValueSpace):
         raise ConfigError(
-            f"{key} must be a number or an object with '_type' and '_value'; got names: {_sparsity_names(space)}"
+            f"{key} must be a number or an object with '_type' and '_value'; got names: {_member_names(space.members)}"
         )
     if space.type not in RATE_TYPES:
         raise ConfigError(f"{key}: '_type' of a sparsity must be one of {', '.join(RATE_TYPES)}; got {space.type!r}")
@@ -204,21 +176,13 @@ def rate_axis(key: str, space: Values) -> RateAxis:
 
 
 def require_rate(key: str, rate: object) -> None:
-    """Check that it is a number in [0, 1).
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Check that it is a number in [0, 1)."""
     if not isinstance(rate, int | float) or not is_number(rate) or not 0 <= rate < 1:
         raise ConfigError(f"{key} must be in [0, 1), numbers only; got {rate!r}")
 
 
-def cut(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> RateAxis:
-    """The part of the axis from `minimal_rate` to `maximal_rate`.
-
-    Raises:
-        ConfigError: no rate of the axis lies there.
-    """
+def restrict(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> RateAxis:
+    """The part of the axis from `minimal_rate` to `maximal_rate`."""
     low, high = max(axis.low, rounded(minimal_rate)), min(axis.high, rounded(maximal_rate))
     allowed = [rate for rate in axis.allowed or () if low <= rate <= high]
     if low > high or (axis.allowed is not None and not allowed):
@@ -230,7 +194,7 @@ def cut(key: str, axis: RateAxis, minimal_rate: float, maximal_rate: float) -> R
     return RateAxis(low, high) if axis.allowed is None else _axis(allowed)
 
 
-def at(axis: RateAxis, position: float) -> float:
+def rate_at(axis: RateAxis, position: float) -> float:
     """The rate at a position in [0, 1]: 0 is the axis' low end, 1 its high end, snapped to what is allowed."""
     return rounded(axis.snap(axis.low + position * (axis.high - axis.low)))
 
@@ -253,10 +217,6 @@ def _multiples(key: str, space: ValueSpace) -> RateAxis:
     return _axis([number * q for number in multiples])
 
 
-def _sparsity_names(space: Values) -> str:
-    return "" if isinstance(space, ValueSpace) else ", ".join(name for name, _ in space.members)
-
-
 SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
 _RULES: dict[str, Argument] = {
     "quant_bits": Argument("quant_bits", 8, options=tuple(range(1, 33))),
@@ -267,11 +227,7 @@ _RULES: dict[str, Argument] = {
 
 
 def check_argument(argument: Argument, space: Values) -> None:
-    """Check every value that a search may choose for an argument of an algorithm.
-
-    Raises:
-        ConfigError: one is not allowed.
-    """
+    """Check every value that a search may choose for an argument of an algorithm."""
     if not isinstance(space, ValueSpace):
         raise ConfigError(f"{argument.name} must be {argument.rule}; got names: {_member_names(space.members)}")
     for value in _candidates(space):
@@ -279,11 +235,7 @@ def check_argument(argument: Argument, space: Values) -> None:
 
 
 def check_quantizing(key: str, name: str, quant_types: tuple[str, ...], space: Values) -> None:
-    """Check every value that a search may choose for a quantizer's variable, for all quant types or one by one.
-
-    Raises:
-        ConfigError: one is not allowed, or is for a quant type that the entry does not quantize.
-    """
+    """Check every value that a search may choose for a quantizer's variable, for all quant types or one by one."""
     members = (("", space),) if isinstance(space, ValueSpace) else space.members
     for quant_type, values in members:
         if quant_type and quant_type not in quant_types:
@@ -297,11 +249,7 @@ def check_quantizing(key: str, name: str, quant_types: tuple[str, ...], space: V
 
 
 def check_quantizing_value(key: str, name: str, quant_types: tuple[str, ...], value: Any) -> None:
-    """Check one value of a quantizer's variable, for all quant types or an object of one for each.
-
-    Raises:
-        ConfigError: it is not allowed.
-    """
+    """Check one value of a quantizer's variable, for all quant types or an object of one for each."""
     for quant_type, single in value.items() if isinstance(value, Mapping) else [(None, value)]:
         if quant_type is not None and quant_type not in quant_types:
             raise ConfigError(f"{key}: {unknown_name('quant type of this entry', str(quant_type), quant_types)}")

@@ -1,6 +1,14 @@
-"""What is on disk: the journal, the trials' records and artefacts."""
+"""An experiment's files: the journal, the trials' records and artefacts."""
 
 from autocompress.store.directory import ExperimentDirectory, TrialDirectory
-from autocompress.store.ledger import Ledger, OpenTrial, Verdict, record_of_end, told_killed
+from autocompress.store.ledger import Ledger, PendingTrial, Verdict, killed_message, record_without_result
 
-__all__ = ["ExperimentDirectory", "Ledger", "OpenTrial", "TrialDirectory", "Verdict", "record_of_end", "told_killed"]
+__all__ = [
+    "ExperimentDirectory",
+    "Ledger",
+    "PendingTrial",
+    "TrialDirectory",
+    "Verdict",
+    "killed_message",
+    "record_without_result",
+]

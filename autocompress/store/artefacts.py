@@ -1,4 +1,4 @@
-"""Trials' files at an address that all machines reach, where they share no directory."""
+"""Copies of trials' files at an address that all machines can reach."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ _KEPT = ("checkpoint", "pruned", "record.json", "curve.jsonl", "traceback.txt")
 
 
 class Artefacts:
-    """Copies of trials' directories under any address that fsspec knows: a mounted directory, S3, SSH, ...
+    """Copies of trials' directories at an fsspec address: a mounted directory, S3, SSH, ...
 
-    A copy is whole when its manifest is there, which comes last and has every file's checksum.
-
-    Args:
-        files: fsspec's file system.
-        root: the directory in it.
-        url: what it is called.
+    A copy is complete when it has its manifest, which is written last and has every file's checksum.
     """
 
     def __init__(self, files: Any, root: str, url: str) -> None:
@@ -33,7 +28,7 @@ class Artefacts:
 
     @classmethod
     def at(cls, url: str) -> Artefacts:
-        """Those at an address such as `s3://bucket/search`, `sftp://host/search`, or a path.
+        """The copies at an address such as `s3://bucket/search`, `sftp://host/search`, or a path.
 
         Raises:
             StoreError: fsspec knows no such protocol, or the package for it is not installed.
@@ -47,22 +42,14 @@ class Artefacts:
             raise StoreError(f"artefacts must be at an address that fsspec knows; got {url!r}: {error}") from error
 
     def push(self, key: str, directory: Path) -> None:
-        """Copy a trial's files there.
-
-        Raises:
-            StoreError: the address cannot be written.
-        """
+        """Copy a trial's files there."""
         manifest = _manifest_of(directory)
         for name in manifest:
             self.write(f"trials/{key}/{name}", (directory / name).read_bytes())
         self.write(f"trials/{key}/{_MANIFEST}", json.dumps(manifest).encode())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file there.
-
-        Raises:
-            StoreError: the address cannot be written.
-        """
+        """Write a file there."""
         path = f"{self._root}/{name}"
         try:
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -71,15 +58,15 @@ class Artefacts:
             raise StoreError(f"{name} cannot be written to {self.url}: {error}") from error
 
     def texts(self, pattern: str) -> list[str]:
-        """The texts of all files there that a pattern matches, in the order of their names."""
+        """The texts of all files that match a pattern, by name."""
         return [self._files.cat_file(path).decode(errors="replace") for path in sorted(self._files.glob(pattern))]
 
     def holds(self, key: str) -> bool:
-        """Whether there is a whole copy of a trial's files."""
+        """Whether there is a complete copy of a trial's files."""
         return bool(self._files.exists(f"{self._place(key)}/{_MANIFEST}"))
 
     def pull(self, key: str, directory: Path) -> bool:
-        """Bring a trial's files here, where they are not; whether there are any.
+        """Copy a trial's files here unless they exist; False where there is no complete copy.
 
         Raises:
             StoreError: they cannot be read, or are not what was written.
@@ -98,7 +85,7 @@ class Artefacts:
                     raise StoreError(f"{self.url}: {name} of trial {key} is damaged; its checksum is another one")
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 (beside / name).write_bytes(content)
-            for entry in sorted(beside.iterdir(), reverse=True):  # the checkpoint, which tells that all is here, last
+            for entry in sorted(beside.iterdir(), reverse=True):  # the checkpoint marks a copy as complete: last
                 entry.replace(directory / entry.name)
         return True
 
@@ -125,25 +112,18 @@ class Artefacts:
 
 
 def write_manifest(directory: Path) -> None:
-    """Tell whoever is to fetch a trial's files from this directory that all are there.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
+    """Write the manifest of a trial's files, which marks them as complete for other machines."""
     write_json(directory / _MANIFEST, _manifest_of(directory))
 
 
 def _manifest_of(directory: Path) -> dict[str, str]:
-    files = [path for name in _KEPT for path in _files_of(directory / name)]
+    places = [directory / name for name in _KEPT]
+    files = [each for path in places for each in (path, *sorted(path.rglob("*"))) if each.is_file()]
     return {path.relative_to(directory).as_posix(): _checksum(path.read_bytes()) for path in files}
 
 
 def _is_kept(name: str) -> bool:
     return INNER_PATH.holds(name) and name.split("/")[0] in _KEPT
-
-
-def _files_of(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
 
 
 def _checksum(content: Any) -> str:

@@ -1,9 +1,9 @@
-"""An experiment's directory: where everything lies.
+"""An experiment's directory.
 
 experiment.json   settings, seed, versions, baseline
 journal.jsonl     proposals, results, verdicts; the truth
 trials/<key>/     record.json, curve.jsonl, checkpoint/, of the best one layers.json
-report.html       and plots/, when a report was asked for
+report.html       and plots/, where a report was written
 """
 
 from __future__ import annotations
@@ -23,25 +23,8 @@ from autocompress.store.journal import Journal
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
-class _Settings(TypedDict):
-    """What `experiment.json` has; `ExperimentPlan` is the whole of it."""
-
-    module: dict[str, str]
-    search_space: dict[str, Any]
-    settings: dict[str, Any]
-    objective: str
-    tuner: str
-    tuner_arguments: dict[str, Any]
-    assessor: str | None
-    assessor_arguments: dict[str, Any]
-    engine: dict[str, Any]
-    versions: dict[str, str]
-    baseline: dict[str, Any] | None
-    threshold: float | None
-
-
 class _Epoch(TypedDict):
-    """What a line of a learning curve has."""
+    """A line of a learning curve."""
 
     epoch: int
     accuracy: float
@@ -49,7 +32,7 @@ class _Epoch(TypedDict):
 
 
 class _Found(dict[str, Any]):
-    """What a file holds; who needs something that it lacks is told so."""
+    """A file's content; a missing key is a StoreError."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -60,11 +43,7 @@ class _Found(dict[str, Any]):
 
 
 class ExperimentDirectory:
-    """The files of one experiment.
-
-    Args:
-        path: the directory; it need not exist yet.
-    """
+    """The files of one experiment; the directory need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().resolve()
@@ -80,7 +59,7 @@ class ExperimentDirectory:
         return self.settings_path.exists()
 
     def create(self) -> None:
-        """Make the directory for a new experiment.
+        """Create the directory for a new experiment.
 
         Raises:
             StoreError: it holds an experiment already, or other files, or cannot be made.
@@ -100,36 +79,27 @@ class ExperimentDirectory:
         write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings})
 
     def settings(self) -> dict[str, Any]:
-        """What `experiment.json` holds.
+        """The content of `experiment.json`.
 
         Raises:
-            StoreError: there is no experiment here, it was written by another version, or is damaged. What it lacks
-                is an error when it is asked for.
+            StoreError: there is no experiment here, it was written by another version, or is damaged.
         """
         if not self.exists():
             raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")
         settings = read_json(self.settings_path)
         if settings.pop("schema_version", None) != SCHEMA_VERSION:
             raise StoreError(f"{self.settings_path} was written by another version of autocompress")
-        return _Found(self.settings_path, checked(_Settings, str(self.settings_path), settings))
+        return settings
 
     def trial(self, key: str) -> TrialDirectory:
-        """The directory of the trial with that key.
-
-        Raises:
-            StoreError: no trial has such a key, which would lead elsewhere.
-        """
+        """The directory of the trial with that key; StoreError for a key that would lead elsewhere."""
         if not DIRECTORY_NAME.holds(key):
             raise StoreError(f"a trial's key must be {DIRECTORY_NAME.text}; got {short(key)}")
         return TrialDirectory(self.path / "trials" / key)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the experiment: one launcher at a time.
-
-        Raises:
-            StoreError: another process holds it.
-        """
+        """Hold the experiment: one launcher at a time. StoreError where another process holds it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+") as file:
             try:
@@ -157,33 +127,25 @@ class TrialDirectory:
 
     @property
     def pruned(self) -> Path:
-        """The checkpoint of a mix before it was quantized, from which trials at higher rates start; a directory."""
+        """The checkpoint of a mix before quantization, from which trials at higher rates start."""
         return self.path / "pruned"
 
     def record(self) -> TrialRecord | None:
-        """The trial's record, None when it has not ended.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
+        """The trial's record, None when it has not ended."""
         path = self.path / "record.json"
         return TrialRecord.from_dict(read_json(path)) if path.exists() else None
 
     def write_record(self, record: TrialRecord) -> None:
-        """Write the trial's record; from then on the trial has ended."""
+        """Write the trial's record, which marks it as ended."""
         write_json(self.path / "record.json", record.to_dict())
 
     def sizes(self) -> ModelSizes | None:
-        """The model's layers beside the uncompressed ones; None where the model was never verified.
-
-        Raises:
-            StoreError: the file cannot be read.
-        """
+        """Layer sizes of the model and of the uncompressed one; None where the model was never verified."""
         path = self.path / "layers.json"
         return ModelSizes.from_dict(read_json(path)) if path.exists() else None
 
     def write_sizes(self, sizes: ModelSizes) -> None:
-        """Write the model's layers beside the uncompressed ones."""
+        """Write the layer sizes."""
         write_json(self.path / "layers.json", sizes.to_dict())
 
     def append_epoch(self, epoch: Mapping[str, Any]) -> None:
@@ -193,25 +155,17 @@ class TrialDirectory:
             file.write(dumps(epoch) + "\n")
 
     def curve(self) -> list[dict[str, Any]]:
-        """The learning curve so far: one object an evaluated epoch.
-
-        Raises:
-            StoreError: the file is damaged.
-        """
+        """The learning curve so far: one object for each evaluated epoch."""
         path = self.path / "curve.jsonl"
         return [_Found(path, checked(_Epoch, str(path), epoch)) for epoch in Journal(path).read()]
 
     def write_traceback(self, text: str) -> None:
-        """Keep what a failed trial's code printed."""
+        """Write the output of a failed trial."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "traceback.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def traceback(self) -> str | None:
-        """What a failed trial's code printed; None where nothing failed.
-
-        Raises:
-            StoreError: the file cannot be read.
-        """
+        """The output of a failed trial; None where nothing failed."""
         path = self.path / "traceback.txt"
         try:
             return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
@@ -219,18 +173,18 @@ class TrialDirectory:
             raise StoreError(f"{path} cannot be read: {error}") from error
 
     def clear(self) -> None:
-        """Drop what an earlier attempt left."""
+        """Remove the files of an earlier attempt."""
         self.clear_curve()
         for name in ("record.json", "traceback.txt"):
             (self.path / name).unlink(missing_ok=True)
 
     def clear_curve(self) -> None:
-        """Begin the learning curve anew."""
+        """Remove the learning curve."""
         (self.path / "curve.jsonl").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the trial: whoever comes second waits, and then finds the record. A killed holder lets go."""
+        """Hold the trial: a second process waits, and then finds the record. A killed holder releases it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Write files atomically, and recognize a full disk."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from autocompress.plain_json import dumps, parse
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file beside its place, wait until it is on disk, and rename it.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+    """Write a JSON file to a temporary one, sync it to disk, and rename it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = dumps(content, indent=2)
     try:
@@ -33,11 +29,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        StoreError: the file cannot be read or does not hold a JSON object.
-    """
+    """The JSON object in a file."""
     try:
         content = parse(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -51,15 +43,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 16
 _MARK = f"{StoreError.__module__}.{StoreError.__name__}: "
 _CODES = ("SQLITE_FULL", "ENOSPC")
-"""As data bases and NNI's manager tell of a full disk."""
+"""Of data bases and NNI's manager for a full disk."""
 
 
 def require_writable(directory: Path) -> None:
-    """Make a directory and check that files can be written there.
-
-    Raises:
-        StoreError: it cannot be made, or nothing can be written there.
-    """
+    """Create a directory and check that files can be written there."""
     done = "made"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,12 +56,12 @@ def require_writable(directory: Path) -> None:
             file.write(b"x")
     except OSError as error:
         if is_full(error):
-            raise StoreError(told_full(directory)) from error
+            raise StoreError(disk_full_message(directory)) from error
         raise StoreError(f"the output directory {directory} cannot be {done}: {error} (name another one)") from error
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is of a disk that is full."""
+    """Whether an error, or a cause of it, is that of a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -81,21 +69,13 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def require_space(directory: Path, told: str) -> None:
-    """Check that it was not for a full disk that a process failed.
-
-    Args:
-        directory: the experiment's.
-        told: what the process told of it; empty where even that found no space.
-
-    Raises:
-        StoreError: it was.
-    """
-    last = next(iter(told.splitlines()[-1:]), "")
+def require_space(directory: Path, output: str) -> None:
+    """Raise StoreError if a process failed because the disk is full, from its output or by writing a file."""
+    last = next(iter(output.splitlines()[-1:]), "")
     if last.startswith(_MARK):
         raise StoreError(last.removeprefix(_MARK))
-    if any(code in told for code in _CODES):
-        raise StoreError(told_full(directory))
+    if any(code in output for code in _CODES):
+        raise StoreError(disk_full_message(directory))
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_PROBE_BYTES))
@@ -103,10 +83,10 @@ def require_space(directory: Path, told: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         if is_full(error):
-            raise StoreError(told_full(directory)) from error
+            raise StoreError(disk_full_message(directory)) from error
         raise
 
 
-def told_full(directory: Path) -> str:
-    """What to say of a full disk."""
+def disk_full_message(directory: Path) -> str:
+    """Message for a full disk."""
     return f"the disk of {directory} is full: free some space, then resume"

@@ -1,7 +1,7 @@
 """The append-only journal of an experiment: proposals, results and verdicts, one JSON object a line.
 
-The journal is the truth. Every line is on disk before anything follows from it, so that a process killed at any moment
-can be replayed from it. Kept in the manner of Optuna's journal storage.
+Every line is on disk before it has an effect, so that a process killed at any moment can be replayed. After Optuna's
+journal storage.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ class Journal:
         self.path = path
 
     def append(self, event: str, **content: Any) -> None:
-        """Write one event and wait until it is on disk.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
+        """Write one event and sync it to disk."""
         line = dumps({"event": event, **content}) + "\n"
         try:
             with self.path.open("ab") as file:
@@ -36,21 +32,14 @@ class Journal:
             raise StoreError(f"the journal {self.path} cannot be written: {error}") from error
 
     def size(self) -> int:
-        """Bytes.
-
-        Raises:
-            StoreError: the file cannot be read.
-        """
+        """Size in bytes."""
         try:
             return self.path.stat().st_size if self.path.exists() else 0
         except OSError as error:
             raise StoreError(f"the journal {self.path} cannot be read: {error}") from error
 
     def read(self, start: int = 0) -> list[dict[str, Any]]:
-        """All events in order. A last line that was cut by a crash is dropped.
-
-        Args:
-            start: bytes of whole events that are skipped.
+        """All events from byte `start` on, in order. A last line that was cut by a crash is dropped.
 
         Raises:
             StoreError: another line than the last is not a JSON object, or the file cannot be read.
@@ -58,14 +47,7 @@ class Journal:
         return self.read_on(start)[0]
 
     def read_on(self, start: int) -> tuple[list[dict[str, Any]], int]:
-        """All events behind those that were read before, and where to read on: before a line that is being written.
-
-        Args:
-            start: where to read on; 0 at first.
-
-        Raises:
-            StoreError: as `read`.
-        """
+        """The events after byte `start`, and where to continue: before a line that is being written."""
         data = self._bytes(start)
         if start and data.startswith(b"\n"):  # the end of a line that was read without it
             data, start = data[1:], start + 1
@@ -77,7 +59,8 @@ class Journal:
             end += len(rest)
         events = [_parsed(line) for line in complete]
         if None in events[:-1]:
-            raise StoreError(f"the journal {self.path} is damaged at line {self._line(start) + events.index(None)}")
+            before = self.path.read_bytes()[:start].count(b"\n")
+            raise StoreError(f"the journal {self.path} is damaged at line {before + 1 + events.index(None)}")
         return [event for event in events if event is not None], end
 
     def _bytes(self, start: int) -> bytes:
@@ -90,11 +73,8 @@ class Journal:
         except OSError as error:
             raise StoreError(f"the journal {self.path} cannot be read: {error}") from error
 
-    def _line(self, position: int) -> int:
-        return self.path.read_bytes()[:position].count(b"\n") + 1
-
     def repair(self) -> None:
-        """End a last line that `read` counts and cut off one that it drops, so that the next starts on its own line."""
+        """Complete a last line that `read` accepts or cut off one that it drops, so that the next has its own line."""
         if not self.size():
             return
         with self.path.open("r+b") as file:
@@ -110,7 +90,7 @@ class Journal:
 
 
 def _last_line(file: BinaryIO, window: int = 1 << 16) -> tuple[int, bytes]:
-    """Where it begins, and the line; the file is at its end then."""
+    """Offset and content of the last line; the file is at its end then."""
     end = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, end - window))
     data = file.read()

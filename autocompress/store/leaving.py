@@ -1,4 +1,4 @@
-"""Directories that were made for a search which never began."""
+"""Directories of a search that never began."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def nothing_left_behind(path: Path) -> Iterator[None]:
-    """Remove a directory that the block has made, and parents made for it, where they hold the lock's file at most.
-
-    Args:
-        path: of the directory.
-    """
+def removed_if_unused(path: Path) -> Iterator[None]:
+    """Remove a directory, and parents of it, that the block has created and that hold at most the lock's file."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # another process has made something there meanwhile
             for folder in new:
-                _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if [entry.name for entry in folder.iterdir()] == [_LOCK]:
-        (folder / _LOCK).unlink()
-    folder.rmdir()
+                if [entry.name for entry in folder.iterdir()] == [_LOCK]:
+                    (folder / _LOCK).unlink()
+                folder.rmdir()

@@ -1,4 +1,4 @@
-"""What an experiment knows so far: its journal, replayed."""
+"""The state of an experiment: its journal, replayed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from autocompress.store.directory import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
 
-class _Search(TypedDict):
-    """What the parameters of a trial have under `search`; see `trial.spec`."""
+class SearchParameters(TypedDict):
+    """What a search adds to the parameters of a trial, under `search`; all may be missing."""
 
     requested_rate: float | None
     lr_factor: float
     start_from: Key | None
     seed: int
     epochs: int | None
+    default_epochs: int
     initial: bool
+    validate_before_training: bool
+    validate_every_n_epochs: int
+    objective: str
+    knowledge_distillation: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class OpenTrial:
+class PendingTrial:
     """A trial that was proposed and has no result yet.
 
     Attributes:
         key: the trial's key.
         parameters: the JSON object it was given.
-        proposal: what the rule proposed; None where a stock tuner chose.
+        proposal: what the rule proposed; None where a built-in tuner chose.
     """
 
     key: Key
@@ -39,12 +44,8 @@ class OpenTrial:
     proposal: Proposal | None = None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> OpenTrial:
-        """A trial as a journal has it, or a study of Optuna's: `key`, `parameters` and `proposal`.
-
-        Raises:
-            StoreError: a field is missing or of another type.
-        """
+    def from_dict(cls, data: Mapping[str, Any]) -> PendingTrial:
+        """A trial from the journal or from a study of Optuna's: `key`, `parameters` and `proposal`."""
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
         if fields.get("proposal") is not None:
             fields["proposal"] = Proposal.from_dict(fields["proposal"])
@@ -61,48 +62,38 @@ def _require_algorithm(parameters: Mapping[str, Any]) -> None:
         if name.endswith("::sparsity") and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise StoreError(f"a trial's parameters: {name} must be a number; got {short(value)}")
     if parameters.get("search") is not None:
-        checked(_Search, "'search' of a trial's parameters", parameters["search"])
+        checked(SearchParameters, "'search' of a trial's parameters", parameters["search"])
 
 
-def told_killed(signal: str = "") -> str:
-    """What is said of a process that was killed.
-
-    Args:
-        signal: its name, where it is known.
-    """
+def killed_message(signal: str = "") -> str:
+    """Message for a killed process; `signal` is the signal's name, where it is known."""
     by = f" by {signal}" if signal else ""
     hint = " (the machine may have been out of memory)" if signal == "SIGKILL" else ""
     return f"the trial's process was killed{by}{hint}"
 
 
-def record_of_end(trial: OpenTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
-    """The record of a trial that ended without a result.
-
-    Args:
-        trial: as it was proposed.
-        crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
-        killed: how it was killed, where that is known.
-    """
+def record_without_result(trial: PendingTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
+    """The record of a trial that ended without a result: failed with the last line of `crash`, else lost."""
     return TrialRecord(
         key=trial.key,
         algorithm=str(trial.parameters["algorithm_name"]["_name"]),
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.requested_rate if trial.proposal else None,
-        error=(killed or told_killed()) if crash is None else _reason(crash),
+        error=(killed or killed_message()) if crash is None else _reason(crash),
     )
 
 
 def _reason(crash: str) -> str:
     lines = crash.splitlines()
     if any(line.startswith("Timeout (") for line in lines):  # faulthandler's
-        return "the trial took longer than maximal_trial_seconds; its traceback tells where it was"
+        return "the trial took longer than maximal_trial_seconds; its traceback shows where it was"
     return lines[-1]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a checkpoint evaluated to when it was loaded afresh at the end of the search.
+    """The verification of a checkpoint that was loaded afresh at the end of the search.
 
     Attributes:
         accuracy: on validation data, in the evaluator's unit.
@@ -121,39 +112,25 @@ class _Verdict(Verdict):
 
 
 class Ledger:
-    """All records and open trials of an experiment; every change is in the journal before it is here.
-
-    Args:
-        directory: the experiment; its journal is replayed at once.
-
-    Attributes:
-        records: in the order they ended.
-        open: the trials without a result, by key.
-        asked: all trials as they were proposed, by key.
-        verdicts: of trials whose checkpoint was loaded afresh, by key.
-    """
+    """All records and pending trials of an experiment; every change is written to the journal first."""
 
     def __init__(self, directory: ExperimentDirectory) -> None:
         self.directory = directory
         self.records: list[TrialRecord] = []
-        self.open: dict[str, OpenTrial] = {}
-        self.asked: dict[str, OpenTrial] = {}
+        self.open: dict[str, PendingTrial] = {}
+        self.proposed: dict[str, PendingTrial] = {}
         self.verdicts: dict[str, Verdict] = {}
         self._replayed = 0
         self.refresh()
 
     @property
-    def standing(self) -> list[TrialRecord]:
-        """The records that no verdict has disproved."""
+    def not_disproved(self) -> list[TrialRecord]:
+        """The records that no verdict contradicts."""
         verdicts = self.verdicts
         return [each for each in self.records if each.key not in verdicts or verdicts[each.key].feasible]
 
     def refresh(self) -> None:
-        """Take over what others have written since.
-
-        Raises:
-            StoreError: the journal is damaged, or what was read is there no more.
-        """
+        """Replay what others have written since."""
         journal = self.directory.journal
         if journal.size() < self._replayed:
             raise StoreError(f"the journal {journal.path} must only grow; it has become shorter")
@@ -161,13 +138,13 @@ class Ledger:
         for event in events:
             self._replay(event)
 
-    def propose(self, trial: OpenTrial) -> None:
-        """Note that a trial is about to run. Proposing an open trial again changes nothing."""
+    def propose(self, trial: PendingTrial) -> None:
+        """Note that a trial is about to run; a pending trial is noted once."""
         if trial.key in self.open:
             return
         proposal = trial.proposal.to_dict() if trial.proposal else None
         self._append("proposal", key=trial.key, parameters=trial.parameters, proposal=proposal)
-        self.open[trial.key] = self.asked[trial.key] = trial
+        self.open[trial.key] = self.proposed[trial.key] = trial
 
     def add(self, record: TrialRecord) -> None:
         """Note the result of a trial."""
@@ -175,14 +152,9 @@ class Ledger:
         self._add(record)
 
     def settle(self, key: str, *, stopped_counts: bool = True) -> TrialRecord | None:
-        """Take the result of an open trial from its directory, if it has one that counts.
+        """Take the result of a pending trial from its directory; None while there is none.
 
-        Args:
-            key: the trial's key.
-            stopped_counts: whether a trial that was interrupted counts; not when it was the whole search that stopped.
-
-        Returns:
-            the trial's record, also when it was known before; None while there is none.
+        An interrupted trial counts unless the whole search was stopped (`stopped_counts`).
         """
         known = next((record for record in self.records if record.key == key and record.state != "lost"), None)
         if known is not None and key not in self.open:
@@ -194,26 +166,20 @@ class Ledger:
         return record
 
     def close(self, key: str, crash: str | None = None, killed: str | None = None) -> TrialRecord:
-        """Note that an open trial ended without a result: its process was killed, or crashed.
-
-        Args:
-            key: the trial's key.
-            crash: what the process printed when it crashed; None when it was killed, which is not the trial's fault.
-            killed: how it was killed, where that is known.
-        """
-        record = record_of_end(self.open[key], crash, killed)
+        """Note that a pending trial ended without a result: it crashed with that output, or was killed."""
+        record = record_without_result(self.open[key], crash, killed)
         if crash is not None:
             self.directory.trial(key).write_traceback(crash)
         self.add(record)
         return record
 
     def add_verdict(self, key: str, verdict: Verdict) -> None:
-        """Note what a fresh load of a trial's checkpoint evaluated to."""
+        """Note the verification of a trial's checkpoint."""
         self._append("verdict", key=key, **dataclasses.asdict(verdict))
         self.verdicts[key] = verdict
 
-    def absorb(self) -> None:
-        """Take the results of trials that ended while nobody was there to note them."""
+    def settle_ended(self) -> None:
+        """Take the results of trials that ended while no launcher ran."""
         for key in list(self.open):
             self.settle(key, stopped_counts=False)
 
@@ -224,8 +190,8 @@ class Ledger:
     def _replay(self, event: Mapping[str, Any]) -> None:
         kind = event.get("event")
         if kind == "proposal":
-            trial = OpenTrial.from_dict(event)
-            self.open[trial.key] = self.asked[trial.key] = trial
+            trial = PendingTrial.from_dict(event)
+            self.open[trial.key] = self.proposed[trial.key] = trial
         elif kind == "result":
             self._add(TrialRecord.from_dict(event.get("record", {})))
         elif kind == "verdict":

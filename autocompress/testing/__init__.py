@@ -1,4 +1,4 @@
-"""For tests of users and our own: modules whose accuracy is a closed form of their rate."""
+"""Test utilities: modules whose accuracy is a closed form of their rate, and conformance suites."""
 
 from autocompress.testing.fakes import Curve, CurveModule, CurveNet, cliff, flat, knee, never, noisy
 

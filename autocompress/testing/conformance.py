@@ -1,4 +1,4 @@
-"""What every compression algorithm must hold on every model.
+"""Conformance suite of compression algorithms.
 
 For your own model, in a test:
 
@@ -30,7 +30,7 @@ from autocompress.compression.applied_algorithms import AppliedAlgorithms
 from autocompress.compression.base import Compression
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.measure import measure
-from autocompress.compression.model_state import outputs
+from autocompress.compression.model_state import forward_outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.reference_model import ReferenceModel
@@ -39,7 +39,7 @@ from autocompress.formats.export import export
 from autocompress.records import Measurement
 from autocompress.registry import algorithm as registered
 from autocompress.search_space import default_space, read_parameters
-from autocompress.testing.zeroed import check_zeroed, marked
+from autocompress.testing.zeroed import check_zeroed, with_distinct_values
 from autocompress.trial.spec import seed_everything
 
 RATES = (0.3, 0.6)
@@ -48,15 +48,15 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Compressed:
-    """A model that an algorithm has compressed, untrained.
+    """A model that an algorithm has compressed, without fine-tuning.
 
     Attributes:
         compressions: of the algorithm's stages: one, of a mix two.
-        rate: what was requested; None for a quantizer.
-        achieved: what was measured.
+        rate: requested; None for a quantizer.
+        achieved: measured rate.
         size: of the finished model.
         finished: the model.
-        seconds: that the compressors took.
+        seconds: duration of the compressors.
     """
 
     compressions: tuple[Compression, ...]
@@ -68,22 +68,22 @@ class Compressed:
 
 
 def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float] = RATES) -> None:
-    """Compress the module's model at several rates and check all that must hold.
+    """Compress the module's model at several rates and check the requirements on every algorithm.
 
-    Outputs keep their shape; the achieved rate is near the requested one, never beyond it, and rises with it, as do the
-    parameters and MACs removed; the output layer keeps its shape; a model without filters computes what the whole one
-    does whose lost filters are zero; gradients reach every parameter and a training step leaves the rate; the same seed
-    gives the same model; a checkpoint gives the same outputs bit for bit and has the rate; an export computes the same
-    (ONNX where it is installed, else torch.export).
+    Output shapes do not change. The achieved rate is near the requested one, never beyond it, and rises with it, as do
+    the removed parameters and MACs. The output layer keeps its shape. A model without filters computes what the whole
+    one computes with these filters at zero. Gradients reach every parameter and a training step keeps the rate. The
+    same seed gives the same model. A checkpoint gives the same outputs bit for bit and the same rate. An export
+    computes the same (ONNX if it is installed, else torch.export).
 
     Args:
-        module: with a trainer, and data to calibrate with.
+        module: with a trainer and calibration data.
         algorithm: name of the algorithm, or of a mix.
-        rates: ascending; a quantizer has none.
+        rates: ascending; not used for a quantizer.
 
     Raises:
-        AssertionError: something does not hold.
-        AutoCompressError: the algorithm cannot be applied to the model, and says so.
+        AssertionError: a requirement is violated.
+        AutoCompressError: the algorithm cannot be applied to the model.
     """
     reference_model = ReferenceModel.of(module)
     asked = list(rates) if _is_adaptive(algorithm) else [None]
@@ -125,7 +125,7 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, reference_
 def check_cut(
     module: ModuleClass, algorithm: str, rate: float, reference_model: ReferenceModel | None = None, **arguments: Any
 ) -> FilterCompression:
-    """Remove filters and compare the smaller model with the whole one whose lost filters are zero; see `zeroed`.
+    """Remove filters and compare the smaller model with the whole one with these filters at zero.
 
     Args:
         module: the model's.
@@ -135,7 +135,7 @@ def check_cut(
         arguments: the algorithm's.
 
     Returns:
-        what was removed; what could not be is in `left_alone`.
+        the compression; layers that cannot be pruned are in `left_alone`.
 
     Raises:
         AssertionError: the smaller model computes something else.
@@ -143,9 +143,9 @@ def check_cut(
     """
     seed_everything(0)
     reference_model = reference_model or ReferenceModel.of(module)
-    original = marked(reference_model.original)
+    original = with_distinct_values(reference_model.original)
     (choice,) = read_parameters(default_space([algorithm]).algorithm(algorithm).parameters(rate)).stages
-    if algorithm == "slim":  # its training would move the weights by which filters are known again
+    if algorithm == "slim":  # training would change the weights that identify filters
         arguments["training_epochs"] = 0
     choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
     request = reference_model.request(choice.name, choice.rules, choice.arguments, module)
@@ -173,14 +173,14 @@ def _check_rates(found: Sequence[Compressed], reference_model: ReferenceModel) -
 
 
 def _check_outputs(finished: nn.Module, reference_model: ReferenceModel) -> None:
-    before, after = (outputs(model, reference_model.inputs) for model in (reference_model.original, finished))
+    before, after = (forward_outputs(model, reference_model.inputs) for model in (reference_model.original, finished))
     shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
     assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after), "outputs must be finite"
 
 
 def _check_head(finished: nn.Module, original: nn.Module) -> None:
-    """The last layer is as wide as it was; an int8 model has no layers, its outputs have been checked."""
+    """The last layer keeps its width; an int8 model has no layers, its outputs have been checked."""
     layers = [name for name, layer in original.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     modules = dict(finished.named_modules())
     if layers[-1] in modules:
@@ -193,7 +193,9 @@ def _check_reload(compressed: Compressed, reference_model: ReferenceModel) -> No
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(finished, Path(folder, "checkpoint"), reference_model.original)
         loaded = load_compressed(Path(folder, "checkpoint"), reference_model.original)
-    pairs = zip(outputs(finished, reference_model.inputs), outputs(loaded, reference_model.inputs), strict=True)
+    pairs = zip(
+        forward_outputs(finished, reference_model.inputs), forward_outputs(loaded, reference_model.inputs), strict=True
+    )
     assert all(torch.equal(*pair) for pair in pairs), "a checkpoint must give the same outputs bit for bit"
     state = loaded.state_dict()
     odd = [name for name, tensor in finished.state_dict().items() if not torch.equal(tensor, state[name])]
@@ -229,13 +231,13 @@ def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed)
 
 
 def _check_held(before: nn.Module, after: nn.Module) -> None:
-    """What a pruner has removed stays removed through training."""
+    """Values removed by a pruner stay removed during training."""
     for gone, still in _zeros(before, after):
         assert still == gone, f"training must leave what was removed; of {gone} values that were gone, {still} are"
 
 
 def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
-    """Of each weight of two finished models: how many values were gone, and how many are."""
+    """For each weight of two finished models: how many values were zero before, and how many of them are after."""
     trained = after.state_dict()
     for name, tensor in before.state_dict().items():
         if name.endswith("weight") and tensor.dim() > 1:
@@ -246,6 +248,8 @@ def _zeros(before: nn.Module, after: nn.Module) -> Iterator[tuple[int, int]]:
 def _check_seed(first: Compressed, second: Compressed, reference_model: ReferenceModel) -> None:
     assert first.achieved == second.achieved, f"a seed must give one rate; {first.achieved} and {second.achieved}"
     pairs = zip(
-        outputs(first.finished, reference_model.inputs), outputs(second.finished, reference_model.inputs), strict=True
+        forward_outputs(first.finished, reference_model.inputs),
+        forward_outputs(second.finished, reference_model.inputs),
+        strict=True,
     )
     assert all(torch.equal(*pair) for pair in pairs), "the same seed must give the same model"

@@ -1,4 +1,4 @@
-"""What every engine must hold: searches over a model whose accuracy is a closed form of its rate.
+"""Conformance suite of engines, on models whose accuracy is a closed form of their rate.
 
 For an engine of your own, in a test:
 
@@ -41,7 +41,7 @@ _Rates = list[float | None]
 
 
 class CliffModule(CurveModule):
-    """Keeps its accuracy up to a rate of .62, and loses it beyond."""
+    """Keeps its accuracy up to a rate of 0.62 and loses it beyond."""
 
     curve: ClassVar[Curve] = staticmethod(cliff(_EDGE))
 
@@ -75,23 +75,23 @@ class _Followed(Callback):
 
 
 def check_engine(engine: Engine, folder: Path, options: Mapping[str, Any] | None = None) -> list[float | None]:
-    """Run searches on an engine and check all that must hold.
+    """Run searches on an engine and check the requirements.
 
-    A request that breaks a rule is refused before anything is written. A search reports each trial once, ends by
-    itself at the highest rate within the budget to the step, verifies it, and never tries a rate twice. Its directory
-    has a plan that names the engine, and can be opened: one that was ended after two trials goes on to the same trials
-    as one that was not, one that has ended runs nothing more. Where nothing is within the budget it says so.
+    A request that breaks a rule is refused before anything is written. A search reports each trial once, ends by itself
+    at the highest rate within the budget, to the step, verifies it, and never tries a rate twice. Its directory has a
+    plan that names the engine, and can be opened: a search that was stopped after two trials resumes with the same
+    trials as one that was not; a finished one runs nothing more. If nothing is within the budget, it raises.
 
     Args:
         engine: to be checked.
-        folder: where searches are kept; empty.
+        folder: empty; searches are stored in it.
         options: of the engine, such as a port for each search.
 
     Returns:
-        the rates that were requested of the trials, in order.
+        the requested rates of the trials, in order.
 
     Raises:
-        AssertionError: naming what does not hold.
+        AssertionError: a requirement is violated.
     """
     check_refusals(engine, folder / "refused")
     search = engine.create(_request(folder / "whole", CliffModule, options))
@@ -104,7 +104,7 @@ def check_engine(engine: Engine, folder: Path, options: Mapping[str, Any] | None
 
 
 def check_refusals(engine: Engine, folder: Path) -> None:
-    """Check that what breaks a rule is refused before anything is written. See `check_engine`."""
+    """Check that a request that breaks a rule is refused before anything is written."""
     _raises(ConfigError, lambda: engine.create(_request(folder, CliffModule, {"no_such_option": 1})), "no_such_option")
     _raises(ConfigError, lambda: engine.open(folder, no_such_option=1), "no_such_option")
     _raises(StoreError, lambda: engine.open(folder).run(), "holds no experiment")
@@ -135,12 +135,12 @@ def _check_whole(engine: Engine, search: Search) -> _Rates:
     plan = ExperimentPlan.read(ExperimentDirectory(search.directory))
     assert plan.engine is not None, "the plan must name the engine"
     assert plan.engine.name == engine.name, f"the plan must name {engine.name}; it names {plan.engine.name}"
-    assert engine.owners(plan, search.directory) == [], "nobody owns trials of a search that has ended"
+    assert engine.owners(plan, search.directory) == [], "a finished search must have no owner"
     return _rates(records)
 
 
 def _check_ended(engine: Engine, directory: Path, rates: _Rates) -> None:
-    """One that has ended runs nothing more, and its page can be served or is named by a command."""
+    """A finished search runs nothing more, and its page can be served or is named by a command."""
     again = engine.open(directory)
     try:
         assert again.run(), "a search that has ended must end again"
@@ -198,7 +198,7 @@ def _raises(kind: type[Exception], call: Callable[[], Any], text: str) -> None:
     try:
         call()
     except kind as error:
-        said = str(error)
+        message = str(error)
     else:
         raise AssertionError(f"{kind.__name__} must be raised; nothing was")
-    assert text in said, f"the error must say {text!r}; it says {said}"
+    assert text in message, f"the error must contain {text!r}; it is {message}"

@@ -1,4 +1,4 @@
-"""Accuracies in closed form: of the compression rate in [0, 1) and of the epochs trained."""
+"""Modules whose accuracy is a closed form of the compression rate in [0, 1) and the epochs trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = Callable[[float, int], float]
 
 
 def cliff(edge: float, *, high: float = 0.9, low: float = 0.5, epochs_needed: int = 0) -> Curve:
-    """`high` up to the edge, once enough epochs have been trained; `low` beyond it."""
+    """`high` up to the edge, after `epochs_needed` epochs; `low` beyond it."""
     return lambda rate, epochs: high if rate <= edge + 1e-9 and (rate == 0 or epochs >= epochs_needed) else low
 
 
@@ -28,22 +28,22 @@ def knee(middle: float, *, top: float = 0.9, drop: float = 0.5, width: float = 0
 
 
 def flat(accuracy: float = 0.9) -> Curve:
-    """Always the same: every rate is feasible."""
+    """Constant: every rate is feasible."""
     return lambda _, __: accuracy
 
 
 def never(*, top: float = 0.9, low: float = 0.1) -> Curve:
-    """Good only while uncompressed and untrained: no rate is feasible."""
+    """High only for the uncompressed, untrained model: no rate is feasible."""
     return lambda rate, epochs: top if rate == 0 and epochs == 0 else low
 
 
 def noisy(curve: Curve, noise: Sequence[float]) -> Curve:
-    """Another curve with noise that goes by the epochs trained."""
+    """Another curve with noise that depends on the epochs trained."""
     return lambda rate, epochs: curve(rate, epochs) + noise[epochs % len(noise)]
 
 
 class CurveNet(nn.Module):
-    """One hidden layer whose width is the compression rate, and a count of the epochs it was trained for.
+    """One hidden layer whose width follows the compression rate, and a count of the epochs trained.
 
     Args:
         width: hidden features of the uncompressed model.
@@ -64,12 +64,12 @@ class CurveNet(nn.Module):
 
 
 class CurveModule(AbstractAutoCompressionModule):
-    """Inherit and set `curve`; the search space's layer is `Linear`, or `hidden` by name.
+    """Derive from it and set `curve`; the search space's layer is `Linear`, or `hidden` by name.
 
     Attributes:
         curve: (compression rate, epochs trained) -> accuracy.
         width: hidden features of the uncompressed model; the rate moves in steps of 1 / width.
-        seconds_per_epoch: how long an epoch takes.
+        seconds_per_epoch: duration of an epoch.
     """
 
     curve: ClassVar[Curve] = staticmethod(knee(0.7))
@@ -85,7 +85,7 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def evaluator(cls) -> Evaluator:
-        """Reads the curve at the model's achieved rate; without its output layer a model is worse by 1."""
+        """The curve at the model's achieved rate; without its output layer a model is worse by 1."""
 
         def evaluate(model: nn.Module) -> float:
             accuracy = cls.curve(cls.rate(model), int(model.epochs))  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def rate(cls, model: nn.Module) -> float:
-        """The achieved rate: the share of hidden features that are gone, or of weights that are zero."""
+        """The achieved rate: the share of hidden features removed, or of weights that are zero."""
         hidden: Any = model.get_submodule("hidden")
         zeros = float((hidden.weight == 0).float().mean())
         return zeros if zeros > 0 else 1 - hidden.out_features / cls.width
@@ -120,7 +120,7 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def train_epoch(cls, model: nn.Module, optimizer: Optimizer, criterion: Any, epoch: int) -> None:  # noqa: ARG003
-        """Takes its time, moves the last bias, and counts the epoch."""
+        """Wait, change the last bias, and count the epoch."""
         time.sleep(cls.seconds_per_epoch)
         bias: Any = model.get_parameter("head.bias")
         bias.grad = torch.ones_like(bias)

@@ -1,4 +1,4 @@
-"""Whether an importance ranks by what it claims: its scores against the loss without each channel alone.
+"""Correlation of an importance's scores with the loss without each channel.
 
 For your own model:
 
@@ -8,8 +8,8 @@ For your own model:
     for found in fidelity(measured, "taylorfo"):
         print(found.members, found.correlation)
 
-It says how well an algorithm finds the single channel that matters least. Many channels removed together, and trained
-afterwards, are another question.
+It measures how well an algorithm finds the single channel that matters least, not the effect of removing many channels
+and fine-tuning.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.batchnorm import recalibrate
 from autocompress.compression.hooks import batch_input
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.data_importance import sparsify_scales
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.pruning_plan import Cut
+from autocompress.compression.pruning.pruning_plan import PruningPlan
 from autocompress.layer_selector import LayerRule
 
 FEWEST = 8
@@ -42,7 +42,7 @@ Loss = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class Damage:
-    """What removing single channels of a coupling costs.
+    """The effect of removing single channels of a coupling.
 
     Attributes:
         members: the layers that lose filters together.
@@ -55,10 +55,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model, and what each of its channels is worth.
+    """A model, and the effect of each of its channels on the loss.
 
     Attributes:
-        module: whose model it is.
+        module: of the model.
         model: not changed.
         damages: of each coupling.
     """
@@ -69,7 +69,7 @@ class Measured:
 
     @classmethod
     def of(cls, module: ModuleClass, loss: Loss) -> Measured:
-        """Remove each channel of the module's model alone, on copies, and measure.
+        """Remove each channel of the module's model alone, on copies, and measure the loss.
 
         Args:
             module: with calibration data, on which BatchNorm is recalibrated.
@@ -94,8 +94,8 @@ class Fidelity:
 
     Attributes:
         members: the layers that lose filters together.
-        channels: how many are ranked.
-        correlation: Spearman's, in [-1, 1], of scores and measured losses; 0 where the scores are all the same.
+        channels: number of ranked channels.
+        correlation: Spearman's, in [-1, 1], of scores and measured losses; 0 if the scores are all the same.
     """
 
     members: tuple[str, ...]
@@ -104,15 +104,7 @@ class Fidelity:
 
 
 def fidelity(measured: Measured, algorithm: str, **arguments: Any) -> list[Fidelity]:
-    """Rank the channels by an algorithm, and compare with what each is worth.
-
-    Args:
-        measured: the model.
-        algorithm: name of a filter pruner.
-        arguments: its own.
-
-    Returns:
-        for each coupling with at least `FEWEST` channels.
+    """The rank correlation of a filter pruner's scores, for each coupling with at least `FEWEST` channels.
 
     Raises:
         AutoCompressError: the algorithm cannot be applied to the model.
@@ -133,7 +125,7 @@ def mean_fidelity(measured: Measured, algorithm: str, **arguments: Any) -> float
 def scores(
     module: ModuleClass, model: nn.Module, algorithm: str, **arguments: Any
 ) -> dict[tuple[str, ...], tuple[float, ...]]:
-    """What an algorithm thinks of the channels of each coupling, by the coupling's members; higher is more important.
+    """An algorithm's scores of the channels of each coupling, by its members; higher is more important.
 
     Raises:
         AutoCompressError: the algorithm cannot be applied to the model.
@@ -143,13 +135,13 @@ def scores(
     if algorithm == "slim":
         sparsify_scales(model, request)
     channels = _channels(model, request)
-    with evaluating(model), requiring_gradients(model):
-        cut = Cut.of(model, request, channels)
+    with eval_mode(model), require_gradients(model):
+        cut = PruningPlan.of(model, request, channels)
     return {coupling.members: tuple(found) for coupling, found in zip(cut.couplings, cut.scores, strict=True)}
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's: the correlation of the ranks, ties at their mean rank; 0 where one side is constant."""
+    """Spearman's correlation, ties at their mean rank; 0 if one side is constant."""
     ranks = torch.stack([_ranks(first), _ranks(second)])
     if bool((ranks.std(dim=1) == 0).any()):
         return 0.0
@@ -169,7 +161,7 @@ def _request(module: ModuleClass, model: nn.Module, algorithm: str, arguments: d
 
 
 def _channels(model: nn.Module, request: CompressionRequest) -> Channels:
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         return Channels.of(model, request, layer_shapes(model))
 
 

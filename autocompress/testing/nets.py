@@ -1,4 +1,4 @@
-"""The models of the zoo."""
+"""The networks of the zoo."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 def cnn(norm: Callable[[int], nn.Module]) -> nn.Module:
     """(batch, 3, 16, 16) -> (batch, 10): three convolutions, each with a norm, and two linear layers."""
     return nn.Sequential(
-        *_block(3, 16, norm),
+        *block(3, 16, norm),
         nn.MaxPool2d(2),
-        *_block(16, 32, norm),
+        *block(16, 32, norm),
         nn.MaxPool2d(2),
-        *_block(32, 32, norm),
+        *block(32, 32, norm),
         nn.Flatten(),
         nn.Linear(32 * 16, 48),
         nn.ReLU(),
@@ -29,7 +29,7 @@ def vgg_bn() -> nn.Module:
     widths, layers, inputs = ((16, 16), (32, 32), (64, 64)), list[nn.Module](), 3
     for pair in widths:
         for width in pair:
-            layers += _block(inputs, width, nn.BatchNorm2d)
+            layers += block(inputs, width, nn.BatchNorm2d)
             inputs = width
         layers.append(nn.MaxPool2d(2))
     head = (nn.Linear(64 * 4, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -54,11 +54,11 @@ def grouped_cnn() -> nn.Module:
 
 
 def custom(layer: Callable[[int, int], nn.Module]) -> nn.Module:
-    """(batch, 3, 16, 16) -> (batch, 10): two convolutions, a layer of its own kind, a linear head."""
+    """(batch, 3, 16, 16) -> (batch, 10): two convolutions, a custom layer, a linear head."""
     return nn.Sequential(
-        *_block(3, 16, nn.BatchNorm2d),
+        *block(3, 16, nn.BatchNorm2d),
         nn.MaxPool2d(4),
-        *_block(16, 16, nn.BatchNorm2d),
+        *block(16, 16, nn.BatchNorm2d),
         nn.Flatten(),
         layer(16 * 16, 32),
         nn.ReLU(),
@@ -103,5 +103,6 @@ class Encoder(nn.Module):
         return answer
 
 
-def _block(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+def block(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+    """A convolution, a norm and ReLU."""
     return [nn.Conv2d(inputs, width, 3, padding=1), norm(width), nn.ReLU()]

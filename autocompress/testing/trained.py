@@ -1,4 +1,4 @@
-"""Small nets of the kinds whose filters importances must rank, trained on scikit-learn's digits in a second or two."""
+"""Small nets for tests of importances, trained on scikit-learn's digits in a second or two."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autocompress.testing.nets import block
 from autocompress.testing.zoo import ZooModule
 
 
@@ -36,8 +37,8 @@ def residual(widths: tuple[int, ...] = (12, 24), blocks: int = 2) -> nn.Module:
     layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
     inputs = widths[0]
     for stage, width in enumerate(widths):
-        for block in range(blocks):
-            layers.append(Residual(inputs, width, 2 if stage and not block else 1))
+        for index in range(blocks):
+            layers.append(Residual(inputs, width, 2 if stage and not index else 1))
             inputs = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
 
@@ -45,10 +46,10 @@ def residual(widths: tuple[int, ...] = (12, 24), blocks: int = 2) -> nn.Module:
 def plain(norm: Callable[[int], nn.Module]) -> nn.Module:
     """(batch, 1, 8, 8) -> (batch, 10): three convolutions and two linear layers."""
     return nn.Sequential(
-        *_unit(1, 16, norm),
-        *_unit(16, 24, norm),
+        *block(1, 16, norm),
+        *block(16, 24, norm),
         nn.MaxPool2d(2),
-        *_unit(24, 24, norm),
+        *block(24, 24, norm),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(96, 32),
@@ -58,7 +59,7 @@ def plain(norm: Callable[[int], nn.Module]) -> nn.Module:
 
 
 def depthwise() -> nn.Module:
-    """(batch, 1, 8, 8) -> (batch, 10): depthwise and pointwise convolutions in turns, ReLU6 after each."""
+    """(batch, 1, 8, 8) -> (batch, 10): alternating depthwise and pointwise convolutions, ReLU6 after each."""
 
     def unit(inputs: int, width: int, stride: int) -> list[nn.Module]:
         spatial = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
@@ -93,7 +94,7 @@ class Rows(nn.Module):
 
 
 class TrainedModule(ZooModule):
-    """A net trained on 640 digits, on which all is measured as well.
+    """A net trained on 640 digits, which are also its evaluation data.
 
     Attributes:
         seed: of the weights and of the order of the batches.
@@ -106,7 +107,7 @@ class TrainedModule(ZooModule):
 
     @classmethod
     def pictures(cls) -> tuple[torch.Tensor, torch.Tensor]:
-        """All that the net is trained on: inputs, and targets."""
+        """All training data: inputs, and targets."""
         return _digits()
 
     @classmethod
@@ -121,7 +122,7 @@ class TrainedModule(ZooModule):
 
     @classmethod
     def model(cls) -> nn.Module:
-        """Trained; the same one each time."""
+        """The trained net; the same one each time."""
         return copy.deepcopy(_trained(cls, cls.seed, cls.epochs))
 
     @classmethod
@@ -132,50 +133,19 @@ class TrainedModule(ZooModule):
         return float(functional.cross_entropy(model.eval()(pictures), digits))
 
 
-class TrainedPlain(TrainedModule):
-    """Convolutions with BatchNorm, then linear layers."""
-
-    build = staticmethod(lambda: plain(nn.BatchNorm2d))
-
-
-class TrainedNoNorm(TrainedModule):
-    """The same without BatchNorm."""
-
-    build = staticmethod(lambda: plain(nn.Identity))
-
-
-class TrainedResidual(TrainedModule):
-    """Residual blocks, two widths."""
-
-    build = staticmethod(residual)
-
-
-class TrainedDepthwise(TrainedModule):
-    """Depthwise and pointwise convolutions in turns."""
-
-    build = staticmethod(depthwise)
-
-
-class TrainedPerceptron(TrainedModule):
-    """Linear layers."""
-
-    build = staticmethod(perceptron)
-
-
-class TrainedTransformer(TrainedModule):
-    """Encoder layers, of which the inner widths can be cut."""
-
-    build = staticmethod(Rows)
-
-
-TRAINED: dict[str, type[TrainedModule]] = {
-    "plain CNN": TrainedPlain,
-    "without BatchNorm": TrainedNoNorm,
-    "residual": TrainedResidual,
-    "depthwise": TrainedDepthwise,
-    "MLP": TrainedPerceptron,
-    "transformer": TrainedTransformer,
+_BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "plain CNN": lambda: plain(nn.BatchNorm2d),
+    "without BatchNorm": lambda: plain(nn.Identity),
+    "residual": residual,
+    "depthwise": depthwise,
+    "MLP": perceptron,
+    "transformer": Rows,
 }
+TRAINED: dict[str, type[TrainedModule]] = {
+    name: type(f"Trained {name}", (TrainedModule,), {"__module__": __name__, "build": staticmethod(build)})
+    for name, build in _BUILDERS.items()
+}
+"""The trained modules by kind of net."""
 
 
 @functools.cache
@@ -199,7 +169,7 @@ def _trained(module: type[TrainedModule], seed: int, epochs: int) -> nn.Module:
 
 @functools.cache
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (640, 1, 8, 8) of mean about 0, and what they show."""
+    """Pictures (640, 1, 8, 8) with mean about 0, and their digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -211,7 +181,3 @@ def _batches(pictures: tuple[torch.Tensor, torch.Tensor], size: int) -> list[tup
     inputs, targets = pictures
     starts = range(0, len(inputs), size)
     return [(inputs[start : start + size], targets[start : start + size]) for start in starts]
-
-
-def _unit(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, width, 3, padding=1), norm(width), nn.ReLU()]

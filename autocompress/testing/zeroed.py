@@ -1,4 +1,4 @@
-"""The zero test of a cut: what has lost filters computes what the whole model does whose lost filters are zero."""
+"""Check of a pruned model: it computes what the whole model computes with the removed filters at zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import outputs
+from autocompress.compression.model_state import forward_outputs
 from autocompress.compression.pruning.importance import by_filter
 
 _TOLERANCE = 1e-4
@@ -19,8 +19,8 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm)
 _COLUMNS = 64
 
 
-def marked(model: nn.Module) -> nn.Module:
-    """A copy of which all values of one-dimensional parameters and statistics differ, as trained ones do."""
+def with_distinct_values(model: nn.Module) -> nn.Module:
+    """A copy with distinct values in one-dimensional parameters and statistics, as trained ones have."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -31,14 +31,14 @@ def marked(model: nn.Module) -> nn.Module:
 
 
 def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, ...]) -> None:
-    """Compare a smaller model with the uncompressed one in which every lost filter is zero.
+    """Compare a pruned model with the uncompressed one in which every removed filter is zero.
 
-    Which filters are lost is read from the weights that are left. Non-linearities must leave zero as it is; LayerNorm
-    and GroupNorm, whose statistics change with the number of channels, are left out in both models.
+    Which filters were removed is read from the remaining weights. Non-linearities must map zero to zero; LayerNorm and
+    GroupNorm, whose statistics change with the number of channels, are skipped in both models.
 
     Args:
-        original: as it was compressed, `marked`.
-        smaller: cut out of it, not trained.
+        original: the model that was compressed, `with_distinct_values`.
+        smaller: pruned from it, not trained.
         inputs: positional arguments of one forward pass.
 
     Raises:
@@ -53,7 +53,7 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
             _zero_channels(module, cast(nn.Module, left[name]))
     _leave_out_norms(zeroed)
     _leave_out_norms(smaller)
-    for before, after in zip(outputs(zeroed, inputs), outputs(smaller, inputs), strict=True):
+    for before, after in zip(forward_outputs(zeroed, inputs), forward_outputs(smaller, inputs), strict=True):
         assert before.shape == after.shape, f"the outputs' shapes must stay; {before.shape} became {after.shape}"
         difference, scale = float((before - after).abs().max()), float(before.abs().max())
         assert difference <= _TOLERANCE * scale, (
@@ -85,7 +85,7 @@ def _zero_channels(norm: nn.Module, left: nn.Module) -> None:
 
 
 def _lost(rows: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
-    """Which rows are in the other matrix no more, of which columns may be gone as well: by what each row holds most."""
+    """Which rows are missing in the other matrix, which may have fewer columns: by the row each value is found in."""
     values, order = rows.flatten().sort()
     some = fewer[:, torch.linspace(0, fewer.shape[1] - 1, min(_COLUMNS, fewer.shape[1])).long()]
     found = order[torch.searchsorted(values, some).clamp_max(values.numel() - 1)] // rows.shape[1]
@@ -103,7 +103,7 @@ def _leave_out_norms(model: nn.Module) -> None:
 
 
 def _affine(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a normalization does besides."""
+    """A normalization layer's forward without the normalization."""
     weight, bias = cast(torch.Tensor, norm.weight), cast(torch.Tensor, norm.bias)
 
     def forward(x: torch.Tensor) -> torch.Tensor:

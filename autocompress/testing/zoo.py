@@ -1,4 +1,4 @@
-"""Small models of the kinds that compression must get right, each with a module that trains it on generated data."""
+"""Small models of various kinds, each with a module that trains it on generated data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.testing import nets
 
 @register_module()
 class Projection(nn.Module):
-    """A linear map that is no layer of PyTorch's.
+    """A linear map that is not one of PyTorch's layers.
 
     Args:
         inputs: features in.
@@ -34,7 +34,7 @@ class Projection(nn.Module):
 
 
 class ZooModule(AbstractAutoCompressionModule):
-    """A model with random weights, and batches of noise to train and evaluate it on; everything is the same each time.
+    """A model with fixed random weights, and batches of noise to train and evaluate it on.
 
     Attributes:
         build: makes the model.
@@ -68,7 +68,7 @@ class ZooModule(AbstractAutoCompressionModule):
 
     @classmethod
     def evaluator(cls) -> Evaluator:
-        """Share of right classes."""
+        """Share of correct classes."""
 
         @torch.no_grad()
         def accuracy(model: nn.Module) -> float:
@@ -80,7 +80,7 @@ class ZooModule(AbstractAutoCompressionModule):
 
     @classmethod
     def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer]:
-        """SGD with momentum and weight decay, which masks must stand."""
+        """SGD with momentum and weight decay, which must not change masked weights."""
         return lambda parameters: SGD(parameters, lr=0.001, momentum=0.9, weight_decay=1e-4)
 
     @classmethod
@@ -111,55 +111,19 @@ class ZooModule(AbstractAutoCompressionModule):
         return cls.data()[0][0][:1]
 
 
-class PlainCnn(ZooModule):
-    """Convolutions with BatchNorm, then linear layers."""
-
-    build = staticmethod(lambda: nets.cnn(nn.BatchNorm2d))
-
-
-class NoNormCnn(ZooModule):
-    """The same without BatchNorm."""
-
-    build = staticmethod(lambda: nets.cnn(nn.Identity))
+def _module(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...] = ZooModule.shape) -> type[ZooModule]:
+    """The module of a net."""
+    return type(name, (ZooModule,), {"__module__": __name__, "build": staticmethod(build), "shape": shape})
 
 
-class ResNet18(ZooModule):
-    """torchvision's."""
-
-    build = staticmethod(nets.resnet18)
-    shape = (3, 32, 32)
-
-
-class MobileNetV2(ZooModule):
-    """torchvision's; depthwise convolutions."""
-
-    build = staticmethod(nets.mobilenet_v2)
-    shape = (3, 32, 32)
-
-
-class VggBn(ZooModule):
-    """Pairs of convolutions with BatchNorm, and wide linear layers behind them."""
-
-    build = staticmethod(nets.vgg_bn)
-
-
-class Transformer(ZooModule):
-    """Two encoder layers over sequences of vectors."""
-
-    build = staticmethod(nets.Encoder)
-    shape = (6, 16)
-
-
-class GroupedCnn(ZooModule):
-    """Convolutions in groups, with GroupNorm."""
-
-    build = staticmethod(nets.grouped_cnn)
-
-
-class CustomLayer(ZooModule):
-    """A registered module between convolutions and the head."""
-
-    build = staticmethod(lambda: nets.custom(Projection))
+PlainCnn = _module("PlainCnn", lambda: nets.cnn(nn.BatchNorm2d))
+NoNormCnn = _module("NoNormCnn", lambda: nets.cnn(nn.Identity))
+ResNet18 = _module("ResNet18", nets.resnet18, (3, 32, 32))
+MobileNetV2 = _module("MobileNetV2", nets.mobilenet_v2, (3, 32, 32))
+VggBn = _module("VggBn", nets.vgg_bn)
+Transformer = _module("Transformer", nets.Encoder, (6, 16))
+GroupedCnn = _module("GroupedCnn", nets.grouped_cnn)
+CustomLayer = _module("CustomLayer", lambda: nets.custom(Projection))
 
 
 class Regression(ZooModule):
@@ -172,7 +136,7 @@ class Regression(ZooModule):
 
     @classmethod
     def data(cls) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and the values to be told from them."""
+        """Inputs and the values to predict from them."""
         return [(x, torch.stack([x.sum(1), x[:, 0], x[:, 1] * 2], 1)) for x, _ in super().data()]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What can be told of a search while it runs."""
+"""Callbacks that are notified of a search while it runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.records import TrialRecord
 from autocompress.search_space import requested_rate
-from autocompress.store import OpenTrial
+from autocompress.store import PendingTrial
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult
 
 
 class Callback:
-    """Told of a search, in the process that launched it, by a thread of its own; override what you need.
+    """Notified of a search by a thread of the process that launched it; override the methods you need.
 
-    A callback that raises is reported once and not called again; the search goes on. After a resume only what is new is
-    told.
+    A callback that raises is reported once and not called again; the search continues. After a resume only new events
+    are reported.
     """
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
-        """A trial was evaluated.
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
+        """Called when a trial has been evaluated.
 
         Args:
             trial: its key, the parameters it was given, and what the rule proposed.
@@ -29,13 +29,13 @@ class Callback:
         """
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """A trial has ended, after all of its epochs were told."""
+        """Called when a trial has ended, after all of its epochs."""
 
     def on_search_end(self, result: CompressionResult) -> None:
-        """The search has ended by itself, and its best model has been verified; or nothing was within the budget."""
+        """Called when the search has ended by itself and its best model, if any, is verified."""
 
     def close(self) -> None:
-        """There is no more to tell, whether the search has ended or was stopped."""
+        """Called last, whether the search has ended or was stopped."""
 
 
 _FIGURES = (
@@ -53,8 +53,8 @@ _FIGURES = (
 )
 
 
-def figures(record: TrialRecord) -> dict[str, float]:
-    """The numbers of a trial that it has."""
+def metrics(record: TrialRecord) -> dict[str, float]:
+    """The numbers of a trial's record."""
     found = {name: getattr(record, name) for name in _FIGURES}
     return {
         **{name: float(value) for name, value in found.items() if value is not None},
@@ -62,21 +62,21 @@ def figures(record: TrialRecord) -> dict[str, float]:
     }
 
 
-def choices(trial: OpenTrial) -> dict[str, Any]:
-    """What a trial was asked to do."""
+def run_parameters(trial: PendingTrial) -> dict[str, Any]:
+    """The parameters of a trial, as trackers log them."""
     search = trial.parameters.get("search") or {}
     chosen = {name: value for name, value in trial.parameters["algorithm_name"].items() if name != "_name"}
-    told = {name: search.get(name) for name in ("lr_factor", "start_from", "seed", "epochs")}
+    given = {name: search.get(name) for name in ("lr_factor", "start_from", "seed", "epochs")}
     return {
         "algorithm": trial.parameters["algorithm_name"]["_name"],
         **({} if (rate := requested_rate(trial.parameters)) is None else {"requested_rate": rate}),
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
         **chosen,
     }
 
 
-def named(trial: OpenTrial) -> str:
-    """A short name: the algorithm and the rate."""
-    found = choices(trial)
+def run_name(trial: PendingTrial) -> str:
+    """The algorithm and the requested rate."""
+    found = run_parameters(trial)
     rate = found.get("requested_rate")
     return str(found["algorithm"]) if rate is None else f"{found['algorithm']}-{rate:g}"

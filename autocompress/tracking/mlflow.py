@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ConfigError, InfeasibleBudgetError
 from autocompress.records import TrialRecord
-from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback, choices, figures, named
+from autocompress.store import PendingTrial
+from autocompress.tracking.callback import Callback, metrics, run_name, run_parameters
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult
@@ -38,12 +38,12 @@ class MlflowCallback(Callback):
             known = self._client.get_experiment_by_name(experiment)
             self._experiment = known.experiment_id if known else self._client.create_experiment(experiment)
             self._search = self._client.create_run(self._experiment, run_name="search").info.run_id
-        except Exception as error:  # MLflow and what is under it raise what they like
+        except Exception as error:  # MLflow and its backends raise errors of many types
             raise ConfigError(f"MLflow at {tracking_uri or 'its own address'} cannot be used: {error}") from error
         self._trials: dict[str, str] = {}
         self._ended = 0
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
         for name in ("accuracy", "accuracy_margin"):
             if name in epoch:
@@ -52,8 +52,8 @@ class MlflowCallback(Callback):
     def on_trial_end(self, record: TrialRecord) -> None:
         """See `Callback`."""
         self._ended += 1
-        run = self._run(OpenTrial(record.key, record.parameters))
-        for name, value in figures(record).items():
+        run = self._run(PendingTrial(record.key, record.parameters))
+        for name, value in metrics(record).items():
             self._client.log_metric(run, f"final_{name}", value)
             self._client.log_metric(self._search, name, value, step=self._ended)
         self._client.set_tag(run, "autocompress.verdict", record.error or ("within" if record.feasible else "outside"))
@@ -76,11 +76,11 @@ class MlflowCallback(Callback):
             if self._client.get_run(run).info.status == "RUNNING":
                 self._client.set_terminated(run, "KILLED")
 
-    def _run(self, trial: OpenTrial) -> str:
+    def _run(self, trial: PendingTrial) -> str:
         if trial.key not in self._trials:
-            tags = {"mlflow.parentRunId": self._search, "mlflow.runName": named(trial)}
+            tags = {"mlflow.parentRunId": self._search, "mlflow.runName": run_name(trial)}
             run = self._client.create_run(self._experiment, start_time=int(1000 * time.time()), tags=tags)
             self._trials[trial.key] = run.info.run_id
-            for name, value in choices(trial).items():
+            for name, value in run_parameters(trial).items():
                 self._client.log_param(run.info.run_id, name.replace("::", "."), value)
         return self._trials[trial.key]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
-from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback, figures, named
+from autocompress.store import PendingTrial
+from autocompress.tracking.callback import Callback, metrics, run_name
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,10 +37,10 @@ class TensorBoardCallback(Callback):
         self._trials: dict[str, SummaryWriter] = {}
         self._ended = 0
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
         if trial.key not in self._trials:
-            self._trials[trial.key] = self._open(str(self._directory / f"{named(trial)}-{trial.key[:6]}"))
+            self._trials[trial.key] = self._open(str(self._directory / f"{run_name(trial)}-{trial.key[:6]}"))
         for name in ("accuracy", "accuracy_margin"):
             if name in epoch:
                 self._trials[trial.key].add_scalar(f"trial/{name}", epoch[name], epoch["epoch"])
@@ -49,7 +49,7 @@ class TensorBoardCallback(Callback):
     def on_trial_end(self, record: TrialRecord) -> None:
         """See `Callback`."""
         self._ended += 1
-        for name, value in figures(record).items():
+        for name, value in metrics(record).items():
             self._search.add_scalar(f"search/{name}", value, self._ended)
         self._search.flush()
         if record.key in self._trials:
@@ -57,11 +57,11 @@ class TensorBoardCallback(Callback):
 
     def on_search_end(self, result: CompressionResult) -> None:
         """See `Callback`."""
-        from autocompress.report.data import story_of
+        from autocompress.report.data import read_report_data
         from autocompress.report.verdict import findings, headline
 
-        story = story_of(result.directory)
-        self._search.add_text("verdict", "\n\n".join([headline(story), *findings(story)]))
+        data = read_report_data(result.directory)
+        self._search.add_text("verdict", "\n\n".join([headline(data), *findings(data)]))
 
     def close(self) -> None:
         """See `Callback`."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord
-from autocompress.store import OpenTrial
-from autocompress.tracking.callback import Callback, choices, figures, named
+from autocompress.store import PendingTrial
+from autocompress.tracking.callback import Callback, metrics, run_name, run_parameters
 
 if TYPE_CHECKING:
     from autocompress.result import CompressionResult
@@ -34,21 +34,21 @@ class WandbCallback(Callback):
         self._group = group or f"search-{wandb.util.generate_id()}"
         self._trials: dict[str, Any] = {}
         try:
-            self._search = self._begun("search", {})
+            self._search = self._init_run("search", {})
         except Exception as error:  # wandb raises what it likes
             raise ConfigError(f"the project {project!r} of Weights & Biases cannot be used: {error}") from error
 
-    def on_epoch_end(self, trial: OpenTrial, epoch: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
         """See `Callback`."""
         self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_margin") if name in epoch})
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """See `Callback`."""
-        run = self._run(OpenTrial(record.key, record.parameters))
-        run.summary.update({**figures(record), "state": record.state, "error": record.error})
+        run = self._run(PendingTrial(record.key, record.parameters))
+        run.summary.update({**metrics(record), "state": record.state, "error": record.error})
         run.finish(exit_code=0 if record.error is None else 1)
         del self._trials[record.key]
-        self._search.log(figures(record))
+        self._search.log(metrics(record))
 
     def on_search_end(self, result: CompressionResult) -> None:
         """See `Callback`."""
@@ -59,12 +59,12 @@ class WandbCallback(Callback):
         for run in (*self._trials.values(), self._search):
             run.finish()
 
-    def _run(self, trial: OpenTrial) -> Any:
+    def _run(self, trial: PendingTrial) -> Any:
         if trial.key not in self._trials:
-            self._trials[trial.key] = self._begun(named(trial), choices(trial))
+            self._trials[trial.key] = self._init_run(run_name(trial), run_parameters(trial))
         return self._trials[trial.key]
 
-    def _begun(self, name: str, config: Mapping[str, Any]) -> Any:
+    def _init_run(self, name: str, config: Mapping[str, Any]) -> Any:
         return self._wandb.init(
             project=self._project, group=self._group, name=name, config=dict(config), reinit="create_new"
         )

@@ -23,18 +23,18 @@ _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the trial whose parameters the channel brings. The exit code is 0 unless the trial failed."""
+    """Run the trial with the channel's parameters. The exit code is 0 unless the trial failed."""
     parser = argparse.ArgumentParser(prog="python -m autocompress.trial", description=__doc__)
     parser.add_argument("directory", help="the experiment's directory")
     parser.add_argument("--module-root", help="where the module's root is, on another machine than the launcher's")
-    parser.add_argument("--channel", required=True, help="MODULE:CLASS that brings parameters and takes results")
+    parser.add_argument("--channel", required=True, help="MODULE:CLASS that provides parameters and receives results")
     parsed = parser.parse_args(arguments)
     os.environ[IN_CHILD] = "1"
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     plan = ExperimentPlan.read(ExperimentDirectory(parsed.directory))
     if plan.settings.maximal_trial_seconds is not None:
-        # A thread outside the interpreter: it tells where the trial hangs and ends it, whatever it hangs in.
+        # A thread outside the interpreter: it prints where the trial hangs, and ends it.
         faulthandler.dump_traceback_later(plan.settings.maximal_trial_seconds, exit=True)
     channel = _channel(parsed.channel)
     parameters = channel.parameters()
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(parsed: argparse.Namespace, plan: ExperimentPlan, channel: Channel, parameters: dict[str, Any]) -> int:
-    # These bring torch, which the trial of the uncompressed model does not wait for.
+    # These import torch, which the baseline trial does not need.
     from autocompress.compression.module_loading import ModuleReference
     from autocompress.trial.run import run_trial
 

@@ -1,4 +1,4 @@
-"""The uncompressed model as a trial: nothing is run, its measurements are reported as the result at rate 0."""
+"""The uncompressed model as a trial: nothing is run, its measurements are the result at rate 0."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ UNCOMPRESSED = "uncompressed"
 
 
 def uncompressed_parameters() -> dict[str, Any]:
-    """The parameters of such a trial."""
+    """The parameters of the baseline trial."""
     return {"algorithm_name": {"_name": UNCOMPRESSED}, "search": {"requested_rate": 0.0}}
 
 
 def is_uncompressed(parameters: Mapping[str, Any]) -> bool:
-    """Whether these are the parameters of such a trial."""
+    """Whether these are the parameters of the baseline trial."""
     chosen = parameters.get("algorithm_name")
     return isinstance(chosen, Mapping) and chosen.get("_name") == UNCOMPRESSED
 
 
 def uncompressed_result(baseline: Baseline, threshold: float) -> dict[str, Any]:
-    """Its final result, with the names that other trials' have.
-
-    Args:
-        baseline: the uncompressed model.
-        threshold: the worst tolerable accuracy.
-    """
+    """The final result of the baseline trial, with the fields that other trials report."""
     higher = baseline.higher_is_better
     return {
         "default": 0.0,

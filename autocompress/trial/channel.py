@@ -1,4 +1,4 @@
-"""How a trial talks to whoever started it."""
+"""Channels between a trial and the process that started it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,27 @@ from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    """Takes the results of a trial."""
+    """Receives the results of a trial; these methods discard them."""
 
-    def report_epoch(self, result: dict[str, Any]) -> None:
+    def report_epoch(self, result: dict[str, Any]) -> None:  # noqa: ARG002
         """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1)."""
+        return
 
-    def report_final(self, result: dict[str, Any]) -> None:
+    def report_final(self, result: dict[str, Any]) -> None:  # noqa: ARG002
         """The final result: `default` is the score, the others are the fields of `TrialRecord` with these names."""
+        return
 
 
 class Channel(Reporter, Protocol):
-    """A reporter that also brings the parameters."""
+    """A reporter that also has the trial's parameters."""
 
     def parameters(self) -> dict[str, Any]:
         """The trial's JSON object."""
         ...
 
 
-class Silent:
-    """Reports to nobody."""
-
-    def report_epoch(self, result: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def report_final(self, result: dict[str, Any]) -> None:
-        """Nothing."""
+class NullReporter(Reporter):
+    """Discards all results."""
 
 
 PARAMETERS = "AUTOCOMPRESS_PARAMETERS"
@@ -42,8 +38,8 @@ PIPE = "AUTOCOMPRESS_PIPE"
 """Environment variable: number of the file descriptor that results go to."""
 
 
-class PipeChannel:
-    """Brings the parameters of `process.TrialProcess`, and takes the results to it."""
+class PipeChannel(Reporter):
+    """Channel to `process.TrialProcess`: parameters come from the environment, results go to a pipe."""
 
     def __init__(self) -> None:
         self._pipe = int(os.environ.pop(PIPE))
@@ -54,11 +50,8 @@ class PipeChannel:
         return parameters
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """A line. If nobody waits any more the trial goes on: its record on disk is what counts."""
+        """Write a line. If the reader has gone, the trial continues: its record on disk counts."""
         try:
             os.write(self._pipe, (json.dumps(result) + "\n").encode())
         except BrokenPipeError:
             return
-
-    def report_final(self, result: dict[str, Any]) -> None:
-        """Nothing: the record tells."""

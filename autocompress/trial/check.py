@@ -1,15 +1,13 @@
-"""Trying every algorithm on a model before any search: what applies, and what it would remove."""
+"""Try every algorithm on a model before any search: which apply, and what they would remove."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.applied_algorithms import AppliedAlgorithms
@@ -29,6 +27,7 @@ from autocompress.search_space import (
 from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.spec import seed_everything
 from autocompress.trial.tasks import missing_hooks, require_hooks
+from autocompress.typed_fields import from_fields
 
 RATES = (0.3, 0.9)
 """A low and a high rate."""
@@ -59,7 +58,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class AlgorithmCheck:
-    """What became of one algorithm.
+    """The result of trying one algorithm.
 
     Attributes:
         algorithm: its name.
@@ -87,9 +86,8 @@ class AlgorithmCheck:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AlgorithmCheck:
-        """What `to_dict` wrote."""
-        reductions = tuple(Reduction(**each) for each in data["reductions"])
-        return cls(**{**data, "missing_hooks": tuple(data["missing_hooks"]), "reductions": reductions})
+        """The check that `to_dict` wrote."""
+        return from_fields(cls, data)
 
 
 @checked_arguments
@@ -123,7 +121,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
         found = [_reduced(module, space, rate, reference_model) for rate in rates]
     except AutoCompressError as error:
         return dataclasses.replace(check, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the answer for this algorithm
+    except Exception as error:  # noqa: BLE001 - an error of the user's code is this algorithm's result
         return dataclasses.replace(check, reason=f"{type(error).__name__}: {error}")
     return dataclasses.replace(
         check,
@@ -135,54 +133,34 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
 
 
 def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
-    """The check, told of the module's hooks."""
+    """The check with what the module's hooks allow."""
     names = [part.name for part in algorithm(check.algorithm).stages]
     missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
     fine_tunes = find_trainer(module, names[-1]) is not None
     return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)
 
 
-def _parameters(space: AlgorithmSpace, rate: float) -> dict[str, Any]:
-    """The algorithm's parameters at the allowed rate that is nearest."""
-    axis = space.axis()
-    return space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
-
-
 def _reduced(
-    module: ModuleClass, space: AlgorithmSpace, requested: float, reference_model: ReferenceModel
+    module: ModuleClass, space: AlgorithmSpace, rate: float, reference_model: ReferenceModel
 ) -> tuple[Reduction, AppliedAlgorithms]:
-    """What it removes, and how."""
+    """The reduction at the nearest allowed rate, and the algorithms that made it."""
     seed_everything(0)
-    parameters = _parameters(space, requested)
-    choice = read_parameters(parameters)
-    model, applied, rate, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
-    for part in choice.stages:
-        quick = {name: value for name, value in _QUICK.items() if name in _argument_names(part.name)}
-        part = dataclasses.replace(part, arguments={**part.arguments, **quick})
+    axis = space.axis()
+    parameters = space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
+    model, applied, achieved, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
+    for part in read_parameters(parameters).stages:
+        known = {argument.name for argument in algorithm(part.name).arguments}
+        quick = {name: value for name, value in _QUICK.items() if name in known}
+        arguments = {**part.arguments, **quick}
         started = time.monotonic()
-        model = applied.apply(model, reference_model.request(part.name, part.rules, part.arguments, module))
+        model = applied.apply(model, reference_model.request(part.name, part.rules, arguments, module))
         seconds += time.monotonic() - started
-        rate = applied.compressions[0].achieved_rate(model) if len(applied.compressions) == 1 else rate
-    reduction = _reduction(requested_rate(parameters), rate, applied.finish(model), reference_model, seconds)
-    return reduction, applied
-
-
-def _reduction(
-    requested: float | None, achieved: float, finished: nn.Module, reference_model: ReferenceModel, seconds: float
-) -> Reduction:
-    before, after = reference_model.size, measure(finished, reference_model.inputs)
-    return Reduction(
-        requested_rate=requested,
+        if len(applied.compressions) == 1:
+            achieved = applied.compressions[0].achieved_rate(model)
+    reduction = Reduction(
+        requested_rate=requested_rate(parameters),
         achieved_rate=achieved,
-        **before.removed_in(after),
+        **reference_model.size.removed_in(measure(applied.finish(model), reference_model.inputs)),
         seconds=round(seconds, 3),
     )
-
-
-def _argument_names(name: str) -> set[str]:
-    return {argument.name for argument in algorithm(name).arguments}
-
-
-def checks_to_dict(checks: Sequence[AlgorithmCheck]) -> dict[str, Any]:
-    """As one JSON object."""
-    return {"checks": [check.to_dict() for check in checks]}
+    return reduction, applied

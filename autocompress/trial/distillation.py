@@ -1,4 +1,4 @@
-"""Knowledge distillation: the uncompressed model teaches the compressed one, whatever trainer the user wrote.
+"""Knowledge distillation: the uncompressed model teaches the compressed one, with any trainer.
 
 Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531; the options are NNCF's.
 """
@@ -13,45 +13,34 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import moved, tensors
+from autocompress.compression.model_state import flatten_tensors, to_device
 from autocompress.compression.module import Criterion
 from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
 
 
-class DistillingCriterion:
-    """The user's criterion, plus the distance of the student's latest outputs from the teacher's.
+class WrappedCriterion:
+    """The user's criterion, whose loss passes through a function; its other attributes are the criterion's."""
 
-    Everything else that is asked of it is the user's criterion's.
-
-    Attributes:
-        calls: how often it was called.
-    """
-
-    def __init__(self, criterion: Criterion, distance: Callable[[], torch.Tensor | None]) -> None:
-        self._criterion = criterion
-        self._distance = distance
+    def __init__(self, criterion: Criterion, function: Callable[[Any], Any]) -> None:
+        self._criterion, self._function = criterion, function
         self.calls = 0
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """The loss to train with, given what the user's criterion takes."""
+        """The loss to train with."""
         self.calls += 1
-        loss, distance = self._criterion(*arguments, **keywords), self._distance()
-        return loss if distance is None else loss + distance
+        return self._function(self._criterion(*arguments, **keywords))
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_criterion" or name.startswith("__"):  # of one that is being copied, which has nothing yet
+            raise AttributeError(name)
         return getattr(self._criterion, name)
 
 
-class Lesson:
-    """What a student answered last in training mode, and what its teacher answers to the same.
+class DistillationHook:
+    """Forward hook that keeps a student's latest outputs in training mode, and its teacher's for the same inputs.
 
-    The teacher sees what the student sees, in eval mode and without gradients.
-
-    Args:
-        student: is listened to until `end`.
-        teacher: the uncompressed model.
-        settings: the kind of loss, its scale and temperature.
+    The teacher is in eval mode and without gradients.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, settings: KnowledgeDistillation) -> None:
@@ -60,25 +49,25 @@ class Lesson:
         self._handle = student.register_forward_hook(self._watch, with_kwargs=True)
 
     def distance(self) -> torch.Tensor | None:
-        """The distillation loss of the latest answer, once; None where there is no new one."""
+        """The distillation loss of the latest outputs, once; None where there are no new ones."""
         if self._latest is None:
             return None
         answers, self._latest = self._latest, None
         return loss(*answers, self._settings)
 
     def end(self) -> None:
-        """Listen no longer."""
+        """Remove the hook."""
         self._handle.remove()
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Lesson:
-        """A copy of the student is still taught by the same teacher."""
+    def __deepcopy__(self, _: dict[int, Any]) -> DistillationHook:
+        """Copies of the student share the hook."""
         return self
 
     @staticmethod
     def forget(copied: nn.Module) -> None:
-        """Do not listen to a copy of a student."""
+        """Remove the hook from a copy of a student."""
         for key, known in list(copied._forward_hooks.items()):
-            if isinstance(getattr(known, "__self__", None), Lesson):
+            if isinstance(getattr(known, "__self__", None), DistillationHook):
                 del copied._forward_hooks[key]
 
     def _watch(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
@@ -89,18 +78,23 @@ class Lesson:
 @contextmanager
 def distilling(
     student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: KnowledgeDistillation
-) -> Iterator[DistillingCriterion]:
+) -> Iterator[WrappedCriterion]:
     """A criterion that adds the distillation loss, while the student is trained inside the block.
 
     Raises:
         ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
     """
-    lesson = Lesson(student, teacher, settings)
-    wrapped = DistillingCriterion(criterion, lesson.distance)
+    hook = DistillationHook(student, teacher, settings)
+
+    def with_distance(loss: Any) -> Any:
+        distance = hook.distance()
+        return loss if distance is None else loss + distance
+
+    wrapped = WrappedCriterion(criterion, with_distance)
     try:
         yield wrapped
     finally:
-        lesson.end()
+        hook.end()
     if not wrapped.calls:
         raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
 
@@ -109,14 +103,10 @@ def loss(student: Any, teacher: Any, settings: KnowledgeDistillation) -> torch.T
     """The distillation loss, summed over all floating-point outputs of more than one dimension.
 
     `softmax`: Kullback-Leibler divergence of the teacher's softmax from the student's at the temperature, times the
-    temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error.
-
-    Args:
-        student: the student's outputs: a tensor, or tensors in sequences, mappings or dataclasses.
-        teacher: the teacher's, of the same shapes.
-        settings: the kind of loss, its scale and temperature.
+    temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error. Outputs may be tensors
+    in sequences, mappings or dataclasses.
     """
-    pairs = zip(tensors(student), tensors(teacher), strict=True)
+    pairs = zip(flatten_tensors(student), flatten_tensors(teacher), strict=True)
     terms = [_distance(mine, its, settings) for mine, its in pairs if mine.is_floating_point() and mine.dim() > 1]
     if not terms:
         raise ModuleError("knowledge distillation needs a model whose outputs have a batch dimension and another one")
@@ -136,8 +126,8 @@ def _distance(student: torch.Tensor, teacher: torch.Tensor, settings: KnowledgeD
 
 @torch.no_grad()
 def _taught(teacher: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    given = tensors((arguments, keywords))
+    given = flatten_tensors((arguments, keywords))
     if given:
         teacher.to(given[0].device)
-        arguments, keywords = moved(arguments, given[0].device), moved(keywords, given[0].device)
+        arguments, keywords = to_device(arguments, given[0].device), to_device(keywords, given[0].device)
     return teacher(*arguments, **keywords)

@@ -1,4 +1,4 @@
-"""How a model is trained and evaluated while a trial fine-tunes it."""
+"""Train and evaluate a model while a trial fine-tunes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autocompress.trial.distillation import distilling
 
 
 class Training(Protocol):
-    """What fine-tuning asks of whoever trains the model."""
+    """How a model is trained and evaluated, as fine-tuning needs it."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -30,51 +30,39 @@ class Training(Protocol):
         ...
 
     def begin(self, model: nn.Module) -> Callable[[int], None] | None:
-        """A function that trains one epoch, counted from 0, with a new optimizer; None: the model is not trained."""
+        """A function that trains one epoch, counted from 0, with a new optimizer; None: there is no training."""
         ...
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:
-        """The accuracy after so many epochs, a finite number in the evaluator's unit; the model is in eval mode."""
+        """The accuracy after `epoch` epochs, a finite number in the evaluator's unit; the model is in eval mode."""
         ...
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """Whether an evaluation counts now; not while a schedule still moves the compression rate."""
         ...
 
-    def enough(self, accuracy: float) -> bool:
+    def should_stop(self, accuracy: float) -> bool:
         """Whether to end although the model is not within the budget."""
         ...
 
 
 @dataclass(frozen=True)
 class ModuleTraining:
-    """Training with the hooks of the user's module. Implements `Training`.
+    """Training with the hooks of the user's module. Implements `Training`."""
 
-    Attributes:
-        module: the user's module: trainer, optimizer, criterion, evaluator.
-        algorithm: name that the trainers are asked for.
-        lr_factor: factor on the learning rates.
-        distillation: how the teacher's outputs count; None: they do not.
-        teacher: the uncompressed model.
-    """
-
-    module: ModuleClass
-    algorithm: str
-    lr_factor: float = 1.0
-    distillation: KnowledgeDistillation | None = None
-    teacher: nn.Module | None = None
+    module: ModuleClass  # the user's module: trainer, optimizer, criterion, evaluator
+    algorithm: str  # name that trainers are looked up by
+    lr_factor: float = 1.0  # factor on the learning rates
+    distillation: KnowledgeDistillation | None = None  # how the teacher's outputs count; None: they do not
+    teacher: nn.Module | None = None  # the uncompressed model
 
     @property
     def higher_is_better(self) -> bool:
-        """See `Training`."""
+        """Direction of the accuracy."""
         return self.module.higher_is_better
 
     def begin(self, model: nn.Module) -> Callable[[int], None] | None:
-        """See `Training`.
-
-        Raises:
-            ModuleError: a hook that is needed is missing.
-        """
+        """A function that trains one epoch with the module's trainer."""
         trainer = find_trainer(self.module, self.algorithm)
         if trainer is None:
             return None
@@ -95,14 +83,14 @@ class ModuleTraining:
         return train
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
-        """See `Training`."""
+        """The accuracy by the module's evaluator."""
         return evaluate(self.module.evaluator(), model)
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """A module has no schedule."""
         return True
 
-    def enough(self, accuracy: float) -> bool:  # noqa: ARG002
+    def should_stop(self, accuracy: float) -> bool:  # noqa: ARG002
         """A module's trial ends within the budget or at its last epoch."""
         return False
 
@@ -138,53 +126,34 @@ def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
 
 
 @dataclass
-class Tuned:
-    """What fine-tuning came to; filled in while it runs, so that an interruption loses nothing.
+class FineTuningResult:
+    """The result of fine-tuning; filled in while it runs, so that an interruption loses nothing."""
 
-    Attributes:
-        accuracy: the best so far, in the evaluator's unit; NaN before the first evaluation.
-        budget: how far that is inside the threshold; >= 0 is feasible.
-        epochs: epochs done.
-        state: the weights that reached it; None while they are the model's own.
-        interrupted: whether a signal ended it.
-    """
-
-    accuracy: float = math.nan
-    budget: float = -math.inf
-    epochs: int = 0
-    state: dict[str, Any] | None = None
-    interrupted: bool = False
+    accuracy: float = math.nan  # the best so far, in the evaluator's unit; NaN before the first evaluation
+    budget: float = -math.inf  # how far that is inside the threshold; >= 0 is feasible
+    epochs: int = 0  # epochs done
+    state: dict[str, Any] | None = None  # the weights that reached it; None while they are the model's own
+    interrupted: bool = False  # whether a signal ended it
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How long to fine-tune.
+    """Fine-tuning for at most `epochs` epochs."""
 
-    Attributes:
-        training: how the model is trained and evaluated.
-        threshold: the worst tolerable accuracy.
-        epochs: the most epochs.
-        evaluate_first: evaluate before the first epoch, and do not train if that is feasible.
-        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
-        on_epoch: called after each evaluation with (epoch, accuracy, accuracy budget).
-    """
-
-    training: Training
-    threshold: float
-    epochs: int
-    evaluate_first: bool = False
-    validate_every_n_epochs: int = 1
+    training: Training  # how the model is trained and evaluated
+    threshold: float  # the worst tolerable accuracy
+    epochs: int  # the most epochs
+    evaluate_first: bool = False  # evaluate before the first epoch, and do not train if that is feasible
+    validate_every_n_epochs: int = 1  # also evaluates after the last epoch
+    # called after each evaluation with (epoch, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
 
-    def run(self, model: nn.Module) -> Tuned:
-        """Train the model in place, at most `epochs` epochs; leave at the first feasible evaluation.
+    def run(self, model: nn.Module) -> FineTuningResult:
+        """Train the model in place; stop at the first feasible evaluation, or at KeyboardInterrupt.
 
-        The model ends with the weights of its best evaluation. KeyboardInterrupt ends it early with what there is.
-
-        Raises:
-            ModuleError: a hook that is needed is missing, or the evaluator returns no finite number.
+        The model ends with the weights of its best evaluation.
         """
-        tuned = Tuned()
+        tuned = FineTuningResult()
         try:
             self._train(model, tuned)
         except KeyboardInterrupt:
@@ -195,10 +164,10 @@ class FineTuning:
             model.load_state_dict(tuned.state)
         return tuned
 
-    def _train(self, model: nn.Module, tuned: Tuned) -> None:
+    def _train(self, model: nn.Module, tuned: FineTuningResult) -> None:
         train_epoch = self.training.begin(model) if self.epochs else None
         if train_epoch is None or self.evaluate_first:
-            self._evaluate(model, tuned, counts=train_epoch is None or self.training.settled())
+            self._evaluate(model, tuned, counts=train_epoch is None or self.training.evaluation_counts())
         if train_epoch is None or tuned.budget >= 0:
             return
         for epoch in range(self.epochs):
@@ -207,11 +176,11 @@ class FineTuning:
             tuned.epochs = epoch + 1
             last = tuned.epochs == self.epochs
             if tuned.epochs % self.validate_every_n_epochs == 0 or last:
-                accuracy = self._evaluate(model, tuned, counts=last or self.training.settled())
-                if tuned.budget >= 0 or self.training.enough(accuracy):
+                accuracy = self._evaluate(model, tuned, counts=last or self.training.evaluation_counts())
+                if tuned.budget >= 0 or self.training.should_stop(accuracy):
                     return
 
-    def _evaluate(self, model: nn.Module, tuned: Tuned, *, counts: bool) -> float:
+    def _evaluate(self, model: nn.Module, tuned: FineTuningResult, *, counts: bool) -> float:
         model.eval()
         accuracy = self.training.evaluate(model, tuned.epochs)
         budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)

@@ -1,7 +1,7 @@
 """A process that has imported what trials need and forks one for each: it begins in 0.05 s instead of 3.
 
-It runs no operator of PyTorch, opens no device and does not load the user's module, so that what it forks is as good as
-a fresh interpreter. In the manner of multiprocessing's forkserver, which would import the launching script as well.
+It runs no operator of PyTorch, opens no device and does not load the user's module, so that a fork is as good as a
+fresh interpreter. After multiprocessing's forkserver, which would import the launching script as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import setproctitle
 from autocompress.trial.channel import PIPE
 
 DESCRIPTORS = 4
-"""With each request: where process id and exit code are told, where the trial prints, its results, the request."""
+"""With each request: for the process id and exit code, the trial's output, its results, and the request."""
 
 _IMPORTS = (
     "torch",
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _settle() -> None:
-    """Let trials share this memory and leave it as it is: no collection in it, no taking apart of torch's operators."""
+    """Freeze this memory for the forks to share: no garbage collection in it, no destruction of torch's operators."""
     gc.collect()
     gc.freeze()
     for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
@@ -70,19 +70,15 @@ def _settle() -> None:
 
 
 class _Server:
-    """Forks for each request, and tells of each child's end.
-
-    Args:
-        requests: brings the descriptors.
-    """
+    """Forks for each request, and reports each child's exit code."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
-        self._tellers: dict[int, int] = {}
+        self._status_pipes: dict[int, int] = {}
         self._woken, self._waker = socket.socketpair()
 
     def serve(self) -> list[str] | None:
-        """The arguments, in a process that is to be a trial; None in the server, when nobody asks any more."""
+        """The arguments, in a forked trial; None in the server, when the requests' socket is closed."""
         self._waker.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno())
@@ -92,7 +88,7 @@ class _Server:
             while True:
                 ready = [key.fileobj for key, _ in selector.select()]
                 if self._woken in ready:
-                    self._tell_ends()
+                    self._report_ends()
                 if self._requests in ready:
                     message, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
                     if not message:
@@ -100,48 +96,48 @@ class _Server:
                     if self._is_child(*descriptors):
                         return _trial(*descriptors[1:])
 
-    def _is_child(self, teller: int, *others: int) -> bool:
+    def _is_child(self, status_pipe: int, *others: int) -> bool:
         child = os.fork()
         if not child:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._requests, self._woken, self._waker):
                 end.close()
-            for each in (teller, *self._tellers.values()):
+            for each in (status_pipe, *self._status_pipes.values()):
                 os.close(each)
             return True
-        self._tellers[child] = teller
-        _tell(teller, child)
+        self._status_pipes[child] = status_pipe
+        _report(status_pipe, child)
         for each in others:
             os.close(each)
         return False
 
-    def _tell_ends(self) -> None:
+    def _report_ends(self) -> None:
         self._woken.recv(4096)
-        for child in list(self._tellers):
+        for child in list(self._status_pipes):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                teller = self._tellers.pop(child)
-                _tell(teller, os.waitstatus_to_exitcode(status))
-                os.close(teller)
+                status_pipe = self._status_pipes.pop(child)
+                _report(status_pipe, os.waitstatus_to_exitcode(status))
+                os.close(status_pipe)
 
 
-def _tell(teller: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone; the trial's record counts
-        os.write(teller, f"{number}\n".encode())
+def _report(status_pipe: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the launcher has gone; the trial's record counts
+        os.write(status_pipe, f"{number}\n".encode())
 
 
 def _trial(output: int, results: int, request: int) -> list[str]:
-    """Become what a fresh interpreter would be; its arguments."""
+    """Set up what a fresh interpreter would have, and return its arguments."""
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
     with os.fdopen(request, "rb") as file:
-        asked: dict[str, Any] = json.loads(file.read())
+        received: dict[str, Any] = json.loads(file.read())
     os.environ.clear()
-    os.environ.update({**asked["environment"], PIPE: str(results)})
-    arguments: list[str] = asked["arguments"]
+    os.environ.update({**received["environment"], PIPE: str(results)})
+    arguments: list[str] = received["arguments"]
     return arguments
 
 

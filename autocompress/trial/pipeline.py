@@ -16,9 +16,9 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import Claim, reread
-from autocompress.trial.fine_tuning import FineTuning, ModuleTraining, Tuned
-from autocompress.trial.spec import Stage, TrialOrder
+from autocompress.formats.claims import Claim, load_verified
+from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
+from autocompress.trial.spec import Stage, TrialSpec
 
 
 @dataclass
@@ -38,13 +38,14 @@ class Compressed:
     """
 
     model: nn.Module
-    tuned: Tuned = field(default_factory=Tuned)
+    tuned: FineTuningResult = field(default_factory=FineTuningResult)
     accuracy: float = math.nan
     simulated_accuracy: float | None = None
-    rate: float = 0.0
-    epochs: int = 0
-    simulated: bool = False
-    interrupted: bool = False
+    rate: float = 0.0  # achieved compression rate in [0, 1): that of the pruner where there is one
+    epochs: int = 0  # epochs of training of all stages
+    simulated: bool = False  # whether a stage only simulates what other kernels would compute in fewer bits
+    interrupted: bool = False  # whether a signal ended a stage early
+    # layer -> a sentence why it keeps its filters, although a rule selects it
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,7 +55,7 @@ class Pipeline:
 
     Attributes:
         module: the user's module.
-        order: the trial's parameters.
+        spec: the trial's parameters.
         reference_model: the uncompressed model.
         threshold: the worst tolerable accuracy.
         on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy margin).
@@ -64,16 +65,16 @@ class Pipeline:
     """
 
     module: ModuleClass
-    order: TrialOrder
+    spec: TrialSpec
     reference_model: ReferenceModel
     threshold: float
     on_epoch: Callable[[int, float, float], None]
-    kept: Path
-    checkpoint: Path
-    reference: ModuleReference | None = None
+    kept: Path  # where the finished model of each stage but the last is saved: from there a later trial can go on
+    checkpoint: Path  # where the finished model is saved
+    reference: ModuleReference | None = None  # of the module, for checkpoints; None: they name none
 
     def run(self, model: nn.Module) -> Compressed:
-        """Compress and fine-tune the model, which is changed, stage after stage; then finish it and save it.
+        """Compress and fine-tune the model in place, stage after stage; then finish it and save it.
 
         The result is measured on what the file gives back. Where finishing changes what the model computes, as with
         int8 weights, it is evaluated again.
@@ -85,7 +86,7 @@ class Pipeline:
         done, applied = Compressed(model), AppliedAlgorithms()
         claims: list[Claim] = []
         kept: nn.Module | None = None
-        for stage in self.order.stages:
+        for stage in self.spec.stages:
             if claims:
                 kept = self._saved(applied.finish(copy.deepcopy(done.model)), self.kept)
                 claims[-1].require(kept, self.kept)
@@ -106,7 +107,7 @@ class Pipeline:
         """The model as its file gives it back."""
         original = self.reference_model.original
         save_checkpoint(model, path, original=original, module=self.reference)
-        return reread(path, model, original, self.reference_model.inputs)
+        return load_verified(path, model, original, self.reference_model.inputs)
 
     def _stage(self, stage: Stage, done: Compressed, applied: AppliedAlgorithms) -> None:
         choice, first = stage.choice, not applied.compressions
@@ -124,13 +125,13 @@ class Pipeline:
             training=ModuleTraining(
                 module=self.module,
                 algorithm=stage.name,
-                lr_factor=self.order.lr_factor,
-                distillation=self.order.distillation,
+                lr_factor=self.spec.lr_factor,
+                distillation=self.spec.distillation,
                 teacher=self.reference_model.original,
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
-            evaluate_first=self.order.evaluate_first or not first,
-            validate_every_n_epochs=self.order.validate_every_n_epochs,
+            evaluate_first=self.spec.evaluate_first or not first,
+            validate_every_n_epochs=self.spec.validate_every_n_epochs,
             on_epoch=lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin),
         )

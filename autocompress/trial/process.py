@@ -1,4 +1,4 @@
-"""Starting trials' processes: forked from a server that has imported everything, or each a fresh interpreter."""
+"""Start trials' processes: forked from a server that has imported everything, or each as a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autocompress.errors import TrialError
-from autocompress.store import ExperimentDirectory, told_killed
+from autocompress.store import ExperimentDirectory, killed_message
 from autocompress.trial.channel import PARAMETERS, PIPE
 
 
 class Handle(Protocol):
-    """A process that was started."""
+    """A started process."""
 
     pid: int
 
@@ -32,14 +32,7 @@ class Starter(Protocol):
     """Starts `python -m autocompress.trial ARGUMENTS`."""
 
     def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
-        """Start one.
-
-        Args:
-            arguments: the command's.
-            environment: its whole environment.
-            output: descriptor that it prints to.
-            results: descriptor that its results go to; the environment variable `PIPE` tells it there.
-        """
+        """Start one; its output goes to the descriptor `output`, its results to the descriptor `results`."""
 
 
 def fresh_interpreter(
@@ -58,7 +51,7 @@ def fresh_interpreter(
 
 
 class ForkServer:
-    """Starts trials by forking; a context, as its server ends with it. Trials that run go on without it.
+    """Starts trials by forking. A context: the server ends with it, running trials go on.
 
     Forking is for Linux; elsewhere system libraries do not survive it, and each trial is a fresh interpreter.
     """
@@ -75,11 +68,7 @@ class ForkServer:
         self._end()
 
     def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
-        """See `Starter`.
-
-        Raises:
-            TrialError: the server cannot be started.
-        """
+        """Implements `Starter`; TrialError where the server cannot be started."""
         if sys.platform != "linux":
             return fresh_interpreter(arguments, environment, output, results)
         request = os.memfd_create("request")
@@ -90,7 +79,7 @@ class ForkServer:
         finally:
             os.close(request)
         if forked is None:
-            raise TrialError("the process that starts trials ended; what it printed tells why")
+            raise TrialError("the process that starts trials ended; see its output")
         return forked
 
     def _forked(self, output: int, results: int, request: int) -> ForkedProcess | None:
@@ -100,7 +89,7 @@ class ForkServer:
             requests, server = self._running(), self._server
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(requests, [b"."], [theirs.fileno(), output, results, request])
-        forked = ForkedProcess.told_by(ours)
+        forked = ForkedProcess.from_pipe(ours)
         with self._lock:
             if forked is None and self._server is server:
                 self._end()
@@ -123,27 +112,27 @@ class ForkServer:
 
 
 class ForkedProcess:
-    """A trial that was forked. Implements `Handle`."""
+    """A forked trial. Implements `Handle`."""
 
-    def __init__(self, pid: int, told: socket.SocketIO) -> None:
+    def __init__(self, pid: int, status: socket.SocketIO) -> None:
         self.pid = pid
-        self._told = told
+        self._status = status
 
     @classmethod
-    def told_by(cls, teller: socket.socket) -> ForkedProcess | None:
-        """The process that somebody tells of; None if they end without."""
-        with teller:
-            told = teller.makefile("rb", buffering=0)
-        line = told.readline()
+    def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
+        """The process whose id comes through the socket; None if that is closed without."""
+        with pipe:
+            status = pipe.makefile("rb", buffering=0)
+        line = status.readline()
         if line:
-            return cls(int(line), told)
-        told.close()
+            return cls(int(line), status)
+        status.close()
         return None
 
     def wait(self) -> int:
-        """See `Handle`. Of one whose teller was killed nothing is known but that it ended."""
-        with self._told:
-            line = self._told.readline()
+        """Its exit code; that of SIGKILL if the server was killed before it reported one."""
+        with self._status:
+            line = self._status.readline()
         return int(line) if line else -signal.SIGKILL
 
 
@@ -151,16 +140,9 @@ _CHANNEL = "autocompress.trial.channel:PipeChannel"
 
 
 class TrialProcess:
-    """A trial that runs.
+    """A running trial.
 
-    What it prints goes to `trials/<key>/output.txt`. It is not ended by Ctrl-C in the terminal; whoever started it is
-    to interrupt it.
-
-    Args:
-        store: the experiment's directory, with its settings.
-        key: the trial's key.
-        parameters: its JSON object.
-        start: how its process is started.
+    Its output goes to `trials/<key>/output.txt`. Ctrl-C in the terminal does not reach it: call `interrupt`.
     """
 
     def __init__(
@@ -187,17 +169,17 @@ class TrialProcess:
             os.close(writing)
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Each intermediate result when it arrives, until the process ends."""
+        """Each intermediate result as it arrives, until the process ends."""
         with self._results:
             for line in self._results:
                 yield json.loads(line)
 
     def interrupt(self) -> None:
-        """Let it save its state and end, as an assessor or Ctrl-C does."""
+        """Let it save its state and end."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
@@ -205,24 +187,19 @@ class TrialProcess:
             if not self._ended:
                 os.kill(self._process.pid, number)
 
-    def wait(self) -> End:
-        """Wait for its end, and tell of it."""
+    def wait(self) -> ProcessEnd:
+        """Wait for its end."""
         code = self._process.wait()
         self._ended = True
         if code < 0:
-            return End(killed=told_killed(signal.Signals(-code).name))
+            return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
         printed = self._output.read_text(errors="replace").strip()
-        return End(crash=printed or f"the trial ended with code {code}") if code else End()
+        return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 
 @dataclass(frozen=True)
-class End:
-    """How a trial's process ended.
+class ProcessEnd:
+    """How a trial's process ended."""
 
-    Attributes:
-        crash: what it printed, where it ended with an error by itself.
-        killed: by which signal, where it was.
-    """
-
-    crash: str | None = None
-    killed: str | None = None
+    crash: str | None = None  # what it printed, where it ended with an error by itself
+    killed: str | None = None  # by which signal, where it was

@@ -1,4 +1,4 @@
-"""Running one trial: compress, fine-tune, measure, save, record. The same under every engine."""
+"""Run one trial: compress, fine-tune, measure, save, record. The same under every engine."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
-from autocompress.store.disk import is_full, told_full
-from autocompress.trial.channel import Reporter, Silent
+from autocompress.store.disk import disk_full_message, is_full
+from autocompress.trial.channel import NullReporter, Reporter
 from autocompress.trial.pipeline import Compressed, Pipeline
-from autocompress.trial.spec import TrialOrder, seed_everything, trial_key, unchanged_randomness
+from autocompress.trial.spec import TrialSpec, preserved_rng_state, seed_everything, trial_key
 
 _logger = logging.getLogger("autocompress.trial")
 
@@ -67,7 +67,7 @@ def run_trial(
         parameters: the trial's JSON object: `algorithm_name` and, optionally, `search`.
         threshold: the worst tolerable accuracy, in the evaluator's unit.
         directory: the experiment's directory; the trial's own is `trials/<key>` in it.
-        reporter: told of every evaluation and of the end; nobody by default.
+        reporter: receives every evaluation and the final result; by default they are discarded.
         fingerprint: hash of the module's source text for the trial's key, where an experiment began with another
             text; that of the module as it is by default.
 
@@ -77,7 +77,7 @@ def run_trial(
     Raises:
         StoreError: the record cannot be written, or the disk is full.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     reference = ModuleReference.of(module)
     key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
     experiment = ExperimentDirectory(directory)
@@ -92,30 +92,19 @@ def run_trial(
     return record
 
 
-def train_again(
+def retrain(
     module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: ModuleReference | None = None
 ) -> None:
-    """Train a finished trial whose checkpoint is damaged once more; equal parameters give equal weights.
-
-    Args:
-        module: the user's module.
-        key: of the trial, whose record tells its parameters.
-        threshold: as it was.
-        directory: the experiment's.
-        reference: of the module, where it is known.
-
-    Raises:
-        StoreError: there is no such trial, or it cannot be trained again.
-    """
+    """Train a finished trial with a damaged checkpoint again; equal parameters give equal weights."""
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
-    with trial.locked(), unchanged_randomness():
+    with trial.locked(), preserved_rng_state():
         record = trial.record()
         if record is None:
             raise StoreError(f"trial {key} cannot be trained again: it has no record")
         trial.clear_curve()
         known = reference or ModuleReference.of(module)
-        again = _Trial(module, known, record.parameters, threshold, experiment, key, Silent()).run()
+        again = _Trial(module, known, record.parameters, threshold, experiment, key, NullReporter()).run()
         if again.state != "completed":
             raise StoreError(f"trial {key} cannot be trained again: {again.error}")
 
@@ -149,28 +138,28 @@ class _Trial:
             key=self.key, algorithm=_algorithm_name(self.parameters), state="failed", parameters=self.parameters
         )
         try:
-            order = TrialOrder.read(self.module, self.parameters)
+            spec = TrialSpec.read(self.module, self.parameters)
             record = dataclasses.replace(
                 record,
-                requested_rate=order.requested_rate,
-                lr_factor=order.lr_factor,
-                seed=order.seed,
-                start_from=order.start_from,
+                requested_rate=spec.requested_rate,
+                lr_factor=spec.lr_factor,
+                seed=spec.seed,
+                start_from=spec.start_from,
             )
-            record = self._completed(record, order)
+            record = self._completed(record, spec)
         except Exception as error:
             if is_full(error):
-                raise StoreError(told_full(self.experiment.path)) from error
+                raise StoreError(disk_full_message(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())
             record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))
 
-    def _completed(self, record: TrialRecord, order: TrialOrder) -> TrialRecord:
-        seed_everything(order.seed)
+    def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
+        seed_everything(spec.seed)
         reference_model = ReferenceModel.of(self.module)
         pipeline = Pipeline(
             module=self.module,
-            order=order,
+            spec=spec,
             reference_model=reference_model,
             threshold=self.threshold,
             on_epoch=self._report_epoch,
@@ -178,23 +167,23 @@ class _Trial:
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
         )
-        done = pipeline.run(self._start(reference_model.original, order))
-        return self._measured(record, done, reference_model, order.objective)
+        done = pipeline.run(self._start(reference_model.original, spec))
+        return self._measured(record, done, reference_model, spec.objective)
 
-    def _start(self, original: nn.Module, order: TrialOrder) -> nn.Module:
-        if order.start_from is None:
+    def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
+        if spec.start_from is None:
             return copy.deepcopy(original)
-        trial = self.experiment.trial(order.start_from)
-        path = trial.pruned if len(order.stages) > 1 else trial.checkpoint
+        trial = self.experiment.trial(spec.start_from)
+        path = trial.pruned if len(spec.stages) > 1 else trial.checkpoint
         try:
             return load_compressed(path, original)
         except StoreError as error:
             if trial.record() is None:
                 raise
             _logger.warning("%s; its trial is trained again", error)
-        train_again(
+        retrain(
             self.module,
-            order.start_from,
+            spec.start_from,
             threshold=self.threshold,
             directory=self.experiment.path,
             reference=self.reference,
@@ -210,7 +199,7 @@ class _Trial:
         self, record: TrialRecord, done: Compressed, reference_model: ReferenceModel, objective: str
     ) -> TrialRecord:
         budget = accuracy_margin(done.accuracy, self.threshold, higher_is_better=self.module.higher_is_better)
-        size = _weights_size(self.directory.checkpoint)
+        size = (self.directory.checkpoint / "weights.pt").stat().st_size
         after = dataclasses.replace(measure(done.model, reference_model.inputs), bytes=size)
         measured = dataclasses.replace(
             record,
@@ -233,7 +222,7 @@ class _Trial:
 
 
 def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any]:
-    """Both models in turns, so that what else the machine does slows both."""
+    """Both models are timed alternately, so that other load slows both."""
     measured = measure_latency(model, reference_model.original, reference_model.inputs)
     return {"latency": measured.seconds, "latency_removed": 1 - measured.seconds / measured.original_seconds}
 
@@ -241,7 +230,3 @@ def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any
 def _algorithm_name(parameters: Mapping[str, Any]) -> str:
     chosen = parameters.get("algorithm_name")
     return str(chosen.get("_name")) if isinstance(chosen, Mapping) else "unknown"
-
-
-def _weights_size(checkpoint: Path) -> int:
-    return (checkpoint / "weights.pt").stat().st_size

@@ -1,4 +1,4 @@
-"""Making a trial repeatable."""
+"""The specification of a trial: its parameters, its key, its random numbers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from autocompress.search import require_objective
 from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.setting_fields import read
 from autocompress.settings import KnowledgeDistillation
+from autocompress.store.ledger import SearchParameters
 from autocompress.trial.fine_tuning import find_trainer
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's random numbers (all devices).
+    """Seed Python's, numpy's and torch's random numbers on all devices.
 
-    Results are bit-exact on the same machine at the same number of threads.
+    Results are bit-exact on the same machine with the same number of threads.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -37,8 +38,8 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def unchanged_randomness() -> Iterator[None]:
-    """Whatever the block draws, the random numbers after it are those that would have come without it."""
+def preserved_rng_state() -> Iterator[None]:
+    """Restore the states of all random number generators after the block."""
     states = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):
@@ -55,10 +56,7 @@ _LENGTH = 16
 def trial_key(fingerprint: str, parameters: Mapping[str, Any], threshold: float) -> str:
     """Hash of everything that determines a trial's result, 16 hexadecimal digits.
 
-    Args:
-        fingerprint: hash of the module's source text.
-        parameters: the trial's JSON object: algorithm, options, rate, lr factor, start, seed, epochs.
-        threshold: the worst tolerable accuracy; a trial leaves at the first epoch within it.
+    The threshold is part of it, as a trial stops at the first epoch within it.
     """
     content = {"module": fingerprint, "parameters": _canonical(parameters), "threshold": threshold}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -77,34 +75,15 @@ def _canonical(value: Any) -> Any:
     return int(number) if number.is_integer() else number
 
 
-_SEARCH_KEYS = frozenset(
-    {
-        "requested_rate",
-        "lr_factor",
-        "start_from",
-        "seed",
-        "epochs",
-        "default_epochs",
-        "initial",
-        "validate_before_training",
-        "validate_every_n_epochs",
-        "objective",
-        "knowledge_distillation",
-    }
-)
+_SEARCH_KEYS = SearchParameters.__annotations__.keys()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One algorithm of a trial; a mix has two, one after the other.
+    """One algorithm of a trial; a mix has two, one after the other."""
 
-    Attributes:
-        choice: the algorithm, its rules for layers and its arguments.
-        epochs: the most epochs of fine-tuning after it.
-    """
-
-    choice: AlgorithmChoice
-    epochs: int
+    choice: AlgorithmChoice  # the algorithm, its rules for layers and its arguments
+    epochs: int  # the most epochs of fine-tuning after it
 
     @property
     def name(self) -> str:
@@ -118,38 +97,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class TrialOrder:
-    """One trial's parameters, with everything that was left out filled in.
+class TrialSpec:
+    """One trial's parameters with all defaults filled in."""
 
-    Attributes:
-        stages: the algorithms to apply one after the other, with their epochs.
-        requested_rate: what the search asked for; else the only sparsity; None where there are several or none.
-        lr_factor: factor on the learning rates of fine-tuning.
-        start_from: key of the trial whose checkpoint to start from; None for the pretrained model.
-        seed: seed of everything random.
-        evaluate_first: evaluate before the first epoch; if that is feasible, do not train at all.
-        validate_every_n_epochs: evaluate after each so many epochs, and after the last.
-        objective: what the score measures.
-        distillation: how the uncompressed model teaches the compressed one; None: it does not.
-    """
-
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...]  # the algorithms to apply one after the other, with their epochs
+    # by the search, else the only sparsity; None where there are several or none
     requested_rate: float | None
-    lr_factor: float
-    start_from: str | None
-    seed: int
-    evaluate_first: bool
-    validate_every_n_epochs: int
-    objective: str
+    lr_factor: float  # factor on the learning rates of fine-tuning
+    start_from: str | None  # key of the trial whose checkpoint to start from; None for the pretrained model
+    seed: int  # seed of everything random
+    evaluate_first: bool  # evaluate before the first epoch; if that is feasible, do not train at all
+    validate_every_n_epochs: int  # also evaluates after the last epoch
+    objective: str  # what the score measures
+    # how the uncompressed model teaches the compressed one; None: it does not
     distillation: KnowledgeDistillation | None = None
 
     @classmethod
-    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialOrder:
-        """Read the JSON object; the epochs are the module's own where none are given, else `default_epochs`.
-
-        Raises:
-            ConfigError: the parameters name an unknown algorithm, objective or key.
-        """
+    def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialSpec:
+        """Read the JSON object; the epochs are the module's own where none are given, else `default_epochs`."""
         choice = read_parameters(parameters)
         search = dict(parameters.get("search") or {})
         unknown = sorted(set(search) - _SEARCH_KEYS)
@@ -172,7 +137,7 @@ class TrialOrder:
 
 
 def _epochs(module: ModuleClass, algorithm: str, search: Mapping[str, Any]) -> int:
-    """Those that are asked for, else the module's own, else the default where something trains."""
+    """Those in the parameters, else the module's own, else the default if there is a trainer."""
     if search.get("epochs") is not None:
         return int(search["epochs"])
     epochs = module.post_compress_finetuning_epochs(algorithm)

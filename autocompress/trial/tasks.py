@@ -1,4 +1,4 @@
-"""The child's side of `autocompress.trial.child`: `python -m autocompress.trial.tasks ORDER ANSWER`."""
+"""The tasks of `autocompress.trial.child`: `python -m autocompress.trial.tasks TASK RESULT`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.disk import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
-from autocompress.trial.preflight.hooks import algorithms_answered
-from autocompress.trial.preflight.looking import look, measure_only, require_module
-from autocompress.trial.run import train_again
+from autocompress.trial.preflight.hooks import supported_algorithms
+from autocompress.trial.preflight.looking import measure_only, require_module, run_preflight
+from autocompress.trial.run import retrain
 from autocompress.trial.spec import seed_everything
 
 _ALL_RATES = (0.0, 1.0)
@@ -44,13 +44,7 @@ def measure_baseline(
     *,
     confirmed: bool = True,
 ) -> Baseline:
-    """Check the search space against the model, make the preflight if it is set, and measure the uncompressed model.
-
-    Args:
-        module: the user's module.
-        search_space: what will be tried.
-        settings: of the search, the budget among them; by default the defaults.
-        confirmed: whether a budget that is hardly meant is warned of only, not refused.
+    """Check the search space against the model, run the preflight if it is set, and measure the uncompressed model.
 
     Raises:
         ConfigError: the search space names layers that the model does not have, or asks an algorithm for what it
@@ -67,7 +61,7 @@ def measure_baseline(
         check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)
     preflight, original = None, reference_model.original
     if settings.preflight:
-        preflight = look(module, search_space, settings, original, model_seconds, confirmed=confirmed)
+        preflight = run_preflight(module, search_space, settings, original, model_seconds, confirmed=confirmed)
         accuracy = preflight.accuracies[0]
     else:
         accuracy = measure_only(module, settings, original, confirmed=confirmed)
@@ -85,11 +79,7 @@ def measure_baseline(
 def check_algorithm(
     module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel, *, distilling: bool = False
 ) -> None:
-    """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed.
-
-    Raises:
-        AutoCompressError: as `measure_baseline`, naming the algorithm.
-    """
+    """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed."""
     require_hooks(module, space.name, distilling=distilling)
     axis = space.axis(*_ALL_RATES)
     choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
@@ -102,16 +92,7 @@ def check_algorithm(
 
 
 def require_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> None:
-    """Check that the module has the hooks that an algorithm needs.
-
-    Args:
-        module: the user's module.
-        name: of the algorithm.
-        distilling: whether fine-tuning uses knowledge distillation, which needs a trainer and a criterion.
-
-    Raises:
-        ModuleError: one is missing; all missing ones are named.
-    """
+    """Check that the module has the hooks that an algorithm, or knowledge distillation, needs."""
     for part in algorithm(name).stages:
         missing = missing_hooks(module, part.name, distilling=distilling)
         if missing:
@@ -161,14 +142,14 @@ def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
     )
 
 
-def verified(module: ModuleClass, order: Mapping[str, Any]) -> Verdict:
-    """The verdict; a damaged checkpoint's trial is trained again first."""
-    checkpoint = Path(order["checkpoint"])
+def verified(module: ModuleClass, task: Mapping[str, Any]) -> Verdict:
+    """The verdict; the trial of a damaged checkpoint is trained again first."""
+    checkpoint = Path(task["checkpoint"])
     try:
-        return verify(module, checkpoint, order["threshold"])
+        return verify(module, checkpoint, task["threshold"])
     except StoreError:
-        train_again(module, checkpoint.parent.name, threshold=order["threshold"], directory=order["directory"])
-        return verify(module, checkpoint, order["threshold"])
+        retrain(module, checkpoint.parent.name, threshold=task["threshold"], directory=task["directory"])
+        return verify(module, checkpoint, task["threshold"])
 
 
 def _holdouts(module: ModuleClass, checkpoints: Iterable[str]) -> dict[str, Any]:
@@ -183,18 +164,18 @@ def _holdout(module: ModuleClass, model: Any) -> float | None:
     return None if evaluator is None else evaluate(evaluator, model.eval())
 
 
-def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
+def _result(task: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        module = ModuleReference.from_dict(order["module"]).load(keep_path=True)
-        if order["task"] == "measure":
-            space = SearchSpace.parse(order["search_space"])
-            settings = AccuracyAwareSettings.from_dict(order["settings"])
-            return measure_baseline(module, space, settings, confirmed=order["confirmed"]).to_dict()
-        if order["task"] == "check":
-            return _check(module, order["search_space"], AccuracyAwareSettings.from_dict(order["settings"]))
-        if order["task"] == "holdout":
-            return {"accuracies": _holdouts(module, order["checkpoints"])}
-        return dataclasses.asdict(verified(module, order))
+        module = ModuleReference.from_dict(task["module"]).load(keep_path=True)
+        if task["task"] == "measure":
+            space = SearchSpace.parse(task["search_space"])
+            settings = AccuracyAwareSettings.from_dict(task["settings"])
+            return measure_baseline(module, space, settings, confirmed=task["confirmed"]).to_dict()
+        if task["task"] == "check":
+            return _check(module, task["search_space"], AccuracyAwareSettings.from_dict(task["settings"]))
+        if task["task"] == "holdout":
+            return {"accuracies": _holdouts(module, task["checkpoints"])}
+        return dataclasses.asdict(verified(module, task))
     except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
@@ -202,21 +183,22 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
 def _check(
     module: ModuleClass, search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings
 ) -> dict[str, Any]:
-    from autocompress.trial.check import check_module, checks_to_dict  # it needs this module
+    from autocompress.trial.check import check_module  # it needs this module
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all
-        space = default_space(algorithms_answered(module, algorithms()))
+        space = default_space(supported_algorithms(module, algorithms()))
     else:
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
-    preflight = look(module, space, settings, fresh_model(module).eval(), model_seconds)
-    return {**checks_to_dict(check_module(module, search_space)), "preflight": preflight.to_dict()}
+    preflight = run_preflight(module, space, settings, fresh_model(module).eval(), model_seconds)
+    checks = [check.to_dict() for check in check_module(module, search_space)]
+    return {"checks": checks, "preflight": preflight.to_dict()}
 
 
-def main(order: str, answer: str) -> None:
-    """Do what the order file says and write the answer file."""
-    write_json(Path(answer), _answer(read_json(Path(order))))
+def main(task: str, result: str) -> None:
+    """Run the task of a file and write its result to another."""
+    write_json(Path(result), _result(read_json(Path(task))))
 
 
 if __name__ == "__main__":

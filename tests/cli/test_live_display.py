@@ -11,7 +11,7 @@ from autocompress.cli.snapshot import Reader, take
 from autocompress.plain_json import dumps
 from autocompress.plan import NniEngine
 from autocompress.records import Baseline, Measurement, TrialRecord
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 from tests.written import finish, plan, record
 
 URL = "http://127.0.0.1:8080/secret/oview"
@@ -48,7 +48,7 @@ def test_a_trial_before_its_first_evaluation(store):
 
 
 def test_several_trials_at_a_time(store):
-    Ledger(store).propose(OpenTrial("other", {"algorithm_name": {"_name": "l1", "x::sparsity": 0.25}}))
+    Ledger(store).propose(PendingTrial("other", {"algorithm_name": {"_name": "l1", "x::sparsity": 0.25}}))
     text = shown(store)
     assert "l2 at rate 0.55: epoch 2 of 3" in text
     assert "l1 at rate 0.25: before the first evaluation" in text

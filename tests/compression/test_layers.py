@@ -11,7 +11,7 @@ from torch.nn import functional
 from autocompress import register_module
 from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.layers import (
-    EVERYWHERE,
+    ALL_SCOPES,
     FILTER_TYPES,
     WEIGHT_TYPES,
     Scopes,
@@ -121,7 +121,7 @@ LAYERS = ["embedding", *NAMES, "head"]
 @pytest.mark.parametrize(
     ("scopes", "selected"),
     [
-        (EVERYWHERE, LAYERS),
+        (ALL_SCOPES, LAYERS),
         (Scopes(ignored=("head",)), LAYERS[:-1]),
         (Scopes(ignored=("encoder",)), ["embedding", "head"]),
         (Scopes(target=("encoder.layers.1",)), NAMES[2:]),

@@ -1,108 +1,99 @@
 from __future__ import annotations
 
-import copy
-from typing import Any
+import contextlib
+import logging
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from autocompress.compression.model_state import copied
+from autocompress.compression.model_state import (
+    eval_mode,
+    flatten_tensors,
+    forward_outputs,
+    map_tensors,
+    require_gradients,
+    suppress_output,
+    temporary_hooks,
+    tied_parameters,
+)
 
-from .nets import NETS, build
 
-
-class Odd(nn.Module):
-    """Values of all kinds, a layer at two places, tied and viewed tensors, hooks, None for a child."""
-
+class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.again = self.first
-        self.tied = nn.Linear(4, 4)
-        self.tied.weight = self.first.weight
-        self.nothing: nn.Module | None = None
-        self.register_buffer("view", torch.zeros(8)[2:6])
-        self.register_buffer("fleeting", torch.ones(2), persistent=False)
-        self.settings: dict[str, Any] = {"a": [1, 2], "b": {"c": torch.ones(1)}}
-        self.sizes, self.names, self.empty, self.rate = (1, 2), ["x"], list[int](), 0.5
-        self.kept_outside = [self.first]
-        self.attention = nn.MultiheadAttention(4, 2)
-        self.recurrent = nn.LSTM(4, 4)
-        self.convolution = nn.Conv1d(1, 1, 1)
-        self.first.register_forward_hook(lambda *_: None)
+        self.first, self.second, self.other = nn.Linear(2, 2), nn.Linear(2, 2), nn.Dropout(0.5)
+        self.second.weight = self.first.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.tied(self.again(x))
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.other(self.second(self.first(x)))}
 
 
-class Halved(nn.Module):
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight / 2
+def test_shared_parameters_are_listed_with_all_their_places() -> None:
+    assert tied_parameters(Tied()) == [[("first", "weight"), ("second", "weight")]]
+    assert tied_parameters(nn.Linear(2, 2)) == []
 
 
-class WithAWayOfItsOwn(nn.Linear):
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        return self
+def test_each_module_gets_its_own_mode_back() -> None:
+    model = Tied().train()
+    model.second.eval()
+    with contextlib.suppress(ValueError), eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise ValueError("inside")
+    assert [model.training, model.first.training, model.second.training] == [True, True, False]
 
 
-def same(one: nn.Module, other: nn.Module) -> None:
-    """As far as can be seen from outside."""
-    assert [(name, type(module)) for name, module in one.named_modules(remove_duplicate=False)] == [
-        (name, type(module)) for name, module in other.named_modules(remove_duplicate=False)
-    ]
-    states = one.state_dict(), other.state_dict()
-    assert list(states[0]) == list(states[1])
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name])
-        assert value.data_ptr() != states[1][name].data_ptr(), f"{name} is shared"
-    for left, right in zip(one.modules(), other.modules(), strict=True):
-        assert vars(left).keys() == vars(right).keys()
-        assert left.training == right.training
-        assert len(left._forward_hooks) == len(right._forward_hooks)
+def test_gradients_are_restored_by_name_for_replaced_parameters() -> None:
+    model = Tied()
+    model.first.bias.requires_grad_(False)
+    with torch.no_grad(), require_gradients(model):
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert torch.is_grad_enabled()
+        model.first.bias = nn.Parameter(torch.ones(2))
+    assert not model.first.bias.requires_grad
+    assert model.first.weight.requires_grad
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_a_copy_is_what_deepcopy_gives(net: str) -> None:
-    model = build(net).eval()
-    model.requires_grad_(False)
-    twin = copied(model)
-    same(model, twin)
-    same(copy.deepcopy(model), twin)
-    assert not any(parameter.requires_grad for parameter in twin.parameters())
+def test_hooks_are_removed_when_the_block_fails() -> None:
+    layer, calls = nn.Identity(), list[int]()
+    with contextlib.suppress(ValueError), temporary_hooks([layer.register_forward_hook(lambda *_: calls.append(1))]):
+        layer(torch.zeros(1))
+        raise ValueError("inside")
+    layer(torch.zeros(1))
+    assert calls == [1]
 
 
-def test_what_belongs_together_still_does() -> None:
-    model = Odd()
-    twin = copied(model)
-    same(model, twin)
-    assert twin.again is twin.first
-    assert twin.kept_outside[0] is twin.first
-    assert twin.tied.weight is twin.first.weight
-    assert twin.nothing is None
-    assert twin.settings["b"]["c"] is not model.settings["b"]["c"]
-    assert twin.names is not model.names
-    assert twin.empty is not model.empty
-    assert "fleeting" not in twin.state_dict()
-    assert torch.equal(twin(torch.ones(1, 4)), model(torch.ones(1, 4)))
-    model.first.register_forward_hook(lambda *_: None)
-    assert len(twin.first._forward_hooks) == 1
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    others: tuple[torch.Tensor, ...]
 
 
-def test_parametrized_weights_are_copied_with_what_is_on_them() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-    parametrize.register_parametrization(model[0], "weight", Halved())
-    twin = copied(model)
-    same(model, twin)
-    with torch.no_grad():
-        twin[0].parametrizations.weight.original.zero_()
-    assert twin[0].weight.abs().sum() == 0
-    assert model[0].weight.abs().sum() > 0
+def test_tensors_are_found_in_all_kinds_of_containers_in_order() -> None:
+    one, two, three = (torch.full((1,), value) for value in (1.0, 2.0, 3.0))
+    assert flatten_tensors(OrderedDict(a=Answer(one, (two,)), b=[three, "text"])) == [one, two, three]
+    changed = map_tensors({"a": (one, [two]), "b": 1}, lambda tensor: tensor + 1)
+    assert changed == {"a": (two, [three]), "b": 1}
 
 
-def test_a_class_with_a_way_of_its_own_is_copied_that_way() -> None:
-    model = nn.Sequential(WithAWayOfItsOwn(2, 2), nn.Linear(2, 2))
-    twin = copied(model)
-    assert twin[0] is model[0]
-    assert twin[1] is not model[1]
+def test_outputs_are_computed_in_eval_mode_without_gradients() -> None:
+    model, x = Tied().train(), torch.ones(3, 2)
+    (first,), (second,) = forward_outputs(model, (x,)), forward_outputs(model, (x,))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert model.training
+
+
+def test_output_and_warnings_are_suppressed_and_errors_are_not(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("some.library")
+    logger.setLevel(logging.INFO)
+    with warnings.catch_warnings(record=True) as caught, suppress_output("some.library"):
+        print("noise")
+        warnings.warn("noise", stacklevel=1)
+        assert logger.level == logging.ERROR
+    assert logger.level == logging.INFO
+    assert not caught
+    assert capfd.readouterr().out == ""

@@ -11,7 +11,7 @@ import torch
 
 from autocompress.compression.hooks import fresh_model
 from autocompress.compression.module import AbstractAutoCompressionModule
-from autocompress.compression.module_loading import ModuleReference, loading_file
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ModuleError
 
 from . import modules
@@ -260,14 +260,6 @@ class TestLoadErrors:
             with pytest.raises(ModuleError, match=rf"importing '.*' fails: {reason}") as caught:
                 self.load(file)
             assert isinstance(caught.value.__cause__, cause)
-        assert loading_file() is None
-
-
-def test_the_file_being_loaded_is_known_while_it_runs(tmp_path: Path) -> None:
-    imports = "from autocompress.compression.module_loading import loading_file"
-    file = write(tmp_path / "asks.py", imports, "Good.seen = loading_file()")
-    assert ModuleReference.parse(f"{file}:Good").load().seen == file
-    assert loading_file() is None
 
 
 def test_the_fingerprint_is_that_of_the_text(tmp_path: Path) -> None:

@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.state_values import readable, storable
+from autocompress.compression.state_values import check_state, prepare_state
 from autocompress.errors import StoreError
 
 
 def test_types_and_versions_are_kept():
     inner = OrderedDict(a=(1, [None, {"b": 2.5}]))
     inner._metadata = OrderedDict({"": {"version": 4}})
-    found = storable({"x": inner, "y": "text"})
+    found = prepare_state({"x": inner, "y": "text"})
     assert found["x"] == inner
     assert [type(found["x"]), type(found["x"]["a"])] == [OrderedDict, tuple]
     assert found["x"]._metadata == inner._metadata
-    assert storable(nn.BatchNorm1d(2).state_dict())._metadata == nn.BatchNorm1d(2).state_dict()._metadata
+    assert prepare_state(nn.BatchNorm1d(2).state_dict())._metadata == nn.BatchNorm1d(2).state_dict()._metadata
 
 
 def test_a_tensor_that_repeats_numbers_gets_memory_of_its_own():
     wide = torch.arange(3.0).expand(5, 3)
-    found = storable({"x": wide, "y": [wide], "z": torch.ones(2, dtype=torch.complex64).conj()})
+    found = prepare_state({"x": wide, "y": [wide], "z": torch.ones(2, dtype=torch.complex64).conj()})
     assert torch.equal(found["x"], wide)
     assert found["x"].is_contiguous()
     assert found["y"][0].is_contiguous()
@@ -36,7 +36,7 @@ def test_a_tensor_that_repeats_numbers_gets_memory_of_its_own():
     [
         ({1, 2}, r"'x' must be a tensor or plain values .*; it has a set"),
         ([b"a"], r"'x\[0\]' must be a tensor or plain values .*; it has a bytes"),
-        ({"a": {1: 2}}, r"a key of 'x\.a' must be a text; got 1"),
+        ({"a": {1: 2}}, r"a key of 'x\.a' must be a string; got 1"),
         (2**2001, "'x' must have whole numbers of at most 2000 bits"),
         ([torch.eye(2).to_sparse()], r"'x\[0\]' is sparse"),
         (torch.eye(2).to_sparse_csr(), r"'x' is sparse \(torch\.sparse_csr\)"),
@@ -50,27 +50,27 @@ def test_a_tensor_that_repeats_numbers_gets_memory_of_its_own():
 )
 def test_what_cannot_be_stored_is_said_in_one_sentence(value, reason):
     with pytest.raises(StoreError, match=reason) as caught:
-        storable({"x": value})
+        prepare_state({"x": value})
     assert str(caught.value).isprintable()
 
 
 def test_a_name_that_is_none():
-    with pytest.raises(StoreError, match="a key of 'the state dict' must be a text; got 1"):
-        storable({1: torch.zeros(1)})
+    with pytest.raises(StoreError, match="a key of 'the state dict' must be a string; got 1"):
+        prepare_state({1: torch.zeros(1)})
 
 
 def test_values_of_all_names_count_together():
     many = [None] * 1000
     with pytest.raises(StoreError, match="at most 100000 plain values"):
-        readable({f"x{number}": many for number in range(200)})
+        check_state({f"x{number}": many for number in range(200)})
     itself = []
     itself.append(itself)
     with pytest.raises(StoreError, match="nested at most 16 deep"):
-        readable({"x": itself})
+        check_state({"x": itself})
 
 
 def test_versions_that_are_none():
     state = OrderedDict()
     state._metadata = {"": 1}
     with pytest.raises(StoreError, match="the versions of the modules"):
-        readable(state)
+        check_state(state)

@@ -20,7 +20,7 @@ from autocompress.errors import evaluates_differently
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.testing import CurveModule, cliff
-from autocompress.trial.preflight.looking import look, require_module
+from autocompress.trial.preflight.looking import require_module, run_preflight
 from tests.cli.support import invoke
 from tests.docs.pages import PAGES, blocks
 
@@ -104,7 +104,7 @@ def checked(body):
 def preflight(module):
     space, settings = load_search_space(SPACE), AccuracyAwareSettings()
     require_module(module, space, settings)
-    look(module, space, settings, module.model())
+    run_preflight(module, space, settings, module.model())
 
 
 def searched(folder, space):

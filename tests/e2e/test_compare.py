@@ -11,7 +11,7 @@ import pytest
 from autocompress import compare_tuners
 from autocompress.compare import Comparison
 from autocompress.errors import ConfigError, StoreError
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.cli.support import invoke
@@ -39,13 +39,13 @@ def test_each_search_is_an_experiment_of_its_own(comparison):
     ended = [each for each in found.outcomes if each.error is None]
     assert [each.tuner for each in ended] == ["adaptive", "random", "optuna-random"]
     for each in ended:
-        story = story_of(ExperimentDirectory(home / each.directory))
-        assert len(story.records) == each.trials == 3
-        assert sum(record.epochs for record in story.records) == each.epochs
-        assert story.plan.settings.seed == 0
-        assert story.baseline == story_of(ExperimentDirectory(home / "adaptive" / "0")).baseline
+        data = read_report_data(ExperimentDirectory(home / each.directory))
+        assert len(data.records) == each.trials == 3
+        assert sum(record.epochs for record in data.records) == each.epochs
+        assert data.plan.settings.seed == 0
+        assert data.plan.measured == read_report_data(ExperimentDirectory(home / "adaptive" / "0")).plan.measured
     assert sum(trained_epochs(home.parent / "epochs.log").values()) == sum(each.epochs for each in ended)
-    assert [record.requested_rate for record in story_of(ExperimentDirectory(home / "adaptive/0")).records] == [
+    assert [record.requested_rate for record in read_report_data(ExperimentDirectory(home / "adaptive/0")).records] == [
         0.5,
         0.6,
         0.7,
@@ -99,7 +99,7 @@ def test_real_nni_experiments_find_the_same(comparison, tmp_path, monkeypatch):
     real = compared(tmp_path / "home", "random", seeds=1, trials=3, engine="nni", jobs=1)
     driven = next(each for each in found.outcomes if each.tuner == "random")
     assert (real.outcomes[0].error, real.outcomes[0].path) == (None, driven.path)
-    records = [story_of(ExperimentDirectory(place / "random/0")).records for place in (home, tmp_path / "home")]
+    records = [read_report_data(ExperimentDirectory(place / "random/0")).records for place in (home, tmp_path / "home")]
     assert [record.parameters for record in records[0]] == [record.parameters for record in records[1]]
     log = tmp_path / "home" / "random" / "0.log"
     assert re.search(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/", log.read_text()), "NNI's address is in it"

@@ -105,7 +105,7 @@ def test_a_trial_that_hangs_is_ended(run, tmp_path):
         (0.65, "failed"),
     ]
     hung = result.records[-1]
-    assert hung.error == "the trial took longer than maximal_trial_seconds; its traceback tells where it was"
+    assert hung.error == "the trial took longer than maximal_trial_seconds; its traceback shows where it was"
     assert "curve_modules.py" in result.directory.trial(hung.key).traceback()
     assert result.best.requested_rate == 0.6
 

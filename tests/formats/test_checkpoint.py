@@ -14,8 +14,9 @@ from autocompress.compression.measure import weights_bytes
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.activations import attach
 from autocompress.errors import ModuleError, StoreError
-from autocompress.formats.checkpoint import load_compressed, module_of, save_checkpoint
+from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
+from autocompress.formats.files import read_description
 from autocompress.formats.structure import apply_structure
 from autocompress.layer_selector import LayerRule
 from tests.compression.modules import Minimal, TiedWords
@@ -72,7 +73,7 @@ def test_from_the_module_it_names(tmp_path: Path) -> None:
     model = compress(copy.deepcopy(Minimal.model()), 0.5)
     reference = ModuleReference.of(Minimal)
     save_checkpoint(model, tmp_path / "checkpoint", Minimal.model(), reference)
-    assert module_of(tmp_path / "checkpoint") == reference
+    assert ModuleReference.from_dict(read_description(tmp_path / "checkpoint")["module"]) == reference
     assert torch.equal(outputs(load_compressed(tmp_path / "checkpoint")), outputs(model))
 
 

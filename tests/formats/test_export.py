@@ -167,7 +167,7 @@ class Refuses(nn.Module):
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".dot"])
 def test_a_model_that_cannot_be_traced(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(CompressionError, match=r"torch\.export must be able to follow the model; "):
+    with pytest.raises(CompressionError, match=r"torch\.export must be able to trace the model; "):
         export(Refuses(), tmp_path / f"model{suffix}", torch.ones(1, 4))
     assert list(tmp_path.iterdir()) == []
 

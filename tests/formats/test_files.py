@@ -74,7 +74,7 @@ def test_what_cannot_be_loaded_again_leaves_what_was_there(tmp_path):
             return 1
 
     save_checkpoint(filled(1), tmp_path / "checkpoint", Small())
-    with pytest.raises(StoreError, match=r"must be one that can be loaded again; RuntimeError: .*_extra_state"):
+    with pytest.raises(StoreError, match=r"must be loadable from its checkpoint; RuntimeError: .*_extra_state"):
         save_checkpoint(Forgets(), tmp_path / "checkpoint", Forgets())
     assert load_compressed(tmp_path / "checkpoint", Small()).head.bias[0] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]

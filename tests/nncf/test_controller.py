@@ -1,14 +1,14 @@
 """Models under compression: masks that come back, physical removal, states, statistics."""
 
+import copy
 import json
 
 import pytest
 import torch
 
-from autocompress.compression.model_state import copied
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import reread
+from autocompress.formats.claims import load_verified
 from autocompress.nncf import CompressionStage, load_state
 from tests.nncf.support import FILTERS, LEARNED, QUANTIZATION, SPARSITY, TEACHER, Net, X, created, train
 
@@ -237,7 +237,7 @@ def test_going_on_from_the_model_as_it_stands_is_starting_from_its_copy(compress
         controller.start_from(controller.compressed.plain(), 0.25, removed=True)
         train(controller, model, epochs=2)
         controller.start_from(
-            None if stands else copied(controller.compressed.snapshot(plain=False).start), 0.5, removed=True
+            None if stands else copy.deepcopy(controller.compressed.snapshot(plain=False).start), 0.5, removed=True
         )
         assert all(parameter.grad is None for parameter in model.parameters())
         train(controller, model)
@@ -271,7 +271,7 @@ def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     original, capture = controller.uncompressed.original, controller.compressed.snapshot(plain=False)
     train(controller, model)  # what it is held to does not move on with the model
     save_checkpoint(capture.finished, tmp_path / "model", original)
-    loaded = reread(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
+    loaded = load_verified(tmp_path / "model", capture.finished, original, controller.uncompressed.inputs)
     capture.require(loaded, tmp_path / "model")
     with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
-        capture.require(copied(original), tmp_path / "model")
+        capture.require(copy.deepcopy(original), tmp_path / "model")

@@ -6,7 +6,7 @@ import pytest
 
 from autocompress.report.comparison import Comparison, Point, SearchOutcome, Spread, outcome
 from autocompress.report.comparison_page import cells, comparison_page, headline
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.files import write_comparison
 from autocompress.store import Ledger
 from tests.report.test_files import rows
@@ -30,7 +30,7 @@ def test_a_search_is_what_its_records_say(begun):
     ledger.add(
         dataclasses.replace(record("e", 0.6, feasible=False), state="failed", accuracy=None, error="x", epochs=0)
     )
-    found = outcome(story_of(begun), "tpe", "tpe/0", {"a": 0.872, "c": 0.87, "d": 0.872})
+    found = outcome(read_report_data(begun), "tpe", "tpe/0", {"a": 0.872, "c": 0.87, "d": 0.872})
     assert (found.best_rate, found.requested_rate, found.feasible) == (0.5, 0.5, 3)
     assert found.false_feasible == 1, "the same budget on hold-out data tolerates 0.8712"
     assert (found.trials, found.epochs, found.seconds) == (5, 12, 7.5)
@@ -41,7 +41,7 @@ def test_a_search_is_what_its_records_say(begun):
 
 def test_a_search_that_found_nothing(begun):
     Ledger(begun).add(record("a", 0.3, feasible=False))
-    found = outcome(story_of(begun), "tpe", "tpe/0", {})
+    found = outcome(read_report_data(begun), "tpe", "tpe/0", {})
     assert (found.best_rate, found.accuracy, found.feasible, found.false_feasible) == (None, None, 0, 0)
     assert found.path == (Point(1, 3, None),)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autocompress.report.data import recipe, story_of
+from autocompress.report.data import read_report_data, recipe
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from tests.written import plan
@@ -14,4 +14,4 @@ def test_a_budget_that_is_hardly_meant_is_confirmed(tmp_path, percent, confirmed
     store.create()
     settings = AccuracyAwareSettings(maximal_relative_accuracy_degradation=percent)
     store.write_settings(plan(settings=settings).to_dict())
-    assert ("--yes" in recipe(story_of(store)).command.split()) == confirmed
+    assert ("--yes" in recipe(read_report_data(store)).command.split()) == confirmed

@@ -9,7 +9,7 @@ import pytest
 
 from autocompress.errors import StoreError
 from autocompress.report import write_report
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.plots import pareto_front
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
@@ -36,7 +36,7 @@ def test_the_page_tells_what_the_records_tell(ended):
         ["out", "Linear", "100", "0", "100", "0", "-", "0"],
         ["whole model", "", "1,000", "425", "800", "340", "3", "1"],
     ]
-    for key in (each.key for each in story_of(ended).records):
+    for key in (each.key for each in read_report_data(ended).records):
         assert f'href="trials/{key}/record.json"' in page
     assert "autocompress run" in page
     assert "--max-relative-drop 1" in html.unescape(page)

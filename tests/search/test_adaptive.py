@@ -69,7 +69,7 @@ def test_a_proposal_tells_where_the_rule_stands():
 
 def test_a_revisited_rate_is_answered_by_its_record():
     found, records = run_search(SEARCH, lambda rate: rate <= 0.62)
-    moves = SEARCH.moves(records)
+    moves = SEARCH.steps(records)
     assert [move.rate for move in moves] == [0.5, 0.6, 0.7, 0.65, 0.6, 0.625]
     assert [move.trained for move in moves] == [True, True, True, True, False, True]
     assert [move.feasible for move in moves] == [True, True, False, False, True, False]
@@ -161,8 +161,8 @@ def test_an_axis_of_allowed_rates():
     discrete = AdaptiveSearch("l1", axis, StepHalving(minimal_rate=0.25, maximal_rate=0.75))
     found, records = run_search(discrete, lambda rate: rate <= 0.6)
     assert rates(found) == [0.5, 0.6, 0.75]
-    assert all(move.rate in axis.allowed for move in discrete.moves(records))
-    assert not all(move.trained for move in discrete.moves(records)), "0.65 is 0.6 there"
+    assert all(move.rate in axis.allowed for move in discrete.steps(records))
+    assert not all(move.trained for move in discrete.steps(records)), "0.65 is 0.6 there"
 
 
 def test_an_axis_narrower_than_the_step():
@@ -177,7 +177,7 @@ def test_a_single_trial():
     assert single.next([trial(0.5)]) == single.next([])
     assert single.next([trial(None, algorithm="qat")]) is None
     assert single.next([trial(None, algorithm="qat", state="failed")]) is None
-    assert single.moves([trial(None, algorithm="qat")]) == []
+    assert single.steps([trial(None, algorithm="qat")]) == []
 
 
 def test_a_single_trial_that_is_lost():

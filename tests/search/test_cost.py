@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from autocompress.search import SingleTrial, StepHalving
-from autocompress.search.cost import longest, most_trials, of_trials
+from autocompress.search.cost import max_trials, of_trials, search_length
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 
@@ -29,7 +29,7 @@ def tried(rule, edge):
 @pytest.mark.parametrize("rule", RULES)
 def test_no_edge_takes_more_and_one_takes_as_many(rule):
     counts = [len(tried(rule, edge / 2000)) for edge in range(-1, 2002)]
-    assert most_trials(rule) == max(counts)
+    assert max_trials(rule) == max(counts)
 
 
 def test_trials_have_an_evaluation_before_their_first_epoch():
@@ -38,8 +38,8 @@ def test_trials_have_an_evaluation_before_their_first_epoch():
 
 def test_a_mix_trains_in_each_of_its_stages():
     (search,) = AccuracyAwareSettings().searches(default_space(["l2"]))
-    one, two = (longest([search], [stages], 1) for stages in (1, 2))
-    assert one.trials == two.trials == most_trials(search.rule)
+    one, two = (search_length([search], [stages], 1) for stages in (1, 2))
+    assert one.trials == two.trials == max_trials(search.rule)
     assert one.epochs == 5 + 3 * (one.trials - 1)
     assert two.epochs == 2 * one.epochs
 
@@ -47,12 +47,12 @@ def test_a_mix_trains_in_each_of_its_stages():
 def test_several_searches_and_the_maximal_total_epochs():
     settings = AccuracyAwareSettings(maximal_total_epochs=7)
     (search,) = settings.searches(default_space(["l2"]))
-    both = longest([search, SingleTrial("qat", 4)], [1, 1], 1)
+    both = search_length([search, SingleTrial("qat", 4)], [1, 1], 1)
     assert both.epochs == 7 + 4
-    assert both.trials == most_trials(search.rule) + 1
+    assert both.trials == max_trials(search.rule) + 1
 
 
 def test_it_holds_for_every_rule_that_is_likely():
     for start, step in itertools.product((0.1, 0.5, 0.9), (0.025, 0.1, 0.4)):
         rule = StepHalving(initial_rate=start, initial_step=step)
-        assert most_trials(rule) >= len(tried(rule, start)), rule
+        assert max_trials(rule) >= len(tried(rule, start)), rule

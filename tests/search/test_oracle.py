@@ -295,7 +295,7 @@ def test_departure_revisits_are_answered_by_the_memo(case):
     proposals, records = run_search(search_of(case), lambda rate: verdicts[rate][0])
     assert [proposal.requested_rate for proposal in proposals] == list(verdicts)
     walked = [position for position, _ in seen.moves] + ([seen.ours] if seen.ours else [])
-    assert [move.position for move in search_of(case).moves(records)] == walked
+    assert [move.position for move in search_of(case).steps(records)] == walked
 
 
 def test_departure_revisits_save_trials():
@@ -304,7 +304,7 @@ def test_departure_revisits_save_trials():
     assert sum(abs(row["rate"] - 0.3) < CLOSE for row in rows_of(case)) == 2
     proposals, records = run_search(search_of(case), lambda rate: rate <= 0.3)
     assert [proposal.requested_rate for proposal in proposals] == [0.5, 0.4, 0.3, 0.35, 0.325]
-    moves = search_of(case).moves(records)
+    moves = search_of(case).steps(records)
     assert [move.rate for move in moves] == [0.5, 0.4, 0.3, 0.35, 0.325, 0.3]
     assert [move.trained for move in moves] == [True, True, True, True, True, False]
 

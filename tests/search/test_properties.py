@@ -207,7 +207,7 @@ def test_what_comes_twice_or_belongs_to_others_does_not_matter(search, dice):
 def test_the_start_is_the_highest_feasible_rate_not_above_the_proposed_one(search, dice):
     proposals, records = run_wildly(search, dice)
     for count, proposal in enumerate(proposals):
-        walked = {move.rate for move in search.moves(records[:count])}
+        walked = {move.rate for move in search.steps(records[:count])}
         rates = [record.requested_rate for record in records[:count] if record.feasible]
         usable = [rate for rate in rates if rate <= proposal.requested_rate and rate in walked]
         expected = f"l1@{max(usable)!r}" if usable and search.warm_start else None

@@ -311,7 +311,7 @@ def test_a_shipped_file_gives_trials_along_its_axis(space, position):
         assert len(read.rules) == len(algorithm.entries)
         several = sum(rule.sparsity is not None for rule in algorithm.entries) > 1
         assert requested_rate(parameters) == (None if several else rate)
-        assert algorithm.held == ()
+        assert algorithm.fixed_variables == ()
 
 
 def test_the_search_starts_on_a_shipped_file(space):

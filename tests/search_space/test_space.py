@@ -103,7 +103,7 @@ def test_other_variables_are_held_and_listed():
             "parameter::ignored_scopes": choice(["x"]),
         },
     )
-    assert space.held == (
+    assert space.fixed_variables == (
         (bits, {"weight": 8, "output": 8}),
         ("config_list::weight:output::Conv2d::::quant_dtype", "int"),
         ("parameter::validate_scopes", True),
@@ -116,7 +116,7 @@ def test_other_variables_are_held_and_listed():
         "parameter::validate_scopes": True,
         "parameter::ignored_scopes": ["x"],
     }
-    assert l1(values("uniform", 0.2, 0.6)).held == ()
+    assert l1(values("uniform", 0.2, 0.6)).fixed_variables == ()
 
 
 def wire(*options):

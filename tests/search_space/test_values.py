@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from autocompress.errors import ConfigError
 from autocompress.search import RateAxis
 from autocompress.search_space.plain import is_number, plain
-from autocompress.search_space.values import at, cut, parse_values, rate_axis, wrap
+from autocompress.search_space.values import parse_values, rate_at, rate_axis, restrict, wrap
 
 KEY = "parameter::x"
 
@@ -180,8 +180,8 @@ def test_sparsity_must_not_be_a_group():
 
 
 def test_cut():
-    assert cut(RATE_KEY, RateAxis(0.1, 0.99), 0.0, 0.95) == RateAxis(0.1, 0.95)
-    assert cut(RATE_KEY, RateAxis(0.1, 0.9, (0.1, 0.5, 0.9)), 0.2, 0.95) == RateAxis(0.5, 0.9, (0.5, 0.9))
+    assert restrict(RATE_KEY, RateAxis(0.1, 0.99), 0.0, 0.95) == RateAxis(0.1, 0.95)
+    assert restrict(RATE_KEY, RateAxis(0.1, 0.9, (0.1, 0.5, 0.9)), 0.2, 0.95) == RateAxis(0.5, 0.9, (0.5, 0.9))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_cut():
 )
 def test_cut_to_nothing(given_axis, got):
     with pytest.raises(ConfigError) as caught:
-        cut(RATE_KEY, given_axis, 0.2, 0.95)
+        restrict(RATE_KEY, given_axis, 0.2, 0.95)
     assert str(caught.value) == (
         f"{RATE_KEY} must have a rate between minimal_compression_rate 0.2 and maximal_compression_rate 0.95; got {got}"
     )
@@ -199,10 +199,10 @@ def test_cut_to_nothing(given_axis, got):
 @given(st.lists(st.floats(0, 0.999), min_size=1, max_size=6), st.floats(0, 1))
 def test_a_position_gives_an_allowed_rate(rates, position):
     built = axis("choice", *rates)
-    assert at(built, position) in (built.allowed or ())
+    assert rate_at(built, position) in (built.allowed or ())
 
 
 @given(st.floats(0, 0.5), st.floats(0.5, 0.999), st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_position_never_lowers_the_rate(low, high, one, other):
     built = axis("uniform", low, high)
-    assert built.low <= at(built, min(one, other)) <= at(built, max(one, other)) <= built.high
+    assert built.low <= rate_at(built, min(one, other)) <= rate_at(built, max(one, other)) <= built.high

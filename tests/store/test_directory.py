@@ -223,32 +223,6 @@ def test_a_key_that_leads_elsewhere(directory, key):
         directory.trial(key)
 
 
-@pytest.mark.parametrize(
-    ("settings", "rule"),
-    [
-        ({"module": "x"}, "module must be an object; got 'x'"),
-        ({"module": {"file": 3}}, "module must be a text; got {'file': 3}"),
-        ({"threshold": "0.9"}, "threshold must be a finite number or null; got '0.9'"),
-        ({"engine": None}, "engine must be an object; got None"),
-        ({"baseline": [1]}, "baseline must be an object or null; got [1]"),
-    ],
-)
-def test_settings_of_another_type(directory, settings, rule):
-    directory.create()
-    directory.settings_path.write_text(json.dumps({"schema_version": 1, **settings}))
-    with pytest.raises(StoreError, match=f"^{re.escape(f'{directory.settings_path}: {rule}')}$"):
-        directory.settings()
-
-
-def test_settings_that_are_not_there_are_missed_when_they_are_needed(directory):
-    directory.create()
-    directory.write_settings({"tuner": "TPE"})
-    settings = directory.settings()
-    assert settings["tuner"] == "TPE"
-    with pytest.raises(StoreError, match=r"experiment\.json must have threshold; it does not"):
-        settings["threshold"]
-
-
 def test_a_learning_curve_of_another_type(directory):
     directory.trial(KEY).append_epoch({"epoch": 1, "accuracy": "high"})
     with pytest.raises(StoreError, match=r"curve\.jsonl: accuracy must be a finite number; got 'high'"):

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from autocompress.errors import StoreError
 from autocompress.records import Proposal
 from autocompress.search import AdaptiveSearch, RateAxis, StepHalving
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 from tests.search.support import answer, trial
 
 PROPOSAL = Proposal("l1", 0.5, 0.1, 0, 1.0, None, 0, 5, initial=True)
-OPEN = OpenTrial("a", {"algorithm_name": {"_name": "l1", "config_list::Conv2d::::sparsity": 0.5}}, PROPOSAL)
-STOCK = OpenTrial("b", {"algorithm_name": {"_name": "l2"}})
+OPEN = PendingTrial("a", {"algorithm_name": {"_name": "l1", "config_list::Conv2d::::sparsity": 0.5}}, PROPOSAL)
+STOCK = PendingTrial("b", {"algorithm_name": {"_name": "l2"}})
 VERDICT = Verdict(accuracy=0.9, holdout_accuracy=None, feasible=True)
 
 
@@ -169,10 +169,10 @@ def test_what_ended_while_nobody_was_there_is_absorbed(ledger, ended):
     record = trial(0.5, key="a", state=ended)
     ledger.directory.trial("a").write_record(record)
     resumed = replayed(ledger)
-    resumed.absorb()
+    resumed.settle_ended()
     assert (resumed.records, resumed.open) == ([record], {"b": STOCK})
     assert_replays(resumed)
-    resumed.absorb()
+    resumed.settle_ended()
     assert resumed.records == [record]
 
 
@@ -181,7 +181,7 @@ def test_a_trial_that_stopped_with_the_search_is_not_absorbed(ledger):
     ledger.propose(OPEN)
     record = trial(0.5, key="a", state="stopped")
     ledger.directory.trial("a").write_record(record)
-    ledger.absorb()
+    ledger.settle_ended()
     assert state(ledger) == ([], {"a": OPEN}, {})
     assert ledger.settle("a", stopped_counts=False) is None
     assert ledger.settle("a") == record, "stopped from the web page while the search goes on, it counts"
@@ -233,14 +233,14 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path_factory
             return ledger
         resumed = replayed(ledger)
         assert state(resumed) == state(ledger)
-        resumed.absorb()
+        resumed.settle_ended()
         return resumed
 
     proposed = []
     while (proposal := search.next(ledger.records)) is not None:
         record = answer(proposal, proposal.requested_rate <= truth)
         proposed.append(proposal)
-        ledger.propose(OpenTrial(record.key, record.parameters, proposal))
+        ledger.propose(PendingTrial(record.key, record.parameters, proposal))
         ledger = perhaps_killed(ledger)
         assert search.next(ledger.records) == proposal
         ledger.directory.trial(record.key).write_record(record)
@@ -267,10 +267,10 @@ def test_a_ledger_takes_over_what_others_have_written(tmp_path):
 @pytest.mark.parametrize(
     ("event", "content", "rule"),
     [
-        ("proposal", {"key": "../x", "parameters": STOCK.parameters}, "OpenTrial: key must be of letters"),
-        ("proposal", {"parameters": STOCK.parameters}, "OpenTrial: .*missing .*'key'"),
+        ("proposal", {"key": "../x", "parameters": STOCK.parameters}, "PendingTrial: key must be of letters"),
+        ("proposal", {"parameters": STOCK.parameters}, "PendingTrial: .*missing .*'key'"),
         ("proposal", {"key": "a", "parameters": {}}, "a trial's parameters must have the algorithm's name"),
-        ("proposal", {"key": "a", "parameters": []}, "OpenTrial: parameters must be an object"),
+        ("proposal", {"key": "a", "parameters": []}, "PendingTrial: parameters must be an object"),
         (
             "proposal",
             {"key": "a", "parameters": {**STOCK.parameters, "search": {"start_from": "../x"}}},

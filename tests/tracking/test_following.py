@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from autocompress.errors import InfeasibleBudgetError
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking import Callback
-from autocompress.tracking.following import Follower, following
+from autocompress.tracking.following import Follower, notify_callbacks
 from tests.written import plan, record
 
 
@@ -42,7 +42,7 @@ def store(tmp_path):
 
 
 def begin(store, key):
-    Ledger(store).propose(OpenTrial(key, {"algorithm_name": {"_name": "l2"}, "search": {}}))
+    Ledger(store).propose(PendingTrial(key, {"algorithm_name": {"_name": "l2"}, "search": {}}))
 
 
 def train(store, key, *epochs):
@@ -57,14 +57,14 @@ def finish(store, key):
 def test_everything_is_told_once_and_in_order(store):
     told = Told()
     follower = Follower(store, [told])
-    follower.look()
+    follower.poll()
     begin(store, "a")
     train(store, "a", 1)
-    follower.look()
+    follower.poll()
     train(store, "a", 2)
     finish(store, "a")
-    follower.look()
-    follower.look()
+    follower.poll()
+    follower.poll()
     follower.end()
     follower.close()
     assert told.heard == [("a", 1), ("a", 2), ("a", "completed"), ("search", 1), "closed"]
@@ -78,7 +78,7 @@ def test_what_was_there_before_is_not_told_again(store):
     follower = Follower(store, [told])
     begin(store, "b")
     train(store, "b", 1)
-    follower.look()
+    follower.poll()
     assert told.heard == [("b", 1)]
 
 
@@ -87,10 +87,10 @@ def test_a_trial_that_runs_again_begins_its_curve_anew(store):
     follower = Follower(store, [told])
     begin(store, "a")
     train(store, "a", 1, 2)
-    follower.look()
+    follower.poll()
     store.trial("a").clear_curve()
     train(store, "a", 1)
-    follower.look()
+    follower.poll()
     assert told.heard == [("a", 1), ("a", 2), ("a", 1)]
 
 
@@ -100,7 +100,7 @@ def test_one_that_raises_is_reported_once_and_the_others_go_on(store, caplog):
     for key in "ab":
         begin(store, key)
         finish(store, key)
-        follower.look()
+        follower.poll()
     assert told.heard == [("a", "completed"), ("b", "completed")]
     assert [message for message in caplog.messages if "Breaks failed and is not called again" in message] != []
     assert len(caplog.messages) == 1
@@ -109,7 +109,7 @@ def test_one_that_raises_is_reported_once_and_the_others_go_on(store, caplog):
 def test_a_search_is_followed_while_it_runs(store):
     told, heard = Told(), threading.Event()
     told.on_trial_end = lambda record: heard.set()
-    with following(store, [told]):
+    with notify_callbacks(store, [told]):
         begin(store, "a")
         finish(store, "a")
         assert heard.wait(30), "it is told before the search has ended"
@@ -118,6 +118,6 @@ def test_a_search_is_followed_while_it_runs(store):
 
 def test_nothing_within_the_budget_is_an_end_too(store):
     told = Told()
-    with pytest.raises(InfeasibleBudgetError), following(store, [told]):
+    with pytest.raises(InfeasibleBudgetError), notify_callbacks(store, [told]):
         raise InfeasibleBudgetError(0.5, 0.8, [])
     assert told.heard == [("search", 0), "closed"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.trial.preflight.damaging import damage, output_layers, widest
+from autocompress.trial.preflight.damaging import damage, most_outputs, output_layers
 
 
 class TwoHeads(nn.Module):
@@ -94,7 +94,7 @@ def test_interchanged_outputs_are_those_of_before_in_another_order():
     answers = model(x)
     damage(model, ["2"], 2)
     assert torch.equal(model(x), answers.roll(2, 1))
-    assert widest(model, ["2"]) == 3
+    assert most_outputs(model, ["2"]) == 3
 
 
 def test_a_single_output_is_negated():

@@ -17,8 +17,8 @@ from autocompress.errors import ConfigError, ModuleError
 from autocompress.search_space import SearchSpace, default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight import evaluating
-from autocompress.trial.preflight.hooks import algorithms_answered, require_inputs
-from autocompress.trial.preflight.watching import Watch
+from autocompress.trial.preflight.hooks import require_inputs, supported_algorithms
+from autocompress.trial.preflight.watching import ForwardMonitor
 from autocompress.trial.tasks import _check, measure_baseline
 from tests.trial.preflight_modules import (
     CLASSES,
@@ -1041,7 +1041,7 @@ def test_outputs_of_a_device_without_doubles():
             model(data()[1][0].as_subclass(WithoutDoubles))
         return accuracy(model)
 
-    watch, model = Watch("evaluator()"), Right.model()
+    watch, model = ForwardMonitor("evaluator()"), Right.model()
     with watch.over(model):
         evaluator(model)
     assert watch.samples == 2 * len(data()[1][0])
@@ -1071,7 +1071,7 @@ class KnowsOneAlgorithm(Right):
 
 
 def test_a_module_need_not_know_algorithms_that_are_not_searched():
-    assert algorithms_answered(KnowsOneAlgorithm, ["l1", "l2", "qat"]) == ["l2"]
+    assert supported_algorithms(KnowsOneAlgorithm, ["l1", "l2", "qat"]) == ["l2"]
     assert measure_baseline(KnowsOneAlgorithm, SPACE).preflight.step_seconds is not None
     with pytest.raises(ModuleError, match=r"post_compress_finetuning_trainer\(\) must return when .*'l1'"):
         measure_baseline(KnowsOneAlgorithm, default_space(["l1", "l2"]))

@@ -18,7 +18,7 @@ from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.trial.child import measure_in_child
-from autocompress.trial.process import End, ForkServer, TrialProcess, fresh_interpreter
+from autocompress.trial.process import ForkServer, ProcessEnd, TrialProcess, fresh_interpreter
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
 from tests.written import plan
@@ -31,7 +31,7 @@ def record_of(directory, module, start, rate=0.5):
     key = trial_key(fingerprint, order(rate), THRESHOLD)
     process = TrialProcess(store, key, order(rate), start)
     results = list(process.results())
-    assert process.wait() == End()
+    assert process.wait() == ProcessEnd()
     return {**store.trial(key).record().to_dict(), "seconds": 0}, results, (store.trial(key).checkpoint / "weights.pt")
 
 
@@ -51,7 +51,7 @@ def test_many_run_at_a_time_from_one_server(tmp_path):
         keys = [trial_key(fingerprint, order(rate), THRESHOLD) for rate in rates]
         running = [TrialProcess(store, key, order(rate), server) for key, rate in zip(keys, rates, strict=True)]
         assert [len(list(process.results())) for process in running] == [3] * 4
-        assert [process.wait() for process in running] == [End()] * 4
+        assert [process.wait() for process in running] == [ProcessEnd()] * 4
         servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
         assert len(servers) == 1
     assert [store.trial(key).record().requested_rate for key in keys] == rates
@@ -79,7 +79,7 @@ def test_an_exit_runs_what_was_registered_for_it(tmp_path):
     with ForkServer() as server:
         process = TrialProcess(store, key, order(0.5), server)
         list(process.results())
-        assert process.wait() == End()
+        assert process.wait() == ProcessEnd()
     assert "the module's last words" in (store.trial(key).path / "output.txt").read_text()
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
             key = trial_key(fingerprint, order(rate), THRESHOLD)
             process = TrialProcess(store, key, order(rate), server)
             list(process.results())
-            assert process.wait() == End()
+            assert process.wait() == ProcessEnd()
             assert store.trial(key).record().state == "completed"
             os.kill(server._server.pid, signal.SIGKILL)
 
@@ -143,7 +143,7 @@ def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):
     key = trial_key(fingerprint, parameters, THRESHOLD)
     process = TrialProcess(store, key, parameters)
     results = list(process.results())
-    assert process.wait() == End()
+    assert process.wait() == ProcessEnd()
     assert [result["epoch"] for result in results] == [1, 2, 3]
     assert store.trial(key).record().requested_rate == 0.5
     assert (store.trial(key).path / "output.txt").exists()
@@ -154,7 +154,7 @@ def test_the_key_is_of_the_source_that_the_experiment_began_with(tmp_path):
     key = trial_key("of an earlier text", order(0.5), THRESHOLD)
     process = TrialProcess(store, key, order(0.5))
     assert list(process.results())
-    assert process.wait() == End()
+    assert process.wait() == ProcessEnd()
     assert store.trial(key).record().state == "completed"
 
 
@@ -178,5 +178,5 @@ def test_an_interrupted_trial_saves_its_state(tmp_path):
     process = TrialProcess(store, key, parameters)
     for _ in process.results():
         process.interrupt()
-    assert process.wait() == End()
+    assert process.wait() == ProcessEnd()
     assert store.trial(key).record().state == "stopped"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autocompress.trial.spec import TrialOrder, trial_key
+from autocompress.trial.spec import TrialSpec, trial_key
 from tests.curve_modules import Knee, NoTrainer
 from tests.trial.preflight_modules import Bare, Right
 
@@ -49,7 +49,7 @@ class Own(Right):
         return 0
 
 
-class Silent(NoTrainer):
+class SilentTrainer(NoTrainer):
     @classmethod
     def post_compress_finetuning_epochs(cls, compress_algorithm_name):
         return None
@@ -64,9 +64,9 @@ class Silent(NoTrainer):
         (Own, {"default_epochs": 3}, 0),
         (Knee, {"default_epochs": 3}, 2),
         (Bare, {"default_epochs": 3}, 0),
-        (Silent, {"default_epochs": 3}, 0),
+        (SilentTrainer, {"default_epochs": 3}, 0),
     ],
 )
 def test_epochs(module, search, epochs):
-    (stage,) = TrialOrder.read(module, {**PARAMETERS_ORDER, "search": search}).stages
+    (stage,) = TrialSpec.read(module, {**PARAMETERS_ORDER, "search": search}).stages
     assert stage.epochs == epochs

@@ -1,14 +1,14 @@
-"""Where each channel goes, seen by marking it: for structures through which a dependency graph cannot follow it.
+"""Channel dependencies found by marking, for structures that a dependency graph cannot follow.
 
-A filter's output is made NaN, which no operation removes, and whatever becomes NaN depends on it. The numbers of a
-layer's filters are marked bit by bit, so that a few forward passes tell all of them apart.
+A filter's output is set to NaN, which no operation removes; what becomes NaN depends on it. Filters are marked by the
+bits of their numbers, so that a few forward passes distinguish all of a layer.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,63 +16,60 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import copied, device_of, mapped, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
 from autocompress.compression.pruning.groups import Removal
-from autocompress.compression.pruning.reference_models import channel_dimension, same_chance, twin, typed
+from autocompress.compression.pruning.reference_models import (
+    cast_inputs,
+    channel_dimension,
+    fixed_seeds,
+    reference_copy,
+)
 from autocompress.errors import CompressionError
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
-_MOST = 256
-"""Filters of a layer that are marked one by one at most."""
+_MOST_SINGLE_MARKS = 256
+"""Largest number of filters that are marked one by one."""
 
 _MOST_PASSES = 1000
-"""Of the model, in all: beyond that layers are left alone rather than followed for minutes."""
+"""Limit of forward passes in all; other layers are not pruned."""
 
-Spot = tuple[str, str, int]
-"""Where a channel lies: "out" of a layer, "in" to one, or "by" a module that it passes; its name and the number."""
+ChannelPosition = tuple[str, str, int]
+"""A channel: "out" of a layer, "in" to one, or "by" a module that it passes; the module's name; the index."""
 
-FIXED: Spot = ("out", "", 0)
-"""What must stay: the model's inputs and outputs, and what comes from layers that cannot be cut."""
+FIXED: ChannelPosition = ("out", "", 0)
+"""Stands for everything that must stay: inputs, outputs, and outputs of layers that cannot be pruned."""
 
-_Seen = dict[tuple[str, str], torch.Tensor]
-"""In one pass, which channels at a place are marked."""
+_Marks = dict[tuple[str, str], torch.Tensor]
+"""The marked channels of each module in one pass."""
 
 
-class Provenance:
-    """Which channels of which modules depend on each other.
-
-    Args:
-        model: not changed.
-        inputs: positional arguments of one forward pass.
-    """
+class ChannelTracer:
+    """Which channels of which modules depend on each other."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._trains = twin(model), True
-        self._inputs = typed(inputs, self._model, None)
+        self._model, self._trains = reference_copy(model), True
+        self._inputs = cast_inputs(inputs, self._model, None)
         self._modules = dict(self._model.named_modules())
-        self._over: dict[Spot, Spot] = {}
+        self._over: dict[ChannelPosition, ChannelPosition] = {}
         self._passes = 0
 
-    def follow(self, layers: Iterable[str]) -> None:
-        """Mark all filters of these layers, and all that no convolution or linear layer makes."""
-        for spot in _marked(self._rest()):
+    def trace(self, layers: Iterable[str]) -> None:
+        """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
+        for spot in _positions(self._rest()):
             self._join(spot, FIXED)
         for name in layers:
             for channel, spot in self._dependents(name):
                 self._join(("out", name, channel), spot)
 
-    def units(self, name: str) -> list[list[Spot]] | None:
-        """What must go with the channels of a layer: one list of spots for channels that can only go together.
-
-        Returns:
-            None where something among it must stay.
-        """
-        together: dict[Spot, list[Spot]] = defaultdict(list)
+    def coupled_sets(self, name: str) -> list[list[ChannelPosition]] | None:
+        """For the channels of a layer, sets of spots that can only be removed together; None if one must stay."""
+        together: dict[ChannelPosition, list[ChannelPosition]] = defaultdict(list)
         roots = [("out", name, channel) for channel in range(layer_shape(self._modules[name]).width)]
         tops = dict.fromkeys(map(self._top, roots))
         for spot in list(self._over):
@@ -84,14 +81,14 @@ class Provenance:
         return layer_shape(self._modules[name]).width
 
     def reached(self, name: str, channels: Iterable[int]) -> dict[tuple[str, str], list[int]]:
-        """Where these channels of a layer lie before any other layer, together: channels by kind and name of place."""
+        """Where these channels of a layer are read, together: channels by kind and name of place."""
         marked = torch.zeros(self.width(name)).bool()
         marked[list(channels)] = True
         seen = self._pass(self._modules[name], marked)
         return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
-    def _dependents(self, name: str) -> Iterator[tuple[int, Spot]]:
-        """Channels of a layer, each with all places that it reaches before any other layer."""
+    def _dependents(self, name: str) -> Iterator[tuple[int, ChannelPosition]]:
+        """Channels of a layer, each with every spot that it reaches before another layer."""
         layer = self._modules[name]
         width = layer_shape(layer).width
         numbers = torch.arange(width)
@@ -110,110 +107,98 @@ class Provenance:
         if mixed:
             yield from self._one_by_one(layer, name)
 
-    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, Spot]]:
+    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, ChannelPosition]]:
         width = layer_shape(self._modules[name]).width
         for channel in range(width):
-            if width > _MOST:
+            if width > _MOST_SINGLE_MARKS:
                 yield channel, FIXED
             else:
                 marked = torch.arange(width) == channel
-                yield from ((channel, spot) for spot in _marked(self._pass(layer, marked)))
+                yield from ((channel, spot) for spot in _positions(self._pass(layer, marked)))
 
-    def _join(self, one: Spot, other: Spot) -> None:
+    def _join(self, one: ChannelPosition, other: ChannelPosition) -> None:
         self._over[self._top(one)] = self._top(other)
 
-    def _top(self, spot: Spot) -> Spot:
+    def _top(self, spot: ChannelPosition) -> ChannelPosition:
         over = self._over
         while (above := over.setdefault(spot, spot)) != spot:
-            over[spot] = over.setdefault(above, above)  # half the way, so that the next search is short
+            over[spot] = over.setdefault(above, above)  # path halving
             spot = above
         return spot
 
-    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Seen:
-        """What is marked when these filters of a layer are."""
+    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Marks:
+        """What is marked if these filters of a layer are."""
         self._passes += 1
         if self._passes > _MOST_PASSES:
-            raise CompressionError(f"channels must be told apart in {_MOST_PASSES} forward passes")
+            raise CompressionError(f"channels must be distinguished in {_MOST_PASSES} forward passes")
         channels, dimension = marked.nonzero().flatten(), channel_dimension(layer)
 
         def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
             return output.index_fill(dimension, channels.to(output.device), float("nan"))
 
-        handle = layer.register_forward_hook(mark)
-        try:
+        with layer.register_forward_hook(mark):
             return self._seen(self._model, self._inputs)
-        finally:
-            handle.remove()
 
-    def _rest(self) -> _Seen:
-        """What is marked when inputs are, parameters of no layer, and what comes from layers that cannot be cut."""
-        other = copied(self._model)  # of its own: values of parameters change
+    def _rest(self) -> _Marks:
+        """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
+        other = copy.deepcopy(self._model)  # parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
-                module.register_forward_hook(lambda _, __, output: mapped(output, _all_marked))
+                module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))
             elif not isinstance(module, (*FILTER_TYPES, *_NORMS)):
                 for parameter in module.parameters(recurse=False):
                     if parameter.numel() > 1:
                         parameter.data = _all_marked(parameter.data)
-        return self._seen(other, mapped(self._inputs, _all_marked))
+        return self._seen(other, map_tensors(self._inputs, _all_marked))
 
-    def _seen(self, model: nn.Module, inputs: Any) -> _Seen:
-        """What is marked in eval mode or in training mode, in which other parts may run."""
+    def _seen(self, model: nn.Module, inputs: Any) -> _Marks:
+        """What is marked in eval mode or in training mode, in which other code may run."""
         seen = _forward(model.eval(), inputs, {})
         if self._trains:
             try:
                 _forward(model.train(), inputs, seen)
-            except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+            except Exception:  # noqa: BLE001 - the model may not train with such inputs
                 self._trains = False
         return seen
 
 
-def _forward(model: nn.Module, inputs: Any, seen: _Seen) -> _Seen:
-    undisturbed = same_chance(device_of(model))
-    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels take NaN for a position that is masked
-    with _watched(model, seen), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+def _forward(model: nn.Module, inputs: Any, seen: _Marks) -> _Marks:
+    undisturbed = fixed_seeds(device_of(model))
+    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels treat NaN as a masked position
+    with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
         answer = model(*inputs)
-    if any(bool(tensor.isnan().any()) for tensor in tensors(answer)):
+    if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(answer)):
         seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
     return seen
 
 
-@contextmanager
-def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
-    """Inside the block marks are noted where layers take them in, where they end, and where they pass."""
-    handles = []
-    for name, module in model.named_modules():
-        place = _place(name, module)
-        if place is not None:
-            handles.append(module.register_forward_pre_hook(_taking(seen, place), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _watchers(model: nn.Module, seen: _Marks) -> list[RemovableHandle]:
+    """Hooks that record marks at the inputs of layers, and where they end or pass."""
+    places = ((module, _place(name, module)) for name, module in model.named_modules())
+    return [module.register_forward_pre_hook(_marking_hook(seen, at), with_kwargs=True) for module, at in places if at]
 
 
 def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
-    if isinstance(module, FILTER_TYPES):  # what a depthwise convolution takes in are its filters
+    if isinstance(module, FILTER_TYPES):  # inputs of a depthwise convolution are its filters
         return ("out" if layer_shape(module).depthwise else "in"), name
     if isinstance(module, _MIXING):
         return FIXED[:2]
     return ("by", name) if isinstance(module, _NORMS) else None
 
 
-def _taking(seen: _Seen, place: tuple[str, str]) -> Any:
+def _marking_hook(seen: _Marks, place: tuple[str, str]) -> Any:
     def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        found = _channels(module, tensors((arguments, keywords)), whole=place == FIXED[:2])
+        found = _channels(module, flatten_tensors((arguments, keywords)), whole=place == FIXED[:2])
         seen[place] = found | seen.get(place, torch.zeros_like(found))
         if place[0] == "in" or place == FIXED[:2]:
-            return mapped(arguments, _cleaned), mapped(keywords, _cleaned)
+            return map_tensors(arguments, _without_marks), map_tensors(keywords, _without_marks)
         return None
 
     return take
 
 
 def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> torch.Tensor:
-    """Which channels of what a module takes in are marked, or whether anything of it is."""
+    """Which input channels of a module are marked, or, as a whole, whether any is."""
     if whole:
         return torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
     at_end = isinstance(module, (*FILTER_TYPES, nn.LayerNorm))
@@ -221,7 +206,7 @@ def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> t
     return marked.flatten(1).any(1).cpu()
 
 
-def _marked(seen: _Seen) -> Iterator[Spot]:
+def _positions(seen: _Marks) -> Iterator[ChannelPosition]:
     for place, channels in seen.items():
         yield from ((*place, index) for index in channels.nonzero().flatten().tolist())
 
@@ -230,26 +215,19 @@ def _all_marked(tensor: torch.Tensor) -> torch.Tensor:
     return torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
 
 
-def _cleaned(tensor: torch.Tensor) -> torch.Tensor:
+def _without_marks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.masked_fill(tensor.isnan(), 0) if tensor.is_floating_point() else tensor
 
 
-def in_place(
+def channels_in_place(
     model: nn.Module, smaller: nn.Module, inputs: tuple[Any, ...], layers: Iterable[str], removed: Sequence[Removal]
 ) -> bool:
-    """Whether each channel of these layers that stays lies in the smaller model where it lay, others not counted.
+    """Whether each remaining channel of these layers is at the right place in the pruned model.
 
-    Where values differ all the same, they are computed from other channels too, or from how many there are.
-
-    Args:
-        model: the model.
-        smaller: without the removed channels.
-        inputs: positional arguments of one forward pass.
-        layers: names of those that lose filters.
-        removed: what has gone.
+    If outputs differ all the same, they depend on other channels, or on the number of channels.
     """
     gone = {(removal.on_inputs, removal.name): set(removal.channels) for removal in removed}
-    wide, narrow = Provenance(model, inputs), Provenance(smaller, inputs)
+    wide, narrow = ChannelTracer(model, inputs), ChannelTracer(smaller, inputs)
     for name in layers:
         left = [channel for channel in range(wide.width(name)) if channel not in gone.get((False, name), ())]
         for step in (2, 3):

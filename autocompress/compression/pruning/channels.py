@@ -1,10 +1,10 @@
-"""Couplings from what marked channels reach, where the dependency graph gets them wrong."""
+"""All coupled channels of a model: torch-pruning's, and those found by tracing where it is wrong."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,18 +17,18 @@ from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
-from autocompress.compression.pruning.channel_tracing import Provenance, Spot
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
-from autocompress.compression.pruning.groups import Coupling, Place, narrowed, removals
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
 from autocompress.compression.pruning.pruner import pruner_of
 
 _PARTS = (1, 2, 3, 4)
-"""Into how many equal blocks code may split channels, such as `chunk`; groups of convolutions besides."""
+"""Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
 
 
-def on_trial(coupling: Coupling) -> list[int]:
-    """Half of the channels of each part, more of the first ones, so that what is split in the middle shows."""
+def trial_channels(coupling: Coupling) -> list[int]:
+    """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
     per_part = coupling.width // coupling.channel_groups
     chance = random.Random(per_part)
     order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
@@ -36,43 +36,24 @@ def on_trial(coupling: Coupling) -> list[int]:
     return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
 
 
-def mended(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    layers: Iterable[str],
-    sound: Sequence[Coupling],
-    free: Collection[str],
-    bound: Collection[str],
-    guard: Guard,
+def trace_couplings(
+    model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
 ) -> list[Coupling]:
-    """Couplings of these layers that can be removed rightly.
-
-    Args:
-        model: not changed.
-        inputs: positional arguments of one forward pass.
-        layers: names of layers that belong to no sound coupling.
-        sound: couplings that need no mending.
-        free: names of the layers that may lose filters.
-        bound: names of modules that must keep their size.
-        guard: of the model.
-    """
-    known = {name for coupling in sound for name in coupling.members}
+    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
+    known = {name for coupling in channels.couplings for name in coupling.members}
+    layers = supported_layers(model, FILTER_TYPES)
     try:
-        provenance = Provenance(model, inputs)
-        provenance.follow(
-            name
-            for name, layer in supported_layers(model, FILTER_TYPES).items()
-            if name not in known and not layer_shape(layer).depthwise
-        )
-    except Exception:  # noqa: BLE001 - a model that refuses NaN: then its layers are left alone
+        tracer = ChannelTracer(model, inputs)
+        tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
+    except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
         return []
     found: list[Coupling] = []
-    cut = [(coupling, on_trial(coupling)) for coupling in sound]
-    for name in sorted(layers, key=lambda name: -layer_shape(model.get_submodule(name)).width):
+    cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
+    for name in sorted(channels.left_alone, key=lambda name: -layer_shape(layers[name]).width):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, provenance.units(name) or [], free, bound):
-                tried = (coupling, on_trial(coupling))
-                if guard.disagreement(removals([*cut, tried])) is None:
+            for coupling in _couplings(model, name, tracer.coupled_sets(name) or [], channels):
+                tried = (coupling, trial_channels(coupling))
+                if verifier.mismatch(removals([*cut, tried])) is None:
                     found.append(coupling)
                     cut.append(tried)
                     break
@@ -80,29 +61,25 @@ def mended(
 
 
 def _couplings(
-    model: nn.Module, root: str, units: list[list[Spot]], free: Collection[str], bound: Collection[str]
+    model: nn.Module, root: str, units: list[list[ChannelPosition]], channels: Channels
 ) -> Iterator[Coupling]:
-    """The coupling of a layer in several numbers of parts, each of which is to lose the same."""
+    """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
     spots = [spot for unit in units for spot in unit]
     losing = {name for kind, name, _ in spots if kind == "out"}
     sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if len(sizes) != 1 or not losing <= set(free) or {name for _, name, _ in spots} & set(bound):
+    if len(sizes) != 1 or not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
         return
     (size,) = sizes
-    groups = {model.get_submodule(name) for _, name, _ in spots}
-    parts = {getattr(module, "groups", getattr(module, "num_groups", 1)) for module in groups if _in_groups(module)}
+    modules = {model.get_submodule(name) for _, name, _ in spots}
+    convolutions = [module for module in modules if isinstance(module, _ConvNd) and not layer_shape(module).depthwise]
+    parts = [convolution.groups for convolution in convolutions]
+    parts += [module.num_groups for module in modules if isinstance(module, nn.GroupNorm)]
     for blocks in sorted({*_PARTS, *parts}):
         if len(units) % blocks == 0 and len(units) > blocks:
             yield _coupling(model, root, units, size, blocks)
 
 
-def _in_groups(module: nn.Module) -> bool:
-    if isinstance(module, _ConvNd):
-        return not layer_shape(module).depthwise
-    return isinstance(module, nn.GroupNorm)
-
-
-def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, blocks: int) -> Coupling:
+def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], size: int, blocks: int) -> Coupling:
     per_part = len(units) // blocks
     places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     places["out", root] = []  # first
@@ -119,18 +96,18 @@ def _coupling(model: nn.Module, root: str, units: list[list[Spot]], size: int, b
     return Coupling(found, members, blocks * size, _group(model, found))
 
 
-def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> Place:
+def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
     module = model.get_submodule(name)
     pruner = tp.DependencyGraph().get_pruner_of_module(module)
     prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
     pruner.pruning_dim = -1
     has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
     indices, roots = zip(*pairs, strict=True)
-    return Place(name, prune, -1, indices, roots, has)
+    return ChannelSlice(name, prune, -1, indices, roots, has)
 
 
-def _group(model: nn.Module, places: Iterable[Place]) -> Any:
-    """What torch-pruning's importances take."""
+def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
+    """The group for torch-pruning's importances."""
     group = Group()
     for place in places:
         node = Node(model.get_submodule(place.name), None, place.name)
@@ -141,18 +118,18 @@ def _group(model: nn.Module, places: Iterable[Place]) -> Any:
 
 @dataclass(frozen=True)
 class Channels:
-    """What can be removed from a model, by names.
+    """The channels that can be removed from a model.
 
     Attributes:
         couplings: filters that can only be removed together.
-        outputs: names of the layers that make the model's outputs.
-        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
+        outputs: layers that produce the model's outputs.
+        behind: layer -> name of the BatchNorm that is the only consumer of its output, or the layer's own name.
         original: sizes of the uncompressed model's layers.
-        left_alone: layer -> why it keeps its filters: those whose channels cannot be followed.
-        obstacles: layer -> why it keeps its filters: those with which something would go that must stay.
-        free: names of the layers that may lose filters, as far as they alone are concerned.
-        bound: names of modules that must keep their size.
-        tried: whether each coupling has been cut on trial.
+        left_alone: layer -> why it keeps its filters: its channels cannot be traced.
+        obstacles: layer -> why it keeps its filters: it is coupled with something that must stay.
+        prunable: layers that may lose filters by themselves.
+        fixed: modules that must keep their size.
+        is_verified: whether each coupling has been verified by a trial cut.
     """
 
     couplings: tuple[Coupling, ...]
@@ -160,14 +137,14 @@ class Channels:
     behind: Mapping[str, str]
     original: Mapping[str, LayerShape]
     left_alone: Mapping[str, str]
-    free: frozenset[str]
-    bound: frozenset[str]
+    prunable: frozenset[str]
+    fixed: frozenset[str]
     obstacles: Mapping[str, str] = field(default_factory=dict)
-    tried: bool = False
+    is_verified: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
-        """Follow the channels of a model, which is in eval mode, and whose parameters require gradients.
+        """Trace the channels of a model, which is in eval mode and whose parameters require gradients.
 
         Raises:
             CompressionError: the model cannot be traced.
@@ -176,45 +153,32 @@ class Channels:
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         selected = pruner_of(request).selectable(request, graph, rates)
         couplings, left_alone, obstacles = graph.couplings(selected)
-        behind, free = graph.normalized(supported_layers(model, FILTER_TYPES)), graph.free(selected)
-        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.bound, obstacles)
-        # Widths for a share of the model are tried on smaller models, which must run.
-        return found.proven(model, request) if left_alone or request.argument("rate_of") != "filters" else found
+        behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
+        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
+        # The widths for a share of the model are found by running pruned models.
+        return found.with_verified(model, request) if left_alone or request.argument("rate_of") != "filters" else found
 
-    def proven(self, model: nn.Module, request: CompressionRequest) -> Channels:
-        """Only what can be removed rightly, tried at half of the channels; what torch-pruning gets wrong is mended.
-
-        Args:
-            model: as followed.
-            request: with example inputs.
-        """
-        if self.tried:
+    def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:
+        """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
+        if self.is_verified:
             return self
-        guard = Guard(model, request.example_inputs)
-        guilty = guard.sound([(coupling, on_trial(coupling)) for coupling in self.couplings])
-        found = self.without(
-            {
-                name: guilty[each.members[0]]
-                for each in self.couplings
-                for name in each.members
-                if each.members[0] in guilty
-            }
-        )
+        verifier = CutVerifier(model, request.example_inputs)
+        faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings])
+        wrong = [each for each in self.couplings if each.members[0] in faulty]
+        found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
-            more = mended(
-                model, request.example_inputs, found.left_alone, found.couplings, self.free, self.bound, guard
-            )
+            more = trace_couplings(model, request.example_inputs, found, verifier)
             again = {name for coupling in more for name in coupling.members}
             left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
-        return replace(found, tried=True)
+        return replace(found, is_verified=True)
 
     def without(self, left_alone: Mapping[str, str]) -> Channels:
-        """Without the couplings of which a layer is to be left alone, each with a sentence why."""
+        """Without the couplings of these layers, given with the reasons."""
         couplings = tuple(each for each in self.couplings if not left_alone.keys() & set(each.members))
         return replace(self, couplings=couplings, left_alone={**self.left_alone, **left_alone})
 
     def narrowed(self, model: nn.Module) -> Channels | None:
-        """Those of a model that was cut out of this one; None where it cannot have been."""
-        couplings = narrowed(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
+        """The channels of a model pruned from this one; None if it cannot have been."""
+        couplings = after_pruning(self.couplings, lambda name: layer_shape(model.get_submodule(name)).width)
         return None if couplings is None else replace(self, couplings=couplings)

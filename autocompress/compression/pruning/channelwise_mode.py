@@ -1,4 +1,4 @@
-"""Forward passes in which no value depends on how many channels lie beside it, nor on chance."""
+"""Forward passes in which no value depends on the number of channels or on random numbers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from autocompress.compression.pruning.recorded_calls import Calls
+from autocompress.compression.pruning.recorded_calls import CallRecord
 
 _Function = Callable[..., Any]
 
 
 class NeutralNormalization(TorchFunctionMode):
-    """Inside the block, normalizations are done value by value, dropout drops nothing, and no channel is dead.
+    """Inside the block, normalizations act on single values, dropout is off, and ReLU is leaky.
 
-    A model and a narrower one that was cut out of it can then be compared value by value behind a LayerNorm or
-    GroupNorm too: in place of the normalized value stands one that follows from the channel alone and is of like size,
-    scaled and shifted by the layer's own parameters. BatchNorm takes its running statistics in
-    training mode too; where it has none, the same stands in place of statistics of the batch. ReLU leaks, so
-    that few samples show every channel.
-
-    Args:
-        calls: where to note what is called.
+    A model and a pruned one can then be compared value by value, also after LayerNorm or GroupNorm: the normalized
+    value is replaced by one of similar size that depends on its channel only, scaled and shifted by the layer's
+    parameters. BatchNorm uses its running statistics in training mode too; without them it is replaced likewise. ReLU
+    leaks, so that few samples exercise every channel. Calls are recorded in `calls`, if given.
     """
 
-    def __init__(self, calls: Calls | None = None) -> None:
+    def __init__(self, calls: CallRecord | None = None) -> None:
         super().__init__()
         self._calls = calls
 
@@ -38,16 +34,16 @@ class NeutralNormalization(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function, or what stands for it."""
-        instead, named = _INSTEAD.get(func), kwargs or {}
+        """Call the function or its replacement."""
+        instead, named = _REPLACEMENTS.get(func), kwargs or {}
         result = func(*args, **named) if instead is None else instead(func, *args, **named)
         if self._calls is not None:
-            self._calls.note(func, args, named, result, switched=instead is None)
+            self._calls.record(func, args, named, result, switched=instead is None)
         return result
 
 
 def _damped(x: torch.Tensor) -> torch.Tensor:
-    """Of the size that a normalized value has, and different for different values."""
+    """Similar in size to a normalized value, and different for different values."""
     return torch.asinh(x)
 
 
@@ -64,7 +60,7 @@ def _over_features(
     *rest: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    func(input, normalized_shape, weight, *rest, **kwargs)  # for its errors
+    func(input, normalized_shape, weight, *rest, **kwargs)  # raises its errors
     biases = (each for each in (*rest, kwargs.get("bias")) if isinstance(each, torch.Tensor))
     return _affine(_damped(input), weight, next(biases, None))  # RMSNorm has no bias
 
@@ -81,7 +77,7 @@ def _group_norm(
     func(input, num_groups, weight, bias, *args, **kwargs)
     shape, channels = (-1, *[1] * (input.dim() - 2)), input.shape[1]
     group = torch.arange(channels, device=input.device) // (channels // num_groups)
-    # A channel that has come into another group must show.
+    # A channel in another group must give another value.
     damped = _damped(input) * (1 + group.to(input.dtype) / num_groups).view(shape)
     return _affine(damped, *(None if each is None else each.view(shape) for each in (weight, bias)))
 
@@ -99,7 +95,7 @@ def _batch_norm(
 ) -> torch.Tensor:
     if running_mean is None:
         return _per_channel(func, input, None, None, weight, bias)
-    # In training mode too: so that it computes the same as in eval mode, and changes nothing.
+    # As in eval mode, so that running statistics do not change.
     result: torch.Tensor = func(input, running_mean, running_var, weight, bias, False, *args, **kwargs)
     return result
 
@@ -114,7 +110,7 @@ def _per_channel(
     *args: Any,  # noqa: ARG001
     **kwargs: Any,  # noqa: ARG001
 ) -> torch.Tensor:
-    """In place of statistics of few samples, behind which rounding may be as large as the values."""
+    """Replaces statistics of few samples, after which rounding errors may be as large as the values."""
     shape = (-1, *[1] * (input.dim() - 2))
     return _affine(_damped(input), *(None if each is None else each.view(shape) for each in (weight, bias)))
 
@@ -124,7 +120,7 @@ def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any
     return _damped(input)
 
 
-def _leaking(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+def _leaky_relu(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
     return functional.leaky_relu(input, 0.25)
 
 
@@ -132,8 +128,8 @@ def _identity(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -
     return input
 
 
-def _drawn(value: float) -> _Function:
-    """In place of random numbers, of which another width would draw others."""
+def _constant(value: float) -> _Function:
+    """Replaces random numbers, which would differ for another width."""
 
     def draw(func: _Function, *args: Any, **kwargs: Any) -> Any:
         return func(*args, **kwargs).fill_(value)
@@ -158,54 +154,24 @@ def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **{**kwargs, "training": False})
 
 
-_INSTEAD: dict[Any, _Function] = {
-    functional.layer_norm: _over_features,
-    torch.layer_norm: _over_features,
-    functional.rms_norm: _over_features,
-    torch.rms_norm: _over_features,
-    functional.group_norm: _group_norm,
-    torch.group_norm: _group_norm,
+_IN_TENSOR = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_max")
+_REPLACEMENTS: dict[Any, _Function] = {
+    **dict.fromkeys((functional.layer_norm, torch.layer_norm, functional.rms_norm, torch.rms_norm), _over_features),
+    **dict.fromkeys((functional.group_norm, torch.group_norm), _group_norm),
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _per_channel,
-    functional.local_response_norm: _elementwise,
-    functional.normalize: _elementwise,
-    functional.relu: _leaking,
-    functional.relu6: _leaking,
-    functional.hardtanh: _leaking,
-    torch.relu: _leaking,
-    torch.relu_: _leaking,
-    torch.Tensor.relu: _leaking,
-    torch.Tensor.relu_: _leaking,
-    functional.threshold: _leaking,
-    functional.softshrink: _leaking,
-    functional.hardshrink: _leaking,
-    torch.clamp: _leaking,
-    torch.clamp_min: _leaking,
-    torch.clamp_max: _leaking,
-    torch.Tensor.clamp: _leaking,
-    torch.Tensor.clamp_: _leaking,
-    torch.Tensor.clamp_min: _leaking,
-    torch.Tensor.clamp_max: _leaking,
-    torch.round: _identity,
-    torch.Tensor.round: _identity,
-    functional.dropout: _identity,
-    functional.dropout1d: _identity,
-    functional.dropout2d: _identity,
-    functional.dropout3d: _identity,
-    functional.alpha_dropout: _identity,
-    functional.feature_alpha_dropout: _identity,
-    torch.dropout: _identity,
-    torch.randn: _drawn(0.0),
-    torch.randn_like: _drawn(0.0),
-    torch.rand: _drawn(0.5),
-    torch.rand_like: _drawn(0.5),
-    torch.normal: _drawn(0.0),
-    torch.Tensor.normal_: _drawn(0.0),
-    torch.Tensor.uniform_: _drawn(0.5),
-    torch.bernoulli: _drawn(1.0),
-    torch.Tensor.bernoulli: _drawn(1.0),
-    torch.Tensor.bernoulli_: _drawn(1.0),
-    torch.Tensor.exponential_: _drawn(1.0),
+    **dict.fromkeys((functional.local_response_norm, functional.normalize), _elementwise),
+    **dict.fromkeys((functional.relu, functional.relu6, functional.hardtanh, functional.threshold), _leaky_relu),
+    **dict.fromkeys((functional.softshrink, functional.hardshrink, torch.relu, torch.relu_), _leaky_relu),
+    **dict.fromkeys((torch.clamp, torch.clamp_min, torch.clamp_max), _leaky_relu),
+    **dict.fromkeys((getattr(torch.Tensor, name) for name in _IN_TENSOR), _leaky_relu),
+    **dict.fromkeys((torch.round, torch.Tensor.round, torch.dropout, functional.dropout), _identity),
+    **dict.fromkeys((functional.dropout1d, functional.dropout2d, functional.dropout3d), _identity),
+    **dict.fromkeys((functional.alpha_dropout, functional.feature_alpha_dropout), _identity),
+    **dict.fromkeys((torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_), _constant(0.0)),
+    **dict.fromkeys((torch.rand, torch.rand_like, torch.Tensor.uniform_), _constant(0.5)),
+    **dict.fromkeys((torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_), _constant(1.0)),
+    torch.Tensor.exponential_: _constant(1.0),
     functional.scaled_dot_product_attention: _attention,
     functional.multi_head_attention_forward: _multi_head_attention,
 }

@@ -1,8 +1,7 @@
-"""Where the channels of a coupling are read: the inputs of the layers behind them.
+"""Where the channels of a coupling are read: the inputs of the layers that consume them.
 
-What arrives there has passed all that stands between, whatever it is and however it is written: norms, sums,
-non-linearities, poolings. A coupling without a channel is the same as zeros in these inputs (norms over all channels
-apart), so this is where the loss of a channel is felt.
+These inputs have passed everything in between: norms, sums, non-linearities, poolings. Removing a channel equals zeros
+in these inputs (norms over all channels excepted), so its effect on the loss is measured here.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 
 _READERS = (*FILTER_TYPES, nn.LSTM)
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where the channels of a coupling can be seen: in the input of a layer that reads them.
+class ReadSite:
+    """A tensor that holds the channels of a coupling: the input of a layer that reads them.
 
     Attributes:
         name: of the layer.
-        indices: of its input channels that are the coupling's.
-        roots: channel of the coupling's root layer that each of them is; several may be the same, after a flattening.
+        indices: its input channels that belong to the coupling.
+        roots: the root layer's channel of each of them; repeated after a flattening.
         width: channels of the root layer.
-        channels: of the tensor, the coupling's and others.
-        output: whether it is the output instead, of a layer or a norm.
+        channels: all channels of the tensor.
+        output: whether it is the output of the layer or norm instead.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Site:
     output: bool = False
 
     def watch(self, model: nn.Module, see: Callable[[torch.Tensor], None]) -> RemovableHandle:
-        """Show each tensor that comes by in the model to a function."""
+        """Call a function with the tensor in each forward pass of the model."""
         module = model.get_submodule(self.name)
         if self.output:
             return module.register_forward_hook(lambda _, __, made: see(made))
@@ -57,32 +56,27 @@ class Site:
         return module.register_forward_pre_hook(taking, with_kwargs=True)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """(..., input channels) -> (..., channels of the root layer), added where several are the same channel."""
+        """(..., input channels) -> (..., channels of the root layer), the sum over repeated channels."""
         empty = values.new_zeros(*values.shape[:-1], self.width)
         return empty.index_add(-1, self.roots.to(values.device), values[..., self.indices.to(values.device)])
 
     def block(self, parts: int) -> int | None:
-        """Channels in a row that were one of a tensor's `parts` before it was flattened; None: none were."""
+        """Consecutive channels per part if the tensor was flattened from `parts` channels; None if it was not."""
         size = self.channels // parts
         owners = dict(zip((self.indices // size).tolist(), self.roots.tolist(), strict=True)) if size else {}
         found = torch.tensor([owners.get(index, -1) for index in (self.indices // max(1, size)).tolist()])
         return size if size * parts == self.channels and torch.equal(found, self.roots) else None
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The same, averaged."""
+        """Like `total`, averaged."""
         return self.total(values) / self.total(torch.ones_like(values)).clamp_min(1)
 
 
-def sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[Site]:
-    """Where all that reads the channels of a coupling sees them.
-
-    Args:
-        coupling: of the model.
-        model: not changed.
-        behind: layer -> the BatchNorm that alone takes its output, or the layer itself.
+def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[ReadSite]:
+    """All inputs where the channels of a coupling are read.
 
     Returns:
-        the output of the coupling's root where no layer reads them, only operations such as a matrix product.
+        the output of the coupling's root if only operations such as a matrix product read them, and no layer.
     """
     modules, found = dict(model.named_modules()), []
     for place in coupling.places:
@@ -95,12 +89,12 @@ def sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> li
     return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]
 
 
-def _site(name: str, place: Place, width: int, channels: int) -> Site:
+def _site(name: str, place: ChannelSlice, width: int, channels: int) -> ReadSite:
     roots = torch.tensor(cast("tuple[int, ...]", place.roots))
-    return Site(name, torch.tensor(place.indices), roots, width, channels)
+    return ReadSite(name, torch.tensor(place.indices), roots, width, channels)
 
 
-def rows(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+def by_position(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """A layer's input, or the output of a layer or a norm, as (samples, positions, channels)."""
     if isinstance(layer, _ConvNd):
         tensor = tensor.movedim(-1 - len(layer.kernel_size), -1)
@@ -129,10 +123,10 @@ def _by_input(layer: nn.Module) -> torch.Tensor:
     return weight.flatten(1)
 
 
-class Unpooled(TorchFunctionMode):
-    """Remembers what poolings, flattenings and dropout were made from, so that a non-linearity's output can be found.
+class PoolingRecorder(TorchFunctionMode):
+    """Records the inputs of poolings, flattenings and dropout, to recover the output of the non-linearity.
 
-    Operations that mix or move channels, or batches with positions, are not gone back through.
+    Operations that mix or move channels, or batches with positions, are not recorded.
     """
 
     def __init__(self) -> None:
@@ -140,25 +134,25 @@ class Unpooled(TorchFunctionMode):
         self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Iterable[Any], args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and note what it was given."""
+        """Run the operation and record its input."""
         found = func(*args, **(kwargs or {}))
-        if args and _passes_on(getattr(func, "__name__", ""), args, kwargs or {}, found):
-            self._made[id(found)] = (found, args[0])  # the result as well: an id is good as long as its object lives
+        if args and _keeps_channels(getattr(func, "__name__", ""), args, kwargs or {}, found):
+            self._made[id(found)] = (found, args[0])  # keeps the result alive, and so its id unique
         return found
 
     def origin(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What a tensor was before it was pooled, flattened or dropped out."""
+        """The tensor before pooling, flattening or dropout."""
         while id(tensor) in self._made:
             tensor = self._made[id(tensor)][1]
         return tensor
 
     def forget(self) -> None:
-        """Let go of all tensors."""
+        """Release all tensors."""
         self._made.clear()
 
 
-def _passes_on(name: str, args: Any, kwargs: Mapping[str, Any], made: Any) -> bool:
-    """Whether each channel of what was made is one of what was given, at dimension 1, at other positions."""
+def _keeps_channels(name: str, args: Any, kwargs: Mapping[str, Any], made: Any) -> bool:
+    """Whether each channel of the result, at dimension 1, is one of the input's at other positions."""
     given = args[0]
     if not (isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor)) or given is made or made.dim() < 2:
         return False

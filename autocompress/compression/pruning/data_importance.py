@@ -1,4 +1,4 @@
-"""What the channels of couplings do on data: how often they are zero, how large they are."""
+"""Channel importance from activations: how often channels are zero, how large they are."""
 
 from __future__ import annotations
 
@@ -13,24 +13,20 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import CompressionRequest
+from autocompress.compression.model_state import temporary_hooks
 from autocompress.compression.module import ModuleClass
-from autocompress.compression.pruning.consumers import Site, Unpooled, input_norms, rows, sites
-from autocompress.compression.pruning.groups import Coupling, Place
-from autocompress.compression.pruning.importance import Importance
-from autocompress.compression.pruning.pruner import PruningContext
-from autocompress.compression.trainer_hooks import input_batches, run_epochs, show
+from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
+from autocompress.compression.pruning.pruner import Importance, PruningContext
+from autocompress.compression.trainer_hooks import input_batches, run_epochs, run_inputs
 from autocompress.errors import CompressionError, ModuleError
 
-FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "gelu": functional.gelu,
-}
-"""What may be applied to layers' outputs, by the name of the option `activation`."""
+FUNCTIONS: dict[str, Any] = {"relu": functional.relu, "relu6": functional.relu6, "gelu": functional.gelu}
+"""Functions of layers' outputs, by the value of the option `activation`."""
 
 
-class Tally:
-    """A mean over all values of each channel, batch by batch."""
+class RunningMean:
+    """A running mean over all values of each channel."""
 
     def __init__(self) -> None:
         self._total: torch.Tensor | None = None
@@ -39,26 +35,21 @@ class Tally:
     def add(self, values: torch.Tensor) -> None:
         """(..., channels)."""
         flat = values.flatten(0, -2).float()
-        total = flat.sum(0).cpu().double()  # not every device has double precision
+        total = flat.sum(0).cpu().double()  # some devices have no double precision
         self._total = total if self._total is None else self._total + total
         self._count += len(flat)
 
     def mean(self, channels: int) -> torch.Tensor:
-        """One value per channel; 0 where nothing came by."""
+        """One value per channel; 0 without any data."""
         return torch.zeros(channels) if self._total is None else (self._total / self._count).float()
 
 
-class Sight:
-    """What is seen of a coupling at all its sites.
+class ActivationStats:
+    """Statistics of a coupling's channels at all their sites."""
 
-    Args:
-        places: its sites.
-        model: in which they are.
-    """
-
-    def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
+    def __init__(self, places: Sequence[ReadSite], model: nn.Module) -> None:
         self._sites, self._model = places, model
-        self._shares, self._squares = ([Tally() for _ in places] for _ in range(2))
+        self._shares, self._squares = ([RunningMean() for _ in places] for _ in range(2))
 
     @property
     def nonzero(self) -> torch.Tensor:
@@ -73,10 +64,10 @@ class Sight:
 
     @property
     def contribution(self) -> torch.Tensor:
-        """Quadratic mean of each channel times the norm of the weights that read it, added over the sites.
+        """Root mean square of each channel times the norm of the weights that read it, summed over the sites.
 
-        Quadratic, as rare large values count for more than what is always there: BatchNorm behind makes up for that in
-        part when it is recalibrated.
+        Not the mean, since rare large values matter more than a constant: recalibrating BatchNorm partly compensates
+        for that.
         """
         total = torch.zeros(self._sites[0].width)
         for site, tally in self._pairs(self._squares):
@@ -84,44 +75,40 @@ class Sight:
             total += site.total(sizes if site.output else sizes * input_norms(self._layer(site)).cpu())
         return total
 
-    def watch(self, unpooled: Unpooled) -> list[Any]:
-        """Look at all that comes by at the sites; handles to end that with."""
+    def watch(self, unpooled: PoolingRecorder) -> list[Any]:
+        """Register hooks that collect the statistics; returns their handles."""
         return [
-            site.watch(self._model, functools.partial(self._see, index, unpooled))
+            site.watch(self._model, functools.partial(self._add, index, unpooled))
             for index, site in enumerate(self._sites)
         ]
 
-    def _see(self, index: int, unpooled: Unpooled, tensor: torch.Tensor) -> None:
+    def _add(self, index: int, unpooled: PoolingRecorder, tensor: torch.Tensor) -> None:
         site = self._sites[index]
-        self._squares[index].add(rows(self._layer(site), tensor.detach()).float().square())
+        self._squares[index].add(by_position(self._layer(site), tensor.detach()).float().square())
         origin = unpooled.origin(tensor)
         block = None if origin is tensor else site.block(origin.shape[1])
         if block is None:
-            self._shares[index].add((rows(self._layer(site), tensor.detach()) != 0).float())
+            self._shares[index].add((by_position(self._layer(site), tensor.detach()) != 0).float())
         else:
             self._shares[index].add((origin.detach().movedim(1, -1) != 0).float().repeat_interleave(block, -1))
 
-    def _pairs(self, tallies: Sequence[Tally]) -> list[tuple[Site, Tally]]:
+    def _pairs(self, tallies: Sequence[RunningMean]) -> list[tuple[ReadSite, RunningMean]]:
         return list(zip(self._sites, tallies, strict=True))
 
-    def _layer(self, site: Site) -> nn.Module:
+    def _layer(self, site: ReadSite) -> nn.Module:
         return self._model.get_submodule(site.name)
 
 
-def seen(
+def collect_statistics(
     model: nn.Module, inputs: list[tuple[Any, ...]], behind: Mapping[str, str], couplings: Sequence[Coupling]
-) -> dict[tuple[Place, ...], Sight]:
-    """What each coupling does on these inputs, by its places; the model is not changed."""
-    found = {coupling.places: Sight(sites(coupling, model, behind), model) for coupling in couplings}
-    unpooled = Unpooled()
-    handles = [handle for sight in found.values() for handle in sight.watch(unpooled)]
+) -> dict[tuple[ChannelSlice, ...], ActivationStats]:
+    """The statistics of each coupling on these inputs, by its places; the model is not changed."""
+    found = {coupling.places: ActivationStats(read_sites(coupling, model, behind), model) for coupling in couplings}
+    unpooled = PoolingRecorder()
+    handles = [handle for statistic in found.values() for handle in statistic.watch(unpooled)]
     handles.append(model.register_forward_pre_hook(lambda *_: unpooled.forget()))
-    try:
-        with unpooled:
-            show(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with temporary_hooks(handles), unpooled:
+        run_inputs(model, inputs)
     return found
 
 
@@ -133,32 +120,29 @@ def activity_of_layers(
     function: Callable[[torch.Tensor], torch.Tensor],
     zeros: bool,
 ) -> Importance:
-    """What a function makes of the output of each layer or the BatchNorm behind it, whatever really follows.
+    """Statistics of an activation function applied to each layer's output, or to the BatchNorm behind it.
 
     Args:
         model: not changed.
         inputs: of forward passes.
-        behind: layer -> whose output.
-        couplings: those to judge; the scores of coupled layers are averaged.
+        behind: layer -> the module whose output is used.
+        couplings: the scores of coupled layers are averaged.
         function: the activation.
-        zeros: score how often it is not zero, instead of its mean.
+        zeros: score the share of nonzero values instead of the mean.
     """
-    names = {place.name for coupling in couplings for place in coupling.places if place.makes_width_of(behind)}
-    tallies = {name: Tally() for name in names}
+    names = {place.name for coupling in couplings for place in coupling.places if place.is_output_of(behind)}
+    tallies = {name: RunningMean() for name in names}
 
     def see(name: str, module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        active = rows(module, function(output.detach()))
+        active = by_position(module, function(output.detach()))
         tallies[name].add((active != 0).float() if zeros else active)
 
     handles = [model.get_submodule(behind[name]).register_forward_hook(functools.partial(see, name)) for name in names]
-    try:
-        show(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with temporary_hooks(handles):
+        run_inputs(model, inputs)
 
     def score(coupling: Coupling) -> torch.Tensor:
-        made = [place for place in coupling.places if place.name in names and place.makes_width_of(behind)]
+        made = [place for place in coupling.places if place.name in names and place.is_output_of(behind)]
         total, count = torch.zeros(coupling.width), torch.zeros(coupling.width)
         for place in made:
             roots, indices = torch.tensor(place.roots), torch.tensor(place.indices)
@@ -173,23 +157,15 @@ _logger = logging.getLogger("autocompress.compression")
 
 
 def require_scales(model: nn.Module) -> None:
-    """Check that a model has BatchNorm layers with scales.
-
-    Raises:
-        CompressionError: it has none.
-    """
+    """Check that a model has BatchNorm layers with scales; CompressionError if not."""
     if not _scales(model):
         raise CompressionError("slim ranks filters by the scales of BatchNorm layers; the model has none")
 
 
 def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
-    """Train with an L1 penalty on BatchNorm's scales, in place; the number of epochs.
+    """Train in place with an L1 penalty on BatchNorm's scales; returns the number of epochs.
 
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
-
-    Raises:
-        CompressionError: the model has no BatchNorm layers.
-        ModuleError: the user's module lacks a hook.
     """
     require_scales(model)
     scales, strength = _scales(model), float(request.argument("scale"))
@@ -200,61 +176,59 @@ def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:
             if scale.grad is not None:
                 scale.grad.add_(scale.detach().sign(), alpha=strength)
 
-    run_epochs(module_of(request), request.algorithm, model, epochs, penalise)
+    run_epochs(require_module(request), request.algorithm, model, epochs, penalise)
     return epochs
 
 
 def activity(context: PruningContext, *, zeros: bool) -> Importance:
-    """What the channels of couplings do on data: apoz how often they are not zero, mean_activation how large they are.
+    """Activation statistics of coupled channels: apoz (share of nonzero values) or mean_activation (magnitude).
 
-    By default channels are looked at where the layers behind read them, after the non-linearity that really follows.
+    By default channels are measured where the next layers read them, after the actual non-linearity.
 
-    apoz: the share of values that are not zero, before pooling. It finds channels that are nearly always zero, in nets
-    with ReLU and without BatchNorm. Where BatchNorm comes before the non-linearity, how often a channel is zero says
-    nothing of its worth; the correlation with the loss is 0 or below there. A coupling without any zeros is ranked by
-    mean_activation.
+    apoz: the share of nonzero values, before pooling. It finds channels that are nearly always zero, in nets with ReLU
+    and without BatchNorm. With BatchNorm before the non-linearity, the share of zeros correlates with the loss at 0 or
+    below. A coupling without any zeros is ranked by mean_activation.
 
-    mean_activation: the quadratic mean times the norm of the weights that read the channel, added over all that reads
-    it, as a channel matters as much as what the next layers get of it. It ranks single channels of trained nets better
-    by the loss than the mean absolute value does, weighted or not. Models cut by it and fine-tuned are as accurate as
-    with the weighted mean, and more accurate than with the plain one.
+    mean_activation: root mean square times the norm of the weights that read the channel, summed over all readers. It
+    ranks single channels of trained nets better than the mean absolute value does, weighted or not. Pruned and
+    fine-tuned models are as accurate as with the weighted mean, and more accurate than with the plain one.
 
     Sources: Hu et al. 2016, Network Trimming, arXiv:1607.03250; Molchanov et al. 2016, Pruning Convolutional Neural
     Networks for Resource Efficient Inference, arXiv:1611.06440.
 
     Args:
-        context: with the user's module; the argument `activation` is a function that is applied to the output of each
-            layer, or of the BatchNorm behind it, instead.
+        context: its argument `activation` may name a function to apply to the output of each layer, or of the BatchNorm
+            behind it, instead.
         zeros: apoz instead of mean_activation.
 
     Raises:
         CompressionError: apoz finds no zeros at all.
     """
     model, request, behind, couplings = context.model, context.request, context.behind, context.couplings
-    inputs = input_batches(module_of(request), request.algorithm, model, int(request.argument("training_batches")))
+    inputs = input_batches(require_module(request), request.algorithm, model, int(request.argument("training_batches")))
     function = str(request.argument("activation"))
     if function in FUNCTIONS:
         return activity_of_layers(model, inputs, behind, couplings, FUNCTIONS[function], zeros)
-    sights = seen(model, inputs, behind, couplings)
+    statistics = collect_statistics(model, inputs, behind, couplings)
     if zeros:
-        return _by_zeros(sights, couplings)
-    return lambda coupling: sights[coupling.places].contribution
+        return _rank_by_zeros(statistics, couplings)
+    return lambda coupling: statistics[coupling.places].contribution
 
 
-def _by_zeros(sights: Mapping[Any, Sight], couplings: Sequence[Coupling]) -> Importance:
-    never = [coupling for coupling in couplings if not sights[coupling.places].has_zeros]
+def _rank_by_zeros(statistics: Mapping[Any, ActivationStats], couplings: Sequence[Coupling]) -> Importance:
+    never = [coupling for coupling in couplings if not statistics[coupling.places].has_zeros]
     names = ", ".join(coupling.members[0] for coupling in never)
     if couplings and len(never) == len(couplings):
         raise CompressionError(
-            f"apoz ranks filters by how often their activations are zero; behind {names} none ever is (as behind GELU, "
+            f"apoz ranks filters by how often their activations are zero; behind {names} none is zero (as behind GELU, "
             "SiLU or tanh); take mean_activation or taylorfo, or count negative values: activation='relu'"
         )
     if never:
         _logger.warning("apoz finds no zeros behind %s; ranked by mean_activation", names)
 
     def score(coupling: Coupling) -> torch.Tensor:
-        sight = sights[coupling.places]
-        return sight.nonzero if sight.has_zeros else sight.contribution
+        statistic = statistics[coupling.places]
+        return statistic.nonzero if statistic.has_zeros else statistic.contribution
 
     return score
 
@@ -264,12 +238,8 @@ def _scales(model: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight is not None]
 
 
-def module_of(request: CompressionRequest) -> ModuleClass:
-    """The user's module.
-
-    Raises:
-        ModuleError: the request has none.
-    """
+def require_module(request: CompressionRequest) -> ModuleClass:
+    """The user's module; ModuleError if the request has none."""
     if request.module is None:
         raise ModuleError(f"algorithm {request.algorithm!r} needs the user's module; the request has none")
     return request.module

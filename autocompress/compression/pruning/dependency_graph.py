@@ -1,8 +1,9 @@
-"""A bound on the work of torch-pruning's dependency graph, which follows some structures for hours."""
+"""torch-pruning's dependency graph with a bound on its work, as it would trace some structures for hours."""
 
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
@@ -13,24 +14,21 @@ import torch_pruning as tp
 from torch import nn
 
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, moved, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, to_device
 from autocompress.errors import CompressionError
 
 _MOST_STEPS = 2_000_000
-"""Channels at places, in all: seconds. The largest of torchvision's classifiers takes 400,000 for a layer."""
+"""Limit of traced channels, a few seconds; torchvision's largest classifier needs 400,000 for a layer."""
 
 _SPREAD = 4
-"""How often the widest layer's channels may come at a place."""
+"""Limit of channels at one module, relative to the widest layer."""
 
 
-class Followed:
-    """Bounds what is followed from one layer, by counts rather than by time, so that it ends alike on any machine.
+class TracingLimit:
+    """Bounds the work per layer by counts rather than by time, so that it ends alike on any machine.
 
-    Channels multiply where the output of a layer becomes the weights of another operation, or is multiplied by
-    channels, and is then flattened: each time round a cycle there are more.
-
-    Args:
-        graph: torch-pruning's, built.
+    Channels multiply if the output of a layer becomes the weights of another operation, or is multiplied by channels,
+    and is then flattened: each time round a cycle there are more.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -42,37 +40,33 @@ class Followed:
         self._most = _SPREAD * max((*sizes, *widths), default=0)
         for node in nodes:
             for dependency in node.dependencies:
-                dependency.index_mapping = _Counted(dependency.index_mapping, self, dependency)
+                dependency.index_mapping = _CountedMappings(dependency.index_mapping, self, dependency)
 
     def start(self) -> None:
-        """Follow another layer."""
+        """Reset the counts for another layer."""
         self._steps = self._visits = 0
         self._reached.clear()
 
     @property
     def layers(self) -> list[Any]:
-        """Those that would lose filters, as far as has been followed."""
+        """The layers reached so far that would lose filters."""
         return list(self._reached)
 
     def count(self, dependency: Any, channels: int) -> None:
-        """So many channels are about to be followed along a dependency.
-
-        Raises:
-            CompressionError: they are too many.
-        """
+        """Count channels that are about to be traced along a dependency; CompressionError if they are too many."""
         module = dependency.target.module
         if isinstance(module, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
             self._reached[module] = None
         self._visits += 1
-        self._steps += channels + self._visits // 8  # it looks through all visits at each
+        self._steps += channels + self._visits // 8  # each visit searches all earlier ones
         if channels > self._most or self._steps > _MOST_STEPS:
-            raise CompressionError("its channels cannot be followed, as they multiply on their way")
+            raise CompressionError("its channels cannot be traced, as their number multiplies")
 
 
-class _Counted(list[Any]):
-    """Index mappings of a dependency, which torch-pruning applies one after the other."""
+class _CountedMappings(list[Any]):
+    """Index mappings of a dependency, which torch-pruning applies in order."""
 
-    def __init__(self, mappings: Sequence[Any], followed: Followed, dependency: Any) -> None:
+    def __init__(self, mappings: Sequence[Any], followed: TracingLimit, dependency: Any) -> None:
         super().__init__(mappings)
         self._followed, self._dependency = followed, dependency
 
@@ -89,35 +83,37 @@ class _Counted(list[Any]):
 
 
 SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
-"""Layers whose output channels do not depend on their input channels (depthwise convolutions apart)."""
+"""Layers whose output channels do not depend on their input channels (except depthwise convolutions)."""
 
 
-def upstream(starts: Iterable[Any], goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
-    """These nodes and all before them, each once; not what comes before a node where it does not go on."""
+def upstream(
+    starts: Iterable[Any],
+    goes_on: Callable[[Any], bool] = lambda _: True,
+    inputs: Callable[[Any], Iterable[Any]] = operator.attrgetter("inputs"),
+) -> Iterator[Any]:
+    """These nodes and all before them, each once, stopping at nodes where `goes_on` is false."""
     waiting, seen = list(starts), set()
     while waiting:
         node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if goes_on(node):
-            waiting.extend(node.inputs)
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(inputs(node) if goes_on(node) else ())
 
 
-def require_followable(model: nn.Module) -> None:
-    """Loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
+def require_traceable(model: nn.Module) -> None:
+    """Refuse loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
             kind = type(module).__name__
             raise CompressionError(
-                f"filter pruning cannot follow channels through recurrent layers other than LSTM; {name} is a {kind} "
-                "(level needs no such thing)"
+                f"filter pruning cannot trace channels through recurrent layers other than LSTM; {name} is a {kind} "
+                "(level does not need to)"
             )
 
 
-def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
-    """torch-pruning's graph of a model, and the operations that its outputs come from.
+def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
+    """torch-pruning's graph of a model, and the operations that produce its outputs.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -125,7 +121,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
     roots: set[Any] = set()
 
     def outputs(answer: Any) -> list[torch.Tensor]:
-        differentiable = [tensor for tensor in tensors(answer) if tensor.grad_fn is not None]
+        differentiable = [tensor for tensor in flatten_tensors(answer) if tensor.grad_fn is not None]
         roots.update(tensor.grad_fn for tensor in differentiable)
         return differentiable
 
@@ -135,7 +131,7 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
             warnings.simplefilter("ignore")
             graph.build_dependency(
                 model,
-                moved(example_inputs, device_of(model)),
+                to_device(example_inputs, device_of(model)),
                 forward_fn=lambda traced, inputs: traced(*inputs),
                 output_transform=outputs,
                 verbose=False,
@@ -149,8 +145,8 @@ def traced(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[
     return graph, roots
 
 
-def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
-    """Names of the layers whose weights are used without calling them, so that the graph knows nothing of them."""
+def uncalled_layers(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
+    """Names of the layers whose weights are used without calling them, so that they are not in the graph."""
     missing = {
         name: layer
         for name, layer in model.named_modules()
@@ -158,18 +154,13 @@ def uncalled(model: nn.Module, graph: Any, roots: Iterable[Any]) -> list[str]:
     }
     if not missing:
         return []
-    waiting, seen, used = list(roots), set[Any](), set[int]()
-    while waiting:
-        operation = waiting.pop()
-        if operation is not None and operation not in seen:
-            seen.add(operation)
-            used.add(id(getattr(operation, "variable", None)))
-            waiting.extend(before for before, _ in operation.next_functions)
+    operations = upstream(roots, inputs=lambda node: [before for before, _ in node.next_functions if before])
+    used = {id(getattr(operation, "variable", None)) for operation in operations}
     return [name for name, layer in missing.items() if any(id(each) in used for each in layer.parameters())]
 
 
 def _describe_flattening(node: Any) -> None:
-    """torch-pruning follows channels through a flattening of two spatial dimensions; show it one and three as two."""
+    """torch-pruning traces a flattening of two spatial dimensions; present one and three as two."""
     sizes: Any = getattr(node.grad_fn, "_saved_self_sizes", ())
     if type(node.module).__name__ != "_ReshapeOp" or len(sizes) not in (3, 5):
         return

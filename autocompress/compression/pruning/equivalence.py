@@ -1,4 +1,4 @@
-"""A model and a smaller one side by side: what layers give in both, and how it differs."""
+"""Comparison of a model with its pruned version."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import device_of, tensors
-from autocompress.compression.pruning.channel_tracing import in_place
+from autocompress.compression.model_state import device_of, flatten_tensors, temporary_hooks
+from autocompress.compression.pruning.channel_tracing import channels_in_place
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
-from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, take_over
-from autocompress.compression.pruning.recorded_calls import Calls
+from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, remove_with_copy
+from autocompress.compression.pruning.recorded_calls import CallRecord
 from autocompress.compression.pruning.reference_models import (
     ONE_SAMPLE,
-    kept,
-    same_chance,
-    silenced,
-    twin,
-    typed,
+    cast_inputs,
+    fixed_seeds,
+    reference_copy,
+    remaining_channels,
     variations,
     varied_inputs,
-    whole_numbers,
+    vocabulary_size,
+    zero_channels,
 )
 from autocompress.errors import CompressionError, first_line
 
 OUTPUTS = "the model's outputs"
 
 _Values = list[tuple[str, torch.Tensor]]
-"""What layers gave in one forward pass, in order, and the model at its end."""
+"""Outputs of layers in one forward pass, in order, then those of the model."""
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """How a smaller model and the silenced one differ.
+class Mismatch:
+    """A difference between the pruned model and the reference, in which the same channels are zero.
 
     Attributes:
-        where: name of the first layer with other outputs, or the model's outputs.
-        difference: largest difference there, relative to the largest value; inf: other shapes.
-        error: why the smaller model fails; None: it runs.
-        training: whether it does so in training mode only.
-        in_place: whether every channel that stays lies where it should; None: not known.
+        where: the first layer whose outputs differ, or the model's outputs.
+        difference: the largest difference, relative to the largest value; inf: other shapes.
+        error: why the pruned model fails; None: it runs.
+        training: whether it occurs in training mode only.
+        in_place: whether every remaining channel is at the right place; None: unknown.
     """
 
     where: str
@@ -55,7 +55,7 @@ class Disagreement:
     in_place: bool | None = None
 
     def sentence(self, layer: str) -> str:
-        """Why that layer keeps its filters."""
+        """The reason why that layer keeps its filters."""
         mode = " in training mode" if self.training else ""
         if self.error is not None:
             return f"{layer}: without some of its filters the model fails{mode} ({self.error}); it keeps its filters"
@@ -63,8 +63,8 @@ class Disagreement:
         how = many if self.difference < float("inf") else "outputs have another shape"
         if self.in_place:
             what = (
-                f"what becomes of its channels on the way to {self.where} depends on all of them, as a mean or a norm "
-                "does, or on how many there are"
+                f"what is computed from its channels before {self.where} depends on all of them, as a mean or a norm "
+                "does, or on their number"
             )
         else:
             or_depend = "" if self.in_place is False else " or depend on each other"
@@ -73,36 +73,29 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class Narrow:
-    """A forward pass of the smaller model.
-
-    Attributes:
-        model: the smaller model; None: it cannot be made.
-        values: what layers gave.
-        calls: what it called, where that was to be noted.
-        error: why it failed; None: it did not.
-    """
+class PrunedRun:
+    """A forward pass of the pruned model; `model` is None if pruning failed, `calls` if they were not recorded."""
 
     model: nn.Module | None
     values: _Values
-    calls: Calls | None = None
+    calls: CallRecord | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True)
-class Side:
-    """A copy of the uncompressed model that can be silenced, its inputs, and how exactly it computes."""
+class Reference:
+    """A copy of the uncompressed model, its inputs, and the tolerance of its precision."""
 
     base: nn.Module
     inputs: tuple[Any, ...]
     tolerance: float
 
-    def silent_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
-        """What layers of the whole model give that do not hear these channels."""
-        with silenced(self.base, removed):
+    def reference_values(self, removed: Sequence[Removal], watched: list[str], *, training: bool = False) -> _Values:
+        """Outputs of the watched layers and the model, with the removed channels at zero."""
+        with zero_channels(self.base, removed):
             return _values(self.base, self.inputs, watched, training=training)
 
-    def narrow(
+    def run_pruned(
         self,
         removed: Sequence[Removal],
         watched: list[str],
@@ -110,71 +103,59 @@ class Side:
         *,
         noted: bool = False,
         training: bool = False,
-    ) -> Narrow:
-        """A forward pass without these channels.
-
-        Args:
-            removed: what goes.
-            watched: names of the layers to look at.
-            smaller: without them already; None: to be made.
-            noted: whether to note what is called.
-            training: in training mode.
-        """
+    ) -> PrunedRun:
+        """Run the pruned model (`smaller`, or a new one); record watched outputs, and its calls if `noted`."""
         try:
-            smaller = smaller or self.smaller(removed)
-            calls = Calls(smaller, self.inputs) if noted else None
-            return Narrow(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
-        except Exception as error:  # noqa: BLE001 - whatever a user's model raises without its channels
-            return Narrow(smaller, [], error=first_line(error))
+            smaller = smaller or self.pruned_copy(removed)
+            calls = CallRecord(smaller, self.inputs) if noted else None
+            return PrunedRun(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
+        except Exception as error:  # noqa: BLE001 - raised by the user's model
+            return PrunedRun(smaller, [], error=first_line(error))
 
-    def smaller(self, removed: Sequence[Removal]) -> nn.Module:
+    def pruned_copy(self, removed: Sequence[Removal]) -> nn.Module:
         """A copy without these channels."""
-        smaller = twin(self.base)
+        smaller = reference_copy(self.base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             remove(smaller, removed)
         return smaller
 
-    def compared(self, removed: Sequence[Removal], silent: _Values, smaller: _Values) -> Disagreement | None:
-        """The first difference of a forward pass of the smaller model; None: there is none."""
+    def first_mismatch(self, removed: Sequence[Removal], expected: _Values, found: _Values) -> Mismatch | None:
+        """The first difference between the outputs of the two models; None if there is none."""
         gone = {removal.name: removal.channels for removal in removed if not removal.on_inputs}
-        for (where, wide), (name, narrow) in zip(silent, smaller, strict=False):
+        for (where, wide), (name, narrow) in zip(expected, found, strict=False):
             if where == name and where != OUTPUTS:
-                wide = kept(wide, self.base.get_submodule(where), gone, where)
+                wide = remaining_channels(wide, self.base.get_submodule(where), gone, where)
             difference = _difference(wide, narrow) if where == name else float("inf")
             if difference > self.tolerance:
-                return Disagreement(where, difference)
-        return None if len(silent) == len(smaller) else Disagreement(OUTPUTS, float("inf"))
+                return Mismatch(where, difference)
+        return None if len(expected) == len(found) else Mismatch(OUTPUTS, float("inf"))
 
 
 def _values(
     model: nn.Module,
     inputs: tuple[Any, ...],
     watched: Iterable[str],
-    calls: Calls | None = None,
+    calls: CallRecord | None = None,
     *,
     training: bool = False,
 ) -> _Values:
     seen: _Values = []
 
     def watcher(name: str) -> Any:
-        return lambda _, __, output: seen.extend((name, tensor) for tensor in tensors(output)[:1])
+        return lambda _, __, output: seen.extend((name, tensor) for tensor in flatten_tensors(output)[:1])
 
     handles = [model.get_submodule(name).register_forward_hook(watcher(name)) for name in watched]
-    try:
-        model.train(training)
-        with torch.no_grad(), same_chance(device_of(model)), NeutralNormalization(calls):
-            answer = model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    model.train(training)
+    with temporary_hooks(handles), torch.no_grad(), fixed_seeds(device_of(model)), NeutralNormalization(calls):
+        answer = model(*inputs)
     if calls is not None:
-        calls.end(answer)
-    return seen + [(OUTPUTS, tensor) for tensor in tensors(answer)]
+        calls.record_result(answer)
+    return seen + [(OUTPUTS, tensor) for tensor in flatten_tensors(answer)]
 
 
 def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
-    """The largest one, relative to the largest value."""
+    """The largest difference, relative to the largest value."""
     if wide.shape != narrow.shape or wide.dtype != narrow.dtype:
         return float("inf")
     if not wide.numel():
@@ -192,166 +173,162 @@ def _difference(wide: torch.Tensor, narrow: torch.Tensor) -> float:
     return _difference(wide[finite], narrow[finite])
 
 
-_QUICK, _EXACT = 1e-4, 1e-6
-"""Largest difference that rounding may make, relative to the largest value: in single and in double precision."""
+_SINGLE_TOLERANCE, _DOUBLE_TOLERANCE = 1e-4, 1e-6
+"""Largest rounding difference, relative to the largest value, in single and in double precision."""
 
 _Chosen = list[tuple[Coupling, list[int]]]
-_Compare = Callable[[list[Removal]], Disagreement | None]
+_Compare = Callable[[list[Removal]], Mismatch | None]
 
 
-class Guard:
-    """Compares a model with what becomes of it when channels are removed.
+class CutVerifier:
+    """Compares a model with the one that results from removing channels.
 
-    Inputs vary, dropout, ReLU and normalizations over channels are out of the way, parameters that are all alike are
-    not, and layers are compared one by one, so that nothing hides a channel that has come into another one's place.
-
-    Args:
-        model: not changed; valid until it is.
-        inputs: positional arguments of one forward pass.
+    Inputs vary; dropout, ReLU and normalizations over channels are neutralized; constant parameters get different
+    values. Then every output must be equal, to rounding: those of the model and those of all layers that read removed
+    channels. What double precision can tell from single precision is checked again in double precision. The model is
+    not changed.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._inputs, self._numbers = model, inputs, whole_numbers(model)
-        self._left = variations(inputs)
+        self._model, self._inputs, self._numbers = model, inputs, vocabulary_size(model)
+        self._variations = variations(inputs)
         self._varied = ONE_SAMPLE
-        self._apart: bool | None = None  # whether one sample is enough; None: not known yet
-        self._trains: bool | None = None  # whether training mode is another thing; None: not known yet
-        self._exact: Side | None = None
-        self._quick = self._side(_single(model))
+        self._separates: bool | None = None  # whether one sample is sufficient; None: unknown
+        self._trains: bool | None = None  # whether training mode differs; None: unknown
+        self._double: Reference | None = None
+        self._single = self._reference(_comparison_dtype(model))
         self._agreed: tuple[list[Removal], nn.Module | None] = [], None
 
-    def disagreement(self, removed: Sequence[Removal]) -> Disagreement | None:
-        """How the model without these channels differs from the one that does not hear them; None: not at all.
+    def mismatch(self, removed: Sequence[Removal]) -> Mismatch | None:
+        """The difference between the pruned model and the one with these channels at zero; None if there is none.
 
         Raises:
-            CompressionError: the model does not run with the inputs as it is.
+            CompressionError: the unpruned model does not run with the inputs.
         """
-        found = self._compared(self._quick, removed) if removed else None
+        found = self._compare(self._single, removed) if removed else None
         if found is None or found.error is not None or found.difference == float("inf"):
             return found
-        return self._exactly(removed, found)
+        return self._in_double_precision(removed, found)
 
     def remove(self, removed: Sequence[Removal]) -> None:
-        """Remove these channels from the model; what has been compared last is not cut again."""
+        """Remove these channels from the model, reusing the pruned copy if it was the last one compared."""
         compared, smaller = self._agreed
         if smaller is None or compared != list(removed):
             remove(self._model, removed)
         else:
-            take_over(self._model, removed, self._quick.base, smaller)
+            remove_with_copy(self._model, removed, self._single.base, smaller)
         self._agreed = [], None
 
-    def sound(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
-        """Which couplings cannot be cut together with the others, each as its root layer and a sentence why.
-
-        Args:
-            chosen: couplings and which of their channels are to go.
-        """
-        guilty: dict[str, str] = {}
+    def find_faulty(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
+        """Root layers of the couplings that cannot be pruned with the others, each with the reason."""
+        faulty: dict[str, str] = {}
         candidates = list(chosen)
-        while (found := self.disagreement(removals(candidates))) is not None:
-            compare = self.disagreement if found.error is None else partial(self._failure, training=found.training)
-            left = self._accepted([], candidates, compare, guilty)
-            if len(left) == len(candidates):  # it comes and goes
-                guilty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
+        while (found := self.mismatch(removals(candidates))) is not None:
+            compare = self.mismatch if found.error is None else partial(self._fails, training=found.training)
+            left = self._accepted([], candidates, compare, faulty)
+            if len(left) == len(candidates):  # not reproducible
+                faulty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
                 break
             candidates = left
-        return guilty
+        return faulty
 
-    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, guilty: dict[str, str]) -> _Chosen:
-        """Those that have been accepted and of the others all that can be; halves are tried where not all can."""
+    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, faulty: dict[str, str]) -> _Chosen:
+        """The accepted couplings and as many of the others as possible, found by bisection."""
         found = compare(removals([*accepted, *more])) if more else None
         if found is None:
             return [*accepted, *more]
         if len(more) == 1:
-            guilty[more[0][0].members[0]] = self._reason(found, *more[0])
+            faulty[more[0][0].members[0]] = self._reason(found, *more[0])
             return accepted
         half = len(more) // 2
-        accepted = self._accepted(accepted, more[:half], compare, guilty)
-        return self._accepted(accepted, more[half:], compare, guilty)
+        accepted = self._accepted(accepted, more[:half], compare, faulty)
+        return self._accepted(accepted, more[half:], compare, faulty)
 
-    def _reason(self, found: Disagreement, coupling: Coupling, channels: list[int]) -> str:
-        """Why these channels must stay; a difference of values is looked into."""
+    def _reason(self, found: Mismatch, coupling: Coupling, channels: list[int]) -> str:
+        """Why these channels must stay; a difference of values is traced to the channels' places."""
         if found.error is None and found.difference < float("inf"):
             removed = removals([(coupling, channels)])
             try:
-                smaller = self._quick.smaller(removed)
-                same = in_place(self._quick.base, smaller, self._quick.inputs, coupling.members, removed)
+                smaller = self._single.pruned_copy(removed)
+                same = channels_in_place(self._single.base, smaller, self._single.inputs, coupling.members, removed)
                 found = replace(found, in_place=same)
-            except Exception:  # noqa: BLE001 - a model that refuses NaN
+            except Exception:  # noqa: BLE001 - the model does not accept NaN
                 return found.sentence(coupling.members[0])
         return found.sentence(coupling.members[0])
 
-    def _failure(self, removed: Sequence[Removal], *, training: bool) -> Disagreement | None:
-        """Whether the smaller model fails; cheaper than whether it computes the same."""
-        error = self._quick.narrow(removed, [], training=training).error
-        return None if error is None else Disagreement(OUTPUTS, error=error, training=training)
+    def _fails(self, removed: Sequence[Removal], *, training: bool) -> Mismatch | None:
+        """Whether the pruned model fails to run, which is cheaper than comparing outputs."""
+        error = self._single.run_pruned(removed, [], training=training).error
+        return None if error is None else Mismatch(OUTPUTS, error=error, training=training)
 
-    def _exactly(self, removed: Sequence[Removal], found: Disagreement) -> Disagreement | None:
-        """What double precision says, where the model runs in it."""
+    def _in_double_precision(self, removed: Sequence[Removal], found: Mismatch) -> Mismatch | None:
+        """The comparison in double precision, if the model runs in it."""
         try:
-            self._exact = self._exact or self._side(torch.float64)
-            return self._compared(self._exact, removed)
-        except Exception:  # noqa: BLE001 - whatever a user's model or a device raises, single precision has spoken
+            self._double = self._double or self._reference(torch.float64)
+            return self._compare(self._double, removed)
+        except Exception:  # noqa: BLE001 - not all models and devices support it
             return found
 
-    def _side(self, dtype: torch.dtype | None) -> Side:
-        base = twin(self._model, dtype, varied=self._varied.values)
+    def _reference(self, dtype: torch.dtype | None) -> Reference:
+        base = reference_copy(self._model, dtype, varied=self._varied.values)
         inputs = varied_inputs(self._inputs, self._varied, self._numbers)
         doubled = any(tensor.dtype == torch.float64 for tensor in base.parameters())
-        return Side(base, typed(inputs, base, dtype), _EXACT if doubled else _QUICK)
+        return Reference(base, cast_inputs(inputs, base, dtype), _DOUBLE_TOLERANCE if doubled else _SINGLE_TOLERANCE)
 
-    def _compared(self, side: Side, removed: Sequence[Removal]) -> Disagreement | None:
+    def _compare(self, reference: Reference, removed: Sequence[Removal]) -> Mismatch | None:
         watched = list(dict.fromkeys(removal.name for removal in removed if removal.on_inputs))
-        narrow = side.narrow(removed, watched, noted=self._trains is None)
-        if self._apart is None:
-            self._apart = narrow.calls is not None and narrow.calls.keep_apart
-            if not self._apart:
-                return self._with_less(removed)
+        narrow = reference.run_pruned(removed, watched, noted=self._trains is None)
+        if self._separates is None:
+            self._separates = narrow.calls is not None and narrow.calls.keeps_separate
+            if not self._separates:
+                return self._retry_less_varied(removed)
         try:
-            values = side.silent_values(removed, watched)
+            values = reference.reference_values(removed, watched)
             unusable = any(bool(value.isnan().any()) for _, value in values)
         except Exception as error:
-            if not self._varied.values or side is self._exact:
+            if not self._varied.values or reference is self._double:
                 raise CompressionError(f"the model must run with its example inputs; it fails: {error}") from error
             unusable = True
-        if unusable and self._varied.values:  # the model does not take such inputs or parameters
-            return self._with_less(removed)
+        if unusable and self._varied.values:  # the model does not accept such inputs or parameters
+            return self._retry_less_varied(removed)
         if narrow.error is not None:
-            return Disagreement(OUTPUTS, error=narrow.error)
-        found = side.compared(removed, values, narrow.values) or self._in_training(side, narrow, removed, watched)
-        if found is None and side is self._quick:
+            return Mismatch(OUTPUTS, error=narrow.error)
+        found = reference.first_mismatch(removed, values, narrow.values) or self._in_training(
+            reference, narrow, removed, watched
+        )
+        if found is None and reference is self._single:
             self._agreed = list(removed), narrow.model
         return found
 
-    def _with_less(self, removed: Sequence[Removal]) -> Disagreement | None:
-        """With inputs that the model may take; copies that have run may remember others."""
-        self._varied, self._exact = next(self._left), None
-        self._quick = self._side(_single(self._model))
-        return self._compared(self._quick, removed)
+    def _retry_less_varied(self, removed: Sequence[Removal]) -> Mismatch | None:
+        """Compare again with less varied inputs, on fresh copies, as a failed run may leave state behind."""
+        self._varied, self._double = next(self._variations), None
+        self._single = self._reference(_comparison_dtype(self._model))
+        return self._compare(self._single, removed)
 
     def _in_training(
-        self, side: Side, narrow: Narrow, removed: Sequence[Removal], watched: list[str]
-    ) -> Disagreement | None:
-        """What runs in training mode only, such as auxiliary heads."""
+        self, reference: Reference, narrow: PrunedRun, removed: Sequence[Removal], watched: list[str]
+    ) -> Mismatch | None:
+        """The difference in code that runs in training mode only, such as auxiliary heads."""
         if self._trains is False:
             return None
-        training = side.narrow(removed, watched, narrow.model, noted=self._trains is None, training=True)
+        training = reference.run_pruned(removed, watched, narrow.model, noted=self._trains is None, training=True)
         if narrow.calls is not None and training.calls is not None and training.calls.same_as(narrow.calls):
             self._trains = False
             return None
         try:
-            values = side.silent_values(removed, watched, training=True)
-        except Exception:  # noqa: BLE001 - whatever a user's model raises: it need not train with such inputs
+            values = reference.reference_values(removed, watched, training=True)
+        except Exception:  # noqa: BLE001 - the model may not train with such inputs
             self._trains = False
             return None
         self._trains = True
         if training.error is not None:
-            return Disagreement(OUTPUTS, error=training.error, training=True)
-        found = side.compared(removed, values, training.values)
+            return Mismatch(OUTPUTS, error=training.error, training=True)
+        found = reference.first_mismatch(removed, values, training.values)
         return None if found is None else replace(found, training=True)
 
 
-def _single(model: nn.Module) -> torch.dtype | None:
-    """Single precision for what is less precise; None: as it is."""
+def _comparison_dtype(model: nn.Module) -> torch.dtype | None:
+    """Single precision for models in half precision; None: unchanged."""
     types = {parameter.dtype for parameter in model.parameters()}
     return torch.float32 if types & {torch.float16, torch.bfloat16} else None

@@ -1,6 +1,6 @@
 """Filter pruning. Filters are physically removed, so that training afterwards is faster.
 
-Sources: the importances' in `autocompress.algorithms`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
+Sources: importances in `autocompress.algorithms`; coupled layers by DepGraph, Fang et al. 2023 arXiv:2301.12900;
 `filter_pruning` and its options are NNCF's.
 """
 
@@ -12,29 +12,29 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES, layer_rates
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.layers import FILTER_TYPES, layer_rates, require_one_rate
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import removals
 from autocompress.compression.pruning.pruner import pruner_of
-from autocompress.compression.pruning.pruning_plan import Cut, Share
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
+from autocompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
 class FilterCompression:
-    """A model without some of its filters; nothing is left to finish.
+    """A model without some of its filters; `finish` has nothing to do.
 
     Attributes:
         model: the smaller model, the object that was given.
-        targets: names of the targeted layers, output layers left out.
-        layers: names of all layers whose filters could be removed, output layers left out.
+        targets: the selected layers, without output layers.
+        layers: all layers whose filters could be removed, without output layers.
         original: sizes of the uncompressed model's layers.
-        changed: names of the layers that have lost filters, counted from the uncompressed model.
-        share: what the rate is a share of, measured: parameters or MACs; None: filters.
-        left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
-        epochs: epochs of training that came before.
+        changed: layers with fewer filters than in the uncompressed model.
+        share: measures a rate of parameters or MACs; None: the rate counts filters.
+        left_alone: selected layer -> why it keeps its filters.
+        epochs: epochs of training before the ranking.
     """
 
     model: nn.Module
@@ -42,44 +42,43 @@ class FilterCompression:
     layers: tuple[str, ...]
     original: Mapping[str, LayerShape]
     changed: tuple[str, ...]
-    share: Share | None = None
+    share: ModelShare | None = None
     left_alone: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     simulated: bool = False
     converts: bool = False
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the uncompressed model's filters, parameters or MACs that are gone; see `base.Compression`."""
+        """Share of the uncompressed model's filters, parameters or MACs that were removed."""
         if self.share is not None:
             return self.share.removed(model)
         return removed_share(model, self.original, self.layers if whole_model else self.targets)
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """The model as it is; see `base.Compression`."""
+        """The model as it is."""
         return model
 
 
 class FilterCompressor:
-    """Removes the least important filters of each layer. Implements `base.Compressor`.
+    """Removes the least important filters of each layer.
 
-    Output layers keep their filters, and so do layers that share filters with one that may not lose any: an output
-    layer, a layer that no rule selects, a registered module, or one that shares a parameter with another. Where coupled
-    layers have different rates the smallest one holds.
+    Output layers keep their filters, as do layers coupled with one that may not lose any: an output layer, a layer that
+    no rule selects, a registered module, or one with a shared parameter. Coupled layers with different rates get the
+    smallest.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check the rules and the arguments against the model; see `base.Compressor`."""
+        """Check the rules and the arguments against the model."""
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
         common += ["one global ranking"] if pruner.is_global(request) else []
-        if common and len(set(rates.values())) > 1:
-            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
-            raise ConfigError(f"{' with '.join(common)} must have one rate for all layers; the rules have {found}")
+        if common:
+            require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FilterCompression:
-        """Remove filters so that each layer has its rate, counted from the uncompressed model; never adds any.
+        """Remove filters so that each layer has its rate relative to the uncompressed model; never adds any.
 
         Raises:
             ConfigError: rules or arguments that do not fit the model or each other.
@@ -89,66 +88,58 @@ class FilterCompressor:
         """
         self.check(model, request)
         original = layer_shapes(model) if request.original is None else request.original
-        share = Share.wanted(model, request)
+        share = ModelShare.requested(model, request)
         epochs = pruner_of(request).prepare(model, request)
-        with evaluating(model), requiring_gradients(model):
-            cut = Cut.of(model, request, Channels.of(model, request, original))
-            cut, changed = cut_out(cut, share)
-        layers = tuple(name for name in original if name not in cut.channels.outputs)
-        return FilterCompression(model, cut.targets, layers, original, changed, share, cut.left_alone, epochs)
+        with eval_mode(model), require_gradients(model):
+            plan = PruningPlan.of(model, request, Channels.of(model, request, original))
+            plan, changed = remove_filters(plan, share)
+        layers = tuple(name for name in original if name not in plan.channels.outputs)
+        return FilterCompression(model, plan.targets, layers, original, changed, share, plan.left_alone, epochs)
 
 
-def cut_out(cut: Cut, share: Share | None) -> tuple[Cut, tuple[str, ...]]:
-    """Remove from a cut's model what is wanted, as far as the smaller model computes what is claimed.
-
-    Args:
-        cut: what can be removed.
-        share: what its rate counts; None: filters.
+def remove_filters(plan: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:
+    """Remove filters from the plan's model, except those whose removal changes what it computes.
 
     Returns:
-        the cut without what was left alone, and the names of the layers that have lost filters, counted from the
-        uncompressed model.
+        the plan without the excluded layers, and the layers with fewer filters than in the uncompressed model.
 
     Raises:
         CompressionError: nothing has changed at a rate > 0.
     """
-    guard = Guard(cut.model, cut.request.example_inputs)
-    cut, chosen = cut.sound(share, guard)
-    guard.remove(removals(chosen))
-    changed = _narrower(cut.model, cut.channels.original)
-    if not any(name in changed for name in cut.targets) and max(cut.rates.values()) > 0:
-        raise CompressionError(_why_nothing(cut))
-    return cut, changed
+    verifier = CutVerifier(plan.model, plan.request.example_inputs)
+    plan, chosen = plan.verified(share, verifier)
+    verifier.remove(removals(chosen))
+    original, layer = plan.channels.original, plan.model.get_submodule
+    changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
+    if not any(name in changed for name in plan.targets) and max(plan.rates.values()) > 0:
+        raise CompressionError(_why_nothing(plan))
+    return plan, changed
 
 
 def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: Iterable[str]) -> float:
-    """Share in [0, 1) of the filters of these layers that are gone, all layers' filters counted alike."""
+    """Share in [0, 1) of the filters of these layers that were removed."""
     names = list(layers)
     total = sum(original[name].width for name in names)
     left = sum(layer_shape(model.get_submodule(name)).width for name in names)
     return (total - left) / total if total else 0.0
 
 
-def _why_nothing(cut: Cut) -> str:
-    rate = max(cut.rates.values())
+def _why_nothing(plan: PruningPlan) -> str:
+    rate = max(plan.rates.values())
     start = f"filter pruning must remove something at a rate > 0; at rate {rate:g} nothing can be removed: "
-    if not cut.targets:
-        return f"{start}every selected layer makes the model's output ({', '.join(cut.rates)})"
-    reasons = "; ".join(dict.fromkeys(cut.left_alone.values()))
-    if not cut.couplings and cut.left_alone.keys() - cut.channels.obstacles.keys():
+    if not plan.targets:
+        return f"{start}every selected layer makes the model's output ({', '.join(plan.rates)})"
+    reasons = "; ".join(dict.fromkeys(plan.left_alone.values()))
+    if not plan.couplings and plan.left_alone.keys() - plan.channels.obstacles.keys():
         return start + reasons
-    if not cut.couplings:
+    if not plan.couplings:
         return (
-            f"{start}every selected layer ({', '.join(cut.targets)}) shares filters with the model's output, its "
+            f"{start}every selected layer ({', '.join(plan.targets)}) shares filters with the model's output, its "
             f"input, or a layer that may not lose any{reasons and f'; {reasons}'}"
         )
-    if cut.left_alone:
+    if plan.left_alone:
         start += reasons + "; "
-    free = [(name, cut.channels.original[name].width) for coupling in cut.couplings for name in coupling.members]
+    free = [(name, plan.channels.original[name].width) for coupling in plan.couplings for name in coupling.members]
     widths = ", ".join(f"{name}: {width}" for name, width in free)
-    others = "other " if cut.left_alone else ""
+    others = "other " if plan.left_alone else ""
     return f"{start}the {others}layers are too narrow for that rate (filters: {widths})"
-
-
-def _narrower(model: nn.Module, original: Mapping[str, LayerShape]) -> tuple[str, ...]:
-    return tuple(name for name, shape in original.items() if layer_shape(model.get_submodule(name)).width < shape.width)

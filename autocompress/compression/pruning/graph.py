@@ -1,4 +1,4 @@
-"""Which channels of which layers belong together: a thin layer over torch-pruning's dependency graph.
+"""Coupled channels of layers, from torch-pruning's dependency graph.
 
 Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.12900.
 """
@@ -18,52 +18,51 @@ from autocompress.compression.layers import FILTER_TYPES, registered_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.dependency_graph import (
     SOURCES,
-    Followed,
-    require_followable,
-    traced,
-    uncalled,
+    TracingLimit,
+    build_graph,
+    require_traceable,
+    uncalled_layers,
     upstream,
 )
-from autocompress.compression.pruning.groups import Coupling, Place
+from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.errors import CompressionError
 
 
 class ChannelGraph:
-    """The dependency graph of a model; valid as long as only it changes the model.
+    """The dependency graph of a model; valid as long as nothing else changes the model.
 
     Attributes:
-        outputs: names of the layers that make the model's outputs.
+        outputs: names of the layers that produce the model's outputs.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
     """
 
     def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
-        require_followable(model)
+        require_traceable(model)
         self._original = original
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
-        self._graph, roots = traced(model, example_inputs)
-        self._followed = Followed(self._graph)
-        self._uncalled = uncalled(model, self._graph, roots)
+        self._graph, roots = build_graph(model, example_inputs)
+        self._limit = TracingLimit(self._graph)
+        self._uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
-        """All sets of filters that can be removed when only the selected layers may lose filters.
+        """All sets of filters that can be removed if only the selected layers may lose filters.
 
-        torch-pruning follows all channels of the model anew for each group that it is asked for, which takes most of
-        the time on networks with many concatenations; what it says once of whole groups is enough for any choice of
-        their channels.
+        torch-pruning traces all channels for each group, which takes most of the time in networks with many
+        concatenations; the groups over all channels of a layer suffice for any choice of channels.
 
         Returns:
-            the couplings, and for each selected layer that is in none a sentence why: first where torch-pruning fails
-            to follow the channels, then where something that belongs to them must stay.
+            the couplings, and for each selected layer in none of them the reason: first those that torch-pruning cannot
+            trace, then those coupled with something that must stay.
         """
         chosen = set(selected)
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
         visited = set[Any]()
         obstacles = {
-            name: f"{name}: its weights are used without calling it, so that its channels cannot be followed; it keeps "
+            name: f"{name}: its weights are used without calling it, so that its channels cannot be traced; it keeps "
             "its filters"
             for name in self._uncalled
             if name in chosen
@@ -80,17 +79,17 @@ class ChannelGraph:
                     found.append(self._coupling(group))
             except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
                 known = isinstance(error, CompressionError)
-                how = f"its channels cannot be followed ({type(error).__name__}: {error})"
+                how = f"its channels cannot be traced ({type(error).__name__}: {error})"
                 obstacle = str(error) if known else how
-                losing, reasons = [*losing, *self._followed.layers], failed
+                losing, reasons = [*losing, *self._limit.layers], failed
             visited.update(losing)
             if obstacle is not None:
                 names = {self._names[each] for each in losing if isinstance(each, FILTER_TYPES)}
                 reasons |= dict.fromkeys(sorted(names & chosen), f"{name}: {obstacle}; it keeps its filters")
         return found, failed, obstacles
 
-    def free(self, selected: Iterable[str]) -> frozenset[str]:
-        """Names of the layers of these that may lose filters, as far as they alone are concerned."""
+    def prunable(self, selected: Iterable[str]) -> frozenset[str]:
+        """Names of these layers that may lose filters by themselves."""
         untouchable = set(self._untouchable(set(selected)))
         return frozenset(
             self._names[layer]
@@ -99,21 +98,21 @@ class ChannelGraph:
         )
 
     @property
-    def bound(self) -> frozenset[str]:
+    def fixed(self) -> frozenset[str]:
         """Names of the modules that must keep their size."""
         return frozenset(name for module, name in self._names.items() if id(module) in self._fixed)
 
     def _group(self, layer: nn.Module) -> Any:
-        """All channels of a layer and all that belongs to them."""
+        """All channels of a layer and everything coupled with them."""
         pruner = self._graph.get_pruner_of_module(layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._followed.start()
+            self._limit.start()
             everything = list(range(pruner.get_out_channels(layer)))
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
 
     def _obstacle(self, group: Any, ignored: Iterable[nn.Module]) -> str | None:
-        """Why none of the group may go; None: it may."""
+        """Why nothing of the group may be removed; None if it may."""
         for layer in ignored:
             name = self._names[layer]
             if name in self.outputs:
@@ -132,15 +131,15 @@ class ChannelGraph:
         return None
 
     def _coupling(self, group: Any) -> Coupling:
-        """The group by names."""
+        """The group with modules by name."""
         members = tuple(self._names[layer] for layer in self._losing(group))
         least, most = (choose(members, key=lambda name: self._original[name].width) for choose in (min, max))
-        if self._original[least].width == 1 < self._original[most].width:  # a map by which channels are multiplied
+        if self._original[least].width == 1 < self._original[most].width:  # a mask that is multiplied with channels
             raise CompressionError(f"{most} shares filters with {least}, which has a single one")
         places = tuple(self._places(group))
         for place in places:
             if place.channels is not None and max(place.indices, default=0) >= place.channels:
-                raise CompressionError(f"its channels cannot be followed to {place.name}")
+                raise CompressionError(f"its channels cannot be traced to {place.name}")
         for item in group:
             layer = item.dep.target.module
             if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
@@ -149,25 +148,25 @@ class ChannelGraph:
 
     @property
     def _all_names(self) -> dict[Any, str]:
-        """Of modules, and of parameters of no layer."""
+        """Names of modules, and of parameters outside layers."""
         return {**self._names, **self._graph._param_to_name}
 
     def _loses_outputs(self, dependency: Any) -> bool:
         return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
 
-    def _places(self, group: Any) -> Iterator[Place]:
+    def _places(self, group: Any) -> Iterator[ChannelSlice]:
         names = self._all_names
         for item in group:
             target, prune = item.dep.target, item.dep.handler
-            if target.module in names:  # else an operation of the forward pass, which has nothing to remove
+            if target.module in names:  # else an operation without parameters
                 out = self._graph.is_out_channel_pruning_fn(prune)
                 has = self._graph.get_out_channels(target) if out else self._graph.get_in_channels(target)
-                yield Place(
+                yield ChannelSlice(
                     names[target.module], prune, target.pruning_dim, tuple(item.idxs), tuple(item.root_idxs), has
                 )
 
     def first_convolutions(self) -> set[str]:
-        """Names of the convolutions that no other convolution or linear layer comes before."""
+        """Names of the convolutions without another convolution or linear layer before them."""
         nodes = [node for node in self._graph.module2node.values() if isinstance(node.module, _ConvNd)]
         return {self._names[node.module] for node in nodes if not any(map(_is_layer, upstream(node.inputs)))}
 
@@ -176,8 +175,8 @@ class ChannelGraph:
         nodes = [module for module in self._graph.module2node if isinstance(module, _ConvNd) and not module.transposed]
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
 
-    def normalized(self, layers: Iterable[str]) -> dict[str, str]:
-        """For each layer the name of the BatchNorm that alone takes its output, or its own name."""
+    def batchnorm_behind(self, layers: Iterable[str]) -> dict[str, str]:
+        """For each layer the name of the BatchNorm that is the only consumer of its output, or its own name."""
         nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
         found = {}
         for name in layers:
@@ -186,14 +185,10 @@ class ChannelGraph:
             found[name] = self._names[alone] if isinstance(alone, _BatchNorm) else name
         return found
 
-    def _losing(self, group: Any) -> Iterator[nn.Module]:
-        seen = set()
-        for dependency, _ in group:
-            layer = dependency.target.module
-            if isinstance(layer, FILTER_TYPES) and self._loses_outputs(dependency):
-                if layer not in seen:
-                    yield layer
-                seen.add(layer)
+    def _losing(self, group: Any) -> list[nn.Module]:
+        """The layers that lose filters with the group, each once."""
+        losing = (item.dep.target.module for item in group if self._loses_outputs(item.dep))
+        return list(dict.fromkeys(layer for layer in losing if isinstance(layer, FILTER_TYPES)))
 
     def _channel_groups(self, group: Any) -> int:
         counts = [1]
@@ -226,7 +221,7 @@ class ChannelGraph:
         return layer.in_channels != layer.out_channels or not self._original[name].depthwise
 
     def _output_layers(self, roots: set[Any]) -> frozenset[str]:
-        """Walk back from the outputs to the nearest layers that make channels of their own."""
+        """The nearest layers, upstream of the outputs, that produce channels of their own."""
         nodes = [node for node in self._graph.module2node.values() if not node.outputs or node.grad_fn in roots]
         layers = [node for node in upstream(nodes, self._passes_on) if _is_layer(node)]
         return frozenset(self._names[node.module] for node in layers if node.module in self._names)
@@ -242,7 +237,7 @@ def _is_layer(node: Any) -> bool:
 
 
 def _fixed(model: nn.Module) -> set[int]:
-    """Ids of modules and parameters whose size must stay: shared ones, registered ones, layers that cannot be cut."""
+    """Ids of modules and parameters whose size must stay: shared, registered, or in layers that cannot be pruned."""
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
     stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
     registered = [module for module in model.modules() if isinstance(module, registered_types())]

@@ -1,4 +1,4 @@
-"""Taking channels out of a model: collected over all couplings first, then done at once, on the model or on a copy."""
+"""Coupled channels and their removal, on the model or on a copy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Removal:
-    """Channels that go from one module or one parameter.
+    """Channels to remove from one module or parameter.
 
     Attributes:
         name: dotted name of the module or parameter.
-        prune: torch-pruning's function for modules of that kind, from a module and channels to the module.
-        dimension: of the parameter, where it is one.
+        prune: torch-pruning's function for modules of that kind: (module, channels) -> module.
+        dimension: of a parameter.
         channels: ascending.
     """
 
@@ -30,36 +30,36 @@ class Removal:
 
     @property
     def on_inputs(self) -> bool:
-        """Whether a layer loses what it takes in; else what it gives, or passes on channel by channel."""
+        """Whether they are input channels of a layer; else outputs, or passed through channel by channel."""
         return self.prune.__name__ == "prune_in_channels"
 
-    def place_in(self, model: nn.Module) -> tuple[nn.Module, str]:
-        """The module that has this module or parameter, and its name there."""
+    def locate(self, model: nn.Module) -> tuple[nn.Module, str]:
+        """The parent of the module or parameter, and its name there."""
         owner, _, last = self.name.rpartition(".")
         return model.get_submodule(owner), last
 
 
 def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
-    """Take the channels out of the model that they were found in, or out of a copy of it; once only.
+    """Remove the channels from the model they were found in, or from a copy of it; once only.
 
-    Filters go first: whole rows are copied faster than parts of them, of which there are then fewer.
+    Filters go first: whole rows are copied faster, and fewer are left for the other dimension.
     """
     for removal in sorted(removed, key=lambda removal: removal.on_inputs):
-        parent, last = removal.place_in(model)
+        parent, last = removal.locate(model)
         removal.prune.__self__.pruning_dim = removal.dimension  # type: ignore[attr-defined]
         smaller = removal.prune(getattr(parent, last), list(removal.channels))
         if isinstance(smaller, nn.Parameter):
             setattr(parent, last, smaller)
 
 
-def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
-    """Remove the channels as `remove` does, but take layers that have been cut in a copy from there.
+def remove_with_copy(model: nn.Module, removed: Sequence[Removal], base: nn.Module, smaller: nn.Module) -> None:
+    """Remove the channels as `remove` does, but take pruned layers from a pruned copy.
 
     Args:
-        model: that is to become smaller.
-        removed: what goes from it.
-        base: a copy of the model, which shares parameters with it, others apart.
-        smaller: what has become of a copy of `base`.
+        model: the model to prune.
+        removed: what to remove from it.
+        base: a copy that shares parameters with the model.
+        smaller: a pruned copy of `base`.
     """
     taken = set()
     for name in dict.fromkeys(removal.name for removal in removed):
@@ -74,7 +74,7 @@ def take_over(model: nn.Module, removed: Sequence[Removal], base: nn.Module, sma
 
 
 def _is_shared(module: nn.Module, copied: nn.Module) -> bool:
-    """Whether all that a module has is parameters, the same in the copy."""
+    """Whether the module has only parameters, all shared with the copy."""
     own = [*module._parameters.values(), *module._buffers.values(), *module._modules.values()]
     return len(own) == len(module._parameters) and all(map(operator.is_, own, copied._parameters.values()))
 
@@ -83,16 +83,16 @@ _Key = tuple[str, Callable[[Any, list[int]], Any], int]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A module or parameter in which channels of a coupling lie.
+class ChannelSlice:
+    """A module or parameter that holds channels of a coupling.
 
     Attributes:
         name: its dotted name.
-        prune: torch-pruning's function that takes channels out of it.
-        dimension: of the parameter, where it is one.
-        indices: which of its channels belong to the coupling.
-        roots: the channel of the coupling's root layer that each of them goes with; None: cannot tell.
-        channels: how many it has on that side; None: cannot tell.
+        prune: torch-pruning's function that removes its channels.
+        dimension: of a parameter.
+        indices: its channels that belong to the coupling.
+        roots: the root layer's channel for each of them; None: unknown.
+        channels: number of channels on that side; None: unknown.
     """
 
     name: str
@@ -104,15 +104,15 @@ class Place:
 
     @property
     def key(self) -> _Key:
-        """Where the channels are counted: several couplings may have a share of them."""
+        """Identifies the dimension, in which several couplings may have channels."""
         return self.name, self.prune, self.dimension
 
-    def makes_width_of(self, layers: Collection[str]) -> bool:
+    def is_output_of(self, layers: Collection[str]) -> bool:
         """Whether its channels are the filters of one of these layers."""
         return self.name in layers and self.prune.__name__ == "prune_out_channels"
 
-    def going(self, roots: set[int]) -> list[int]:
-        """Its channels that go with these of the root layer."""
+    def channels_for(self, roots: set[int]) -> list[int]:
+        """Its channels that are removed with these of the root layer."""
         return [index for index, root in zip(self.indices, self.roots, strict=True) if root in roots]
 
 
@@ -121,13 +121,13 @@ class Coupling:
     """Filters that can only be removed together.
 
     Attributes:
-        places: all that loses channels with them, the root layer first.
-        members: names of the layers that lose filters with it, the root first.
-        channel_groups: channels come in that many equal parts, each of which loses the same.
-        group: torch-pruning's group over all channels of its root layer; None where another model was followed.
+        places: everything that loses channels, the root layer first.
+        members: names of the layers that lose filters, the root first.
+        channel_groups: equal parts of the channels, each of which loses the same ones.
+        group: torch-pruning's group over all channels of the root layer; None for a narrowed coupling.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[ChannelSlice, ...]
     members: tuple[str, ...]
     channel_groups: int
     group: Any = None
@@ -137,57 +137,51 @@ class Coupling:
         """Channels of the root layer."""
         return len(self.places[0].indices)
 
-    def spares_some(self, channels: Iterable[int]) -> bool:
-        """Whether nothing loses all that it has with these channels of the root layer."""
+    def leaves_some(self, channels: Iterable[int]) -> bool:
+        """Whether every place keeps some channels without these of the root layer."""
         going = set(channels)
-        return all(place.channels is None or len(place.going(going)) < place.channels for place in self.places)
+        return all(place.channels is None or len(place.channels_for(going)) < place.channels for place in self.places)
 
 
 def removals(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> list[Removal]:
-    """What goes from where with these channels of the couplings' root layers, and all that belongs to them.
+    """What to remove from where for these channels of the couplings' root layers.
 
-    A coupling of which something would lose all its channels stays whole.
+    A coupling is skipped if a place would lose all its channels.
     """
-    gone = _gone((coupling, channels) for coupling, channels in chosen if coupling.spares_some(channels))
+    gone = _removed_channels((coupling, channels) for coupling, channels in chosen if coupling.leaves_some(channels))
     return [Removal(*key, tuple(sorted(channels))) for key, channels in gone.items() if channels]
 
 
-def narrowed(couplings: Sequence[Coupling], width_of: Callable[[str], int]) -> tuple[Coupling, ...] | None:
-    """The couplings of a model that has lost channels of them, without following its channels again.
+def after_pruning(couplings: Sequence[Coupling], width_of: Callable[[str], int]) -> tuple[Coupling, ...] | None:
+    """The couplings of a pruned model, without tracing it again, given the current width of each layer.
 
-    Which channels went does not matter: those that are left are counted from 0.
-
-    Args:
-        couplings: of the model as it was.
-        width_of: filters that a layer has now, by its name.
-
-    Returns:
-        None where these couplings cannot have led to such widths.
+    Which channels were removed does not matter: the remaining ones are numbered from 0. None if the widths cannot
+    result from these couplings.
     """
-    lost = [(coupling, _last(coupling, width_of(coupling.members[0]))) for coupling in couplings]
-    gone = {key: sorted(channels) for key, channels in _gone(lost).items()}
-    found = tuple(_without(coupling, sorted(channels), gone) for coupling, channels in lost)
-    members = (place for coupling in found for place in coupling.places if place.makes_width_of(coupling.members))
+    lost = [(coupling, _last_channels(coupling, width_of(coupling.members[0]))) for coupling in couplings]
+    gone = {key: sorted(channels) for key, channels in _removed_channels(lost).items()}
+    found = tuple(_remaining_coupling(coupling, sorted(channels), gone) for coupling, channels in lost)
+    members = (place for coupling in found for place in coupling.places if place.is_output_of(coupling.members))
     return found if all(place.channels == width_of(place.name) for place in members) else None
 
 
-def _gone(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> dict[_Key, set[int]]:
+def _removed_channels(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> dict[_Key, set[int]]:
     gone: dict[_Key, set[int]] = defaultdict(set)
     for coupling, channels in chosen:
         going = set(channels)
         for place in coupling.places:
-            gone[place.key].update(place.going(going))
+            gone[place.key].update(place.channels_for(going))
     return gone
 
 
-def _last(coupling: Coupling, width: int) -> list[int]:
-    """The last channels of each part, so many that a width is left."""
+def _last_channels(coupling: Coupling, width: int) -> list[int]:
+    """The last channels of each part, so that a width remains."""
     parts, per_part = coupling.channel_groups, coupling.width // coupling.channel_groups
     left = max(0, width // parts)
     return [part * per_part + channel for part in range(parts) for channel in range(left, per_part)]
 
 
-def _without(coupling: Coupling, lost: list[int], gone: Mapping[_Key, list[int]]) -> Coupling:
+def _remaining_coupling(coupling: Coupling, lost: list[int], gone: Mapping[_Key, list[int]]) -> Coupling:
     going = set(lost)
     places = []
     for place in coupling.places:

@@ -1,4 +1,4 @@
-"""How much each filter matters: scores per channel of a coupling, higher is more important."""
+"""Importance of filters: scores per channel of a coupling, higher is more important."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
+from autocompress.compression.pruning.dependency_graph import upstream
 from autocompress.compression.pruning.groups import Coupling
-
-Importance = Callable[[Coupling], "torch.Tensor | None"]
-"""From a coupling to one score per channel of its root layer; None: cannot tell."""
+from autocompress.compression.pruning.pruner import Importance
 
 LayerScore = Callable[[nn.Module], "torch.Tensor"]
 """From a layer to one score per filter."""
@@ -23,12 +22,7 @@ _ROWS = 1024
 
 
 class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
-    """Scores of single layers, each of mean size 1, averaged over the layers that lose filters together.
-
-    Args:
-        score: one score per filter of a layer.
-        layers: those that may lose filters, by name.
-    """
+    """Scores of single layers, normalized to mean size 1 and averaged over the layers that lose filters together."""
 
     def __init__(self, score: LayerScore, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -39,7 +33,7 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
         """One score per channel of the coupling's root."""
         scores, roots = [], []
         for place in coupling.places:
-            if place.makes_width_of(self._layers):
+            if place.is_output_of(self._layers):
                 found = self._score(self._layers[place.name])[list(place.indices)].float()
                 scores.append(found / found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(place.roots)
@@ -49,15 +43,12 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
 
 
 class ScaleImportance:
-    """Size of BatchNorm's scales, in couplings without BatchNorm the l2 norm of the filters.
+    """Absolute scales of BatchNorm; in couplings without BatchNorm the l2 norm of the filters.
 
-    Of several norms in a row, as about a depthwise convolution, only the last one's scales say how large the channel is
-    where it is read; those of norms whose outputs are added are added.
+    Of several norms in a row, as about a depthwise convolution, only the last one scales the channel as it is read; the
+    scales of norms whose outputs are added are added.
 
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, arXiv:1708.06519.
-
-    Args:
-        model: whose couplings are judged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -83,24 +74,15 @@ def _scale(module: nn.Module | None) -> torch.Tensor | None:
 
 
 def _last_norms(group: Any) -> set[nn.Module]:
-    """The BatchNorm layers of a group that no other norm or layer stands between and one that reads the channels."""
+    """The BatchNorm layers of a group with no other norm or layer between them and a reader of the channels."""
     nodes = {item.dep.target for item in group if item.dep.handler.__name__ == "prune_in_channels"}
-    waiting, seen = [before for node in nodes for before in node.inputs], set()
-    found: set[nn.Module] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node.module, _BatchNorm):
-            found.add(node.module)
-        elif not isinstance(node.module, FILTER_TYPES):
-            waiting.extend(node.inputs)
-    return found
+    starts = [before for node in nodes for before in node.inputs]
+    between = upstream(starts, lambda node: not isinstance(node.module, (_BatchNorm, *FILTER_TYPES)))
+    return {node.module for node in between if isinstance(node.module, _BatchNorm)}
 
 
 def norms(p: int) -> Importance:
-    """Norm of the filters and of all that is coupled with them.
+    """Norm of the filters and of all weights coupled with them.
 
     Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710; l2 is the same with p = 2.
     """
@@ -108,28 +90,23 @@ def norms(p: int) -> Importance:
     return lambda coupling: importance(coupling.group)
 
 
-def distances(layer: nn.Module) -> torch.Tensor:
-    """Distance of each filter to all others of its layer, summed: the one nearest to the geometric median is least.
+def geometric_median_distances(layer: nn.Module) -> torch.Tensor:
+    """Sum of the distances of each filter to all others of its layer: lowest at the geometric median.
 
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv:1811.00250. torch-pruning's own version measures
     between squared weights and fails on grouped convolutions.
     """
-    return between(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
+    return distance_sums(by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float())
 
 
-def between(rows: torch.Tensor) -> torch.Tensor:
-    """Distance of each row to all others, summed."""
-    # In parts: all pairs of a wide layer at once do not fit into memory.
+def distance_sums(rows: torch.Tensor) -> torch.Tensor:
+    """Sum of the distances of each row to all others."""
+    # All pairs of a wide layer at once may not fit into memory.
     return torch.cat([torch.cdist(part, rows).sum(1) for part in torch.split(rows, _ROWS)])
 
 
-def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
-    """Scores of filters as the BatchNorm behind them scales them: what of a filter the next layer gets to see.
-
-    Args:
-        score: from one row per filter to one score per filter.
-        norms: layer -> the BatchNorm that alone takes its output, or whatever else stands there.
-    """
+def batchnorm_scaled(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.Module, nn.Module]) -> LayerScore:
+    """Scores of filters (one row each) scaled by the BatchNorm behind them, which `norms` gives for each layer."""
 
     def of(layer: nn.Module) -> torch.Tensor:
         rows = by_filter(layer, cast(torch.Tensor, layer.weight).detach()).float()
@@ -142,34 +119,27 @@ def with_norms(score: Callable[[torch.Tensor], torch.Tensor], norms: Mapping[nn.
     return of
 
 
-_NNCF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+_NNCF_IMPORTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "L1": lambda rows: rows.abs().sum(1),
     "L2": lambda rows: rows.norm(dim=1),
-    "geometric_median": between,
+    "geometric_median": distance_sums,
 }
 
 
 def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) -> Importance:
-    """NNCF's importances of filters, of what the BatchNorm behind makes of them.
+    """NNCF's importance of filters (L1, L2 or geometric_median), scaled by the BatchNorm behind them.
 
-    Args:
-        model: not changed.
-        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
-        name: L1, L2 or geometric_median.
+    `behind` maps a layer to the name of the BatchNorm that is the only consumer of its output, or its own name.
     """
     layers = supported_layers(model, FILTER_TYPES)
     scales = {layers[layer]: model.get_submodule(norm) for layer, norm in behind.items()}
-    return LayerImportance(with_norms(_NNCF[name], scales), layers)
+    return LayerImportance(batchnorm_scaled(_NNCF_IMPORTANCES[name], scales), layers)
 
 
 def comparable(coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool) -> list[float]:
-    """Scores of a coupling, ascending, such that all couplings can be ranked together.
+    """The scores of a coupling, ascending, so that all couplings can be ranked together.
 
-    Args:
-        coupling: whose they are.
-        scores: one per channel of a part.
-        estimates_loss: whether they are comparable as they are, counted for each filter that goes; else they are taken
-            relative to the coupling's mean size.
+    If they estimate the loss they are divided by the number of filters removed, else by the coupling's mean.
     """
     if estimates_loss:
         return sorted(score / len(coupling.members) for score in scores)

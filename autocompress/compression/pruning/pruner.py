@@ -1,10 +1,10 @@
-"""What kinds of pruners there are: base classes of the algorithms, without what they need torch for."""
+"""Base classes of pruning algorithms; imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from autocompress.errors import ConfigError
 from autocompress.registry import Algorithm, Argument, algorithm
@@ -16,32 +16,35 @@ if TYPE_CHECKING:
     from autocompress.compression.base import CompressionRequest, Compressor
     from autocompress.compression.pruning.graph import ChannelGraph
     from autocompress.compression.pruning.groups import Coupling
-    from autocompress.compression.pruning.importance import Importance
 
 SCOPES = (Argument("ignored_scopes", ()), Argument("target_scopes", ()), Argument("validate_scopes", True))
-"""Which parts of a model an algorithm may touch."""
+"""Options that limit the parts of a model to compress."""
 
 TRAINER = ("sparsifying_trainer", "post_compress_finetuning_trainer")
 NEEDS_TRAINING = (TRAINER, ("optimizer_factory",), ("criterion",))
 """Hooks of an algorithm that trains."""
 NEEDS_INPUTS = (("calibration_data", *TRAINER),)
-"""Hooks of an algorithm that looks at data."""
+"""Hooks of an algorithm that needs data."""
 
 EPOCHS = Argument("training_epochs", 1)
 BATCHES = Argument("training_batches", 20, minimum=1)
 ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
-"""`auto`: the non-linearity that really follows in the model."""
+"""`auto`: the non-linearity in the model."""
+
+
+Importance: TypeAlias = "Callable[[Coupling], torch.Tensor | None]"
+"""From a coupling to one score per channel of its root layer; None: unknown."""
 
 
 @dataclass(frozen=True)
 class PruningContext:
-    """What filters are ranked in.
+    """Input of a filter ranking.
 
     Attributes:
         model: not to be changed.
         request: with the algorithm's arguments and the user's module.
-        behind: layer -> name of the BatchNorm that alone takes its output, or the layer's own.
-        couplings: filters that can only be removed together: those that will be ranked.
+        behind: layer -> name of the BatchNorm that is the only consumer of its output, or the layer's own name.
+        couplings: sets of filters that can only be removed together, to be ranked.
     """
 
     model: nn.Module
@@ -51,21 +54,25 @@ class PruningContext:
 
 
 class Pruner(Algorithm):
-    """Has a sparsity that a search can move."""
+    """An algorithm with a sparsity that a search can vary."""
 
     kind = "pruner"
 
     def default_entry(self) -> dict[str, Any]:
-        """All layers at rates from 0 to 0.95."""
+        """The default search space: all layers at rates from 0 to 0.95."""
         return {"sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}, "op_types": ["default"]}
+
+    def is_global(self, request: CompressionRequest) -> bool:
+        """Whether all layers are ranked together."""
+        return bool(request.argument("mode") == "global")
 
 
 class FilterPruner(Pruner):
-    """Removes the least important filters, physically. A subclass has a name and a `score`, or an `importance`.
+    """Removes the least important filters, physically. A subclass has a name and a `score` or an `importance`.
 
     Attributes:
-        estimates_loss: whether scores estimate the loss, so that those of different layers can be compared as they are;
-            else they are taken relative to the mean of their layers.
+        estimates_loss: whether scores estimate the loss, and so can be compared between layers; else they are divided
+            by the mean of their layer.
     """
 
     WIDTHS = (
@@ -73,29 +80,29 @@ class FilterPruner(Pruner):
         Argument("rate_of", "filters", options=("filters", "parameters", "macs")),
         Argument("round_to", 1, minimum=1),
     )
-    # NNI's `dependency_aware` is what `normal` does here: layers that share channels lose the same ones.
+    # NNI's `dependency_aware` equals `normal`: layers that share channels always lose the same ones.
     MODE = Argument("mode", "normal", options=("normal", "global", "dependency_aware"))
     arguments: ClassVar[tuple[Argument, ...]] = (*WIDTHS, MODE)
     estimates_loss: ClassVar[bool] = False
 
     def compressor(self) -> Compressor:
-        """What removes filters."""
+        """The compressor that removes filters."""
         from autocompress.compression.pruning.filters import FilterCompressor
 
         return FilterCompressor()
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check that a model can be ranked by this algorithm; it is not changed.
+        """Check that the algorithm can rank a model, which is not changed.
 
         Raises:
             CompressionError: it cannot.
         """
 
     def prepare(self, model: nn.Module, request: CompressionRequest) -> int:
-        """Train or change the model before it is ranked, in place.
+        """Train or change the model in place before it is ranked.
 
         Returns:
-            the epochs that this took.
+            the number of epochs.
 
         Raises:
             ModuleError: the user's module lacks a hook that it needs.
@@ -107,23 +114,16 @@ class FilterPruner(Pruner):
         raise NotImplementedError(f"{type(self).__name__} must have score(layer) or importance(...)")
 
     def importance(self, context: PruningContext) -> Importance:
-        """How filters that can only be removed together are ranked; by default by the mean `score` of their layers.
-
-        Args:
-            context: the model, which is not to be changed, and what of it will be ranked.
+        """The function that scores coupled filters; by default the mean `score` of their layers.
 
         Raises:
-            CompressionError: the data says nothing about a coupling.
+            CompressionError: a coupling cannot be scored with the data.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         from autocompress.compression.layers import FILTER_TYPES, supported_layers
         from autocompress.compression.pruning.importance import LayerImportance
 
         return LayerImportance(self.score, supported_layers(context.model, FILTER_TYPES))
-
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether all layers are ranked together."""
-        return bool(request.argument("mode") == "global")
 
     def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
         """The layers with a rate that may lose filters."""
@@ -136,26 +136,18 @@ class WeightPruner(Pruner):
     arguments: ClassVar[tuple[Argument, ...]] = (*SCOPES, Argument("mode", "normal", options=("normal", "global")))
 
     def compressor(self) -> Compressor:
-        """What zeroes weights."""
+        """The compressor that zeroes weights."""
         from autocompress.compression.pruning.sparsity import WeightCompressor
 
         return WeightCompressor()
 
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether the weights of all layers are ranked together."""
-        return bool(request.argument("mode") == "global")
-
     def score(self, weight: torch.Tensor, request: CompressionRequest) -> torch.Tensor:
-        """The weights of a layer such that those of all layers can be ranked by magnitude together."""
+        """Weights rescaled so that those of all layers can be ranked by magnitude together."""
         return weight
 
 
 def pruner_of(request: CompressionRequest) -> FilterPruner:
-    """The filter pruner that a request names.
-
-    Raises:
-        ConfigError: it names none.
-    """
+    """The filter pruner that a request names; ConfigError if it is not one."""
     known = algorithm(request.algorithm)
     if not isinstance(known, FilterPruner):
         raise ConfigError(f"the algorithm must be a filter pruner; {request.algorithm!r} is none")

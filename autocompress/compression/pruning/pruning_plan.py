@@ -1,7 +1,8 @@
-"""Rates that are a share of the whole model's parameters or MACs."""
+"""Which filters to remove at a rate: of filters, or of the whole model's parameters or MACs."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +13,30 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES, layer_rates
 from autocompress.compression.measure import macs, parameters
-from autocompress.compression.model_state import copied
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.importance import Importance, comparable
-from autocompress.compression.pruning.pruner import PruningContext, pruner_of
-from autocompress.compression.pruning.widths import TOLERANCE, Slot, global_widths, local_widths, meet, nearer
+from autocompress.compression.pruning.importance import comparable
+from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
+from autocompress.compression.pruning.widths import (
+    TOLERANCE,
+    CouplingWidth,
+    global_widths,
+    local_widths,
+    refine_widths,
+    solve_rate,
+)
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 
 @dataclass(frozen=True)
-class Share:
-    """Parameters or MACs of the whole model as what a rate counts.
+class ModelShare:
+    """Measures a rate that counts parameters or MACs of the whole model.
 
     Attributes:
         of: "parameters" or "macs".
         total: of the uncompressed model.
-        request: its example inputs are counted with.
+        request: its example inputs are used.
     """
 
     of: str
@@ -37,8 +44,8 @@ class Share:
     request: CompressionRequest
 
     @classmethod
-    def wanted(cls, model: nn.Module, request: CompressionRequest) -> Share | None:
-        """What a request's rate counts; None: filters."""
+    def requested(cls, model: nn.Module, request: CompressionRequest) -> ModelShare | None:
+        """The share that a request's rate counts; None: filters."""
         of = str(request.argument("rate_of"))
         if of == "filters":
             return None
@@ -47,7 +54,7 @@ class Share:
         return cls(of, _counted(model, of, request), request)
 
     def removed(self, model: nn.Module) -> float:
-        """The share that is gone."""
+        """The share that was removed."""
         return 1 - _counted(model, self.of, self.request) / self.total if self.total else 0.0
 
 
@@ -59,17 +66,17 @@ _NARROWEST = 1 - 1e-9
 
 
 @dataclass(frozen=True)
-class Cut:
+class PruningPlan:
     """Filters that can be removed from a model, ranked. Valid until the model changes.
 
     Attributes:
         model: not changed yet.
-        request: what was asked.
-        channels: which of them belong together.
+        request: with rules and arguments.
+        channels: of the model.
         rates: layer -> requested rate.
         couplings: what can be removed.
-        scores: of each coupling, one per channel of a part; the lowest go first.
-        left_alone: layer -> why it keeps its filters, although a rule selects it.
+        scores: of each coupling, one per channel of a part; the lowest are removed first.
+        left_alone: selected layer -> why it keeps its filters.
     """
 
     model: nn.Module
@@ -81,13 +88,8 @@ class Cut:
     left_alone: Mapping[str, str]
 
     @classmethod
-    def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> Cut:
-        """Rank what can be removed.
-
-        Args:
-            model: its parameters require gradients where the algorithm trains.
-            request: what is asked.
-            channels: of the model.
+    def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> PruningPlan:
+        """Rank the channels of a model, whose parameters require gradients if the algorithm trains.
 
         Raises:
             ModuleError: the user's module lacks a hook that the algorithm needs.
@@ -105,12 +107,8 @@ class Cut:
         couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
         return cls(model, request, channels, rates, couplings, ranked, left_alone)
 
-    def without(self, reasons: Mapping[str, str]) -> Cut:
-        """The cut that leaves couplings alone.
-
-        Args:
-            reasons: root layer of a coupling -> why.
-        """
+    def without(self, reasons: Mapping[str, str]) -> PruningPlan:
+        """Without couplings, given as their root layers with the reasons."""
         left_alone = dict(self.left_alone)
         for coupling in self.couplings:
             if coupling.members[0] in reasons:
@@ -123,59 +121,49 @@ class Cut:
             left_alone=left_alone,
         )
 
-    def sound(self, share: Share | None, guard: Guard | None = None) -> tuple[Cut, list[tuple[Coupling, list[int]]]]:
-        """What is to go at the requested rates, compared with the model that does not hear it.
-
-        Args:
-            share: what the rates count; None: filters.
-            guard: of the model; None: one for this only.
+    def verified(
+        self, share: ModelShare | None, verifier: CutVerifier | None = None
+    ) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
+        """What to remove at the requested rates, verified against the reference model.
 
         Returns:
-            the cut without the couplings that cannot be removed rightly, and what it removes.
+            the plan without the couplings that cannot be removed correctly, and the channels to remove.
 
         Raises:
-            CompressionError: the share is beyond what can be removed.
+            CompressionError: the share cannot be reached.
         """
-        cut, guard = self, guard or Guard(self.model, self.request.example_inputs)
+        plan, verifier = self, verifier or CutVerifier(self.model, self.request.example_inputs)
         while True:
-            chosen = cut.chosen(cut.wanted(share))
-            if guard.disagreement(removals(chosen)) is None:
-                return cut, chosen
-            if cut.channels.tried:
-                guilty = guard.sound(chosen)
-                if not guilty:
-                    return cut, chosen
-                cut = cut.without(guilty)
+            chosen = plan.channels_to_remove(plan.remaining_for(share))
+            if verifier.mismatch(removals(chosen)) is None:
+                return plan, chosen
+            if plan.channels.is_verified:
+                faulty = verifier.find_faulty(chosen)
+                if not faulty:
+                    return plan, chosen
+                plan = plan.without(faulty)
             else:
-                cut = Cut.of(self.model, self.request, cut.channels.proven(self.model, self.request))
+                plan = PruningPlan.of(self.model, self.request, plan.channels.with_verified(self.model, self.request))
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the layers with a rate, output layers left out."""
+        """Names of the layers with a rate, without output layers."""
         return tuple(name for name in self.rates if name not in self.channels.outputs)
 
-    def chosen(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
-        """The couplings that lose channels so that so many stay, with those that go."""
+    def channels_to_remove(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
+        """The couplings that lose channels, with the channels to remove, so that so many remain."""
         return [
             (coupling, _least_important(coupling, scores, coupling.width - count))
             for coupling, count, scores in zip(self.couplings, kept, self.scores, strict=True)
             if count < coupling.width
         ]
 
-    def wanted(self, share: Share | None) -> list[int]:
-        """Channels that stay of each coupling at the requested rates, which count filters or a share of the model.
+    def remaining_for(self, share: ModelShare | None) -> list[int]:
+        """Channels that remain of each coupling at the requested rates, which count filters or a share of the model."""
+        return self.remaining_at() if share is None else self.remaining_for_share(share)
 
-        Raises:
-            CompressionError: the share is beyond what can be removed.
-        """
-        return self.kept() if share is None else self.kept_for(share)
-
-    def kept(self, width: float | None = None) -> list[int]:
-        """Channels that stay of each coupling.
-
-        Args:
-            width: one rate for all, instead of the requested ones.
-        """
+    def remaining_at(self, width: float | None = None) -> list[int]:
+        """Channels that remain of each coupling, at one width rate for all or at the requested ones."""
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
         pruner = pruner_of(self.request)
         if pruner.is_global(self.request):
@@ -184,35 +172,35 @@ class Cut:
             return global_widths(slots, ranked, round_to)
         return local_widths(slots, round_to, staggered=width is not None)
 
-    def kept_for(self, share: Share) -> list[int]:
-        """Channels that stay of each coupling so that the requested share of parameters or MACs is gone.
+    def remaining_for_share(self, share: ModelShare) -> list[int]:
+        """Channels that remain of each coupling so that the requested share of parameters or MACs is removed.
 
-        One width rate for all layers; single layers are a step wider or narrower where that is too coarse.
+        One width rate for all layers; single layers are a step wider or narrower if that is too coarse.
 
         Raises:
-            CompressionError: the share is beyond what can be removed.
+            CompressionError: the share cannot be reached.
         """
         target, found = max(self.rates.values()), dict[tuple[int, ...], float]()
 
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
-                probe = copied(self.model)
-                remove(probe, removals(self.chosen(kept)))
+                probe = copy.deepcopy(self.model)
+                remove(probe, removals(self.channels_to_remove(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]
 
-        most = removed(self.kept(_NARROWEST))
+        most = removed(self.remaining_at(_NARROWEST))
         if self.couplings and most < target - TOLERANCE:
             raise CompressionError(
-                f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer as narrow as can be "
+                f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer at its minimum width "
                 f"{most:.3g} are removed"
             )
-        kept = self.kept(meet(target, lambda width: removed(self.kept(width))))
-        return nearer(kept, self._slots(target), target, removed, int(self.request.argument("round_to")))
+        kept = self.remaining_at(solve_rate(target, lambda width: removed(self.remaining_at(width))))
+        return refine_widths(kept, self._slots(target), target, removed, int(self.request.argument("round_to")))
 
-    def _slots(self, width: float | None) -> list[Slot]:
+    def _slots(self, width: float | None) -> list[CouplingWidth]:
         return [
-            Slot(
+            CouplingWidth(
                 width=coupling.width,
                 original=self.channels.original[coupling.members[0]].width,
                 parts=coupling.channel_groups,
@@ -224,22 +212,17 @@ class Cut:
 
 
 def _scores(coupling: Coupling, importance: Importance) -> list[float]:
-    """One score per channel of a part.
-
-    Raises:
-        CompressionError: there are none.
-        ModuleError: a hook that the algorithm needs gives something unusable.
-    """
+    """One score per channel of a part; CompressionError if there are none."""
     parts = coupling.channel_groups
     if coupling.width % parts:
         raise CompressionError(
-            f"its {coupling.width} channels do not come in the {parts} equal groups of what is behind"
+            f"its {coupling.width} channels do not come in the {parts} equal groups of the layers behind it"
         )
     try:
         scores = importance(coupling)
     except AutoCompressError:
         raise
-    except Exception as error:  # torch-pruning's, on layers that it does not know
+    except Exception as error:  # raised by torch-pruning for unsupported layers
         raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
     if scores is None:
         raise CompressionError("its filters cannot be ranked")

@@ -1,4 +1,4 @@
-"""What a forward pass calls: whether two passes do the same, and whether samples and positions stay apart in one."""
+"""Record of the calls in a forward pass: are two passes equal, and do samples and positions stay separate."""
 
 from __future__ import annotations
 
@@ -10,62 +10,56 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import tensors
+from autocompress.compression.model_state import flatten_tensors
 
 
-class Calls:
-    """The functions of PyTorch that a forward pass calls, in order, each with what it is given and where that is from.
+class CallRecord:
+    """The PyTorch functions called in a forward pass, in order, with their arguments and where these come from.
 
-    Two passes with equal calls compute the same from their parameters and inputs, whatever mode they were in.
-
-    Args:
-        model: that runs.
-        inputs: positional arguments of the pass.
+    Two passes with equal calls compute the same from their parameters and inputs, in whatever mode.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._calls: list[tuple[Any, ...]] = []
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
-        self._opaque = False  # whether something comes from where no call was seen, such as out of a scripted module
-        for number, tensor in enumerate((*model.parameters(), *model.buffers(), *tensors(inputs))):
+        self._opaque = False  # whether a tensor is of unknown origin, as from a scripted module
+        for number, tensor in enumerate((*model.parameters(), *model.buffers(), *flatten_tensors(inputs))):
             self._made[id(tensor)] = weakref.ref(tensor), number
 
-    def note(
+    def record(
         self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, *, switched: bool = True
     ) -> None:
-        """A call that has been made.
+        """Record a call, as `__torch_function__` receives it.
 
-        Args:
-            function: as `__torch_function__` has it.
-            args: positional.
-            kwargs: by name.
-            result: what it returned.
-            switched: whether its truth values and fractions, such as `training`, change what it does.
+        If not `switched`, booleans and floats, such as `training`, do not change its result and are ignored.
         """
         if function is torch.Tensor.add_ and not args[0].dim() and not args[0].is_floating_point():
-            return  # BatchNorm counts its batches
+            return  # the batch counter of BatchNorm
         given = tuple(self._described(value, switched) for value in args)
         named = tuple((name, self._described(value, switched)) for name, value in kwargs.items())
         self._calls.append((function, given, named))
-        for number, tensor in enumerate(tensors(result)):
+        for number, tensor in enumerate(flatten_tensors(result)):
             self._made[id(tensor)] = weakref.ref(tensor), -1000 * len(self._calls) - number
 
-    def end(self, answer: Any) -> None:
-        """What the pass returns."""
-        self._calls.append((None, tuple(self._described(tensor, True) for tensor in tensors(answer)), ()))
+    def record_result(self, answer: Any) -> None:
+        """Record the result of the pass."""
+        self._calls.append((None, tuple(self._described(tensor, True) for tensor in flatten_tensors(answer)), ()))
 
-    def same_as(self, other: Calls) -> bool:
-        """Whether another pass of the model surely does the same."""
+    def same_as(self, other: CallRecord) -> bool:
+        """Whether another pass of the model certainly computes the same."""
         try:
             return not self._opaque and not other._opaque and self._calls == other._calls
         except Exception:  # noqa: BLE001 - arguments of any kind, such as arrays, that are not simply equal
             return False
 
     @property
-    def keep_apart(self) -> bool:
-        """Whether nothing can bring samples or positions together, or channels elsewhere than they were."""
+    def keeps_separate(self) -> bool:
+        """Whether no call can mix samples or positions, or move channels."""
         return not self._opaque and all(
-            function in _APART or _is_apart(function, given) for function, given, _ in self._calls[:-1]
+            function in _SEPARATING
+            or (function in _OVER_IMAGES and given[1:2] == ((2, 3),))
+            or (function in _FROM_CHANNELS and given[1:] == (1,))
+            for function, given, _ in self._calls[:-1]
         )
 
     def _described(self, value: Any, switched: bool) -> Any:
@@ -80,11 +74,6 @@ class Calls:
         return value if switched or not isinstance(value, bool | float) else None
 
 
-def _is_apart(function: Any, given: tuple[Any, ...]) -> bool:
-    """Whether dimensions are as in networks of convolutions."""
-    return (function in _OVER_IMAGES and given[1:2] == ((2, 3),)) or (function in _FROM_CHANNELS and given[1:] == (1,))
-
-
 _OVER_IMAGES = frozenset((torch.mean, torch.Tensor.mean))
 _FROM_CHANNELS = frozenset((torch.flatten, torch.Tensor.flatten, torch.cat, torch.concat))
 _NAMES = (
@@ -97,6 +86,6 @@ _NAMES = (
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "dim"),
 )
-_APART = frozenset(
+_SEPARATING = frozenset(
     getattr(place, name) for name in _NAMES for place in (functional, torch, torch.Tensor) if hasattr(place, name)
 )

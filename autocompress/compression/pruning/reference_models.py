@@ -1,7 +1,8 @@
-"""Inputs that show more of what a model does than its example inputs: with noise, and with sizes that hide nothing."""
+"""Reference models and varied inputs for checking a cut."""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.model_state import copied, device_of, mapped, moved, tensors
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
 _LONGER = 4
-"""What a size of 1 becomes: masks may leave out half of it."""
+"""Size that replaces 1; masks may remove half of it."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Variation:
     """How inputs differ from the example inputs.
 
     Attributes:
-        samples: how many of them; None: as many as there are.
-        longer: dimensions that have size 1 and get a larger one.
-        masks: whether truth values and tensors of zeros and ones become others.
-        numbers: whether other whole numbers do.
-        values: whether noise is added to floating point numbers; if not, nothing of the above.
+        samples: number of samples; None: unchanged.
+        longer: dimensions of size 1 that get a larger size.
+        masks: whether booleans and tensors of zeros and ones get other values.
+        numbers: whether other integers get other values.
+        values: whether noise is added to floating point values; if not, only sizes change.
     """
 
     samples: int | None = None
@@ -41,16 +42,15 @@ class Variation:
 
 
 ONE_SAMPLE = Variation(samples=1)
-"""Enough where samples and positions stay apart."""
+"""Sufficient for models that keep samples and positions separate."""
 
 
 def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
-    """From what shows most of any model to what every model takes, which is the example inputs.
+    """Variations from the most informative one to the unchanged example inputs, which every model accepts.
 
-    What a single sample, token or pixel goes through may be another thing for several, such as a permutation or
-    attention. Only sizes of the inputs are tried, not those of a single pixel that becomes of them.
+    A single sample, token or pixel may be processed differently from several, as by a permutation or attention.
     """
-    given = tensors(inputs)
+    given = flatten_tensors(inputs)
     ones = sorted({place for tensor in given for place, size in enumerate(tensor.shape) if place and size == 1})
     several = [tuple(ones)] if len(ones) > 1 else []
     yield from (Variation(2, longer) for longer in (*several, *((one,) for one in ones), ()))
@@ -61,15 +61,9 @@ def variations(inputs: tuple[Any, ...]) -> Iterator[Variation]:
 
 
 def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -> tuple[Any, ...]:
-    """Inputs about which nothing is symmetric, as far as the variation has it.
-
-    Args:
-        inputs: positional arguments of one forward pass.
-        variation: what changes.
-        numbers: whole numbers become others below this.
-    """
+    """Inputs without symmetry, as far as the variation allows; integers are below `numbers`."""
     generator = torch.Generator().manual_seed(_SEED)
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim() > 0}
+    sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
     alike = len(sizes) == 1 and sizes != {0}
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
@@ -79,12 +73,12 @@ def varied_inputs(inputs: tuple[Any, ...], variation: Variation, numbers: int) -
         if not tensor.is_floating_point():
             is_mask = tensor.dtype == torch.bool or (tensor.numel() > 1 and int(tensor.max()) <= 1 < numbers - 1)
             varies = tensor.dim() > 0 and variation.numbers and (variation.masks or not is_mask)
-            return _others(tensor, 2 if is_mask else numbers, generator) if varies else tensor
+            return _random_integers(tensor, 2 if is_mask else numbers, generator) if varies else tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         size = tensor.float().std() if tensor.numel() > 1 else torch.zeros(())
         return tensor + noise * (size.to(tensor) if size > 0 else 1)
 
-    return mapped(inputs, change)  # type: ignore[no-any-return]
+    return map_tensors(inputs, change)  # type: ignore[no-any-return]
 
 
 def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torch.Tensor:
@@ -97,68 +91,66 @@ def _resized(tensor: torch.Tensor, variation: Variation, *, alike: bool) -> torc
     return tensor
 
 
-def _others(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
+def _random_integers(tensor: torch.Tensor, numbers: int, generator: torch.Generator) -> torch.Tensor:
     drawn = torch.randint(numbers, tensor.shape, generator=generator)
-    for place in range(min(2, drawn.shape[-1])):  # a mask of one kind only would hide all
+    for place in range(min(2, drawn.shape[-1])):  # a constant mask would hide everything
         drawn[..., place] = place
     return (drawn % 2 == 0 if tensor.dtype == torch.bool else drawn).to(tensor.device, tensor.dtype)
 
 
-def whole_numbers(model: nn.Module) -> int:
-    """How many whole numbers from 0 a model may be given: those that its smallest embedding has rows for."""
+def vocabulary_size(model: nn.Module) -> int:
+    """The number of integers, from 0, that are valid inputs: the rows of the smallest embedding."""
     sizes = [len(table.weight) for table in model.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
     return min(sizes, default=2)
 
 
-def typed(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
-    """The inputs on the model's device, their floating point numbers of that type."""
-    moved_ones = moved(inputs, device_of(model))
-    if dtype is None:
-        return moved_ones  # type: ignore[no-any-return]
-    return mapped(  # type: ignore[no-any-return]
-        moved_ones, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
-    )
+def cast_inputs(inputs: tuple[Any, ...], model: nn.Module, dtype: torch.dtype | None) -> tuple[Any, ...]:
+    """The inputs on the model's device, floating point tensors with that type."""
+    device = device_of(model)
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return map_tensors(inputs, cast)  # type: ignore[no-any-return]
 
 
 _PROBED = 8
 
 
-def twin(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
-    """A copy that shares the parameters of PyTorch's layers, where nothing about them changes.
+def reference_copy(model: nn.Module, dtype: torch.dtype | None = None, *, varied: bool = False) -> nn.Module:
+    """A copy that shares unchanged parameters of PyTorch's layers; running it does not change the model.
 
     Args:
-        model: not changed, also when the copy is run in training mode.
-        dtype: of the copy's floating point numbers; None: as they are.
-        varied: fill parameters and buffers whose values are all the same, as fresh ones are, with different ones, and
-            parameters of a single zero with another number: else it cannot be seen which channel they belong to, or
-            nothing behind them.
+        model: not changed.
+        dtype: floating point type of the copy; None: unchanged.
+        varied: fill constant parameters and buffers with different values, and single zeros with another number;
+            otherwise their channels are indistinguishable, or a closed gate hides everything behind it.
     """
     generator, memo = torch.Generator().manual_seed(_SEED), dict[int, Any]()
     for module in model.modules():
         shares = type(module).__module__.startswith("torch.nn.")
-        for parameter in module._parameters.values():
-            if parameter is not None and id(parameter) not in memo:
-                changed = _changed(parameter.detach(), dtype, generator if varied else None)
-                if changed is not None or not shares:
-                    value = parameter.detach().clone() if changed is None else changed
-                    memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-                else:
-                    memo[id(parameter)] = parameter
-        for buffer in module._buffers.values():
-            if buffer is not None and id(buffer) not in memo:
-                changed = _changed(buffer.detach(), dtype, generator if varied and buffer.numel() > 1 else None)
-                memo[id(buffer)] = buffer.detach().clone() if changed is None else changed
-    return copied(model, memo)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None or id(tensor) in memo:
+                continue
+            learned = isinstance(tensor, nn.Parameter)
+            vary = varied and (learned or tensor.numel() > 1)
+            value = _varied(tensor.detach(), dtype, generator if vary else None)
+            if value is None and learned and shares:
+                memo[id(tensor)] = tensor
+            else:
+                value = tensor.detach().clone() if value is None else value
+                memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if learned else value
+    return copy.deepcopy(model, memo)
 
 
-def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
-    """The tensor in another type or with other values; None: it stays as it is."""
+def _varied(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:
+    """The tensor with another type or other values; None if unchanged."""
     if not tensor.is_floating_point():
         return None
     wanted = dtype or tensor.dtype
     if generator is not None and _is_constant(tensor):
         values = torch.rand(tensor.shape, generator=generator) + 0.5
-        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: of either sign, and small where many
+        if tensor.dim() > 1 and tensor.numel() > 1:  # weights of a layer: both signs, scaled by fan-in
             values = (values - 1) * 2 / (tensor.numel() / tensor.shape[0]) ** 0.5
         return values.to(tensor.device, wanted)
     return None if wanted == tensor.dtype else tensor.to(wanted)
@@ -166,59 +158,59 @@ def _changed(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.G
 
 def _is_constant(tensor: torch.Tensor) -> bool:
     flat = tensor.reshape(-1)
-    if flat.numel() == 1:  # a gate that is still shut, behind which nothing shows
+    if flat.numel() == 1:  # a closed gate, which hides everything behind it
         return not bool(flat[0])
     return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:_PROBED], flat))
 
 
 @contextmanager
-def silenced(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
-    """Inside the block no layer of the model hears the removed channels: they are zero where it takes them in.
+def zero_channels(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
+    """Zero the removed channels at the inputs of the layers that read them, and in parameters outside layers.
 
-    That is what removing them claims, whatever non-linearity they come through. Parameters of no layer, which scale or
-    shift channels, are zero there too.
+    That is equivalent to removing them, whatever non-linearity comes in between.
     """
     handles, replaced = [], []
     for removal in removed:
-        parent, last = removal.place_in(model)
+        parent, last = removal.locate(model)
         place = getattr(parent, last)
         if isinstance(place, nn.Parameter):
             replaced.append((parent, last, place))
             index = torch.tensor(removal.channels, device=place.device)
             setattr(parent, last, nn.Parameter(place.detach().index_fill(removal.dimension, index, 0)))
         elif removal.on_inputs:
-            handles.append(place.register_forward_pre_hook(_silencer(place, removal.channels), with_kwargs=True))
+            handles.append(place.register_forward_pre_hook(_zeroing_hook(place, removal.channels), with_kwargs=True))
     try:
-        yield
+        with temporary_hooks(handles):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for parent, last, parameter in reversed(replaced):
             setattr(parent, last, parameter)
 
 
 def channel_dimension(layer: nn.Module) -> int:
-    """Where a layer's inputs and outputs have their channels."""
+    """Index of the channel dimension in a layer's inputs and outputs."""
     return -1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
 
 
-def _silencer(layer: nn.Module, channels: tuple[int, ...]) -> Any:
+def _zeroing_hook(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     dimension = channel_dimension(layer)
 
-    def silent(tensor: torch.Tensor) -> torch.Tensor:
+    def zeroed(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.index_fill(dimension, torch.tensor(channels, device=tensor.device), 0)
 
-    def silence(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if arguments:
-            return (silent(arguments[0]), *arguments[1:]), keywords
+            return (zeroed(arguments[0]), *arguments[1:]), keywords
         name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
-        return (), {**keywords, name: silent(keywords[name])}
+        return (), {**keywords, name: zeroed(keywords[name])}
 
-    return silence
+    return hook
 
 
-def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str) -> torch.Tensor:
-    """What of a layer's output the smaller model has too."""
+def remaining_channels(
+    output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, ...]], name: str
+) -> torch.Tensor:
+    """The part of a layer's output that the smaller model has as well."""
     lost = set(gone.get(name, ()))
     if not lost:
         return output
@@ -228,8 +220,8 @@ def kept(output: torch.Tensor, layer: nn.Module, gone: Mapping[str, tuple[int, .
 
 
 @contextmanager
-def same_chance(device: torch.device) -> Iterator[None]:
-    """The same random numbers each time, and those of everything else as if none had been drawn."""
+def fixed_seeds(device: torch.device) -> Iterator[None]:
+    """Fix the seeds of all random number generators inside the block and restore their states after it."""
     cuda = device.type == "cuda"
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if cuda else []):

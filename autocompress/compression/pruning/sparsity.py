@@ -18,22 +18,18 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import layer_rates, supported_layers, weight_types
+from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
 from autocompress.compression.model_state import tied_parameters
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.pruner import WeightPruner
-from autocompress.errors import CompressionError, ConfigError
+from autocompress.errors import CompressionError
 from autocompress.registry import algorithm
 
 _TINY = torch.finfo(torch.float32).tiny
 
 
 class Mask(WeightTransform):
-    """Parametrization that holds weights at zero through training.
-
-    Attributes:
-        pruned: True where the weight is zero; a buffer of the weight's shape.
-    """
+    """Parametrization that keeps weights at zero during training; `pruned` is True where the weight is zero."""
 
     pruned: torch.Tensor
 
@@ -48,13 +44,7 @@ class Mask(WeightTransform):
 
 @dataclass(frozen=True)
 class LevelCompression:
-    """A model with masks on its weights.
-
-    Attributes:
-        model: the masked model, the object that was given.
-        targets: names of the masked layers.
-        layers: names of all layers whose weights could be zeroed.
-    """
+    """A model with masks on the weights of `targets`; `layers` are all that could have one."""
 
     model: nn.Module
     targets: tuple[str, ...]
@@ -64,35 +54,32 @@ class LevelCompression:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of weights that are zero; see `base.Compression`."""
+        """Share of weights that are zero."""
         return zero_share(model, self.layers if whole_model else self.targets)
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Write the zeros into the weights and take the masks off; see `base.Compression`."""
-        return fold(model)
+        """Write the zeros into the weights and remove the masks."""
+        return fold_parametrizations(model)
 
 
 class WeightCompressor:
-    """Zeroes the smallest weights. Implements `base.Compressor`."""
+    """Zeroes the smallest weights."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check the rules against the model; see `base.Compressor`."""
+        """Check the rules against the model."""
         rates = self._rates(model, request)
         require_plain_weights(model, rates)
-        if _pruner(request).is_global(request) and len(set(rates.values())) > 1:
-            found = ", ".join(f"{rate:g}" for rate in sorted(set(rates.values())))
-            raise ConfigError(f"one global ranking must have one rate for all layers; the rules have {found}")
+        if _pruner(request).is_global(request):
+            require_one_rate(rates, "one global ranking")
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
-        """Mask exactly the nearest number of weights to the rate, of each layer or of all together.
+        """Mask the number of weights nearest to the rate, of each layer or of all together.
 
-        Ties go to the first in memory. A model that has zeros already (from a lower rate) keeps them, as they are the
-        smallest.
+        Of equal weights the first in memory are masked. Zeros from a lower rate stay, as they are the smallest.
 
         Raises:
             ConfigError: rules that do not fit the model, or several rates in one global ranking.
-            CompressionError: nothing would change at a rate > 0; a weight is shared or parametrized in a way a mask
-                cannot hold.
+            CompressionError: nothing would change at a rate > 0; a shared or parametrized weight cannot have a mask.
         """
         rates, pruned = self._rates(model, request), self.masks(model, request)
         if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
@@ -107,11 +94,7 @@ class WeightCompressor:
         return LevelCompression(model, tuple(rates), layers)
 
     def masks(self, model: nn.Module, request: CompressionRequest) -> dict[str, torch.Tensor]:
-        """Layer -> where its weight would be zero; the model is not changed.
-
-        Raises:
-            ConfigError, CompressionError: as `check`.
-        """
+        """Layer -> which of its weights would be zero; checks the request and does not change the model."""
         self.check(model, request)
         return _masks(model, self._rates(model, request), request)
 
@@ -140,7 +123,7 @@ def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionReq
 
 
 def normed(weight: torch.Tensor) -> torch.Tensor:
-    """NNCF's importance of weights: relative to the layer's norm, so that different layers can be ranked together."""
+    """NNCF's importance of weights: divided by the layer's norm, so that different layers can be ranked together."""
     norm: torch.Tensor = torch.linalg.vector_norm(weight.float())
     return weight.float().div(norm.clamp_min(_TINY))
 
@@ -158,7 +141,7 @@ def smallest(weight: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def zero_share(model: nn.Module, layers: Iterable[str]) -> float:
-    """Share in [0, 1] of the weights of these layers that are exactly zero, all layers' weights counted alike."""
+    """Share in [0, 1] of the weights of these layers that are exactly zero."""
     weights = [_weight(model, name) for name in layers]
     total = sum(weight.numel() for weight in weights)
     return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
@@ -169,15 +152,15 @@ def _weight(model: nn.Module, name: str) -> torch.Tensor:
 
 
 def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Check that weights can be compressed by our parametrizations.
+    """Check that weights can have our parametrizations.
 
     Args:
         model: not changed.
-        settings: layer -> what is done to its weight; None: nothing.
+        settings: layer -> setting of its weight; None: it is not compressed.
 
     Raises:
-        CompressionError: a registered module has no weight; somebody else's parametrization is on one; or one is shared
-            by layers with different settings.
+        CompressionError: a registered module has no weight; a weight has a foreign parametrization, or is shared by
+            layers with different settings.
     """
     for name in [name for name, setting in settings.items() if setting is not None]:
         layer = model.get_submodule(name)
@@ -186,7 +169,7 @@ def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None
         if any(not isinstance(step, WeightTransform) for step in transforms(layer)):
             raise CompressionError(f"a weight must be plain; {name} is parametrized: remove that or exclude the layer")
     for places in tied_parameters(model):
-        if len({settings.get(module) for module, _ in places}) > 1:  # one module would see the change, another not
+        if len({settings.get(module) for module, _ in places}) > 1:  # only some modules would see the change
             shared = ", ".join(f"{module}.{key}" for module, key in places)
             raise CompressionError(
                 f"a shared weight must have one setting in all its places; {shared} have different ones"

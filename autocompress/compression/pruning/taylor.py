@@ -1,4 +1,4 @@
-"""taylorfo: what the loss feels of each channel, where it is read."""
+"""taylorfo: first-order estimate of the loss of each channel, where it is read."""
 
 from __future__ import annotations
 
@@ -12,64 +12,56 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.pruning.consumers import Site, rows, sites
-from autocompress.compression.pruning.data_importance import module_of
-from autocompress.compression.pruning.importance import Importance
-from autocompress.compression.pruning.pruner import PruningContext
+from autocompress.compression.pruning.consumers import ReadSite, by_position, read_sites
+from autocompress.compression.pruning.data_importance import require_module
+from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.trainer_hooks import run_batches
 from autocompress.errors import CompressionError
 
 
 class Gate:
-    """A factor of 1 for each channel of a coupling at all that reads it: what the loss feels of it, sample by sample.
+    """A factor of 1 for each channel of a coupling at all its readers; its gradient is accumulated sample by sample.
 
     Attributes:
-        score: one per channel, the sum so far; None: no gradient has come by.
-
-    Args:
-        places: all that reads the channels.
-        model: in which they are.
+        score: one per channel, the sum so far; None: no gradient was received.
     """
 
-    def __init__(self, places: Sequence[Site], model: nn.Module) -> None:
+    def __init__(self, places: Sequence[ReadSite], model: nn.Module) -> None:
         self.score: torch.Tensor | None = None
-        self._felt: dict[int, torch.Tensor] = {}
+        self._products: dict[int, torch.Tensor] = {}
         for site in places:
             site.watch(model, functools.partial(self._watch, site, model.get_submodule(site.name)))
 
-    def settle(self) -> None:
-        """Count what was felt since the last time: a forward and backward pass is over."""
-        for felt in self._felt.values():
-            absolute = felt.abs().sum(0)
+    def accumulate(self) -> None:
+        """Add the gradients of a finished forward and backward pass to the score."""
+        for product in self._products.values():
+            absolute = product.abs().sum(0)
             self.score = absolute if self.score is None else self.score + absolute
-        self._felt.clear()
+        self._products.clear()
 
-    def _watch(self, site: Site, layer: nn.Module, tensor: torch.Tensor) -> None:
+    def _watch(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor) -> None:
         if tensor.requires_grad and torch.is_grad_enabled():
-            feel = functools.partial(self._feel, site, layer, tensor.detach())
-            tensor.register_hook(feel)  # type: ignore[no-untyped-call]
+            hook = functools.partial(self._add_product, site, layer, tensor.detach())
+            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _feel(self, site: Site, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
-        products = rows(layer, tensor.float() * gradient.float()).sum(1)
-        felt = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # a loss scaler tries out what overflows
-        samples = len(felt)
-        self._felt[samples] = self._felt[samples] + felt if samples in self._felt else felt
+    def _add_product(self, site: ReadSite, layer: nn.Module, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+        products = by_position(layer, tensor.float() * gradient.float()).sum(1)
+        product = site.total(products.nan_to_num(0.0, 0.0, 0.0))  # overflow of a loss scaler
+        samples = len(product)
+        self._products[samples] = self._products[samples] + product if samples in self._products else product
 
 
 def taylor(context: PruningContext) -> Importance:
-    """First-order estimate of what removing each channel costs: activation times gradient where the channel is read.
+    """First-order estimate of the loss without each channel: activation times gradient where the channel is read.
 
-    Summed over all that reads the channel and over the positions of a sample, absolute, summed over samples. Not the
-    sum over a filter of weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on
-    the filter's scale there. BatchNorm and dropout are in eval mode, as in the model that is evaluated.
+    Summed over all readers and over the positions of a sample, absolute, summed over samples. Not the sum over a filter
+    of weight times gradient: that is zero wherever BatchNorm follows, as the loss does not depend on the filter's scale
+    there. BatchNorm and dropout are in eval mode, as in the model that is evaluated.
 
     Sources: Molchanov et al. 2016, Pruning Convolutional Neural Networks for Resource Efficient Inference,
     arXiv:1611.06440; gates behind the norm: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
-    arXiv:1906.10771; one gate for all that reads a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
-
-    Args:
-        context: with the user's module.
+    arXiv:1906.10771; one gate for all readers of a channel: Liu et al. 2021, Group Fisher Pruning, arXiv:2108.00708.
 
     Returns:
         scores in the unit of the loss, comparable between couplings.
@@ -80,28 +72,28 @@ def taylor(context: PruningContext) -> Importance:
     """
     request, couplings = context.request, context.couplings
     probe = copy.deepcopy(context.model)
-    gates = {coupling.places: Gate(sites(coupling, probe, context.behind), probe) for coupling in couplings}
+    gates = {coupling.places: Gate(read_sites(coupling, probe, context.behind), probe) for coupling in couplings}
 
     def settle(*_: Any) -> None:
         for gate in gates.values():
-            gate.settle()
+            gate.accumulate()
 
     probe.register_forward_pre_hook(settle)
-    probe.register_forward_pre_hook(_as_evaluated)
-    run_batches(module_of(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
-    silent = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
-    if silent:
+    probe.register_forward_pre_hook(_disable_batch_effects)
+    run_batches(require_module(request), request.algorithm, probe, int(request.argument("training_batches")), settle)
+    unreached = [coupling.members[0] for coupling in couplings if gates[coupling.places].score is None]
+    if unreached:
         raise CompressionError(
             f"{request.algorithm} needs gradients where the outputs of the layers that it ranks are read; none arrives "
-            f"from {', '.join(silent)}; train them with gradients, exclude them, or take an algorithm that needs none, "
-            "such as l2"
+            f"from {', '.join(unreached)}; train them with gradients, exclude them, or take an algorithm that needs "
+            "none, such as l2"
         )
     scores = {places: gate.score.cpu() for places, gate in gates.items() if gate.score is not None}
     return lambda coupling: scores[coupling.places]
 
 
-def _as_evaluated(model: nn.Module, *_: Any) -> None:
-    """Whatever mode the trainer chooses: batches must not normalise each other, nor chance take channels out."""
+def _disable_batch_effects(model: nn.Module, *_: Any) -> None:
+    """In any training mode: batches must not normalize each other, nor dropout remove channels."""
     for module in model.modules():
         if isinstance(module, _BatchNorm | _DropoutNd):
             module.eval()

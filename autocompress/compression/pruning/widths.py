@@ -1,4 +1,4 @@
-"""How many filters stay: by layer, or by one ranking over all layers. Numbers only."""
+"""How many filters remain: by layer, or by one ranking over all layers. Numbers only."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 0.01
-"""How near a share of parameters or MACs is met."""
+"""Tolerance of a share of parameters or MACs."""
 
 _TRIES = 14
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Channels that are removed together, as one coupling sees them.
+class CouplingWidth:
+    """The widths of one coupling.
 
     Attributes:
-        width: channels of the coupling now.
+        width: current number of channels.
         original: channels in the uncompressed model.
-        parts: equal parts the channels come in, each of which loses the same.
-        members: layers that lose filters with it.
-        rate: share to remove, counted from the uncompressed model.
+        parts: equal parts of the channels, each of which loses the same.
+        members: number of layers that lose filters with it.
+        rate: share to remove, relative to the uncompressed model.
     """
 
     width: int
@@ -32,26 +32,23 @@ class Slot:
 
 
 def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, offset: float = 0.5) -> int:
-    """How many of a layer's filters stay: the nearest number, at least one per group, the same in each group.
+    """Number of a layer's filters that remain: the nearest one, at least one per group, the same in each group.
 
     Args:
         width: filters of the layer in the uncompressed model.
         rate: share to remove, in [0, 1).
-        groups: equal parts that the filters come in.
-        round_to: the number that stays is a multiple of it, where the layer is wide enough.
+        groups: equal parts of the filters.
+        round_to: the result is a multiple of it if the layer is wide enough.
         offset: 0.5 rounds to the nearest number, less rounds down earlier.
     """
     step = math.lcm(groups, round_to)
     return min(width, step * max(1, math.floor(round(width * (1 - rate) / step, 9) + offset)))
 
 
-def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = False) -> list[int]:
-    """Channels that stay in each slot, every slot at its own rate.
+def local_widths(slots: Sequence[CouplingWidth], round_to: int = 1, *, staggered: bool = False) -> list[int]:
+    """Channels that remain in each slot, every slot at its own rate.
 
-    Args:
-        slots: the couplings.
-        round_to: see `kept_filters`.
-        staggered: slots round at different points, so that a small change of the rate changes few of them.
+    Slots that are `staggered` round at different points, so that a small change of the rate changes few of them.
     """
     offsets = [(index + 0.5) / len(slots) if staggered else 0.5 for index in range(len(slots))]
     return [
@@ -60,12 +57,12 @@ def local_widths(slots: Sequence[Slot], round_to: int = 1, *, staggered: bool = 
     ]
 
 
-def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
-    """Channels that stay in each slot when all are ranked together, their filters counted alike.
+def global_widths(slots: Sequence[CouplingWidth], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
+    """Channels that remain in each slot when all are ranked together, at one rate, each filter counted alike.
 
     Args:
-        slots: the couplings, all at one rate.
-        scores: of each slot, one per channel of one part, ascending, comparable between slots.
+        slots: the couplings.
+        scores: for each slot, one per channel of one part, ascending, comparable between slots.
         round_to: see `kept_filters`; applied to each slot after the ranking.
     """
     wanted = sum(slot.rate * slot.original * slot.members for slot in slots)
@@ -73,30 +70,23 @@ def global_widths(slots: Sequence[Slot], scores: Sequence[Sequence[float]], roun
     steps = [
         (score, index, slot.parts * slot.members)
         for index, (slot, ranked) in enumerate(zip(slots, scores, strict=True))
-        for score in ranked[:-1]  # the best one stays
+        for score in ranked[:-1]  # at least one remains
     ]
-    removed = [0] * len(slots)
+    removed, widths = [0] * len(slots), list[int]()
     for _, index, cost in sorted(steps):
         if gone + cost / 2 > wanted:
             break
         gone += cost
         removed[index] += 1
-    return [
-        _rounded(slot, slot.width - count * slot.parts, round_to) if count else slot.width
-        for slot, count in zip(slots, removed, strict=True)
-    ]
+    for slot, count in zip(slots, removed, strict=True):
+        left = slot.width - count * slot.parts
+        rounded = kept_filters(slot.original, 1 - left / slot.original, slot.parts, round_to)
+        widths.append(min(slot.width, rounded) if count else slot.width)
+    return widths
 
 
-def meet(target: float, share: Callable[[float], float]) -> float:
-    """The width rate whose share of parameters or MACs removed is nearest to the target, by bisection.
-
-    Args:
-        target: wanted share in [0, 1).
-        share: width rate in [0, 1) -> share removed, rising.
-
-    Returns:
-        the rate of the nearest share that was seen.
-    """
+def solve_rate(target: float, share: Callable[[float], float]) -> float:
+    """The width rate in [0, 1) whose share of parameters or MACs removed is nearest to the target, by bisection."""
     low, high, rate = 0.0, 1.0 - 1e-9, 1 - math.sqrt(1 - target)
     seen: dict[float, float] = {}
     for _ in range(_TRIES):
@@ -108,22 +98,14 @@ def meet(target: float, share: Callable[[float], float]) -> float:
     return min(seen, key=lambda tried: abs(seen[tried] - target))
 
 
-def nearer(
+def refine_widths(
     widths: Sequence[int],
-    slots: Sequence[Slot],
+    slots: Sequence[CouplingWidth],
     target: float,
     share: Callable[[Sequence[int]], float],
     round_to: int = 1,
 ) -> list[int]:
-    """Make single slots a step wider or narrower as long as that brings the share nearer, until it is near enough.
-
-    Args:
-        widths: channels that stay in each slot.
-        slots: the couplings.
-        target: wanted share in [0, 1).
-        share: widths -> share removed.
-        round_to: see `kept_filters`.
-    """
+    """Make single slots a step wider or narrower while that brings the share removed nearer to the target."""
     best, gap = tuple(widths), abs(share(widths) - target)
     while gap > TOLERANCE:
         gaps = {tried: abs(share(tried) - target) for tried in _neighbours(best, slots, round_to)}
@@ -134,14 +116,10 @@ def nearer(
     return list(best)
 
 
-def _neighbours(widths: tuple[int, ...], slots: Sequence[Slot], round_to: int) -> Iterator[tuple[int, ...]]:
+def _neighbours(widths: tuple[int, ...], slots: Sequence[CouplingWidth], round_to: int) -> Iterator[tuple[int, ...]]:
     for index, (width, slot) in enumerate(zip(widths, slots, strict=True)):
         step = math.lcm(slot.parts, round_to)
         narrower, wider = step * ((width - 1) // step), min(slot.width, step * (width // step + 1))
         for other in (narrower, wider):
             if other not in (0, width):
                 yield (*widths[:index], other, *widths[index + 1 :])
-
-
-def _rounded(slot: Slot, kept: int, round_to: int) -> int:
-    return min(slot.width, kept_filters(slot.original, 1 - kept / slot.original, slot.parts, round_to))

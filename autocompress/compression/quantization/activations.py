@@ -1,4 +1,4 @@
-"""Quantizers of what goes into a layer and what comes out of it; they stay on the finished model."""
+"""Quantizers of layers' inputs and outputs, which are part of the finished model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.quantization.rounding import between
+from autocompress.compression.quantization.rounding import round_between
 from autocompress.errors import StoreError
 from autocompress.grammar import boolean, integer, mapping, record, word
 
@@ -17,19 +17,19 @@ _PLACES = {"input": "input_quantizer", "output": "output_quantizer"}
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds values to 2 ** bits levels between a lowest and a highest one.
+    """Rounds values to 2 ** bits levels in a range.
 
-    The two follow the values by a moving average in training mode, and stay in eval mode. DoReFa's fixed range of
-    [0, 1] is for networks that are trained with it from the start; a measured range is for those trained before.
+    The range follows the values by a moving average in training mode and is fixed in eval mode. DoReFa's fixed range of
+    [0, 1] suits networks trained with it from the start; a measured range suits pre-trained ones.
 
     Args:
-        bits: of each value; with one bit the two levels are the range's ends.
-        start_step: forward passes in training mode before it is switched on.
-        symmetric: whether the range is as wide below zero as above it, with zero among the levels, where values below
-            zero were seen; else it begins at zero.
+        bits: of each value; with one bit the two levels are the ends of the range.
+        start_step: forward passes in training mode before rounding starts.
+        symmetric: whether the range is as wide below zero as above it, with zero among the levels, if values below zero
+            were observed; else it begins at zero.
 
     Attributes:
-        watching: whether it lets values pass as they are, and only takes their range.
+        observe_only: whether it only observes, and passes values unchanged.
     """
 
     low: torch.Tensor
@@ -39,21 +39,21 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int, start_step: int = 0, symmetric: bool = False) -> None:
         super().__init__()
         self.bits, self.start_step, self.symmetric = bits, start_step, symmetric
-        self.watching = False
+        self.observe_only = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The rounded values, of the same shape."""
-        if self.watching:
+        if self.observe_only:
             self.observe(values)
             return values
         if self.training:
             self.observe(values)
             if self.steps <= self.start_step:
                 return values
-        return between(values, *self._range(), self.bits)
+        return round_between(values, *self._range(), self.bits)
 
     @torch.no_grad()
     def observe(self, values: torch.Tensor) -> None:
@@ -67,18 +67,18 @@ class ActivationQuantizer(nn.Module):
         if not self.symmetric:
             return self.low, self.high
         high, above = torch.maximum(self.high, -self.low), max(1, 2 ** (self.bits - 1) - 1)
-        below = -high * (2 ** (self.bits - 1) / above)  # one level more than above, as integers have it
+        below = -high * (2 ** (self.bits - 1) / above)  # one level more than above, like signed integers
         return torch.where(self.low < 0, below, torch.zeros_like(below)), high
 
     def to_dict(self) -> dict[str, int | bool]:
-        """What `attach` needs to make it again."""
+        """The arguments to recreate it."""
         return {"bits": self.bits, "start_step": self.start_step, "symmetric": self.symmetric}
 
 
 def attach(
     layer: nn.Module, quant_type: str, bits: int, start_step: int = 0, *, symmetric: bool = False
 ) -> ActivationQuantizer:
-    """Quantize what goes into a layer ("input": its first argument) or comes out of it ("output")."""
+    """Quantize a layer's first argument ("input") or its result ("output")."""
     quantizer = ActivationQuantizer(bits, start_step, symmetric)
     parameter = next(layer.parameters(), None)
     layer.add_module(_PLACES[quant_type], quantizer.to(parameter.device) if parameter is not None else quantizer)
@@ -87,7 +87,7 @@ def attach(
 
 
 def detach(layer: nn.Module) -> None:
-    """Take the quantizers off a layer again, those below it not regarded."""
+    """Remove the quantizers of a layer, without its submodules."""
     for quant_type in activation_quantizers(layer):
         delattr(layer, _PLACES[quant_type])
     for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
@@ -96,7 +96,7 @@ def detach(layer: nn.Module) -> None:
 
 
 def hook(layer: nn.Module) -> None:
-    """Let the quantizers that a layer has, and that nothing calls, be called."""
+    """Register the hooks that call the quantizers of a layer."""
     for quant_type in activation_quantizers(layer):
         _hook(layer, quant_type)
 
@@ -117,14 +117,14 @@ def activation_quantizers(layer: nn.Module) -> dict[str, ActivationQuantizer]:
 QUANTIZERS = mapping(
     word(*_PLACES), record(bits=integer(1, 32), start_step=integer(0, 1 << 53), symmetric=boolean), most=len(_PLACES)
 )
-"""Of one layer: quant type -> what `to_dict` gives."""
+"""Grammar of one layer's quantizers: quant type -> `to_dict()`."""
 
 
 def attach_described(layer: nn.Module, described: Any) -> None:
-    """Attach the quantizers that `to_dict` describes, by quant type; their ranges come with the weights.
+    """Attach the quantizers that `to_dict` described, by quant type; their ranges are loaded with the weights.
 
     Raises:
-        StoreError: the description is damaged, or the layer has something else by that name.
+        StoreError: the description is damaged, or the layer has another attribute of that name.
     """
     for quant_type, settings in QUANTIZERS(described, "quantizers").items():
         if hasattr(layer, _PLACES[quant_type]):

@@ -1,4 +1,4 @@
-"""What a quantizer's rules say of each layer."""
+"""Simulated quantization: fake quantizers on weights and activations, chosen by rules."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import matches, supported_layers, weight_types
-from autocompress.compression.model_state import device_of, evaluating, moved
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold, transforms
+from autocompress.compression.layers import match_rules, supported_layers, weight_types
+from autocompress.compression.model_state import forward_outputs, temporary_hooks
+from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.activations import ActivationQuantizer, attach
 from autocompress.compression.quantization.quantizer import Quantizer
 from autocompress.compression.quantization.rounding import WeightRounding
-from autocompress.compression.trainer_hooks import calibration_inputs, show
-from autocompress.compression.weight_storage import distinct
+from autocompress.compression.trainer_hooks import calibration_inputs, run_inputs
+from autocompress.compression.weight_storage import sorted_unique
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
 from autocompress.registry import algorithm
@@ -33,7 +33,7 @@ DEFAULT_BITS = 8
 
 @dataclass(frozen=True)
 class Precision:
-    """How one tensor of a layer is quantized. Its `quant_dtype` only numbers the levels, and changes no value.
+    """How one tensor of a layer is quantized. Its `quant_dtype` does not change values.
 
     Attributes:
         bits: of each value.
@@ -50,20 +50,20 @@ class Precision:
 def quantized_layers(
     model: nn.Module, request: CompressionRequest, types: tuple[type[nn.Module], ...], default_bits: int = DEFAULT_BITS
 ) -> dict[str, dict[str, Precision]]:
-    """What is quantized in each layer, in the model's order; later rules override earlier ones, per quant type.
+    """The precision of each layer by quant type, in the model's order; later rules override earlier ones.
 
     Args:
-        model: the model, not changed.
+        model: not changed.
         request: its rules and scopes.
-        types: the layers the quantizer can be pointed at.
-        default_bits: where a rule names none.
+        types: the layers that the quantizer supports.
+        default_bits: for rules without bits.
 
     Raises:
         ConfigError: as `layers.select_layers`.
     """
     request.scopes.check(model)
     chosen: dict[str, dict[str, Precision]] = {name: {} for name in supported_layers(model, types)}
-    for target, names in matches(model, request.targets, types):
+    for target, names in match_rules(model, request.targets, types):
         for name in names:
             _apply(target, chosen[name], default_bits)
     selected = {name: wanted for name, wanted in chosen.items() if wanted and request.scopes.allow(name)}
@@ -78,14 +78,14 @@ def _apply(target: LayerRule, wanted: dict[str, Precision], default_bits: int) -
             wanted.pop(quant_type, None)
         else:
             wanted[quant_type] = Precision(
-                bits=int(_of(target.quant, "quant_bits", quant_type, default_bits)),
-                scheme=_of(target.quant, "quant_scheme", quant_type, None),
-                start_step=int(_of(target.quant, "quant_start_step", quant_type, 0)),
+                bits=int(_setting(target.quant, "quant_bits", quant_type, default_bits)),
+                scheme=_setting(target.quant, "quant_scheme", quant_type, None),
+                start_step=int(_setting(target.quant, "quant_start_step", quant_type, 0)),
             )
 
 
-def _of(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
-    """A variable of a quant type: given for it, or for all."""
+def _setting(variables: Mapping[str, Any], name: str, quant_type: str, default: Any) -> Any:
+    """A setting of a quant type: given for it, or for all."""
     value = variables.get(name, default)
     return value.get(quant_type, default) if isinstance(value, Mapping) else value
 
@@ -94,13 +94,7 @@ FLOAT_BITS = 32
 
 
 class RoundedWeight(WeightTransform):
-    """Parametrization that rounds a weight.
-
-    Args:
-        round_weight: the rounding.
-        bits: of each value.
-        start_step: uses in training mode before it is switched on.
-    """
+    """Parametrization that rounds a weight after `start_step` uses in training mode."""
 
     def __init__(self, round_weight: WeightRounding, bits: int, start_step: int = 0) -> None:
         super().__init__()
@@ -123,7 +117,7 @@ class FakeQuantization:
         model: the model, the object that was given.
         bits: layer -> bits of its weights.
         types: the layers whose weights could be quantized.
-        channels: layer -> dimension of its weight of which each index has values of its own; others have the same.
+        channels: layer -> dimension of its weight with levels for each index; other layers have one set of levels.
     """
 
     model: nn.Module
@@ -135,20 +129,20 @@ class FakeQuantization:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; see `base.Compression`.
+        """Share of the weights' bits that are saved.
 
-        In a finished model a layer saves bits where its weight has no more distinct values than they tell apart, zero
-        not counted, which a mask may have added.
+        In a finished model a layer counts if its weight has no more distinct values than the bits allow; zero is not
+        counted, as a mask may have added it.
         """
-        bits = {**self.bits, **dict.fromkeys(self.wider(model), FLOAT_BITS)}
+        bits = {**self.bits, **dict.fromkeys(self.layers_beyond_bits(model), FLOAT_BITS)}
         return bits_saved(model, bits, self.types, whole_model=whole_model)
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Write the rounded values into the weights; the quantizers of activations stay. See `base.Compression`."""
-        return fold(model)
+        """Write the rounded values into the weights; the quantizers of activations stay."""
+        return fold_parametrizations(model)
 
-    def wider(self, model: nn.Module) -> list[str]:
-        """Names of the layers of a finished model whose weights have more values than their bits tell apart."""
+    def layers_beyond_bits(self, model: nn.Module) -> list[str]:
+        """Names of the layers of a finished model whose weights have more values than their bits allow."""
         return [name for name in self.bits if not self._fits(model, name)]
 
     def _fits(self, model: nn.Module, name: str) -> bool:
@@ -162,10 +156,10 @@ class FakeQuantization:
 
 
 def distinct_values(weight: torch.Tensor) -> int:
-    """How many different values other than zero a tensor has."""
-    # As integers, which numpy sorts much faster.
+    """Number of distinct values other than zero."""
+    # numpy sorts integers much faster.
     patterns = weight.detach().float().cpu().contiguous().view(torch.int32).numpy()
-    values = distinct(patterns.ravel()).view(np.float32)
+    values = sorted_unique(patterns.ravel()).view(np.float32)
     return int(np.count_nonzero(values))
 
 
@@ -181,20 +175,20 @@ def bits_saved(
 
 
 class FakeQuantizer:
-    """Simulates few bits. Implements `base.Compressor`."""
+    """Simulates few bits."""
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check bits, quant types and schemes; see `base.Compressor`."""
+        """Check bits, quant types and schemes."""
         wanted = self._wanted(model, request)
         require_plain_weights(model, {name: kinds.get("weight") for name, kinds in wanted.items()})
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
-        """Put quantizers on weights and activations; weights that are zero by a mask stay zero.
+        """Insert quantizers of weights and activations; weights that a mask keeps at zero stay zero.
 
         Raises:
-            ConfigError: the rules select nothing, or ask for what the algorithm cannot do.
-            CompressionError: a weight is shared or parametrized in a way that quantizers cannot hold.
-            ModuleError: activations are to be calibrated, and the user's module has neither data nor a trainer.
+            ConfigError: the rules select nothing, or something the algorithm does not support.
+            CompressionError: a shared or parametrized weight cannot be quantized.
+            ModuleError: activations need calibration, and the user's module has neither data nor a trainer.
         """
         self.check(model, request)
         compression = self.attach(model, request)
@@ -203,7 +197,7 @@ class FakeQuantizer:
         return compression
 
     def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
-        """Put quantizers on a model that has been checked; the ranges of activations are to be taken afterwards."""
+        """Insert quantizers into a checked model; the ranges of activations must be calibrated afterwards."""
         wanted, types = self._wanted(model, request), weight_types(request.algorithm)
         channels = {}
         for name, kinds in wanted.items():
@@ -225,9 +219,11 @@ class FakeQuantizer:
         for kinds in wanted.values():
             for quant_type, precision in kinds.items():
                 _require(family, quant_type, precision)
-        if not family.spares_ends:
+        if not family.skips_first_and_last:
             return wanted
-        ends = _ends(model, request) - {name for rule in request.targets if not rule.exclude for name in rule.op_names}
+        ends = _first_and_last(model, request) - {
+            name for rule in request.targets if not rule.exclude for name in rule.op_names
+        }
         left = {name: kinds for name, kinds in wanted.items() if name not in ends}
         if not left:
             raise ConfigError(
@@ -251,7 +247,7 @@ def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
     if not low <= precision.bits <= high:
         allowed = f"{low}" if low == high else f"{low} to {high}"
         raise ConfigError(f"quant_bits of {family.name} must be {allowed}; got {precision.bits} for {quant_type}")
-    by_channel = quant_type == "weight" and family.by_channel
+    by_channel = quant_type == "weight" and family.per_channel
     if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
         raise ConfigError(
             f"quant_scheme of {family.name}, which is simulated, must be per_tensor_... for {quant_type}; "
@@ -262,14 +258,13 @@ def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
 def _quantize_weight(layer: nn.Module, family: Quantizer, precision: Precision) -> None:
     masks = [step for step in transforms(layer) if isinstance(step, Mask)]
     step = RoundedWeight(family.rounding(precision, layer), precision.bits, precision.start_step)
-    # Nothing to check: shape and type stay.
     parametrize.register_parametrization(layer, WEIGHT, step, unsafe=True)
-    for mask in masks:  # once more on top: not every grid has a zero
+    for mask in masks:  # again after rounding, as not every grid has a zero
         parametrize.register_parametrization(layer, WEIGHT, Mask(mask.pruned))
 
 
 def nearest(precision: Precision, layer: nn.Module) -> WeightRounding:
-    """Rounding to the nearest of evenly spaced values, by the scheme that is asked for."""
+    """Rounding to the nearest of evenly spaced values, by the requested scheme."""
     scheme = precision.scheme or "per_tensor_symmetric"
     chosen = rounding.affine if scheme.endswith("affine") else rounding.symmetric
     channels = _channels(precision, layer)
@@ -277,23 +272,19 @@ def nearest(precision: Precision, layer: nn.Module) -> WeightRounding:
 
 
 def _channels(precision: Precision, layer: nn.Module) -> int | None:
-    """The dimension of a weight of which each index has a scale of its own; None: all have the same."""
+    """The dimension of a weight with a scale for each index; None: one scale for all."""
     if precision.scheme is None or not precision.scheme.startswith("per_channel"):
         return None
-    return 1 if getattr(layer, "transposed", False) else 0  # a transposed convolution has its filters in the second
+    return 1 if getattr(layer, "transposed", False) else 0  # filters of a transposed convolution
 
 
 def calibrate(model: nn.Module, request: CompressionRequest) -> None:
-    """Take the ranges of all activations that are quantized anew, from the module's data or the example inputs.
-
-    Raises:
-        ModuleError: the user's module has neither data nor a trainer.
-    """
+    """Measure the ranges of all quantized activations again, on the module's data or the example inputs."""
     inputs = calibration_inputs(request, model)
     for quantizer in _quantizers(model):
         quantizer.steps.zero_()
-    with unrounded(model):
-        show(model, inputs)
+    with observing(model):
+        run_inputs(model, inputs)
 
 
 def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
@@ -301,29 +292,25 @@ def _quantizers(model: nn.Module) -> list[ActivationQuantizer]:
 
 
 @contextmanager
-def unrounded(model: nn.Module) -> Iterator[None]:
-    """Quantizers watch the values that pass without changing them, though everything may be in eval mode."""
+def observing(model: nn.Module) -> Iterator[None]:
+    """Let quantizers observe values without changing them inside the block, also in eval mode."""
     quantizers = _quantizers(model)
     for quantizer in quantizers:
-        quantizer.watching = True
+        quantizer.observe_only = True
     try:
         yield
     finally:
         for quantizer in quantizers:
-            quantizer.watching = False
+            quantizer.observe_only = False
 
 
-def _ends(model: nn.Module, request: CompressionRequest) -> set[str]:
+def _first_and_last(model: nn.Module, request: CompressionRequest) -> set[str]:
     """Names of the layers that are called first and last."""
     called: list[str] = []
     handles = [
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, layer in supported_layers(model, weight_types(request.algorithm)).items()
     ]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(request.example_inputs, device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with temporary_hooks(handles):
+        forward_outputs(model, request.example_inputs)
     return {called[0], called[-1]} if called else set()

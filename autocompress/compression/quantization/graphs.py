@@ -1,8 +1,8 @@
-"""A graph of operators as JSON, and its grammar.
+"""JSON form of an operator graph, and its grammar.
 
-Nodes are numbered, operators come from a closed list, keywords from their schemas, containers are tuples, lists and
-dictionaries. torch.fx makes source text of a graph: of what a checkpoint says only argument names and the names of
-tensors get into it, both of them checked.
+Nodes are numbered; operators are in a closed list, keywords in their schemas; containers are tuples, lists and
+dictionaries. torch.fx generates source text from a graph: only argument names and tensor names of a checkpoint get into
+it, and both are checked.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch.utils import _pytree as pytree
 
 from autocompress.compression.quantization.operators import (
     MEANS,
-    draws,
-    filled,
+    accepts,
+    is_random,
     named_operator,
     operator_name,
-    takes,
     unknown_operators,
+    without_uninitialized,
 )
-from autocompress.compression.state_values import DTYPES, name_of
+from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
 from autocompress.grammar import (
     MOST_ITEMS,
@@ -47,7 +47,7 @@ _DEEPEST = 8
 _LEAF = object()
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list, "dict": dict, "ordered_dict": OrderedDict}
 _KEY = text(r"[A-Za-z0-9_.\- ]+", "a key of letters, digits, spaces, points, lines and hyphens")
-_TEXT = text(r"[A-Za-z0-9_.,> \-]*", "a text of letters, digits, points, commas and hyphens")
+_TEXT = text(r"[A-Za-z0-9_.,> \-]*", "a string of letters, digits, points, commas and hyphens")
 _FX_NAMES = ("self", "torch", "fx_pytree", "pytree")
 """What the source text that torch.fx makes of a graph refers to."""
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -65,7 +65,7 @@ _DOTTED = "a dotted name of ASCII letters, digits, underscores and hyphens"
 
 
 def tensor_name(value: Any, where: str) -> str:
-    """A dotted name that torch.fx can find below a module: letters, digits, lines and hyphens, no attribute of it."""
+    """A dotted name that torch.fx can resolve below a module and that is no attribute of torch's modules."""
     name = text(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*", _DOTTED, 1024)(value, where)
     if name == "self":
         raise refuse(where, "another name than that of the model in source text", name)
@@ -78,7 +78,7 @@ def tensor_name(value: Any, where: str) -> str:
 
 
 def argument_name(value: Any, where: str) -> str:
-    """A name of an argument of the model's, which source text has beside names of torch.fx's own."""
+    """A name of one of the model's arguments that does not collide with names in torch.fx's source text."""
     name = identifier(value, where)
     if name in _FX_NAMES:
         raise refuse(where, "a name that torch.fx does not use itself", name)
@@ -162,14 +162,14 @@ def graph_to_dict(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> dict[
     """A graph as JSON.
 
     Raises:
-        StoreError: it has an operator, an argument or a container that the grammar does not know.
+        StoreError: it has an operator, an argument or a container that the grammar does not allow.
     """
     codegen: Any = graph._codegen
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     described = {
         "nodes": [_node_to_dict(node, numbers) for node in graph.nodes],
         "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype)} for name, tensor in tensors.items()
+            name: {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)} for name, tensor in tensors.items()
         },
         "arguments": list(codegen.pytree_info.orig_args),
         "in_spec": _spec_to_dict(codegen.pytree_info.in_spec),
@@ -180,13 +180,10 @@ def graph_to_dict(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> dict[
 
 
 def graph_from_dict(described: Mapping[str, Any]) -> fx.Graph:
-    """The graph that `graph_to_dict` described.
-
-    Args:
-        described: checked by `GRAPH`.
+    """The graph of a description that `GRAPH` has checked.
 
     Raises:
-        StoreError: a node, an operator or a keyword is not there, or the parts do not fit each other.
+        StoreError: a node, an operator or a keyword does not exist, or the parts do not fit each other.
     """
     graph, made = fx.Graph(), list[fx.Node]()
     for number, node in enumerate(described["nodes"]):
@@ -207,8 +204,8 @@ def graph_from_dict(described: Mapping[str, Any]) -> fx.Graph:
     return graph
 
 
-def unstorable(graph: fx.Graph) -> str | None:
-    """Why a training graph cannot become an int8 model that is stored; None: it can."""
+def why_unstorable(graph: fx.Graph) -> str | None:
+    """Why a training graph cannot become an int8 model that can be stored; None if it can."""
     unknown = unknown_operators(graph)
     if unknown:
         return f"it has {', '.join(unknown[:3])}, which are not in the list of operators that checkpoints may have"
@@ -230,14 +227,14 @@ def unstorable(graph: fx.Graph) -> str | None:
 
 
 def _require_plain(node: fx.Node, numbers: Mapping[fx.Node, int]) -> None:
-    given = [_plain(value, numbers) for value in (*node.args, *node.kwargs.values())]
+    given = [_argument_to_json(value, numbers) for value in (*node.args, *node.kwargs.values())]
     _ARGUMENTS(given, f"arguments of {node.target}")
-    if not takes(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
+    if not accepts(node.target, node.args, node.kwargs) and str(node.target) not in MEANS:
         raise StoreError(f"arguments of {node.target} must be of the kinds in its schema; they are {short(given)}")
 
 
 def _require_arguments(inside: Any, names: list[str], placeholders: int) -> None:
-    """Positional ones and keywords, whose names become source text."""
+    """Check positional arguments and keywords, whose names become source text."""
     both = type(inside) is tuple and [type(each) for each in inside] == [tuple, dict]
     if not both or [*names[len(inside[0]) :]] != [*inside[1]] or len(names) != len(inside[0]) + len(inside[1]):
         raise StoreError("in_spec must be a tuple of the arguments and a dict of the keywords, as arguments names them")
@@ -250,18 +247,18 @@ def _node_to_dict(node: fx.Node, numbers: Mapping[fx.Node, int]) -> dict[str, An
         return {"op": node.op}
     if node.op == "get_attr":
         return {"op": node.op, "target": node.target}
-    arguments = [_plain(value, numbers) for value in node.args]
+    arguments = [_argument_to_json(value, numbers) for value in node.args]
     if node.op == "output":
         return {"op": node.op, "args": arguments}
-    target, given = filled(node.target, node.kwargs)
+    target, given = without_uninitialized(node.target, node.kwargs)
     name = operator_name(target)
-    plain = takes(target, node.args, given) and not draws(target, node.args, given)
+    plain = accepts(target, node.args, given) and not is_random(target, node.args, given)
     if node.op != "call_function" or name is None or not plain:
         raise StoreError(
             "an int8 graph must consist of operators in the list of PyTorch's that checkpoints may have, in eval "
             f"mode; it has {node.target!r}"
         )
-    keywords = {key: _plain(value, numbers) for key, value in given.items()}
+    keywords = {key: _argument_to_json(value, numbers) for key, value in given.items()}
     return {"op": node.op, "target": name, "args": arguments, "kwargs": keywords}
 
 
@@ -274,24 +271,24 @@ def _node_from_dict(
         if node["target"] not in tensors:
             raise refuse(f"{where}.target", "one of the tensors", node["target"])
         return graph.create_node("get_attr", node["target"], name=f"tensor_{len(made)}")
-    arguments = tuple(_restored(value, made, where) for value in node["args"])
+    arguments = tuple(_argument_from_json(value, made, where) for value in node["args"])
     if node["op"] == "output":
         return graph.create_node("output", "output", arguments, name="output")
     target = named_operator(node["target"])
     if target is None:
         raise refuse(f"{where}.target", "an operator that checkpoints may have", node["target"])
-    keywords = {key: _restored(value, made, where) for key, value in node["kwargs"].items()}
-    if not takes(target, arguments, keywords) or draws(target, arguments, keywords):
+    keywords = {key: _argument_from_json(value, made, where) for key, value in node["kwargs"].items()}
+    if not accepts(target, arguments, keywords) or is_random(target, arguments, keywords):
         raise StoreError(f"{where}: {node['target']} must have arguments that it takes, in eval mode")
     return graph.create_node("call_function", target, arguments, keywords, name=f"value_{len(made)}")
 
 
-def _plain(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
-    """An argument as JSON; nodes, constants of torch and numbers that JSON lacks as objects of one key."""
+def _argument_to_json(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
+    """An argument as JSON; nodes, torch constants and nonfinite numbers as objects with one key."""
     if isinstance(value, fx.Node):
         return {"node": numbers[value]}
     if isinstance(value, list | tuple):
-        return [_plain(item, numbers) for item in value]
+        return [_argument_to_json(item, numbers) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
@@ -303,9 +300,9 @@ def _plain(value: Any, numbers: Mapping[fx.Node, int]) -> Any:
     raise StoreError(f"an int8 graph must have plain arguments; it has {value!r}")
 
 
-def _restored(value: Any, made: list[fx.Node], where: str) -> Any:
+def _argument_from_json(value: Any, made: list[fx.Node], where: str) -> Any:
     if type(value) is list:
-        return [_restored(item, made, where) for item in value]
+        return [_argument_from_json(item, made, where) for item in value]
     if type(value) is not dict:
         return value
     ((kind, content),) = value.items()
@@ -324,10 +321,10 @@ def _containers(value: Any) -> Any:
     if value is _LEAF:
         return None
     for name, kind in _CONTAINERS.items():
+        if type(value) is kind and name.endswith("dict"):
+            return {name: {key: _containers(each) for key, each in value.items()}}
         if type(value) is kind:
-            children = value.items() if name.endswith("dict") else [(None, each) for each in value]
-            inner = [(key, _containers(each)) for key, each in children]
-            return {name: dict(inner) if name.endswith("dict") else [each for _, each in inner]}
+            return {name: [_containers(each) for each in value]}
     raise StoreError(
         "what an int8 model takes and gives must be tensors in tuples, lists and dictionaries; it has a "
         f"{type(value).__qualname__}"
@@ -335,7 +332,7 @@ def _containers(value: Any) -> Any:
 
 
 def _spec_from_dict(value: Any) -> Any:
-    """The containers, with a leaf where a tensor goes."""
+    """The containers, with a leaf for each tensor."""
     if value is None:
         return _LEAF
     ((name, children),) = value.items()

@@ -1,7 +1,6 @@
-"""A finished int8 model: a graph of PyTorch's own operators over int8 weights, and that graph as JSON.
+"""A finished int8 model: a graph of PyTorch's operators over int8 weights, stored as JSON.
 
-The graph is written down node by node (see `graphs`), so that a checkpoint needs neither pickled code nor another
-quantization to be loaded.
+A checkpoint needs neither pickled code nor another quantization to be loaded.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from autocompress.compression.model_state import quiet
+from autocompress.compression.model_state import suppress_output
 from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compression.state_values import DTYPES
 from autocompress.errors import StoreError
 
 TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
-"""They tell of libraries that are not for this machine, and of torchao's own deprecations."""
+"""Loggers of messages about missing libraries and deprecations."""
 
 _QPARAMS = ("_scale_", "_zero_point_")
 _GRAPH = "graph."
@@ -26,13 +25,7 @@ _GRAPH = "graph."
 
 
 class Int8Model(nn.Module):
-    """Computes with int8 weights, and rounds activations to 8 bits where int8 kernels would.
-
-    It has no training mode.
-
-    Args:
-        graph: of operators, with its tensors.
-    """
+    """Computes with int8 weights, and rounds activations to 8 bits like int8 kernels. It has no training mode."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
@@ -41,7 +34,7 @@ class Int8Model(nn.Module):
         self.train(False)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """As the uncompressed model's."""
+        """Same arguments and result as the uncompressed model's."""
         return self.graph(*arguments, **keywords)
 
     def train(self, mode: bool = True) -> Int8Model:  # noqa: ARG002
@@ -49,62 +42,57 @@ class Int8Model(nn.Module):
         return super().train(False)
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """The tensors that stand for parameters: int8 weights, and biases and others in floating point."""
+        """The tensors that correspond to parameters: int8 weights, and floating point biases and others."""
         for name, tensor in self.graph.state_dict().items():
             if not name.startswith(_QPARAMS):
                 yield tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """The graph and the kinds of its tensors as JSON; the values are in the state dict.
+        """The graph, and the shapes and types of its tensors, as JSON; the values are in the state dict.
 
         Raises:
-            StoreError: the graph has what checkpoints may not have.
+            StoreError: the graph has something that checkpoints do not allow.
         """
         return graph_to_dict(self.graph.graph, self.graph.state_dict())
 
     @classmethod
     def from_dict(cls, description: Any, tensors: Mapping[str, torch.Tensor]) -> Int8Model:
-        """The model that `to_dict` described.
+        """The model that `to_dict` described, with the tensors of a state dict, which are not copied.
 
-        Args:
-            description: from wherever; it is checked before anything is made.
-            tensors: the state dict, not copied. No other memory is taken.
+        The description is untrusted: it is checked before anything is made.
 
         Raises:
-            StoreError: the description is damaged, does not fit the tensors, or names an operator that this version of
-                torch does not have.
+            StoreError: the description is damaged, does not fit the tensors, or names an unknown operator.
         """
-        with quiet(*TORCHAO_LOGGERS):
+        with suppress_output(*TORCHAO_LOGGERS):
             import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantize
 
         try:
             described = GRAPH(description, "graph")
-            _require_all(tensors, described["tensors"])
             graph, root = graph_from_dict(described), nn.Module()
-            for name, kind in described["tensors"].items():
-                place(root, name, _fitting(tensors, name, kind))
+            for name, tensor in _fitting(tensors, described["tensors"]).items():
+                register_buffer(root, name, tensor)
             return cls(fx.GraphModule(root, graph))
-        except Exception as error:  # torch's reasons are many
+        except Exception as error:  # torch raises various errors
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
 
 
-def _require_all(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+def _fitting(tensors: Mapping[str, torch.Tensor], described: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The described tensors, which must be those of the state dict."""
     if {f"{_GRAPH}{name}" for name in described} != tensors.keys():
         raise StoreError("its tensors must be those of the weights")
-
-
-def _fitting(tensors: Mapping[str, torch.Tensor], name: str, kind: Mapping[str, Any]) -> torch.Tensor:
-    found = tensors.get(f"{_GRAPH}{name}")
-    if found is None or list(found.shape) != kind["shape"] or found.dtype != DTYPES[kind["dtype"]]:
-        raise StoreError(f"its tensor {name} must be {kind['dtype']} of shape {kind['shape']}")
+    found = {name: tensors[f"{_GRAPH}{name}"] for name in described}
+    for name, kind in described.items():
+        if list(found[name].shape) != kind["shape"] or found[name].dtype != DTYPES[kind["dtype"]]:
+            raise StoreError(f"its tensor {name} must be {kind['dtype']} of shape {kind['shape']}")
     return found
 
 
-def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def register_buffer(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Register a buffer under a dotted name."""
     *path, last = name.split(".")
     for part in path:
         if part not in root._modules:
-            root.add_module(part, nn.Module())  # KeyError where it has an attribute of that name
+            root.add_module(part, nn.Module())  # KeyError if it has such an attribute
         root = cast(nn.Module, root._modules[part])
     root.register_buffer(last, tensor)

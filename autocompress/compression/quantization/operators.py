@@ -1,7 +1,7 @@
-"""Switching an exported graph between training and evaluation.
+"""Operators of exported graphs: the list that checkpoints allow, and the switch between training and eval mode.
 
-torch.export writes down what operators do in one of both modes; torchao's own switch forgets the probabilities of
-dropout and the constants of BatchNorm, and knows no other operator.
+torch.export writes down what operators do in one mode; torchao's own switch loses the probabilities of dropout and the
+constants of BatchNorm, and supports no other operator.
 """
 
 from __future__ import annotations
@@ -44,42 +44,27 @@ _RUNNING_MEAN = 3
 _IN_TRAINING = "in_training"
 
 
-def switch(graph: fx.GraphModule, *, training: bool) -> None:
-    """Make the graph compute what the model does in one of its modes.
-
-    Args:
-        graph: changed; of aten operators, exported in training mode.
-        training: dropout drops and BatchNorm normalizes by the batch; else neither.
-    """
+def set_mode(graph: fx.GraphModule, *, training: bool) -> None:
+    """Set the mode of a graph of aten operators, exported in training mode: dropout and BatchNorm statistics."""
     for node in graph.graph.nodes:
+        name, place = str(node.target), FLAGS_AND_PROBABILITIES.get(str(node.target))
         if node.op != "call_function":
             continue
-        if _IN_TRAINING not in node.meta:
-            _remember(node)
-        if _IN_TRAINING in node.meta:
-            _switch(node, training)
+        if name in MEANS:
+            node.meta.setdefault(_IN_TRAINING, node.target)
+        elif place is not None and len(node.args) > place and not uses_batch_statistics(node.target, node.args):
+            node.meta.setdefault(_IN_TRAINING, node.args[place])
+        before = node.meta.get(_IN_TRAINING)
+        if str(before) in MEANS:
+            node.target = before if training else MEANS[str(before)]
+        elif before is not None:
+            node.update_arg(place, before if training else type(before)(0))
     graph.recompile()
 
 
-def _remember(node: fx.Node) -> None:
-    place = FLAGS_AND_PROBABILITIES.get(str(node.target))
-    if str(node.target) in MEANS:
-        node.meta[_IN_TRAINING] = node.target
-    elif place is not None and len(node.args) > place and not always_by_batch(node.target, node.args):
-        node.meta[_IN_TRAINING] = node.args[place]
-
-
-def always_by_batch(target: Any, arguments: Sequence[Any]) -> bool:
+def uses_batch_statistics(target: Any, arguments: Sequence[Any]) -> bool:
     """Whether a call normalizes without running statistics, which is the same in both modes."""
     return str(target).endswith("_norm.default") and arguments[_RUNNING_MEAN] is None
-
-
-def _switch(node: fx.Node, training: bool) -> None:
-    before = node.meta[_IN_TRAINING]
-    if str(before) in MEANS:
-        node.target = before if training else MEANS[str(before)]
-    else:
-        node.update_arg(FLAGS_AND_PROBABILITIES[str(node.target)], before if training else type(before)(0))
 
 
 _ELEMENTWISE = """
@@ -179,15 +164,15 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 
 
 def operator_name(target: Any) -> str | None:
-    """The name of an operator in the list; None: it is not in there."""
+    """The name of an operator in the list; None if it is not in it."""
     target = _FILLED.get(str(target), target)
     if isinstance(target, torch._ops.OpOverload):
-        return str(target) if _is_known(str(target)) and not _writes_elsewhere(target) else None
+        return str(target) if _is_known(str(target)) and not _writes_to_argument(target) else None
     return next((name for name, function in _BUILTINS.items() if target is function), None)
 
 
-def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """The operator and the keywords that are written for those of a node: none gives memory as it is."""
+def without_uninitialized(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The operator and keywords to write for a node: none returns uninitialized memory."""
     other = _FILLED.get(str(target))
     if other is None:
         return target, keywords
@@ -196,18 +181,18 @@ def filled(target: Any, keywords: Mapping[str, Any]) -> tuple[Any, Mapping[str, 
 
 
 def named_operator(name: str) -> Any | None:
-    """The operator of a name; None: it is not in the list, or this version of torch does not have it."""
+    """The operator of a name; None if it is not in the list, or does not exist in this version of torch."""
     if name in _BUILTINS:
         return _BUILTINS[name]
     if not _is_known(name):
         return None
     namespace, packet, overload = name.split(".")
     found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
-    return found if isinstance(found, torch._ops.OpOverload) and not _writes_elsewhere(found) else None
+    return found if isinstance(found, torch._ops.OpOverload) and not _writes_to_argument(found) else None
 
 
-def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
-    """Whether an operator can be called with arguments of these kinds; some crash where they are given others."""
+def accepts(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Whether an operator accepts arguments of these kinds; some crash with others."""
     if not isinstance(target, torch._ops.OpOverload):
         return not keywords and len(arguments) in (1, 2) and all(isinstance(each, _NUMBERS) for each in arguments)
     schema = target._schema.arguments
@@ -220,13 +205,13 @@ def takes(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether an argument is of a schema's kind. What a node gives is checked by torch when it computes."""
+    """Whether an argument is of a schema's kind. A node's result is checked by torch when it computes."""
     optional = kind.startswith("Optional[")
     kind = kind.removeprefix("Optional[").removesuffix("]") if optional else kind
     if value is None:
         return optional
     if kind in _CONSTANTS:
-        return isinstance(value, _CONSTANTS[kind])  # a number would be taken for one of torch's, whatever it is
+        return isinstance(value, _CONSTANTS[kind])  # torch would accept any number
     if isinstance(value, fx.Node):
         return True
     if kind.startswith("List["):
@@ -236,21 +221,21 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _scales(name: str, kind: str, value: Any) -> bool:
-    """Whether it is no scale of an image, or one that may be."""
+    """Whether the argument is not a scale of a resized image, or an allowed one."""
     if name not in _SCALES or "float" not in kind or value is None:
         return True
     given = value if isinstance(value, list | tuple) else [value]
     return all(isinstance(each, int | float) and 1 / _LARGEST_SCALE <= each <= _LARGEST_SCALE for each in given)
 
 
-def draws(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+def is_random(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
     """Whether a call draws random numbers or updates statistics, as layers do in training mode."""
     place = FLAGS_AND_PROBABILITIES.get(str(target))
     if place is None:
         return False
     name = target._schema.arguments[place].name
     given = arguments[place] if len(arguments) > place else keywords.get(name, False)
-    return given not in (False, 0.0) and not always_by_batch(target, arguments)
+    return given not in (False, 0.0) and not uses_batch_statistics(target, arguments)
 
 
 def unknown_operators(graph: fx.Graph) -> list[str]:
@@ -265,6 +250,6 @@ def _is_known(name: str) -> bool:
     return overload.isidentifier() and not overload.startswith("_") and packet in _KNOWN.get(namespace, ())
 
 
-def _writes_elsewhere(target: torch._ops.OpOverload) -> bool:
-    """Whether it writes its result into a tensor that is given."""
+def _writes_to_argument(target: torch._ops.OpOverload) -> bool:
+    """Whether it writes its result into a given tensor."""
     return any(argument.is_out for argument in target._schema.arguments)

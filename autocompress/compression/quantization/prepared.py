@@ -1,25 +1,25 @@
-"""What torchao's fusion of convolutions with BatchNorm leaves out or does too slowly, put right.
+"""Preparation and conversion of models for quantization-aware training with torchao.
 
-It knows one momentum and one eps, those PyTorch has as defaults, and gives them to every BatchNorm.
+torchao's fusion of convolutions with BatchNorm gives every BatchNorm PyTorch's default momentum and eps; the model's
+own are restored here.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import device_of, moved, outputs, quiet
-from autocompress.compression.quantization.graphs import tensor_name, unstorable
-from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, place
-from autocompress.compression.quantization.operators import switch
-from autocompress.compression.tracing import any_batch, batch_of_two
+from autocompress.compression.model_state import device_of, forward_outputs, suppress_output, to_device
+from autocompress.compression.quantization.graphs import tensor_name, why_unstorable
+from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, register_buffer
+from autocompress.compression.quantization.operators import set_mode
+from autocompress.compression.tracing import dynamic_batch_shapes, without_batch_of_one
 from autocompress.compression.verify import differences
 from autocompress.errors import CompressionError, StoreError, first_line
 
@@ -28,74 +28,57 @@ _BATCH_NORM = "aten.batch_norm.default"
 _MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
 
 
-@dataclass(frozen=True)
-class Constants:
-    """Those of a BatchNorm.
-
-    Attributes:
-        momentum: of its running statistics; None: their plain mean.
-        eps: added to the variance.
-    """
-
-    momentum: float | None
-    eps: float
-
-
-def constants_of(model: nn.Module) -> dict[str, Constants]:
-    """Name of a BatchNorm's running mean -> its constants."""
+def norm_constants(model: nn.Module) -> dict[str, tuple[float | None, float]]:
+    """Name of a BatchNorm's running mean -> its momentum (None: a plain mean) and eps."""
     return {
-        f"{name}.running_mean": Constants(module.momentum, module.eps)
+        f"{name}.running_mean": (module.momentum, module.eps)
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     }
 
 
-def restore_constants(graph: fx.GraphModule, constants: Mapping[str, Constants]) -> None:
-    """Give each BatchNorm its constants again, and its eps to the scale that its convolution's weight has meanwhile."""
+def restore_constants(graph: fx.GraphModule, constants: Mapping[str, tuple[float | None, float]]) -> None:
+    """Restore the constants of each BatchNorm, and its eps in the scale of its convolution's weight."""
     for norm, name in _norms(graph):
-        found = constants.get(name)
-        if found is None:
-            continue
-        if found.momentum is not None:
-            norm.update_arg(_MOMENTUM_AT, found.momentum)
-        _set_eps(norm, found.eps)
+        if name in constants:
+            momentum, eps = constants[name]
+            norm.update_arg(_MOMENTUM_AT, norm.args[_MOMENTUM_AT] if momentum is None else momentum)
+            _set_eps(norm, eps)
     graph.recompile()
 
 
 @torch.no_grad()
 def move_constants(graph: fx.GraphModule) -> None:
-    """Before conversion, which knows one eps only: what a BatchNorm's is more goes into its variance."""
+    """Before conversion, which assumes one eps: add the difference to the variance."""
     moved = dict[str, float]()
     for norm, _ in _norms(graph):
         variance = cast(fx.Node, norm.args[_VARIANCE_AT])
         moved[str(variance.target)] = cast(float, norm.args[_EPS_AT]) - _EPS
         _set_eps(norm, _EPS)
-    for name, difference in moved.items():  # once, also where several calls share it
+    for name, difference in moved.items():  # once, also if several calls share it
         graph.get_buffer(name).add_(difference)
     graph.recompile()
 
 
 @contextmanager
 def fast_fusion() -> Iterator[None]:
-    """Torchao looks for BatchNorm behind four kinds of convolutions, for seconds each; one kind has int8 kernels.
+    """Torchao searches BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels.
 
-    The patterns it looks for are exported once.
+    Its patterns are exported once.
     """
     from torchao.quantization.pt2e import qat_utils
 
     changes = {
-        "_fuse_conv_bn_qat_helper": _for_one_kind,
-        "_fold_conv_bn_qat_helper": _for_one_kind,
-        "_get_aten_graph_module_for_pattern": _remembered,
+        "_fuse_conv_bn_qat_helper": _only_conv2d,
+        "_fold_conv_bn_qat_helper": _only_conv2d,
+        "_get_aten_graph_module_for_pattern": _cached_export,
     }
-    before = {name: getattr(qat_utils, name) for name in changes}
-    for name, change in changes.items():
-        setattr(qat_utils, name, change(before[name]))
-    try:
+    with ExitStack() as stack:
+        for name, change in changes.items():
+            function = getattr(qat_utils, name)
+            stack.callback(setattr, qat_utils, name, function)
+            setattr(qat_utils, name, change(function))
         yield
-    finally:
-        for name, function in before.items():
-            setattr(qat_utils, name, function)
 
 
 def _norms(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
@@ -113,7 +96,7 @@ def _set_eps(norm: fx.Node, eps: float) -> None:
             user.update_arg(1, eps)
 
 
-def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
+def _only_conv2d(helper: Callable[..., Any]) -> Callable[..., Any]:
     def helped(graph: fx.GraphModule, function: Any, *arguments: Any, **keywords: Any) -> Any:
         return helper(graph, function, *arguments, **keywords) if function is functional.conv2d else graph
 
@@ -123,7 +106,7 @@ def _for_one_kind(helper: Callable[..., Any]) -> Callable[..., Any]:
 _patterns: dict[Any, fx.GraphModule] = {}
 
 
-def _remembered(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.GraphModule]:
+def _cached_export(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.GraphModule]:
     def exported(pattern: Any, example_inputs: Any, is_cuda: bool = False, **keywords: Any) -> fx.GraphModule:
         function = pattern.fn
         options = tuple(cell.cell_contents for cell in function.__closure__ or ())
@@ -136,11 +119,11 @@ def _remembered(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.Graph
 
 
 class QatModel(nn.Module):
-    """Rounds weights and activations to 8 bits; observers look at values in training mode only.
+    """Rounds weights and activations to 8 bits; observers record values in training mode only.
 
     Args:
         graph: prepared by torchao.
-        start_step: forward passes in training mode before anything is rounded.
+        start_step: forward passes in training mode before rounding starts.
     """
 
     def __init__(self, graph: fx.GraphModule, start_step: int = 0) -> None:
@@ -151,8 +134,8 @@ class QatModel(nn.Module):
         self.train(self.training)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """As the model's that was exported."""
-        if self._mode != self.training:  # the flag was set without `train`
+        """Same arguments and result as the exported model's."""
+        if self._mode != self.training:  # `training` was set directly
             self.train(self.training)
         if self.training and self._steps <= self.start_step:
             self._call("enable_fake_quant", self._steps == self.start_step)
@@ -160,9 +143,9 @@ class QatModel(nn.Module):
         return self.graph(*arguments, **keywords)
 
     def train(self, mode: bool = True) -> QatModel:
-        """Switch dropout, normalization and observers."""
+        """Set the mode of dropout, normalization and observers."""
         if self._mode != mode:
-            switch(self.graph, training=mode)
+            set_mode(self.graph, training=mode)
             self._observe(mode)
             self._call("enable_fake_quant", not mode or self._steps > self.start_step)
         self.training = self._mode = mode
@@ -170,26 +153,24 @@ class QatModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, inputs: list[tuple[Any, ...]]) -> None:
-        """Let the observers see some inputs; nothing else changes. It ends in eval mode.
+        """Let the observers record some inputs; nothing else changes. It ends in eval mode.
 
         Raises:
-            CompressionError: the graph cannot take them.
+            CompressionError: the graph does not accept them.
         """
         self.eval()
         self._observe(True)
         try:
             for arguments in inputs:
-                self.graph(*moved(arguments, device_of(self)))
+                self.graph(*to_device(arguments, device_of(self)))
         except Exception as error:
-            raise CompressionError(
-                f"what torch.export found of the model must take the module's data; {first_line(error)}"
-            ) from error
+            raise CompressionError(f"the exported graph must accept the module's data; {first_line(error)}") from error
         finally:
             self._observe(False)
 
     @torch.no_grad()
     def unrounded(self, run: Callable[[nn.Module], Any]) -> Any:
-        """What a function finds with nothing rounded and nothing observed, in eval mode."""
+        """The result of a function of the model in eval mode, with rounding and observers off."""
         self.eval()
         self._call("enable_fake_quant", False)
         try:
@@ -198,11 +179,11 @@ class QatModel(nn.Module):
             self._call("enable_fake_quant", True)
 
     def _observe(self, on: bool) -> None:
-        """Switch the observers; what they have seen becomes the scales that conversion will take."""
+        """Switch the observers; the recorded ranges become the scales that conversion uses."""
         self._call("enable_observer", on)
         if not on:
             for module in self._quantizers():
-                _settle(module)
+                _update_scales(module)
 
     def _call(self, method: str, on: bool) -> None:
         for module in self._quantizers():
@@ -212,14 +193,14 @@ class QatModel(nn.Module):
         return [module for module in self.graph.modules() if hasattr(module, "enable_observer")]
 
 
-def _settle(quantizer: Any) -> None:
+def _update_scales(quantizer: Any) -> None:
     """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
     lowest = quantizer.activation_post_process.min_val
     if not lowest.numel() or bool(torch.isposinf(lowest).all()):
-        return  # nothing seen yet
+        return  # no data yet
     try:
         scale, zero_point = quantizer.calculate_qparams()
-    except AssertionError as error:  # its way to refuse a range of NaN
+    except AssertionError as error:  # the range is NaN
         raise CompressionError(f"training must stay finite; it has diverged: {error}") from error
     with torch.no_grad():
         if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
@@ -227,14 +208,14 @@ def _settle(quantizer: Any) -> None:
             quantizer.zero_point.copy_(zero_point)
 
 
-_SAME = 1e-3
-"""How much of the largest output the graph's may differ by where nothing is rounded."""
+_EVAL_TOLERANCE = 1e-3
+"""Tolerance of the graph's outputs without rounding, relative to the largest output."""
 
 
-def prepared(
+def prepare_qat(
     model: nn.Module, example_inputs: tuple[Any, ...], left_out: Collection[str], start_step: int = 0
 ) -> QatModel:
-    """Export the model and put fake quantizers around its convolutions and linear layers.
+    """Export the model and insert fake quantizers around its convolutions and linear layers.
 
     Args:
         model: its tensors are those of the graph.
@@ -243,21 +224,21 @@ def prepared(
         start_step: see `QatModel`.
 
     Raises:
-        CompressionError: torch.export or torchao cannot follow the model, or found something else than its eval mode.
+        CompressionError: torch.export or torchao cannot process the model, or the graph differs from its eval mode.
     """
-    inputs = batch_of_two(example_inputs)
-    wanted = outputs(model, inputs)
-    constants = constants_of(model)
+    inputs = without_batch_of_one(example_inputs)
+    wanted = forward_outputs(model, inputs)
+    constants = norm_constants(model)
     try:
-        graph = _exported(model, inputs)
+        graph = _export_training_graph(model, inputs)
     except CompressionError as error:
         _require_names(model, error)
         raise
-    reason = unstorable(graph.graph)
+    reason = why_unstorable(graph.graph)
     if reason is not None:
         raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
     try:
-        with quiet(*TORCHAO_LOGGERS):
+        with suppress_output(*TORCHAO_LOGGERS):
             found = _with_quantizers(graph, left_out)
             restore_constants(found, constants)
             ready = QatModel(found, start_step)
@@ -267,8 +248,8 @@ def prepared(
     return ready
 
 
-def converted(model: QatModel) -> Int8Model:
-    """The int8 model; the one that was trained is used up.
+def convert_to_int8(model: QatModel) -> Int8Model:
+    """The int8 model; the trained one cannot be used afterwards.
 
     Raises:
         CompressionError: torchao cannot convert it.
@@ -277,9 +258,9 @@ def converted(model: QatModel) -> Int8Model:
 
     graph = model.eval().graph
     try:
-        with quiet(*TORCHAO_LOGGERS), fast_fusion():
+        with suppress_output(*TORCHAO_LOGGERS), fast_fusion():
             move_constants(graph)
-            return Int8Model(_cleaned(convert_pt2e(graph)))
+            return Int8Model(_without_unused(convert_pt2e(graph)))
     except Exception as error:
         raise CompressionError(f"torchao cannot convert the trained model to int8: {first_line(error)}") from error
 
@@ -299,24 +280,24 @@ def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
         return cast(fx.GraphModule, prepare_qat_pt2e(graph, quantizer))
 
 
-def _exported(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
+def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     """The model's training graph, for batches of any size."""
-    inputs = moved(example_inputs, device_of(model))
-    dynamic = any_batch(inputs)
+    inputs = to_device(example_inputs, device_of(model))
+    dynamic = dynamic_batch_shapes(inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
-    except Exception:  # noqa: BLE001 - the other way to trace may do, and tells why it does not
+    except Exception:  # noqa: BLE001 - the non-strict export below reports its own error
         pass
     try:
         return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
     except Exception as error:
         raise CompressionError(
-            f"qat needs a model that torch.export can follow; naive and dorefa do not: {first_line(error)}"
+            f"qat needs a model that torch.export can trace; naive and dorefa do not: {first_line(error)}"
         ) from error
 
 
 def _require_names(model: nn.Module, cause: CompressionError) -> None:
-    """Names that no source text can have are why torch.export fails, which tells of its source text only."""
+    """Report names that are not valid in source text, as torch.export's own message does not mention them."""
     for name, _ in (*model.named_parameters(), *model.named_buffers()):
         try:
             tensor_name(name, "the name of a tensor")
@@ -327,23 +308,25 @@ def _require_names(model: nn.Module, cause: CompressionError) -> None:
 
 
 def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:
-    """One graph is trained and evaluated; what a model's code does in one mode only is lost or stays."""
+    """One graph is trained and evaluated; code that runs in one mode only would be lost or stay."""
     try:
-        found = model.unrounded(lambda graph: outputs(graph, inputs))
+        found = model.unrounded(lambda graph: forward_outputs(graph, inputs))
     except Exception as error:
         raise CompressionError(f"torchao's graph of the model must run; {first_line(error)}") from error
     for tensor, difference in zip(wanted, differences(wanted, found), strict=True):
-        allowed = _SAME * max(_SAME, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0)
+        allowed = _EVAL_TOLERANCE * max(
+            _EVAL_TOLERANCE, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+        )
         if not difference <= allowed:
             raise CompressionError(
                 "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the "
-                f"model does, but an output differs by {difference:.2g} (its code may ask for self.training); naive "
+                f"model does, but an output differs by {difference:.2g} (its code may depend on self.training); naive "
                 "and dorefa do without a graph"
             )
 
 
-def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without checks of input shapes, and without the float weights that int8 ones have replaced."""
+def _without_unused(graph: fx.GraphModule) -> fx.GraphModule:
+    """Without checks of input shapes, and without the float weights replaced by int8 ones."""
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and not node.users:
             graph.graph.erase_node(node)
@@ -351,5 +334,5 @@ def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
     root = nn.Module()
     for name, tensor in {**dict(graph.named_parameters()), **dict(graph.named_buffers())}.items():
         if name in used:
-            place(root, name, tensor.detach())
+            register_buffer(root, name, tensor.detach())
     return fx.GraphModule(root, graph.graph)

@@ -1,4 +1,4 @@
-"""Quantization-aware training to a real int8 model, through torchao's PT2E quantization for x86.
+"""Quantization-aware training of a real int8 model, with torchao's PT2E quantization for x86.
 
 Source: Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
 arXiv:1712.05877.
@@ -15,11 +15,11 @@ from torch import fx, nn
 
 from autocompress.compression.base import Compression, CompressionRequest
 from autocompress.compression.layers import supported_layers, weight_types
-from autocompress.compression.parametrizations import WEIGHT, fold, transforms
+from autocompress.compression.parametrizations import WEIGHT, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask
-from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, Precision, quantized_layers
+from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.quantization.prepared import QatModel, converted, prepared
+from autocompress.compression.quantization.prepared import QatModel, convert_to_int8, prepare_qat
 from autocompress.compression.trainer_hooks import calibration_inputs
 from autocompress.errors import CompressionError
 
@@ -34,12 +34,12 @@ _OPERATORS = ("aten.conv2d.default", "aten.linear.default")
 
 @dataclass(frozen=True)
 class Int8Quantization:
-    """A model on its way to int8.
+    """A model that is trained for int8.
 
     Attributes:
-        model: prepared, to be trained.
-        quantized: number of weights that will be int8, of the targeted layers.
-        stored: how many of these a file must hold; layers that share a weight have it once.
+        model: prepared for training.
+        quantized: number of weights of the targeted layers that will be int8.
+        stored: how many of these a file holds; a shared weight counts once.
         targeted: number of weights of the targeted layers.
         all_weights: number of weights of all layers that could be quantized.
     """
@@ -54,36 +54,35 @@ class Int8Quantization:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; of a finished model the int8 weights are counted.
-
-        See `base.Compression`.
-        """
-        missing = max(0, self.stored - _int8_weights(model)) if isinstance(model, Int8Model) else 0
+        """Share of the weights' bits that are saved; in a finished model the int8 weights are counted."""
+        weights = model.weights() if isinstance(model, Int8Model) else ()
+        found = sum(weight.numel() for weight in weights if weight.dtype is torch.int8)
+        missing = max(0, self.stored - found) if isinstance(model, Int8Model) else 0
         total = self.all_weights if whole_model else self.targeted
         return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """The int8 model; see `base.Compression`."""
-        return converted(cast(QatModel, model))
+        """The int8 model."""
+        return convert_to_int8(cast(QatModel, model))
 
 
 class QatQuantizer:
-    """`qat`: 8-bit weights and activations become a real int8 model. Implements `base.Compressor`.
+    """`qat`: 8-bit weights and activations become a real int8 model.
 
-    Activations are rounded where int8 kernels need it, at the inputs of layers, whichever of `input` and `output` a
-    rule names; weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and
-    are simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
+    Activations are rounded at the inputs of layers, as int8 kernels need it, whether a rule names `input` or `output`;
+    weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and are
+    simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
-        """Check the rules against the model; see `base.Compressor`."""
+        """Check the rules against the model."""
         if self._is_int8(model, request):
             quantized_layers(model, request, INT8_TYPES)
         else:
             FakeQuantizer().check(model, request)
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> Compression:
-        """Export the model and prepare it for training; weights that are zero by a mask stay zero.
+        """Export the model and prepare it for training; weights that a mask keeps at zero stay zero.
 
         Raises:
             ConfigError: rules that do not fit the model.
@@ -97,7 +96,9 @@ class QatQuantizer:
         inputs = calibration_inputs(request, model)
         masks = _masks(model)
         start_step = max(precision.start_step for kinds in wanted.values() for precision in kinds.values())
-        graph = prepared(fold(model), request.example_inputs, _layers(model).keys() - wanted.keys(), start_step)
+        graph = prepare_qat(
+            fold_parametrizations(model), request.example_inputs, _layers(model).keys() - wanted.keys(), start_step
+        )
         _hold_zeros(graph, masks)
         quantized = _quantized(graph.graph) & wanted.keys()
         if not quantized:
@@ -114,20 +115,14 @@ class QatQuantizer:
         )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
-        """Whether all that is asked for has int8 kernels."""
+        """Whether everything the request quantizes has int8 kernels."""
         wanted = quantized_layers(model, request, weight_types(request.algorithm))
         return all(
-            "weight" in kinds and len(kinds) > 1 and all(_has_kernels(kind, of) for kind, of in kinds.items())
+            "weight" in kinds
+            and len(kinds) > 1
+            and all(of.bits == _BITS and of.scheme in (None, _SCHEMES[kind]) for kind, of in kinds.items())
             for kinds in wanted.values()
         )
-
-
-def _has_kernels(quant_type: str, precision: Precision) -> bool:
-    return precision.bits == _BITS and precision.scheme in (None, _SCHEMES[quant_type])
-
-
-def _int8_weights(model: Int8Model) -> int:
-    return sum(weight.numel() for weight in model.weights() if weight.dtype is torch.int8)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -135,7 +130,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _masks(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Name of a weight -> where a mask holds it at zero."""
+    """Name of a weight -> where a mask keeps it at zero."""
     found = {}
     for name, module in model.named_modules():
         for step in transforms(module):
@@ -145,16 +140,16 @@ def _masks(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _hold_zeros(model: QatModel, masks: Mapping[str, torch.Tensor]) -> None:
-    """Zeros without gradients stay zeros under any optimizer, its momentum and weight decay included."""
+    """Zeros without gradients stay zeros under any optimizer, including momentum and weight decay."""
     parameters = dict(model.graph.named_parameters())
     for name, pruned in masks.items():
         if name in parameters:
-            hold: Any = parameters[name].register_hook  # torch has not typed it
+            hold: Any = parameters[name].register_hook  # untyped in torch
             hold(lambda gradient, pruned=pruned: gradient.masked_fill(pruned, 0.0))
 
 
 def _quantized(graph: fx.GraphModule) -> set[str]:
-    """Names of the layers whose weights torchao has put a fake quantizer on."""
+    """Names of the layers whose weights have a fake quantizer of torchao's."""
     modules, found = dict(graph.named_modules()), set()
     for node in graph.graph.nodes:
         if node.op == "call_function" and str(node.target) in _OPERATORS:

@@ -1,4 +1,4 @@
-"""The base class of quantizers, without what they need torch for."""
+"""The base class of quantizers; imports no torch."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class Quantizer(Algorithm):
     Attributes:
         bits: lowest and highest number of bits.
         quant_types: what it can quantize.
-        spares_ends: whether the first and the last layer stay as they are unless a rule names them.
-        by_channel: whether each filter may have a scale of its own.
-        default_bits: where no search space is given.
-        default_quant_types: what is quantized then.
+        skips_first_and_last: whether the first and the last layer are quantized only if a rule names them.
+        per_channel: whether each filter may have its own scale.
+        default_bits: bits in the default search space.
+        default_quant_types: quant types in the default search space.
     """
 
     kind = "quantizer"
     arguments = SCOPES
     bits: ClassVar[tuple[int, int]] = (2, 8)
     quant_types: ClassVar[tuple[str, ...]] = ("input", "output", "weight")
-    spares_ends: ClassVar[bool] = False
-    by_channel: ClassVar[bool] = False
+    skips_first_and_last: ClassVar[bool] = False
+    per_channel: ClassVar[bool] = False
     default_bits: ClassVar[int] = 8
     default_quant_types: ClassVar[tuple[str, ...]] = ("weight",)
 
     def compressor(self) -> Compressor:
-        """What puts quantizers on a model."""
+        """The compressor that inserts quantizers."""
         from autocompress.compression.quantization.fake_quantizers import FakeQuantizer
 
         return FakeQuantizer()
 
     def default_entry(self) -> dict[str, Any]:
-        """All layers, in the default bits."""
+        """The default search space: all layers with the default bits."""
         quant_types = list(self.default_quant_types)
         return {"quant_types": quant_types, "quant_bits": self.default_bits, "op_types": ["default"]}
 

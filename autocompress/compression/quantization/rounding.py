@@ -1,4 +1,4 @@
-"""Rounding to few bits, with gradients that pass straight through.
+"""Rounding to few bits with straight-through gradients.
 
 Sources: straight-through estimator Bengio et al. 2013 arXiv:1308.3432; dorefa Zhou et al. 2016 arXiv:1606.06160; bnn
 Courbariaux et al. 2016 arXiv:1602.02830, its scale Rastegari et al. 2016 (XNOR-Net) arXiv:1603.05279.
@@ -16,7 +16,7 @@ WeightRounding = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Replaces a tensor's values; the gradient does not notice. Exact, unlike x + (y - x).detach()."""
+    """Replaces a tensor's values and passes the gradient. Exact, unlike x + (y - x).detach()."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
@@ -35,12 +35,12 @@ def straight_through(values: torch.Tensor, replaced: torch.Tensor) -> torch.Tens
 
 
 def symmetric(weight: torch.Tensor, bits: int, channels: int | None = None) -> torch.Tensor:
-    """Nearest of the 2 ** bits - 1 levels spread evenly over [-max, max] of the magnitudes; zero stays zero.
+    """Nearest of 2 ** bits - 1 levels spaced evenly over [-max, max] of the magnitudes; zero stays zero.
 
     Args:
         weight: of any shape.
         bits: of each value, from 2.
-        channels: dimension of which each index has levels of its own; None: all have the same.
+        channels: dimension with levels for each index; None: the same levels for all.
     """
     levels = 2 ** (bits - 1) - 1
     largest = _over(torch.amax, weight.detach().abs(), channels)
@@ -49,7 +49,7 @@ def symmetric(weight: torch.Tensor, bits: int, channels: int | None = None) -> t
 
 
 def affine(weight: torch.Tensor, bits: int, channels: int | None = None) -> torch.Tensor:
-    """Nearest of the 2 ** bits levels spread evenly over [min, max], zero among them; see `symmetric`."""
+    """Nearest of 2 ** bits levels spaced evenly over [min, max], zero among them; see `symmetric`."""
     low = _over(torch.amin, weight.detach(), channels).clamp_max(0)
     high = _over(torch.amax, weight.detach(), channels).clamp_min(0)
     levels = 2**bits - 1
@@ -60,16 +60,16 @@ def affine(weight: torch.Tensor, bits: int, channels: int | None = None) -> torc
 
 
 def _over(extreme: Callable[..., torch.Tensor], values: torch.Tensor, channels: int | None) -> torch.Tensor:
-    """The least or greatest of all values, or for each channel, in a shape that goes with them."""
+    """The extreme of all values, or for each channel, in a shape that broadcasts."""
     if channels is None:
         return extreme(values)
     return extreme(values, dim=[dim for dim in range(values.dim()) if dim != channels], keepdim=True)
 
 
 def dorefa(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Levels spread evenly over tanh of the weights, scaled back to the weights' own range; one bit as in `binary`.
+    """Levels spaced evenly over tanh of the weights, scaled back to the weights' own range; one bit as in `binary`.
 
-    The paper leaves the levels in [-1, 1]; the range of a trained layer is kept, so that its network survives.
+    The paper leaves the levels in [-1, 1]; pre-trained layers need their range.
     """
     if bits == 1:
         return binary(weight, bits)
@@ -86,8 +86,8 @@ def binary(weight: torch.Tensor, bits: int) -> torch.Tensor:  # noqa: ARG001 - i
     return straight_through(weight, torch.where(weight.detach() >= 0, scale, -scale))
 
 
-def between(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
-    """Nearest of the 2 ** bits levels spread evenly over [low, high]; no gradient passes outside of it."""
+def round_between(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
+    """Nearest of 2 ** bits levels spaced evenly over [low, high]; no gradient passes outside of it."""
     levels = 2**bits - 1
     scale = ((high - low) / levels).clamp_min(torch.finfo(values.dtype).tiny)
     clamped = torch.clamp(values, low, high)

@@ -12,7 +12,7 @@ from typing import Any
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, require_options
-from autocompress.engines.failures import require_hope
+from autocompress.engines.failures import check_failures
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError
@@ -20,13 +20,13 @@ from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine, choos
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.disk import require_writable
-from autocompress.store.leaving import nothing_left_behind
-from autocompress.tracking import Callback, following
+from autocompress.store.leaving import removed_if_unused
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 from autocompress.trial.run import run_trial
-from autocompress.trial.spec import trial_key, unchanged_randomness
+from autocompress.trial.spec import preserved_rng_state, trial_key
 from autocompress.trial.tasks import measure_baseline, verified
 
 _logger = logging.getLogger("autocompress.local")
@@ -71,12 +71,12 @@ class LocalSearch:
         """Run to the end, and verify the best model; False after `stop`, or where a trial was interrupted."""
         refuse_in_child("a search must not be run")
         store, reference = ExperimentDirectory(self.directory), ModuleReference.from_dict(self.plan.module)
-        with reference.on_path(), unchanged_randomness():
+        with reference.on_path(), preserved_rng_state():
             module = reference.in_memory() or reference.load()
             if not store.exists():
                 self._create(store, module)
             self._started = True
-            with store.locked(), following(store, callbacks) as tell_end:
+            with store.locked(), notify_callbacks(store, callbacks) as tell_end:
                 plan = open_experiment(store, self.plan, fingerprint=reference.fingerprint(), logger=_logger)
                 if not self._search(plan, store, module):
                     return False
@@ -89,7 +89,7 @@ class LocalSearch:
         """Measure the uncompressed model before anything is written."""
         plan = self.plan
         if plan.baseline is None:
-            with nothing_left_behind(store.path):
+            with removed_if_unused(store.path):
                 require_writable(store.path)
                 baseline = measure_baseline(module, plan.space, plan.settings, confirmed=self.confirmed)
             plan = plan.with_baseline(baseline, plan.engine)
@@ -100,7 +100,7 @@ class LocalSearch:
     def _search(self, plan: ExperimentPlan, store: ExperimentDirectory, module: ModuleClass) -> bool:
         """Run trials until the search, or its number of trials, has ended; False where it was stopped before."""
         ledger = Ledger(store)
-        ledger.absorb()
+        ledger.settle_ended()
         while waiting := plan.proposals(ledger.records):
             if self.trials is not None and len(ledger.records) >= self.trials:
                 return True
@@ -108,13 +108,13 @@ class LocalSearch:
             if record is None or record.state == "stopped":  # which is trained again when the search goes on
                 return False
             ledger.add(record)
-            require_hope(ledger.records, store)
+            check_failures(ledger.records, store)
         return True
 
 
 def _run(plan: ExperimentPlan, ledger: Ledger, module: ModuleClass, proposal: Proposal) -> TrialRecord:
     parameters, fingerprint = plan.trial_parameters(proposal), plan.measured.fingerprint
-    ledger.propose(OpenTrial(trial_key(fingerprint, parameters, plan.threshold), parameters, proposal))
+    ledger.propose(PendingTrial(trial_key(fingerprint, parameters, plan.threshold), parameters, proposal))
     return run_trial(
         module, parameters, threshold=plan.threshold, directory=ledger.directory.path, fingerprint=fingerprint
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.engines.failures import require_hope
+from autocompress.engines.failures import check_failures
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.recorder import Outcome, Recorder, Report, Scalars
 from autocompress.engines.local.statistics import LoopStatistics, statistics_of
@@ -21,12 +21,12 @@ from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight, TrialRecord
-from autocompress.report.data import story_of
+from autocompress.report.data import read_report_data
 from autocompress.report.format import at_rate, holds
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 
 if TYPE_CHECKING:
     from autocompress.compression.reference_model import ReferenceModel
@@ -67,7 +67,7 @@ class Runner(Protocol):
 
     def run(
         self,
-        trial: OpenTrial,
+        trial: PendingTrial,
         epochs_before: int,
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
@@ -211,8 +211,8 @@ class _TrainingLoop:
         Raises:
             StoreError: there was no run.
         """
-        story = story_of(self.result.directory)
-        return "\n".join([headline(story), *findings(story)])
+        data = read_report_data(self.result.directory)
+        return "\n".join([headline(data), *findings(data)])
 
     def report(self) -> Path:
         """Path of the HTML report of the latest finished run, which another process writes.
@@ -247,7 +247,7 @@ class _TrainingLoop:
         plan = open_experiment(store, self._plan, fingerprint=None, logger=_logger)
         known, wanted = (_fixed(each) for each in (plan, self._plan))
         require_same(f"the run in {store.path}", "search", known, wanted)
-        Ledger(store).absorb()
+        Ledger(store).settle_ended()
 
     @contextmanager
     def _reported(self, store: ExperimentDirectory) -> Iterator[None]:
@@ -260,7 +260,7 @@ class _TrainingLoop:
         if self._runner.leads:
             self._report = Report(store)
             if _logger.isEnabledFor(logging.INFO):
-                _logger.info("%s", headline(story_of(store)))
+                _logger.info("%s", headline(read_report_data(store)))
         if found is not None:
             raise found
 
@@ -268,7 +268,7 @@ class _TrainingLoop:
         while waiting := self._plan.proposals(recorder.records):
             proposal = waiting[0]
             parameters = self._plan.trial_parameters(proposal)
-            trial = OpenTrial(self._runner.key(parameters), parameters, proposal)
+            trial = PendingTrial(self._runner.key(parameters), parameters, proposal)
             if any(record.key == trial.key for record in recorder.records):
                 raise EngineError(f"the search proposes trial {trial.key} again, which has ended")
             recorder.propose(trial, proposal)
@@ -278,7 +278,7 @@ class _TrainingLoop:
             outcome = self._runner.run(trial, recorder.epochs, recorder.release, partial(recorder.add_epoch, trial.key))
             _logger.info("%s", _summary(outcome.record))
             recorder.add(outcome)
-            require_hope(recorder.records, store)
+            check_failures(recorder.records, store)
 
     def _load_best(self, recorder: Recorder) -> None:
         """Load the best trial whose checkpoint still is within the budget when it is read from its files."""

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from autocompress.compression.model_state import copied, device_of
+from autocompress.compression.model_state import device_of
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.training import configured
 from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
@@ -23,12 +23,12 @@ from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight
 from autocompress.trial.preflight.damaging import output_layers
-from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
+from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.judging import Judge, Names, spread
 from autocompress.trial.preflight.looking import preflight_of
 from autocompress.trial.preflight.stepping import Step, take_step
-from autocompress.trial.preflight.training import judge_step
-from autocompress.trial.spec import unchanged_randomness
+from autocompress.trial.preflight.training import check_step
+from autocompress.trial.spec import preserved_rng_state
 
 _BETWEEN_STEPS = "_per_optimizer_states"
 """Where a GradScaler keeps how far each optimizer's step has come; no state dict has it."""
@@ -120,17 +120,17 @@ def check(
     started, baseline = time.monotonic(), plan.measured
     judge = Judge(plan.settings.budget, baseline.higher_is_better, _NAMES)
     judge.require_budget()
-    with unchanged_randomness():
+    with preserved_rng_state():
         evaluated = _evaluated(controller, functions, judge)
         _require_accuracy(evaluated, plan)
         with put_back(controller.model) as remember:
             step = _stepped(controller, model, functions, remember)
-    warnings = judge_step("train_epoch_fn", step, "configure_optimizers_fn", "train_epoch_fn")
+    warnings = check_step("train_epoch_fn", step, "configure_optimizers_fn", "train_epoch_fn")
     return preflight_of(evaluated, [step], [*evaluated.warnings, *warnings], time.monotonic() - started)
 
 
-def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> Evaluated:
-    original = copied(controller.uncompressed.original).to(device_of(controller.model))
+def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> EvaluationResult:
+    original = copy.deepcopy(controller.uncompressed.original).to(device_of(controller.model))
     return Evaluations(
         named_evaluator(
             "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)
@@ -141,7 +141,7 @@ def _evaluated(controller: CompressionController, functions: UserFunctions, judg
     ).run()
 
 
-def _require_accuracy(evaluated: Evaluated, plan: ExperimentPlan) -> None:
+def _require_accuracy(evaluated: EvaluationResult, plan: ExperimentPlan) -> None:
     given, found = plan.measured.accuracy, evaluated.accuracies
     tolerated = max(abs(given - plan.threshold), spread(found))
     if all(abs(given - each) > tolerated for each in found):

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from autocompress.errors import StoreError
 from autocompress.records import Proposal, TrialRecord
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial, Verdict
-from autocompress.tracking.callback import figures
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
+from autocompress.tracking.callback import metrics
 
 
 class Scalars:
@@ -44,7 +44,7 @@ class Scalars:
 
     def on_record(self, record: TrialRecord, epochs: int) -> None:
         """A rate was left."""
-        for name, value in figures(record).items():
+        for name, value in metrics(record).items():
             self._add(f"compression/statistics/{name}", value, epochs)
 
     def _add(self, tag: str, value: float, step: int) -> None:
@@ -134,7 +134,7 @@ class Recorder:
         """Verdicts of earlier runs on reloaded checkpoints, by the trials' keys."""
         return self._ledger.verdicts
 
-    def propose(self, trial: OpenTrial, proposal: Proposal) -> None:
+    def propose(self, trial: PendingTrial, proposal: Proposal) -> None:
         """Record that a trial is about to run; nothing is written before `release`."""
         self._raise_failures()
         self.hold()
@@ -194,7 +194,7 @@ class Recorder:
         with self._gate:
             self._gate.wait_for(lambda: self._open or self._urgent)
 
-    def _write_proposal(self, trial: OpenTrial, proposal: Proposal, epochs: int) -> None:
+    def _write_proposal(self, trial: PendingTrial, proposal: Proposal, epochs: int) -> None:
         self._pass()
         self._ledger.propose(trial)
         self._scalars.on_proposal(proposal, epochs)

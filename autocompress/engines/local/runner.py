@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import time
@@ -13,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from autocompress.budget import accuracy_margin
-from autocompress.compression.model_state import copied
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
 from autocompress.engines.local.functions import UserFunctions
@@ -28,9 +28,9 @@ from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight, TrialRecord
 from autocompress.search import score
 from autocompress.search_space import requested_rate
-from autocompress.store import ExperimentDirectory, OpenTrial, TrialDirectory, Verdict
-from autocompress.trial.fine_tuning import FineTuning, Tuned
-from autocompress.trial.spec import seed_everything, trial_key, unchanged_randomness
+from autocompress.store import ExperimentDirectory, PendingTrial, TrialDirectory, Verdict
+from autocompress.trial.fine_tuning import FineTuning, FineTuningResult
+from autocompress.trial.spec import preserved_rng_state, seed_everything, trial_key
 
 _USERS = "user_checkpoint.json"
 
@@ -87,7 +87,7 @@ class TorchRunner:
         self._require_own(model)
         self._model, self._functions, self._store, self._plan = model, functions, store, plan
         self._pretrained, self._kept, self._standing = self._controller.compressed.plain(), None, None
-        with unchanged_randomness():
+        with preserved_rng_state():
             yield
 
     def key(self, parameters: dict[str, Any]) -> str:
@@ -100,7 +100,7 @@ class TorchRunner:
 
     def run(
         self,
-        trial: OpenTrial,
+        trial: PendingTrial,
         epochs_before: int,
         on_training: Callable[[], None],
         on_epoch: Callable[[dict[str, Any]], None],
@@ -151,7 +151,9 @@ class TorchRunner:
         if unwrapped(model) is not self._controller.model:
             raise StoreError("run must be given the model of create_compressed_model, or that model wrapped")
 
-    def _trained(self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]) -> Tuned:
+    def _trained(
+        self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]
+    ) -> FineTuningResult:
         training = FunctionTraining(
             self._functions,
             self._controller,
@@ -178,7 +180,7 @@ class TorchRunner:
             raise KeyboardInterrupt
         return tuned
 
-    def _may_go_on(self, tuned: Tuned, search: dict[str, Any]) -> bool:
+    def _may_go_on(self, tuned: FineTuningResult, search: dict[str, Any]) -> bool:
         """Whether the next trial may start from the model as it is, without a copy."""
         users = self._functions.dump_checkpoint or self._functions.load_checkpoint  # they may have changed it
         return tuned.budget >= 0 and not search["initial"] and not self._masked and users is None
@@ -187,7 +189,7 @@ class TorchRunner:
         key, standing, self._standing = search["start_from"], self._standing, None
         start: nn.Module | None = None
         if key is None:
-            start = copied(self._pretrained)
+            start = copy.deepcopy(self._pretrained)
         elif key != standing:
             start = self._start_of(key)
         self._controller.start_from(
@@ -218,7 +220,7 @@ class TorchRunner:
     def _plain_start(self, key: str) -> nn.Module:
         """The model of a trial, as later trials start from it."""
         if self._kept is not None and self._kept[0] == key:
-            return copied(self._kept[1].start)
+            return copy.deepcopy(self._kept[1].start)
         trial = self._store.trial(key)
         path = trial.pruned if trial.pruned.exists() else trial.checkpoint
         return load_compressed(path, self._controller.uncompressed.original)
@@ -231,7 +233,7 @@ class TorchRunner:
         self._functions.load_checkpoint(self._model, json.loads((self._store.trial(key).path / _USERS).read_text()))
         return self._controller.compressed.plain()
 
-    def _outcome(self, tuned: Tuned, directory: TrialDirectory) -> tuple[dict[str, Any], ModelSnapshot]:
+    def _outcome(self, tuned: FineTuningResult, directory: TrialDirectory) -> tuple[dict[str, Any], ModelSnapshot]:
         """The fields of the record that the search needs, and the model."""
         controller = self._controller
         snapshot, budget = controller.compressed.snapshot(plain=self._masked), self._budget(tuned.accuracy)
@@ -253,7 +255,7 @@ class TorchRunner:
         }
         return fields, snapshot
 
-    def _dump(self, tuned: Tuned, directory: TrialDirectory) -> None:
+    def _dump(self, tuned: FineTuningResult, directory: TrialDirectory) -> None:
         dump = self._functions.dump_checkpoint
         if dump is None or tuned.budget < 0:
             return

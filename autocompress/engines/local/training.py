@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autocompress.compression.measure import measure
-from autocompress.compression.model_state import copied
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint
-from autocompress.formats.claims import reread
+from autocompress.formats.claims import load_verified
 from autocompress.formats.files import WEIGHTS
 from autocompress.nncf.compressed_model import ModelSnapshot
 from autocompress.nncf.controller import CompressionController
@@ -66,11 +66,11 @@ class FunctionTraining:
         self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
         return self._accuracy
 
-    def settled(self) -> bool:
+    def evaluation_counts(self) -> bool:
         """Whether the schedule has ended."""
         return self.controller.scheduler.is_finished()
 
-    def enough(self, accuracy: float) -> bool:
+    def should_stop(self, accuracy: float) -> bool:
         """Whether the user's early stopping ends the trial."""
         stop = self.functions.early_stopping
         return stop is not None and bool(self.agree(float(bool(stop(accuracy)))))
@@ -154,7 +154,7 @@ class TrainedTrial:
         """Sizes of the model that the file gives back."""
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
-        loaded = reread(path, copied(snapshot.finished), self.uncompressed.original, inputs)
+        loaded = load_verified(path, copy.deepcopy(snapshot.finished), self.uncompressed.original, inputs)
         snapshot.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
         after = dataclasses.replace(measure(loaded, inputs), bytes=size)

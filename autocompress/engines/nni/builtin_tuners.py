@@ -1,4 +1,4 @@
-"""NNI's own tuners and assessors, created in the launching process and given scores."""
+"""NNI's built-in tuners and assessors, created in the launching process."""
 
 from __future__ import annotations
 
@@ -20,33 +20,25 @@ from autocompress.plan import ADAPTIVE_TUNER
 _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
-def stock_tuner_names() -> list[str]:
-    """Names of NNI's tuners. Its advisors decide on epochs by themselves and are not among them."""
+def builtin_tuner_names() -> list[str]:
+    """Names of NNI's tuners, without its advisors, which stop trials by themselves."""
     metas = [meta for meta in get_all_algo_meta() if meta.algo_type == "tuner" and not meta.is_advisor]
     return sorted(meta.name for meta in metas)
 
 
-def stock_assessor_names() -> list[str]:
+def builtin_assessor_names() -> list[str]:
     """Names of NNI's assessors."""
     return sorted(meta.name for meta in get_all_algo_meta() if meta.algo_type == "assessor")
 
 
 def require_tuner(name: str) -> str:
-    """The tuner's name as it is written in the list of known ones.
-
-    Raises:
-        ConfigError: no tuner has that name.
-    """
-    return _known("tuner", name, [ADAPTIVE_TUNER, *stock_tuner_names()])
+    """The tuner's canonical name."""
+    return _known("tuner", name, [ADAPTIVE_TUNER, *builtin_tuner_names()])
 
 
 def require_assessor(name: str) -> str:
-    """The assessor's name as it is written in the list of known ones.
-
-    Raises:
-        ConfigError: no assessor has that name.
-    """
-    return _known("assessor", name, [ADAPTIVE_TUNER, *stock_assessor_names()])
+    """The assessor's canonical name."""
+    return _known("assessor", name, [ADAPTIVE_TUNER, *builtin_assessor_names()])
 
 
 def _known(what: str, name: str, known: list[str]) -> str:
@@ -56,12 +48,8 @@ def _known(what: str, name: str, known: list[str]) -> str:
     return by_lower_case[name.lower()]
 
 
-def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None, seed: int) -> Tuner:
-    """One of NNI's tuners, set to maximise, and seeded if it can be.
-
-    Raises:
-        ConfigError: it was told to minimise, does not take an argument, or needs a package that is not installed.
-    """
+def create_builtin_tuner(name: str, class_args: Mapping[str, Any] | None, seed: int) -> Tuner:
+    """One of NNI's tuners, set to maximize, and seeded if it can be."""
     arguments = dict(class_args or {})
     if arguments.get("optimize_mode", "maximize") != "maximize":
         mode = arguments["optimize_mode"]
@@ -73,7 +61,7 @@ def create_stock_tuner(name: str, class_args: Mapping[str, Any] | None, seed: in
         return create_builtin_class_instance(name, arguments, "tuners")
     except ImportError as error:
         raise ConfigError(f"tuner {name!r} needs a package that is not installed: {error}") from error
-    except Exception as error:  # NNI's validators raise whatever they like
+    except Exception as error:  # NNI's validators raise errors of many types
         raise ConfigError(f"tuner {name!r} could not be created with class_args {arguments!r}: {error}") from error
 
 
@@ -83,14 +71,10 @@ def _arguments_of(name: str) -> set[str]:
     return set(inspect.signature(getattr(importlib.import_module(module), class_name)).parameters)
 
 
-class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
-    """One of NNI's tuners behind the same trial runner: its parameters are completed, its results are scores.
+class BuiltinTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
+    """One of NNI's tuners for our trials: `search` is added to each trial's parameters, its results are scores.
 
-    Args:
-        tuner: NNI's.
-        trials: the running trials and the ledger behind them.
-        search: what is added to every trial's parameters under `search`.
-        maximal_total_epochs: the experiment ends when its trials have used up so many epochs.
+    The experiment ends when its trials have used `maximal_total_epochs` epochs.
     """
 
     def __init__(
@@ -124,7 +108,7 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
             return complete
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
-        """A final metric has arrived: into the ledger, and on to NNI's tuner."""
+        """Write a final metric to the ledger and pass it on."""
         with self._trials.lock:
             self._trials.settle(parameter_id, ended=False)
             plain = _chosen(parameters)
@@ -142,13 +126,13 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
             self._finish_if_done()
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
-        """A trial of before a resume runs again."""
+        """Take over a trial that runs again after a resume."""
         with self._trials.lock:
             self._adopted.add(parameter_id)
             self._trials.adopt(parameter_id, parameters)
 
     def import_data(self, data: list[dict[str, Any]]) -> None:
-        """Finished trials of before a resume."""
+        """Pass on the trials that finished before a resume."""
         plain = copy.deepcopy(data)
         for trial in plain:
             trial["parameter"] = _chosen(trial["parameter"])
@@ -166,5 +150,5 @@ class StockTuner(Tuner):  # type: ignore[misc]  # NNI is not typed
 
 
 def _chosen(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What NNI's tuner had chosen of a trial's parameters."""
+    """The part of a trial's parameters that NNI's tuner chose."""
     return flat_parameters({name: choice for name, choice in parameters.items() if name != "search"})

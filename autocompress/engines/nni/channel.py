@@ -7,7 +7,7 @@ from typing import Any
 
 import nni
 
-from autocompress.engines.nni.wire_format import taken
+from autocompress.engines.nni.wire_format import from_page_parameters
 
 _logger = logging.getLogger(__name__)
 
@@ -16,11 +16,11 @@ class NniChannel:
     """Connects `autocompress.trial` to the NNI manager that started the process."""
 
     def parameters(self) -> dict[str, Any]:
-        """What the tuner wants tried."""
-        return taken(nni.get_next_parameter())
+        """The parameters that the tuner generated."""
+        return from_page_parameters(nni.get_next_parameter())
 
     def report_epoch(self, result: dict[str, Any]) -> None:
-        """Report an intermediate result. If NNI has gone, the trial goes on: its record on disk is what counts."""
+        """Report an intermediate result. If NNI has gone, the trial continues: its record on disk counts."""
         try:
             nni.report_intermediate_result(result)
         except OSError as error:

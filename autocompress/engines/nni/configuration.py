@@ -1,4 +1,4 @@
-"""From NNI's configuration to ours and back."""
+"""Convert NNI's configuration to an experiment's plan, and complete it for NNI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nni.experiment.config import AlgorithmConfig
 from nni.experiment.config.utils import is_missing
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.builtin_tuners import create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.builtin_tuners import create_builtin_tuner, require_assessor, require_tuner
 from autocompress.engines.nni.remote import is_remote, remote_command
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.errors import ConfigError
@@ -30,11 +30,7 @@ _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...`
 def plan_experiment(
     config: ExperimentConfig, module: ModuleReference, settings: AccuracyAwareSettings, objective: str | None
 ) -> ExperimentPlan:
-    """Check everything that can be checked without loading the model.
-
-    Raises:
-        ConfigError: the search space, the tuner, the assessor, a setting or the objective breaks a rule.
-    """
+    """The plan of a configuration: everything is checked that needs no model."""
     if config.search_space is None and config.search_space_file is None:
         raise ConfigError("the search space must be given: config.search_space or config.search_space_file")
     space = load_search_space(config.search_space if config.search_space is not None else config.search_space_file)
@@ -42,10 +38,10 @@ def plan_experiment(
     tuner = ADAPTIVE_TUNER if tuner is None else require_tuner(tuner)
     arguments = _arguments(config.tuner)
     if tuner == ADAPTIVE_TUNER:
-        _tell_held(space)
+        _log_fixed_variables(space)
         settings = settings.with_changes(arguments)
     else:
-        _check_stock(config, tuner, arguments, space)
+        _check_builtin_tuner(config, tuner, arguments, space)
     assessor = _name(config.assessor, "assessor")
     plan = ExperimentPlan(
         module=module.to_dict(),
@@ -61,9 +57,9 @@ def plan_experiment(
     return plan
 
 
-def _tell_held(space: SearchSpace) -> None:
+def _log_fixed_variables(space: SearchSpace) -> None:
     for algorithm in space.algorithms:
-        for key, value in algorithm.held:
+        for key, value in algorithm.fixed_variables:
             _logger.warning(
                 "the adaptive search of %s moves the sparsity only; %s stays at %r", algorithm.name, key, value
             )
@@ -72,18 +68,7 @@ def _tell_held(space: SearchSpace) -> None:
 def complete_config(
     config: ExperimentConfig, experiment_id: str, directory: Path, module: ModuleReference, space: SearchSpace
 ) -> None:
-    """Fill in what users do not have to set, and what is ours to set: the trial command and NNI's own directory.
-
-    Args:
-        config: changed in place.
-        experiment_id: NNI's.
-        directory: the experiment's directory.
-        module: the user's module; trials run beside its file.
-        space: the search space.
-
-    Raises:
-        ConfigError: machines or the module cannot be used together; see `remote_command`.
-    """
+    """Fill in NNI's configuration in place: the trial command, NNI's directory, and the defaults."""
     if is_missing(config.trial_concurrency):
         config.trial_concurrency = 1
     if str(config.trial_code_directory) == ".":
@@ -105,27 +90,19 @@ def complete_config(
 
 
 def canonical_json(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as JSON, checked by NNI.
-
-    Raises:
-        ConfigError: NNI finds a field wrong.
-    """
+    """The configuration as JSON, validated by NNI."""
     return dict(_accepted(config.json))
 
 
 def canonical(config: ExperimentConfig) -> ExperimentConfig:
-    """A copy of the configuration, filled in and checked by NNI.
-
-    Raises:
-        ConfigError: NNI finds a field wrong.
-    """
+    """A validated copy of the configuration with NNI's defaults filled in."""
     return _accepted(config.canonical_copy)
 
 
 def _accepted(check: Callable[[], Any]) -> Any:
     try:
         return check()
-    except Exception as error:  # NNI raises assertions and errors of every kind
+    except Exception as error:  # NNI raises errors of many types
         raise ConfigError(f"NNI does not accept the configuration: {error}") from error
 
 
@@ -140,11 +117,11 @@ def _arguments(algorithm: Any) -> dict[str, Any]:
     return dict(getattr(algorithm, "class_args", None) or {})
 
 
-def _check_stock(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
-    stock = create_stock_tuner(tuner, arguments, seed=0)
+def _check_builtin_tuner(config: ExperimentConfig, tuner: str, arguments: dict[str, Any], space: SearchSpace) -> None:
+    builtin = create_builtin_tuner(tuner, arguments, seed=0)
     try:
-        stock.update_search_space(flattened(space.wire))
-    except Exception as error:  # NNI's tuners raise whatever they like
+        builtin.update_search_space(flattened(space.wire))
+    except Exception as error:  # NNI's tuners raise errors of many types
         raise ConfigError(f"tuner {tuner!r} cannot take this search space: {error}") from error
     if config.max_trial_number is None and config.max_experiment_duration is None:
         raise ConfigError(

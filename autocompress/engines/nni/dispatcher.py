@@ -1,7 +1,6 @@
 """NNI's message dispatcher, run in a thread of the launching process.
 
-In a process of its own, an exception of the tuner would leave the experiment RUNNING for ever. Here it is seen and
-raised.
+In its own process, an exception of the tuner would leave the experiment RUNNING forever. Here it is raised.
 """
 
 from __future__ import annotations
@@ -24,15 +23,10 @@ from autocompress.search.adaptive import reason_to_stop
 class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
     """Carries messages between NNI's manager and a tuner and an assessor.
 
-    NNI's own gives the results of trials that run again after a resume to the tuner as imported data, and never tells
-    it when they fail. This one treats them as what they are, trials of this experiment.
-
-    Args:
-        channel: the manager's tuner channel, a WebSocket URL.
-        tuner: told of trials that run again through its `adopt(parameter_id, parameters)`.
-        assessor: may be None.
-        on_end: called with the parameter id, NNI's trial id and whether it ended with an error code when a trial's
-            process has ended, before the tuner hears of it. A process that was killed has no such code.
+    NNI's own passes the results of trials that run again after a resume to the tuner as imported data, and does not
+    report their failures. This one hands them to the tuner's `adopt(parameter_id, parameters)`. When a trial's process
+    ends, `on_end` is called with the parameter id, NNI's trial id and whether it had an error code (a killed process
+    has none), before the tuner is notified.
     """
 
     def __init__(
@@ -42,7 +36,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="autocompress-dispatcher", daemon=True)
         self._error: BaseException | None = None
-        # When the manager is gone, NNI prints a traceback for each of its five retries; that it is gone, we tell.
+        # When the manager is gone, NNI prints a traceback for each of its five retries; we report that once.
         logging.getLogger("nni.runtime.command_channel").setLevel(logging.CRITICAL)
 
     def start(self) -> None:
@@ -55,12 +49,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         self._thread.join(timeout=10)
 
     def raise_error(self) -> None:
-        """Raise what the tuner or the assessor raised, if they did.
-
-        Raises:
-            AutoCompressError: as it was raised.
-            EngineError: anything else, as its cause.
-        """
+        """Raise what the tuner or the assessor raised, if anything: our errors as they are, others as EngineError."""
         error = self.worker_exceptions[0] if self.worker_exceptions else self._error
         if isinstance(error, AutoCompressError):
             raise error
@@ -68,7 +57,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
             raise EngineError(f"the tuner or assessor failed: {error!r}") from error
 
     def handle_add_customized_trial(self, data: Any) -> None:
-        """NNI tells which trials run again after a resume."""
+        """NNI reports which trials run again after a resume."""
         super().handle_add_customized_trial(data)
         for trial in [nni.load(entry) if isinstance(entry, str) else entry for entry in data]:
             if isinstance(trial["parameter_id"], int):
@@ -82,7 +71,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
         super().handle_trial_end(data)
 
     def is_created_in_previous_exp(self, param_id: int | None) -> bool:  # noqa: ARG002 - NNI's signature
-        """No trial is a stranger: see the class."""
+        """Always false: see the class."""
         return False
 
     def _run(self) -> None:
@@ -96,12 +85,9 @@ _logger = logging.getLogger(__name__)
 
 
 class AdaptiveCompressionAssessor(Assessor):  # type: ignore[misc]  # NNI is not typed
-    """Counts the epochs of all trials from their intermediate results.
+    """Stops trials by the epochs counted from their intermediate results.
 
-    Args:
-        maximal_total_epochs: the most epochs of all trials together.
-        patience: the most epochs of one trial; None where a trial has no limit of its own.
-        epochs_before: epochs done before a resume.
+    `patience` bounds the epochs of one trial (None: no bound); `epochs_before` were done before a resume.
     """
 
     def __init__(self, maximal_total_epochs: int, patience: int | None = None, epochs_before: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""NNI as an engine: searches that are experiments with a web page."""
+"""NNI as an engine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,11 @@ from autocompress.tracking import Callback
 
 @dataclass
 class NniSearch:
-    """An experiment that is to be run or resumed. Implements `base.Search`.
+    """An experiment to run or resume. Implements `base.Search`."""
 
-    Attributes:
-        experiment: the search.
-        action: what is to be done.
-        port: of the web page; None for 8080, or a free one where that is taken.
-    """
-
-    experiment: AutoCompressionExperiment
-    action: Literal["run", "resume"]
-    port: int | None
+    experiment: AutoCompressionExperiment  # the search
+    action: Literal["run", "resume"]  # what is to be done
+    port: int | None  # of the web page; None for 8080, or a free one where that is taken
 
     @property
     def directory(self) -> Path:
@@ -97,7 +91,7 @@ class NniEngine:
         return search
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
-        """Not known: whoever holds the directory's lock runs its trials."""
+        """None are recorded: the holder of the directory's lock runs the trials."""
         return []
 
 

@@ -18,15 +18,15 @@ from autocompress.budget import AccuracyBudget
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical, plan_experiment
-from autocompress.engines.nni.launch import known_to_nni, launch_manager, make_logs_private, post_experiment
+from autocompress.engines.nni.launch import exists_in_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.lifecycle import (
     Session,
     change_limit,
     create_algorithms,
-    created,
+    create_experiment,
     end_experiment,
-    reopened,
-    written_config,
+    load_config,
+    reopen_experiment,
 )
 from autocompress.engines.nni.manager import Manager, require_free_port
 from autocompress.engines.nni.remote import Machines
@@ -37,8 +37,8 @@ from autocompress.plan import ExperimentPlan, NniEngine
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.leaving import nothing_left_behind
-from autocompress.tracking import Callback, following
+from autocompress.store.leaving import removed_if_unused
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
@@ -63,7 +63,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         settings: all settings of the search, the budget among them.
         objective: what trials are compared by: "rate", "parameters", "macs" or "size". By default "rate" for one
             algorithm, "size" for several.
-        callbacks: told of the search while it runs.
+        callbacks: notified of the search while it runs.
         confirmed: whether a budget below .05 % or above 50 % of the uncompressed accuracy is only warned of; else it is
             refused.
 
@@ -131,7 +131,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         """
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.read(store)
-        experiment_id, config = written_config(plan, store)
+        experiment_id, config = load_config(plan, store)
         experiment = cls(ModuleReference.from_dict(plan.module), config, experiment_id, directory=store.path)
         experiment._store, experiment._runs_module = store, False
         experiment.settings, experiment.objective = plan.settings, plan.objective
@@ -173,13 +173,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         Args:
             port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
             debug: log at debug level.
-            run_mode: with `RunMode.Detach` NNI's manager goes on when Python exits; the search itself does not.
+            run_mode: with `RunMode.Detach` NNI's manager keeps running when Python exits; the search itself does not.
 
         Raises:
             AutoCompressError: something is wrong with the input, the directory, the port, or NNI does not start.
         """
         refuse_in_child("an experiment must not be started")
-        with nothing_left_behind(self._directory().path):
+        with removed_if_unused(self._directory().path):
             try:
                 self._start(port, debug, run_mode)
             except BaseException:
@@ -194,7 +194,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     @checked_arguments
     def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
-        """Go on with an experiment that was stopped or killed. No finished trial is trained again.
+        """Resume an experiment that was stopped or killed. No finished trial is trained again.
 
         Args:
             port: port of the web page.
@@ -209,7 +209,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     @checked_arguments
     def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
-        """Show the web page of an experiment that has ended, without going on with it.
+        """Show the web page of an experiment that has ended, without resuming it.
 
         Args:
             port: port of the web page.
@@ -256,27 +256,29 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         _require_attributes(self.settings, self.objective, self.callbacks, self.confirmed)
         store = self._directory()
         require_free_port(port)
-        plan = self._reopened(store) if self._action == "resume" else self._created(store)
+        if self._action == "resume":
+            plan = self._reopened(store)
+        else:
+            plan = plan_experiment(self.config, self.module, self.settings, self.objective)
+            plan = create_experiment(
+                plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed
+            )
         ledger = Ledger(store)
         machines = Machines.of(self.config, self.id, store)
         machines.prepare()
         for key in ledger.open:
             machines.fetch(key)
-        ledger.absorb()
+        ledger.settle_ended()
         algorithms = create_algorithms(plan, ledger, self._finish, machines)
         if run_mode is not RunMode.Detach:
             atexit.register(self.stop)
-        self._tell_end = self._following.enter_context(following(store, self.callbacks))
+        self._tell_end = self._following.enter_context(notify_callbacks(store, self.callbacks))
         manager = self._start_manager(port, debug, run_mode)
         self._session = Session(manager, algorithms, resumed=self._action == "resume")
 
-    def _created(self, store: ExperimentDirectory) -> ExperimentPlan:
-        plan = plan_experiment(self.config, self.module, self.settings, self.objective)
-        return created(plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed)
-
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
-        plan = reopened(self.id, self.module, store, self._held)
-        if not known_to_nni(self.id, store.path / "nni"):
+        plan = reopen_experiment(self.id, self.module, store, self._held)
+        if not exists_in_nni(self.id, store.path / "nni"):
             self._action = "create"
         if plan.maximal_trials == self.config.max_trial_number:
             return plan

@@ -1,4 +1,4 @@
-"""Starting NNI's manager on an experiment, and what NNI itself remembers of experiments."""
+"""Start NNI's manager on an experiment, and read what NNI stores about experiments."""
 
 from __future__ import annotations
 
@@ -24,18 +24,7 @@ from autocompress.errors import EngineError
 
 
 def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, port: int, debug: bool) -> Manager:
-    """Start a manager for an experiment and wait until it answers; `post_experiment` sets it to work.
-
-    Args:
-        action: "create", "resume" or "view".
-        experiment_id: NNI's id.
-        config: NNI's configuration, canonical.
-        port: port on 127.0.0.1.
-        debug: whether the manager logs at debug level.
-
-    Raises:
-        EngineError: the port is taken, or the manager does not start.
-    """
+    """Start a manager ("create", "resume" or "view") and wait until it answers; `post_experiment` starts its work."""
     prefix = new_url_prefix()
     arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, None)
     log = Path(config.experiment_working_directory, experiment_id, "log")
@@ -45,11 +34,7 @@ def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, po
 
 
 def make_logs_private(experiment_id: str, config: ExperimentConfig) -> None:
-    """Make NNI's directory of an experiment, and its log in there, before NNI does: only their owner may read them.
-
-    Raises:
-        EngineError: they cannot be made, or belong to another user.
-    """
+    """Create NNI's directory and log of an experiment before NNI does, readable by their owner only."""
     for directory in (home := Path(config.experiment_working_directory), home / experiment_id):
         make_private_directory(directory)
     make_private_directory(home / experiment_id / "log")
@@ -57,11 +42,7 @@ def make_logs_private(experiment_id: str, config: ExperimentConfig) -> None:
 
 
 def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
-    """Let the manager begin; it then waits for the tuner.
-
-    Raises:
-        EngineError: it refuses the configuration.
-    """
+    """Let the manager begin; it then waits for the tuner."""
     try:
         rest.post(manager.port, "/experiment", config.json(), manager.url_prefix)
     except requests.RequestException as error:
@@ -69,22 +50,22 @@ def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
         raise EngineError(f"NNI's manager did not take the experiment: {answer or error}") from error
 
 
-def known_to_nni(experiment_id: str, working_directory: Path) -> bool:
-    """Whether NNI had written the experiment to its data base, or was killed before.
+def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
+    """Whether NNI has written the experiment to its data base.
 
-    NNI's own way of asking unpickles what the data base holds.
+    NNI's own query unpickles what the data base holds.
     """
     path = working_directory / experiment_id / "db" / "nni.sqlite"
     query = "select count(*) from ExperimentProfile where id = ?"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
             return bool(base.execute(query, (experiment_id,)).fetchone()[0])
-    except sqlite3.Error:  # no file, no table: all the same here
+    except sqlite3.Error:  # no file or no table
         return False
 
 
 def _register(experiment_id: str, manager: Manager, config: ExperimentConfig) -> None:
-    """Enter it into NNI's list of experiments, for `nnictl` and the page's own list; it has all their addresses."""
+    """Enter it into NNI's private list of experiments, for `nnictl` and the page."""
     home = Path(NNI_HOME_DIR)
     if not home.exists():
         make_private_directory(home)

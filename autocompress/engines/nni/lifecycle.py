@@ -16,8 +16,8 @@ from nni.experiment import ExperimentConfig, rest
 from nni.tools.package_utils import create_builtin_class_instance
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.baseline_trial import ShownTuner
-from autocompress.engines.nni.builtin_tuners import StockTuner, create_stock_tuner
+from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
+from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
 from autocompress.engines.nni.manager import Manager, end_process, find_manager
@@ -37,34 +37,24 @@ _RESTART_SECONDS = 10.0
 
 @dataclass
 class Algorithms:
-    """The tuner and the assessor of an experiment, and what they share."""
+    """The tuner and the assessor of an experiment, and the trials that they share."""
 
     trials: RunningTrials
-    tuner: AdaptiveCompression | StockTuner
+    tuner: AdaptiveCompression | BuiltinTuner
     assessor: Assessor | None
 
 
 def create_algorithms(
     plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
 ) -> Algorithms:
-    """The tuner and the assessor that a plan names.
-
-    Args:
-        plan: the experiment.
-        ledger: its records so far.
-        finish: called once when there is nothing left to try.
-        machines: where trials run.
-
-    Raises:
-        ConfigError: one of them cannot be created.
-    """
+    """The tuner and the assessor that a plan names; `finish` is called once when there is nothing left to try."""
     trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
-    tuner: AdaptiveCompression | StockTuner
+    tuner: AdaptiveCompression | BuiltinTuner
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
-        stock = create_stock_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
-        tuner = StockTuner(stock, trials, plan.of_others, plan.settings.maximal_total_epochs)
+        builtin = create_builtin_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
+        tuner = BuiltinTuner(builtin, trials, plan.of_others, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
 
@@ -74,7 +64,7 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
     if plan.assessor != ADAPTIVE_TUNER:
         try:
             return create_builtin_class_instance(plan.assessor, plan.assessor_arguments, "assessors")
-        except Exception as error:  # NNI's validators raise whatever they like
+        except Exception as error:  # NNI's validators raise errors of many types
             raise ConfigError(f"assessor {plan.assessor!r} could not be created: {error}") from error
     done = sum(record.epochs for record in ledger.records)
     if plan.tuner != ADAPTIVE_TUNER:
@@ -84,18 +74,12 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
 
 
 class Session:
-    """A manager that runs an experiment.
-
-    Args:
-        manager: started, the experiment posted to it.
-        algorithms: the tuner and the assessor; connected to the manager at once.
-        resumed: whether NNI knows trials of it already.
-    """
+    """A manager that runs an experiment, connected to the tuner and the assessor."""
 
     def __init__(self, manager: Manager, algorithms: Algorithms, *, resumed: bool) -> None:
         self.manager = manager
         self._trials = algorithms.trials
-        tuner = ShownTuner(algorithms.tuner, begun=resumed)
+        tuner = BaselineFirstTuner(algorithms.tuner, begun=resumed)
         self._dispatcher = Dispatcher(manager.tuner_channel, tuner, algorithms.assessor, self._trials.note_end)
         self._dispatcher.start()
 
@@ -115,7 +99,7 @@ class Session:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End everything. What running trials still report is not taken for a result."""
+        """Stop everything; later reports of running trials are ignored."""
         self._trials.close()
         self.manager.stop()
         self._dispatcher.close()
@@ -164,7 +148,7 @@ def _set_limit(manager: Manager, profile: dict[str, Any], trials: int | None) ->
 _logger = logging.getLogger("nni.autocompress")
 
 
-def created(
+def create_experiment(
     plan: ExperimentPlan,
     config: ExperimentConfig,
     experiment_id: str,
@@ -174,22 +158,9 @@ def created(
     *,
     confirmed: bool = True,
 ) -> ExperimentPlan:
-    """Make the directory, measure the uncompressed model, and write the plan down.
+    """Create the directory, measure the uncompressed model, and write the plan, which is returned.
 
-    Args:
-        plan: checked, without a baseline.
-        config: NNI's, which is completed in place.
-        experiment_id: NNI's.
-        module: the user's.
-        store: the directory.
-        held: what is to be let go when the experiment stops; the directory's lock is added.
-        confirmed: whether a budget that is hardly meant is warned of only.
-
-    Returns:
-        the plan with its baseline.
-
-    Raises:
-        AutoCompressError: the directory is taken, or the model cannot be measured.
+    NNI's configuration is completed in place; the directory's lock is added to `held`.
     """
     store.create()
     held.enter_context(store.locked())
@@ -201,19 +172,12 @@ def created(
     return plan
 
 
-def reopened(
+def reopen_experiment(
     experiment_id: str, module: ModuleReference, store: ExperimentDirectory, held: ExitStack
 ) -> ExperimentPlan:
-    """Take over a directory: end a manager that was left, repair the journal.
+    """Take over a directory: end a manager that was left running, repair the journal.
 
-    Args:
-        experiment_id: NNI's.
-        module: the user's.
-        store: the directory.
-        held: what is to be let go when the experiment stops; the directory's lock is added.
-
-    Raises:
-        StoreError: there is no experiment, or somebody runs it.
+    The directory's lock is added to `held`.
     """
     store.settings()  # a directory without an experiment is not locked, which would make it
     held.enter_context(store.locked())
@@ -221,16 +185,12 @@ def reopened(
     return open_experiment(store, fingerprint=module.fingerprint(), logger=_logger)
 
 
-def written_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
-    """NNI's id and configuration of an experiment, from its plan; NNI's files are in the experiment's directory.
-
-    Raises:
-        StoreError: the plan is of another engine, or NNI does not accept the configuration.
-    """
+def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
+    """NNI's id and configuration of an experiment, from its plan."""
     engine = plan.engine_as(NniEngine)
     try:
         known = ExperimentConfig(**engine.config)
-    except Exception as error:  # NNI raises whatever it likes
+    except Exception as error:  # NNI raises errors of many types
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
     known.experiment_working_directory = str(store.path / "nni")
     return engine.id, known

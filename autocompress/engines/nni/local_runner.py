@@ -1,4 +1,4 @@
-"""NNI's tuners without NNI's manager: one trial after the other, each in a process of its own."""
+"""NNI's tuners without NNI's manager: one trial after the other, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,29 +22,17 @@ from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.tracking import Callback, following
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child
-from autocompress.trial.process import End, ForkServer, Starter, TrialProcess
+from autocompress.trial.process import ForkServer, ProcessEnd, Starter, TrialProcess
 
 _logger = logging.getLogger("nni.autocompress")
 
 
-def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
-    """Let one of NNI's tuners choose so many trials, and run them. What the directory holds already counts.
-
-    Args:
-        plan: with its baseline; it names the tuner.
-        store: the experiment's directory, with its settings.
-        trials: how many in all; None until the tuner ends. One that was tried before is answered from its record, and
-            counts.
-        start: how trials' processes are started.
-
-    Raises:
-        ConfigError: the tuner cannot be created, or cannot take the search space.
-        TrialError: nothing but failures so far.
-    """
+def run_tuner(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, start: Starter) -> None:
+    """Let a tuner choose `trials` trials in all (None: until it ends), and run them; those in the directory count."""
     ledger = Ledger(store)
-    ledger.absorb()
+    ledger.settle_ended()
     run = _Run(plan, ledger, start)
     run.import_finished()
     for parameter_id in itertools.count(len(ledger.records)):
@@ -56,22 +44,16 @@ def drive(plan: ExperimentPlan, store: ExperimentDirectory, trials: int | None, 
 
 @dataclass
 class TunerSearch:
-    """A search by one of NNI's tuners, or ours, without a page. Implements `base.Search`.
+    """A search by a tuner of NNI or ours, without a web page. Implements `base.Search`."""
 
-    Attributes:
-        plan: with its baseline.
-        directory: where it is kept.
-        trials: the most trials in all; None for as many as it takes.
-    """
-
-    plan: ExperimentPlan
-    directory: Path
-    trials: int | None
+    plan: ExperimentPlan  # with its baseline
+    directory: Path  # where it is kept
+    trials: int | None  # the most trials in all; None for as many as it takes
     _started: bool = field(default=False, init=False)
 
     @property
     def url(self) -> str | None:
-        """It has no page: empty once it has started."""
+        """Empty once it has started: it has no page."""
         return "" if self._started else None
 
     @property
@@ -86,16 +68,16 @@ class TunerSearch:
             store.create()
             store.write_settings(self.plan.to_dict())
         self._started = True
-        with store.locked(), ForkServer() as server, following(store, callbacks) as tell_end:
+        with store.locked(), ForkServer() as server, notify_callbacks(store, callbacks) as tell_end:
             source = ModuleReference.from_dict(self.plan.module).fingerprint()
             open_experiment(store, self.plan, fingerprint=source, logger=_logger)
-            drive(self.plan, store, self.trials, server)
+            run_tuner(self.plan, store, self.trials, server)
             self.result.verify()
             tell_end()
         return True
 
     def stop(self) -> None:
-        """Nothing is left of it."""
+        """Nothing to stop."""
 
 
 class TunerEngine:
@@ -106,7 +88,7 @@ class TunerEngine:
     options: tuple[str, ...] = ()
 
     def create(self, request: SearchRequest) -> TunerSearch:
-        """A new search; the uncompressed model is measured first where the request does not have it."""
+        """A new search; the uncompressed model is measured unless the request has it."""
         require_options(self, request.options)
         space = load_search_space(request.search_space)
         plan = ExperimentPlan(
@@ -125,18 +107,18 @@ class TunerEngine:
         return TunerSearch(plan.with_baseline(baseline, plan.engine), request.directory, request.trials)
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> TunerSearch:
-        """The search in a directory, to go on with."""
+        """Resume the search in a directory."""
         require_options(self, options)
         store = ExperimentDirectory(directory)
         done = len(Ledger(store).records)
         return TunerSearch(ExperimentPlan.read(store), directory, None if trials is None else done + trials)
 
     def show(self, directory: Path, **_: Any) -> str:
-        """It has no page; its report is what there is to look at."""
+        """The command that writes its report, as it has no page."""
         return shlex.join(["autocompress", "report", str(directory)])
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
-        """Whoever holds the directory's lock runs its trials."""
+        """None are recorded."""
         return []
 
 
@@ -155,13 +137,13 @@ class _Run:
         self._finished = True
 
     def import_finished(self) -> None:
-        """Let the tuner learn from trials of before an interruption."""
+        """Let the tuner learn from trials before an interruption."""
         known = [record for record in self._ledger.records if record.score is not None]
         if known:
             self._tuner.import_data([{"parameter": each.parameters, "value": each.score} for each in known])
 
     def one(self, parameter_id: int) -> bool:
-        """Run the trial that the tuner wants; whether there was one."""
+        """Run the tuner's next trial; False where there is none."""
         sent: list[dict[str, Any]] = []
         sent += self._tuner.generate_multiple_parameters(
             [parameter_id], st_callback=lambda _, parameters: sent.append(parameters)
@@ -182,7 +164,7 @@ class _Run:
         return self._ledger.directory.trial(key).record()
 
 
-def _run(process: TrialProcess) -> End:
+def _run(process: TrialProcess) -> ProcessEnd:
     try:
         for _ in process.results():
             pass

@@ -1,4 +1,4 @@
-"""Files that only their owner can read: those that have the secret address of NNI's page in them."""
+"""NNI's manager process, and the files that only their owner may read, as they contain its secret address."""
 
 from __future__ import annotations
 
@@ -24,12 +24,9 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a directory, or take an existing one, that only its owner can enter.
+    """Create a directory, or restrict an existing one, so that only its owner can enter.
 
-    Its parents are made as others are; the umask of the process is left alone, as other threads may write files too.
-
-    Raises:
-        EngineError: it cannot be made, or belongs to another user.
+    The process' umask is left alone, as other threads may write files too.
     """
     try:
         path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
@@ -39,15 +36,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def make_private_file(path: Path, content: bytes = b"") -> Path:
-    """Make a file, or take an existing one, that only its owner can read.
-
-    Args:
-        path: of the file; its directory exists.
-        content: of a new one.
-
-    Raises:
-        EngineError: it cannot be made, or belongs to another user.
-    """
+    """Create a file, or restrict an existing one, so that only its owner can read it."""
     try:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
@@ -75,21 +64,15 @@ _HOOK = Path(__file__).with_name("manager_hook.js")
 
 @dataclass
 class Manager:
-    """A running manager.
+    """A running manager."""
 
-    Attributes:
-        process: its process.
-        port: the port it listens on.
-        url_prefix: the random path before all its pages and its REST interface.
-    """
-
-    process: subprocess.Popen[bytes]
-    port: int
-    url_prefix: str
+    process: subprocess.Popen[bytes]  # its process
+    port: int  # the port it listens on
+    url_prefix: str  # the random path before all its pages and its REST interface
 
     @property
     def url(self) -> str:
-        """The web page, to be clicked."""
+        """The web page."""
         return f"http://127.0.0.1:{self.port}/{self.url_prefix}/oview"
 
     @property
@@ -99,7 +82,7 @@ class Manager:
 
     @staticmethod
     def tuner_channel_of(port: int, url_prefix: str) -> str:
-        """The same before the manager is there; NNI compares it to the letter."""
+        """The same before the manager runs; NNI compares it character by character."""
         return f"ws://localhost:{port}/{url_prefix}/tuner"
 
     def get(self, path: str) -> Any:
@@ -107,18 +90,14 @@ class Manager:
         return rest.get(self.port, path, self.url_prefix)
 
     def require_alive(self) -> None:
-        """Check that the process is there.
-
-        Raises:
-            EngineError: it has gone, and how.
-        """
+        """Check that the process is running; EngineError says how it ended."""
         code = self.process.poll()
         if code is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise EngineError(f"NNI's manager (process {self.process.pid}) {how}")
 
     def stop(self) -> None:
-        """End the manager: ask it, then make it. Running trials are interrupted first."""
+        """Stop the manager, by its REST interface or else by a signal. Running trials are interrupted first."""
         with contextlib.suppress(requests.RequestException, subprocess.TimeoutExpired):
             rest.delete(self.port, "/experiment", self.url_prefix)
             self.process.wait(_STOP_SECONDS)
@@ -127,16 +106,12 @@ class Manager:
 
 
 def new_url_prefix() -> str:
-    """A path nobody can guess: 128 random bits."""
+    """A path of 128 random bits."""
     return secrets.token_hex(16)
 
 
 def require_free_port(port: int) -> None:
-    """Check that the port can be listened on.
-
-    Raises:
-        EngineError: something else listens there.
-    """
+    """Check that nothing listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -155,23 +130,14 @@ def default_port() -> int:
 
 
 def free_port() -> int:
-    """One that nothing listens on at this moment."""
+    """A port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, over_ssh: bool = False) -> Manager:
-    """Start the manager and wait until it answers, however loaded the machine is.
-
-    Args:
-        arguments: NNI's own command line of the manager.
-        log_directory: where its output goes; only its owner can read it from then on.
-        over_ssh: whether trials run on other machines, to which its port is forwarded.
-
-    Raises:
-        EngineError: the port is taken, or it does not answer in a minute; the end of its output is told.
-    """
+    """Start the manager and wait up to a minute until it answers; its output goes to a private log."""
     require_free_port(arguments.port)
     make_private_directory(log_directory)
     log = make_private_file(log_directory / "manager.log")
@@ -195,7 +161,7 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
 
 
 def end_process(process: psutil.Process | None, patience: float = _STOP_SECONDS) -> None:
-    """End a process and what it started: SIGTERM, then SIGKILL for what is left after `patience` seconds."""
+    """End a process and its children: SIGTERM, then SIGKILL after `patience` seconds."""
     if process is None:
         return
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -209,7 +175,7 @@ def end_process(process: psutil.Process | None, patience: float = _STOP_SECONDS)
 
 
 def find_manager(experiment_id: str) -> psutil.Process | None:
-    """The manager of that experiment, if one runs: it outlives a launcher that was killed."""
+    """The running manager of an experiment, if any: it outlives a launcher that was killed."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if "--experiment-id" in command and command[command.index("--experiment-id") + 1] == experiment_id:

@@ -1,4 +1,4 @@
-"""The machines of a search over SSH: what trials need is brought there, and what comes of them is brought back."""
+"""Remote machines over SSH: files that trials need are copied there, and results are copied back."""
 
 from __future__ import annotations
 
@@ -26,14 +26,10 @@ class _Directory:
 
 
 class Machines:
-    """Where an experiment's trials run; nothing needs to be brought anywhere while that is this machine.
+    """The machines that an experiment's trials run on; nothing is copied where that is this one.
 
-    Each machine has the experiment's directory in its user's home, `~/.autocompress/<id>`, with the trials it has run
-    and the checkpoints it was given. It is reached as NNI reaches it; its host key is not checked, as NNI's is not.
-
-    Args:
-        store: the experiment's directory here.
-        others: its directories elsewhere.
+    Each has the experiment's directory, `~/.autocompress/<id>`, with the trials it has run and the checkpoints it was
+    given. It is reached as NNI reaches it; its host key is not checked, as NNI's is not.
     """
 
     def __init__(self, store: ExperimentDirectory, others: Sequence[_Directory] = ()) -> None:
@@ -41,48 +37,31 @@ class Machines:
 
     @classmethod
     def of(cls, config: ExperimentConfig, experiment_id: str, store: ExperimentDirectory) -> Machines:
-        """Those that a configuration names.
-
-        Raises:
-            ConfigError: paramiko is not installed.
-            EngineError: a machine cannot be reached.
-        """
+        """The machines of a configuration."""
         if not is_remote(config):
             return cls(store)
         machines = config.training_service.machine_list
-        return cls(store, [_reached(machine, experiment_id) for machine in machines])
+        return cls(store, [_connected(machine, experiment_id) for machine in machines])
 
     def prepare(self) -> None:
-        """Bring the experiment's settings there.
-
-        Raises:
-            StoreError: a machine cannot be written to.
-        """
+        """Copy the experiment's settings there."""
         for other in self._others:
             other.files.write(self._store.settings_path.name, self._store.settings_path.read_bytes())
 
-    def give(self, key: str) -> None:
-        """Bring a trial's checkpoint to where it is not, as another trial is to start from it.
-
-        Raises:
-            StoreError: a machine cannot be written to.
-        """
+    def push_checkpoint(self, key: str) -> None:
+        """Copy a trial's checkpoint to machines that lack it, as another trial is to start from it."""
         for other in self._others:
             if not other.files.holds(key):
                 other.files.push(key, self._store.trial(key).path)
 
     def fetch(self, key: str) -> None:
-        """Bring back what came of a trial, if it has ended.
-
-        Raises:
-            StoreError: it cannot be read, or is not what was written.
-        """
+        """Copy the files of a trial back, if it has ended."""
         for other in self._others:
             if other.files.pull(key, self._store.trial(key).path):
                 return
 
-    def printed(self, trial_id: str) -> str:
-        """What a trial printed as its errors, by NNI's id."""
+    def stderr_of(self, trial_id: str) -> str:
+        """The standard error of a trial, by NNI's id."""
         name = f"{trial_id}/trial.stderr"
         texts = [text for other in self._others for text in other.files.texts(f"{other.outputs}/{name}")]
         return texts[-1].strip() if texts else ""
@@ -96,15 +75,7 @@ def is_remote(config: ExperimentConfig) -> bool:
 def remote_command(config: ExperimentConfig, experiment_id: str, module_root: str, channel: str, python: str) -> str:
     """The trial command on other machines; it runs in a copy of the code directory.
 
-    Args:
-        config: its machines may name a `python_path`, all of them the same.
-        experiment_id: NNI's.
-        module_root: directory that the module's name starts from; inside the code directory.
-        channel: see `autocompress.trial`.
-        python: of this process, taken where the machines name none.
-
-    Raises:
-        ConfigError: the machines name several, or the module is outside the code directory.
+    It uses the machines' common `python_path`, else this process' Python.
     """
     paths = {machine.python_path for machine in config.training_service.machine_list}
     if len(paths) != 1:
@@ -119,7 +90,7 @@ def remote_command(config: ExperimentConfig, experiment_id: str, module_root: st
     return shlex.join([interpreter, "-m", "autocompress.trial", *arguments])
 
 
-def _reached(machine: Any, experiment_id: str) -> _Directory:
+def _connected(machine: Any, experiment_id: str) -> _Directory:
     import fsspec  # slow to import
 
     options = {"username": machine.user, "port": machine.port, "passphrase": machine.ssh_passphrase}

@@ -1,4 +1,4 @@
-"""The running trials of an NNI experiment: what both kinds of tuner share."""
+"""The running trials of an NNI experiment, and the adaptive tuner."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from nni.tuner import Tuner
 
-from autocompress.engines.failures import require_hope, told_loss
+from autocompress.engines.failures import check_failures, lost_trial_message
 from autocompress.engines.nni.remote import Machines
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import Search, proposals
-from autocompress.store import Ledger, OpenTrial, told_killed
+from autocompress.store import Ledger, PendingTrial, killed_message
 from autocompress.store.disk import require_space
 from autocompress.trial.spec import trial_key
 
@@ -24,16 +24,10 @@ _SECRET_PATH = re.compile(r"/[0-9a-f]{32}(?=/)")
 
 
 class RunningTrials:
-    """Which of NNI's parameter ids is which trial, and the way of their results into the ledger.
+    """Maps NNI's parameter ids to trials, and moves their results into the ledger.
 
-    Final metrics and ends of trials arrive on different threads in either order, so whoever uses this holds `lock`.
-
-    Args:
-        ledger: the experiment's records.
-        fingerprint: hash of the module's source text.
-        threshold: the worst tolerable accuracy.
-        finish: called once when there is nothing left to try.
-        machines: where trials run; here by default.
+    Final metrics and ends of trials arrive on different threads in either order, so callers hold `lock`. `finish` is
+    called once when there is nothing left to try.
     """
 
     def __init__(
@@ -66,24 +60,20 @@ class RunningTrials:
         return trial_key(self._fingerprint, parameters, self._threshold)
 
     def begin(self, parameter_id: int, parameters: dict[str, Any], proposal: Proposal | None = None) -> None:
-        """A trial is about to run; it is in the journal before NNI hears of it."""
+        """A trial is about to run; it is written to the journal before NNI receives it."""
         key = self.key(parameters)
         if not self._decided(key):
-            self.ledger.propose(OpenTrial(key, parameters, proposal))
+            self.ledger.propose(PendingTrial(key, parameters, proposal))
         if (start := parameters["search"].get("start_from")) is not None:
-            self._machines.give(start)
+            self._machines.push_checkpoint(start)
         self._running[parameter_id] = key
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
-        """A trial of before a resume runs again."""
+        """Take over a trial that runs again after a resume."""
         self._running[parameter_id] = self.key(parameters)
 
     def settle(self, parameter_id: int, *, ended: bool) -> TrialRecord | None:
         """Take the result of a trial, once.
-
-        Args:
-            parameter_id: NNI's id.
-            ended: whether its process has ended, so that a missing result means that it was killed.
 
         Returns:
             the new record; None when the trial is not known, has been settled, or has no result yet.
@@ -103,37 +93,24 @@ class RunningTrials:
         if record is None and key in self.ledger.open:
             record = self.ledger.close(key, self._crashes.get(parameter_id), self._kills.get(parameter_id))
         if record is not None and record.state == "lost":
-            _logger.warning("%s", told_loss(record, self.ledger.records))
+            _logger.warning("%s", lost_trial_message(record, self.ledger.records))
         elif record is not None and record.error is not None:
             _logger.info("trial %s (%s) %s: %s", key, record.algorithm, record.state, record.error)
-        require_hope(self.ledger.records, self.ledger.directory)
+        check_failures(self.ledger.records, self.ledger.directory)
         return record
 
     def note_end(self, parameter_id: int, trial_id: str, crashed: bool) -> None:
-        """A trial's process ended; if it left no record, this tells why.
-
-        Args:
-            parameter_id: NNI's.
-            trial_id: NNI's.
-            crashed: whether it ended with an error code: what it printed last is the reason.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Note how a trial's process ended, in case it left no record; `crashed`: with an error code."""
         with self.lock:
             if crashed:
                 self.note_crash(
-                    parameter_id, self._written(trial_id, "trial.stderr") or self._machines.printed(trial_id)
+                    parameter_id, self._written(trial_id, "trial.stderr") or self._machines.stderr_of(trial_id)
                 )
             else:
-                self._kills[parameter_id] = told_killed(self._written(trial_id, "trial.signal"))
+                self._kills[parameter_id] = killed_message(self._written(trial_id, "trial.signal"))
 
     def note_crash(self, parameter_id: int, text: str) -> None:
-        """A trial's process ended with an error, and printed this.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Note the output of a trial's process that ended with an error."""
         with self.lock:
             require_space(self.ledger.directory.path, text)
             text = _SECRET_PATH.sub("/...", text)
@@ -144,7 +121,7 @@ class RunningTrials:
         return files[-1].read_text(errors="replace").strip() if files else ""
 
     def close(self) -> None:
-        """The experiment is being stopped: what comes in from now on are interrupted trials, not results."""
+        """The experiment is being stopped: results from now on are of interrupted trials."""
         with self.lock:
             self._closed = True
 
@@ -161,10 +138,10 @@ class RunningTrials:
 _SendTrial = Callable[[int, dict[str, Any]], None]
 
 
-class Unsent(list[dict[str, Any]]):
-    """As long as what NNI asked for, and empty when gone through: the trials are sent later, one by one.
+class DeferredParameters(list[dict[str, Any]]):
+    """As long as NNI requested, and empty when iterated: the trials are sent later, one by one.
 
-    A shorter list would tell NNI that there are no more trials.
+    A shorter list would end the experiment.
     """
 
     def __init__(self, length: int) -> None:
@@ -176,13 +153,7 @@ class Unsent(list[dict[str, Any]]):
 
 
 class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
-    """Proposes what the searches propose, as far as NNI has workers for it.
-
-    Args:
-        searches: one for each algorithm of the search space.
-        trial_parameters: proposal -> the JSON object a trial is given.
-        trials: the running trials and the ledger behind them.
-    """
+    """NNI tuner that proposes what the searches propose, as far as NNI has free workers."""
 
     def __init__(
         self, searches: Sequence[Search], trial_parameters: Callable[[Proposal], dict[str, Any]], trials: RunningTrials
@@ -196,31 +167,31 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
     def generate_multiple_parameters(
         self, parameter_id_list: list[int], st_callback: _SendTrial | None = None, **_: Any
     ) -> list[dict[str, Any]]:
-        """NNI has so many free workers, and will not ask for them again."""
+        """NNI has a free worker for each id, and requests trials for it only once."""
         with self._trials.lock:
             self._free_ids.extend(parameter_id_list)
             self._send = st_callback
             self._issue()
-        return Unsent(len(parameter_id_list))
+        return DeferredParameters(len(parameter_id_list))
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **_: Any) -> None:  # noqa: ARG002
         """A final metric has arrived; the trial's record is on disk."""
         self._settle(parameter_id, ended=False)
 
-    def trial_end(self, parameter_id: int, success: bool, **_: Any) -> None:  # noqa: ARG002 - the record tells
+    def trial_end(self, parameter_id: int, success: bool, **_: Any) -> None:  # noqa: ARG002 - the record has it
         """A trial's process has ended."""
         self._settle(parameter_id, ended=True)
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
-        """A trial of before a resume runs again."""
+        """Take over a trial that runs again after a resume."""
         with self._trials.lock:
             self._trials.adopt(parameter_id, parameters)
 
     def import_data(self, data: Any) -> None:
-        """NNI's own memory of finished trials; the journal knows them already."""
+        """Ignored: the journal has the finished trials."""
 
     def update_search_space(self, search_space: Any) -> None:
-        """The searches were made from it before the experiment started."""
+        """Ignored: the searches were created from it."""
 
     def _settle(self, parameter_id: int, *, ended: bool) -> None:
         with self._trials.lock:

@@ -1,6 +1,6 @@
 """Search spaces as NNI's tuners and its page read them: every variable has `_type` and `_value` of its own.
 
-NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; NNI 3.0 stumbles over that.
+NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; NNI 3.0 cannot read that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEARCH = "search"
 
 
 def flattened(search_space: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a search space in which nested values have keys of their own: `...::quant_bits/weight`."""
+    """A copy of a search space in which nested values have their own keys: `...::quant_bits/weight`."""
     flat = copy.deepcopy(dict(search_space))
     choice = flat[ALGORITHM_KEY]
     choice["_value"] = [_flat(option) for option in choice["_value"]]
@@ -54,8 +54,8 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters as NNI's page draws them: what is under `search` has keys of its own."""
+def to_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's parameters as NNI's page draws them: each entry under `search` has its own key."""
     known = parameters.get(_SEARCH)
     search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (known or {}).items()}
     if known is not None and (rate := requested_rate(parameters)) is not None:
@@ -63,8 +63,8 @@ def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in parameters.items() if name != _SEARCH}, **search}
 
 
-def taken(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `shown`."""
+def from_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `to_page_parameters`."""
     prefix = f"{_SEARCH}{_MEMBER}"
     search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
     if sum(name.endswith("::sparsity") for name in parameters.get(ALGORITHM_KEY, {})) == 1:

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.engines.optuna.constraints import constraints
 from autocompress.records import State, TrialRecord
-from autocompress.store import OpenTrial, record_of_end
+from autocompress.store import PendingTrial, record_without_result
 
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "completed",
@@ -59,12 +59,12 @@ INTERRUPTED = "autocompress:interrupted"
 """User attribute of a trial that was interrupted with the whole search: it has no result."""
 
 
-def open_trial(trial: FrozenTrial) -> OpenTrial | None:
+def open_trial(trial: FrozenTrial) -> PendingTrial | None:
     """The trial's order; None while it is not written."""
     order = trial.user_attrs.get(ORDER)
     if order is None:
         return None
-    return OpenTrial.from_dict(order)
+    return PendingTrial.from_dict(order)
 
 
 def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
     if RECORD in attributes:
         return TrialRecord.from_dict(attributes[RECORD])
     asked = open_trial(trial)
-    return None if asked is None else record_of_end(asked, None)
+    return None if asked is None else record_without_result(asked, None)
 
 
 def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:

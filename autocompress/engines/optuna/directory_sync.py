@@ -16,7 +16,7 @@ from autocompress.errors import StoreError
 from autocompress.plan import ExperimentPlan, OptunaEngine
 from autocompress.records import TrialRecord
 from autocompress.report import write_report
-from autocompress.store import ExperimentDirectory, Ledger, OpenTrial
+from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.artefacts import Artefacts
 
 ARTIFACTS = "artefacts"
@@ -73,7 +73,7 @@ class DirectorySync:
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )
 
-    def fetch(self, asked: OpenTrial) -> None:
+    def fetch(self, asked: PendingTrial) -> None:
         """Bring here what a trial needs: the checkpoint it starts from, and its own result if there is one.
 
         Raises:
@@ -119,7 +119,7 @@ class DirectorySync:
                     ledger.propose(asked)
             return ledger
 
-    def propose(self, asked: OpenTrial) -> None:
+    def propose(self, asked: PendingTrial) -> None:
         """Note that a trial is about to run.
 
         Raises:

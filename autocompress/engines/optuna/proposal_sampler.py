@@ -18,7 +18,7 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, proposals
 from autocompress.search_space.space import ALGORITHM_KEY, SearchSpace
 from autocompress.search_space.values import Values, ValueSpace
-from autocompress.store import OpenTrial
+from autocompress.store import PendingTrial
 from autocompress.trial.spec import trial_key
 
 _RATE = "compression_rate"
@@ -41,7 +41,7 @@ class ProposalSampler(BaseSampler):
         running = running_keys(trials)
         return [proposal for proposal in wanted if self._key(proposal) not in running]
 
-    def claim(self, study: Study, trial: Trial, proposal: Proposal) -> OpenTrial | None:
+    def claim(self, study: Study, trial: Trial, proposal: Proposal) -> PendingTrial | None:
         """Write a proposal to a trial, unless another one has it.
 
         Storages have no transaction for that, so each worker writes first and reads afterwards: of several workers that
@@ -104,12 +104,12 @@ def key_of(plan: ExperimentPlan, parameters: dict[str, Any]) -> str:
 
 def write_order(
     trial: Trial, plan: ExperimentPlan, parameters: dict[str, Any], proposal: Proposal | None = None
-) -> OpenTrial:
+) -> PendingTrial:
     """Write a trial's order, before it runs."""
     key = key_of(plan, parameters)
     said = proposal and proposal.to_dict()
     trial.set_user_attr(ORDER, {"key": key, "parameters": parameters, "proposal": said})
-    return OpenTrial(key, parameters, proposal)
+    return PendingTrial(key, parameters, proposal)
 
 
 _SIGMAS = 3

@@ -21,7 +21,7 @@ from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
 from autocompress.search.adaptive import reason_to_stop
-from autocompress.search.speculation import next_beside
+from autocompress.search.speculation import next_speculative
 from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class AdaptiveCompressionSampler(BaseSampler):
         running = {
             each.params[self._rate] for each in others if not each.state.is_finished() and self._rate in each.params
         }
-        proposal = next_beside(search, records, running)
+        proposal = next_speculative(search, records, running)
         if proposal is not None:
             return proposal
         pending = search.next(records)
@@ -201,7 +201,7 @@ def _is_number(value: Any) -> bool:
 
 def _repeated(search: AdaptiveSearch, records: Sequence[TrialRecord]) -> Proposal:
     """The best rate of a finished search, or the last one where nothing was within the budget."""
-    moves = search.moves(records)
+    moves = search.steps(records)
     feasible = [move for move in moves if move.feasible]
     move = max(feasible, key=lambda each: each.rate) if feasible else moves[-1]
     position = move.position

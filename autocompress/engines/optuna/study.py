@@ -45,8 +45,8 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
 from autocompress.store.disk import require_writable
-from autocompress.store.leaving import nothing_left_behind
-from autocompress.tracking import Callback, following
+from autocompress.store.leaving import removed_if_unused
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child, refuse_in_child
 from autocompress.trial.process import ForkServer
 
@@ -204,7 +204,7 @@ class CompressionStudy:
             AutoCompressError: as `study`.
         """
         if self._study is None:
-            with nothing_left_behind(self.store.path):
+            with removed_if_unused(self.store.path):
                 self._study = self._opened(n_trials)
         return self._study
 
@@ -246,7 +246,7 @@ class CompressionStudy:
         if self._sampler is not None and n_trials is None:
             raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
         self.begin(n_trials)  # its directory is there from now on
-        with following(self.store, callbacks) as tell_end:
+        with notify_callbacks(self.store, callbacks) as tell_end:
             self._search(n_trials, n_jobs, on_record)
             result = self.result
             best = result.verify()

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.engines.failures import require_hope, told_loss
+from autocompress.engines.failures import check_failures, lost_trial_message
 from autocompress.engines.optuna.constraints import set_accuracy_margin
 from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of
 from autocompress.engines.optuna.dead_trials import BEAT, BEAT_SECONDS, OWNER, Liveness, this_process
@@ -22,9 +22,9 @@ from autocompress.engines.optuna.proposal_sampler import ProposalSampler, sugges
 from autocompress.errors import AutoCompressError
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
-from autocompress.store import OpenTrial, record_of_end
+from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.disk import require_space
-from autocompress.trial.process import End, Starter, TrialProcess
+from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1
@@ -79,7 +79,7 @@ class Worker:
     def _trials(self) -> list[FrozenTrial]:
         """All trials of the study, after the directory was updated from them."""
         trials = self._liveness.fail_dead_trials(self._study)
-        require_hope(self._mirror.sync(trials).records, self._mirror.store)
+        check_failures(self._mirror.sync(trials).records, self._mirror.store)
         return trials
 
     def _free_proposal(self, sampler: ProposalSampler) -> Proposal | None:
@@ -107,7 +107,7 @@ class Worker:
         else:
             self._tell(trial, record)
 
-    def _ordered(self, trial: optuna.Trial, proposal: Proposal | None) -> OpenTrial | None:
+    def _ordered(self, trial: optuna.Trial, proposal: Proposal | None) -> PendingTrial | None:
         """Write the sampler's order to the trial before it begins; None at the end of the search."""
         trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
@@ -122,7 +122,7 @@ class Worker:
             proposal = self._free_proposal(sampler)
         return None
 
-    def _ran(self, trial: optuna.Trial, asked: OpenTrial) -> End:
+    def _ran(self, trial: optuna.Trial, asked: PendingTrial) -> ProcessEnd:
         self._mirror.propose(asked)
         self._mirror.fetch(asked)
         process = TrialProcess(self._mirror.store, asked.key, asked.parameters, self._start)
@@ -166,7 +166,7 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _result(self, asked: OpenTrial, end: End) -> TrialRecord | None:
+    def _result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord | None:
         """The record of an ended trial; None where the whole search is being stopped."""
         record = self._mirror.store.trial(asked.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
@@ -176,7 +176,7 @@ class Worker:
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._tell_record(trial, record)
         if record.state == "lost":
-            _logger.warning("%s", told_loss(record, records_of(self._study.get_trials(deepcopy=False))))
+            _logger.warning("%s", lost_trial_message(record, records_of(self._study.get_trials(deepcopy=False))))
         self._on_record(record)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -189,10 +189,10 @@ class Worker:
         set_accuracy_margin(trial, record.accuracy_margin)
         self._study.tell(trial, record.score)
 
-    def _without_result(self, asked: OpenTrial, end: End) -> TrialRecord:
+    def _without_result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord:
         if end.killed is not None:
-            return record_of_end(asked, None, end.killed)
+            return record_without_result(asked, None, end.killed)
         require_space(self._mirror.store.path, end.crash or "")
         crash = end.crash or "the trial's process ended without a result"
         self._mirror.store.trial(asked.key).write_traceback(crash)
-        return record_of_end(asked, crash)
+        return record_without_result(asked, crash)

@@ -1,4 +1,1 @@
-"""Whether the input is what the user thinks, found out in seconds before anything is searched.
-
-`looking` has the order of things, `judging` what is decided from the numbers.
-"""
+"""Checks of the user's module in seconds, before a search."""

@@ -1,8 +1,9 @@
-"""Models whose output layers are destroyed: a search whose evaluator does not mind cannot find anything."""
+"""Destroy a model's output layers: an evaluator that does not notice cannot guide a search."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import copied, device_of, evaluating, moved
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError
 
@@ -23,17 +24,12 @@ _LARGE = 50_000_000
 def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     """Names of the layers that make a model's outputs.
 
-    Those that the channel graph finds; where it finds none, or cannot follow the model, the layer with parameters that
-    is called last in a forward pass.
-
-    Args:
-        model: is not changed.
-        inputs: positional arguments of one forward pass.
+    Those that the channel graph finds; else the layer with parameters that is called last in a forward pass.
     """
     found: list[str] = []
     if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
         with contextlib.suppress(CompressionError):
-            found = sorted(ChannelGraph(copied(model), inputs, layer_shapes(model)).outputs)
+            found = sorted(ChannelGraph(copy.deepcopy(model), inputs, layer_shapes(model)).outputs)
     return found or _called_last(model, inputs)
 
 
@@ -45,11 +41,8 @@ def innermost_layers(model: nn.Module) -> list[str]:
 def damage(model: nn.Module, layers: Sequence[str], shift: int) -> None:
     """Destroy layers in place.
 
-    Args:
-        model: is changed.
-        layers: their names.
-        shift: 0: they answer 0, whatever they are given; else each output is that which comes so many before it; of a
-            single one the sign is turned.
+    With `shift` 0 they output 0; else each output is replaced by the one `shift` places before it, and a single output
+    changes its sign.
     """
     for name in layers:
         layer = model.get_submodule(name)
@@ -72,8 +65,8 @@ def _hook(shift: int, dimension: int) -> Any:
     return lambda _, __, answer: destroyed(answer)
 
 
-def widest(model: nn.Module, layers: Sequence[str]) -> int:
-    """The most outputs of layers, as far as their weights tell; 1 where they do not."""
+def most_outputs(model: nn.Module, layers: Sequence[str]) -> int:
+    """The largest number of outputs of layers, as far as their weights show; else 1."""
     sizes = [1]
     for name in layers:
         layer = model.get_submodule(name)
@@ -101,9 +94,9 @@ def _called_last(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
         part.register_forward_hook(lambda _, __, ___, name=name: called.append(name)) for name, part in layers.items()
     ]
     try:
-        with evaluating(model), torch.no_grad():
-            model(*moved(inputs, device_of(model)))
-    except Exception:  # noqa: BLE001 - whatever a user's model raises, evaluating it tells of that better
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(inputs, device_of(model)))
+    except Exception:  # noqa: BLE001 - evaluating the model reports its errors better
         called.clear()
     finally:
         for handle in handles:

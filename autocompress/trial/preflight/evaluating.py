@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression.model_state import copied
-from autocompress.errors import AutoCompressError, ModuleError, first_line
-from autocompress.trial.preflight.damaging import damage, innermost_layers, widest
+from autocompress.errors import ModuleError
+from autocompress.trial.preflight.damaging import damage, innermost_layers, most_outputs
+from autocompress.trial.preflight.hooks import raising
 from autocompress.trial.preflight.judging import Judge
-from autocompress.trial.preflight.watching import Enough, Watch
+from autocompress.trial.preflight.watching import ForwardMonitor, StopMonitoring
 from autocompress.trial.spec import seed_everything
 
 QUICK, MODERATE = 0.4, 1.0
@@ -28,61 +29,39 @@ _TINY = 1e-6
 
 
 @dataclass
-class Evaluated:
-    """What the evaluations came to.
+class EvaluationResult:
+    """The result of the evaluations."""
 
-    Attributes:
-        accuracies: of the uncompressed model.
-        seconds: of the first evaluation.
-        zeroed: accuracy with the output layer zeroed; None where it was not evaluated.
-        shuffled: accuracies with the outputs interchanged in several ways; empty where they were not evaluated.
-        samples: how many went through the model in one evaluation; 0 where it was not called.
-        warnings: what to look at.
-    """
-
-    accuracies: list[float]
-    seconds: float
-    zeroed: float | None = None
+    accuracies: list[float]  # of the uncompressed model
+    seconds: float  # of the first evaluation
+    zeroed: float | None = None  # accuracy with the output layer zeroed; None where it was not evaluated
+    # accuracies with the outputs interchanged in several ways; empty where they were not evaluated
     shuffled: list[float] = field(default_factory=list)
-    samples: int = 0
-    warnings: list[str] = field(default_factory=list)
+    samples: int = 0  # how many went through the model in one evaluation; 0 where it was not called
+    warnings: list[str] = field(default_factory=list)  # what to look at
 
 
+@dataclass
 class Evaluations:
-    """Evaluates a model in a few ways, in at most the time of two evaluations and two seconds.
+    """Evaluates a model in several ways, in at most the time of two evaluations and two seconds.
 
     Evaluations of up to `MODERATE` seconds are done at least three times, twice of the same and once of a model without
     its output layer; as many more as take `QUICK` seconds. Of a longer one the second is of the damaged model if the
     first batches of another evaluation, which is broken off, give the same outputs; else it is of the same model, to
-    tell the noise.
-
-    Args:
-        evaluate: model -> accuracy, checked; raises ModuleError.
-        original: the uncompressed model; copies of it are evaluated.
-        outputs: names of its output layers.
-        judge: decides.
+    measure the noise.
     """
 
-    def __init__(
-        self,
-        evaluate: Callable[[nn.Module], float],
-        original: nn.Module,
-        outputs: Callable[[], Sequence[str]],
-        judge: Judge,
-    ) -> None:
-        self._evaluate, self._original, self._judge = evaluate, original, judge
-        self._outputs = outputs
-        self._seed = 0
+    evaluate: Callable[[nn.Module], float]  # checked; raises ModuleError
+    original: nn.Module  # copies of it are evaluated
+    outputs: Callable[[], Sequence[str]]  # names of its output layers
+    judge: Judge
+    _seed: int = 0
 
-    def run(self) -> Evaluated:
-        """Evaluate and judge.
-
-        Raises:
-            ModuleError: the evaluations cannot guide a search.
-        """
+    def run(self) -> EvaluationResult:
+        """Evaluate and judge; ModuleError where the evaluations cannot guide a search."""
         found, watch = self._first()
-        self._judge.require_accuracy(found.accuracies[0])
-        unusual = self._judge.require_meant(found.accuracies[0])
+        self.judge.require_accuracy(found.accuracies[0])
+        unusual = self.judge.require_plausible(found.accuracies[0])
         found.warnings += [] if unusual is None else [unusual]
         if found.seconds <= MODERATE:
             self._repeat(found)
@@ -91,41 +70,43 @@ class Evaluations:
             self._in_place_of_each_other(found, watch)
         return found
 
-    def _in_place_of_each_other(self, found: Evaluated, watch: Watch | None) -> None:
-        """Of a long evaluation the second is either of the same or of the damaged model."""
+    def _in_place_of_each_other(self, found: EvaluationResult, watch: ForwardMonitor | None) -> None:
+        """The second of two long evaluations is either of the same or of the damaged model."""
         takes = f"an evaluation takes {found.seconds:.1f} s"
         if watch is not None and self._begins_alike(watch):
             found.warnings.append(f"{takes}: another one was only begun, and its first batches give the same")
             self._damage(found)
         else:
-            found.warnings.append(f"{takes}: the direction of {self._judge.names.evaluator} was not checked")
+            found.warnings.append(f"{takes}: the direction of {self.judge.names.evaluator} was not checked")
             self._repeat(found)
 
-    def _repeat(self, found: Evaluated) -> None:
+    def _repeat(self, found: EvaluationResult) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
-        found.accuracies += [self._once(copied(self._original)) for _ in range(max(1, most))]
-        noise = self._judge.require_repeatable(found.accuracies)
+        found.accuracies += [self._once(copy.deepcopy(self.original)) for _ in range(max(1, most))]
+        noise = self.judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
 
-    def _damage(self, found: Evaluated) -> None:
-        names = self._outputs()
+    def _damage(self, found: EvaluationResult) -> None:
+        names = self.outputs()
         found.zeroed = self._damaged(0, names)
         if found.zeroed in found.accuracies:  # the evaluator may not look at the outputs, but at an embedding
-            names = innermost_layers(self._original)
+            names = innermost_layers(self.original)
             found.zeroed = self._damaged(0, names)
-        shifts = min(_MOST_SHIFTS, max(1, widest(self._original, names) - 1), int(QUICK / max(found.seconds, _TINY)))
+        shifts = min(
+            _MOST_SHIFTS, max(1, most_outputs(self.original, names) - 1), int(QUICK / max(found.seconds, _TINY))
+        )
         shuffled = [self._damaged(shift, names) for shift in range(1, shifts + 1)]
         found.shuffled = [each for each in shuffled if each is not None]
         if found.zeroed is None:
             found.warnings.append(
-                f"{self._judge.names.evaluator} gives no number for a model whose output layer is zeroed, so its "
+                f"{self.judge.names.evaluator} gives no number for a model whose output layer is zeroed, so its "
                 "direction was not checked"
             )
-        self._judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
+        self.judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
     def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
-        model = copied(self._original)
+        model = copy.deepcopy(self.original)
         damage(model, names, shift)
         try:
             return self._once(model)
@@ -135,15 +116,15 @@ class Evaluations:
     def _once(self, model: nn.Module) -> float:
         self._seed += 1
         seed_everything(self._seed)
-        return self._evaluate(model.eval())
+        return self.evaluate(model.eval())
 
-    def _first(self) -> tuple[Evaluated, Watch | None]:
-        """The first evaluation, and who watched it.
+    def _first(self) -> tuple[EvaluationResult, ForwardMonitor | None]:
+        """The first evaluation and its monitor.
 
-        An evaluator that scripts or exports the model may stumble over hooks. It is not watched then, so that nothing
-        is known of its batches; nor is it later.
+        An evaluator that scripts or exports the model may fail because of hooks. It is not monitored then, so that
+        nothing is known of its batches.
         """
-        started, watch, watched = time.monotonic(), Watch(self._judge.names.evaluator), True
+        started, watch, watched = time.monotonic(), ForwardMonitor(self.judge.names.evaluator), True
         try:
             found, model = self._timed(watch)
         except ModuleError:
@@ -152,50 +133,41 @@ class Evaluations:
             watched = False
         if not watched:
             found, model = self._timed(None)
-            watch = Watch(self._judge.names.evaluator)
-        watch.compare(model, self._original)
+            watch = ForwardMonitor(self.judge.names.evaluator)
+        watch.compare(model, self.original)
         found.samples, found.warnings = watch.samples, watch.warnings
         return found, watch if watched else None
 
-    def _timed(self, watch: Watch | None) -> tuple[Evaluated, nn.Module]:
-        """An evaluation, and what is left of the model."""
-        model = copied(self._original)
+    def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
+        """An evaluation, and the model after it."""
+        model = copy.deepcopy(self.original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
-            accuracy = self._evaluate(model.eval())
-        return Evaluated([accuracy], time.monotonic() - started), model
+            accuracy = self.evaluate(model.eval())
+        return EvaluationResult([accuracy], time.monotonic() - started), model
 
-    def _begins_alike(self, first: Watch) -> bool:
-        """Whether the first batches of another evaluation, broken off, give what those of the first one gave."""
+    def _begins_alike(self, first: ForwardMonitor) -> bool:
+        """Whether the first batches of another evaluation, broken off, give the same outputs as the first one's."""
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
-        model, again = copied(self._original), Watch(self._judge.names.evaluator, most_seconds=MODERATE / 2)
+        model, again = (
+            copy.deepcopy(self.original),
+            ForwardMonitor(self.judge.names.evaluator, most_seconds=MODERATE / 2),
+        )
         try:
             with again.over(model):
                 self._once(model)
-        except Enough:
+        except StopMonitoring:
             pass
         return again.begins_like(first)
 
 
 def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
-    """The same, whose errors name the evaluator.
-
-    Args:
-        rule: what it must do, its name included.
-        evaluate: model -> accuracy.
-
-    Raises:
-        ModuleError: it raises whatever it likes.
-    """
+    """The same function, whose errors state the rule, which names the evaluator."""
 
     def evaluated(model: nn.Module) -> float:
-        try:
+        with raising(rule):
             return evaluate(model)
-        except AutoCompressError:
-            raise
-        except Exception as error:
-            raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
 
     return evaluated

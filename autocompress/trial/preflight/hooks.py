@@ -1,4 +1,4 @@
-"""Whether a module's hooks are what they should be, before anything is evaluated."""
+"""Check a module's hooks before anything is evaluated."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compression.hooks import batch_inputs, shown
-from autocompress.compression.model_state import device_of, evaluating, moved
+from autocompress.compression.hooks import batch_inputs, describe
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
 from autocompress.errors import AutoCompressError, ModuleError, first_line
-from autocompress.trial.spec import unchanged_randomness
+from autocompress.trial.spec import preserved_rng_state
 
 _NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
 _SIMILAR = 0.85
@@ -27,33 +27,22 @@ _SIMILAR = 0.85
 
 @dataclass(frozen=True)
 class _Hook:
-    """What a hook has to return.
+    """What a hook must return."""
 
-    Attributes:
-        name: of the method.
-        wanted: what it returns, in words.
-        fits: whether an answer is that.
-        optional: whether None is an answer too.
-        per_algorithm: whether it is asked with the algorithm's name.
-    """
-
-    name: str
-    wanted: str
-    fits: Callable[[Any], bool] = callable
-    optional: bool = True
-    per_algorithm: bool = False
+    name: str  # of the method
+    wanted: str  # what it returns, in words
+    fits: Callable[[Any], bool] = callable  # whether an answer is that
+    optional: bool = True  # whether None is an answer too
+    per_algorithm: bool = False  # whether it is called with the algorithm's name
 
 
-def _is_function(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, type | nn.Module | Optimizer)
+def _callable_except(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: callable(value) and not isinstance(value, kinds)
 
 
-def _is_factory(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, nn.Module | Optimizer)
-
-
-def _is_loss(answer: Any) -> bool:
-    return callable(answer) and not isinstance(answer, type)
+_is_function = _callable_except(type, nn.Module, Optimizer)
+_is_factory = _callable_except(nn.Module, Optimizer)
+_is_loss = _callable_except(type)
 
 
 def _is_number_of_epochs(answer: Any) -> bool:
@@ -75,31 +64,27 @@ _HOOKS = (
 
 
 def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None:
-    """Check that hooks are classmethods, bear known names, and return what they should.
-
-    Raises:
-        ModuleError: naming the hook, the rule and what it returned.
-    """
+    """Check that hooks are classmethods, have known names, and return what they should."""
     for name in _NAMES:
         _require_classmethod(module, name)
     _require_known_names(module)
     if not isinstance(module.higher_is_better, bool):
         raise ModuleError(
-            f"{module.__name__}.higher_is_better must be True or False; got {shown(module.higher_is_better)}"
+            f"{module.__name__}.higher_is_better must be True or False; got {describe(module.higher_is_better)}"
         )
     names = list(algorithms)
     for hook in _HOOKS:
         for arguments in [(name,) for name in names] if hook.per_algorithm else [()]:
-            answer = asked(module, hook.name, *arguments)
+            answer = call_hook(module, hook.name, *arguments)
             if not (hook.fits(answer) or (answer is None and hook.optional)):
                 none = ", or None" if hook.optional else ""
                 raise ModuleError(
-                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {shown(answer)}"
+                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {describe(answer)}"
                 )
 
 
-def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
-    """Those for which no hook that is asked with the algorithm's name raises; all, if there is none."""
+def supported_algorithms(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
+    """The algorithms for which no hook raises; all, if there is none."""
     names = list(algorithms)
     answered = [name for name in names if not any(_raises(module, hook, name) for hook in _HOOKS)]
     return answered or names
@@ -108,32 +93,24 @@ def algorithms_answered(module: ModuleClass, algorithms: Iterable[str]) -> list[
 def _raises(module: ModuleClass, hook: _Hook, algorithm: str) -> bool:
     try:
         if hook.per_algorithm:
-            asked(module, hook.name, algorithm)
+            call_hook(module, hook.name, algorithm)
     except ModuleError:
         return True
     return False
 
 
 def require_inputs(module: ModuleClass, model: nn.Module) -> None:
-    """Check that the model takes the inputs which the module gives.
-
-    Args:
-        module: the user's.
-        model: its uncompressed model; not changed.
-
-    Raises:
-        ModuleError: `example_inputs` or `calibration_data` gives something else.
-    """
-    given = asked(module, "example_inputs")
+    """Check that the model takes the inputs of `example_inputs` and `calibration_data`."""
+    given = call_hook(module, "example_inputs")
     if given is not None:
         arguments = tuple(given) if isinstance(given, list | tuple) else (given,)
         _require_taken(module, "example_inputs", "a tensor, or a tuple of the arguments", model, arguments)
-    data = asked(module, "calibration_data")
+    data = call_hook(module, "calibration_data")
     if data is None:
         return
     with _named(module, "calibration_data", "must return an iterable of batches, or None"):
         first = next((batch for batch in data), _NOTHING)
-        again = asked(module, "calibration_data")
+        again = call_hook(module, "calibration_data")
         used_up = again is data and isinstance(data, Iterator)
     if first is _NOTHING or used_up:
         why = "it is an iterator that can be run through once" if used_up else "it has none"
@@ -146,11 +123,7 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
 
 
 def require_weights(module: ModuleClass, model: nn.Module) -> None:
-    """Check that the model can be evaluated and trained.
-
-    Raises:
-        ModuleError: it has no parameters, or a value is not finite.
-    """
+    """Check that the model has parameters, and finite ones."""
     if not any(True for _ in model.parameters()):
         raise ModuleError(
             f"{module.__name__}.model() must return a model with parameters; {type(model).__name__} has none"
@@ -161,17 +134,9 @@ def require_weights(module: ModuleClass, model: nn.Module) -> None:
 
 
 def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
-    """Check that another call of `model()` gives the same weights.
-
-    Args:
-        module: the user's.
-        model: a copy of what `model()` returned first.
-
-    Raises:
-        ModuleError: it gives other ones.
-    """
-    other, state = asked(module, "model").state_dict(), model.state_dict()
-    changed = [name for name, value in state.items() if name not in other or not same(value, other[name])]
+    """Check that another call of `model()` gives the same weights as this copy of the first."""
+    other, state = call_hook(module, "model").state_dict(), model.state_dict()
+    changed = [name for name, value in state.items() if name not in other or not equal_values(value, other[name])]
     if changed:
         raise ModuleError(
             f"{module.__name__}.model() must return the same trained weights each time, and trainers must change only "
@@ -179,19 +144,15 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
         )
 
 
-def asked(module: ModuleClass, name: str, *arguments: Any) -> Any:
-    """What a hook returns.
-
-    Raises:
-        ModuleError: it raises, with the reason.
-    """
+def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
+    """The value of a hook; ModuleError with the reason if it raises."""
     listed = ", ".join(map(repr, arguments))
     with _named(module, name, f"must return when it is called as {name}({listed})"):
         return getattr(module, name)(*arguments)
 
 
-def same(value: Any, other: Any) -> bool:
-    """Whether two values of a state dict are equal, wherever they lie."""
+def equal_values(value: Any, other: Any) -> bool:
+    """Whether two values of a state dict are equal, on any devices."""
     if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
         return type(value) is type(other)
     if value.shape != other.shape or value.dtype != other.dtype:
@@ -215,7 +176,7 @@ def _require_classmethod(module: ModuleClass, name: str) -> None:
     if isinstance(found, classmethod | staticmethod):
         return
     if not inspect.isfunction(found):
-        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {shown(found)}")
+        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {describe(found)}")
     raise ModuleError(
         f"{module.__name__}.{name} must be a classmethod; it is a method of instances, and none is made: write "
         f"@classmethod above it, and cls as its first argument"
@@ -223,7 +184,7 @@ def _require_classmethod(module: ModuleClass, name: str) -> None:
 
 
 def _require_known_names(module: ModuleClass) -> None:
-    """A hook whose name is misspelled would be passed over."""
+    """A hook whose name is misspelled would be ignored."""
     written: dict[str, Any] = {}
     for kind in reversed(module.__mro__):
         written |= {} if issubclass(AbstractAutoCompressionModule, kind) else vars(kind)
@@ -241,26 +202,36 @@ def _require_known_names(module: ModuleClass) -> None:
 
 def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
     named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
-    with named, evaluating(model), torch.no_grad(), unchanged_randomness():
-        model(*moved(arguments, device_of(model)))
+    with named, eval_mode(model), torch.no_grad(), preserved_rng_state():
+        model(*to_device(arguments, device_of(model)))
 
 
 @contextmanager
 def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
-    """Whatever the block raises is an error of the hook."""
+    """Turn errors of the block into errors of the hook."""
+    with raising(f"{module.__name__}.{hook}() {rule}", _path_hint):
+        yield
+
+
+def _path_hint(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return ": name files by Path(__file__).parent, as trials run in other directories"
+    return ""
+
+
+@contextmanager
+def raising(rule: str, hint: Callable[[Exception], str] = lambda _: "") -> Iterator[None]:
+    """Turn errors of the user's code in the block into ModuleErrors that state a rule."""
     try:
         yield
     except AutoCompressError:
         raise
     except Exception as error:
-        hint = ""
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            hint = ": name files by Path(__file__).parent, as trials run in other directories"
-        raise ModuleError(f"{module.__name__}.{hook}() {rule}; it raised {first_line(error)}{hint}") from error
+        raise ModuleError(f"{rule}; it raised {first_line(error)}{hint(error)}") from error
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a loss is a finite number; what is no number counts as finite."""
+    """Whether a loss is a finite number; other types count as finite."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return bool(torch.isfinite(value.detach()).all())
     return not isinstance(value, float) or math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What follows from the evaluations of a preflight: numbers in, sentences out. No torch here."""
+"""Judge the evaluations of a preflight, by numbers alone."""
 
 from __future__ import annotations
 
@@ -23,39 +23,23 @@ them costs."""
 
 @dataclass(frozen=True)
 class Names:
-    """How the user knows what messages are about.
+    """The user's names for messages."""
 
-    Attributes:
-        evaluator: what evaluates, such as `MyModule.evaluator()`.
-        direction: what says which accuracies are better.
-    """
-
-    evaluator: str
-    direction: str
+    evaluator: str  # what evaluates, such as `MyModule.evaluator()`
+    direction: str  # what says which accuracies are better
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Decides whether evaluations can guide a search.
+    """Decides whether evaluations can guide a search."""
 
-    Attributes:
-        budget: the tolerated accuracy degradation.
-        higher_is_better: direction of the accuracy, as the user says.
-        names: for the messages.
-        confirmed: whether a budget that is hardly meant is warned of only.
-    """
-
-    budget: AccuracyBudget
-    higher_is_better: bool
-    names: Names
-    confirmed: bool = True
+    budget: AccuracyBudget  # the tolerated accuracy degradation
+    higher_is_better: bool  # direction of the accuracy, as the user says
+    names: Names  # for the messages
+    confirmed: bool = True  # whether an unusual budget only causes a warning
 
     def require_budget(self) -> None:
-        """Check that the budget leaves something to lose.
-
-        Raises:
-            ConfigError: it tolerates the loss of all accuracy.
-        """
+        """Check that the budget does not tolerate the loss of all accuracy."""
         percent = self.budget.maximal_relative_accuracy_degradation
         if self.higher_is_better and percent is not None and percent >= 100:
             raise ConfigError(
@@ -64,11 +48,7 @@ class Judge:
             )
 
     def require_accuracy(self, accuracy: float) -> None:
-        """Check that the uncompressed accuracy can have a relative budget.
-
-        Raises:
-            ModuleError: it is 0.
-        """
+        """Check that a relative budget has an uncompressed accuracy other than 0."""
         if accuracy == 0 and self.budget.maximal_relative_accuracy_degradation is not None:
             raise ModuleError(
                 f"{self.names.evaluator} must give the uncompressed model another accuracy than 0, of which a relative "
@@ -77,16 +57,10 @@ class Judge:
             )
 
     def require_repeatable(self, accuracies: Sequence[float]) -> str | None:
-        """Check that evaluations of the same model differ by less than the budget.
-
-        Returns:
-            a warning that tells the noise; None where there is none, or next to none.
-
-        Raises:
-            ModuleError: the noise is as large as the budget.
-        """
+        """Check that evaluations of the same model differ by less than the budget; a warning if they differ notably."""
         noise = spread(accuracies)
-        tolerated, numbers = self._tolerated(accuracies[0]), _listed(accuracies)
+        threshold = self.budget.threshold(accuracies[0], higher_is_better=self.higher_is_better)
+        tolerated, numbers = abs(accuracies[0] - threshold), _listed(accuracies)
         if noise == 0 or noise < _NEGLIGIBLE * tolerated:
             return None
         differ = f"{numbers} in turn, a difference of {noise:.3g}, where the budget tolerates a loss of {tolerated:.3g}"
@@ -103,14 +77,8 @@ class Judge:
     ) -> None:
         """Check that a model without its output layer is worse, and too bad for the budget.
 
-        Args:
-            accuracies: of the uncompressed model.
-            zeroed: of one whose output layer is zeroed, so that it always answers the same; None: not known.
-            shuffled: of ones whose outputs are interchanged in several ways.
-            samples: how many were evaluated; 0: not known.
-
-        Raises:
-            ModuleError: the direction is wrong, the model is not trained, or the evaluator ignores the model.
+        One whose output layer is zeroed always outputs the same; `shuffled` are accuracies of ones whose outputs are
+        interchanged; `samples` were evaluated (0: unknown).
         """
         if zeroed is None:
             return
@@ -135,19 +103,9 @@ class Judge:
                 "check labels and preprocessing"
             )
 
-    def require_meant(self, accuracy: float) -> str | None:
-        """Check that the budget is not one that is hardly meant, unless it has been confirmed.
-
-        Returns:
-            a warning where it is one; None otherwise.
-
-        Raises:
-            ConfigError: it is one and has not been confirmed.
-        """
-        return self.budget.require_meant(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
-
-    def _tolerated(self, accuracy: float) -> float:
-        return abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))
+    def require_plausible(self, accuracy: float) -> str | None:
+        """Check that the budget is not an unusual one; a warning where that has been confirmed."""
+        return self.budget.require_plausible(accuracy, confirmed=self.confirmed, higher_is_better=self.higher_is_better)
 
     def _gain(self, accuracy: float, than: float) -> float:
         """By how much it is better."""
@@ -200,8 +158,8 @@ def _is_far(accuracy: float, other: float) -> bool:
 
 
 def _listed(numbers: Sequence[float]) -> str:
-    """As many digits as tell them apart."""
-    shown = [f"{each:.4g}" for each in numbers]
-    if len(set(shown)) < len(set(numbers)):
-        shown = [f"{each:.9g}" for each in numbers]
-    return " and ".join((", ".join(shown[:-1]), shown[-1])) if len(shown) > 1 else shown[0]
+    """Numbers with as many digits as distinguish them."""
+    texts = [f"{each:.4g}" for each in numbers]
+    if len(set(texts)) < len(set(numbers)):
+        texts = [f"{each:.9g}" for each in numbers]
+    return " and ".join((", ".join(texts[:-1]), texts[-1])) if len(texts) > 1 else texts[0]

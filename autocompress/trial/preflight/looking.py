@@ -1,22 +1,22 @@
-"""The preflight of a user's module: everything that can be found out in seconds, in order, the cheap things first."""
+"""The preflight of a user's module: all checks in order, the cheap ones first."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compression.model_state import copied
 from autocompress.compression.module import ModuleClass
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.damaging import output_layers
-from autocompress.trial.preflight.evaluating import Evaluated, Evaluations, named_evaluator
+from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
     require_hooks_return,
     require_inputs,
@@ -25,7 +25,7 @@ from autocompress.trial.preflight.hooks import (
 )
 from autocompress.trial.preflight.judging import Judge, Names
 from autocompress.trial.preflight.stepping import Step
-from autocompress.trial.preflight.training import judge_step, training_steps
+from autocompress.trial.preflight.training import check_step, training_steps
 from autocompress.trial.spec import seed_everything
 
 _LONG = 0.3
@@ -33,20 +33,7 @@ _LONG = 0.3
 
 
 def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAwareSettings) -> float:
-    """Check what needs no evaluation: the budget, and what the hooks return.
-
-    Args:
-        module: the user's.
-        space: what will be tried.
-        settings: of the search.
-
-    Returns:
-        seconds that `model()` takes.
-
-    Raises:
-        ConfigError: the budget leaves nothing to lose.
-        ModuleError: a hook is wrong, or gives something that cannot be used.
-    """
+    """Check what needs no evaluation, the budget and the hooks; seconds that `model()` takes."""
     _judge(module, settings).require_budget()
     require_hooks_return(module, _algorithms(space))
     started = time.monotonic()
@@ -57,7 +44,7 @@ def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAw
     return seconds
 
 
-def look(
+def run_preflight(
     module: ModuleClass,
     space: SearchSpace,
     settings: AccuracyAwareSettings,
@@ -70,16 +57,8 @@ def look(
 
     It takes at most the time of two evaluations, one training step for each trainer, and two seconds.
 
-    Args:
-        module: the user's.
-        space: what will be tried.
-        settings: of the search.
-        original: the uncompressed model; not changed.
-        model_seconds: what `require_module` returned.
-        confirmed: whether a budget that is hardly meant is warned of only.
-
     Raises:
-        ConfigError: the budget is hardly meant, and was not confirmed.
+        ConfigError: the budget is unusual and was not confirmed.
         ModuleError: the evaluations cannot guide a search, or the trainer does not train.
     """
     started, judge = time.monotonic(), _judge(module, settings, confirmed=confirmed)
@@ -91,7 +70,7 @@ def look(
     ).run()
     steps, warnings = list[Step](), list(evaluated.warnings)
     for name, step in training_steps(module, _algorithms(space), original):
-        warnings += judge_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
+        warnings += check_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
         steps.append(step)
     if model_seconds <= _LONG:
         seed_everything(1)  # random weights would be others
@@ -102,24 +81,13 @@ def look(
 def measure_only(
     module: ModuleClass, settings: AccuracyAwareSettings, original: nn.Module, *, confirmed: bool = True
 ) -> float:
-    """The accuracy of the uncompressed model where there is no preflight: evaluated once, as the preflight does first.
-
-    Args:
-        module: the user's.
-        settings: of the search.
-        original: the uncompressed model; not changed.
-        confirmed: whether a budget that is hardly meant is let pass.
-
-    Raises:
-        ConfigError: the budget leaves nothing to lose; or it is hardly meant, and was not confirmed.
-        ModuleError: the evaluator fails, or returns no finite number.
-    """
+    """The accuracy of the uncompressed model without a preflight: evaluated once, as the preflight does first."""
     judge = _judge(module, settings, confirmed=confirmed)
     judge.require_budget()
     evaluator = _named_evaluator(module, judge)
     seed_everything(0)
-    accuracy = evaluator(copied(original).eval())
-    judge.require_meant(accuracy)
+    accuracy = evaluator(copy.deepcopy(original).eval())
+    judge.require_plausible(accuracy)
     return accuracy
 
 
@@ -131,8 +99,10 @@ def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module],
     )
 
 
-def preflight_of(evaluated: Evaluated, steps: Sequence[Step], warnings: Sequence[str], seconds: float) -> Preflight:
-    """The record of what was found."""
+def preflight_of(
+    evaluated: EvaluationResult, steps: Sequence[Step], warnings: Sequence[str], seconds: float
+) -> Preflight:
+    """The record of the results."""
     step = max(steps, key=lambda each: each.epoch_seconds or each.seconds or math.inf, default=None)
     accuracies = tuple(evaluated.accuracies)
     return Preflight(
@@ -156,10 +126,4 @@ def _judge(module: ModuleClass, settings: AccuracyAwareSettings, *, confirmed: b
 
 
 def _algorithms(space: SearchSpace) -> list[str]:
-    return list(dict.fromkeys(_stages(space)))
-
-
-def _stages(space: SearchSpace) -> Iterator[str]:
-    for entry in space.algorithms:
-        for part in algorithm(entry.name).stages:
-            yield part.name
+    return list(dict.fromkeys(part.name for entry in space.algorithms for part in algorithm(entry.name).stages))

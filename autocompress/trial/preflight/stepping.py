@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
-from autocompress.trial.preflight.hooks import is_finite, same
+from autocompress.trial.distillation import WrappedCriterion
+from autocompress.trial.preflight.hooks import equal_values, is_finite
 
 MOST_SECONDS = 1.5
 """A trainer that has not stepped so long after its first batch came, as it gathers gradients of many, is left where it
@@ -26,48 +27,30 @@ _MOST_STILL_STEPS = 8
 
 
 class _Taken(BaseException):
-    """Leaves the trainer; no `except Exception` of a user may swallow it."""
+    """Leaves the trainer; not an Exception, which the user's code might catch."""
 
 
 @dataclass
 class Step:
-    """What became of a step.
+    """The course of a training step."""
 
-    Attributes:
-        called: when the trainer was called; this and the other moments are of `time.monotonic`.
-        loading: when its loader was asked for batches; None: never.
-        training: when the model was called first; None: never.
-        ended: when the trainer was left.
-        steps: how often an optimizer of the model's parameters was stepped.
-        moved: whether a parameter of the model moved.
-        elsewhere: how often an optimizer of other parameters was stepped.
-        other_optimizer: whether it was another one than the given.
-        batches: how often the model was called.
-        late: whether the trainer was left before its first step, though at least one batch had gone through the model.
-        returned: whether the trainer came to its end by itself.
-        losses: what the criterion returned.
-        loaders: that the trainer has iterated over.
-        changed: a parameter whose shape or type is no longer what it was; None: none.
-        broken: a parameter that was finite and is no longer; None: none.
-        maximizes: whether the optimizer raises the loss: `maximize=True`.
-    """
-
-    called: float = 0.0
-    loading: float | None = None
-    training: float | None = None
-    ended: float = 0.0
-    steps: int = 0
-    moved: bool = False
-    elsewhere: int = 0
-    other_optimizer: bool = False
-    batches: int = 0
+    called: float = 0.0  # when the trainer was called; this and the other moments are of `time.monotonic`
+    loading: float | None = None  # when its loader was first iterated over; None: never
+    training: float | None = None  # when the model was called first; None: never
+    ended: float = 0.0  # when the trainer was left
+    steps: int = 0  # how often an optimizer of the model's parameters was stepped
+    moved: bool = False  # whether a parameter of the model moved
+    elsewhere: int = 0  # how often an optimizer of other parameters was stepped
+    other_optimizer: bool = False  # whether it was another one than the given
+    batches: int = 0  # how often the model was called
+    # whether the trainer was left before its first step, though at least one batch had gone through the model
     late: bool = False
-    returned: bool = False
-    losses: list[Any] = field(default_factory=list)
-    loaders: list[Any] = field(default_factory=list)
-    changed: str | None = None
-    broken: str | None = None
-    maximizes: bool = False
+    returned: bool = False  # whether the trainer returned by itself
+    losses: list[Any] = field(default_factory=list)  # what the criterion returned
+    loaders: list[Any] = field(default_factory=list)  # that the trainer has iterated over
+    changed: str | None = None  # a parameter whose shape or type is no longer what it was; None: none
+    broken: str | None = None  # a parameter that was finite and is no longer; None: none
+    maximizes: bool = False  # whether the optimizer raises the loss: `maximize=True`
 
     @property
     def seconds(self) -> float | None:
@@ -76,9 +59,9 @@ class Step:
 
     @property
     def epoch_seconds(self) -> float | None:
-        """What an epoch takes where a single loader of known length was iterated over; else None.
+        """The time of an epoch where a single loader of known length was iterated over; else None.
 
-        Until the first batch the trainer begins, which it does once. Without workers it loads each batch by itself.
+        Up to the first batch the trainer starts up, which it does once. Without workers it loads each batch by itself.
         """
         if len(self.loaders) != 1 or self.training is None or self.loading is None:
             return None
@@ -102,17 +85,7 @@ class Step:
 
 
 def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: Callable[[Any], Any]) -> Step:
-    """Train a model for one step.
-
-    Args:
-        model: is changed.
-        given: the optimizer that the trainer is given; None: its own.
-        criterion: that it is given; what it returns is noted.
-        train: calls the trainer with the criterion.
-
-    Raises:
-        Exception: whatever the trainer raises.
-    """
+    """Train a model in place for one step, with the optimizer `given`; losses of `criterion` are recorded."""
     step = Step()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     own = {id(parameter) for parameter in model.parameters()}
@@ -144,7 +117,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
 
     hooks = (register_optimizer_step_post_hook(stepped), model.register_forward_pre_hook(called))
     try:
-        with _heard(criterion, step.losses) as heard, _iterated(step):
+        with _recorded_losses(criterion, step.losses) as heard, _recorded_loaders(step):
             step.called = time.monotonic()
             train(heard)
             step.returned, step.ended = True, time.monotonic()
@@ -160,7 +133,7 @@ def take_step(model: nn.Module, given: Optimizer | None, criterion: Any, train: 
 
 def _has_moved(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
     now = dict(model.named_parameters())
-    return any(name in now and not same(value, now[name]) for name, value in before.items())
+    return any(name in now and not equal_values(value, now[name]) for name, value in before.items())
 
 
 def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
@@ -179,44 +152,26 @@ def _broken(model: nn.Module, before: dict[str, torch.Tensor]) -> str | None:
 
 
 @contextmanager
-def _heard(criterion: Any, losses: list[Any]) -> Iterator[Any]:
+def _recorded_losses(criterion: Any, losses: list[Any]) -> Iterator[Any]:
     """The criterion, whose results are noted."""
 
-    def note(loss: Any) -> None:
+    def note(loss: Any) -> Any:
         if len(losses) < 2:
             losses.append(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        return loss
 
     if criterion is None:
         yield None
     elif isinstance(criterion, nn.Module):
         handle = criterion.register_forward_hook(lambda _, __, loss: note(loss))
-        try:
+        with handle:
             yield criterion
-        finally:
-            handle.remove()
     else:
-        yield _Listening(criterion, note)
-
-
-class _Listening:
-    """A criterion that is no module; all else that is asked of it is its own."""
-
-    def __init__(self, criterion: Any, note: Callable[[Any], None]) -> None:
-        self._criterion, self._note = criterion, note
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        loss = self._criterion(*arguments, **keywords)
-        self._note(loss)
-        return loss
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_criterion" or name.startswith("__"):  # of one that is being copied, which has nothing yet
-            raise AttributeError(name)
-        return getattr(self._criterion, name)
+        yield WrappedCriterion(criterion, note)
 
 
 @contextmanager
-def _iterated(step: Step) -> Iterator[None]:
+def _recorded_loaders(step: Step) -> Iterator[None]:
     """Note the DataLoaders that the block iterates over: the only thing that knows how long an epoch is."""
     original = DataLoader.__iter__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression.hooks import shown
-from autocompress.compression.model_state import copied
+from autocompress.compression.hooks import describe
 from autocompress.compression.module import ModuleClass, Trainer
 from autocompress.compression.trainer_hooks import trainer_of
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import ModuleError
 from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.preflight.hooks import raising
 from autocompress.trial.preflight.stepping import MOST_SECONDS, Step, take_step
 from autocompress.trial.spec import seed_everything
 
@@ -22,37 +23,15 @@ _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 
 
 def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.Module) -> Iterator[tuple[str, Step]]:
-    """Take one step with each trainer of the module.
-
-    Args:
-        module: the user's.
-        algorithms: names that the trainers are asked for.
-        original: the uncompressed model; copies of it are trained.
-
-    Yields:
-        the trainer's name and what became of its step.
-
-    Raises:
-        ModuleError: a trainer, the optimizer, the criterion or the scheduler cannot train the model.
-    """
+    """Take one step with each trainer of the module; yields the trainer's name and the step."""
     for name, trainer in _trainers(module, algorithms):
-        yield name, _step(module, name, trainer, copied(original))
+        yield name, _step(module, name, trainer, copy.deepcopy(original))
 
 
-def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
-    """What follows from a step.
+def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:
+    """Check that a step trained the model; warnings otherwise harmless.
 
-    Args:
-        name: of the trainer, for messages.
-        step: what became of it.
-        optimizer: name of the optimizer's hook.
-        criterion: name of the criterion's hook.
-
-    Returns:
-        warnings.
-
-    Raises:
-        ModuleError: the trainer does not train the model.
+    `name` is of the trainer, `optimizer` and `criterion` of their hooks, for messages.
     """
     if not step.is_finite:
         raise ModuleError(
@@ -74,7 +53,8 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
             f"{optimizer} must make an optimizer that lowers the loss; in {name} it has maximize=True: leave that out"
         )
     if step.moved:
-        return _odd(name, step, optimizer)
+        ignored = f"{name} does not step the optimizer that it is given, so that {optimizer} and learning-rate factors"
+        return [] if step.steps and not step.other_optimizer else [f"{ignored} do nothing"]
     if step.late:
         return [
             f"{name} takes no optimizer step within {MOST_SECONDS} s of its first batch, so that it was not examined "
@@ -95,14 +75,6 @@ def judge_step(name: str, step: Step, optimizer: str, criterion: str) -> list[st
         f"{name} must train the model that it is given when it is called; it returned without stepping the optimizer: "
         "is its data empty?"
     )
-
-
-def _odd(name: str, step: Step, optimizer: str) -> list[str]:
-    if step.steps and not step.other_optimizer:
-        return []
-    return [
-        f"{name} does not step the optimizer that it is given, so that {optimizer} and learning-rate factors do nothing"
-    ]
 
 
 def _trainers(module: ModuleClass, algorithms: Sequence[str]) -> Iterator[tuple[str, Trainer]]:
@@ -126,16 +98,10 @@ def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) ->
     scheduler = _scheduler(module, optimizer)
     seed_everything(0)
     model.train()
-    try:
+    with raising(f"{name} must return a function that trains the model", lambda _: f" ({_CALLED})"):
         step = take_step(
             model, optimizer, module.criterion(), lambda criterion: trainer(model, optimizer, criterion, 0)
         )
-    except AutoCompressError:
-        raise
-    except Exception as error:
-        raise ModuleError(
-            f"{name} must return a function that trains the model; it raised {first_line(error)} ({_CALLED})"
-        ) from error
     if scheduler is not None:
         _require_schedule(module, scheduler)
     return step
@@ -160,12 +126,10 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
     rule = f"{name} must return a function that makes an optimizer of model.parameters()"
     if factory is None:
         raise ModuleError(f"{rule}, as the module has a trainer; it returns None")
-    try:
+    with raising(rule):
         optimizer: Any = factory(model.parameters())
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
-        raise ModuleError(f"{rule}; it makes {shown(optimizer)}")
+        raise ModuleError(f"{rule}; it makes {describe(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(id(parameter) in own for parameter in held):
@@ -183,22 +147,18 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     if make is None:
         return None
     rule = f"{module.__name__}.lr_scheduler_factory() must return a function that makes a scheduler of the optimizer"
-    try:
+    with raising(rule):
         scheduler: Any = make(optimizer)
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}") from error
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ModuleError(f"{rule}, the one that it is given; it makes {shown(scheduler)}")
+        raise ModuleError(f"{rule}, the one that it is given; it makes {describe(scheduler)}")
     return scheduler
 
 
 def _require_schedule(module: ModuleClass, scheduler: Any) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scheduler.step()
-    except Exception as error:
-        raise ModuleError(
-            f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
-            f"called after each epoch; it raised {first_line(error)}"
-        ) from error
+    rule = (
+        f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
+        "called after each epoch"
+    )
+    with raising(rule), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import evaluating, requiring_gradients
-from autocompress.compression.pruning.channel_tracing import Provenance
-from autocompress.compression.pruning.channels import Channels, mended, on_trial
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.channels import Channels, trace_couplings, trial_channels
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.layer_selector import LayerRule
 
@@ -21,9 +22,9 @@ from ..nets import IMAGE, NETS, build
 from ..structures import STRUCTURES
 
 
-def provenance(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Provenance:
-    found = Provenance(model, inputs)
-    found.follow(name for name, module in model.named_modules() if isinstance(module, FILTER_TYPES))
+def provenance(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ChannelTracer:
+    found = ChannelTracer(model, inputs)
+    found.trace(name for name, module in model.named_modules() if isinstance(module, FILTER_TYPES))
     return found
 
 
@@ -33,13 +34,13 @@ def structure(name: str) -> tuple[nn.Module, tuple[torch.Tensor]]:
 
 
 def test_columns_behind_a_permutation() -> None:
-    units = provenance(*structure("channels_last")).units("conv")
+    units = provenance(*structure("channels_last")).coupled_sets("conv")
     assert units is not None
     assert units[3] == [*(("in", "head", 16 * pixel + 3) for pixel in range(16)), ("out", "conv", 3)]
 
 
 def test_channels_that_are_split_and_put_together() -> None:
-    units = provenance(*structure("split_and_concat")).units("first.0")
+    units = provenance(*structure("split_and_concat")).coupled_sets("first.0")
     assert units is not None
     assert units[2] == [("by", "first.1", 2), ("in", "last.0", 2), ("out", "first.0", 2)]
     assert units[18] == [
@@ -54,10 +55,10 @@ def test_channels_that_are_split_and_put_together() -> None:
 
 
 def test_channels_that_only_go_together() -> None:
-    gated = provenance(*structure("gated")).units("both")
+    gated = provenance(*structure("gated")).coupled_sets("both")
     assert gated is not None
     assert gated[5] == [("in", "last", 5), ("out", "both", 5), ("out", "both", 21)]
-    pixels = provenance(*structure("sub_pixel")).units("wide")
+    pixels = provenance(*structure("sub_pixel")).coupled_sets("wide")
     assert pixels is not None
     assert pixels[1] == [("in", "last", 1), *(("out", "wide", channel) for channel in range(4, 8))]
 
@@ -73,13 +74,13 @@ def test_what_reaches_outputs_or_comes_from_inputs_stays() -> None:
             return self.head(x + self.first(x)), y
 
     found = provenance(Through(), IMAGE)
-    assert found.units("first") is None
-    assert found.units("second") is None
-    assert found.units("head") is None
+    assert found.coupled_sets("first") is None
+    assert found.coupled_sets("second") is None
+    assert found.coupled_sets("head") is None
 
 
 def test_channels_mixed_by_attention_are_one_unit_or_stay() -> None:
-    units = provenance(*structure("fused_attention")).units("qkv")
+    units = provenance(*structure("fused_attention")).coupled_sets("qkv")
     assert units is None or max(map(len, units)) > 3
 
 
@@ -88,11 +89,12 @@ def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
     """On models that torch-pruning follows rightly."""
     model = build(net)
     request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), IMAGE)
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         channels = Channels.of(model, request, layer_shapes(model))
     roots = [coupling.members[0] for coupling in channels.couplings]
     state = copy.deepcopy(model.state_dict())
-    found = mended(model, IMAGE, roots, (), channels.free, channels.bound, Guard(model, IMAGE))
+    untraced = replace(channels, couplings=(), left_alone=dict.fromkeys(roots, "to be traced"))
+    found = trace_couplings(model, IMAGE, untraced, CutVerifier(model, IMAGE))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
     def told(coupling: Coupling) -> object:
@@ -108,8 +110,8 @@ def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
 def test_parts_that_must_lose_the_same(name: str, parts: int) -> None:
     model, inputs = structure(name)
     request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
-    with evaluating(model), requiring_gradients(model):
-        found = Channels.of(model, request, layer_shapes(model)).proven(model, request)
+    with eval_mode(model), require_gradients(model):
+        found = Channels.of(model, request, layer_shapes(model)).with_verified(model, request)
     assert not found.left_alone
     assert max(coupling.channel_groups for coupling in found.couplings) == parts
 
@@ -117,7 +119,7 @@ def test_parts_that_must_lose_the_same(name: str, parts: int) -> None:
 def test_trials_take_more_of_the_first_half() -> None:
     coupling = Coupling((), (), 1)
     for width in (16, 32, 64):
-        going = on_trial(Wide(coupling.places, coupling.members, 1, width))
+        going = trial_channels(Wide(coupling.places, coupling.members, 1, width))
         assert len(going) == width // 2
         assert sum(channel < width // 2 for channel in going) > width * 0.3
 

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.model_state import evaluating, requiring_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.consumers import input_norms, sites
+from autocompress.compression.pruning.consumers import input_norms, read_sites
 from autocompress.compression.pruning.data_importance import activity
 from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.errors import CompressionError
@@ -59,7 +59,7 @@ def followed(net, algorithm, **arguments):
     request = CompressionRequest(
         algorithm, (LayerRule(("default",), rate=0.5),), (module.example_inputs(),), None, arguments, module
     )
-    with evaluating(net), requiring_gradients(net):
+    with eval_mode(net), require_gradients(net):
         channels = Channels.of(net, request, layer_shapes(net))
     (coupling,) = channels.couplings
     return module, request, channels, coupling
@@ -90,7 +90,7 @@ def test_apoz_goes_back_through_poolings_dropout_and_flattening():
 
 @pytest.mark.parametrize("after", [functional.silu, functional.gelu, torch.tanh, lambda x: x])
 def test_apoz_without_any_zero_is_refused(after):
-    with pytest.raises(CompressionError, match=r"apoz ranks filters by how often .* behind (left|right) none ever is"):
+    with pytest.raises(CompressionError, match=r"apoz ranks filters by how often .* behind (left|right) none is zero"):
         scored(Net(after), "apoz")
     score, _ = scored(Net(after), "apoz", activation="relu")
     assert ((score > 0) & (score < 1)).all()
@@ -127,10 +127,10 @@ def test_without_a_layer_that_reads_them_channels_are_seen_at_the_root():
     net = Product()
     rules = (LayerRule(("default",), rate=0.5),)
     request = CompressionRequest("l2", rules, (torch.zeros(2, 3, 5),))
-    with evaluating(net), requiring_gradients(net):
+    with eval_mode(net), require_gradients(net):
         channels = Channels.of(net, request, layer_shapes(net))
     for coupling in channels.couplings:
-        (site,) = sites(coupling, net, channels.behind)
+        (site,) = read_sites(coupling, net, channels.behind)
         assert (site.output, site.name, site.indices.tolist()) == (True, coupling.members[0], [0, 1, 2, 3])
 
 

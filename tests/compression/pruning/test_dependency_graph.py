@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import requiring_gradients
+from autocompress.compression.model_state import require_gradients
 from autocompress.compression.pruning import dependency_graph
 from autocompress.compression.pruning.graph import ChannelGraph
 
@@ -17,7 +17,7 @@ from ..structures import STRUCTURES
 
 def couplings(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[set[str], dict[str, str], dict[str, str]]:
     model.eval()
-    with requiring_gradients(model):
+    with require_gradients(model):
         shapes = layer_shapes(model)
         found, failed, obstacles = ChannelGraph(model, inputs, shapes).couplings(shapes)
     return {name for coupling in found for name in coupling.members}, failed, obstacles
@@ -35,9 +35,7 @@ def test_channels_that_multiply_are_given_up(name: str, layers: set[str]) -> Non
     """Without a bound the second takes minutes."""
     model = STRUCTURES[name]()
     free, failed, _ = couplings(model, (torch.randn(2, *STRUCTURES[name].shape),))  # type: ignore[attr-defined]
-    assert {
-        layer for layer, why in failed.items() if "cannot be followed, as they multiply on their way" in why
-    } == layers
+    assert {layer for layer, why in failed.items() if "cannot be traced, as their number multiplies" in why} == layers
     assert not free & layers
 
 
@@ -48,7 +46,7 @@ def test_the_bound_is_on_steps_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dependency_graph, "_MOST_STEPS", 10)
     free, failed, _ = couplings(build("residual"), IMAGE)
     assert not free
-    assert all(why.endswith("multiply on their way; it keeps its filters") for why in failed.values())
+    assert all(why.endswith("their number multiplies; it keeps its filters") for why in failed.values())
 
 
 def test_wide_classifiers_are_followed() -> None:
@@ -111,6 +109,6 @@ def test_layers_whose_weights_are_taken_are_named() -> None:
     _, _, obstacles = couplings(Mixed(), (torch.randn(2, 8),))
     assert set(obstacles) == {"experts.0", "experts.1"}
     assert obstacles["experts.0"] == (
-        "experts.0: its weights are used without calling it, so that its channels cannot be followed; it keeps its "
+        "experts.0: its weights are used without calling it, so that its channels cannot be traced; it keeps its "
         "filters"
     )

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.model_state import evaluating, requiring_gradients
-from autocompress.compression.pruning.channels import Channels, on_trial
-from autocompress.compression.pruning.equivalence import Disagreement, Guard
+from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.pruning.channels import Channels, trial_channels
+from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.groups import Coupling, Removal, removals
 from autocompress.layer_selector import LayerRule
 
@@ -24,12 +24,12 @@ from ..structures import STRUCTURES
 def followed(model: nn.Module, inputs: tuple[torch.Tensor, ...] = IMAGE) -> Channels:
     """As the dependency graph has it, nothing tried."""
     request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         return Channels.of(model, request, layer_shapes(model))
 
 
 def cut(couplings: tuple[Coupling, ...]) -> list[Removal]:
-    return removals([(coupling, on_trial(coupling)) for coupling in couplings])
+    return removals([(coupling, trial_channels(coupling)) for coupling in couplings])
 
 
 def shifted(removed: list[Removal], name: str) -> list[Removal]:
@@ -53,7 +53,7 @@ def test_right_cuts_agree(net: str) -> None:
     model = build(net)
     removed = cut(followed(model).couplings)
     assert len(removed) > 3
-    assert Guard(model, IMAGE).disagreement(removed) is None
+    assert CutVerifier(model, IMAGE).mismatch(removed) is None
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -68,7 +68,7 @@ def test_wrong_columns_of_any_layer_show(net: str, fresh: bool) -> None:
     consumers = [removal.name for removal in removed if removal.on_inputs and len(removal.channels) > 1]
     assert consumers
     for name in consumers:
-        found = Guard(model, IMAGE).disagreement(shifted(removed, name))
+        found = CutVerifier(model, IMAGE).mismatch(shifted(removed, name))
         assert found is not None, name
         assert found.difference > 1e-4 or found.error
 
@@ -78,7 +78,7 @@ def test_constant_parameters_hide_nothing() -> None:
     model = build("plain")
     nn.init.zeros_(model.bn1.weight)
     removed = shifted(cut(followed(model).couplings), "conv2")
-    found = Guard(model, IMAGE).disagreement(removed)
+    found = CutVerifier(model, IMAGE).mismatch(removed)
     assert found is not None
     assert found.where == "conv2"
 
@@ -87,8 +87,8 @@ def test_symmetric_inputs_hide_nothing() -> None:
     model = build("no_norm")
     inputs = (torch.zeros(1, 3, 8, 8),)
     removed = cut(followed(model, inputs).couplings)
-    assert Guard(model, inputs).disagreement(removed) is None
-    assert Guard(model, inputs).disagreement(shifted(removed, "conv2")) is not None
+    assert CutVerifier(model, inputs).mismatch(removed) is None
+    assert CutVerifier(model, inputs).mismatch(shifted(removed, "conv2")) is not None
 
 
 @pytest.mark.parametrize("activation", [torch.sigmoid, torch.cos, functional.softplus])
@@ -103,8 +103,8 @@ def test_non_linearities_that_move_zero_are_no_disagreement(activation: Callable
 
     model = Moved()
     removed = cut(followed(model).couplings)
-    assert Guard(model, IMAGE).disagreement(removed) is None
-    assert Guard(model, IMAGE).disagreement(shifted(removed, "second")) is not None
+    assert CutVerifier(model, IMAGE).mismatch(removed) is None
+    assert CutVerifier(model, IMAGE).mismatch(shifted(removed, "second")) is not None
 
 
 @pytest.mark.parametrize("kind", ["layer", "group", "rms", "local", "batch", "instance"])
@@ -130,8 +130,8 @@ def test_normalizations_over_channels_are_no_disagreement_and_hide_nothing(kind:
 
     model, inputs = Normed(), (torch.randn(1, 6, 8),)
     removed = cut(followed(model, inputs).couplings)
-    assert Guard(model, inputs).disagreement(removed) is None
-    found = Guard(model, inputs).disagreement(shifted(removed, "second"))
+    assert CutVerifier(model, inputs).mismatch(removed) is None
+    found = CutVerifier(model, inputs).mismatch(shifted(removed, "second"))
     assert found is not None
     assert found.where == "second"
 
@@ -141,15 +141,15 @@ def test_channels_that_change_their_group_show() -> None:
     (coupling,) = followed(model).couplings
     assert coupling.channel_groups == 4
     uneven = removals([(coupling, [0, 1, 2, 4])])
-    assert Guard(model, IMAGE).disagreement(removals([(coupling, [0, 4, 8, 12])])) is None
-    found = Guard(model, IMAGE).disagreement(uneven)
+    assert CutVerifier(model, IMAGE).mismatch(removals([(coupling, [0, 4, 8, 12])])) is None
+    found = CutVerifier(model, IMAGE).mismatch(uneven)
     assert found is not None
     assert found.where == "2"
 
 
 def test_what_runs_in_training_only_is_tried() -> None:
     model, inputs = STRUCTURES["auxiliary_head"](), image("auxiliary_head")
-    found = Guard(model, inputs).disagreement(cut(followed(model, inputs).couplings))
+    found = CutVerifier(model, inputs).mismatch(cut(followed(model, inputs).couplings))
     assert found is not None
     assert found.training
     assert "mat1 and mat2 shapes cannot be multiplied" in str(found.error)
@@ -168,14 +168,16 @@ def test_chance_is_no_disagreement() -> None:
     model = Noisy()
     removed = cut(followed(model).couplings)
     before = torch.get_rng_state()
-    assert Guard(model, IMAGE).disagreement(removed) is None
+    assert CutVerifier(model, IMAGE).mismatch(removed) is None
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_only_the_guilty_are_named() -> None:
     model, inputs = STRUCTURES["fused_attention"](), image("fused_attention")
     found = followed(model, inputs)
-    guilty = Guard(model, inputs).sound([(coupling, on_trial(coupling)) for coupling in found.couplings])
+    guilty = CutVerifier(model, inputs).find_faulty(
+        [(coupling, trial_channels(coupling)) for coupling in found.couplings]
+    )
     roots = {coupling.members[0] for coupling in found.couplings}
     assert roots - set(guilty) == {"up"}
     assert guilty["qkv"].startswith("qkv: without some of its filters the model fails (RuntimeError: shape '")
@@ -187,7 +189,7 @@ def test_the_model_is_left_as_it_was(net: str) -> None:
     removed = cut(followed(model).couplings)
     model.train()
     state, modules = copy.deepcopy(model.state_dict()), dict(model.named_modules())
-    Guard(model, IMAGE).disagreement(removed)
+    CutVerifier(model, IMAGE).mismatch(removed)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert dict(model.named_modules()) == modules
@@ -199,8 +201,8 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     model = build("plain").to(dtype)
     inputs = (IMAGE[0].to(dtype),)
     removed = cut(followed(model, inputs).couplings)
-    assert Guard(model, inputs).disagreement(removed) is None
-    assert Guard(model, inputs).disagreement(shifted(removed, "conv2")) is not None
+    assert CutVerifier(model, inputs).mismatch(removed) is None
+    assert CutVerifier(model, inputs).mismatch(shifted(removed, "conv2")) is not None
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
@@ -217,24 +219,24 @@ def test_a_model_that_takes_its_example_inputs_only() -> None:
 
     model, inputs = Picky(), (torch.full((1, 3, 8, 8), 0.5),)
     removed = cut(followed(model, inputs).couplings)
-    assert Guard(model, inputs).disagreement(removed) is None
-    assert Guard(model, inputs).disagreement(shifted(removed, "second")) is not None
+    assert CutVerifier(model, inputs).mismatch(removed) is None
+    assert CutVerifier(model, inputs).mismatch(shifted(removed, "second")) is not None
 
 
 def test_sentences_name_the_layer_and_the_reason() -> None:
-    assert Disagreement("head", 0.41, in_place=False).sentence("conv") == (
+    assert Mismatch("head", 0.41, in_place=False).sentence("conv") == (
         "conv: its channels are mixed or reordered on the way to head (outputs differ by 0.41 of their scale); "
         "it keeps its filters"
     )
-    assert Disagreement("head", 0.41, in_place=True).sentence("conv") == (
-        "conv: what becomes of its channels on the way to head depends on all of them, as a mean or a norm does, or on "
-        "how many there are (outputs differ by 0.41 of their scale); it keeps its filters"
+    assert Mismatch("head", 0.41, in_place=True).sentence("conv") == (
+        "conv: what is computed from its channels before head depends on all of them, as a mean or a norm does, or on "
+        "their number (outputs differ by 0.41 of their scale); it keeps its filters"
     )
-    assert Disagreement("head", float("inf"), training=True).sentence("conv") == (
+    assert Mismatch("head", float("inf"), training=True).sentence("conv") == (
         "conv: its channels are mixed or reordered or depend on each other on the way to head in training mode "
         "(outputs have another shape); it keeps its filters"
     )
-    assert Disagreement("x", error="ValueError: no").sentence("conv") == (
+    assert Mismatch("x", error="ValueError: no").sentence("conv") == (
         "conv: without some of its filters the model fails (ValueError: no); it keeps its filters"
     )
 
@@ -270,7 +272,7 @@ def test_chance_in_training_is_no_disagreement(draw: Callable[[torch.Tensor], to
     before = torch.random.get_rng_state()
     removed = cut(followed(model, inputs).couplings)
     assert {removal.name for removal in removed} == {"first", "second", "head"}
-    assert Guard(model, inputs).disagreement(removed) is None
+    assert CutVerifier(model, inputs).mismatch(removed) is None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -309,7 +311,7 @@ def test_heads_that_are_regrouped_show_whatever_the_example_tokens(inputs: tuple
     kept_by_head = [0, 1, 3, 4, 7, 8, 11, 15]  # other heads than before are made of these
     removed = removals([(each, sorted(set(range(each.width)) - set(kept_by_head))) for each in couplings])
     assert removed
-    assert Guard(model, inputs).disagreement(removed) is not None
+    assert CutVerifier(model, inputs).mismatch(removed) is not None
 
 
 class Meeting(nn.Module):
@@ -341,7 +343,7 @@ def test_what_sizes_of_one_hide_shows(model: nn.Module, shape: tuple[int, ...]) 
     inputs = (torch.randn(shape),)
     removed = cut(followed(model, inputs).couplings)
     assert removed
-    found = Guard(model, inputs).disagreement(removed)
+    found = CutVerifier(model, inputs).mismatch(removed)
     assert found is not None
     assert found.where == "second"
 
@@ -353,13 +355,13 @@ def test_models_that_take_their_sizes_only() -> None:
 
     model = Strict()
     removed = cut(followed(model).couplings)
-    assert Guard(model, IMAGE).disagreement(removed) is None
-    assert Guard(model, IMAGE).disagreement(shifted(removed, "second")) is not None
+    assert CutVerifier(model, IMAGE).mismatch(removed) is None
+    assert CutVerifier(model, IMAGE).mismatch(shifted(removed, "second")) is not None
 
 
 def test_gates_that_are_shut_hide_nothing() -> None:
     model, inputs = STRUCTURES["shut_gate"](), image("shut_gate")
-    found = Guard(model, inputs).disagreement(cut(followed(model, inputs).couplings))
+    found = CutVerifier(model, inputs).mismatch(cut(followed(model, inputs).couplings))
     assert found is not None
     assert found.where == "back"
     assert float(model.gate.detach()) == 0
@@ -368,8 +370,8 @@ def test_gates_that_are_shut_hide_nothing() -> None:
 def test_sentences_tell_what_is_reordered_from_what_depends_on_all() -> None:
     for name, reordered in (("channels_last", True), ("channel_shuffle", True), ("normed_by_hand", False)):
         model, inputs = STRUCTURES[name](), image(name)
-        chosen = [(coupling, on_trial(coupling)) for coupling in followed(model, inputs).couplings]
-        (sentence,) = Guard(model, inputs).sound(chosen).values()
+        chosen = [(coupling, trial_channels(coupling)) for coupling in followed(model, inputs).couplings]
+        (sentence,) = CutVerifier(model, inputs).find_faulty(chosen).values()
         assert ("are mixed or reordered on the way" in sentence) == reordered
         assert ("depends on all of them, as a mean or a norm does" in sentence) != reordered
 
@@ -387,7 +389,7 @@ def test_passes_are_few(net: str) -> None:
             seen.append((len(given[0]), module.training))
 
     model.register_forward_pre_hook(note)
-    Guard(model, inputs).disagreement(removed)
+    CutVerifier(model, inputs).mismatch(removed)
     in_training = [(1, True)] if net == "plain" else [(1, True), (1, True)]
     assert seen == [(1, False), (1, False), *in_training]
 
@@ -402,4 +404,4 @@ def test_tensors_that_are_plain_attributes_are_no_hindrance() -> None:
             return self.head(torch.relu(self.first(x - self.mean[:, None, None])).mean((2, 3)))
 
     model, inputs = Normalized().eval(), (torch.randn(2, 3, 8, 8),)
-    assert Guard(model, inputs).disagreement(cut(followed(model, inputs).couplings)) is None
+    assert CutVerifier(model, inputs).mismatch(cut(followed(model, inputs).couplings)) is None

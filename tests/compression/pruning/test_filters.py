@@ -189,9 +189,6 @@ def test_convolutions_of_every_dimension_before_a_flattening(dimensions: int) ->
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_resnet18(algorithm: str) -> None:
-    from autocompress.compression.torchvision_operators import define_torchvision_operators
-
-    define_torchvision_operators()
     import torchvision
 
     model = torchvision.models.resnet18(num_classes=10)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
-from autocompress.compression.model_state import evaluating, requiring_gradients
-from autocompress.compression.pruning.channels import Channels, on_trial
-from autocompress.compression.pruning.equivalence import Guard
+from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.pruning.channels import Channels, trial_channels
+from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Removal, removals, remove
-from autocompress.compression.pruning.pruning_plan import Cut
+from autocompress.compression.pruning.pruning_plan import PruningPlan
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build
@@ -22,9 +22,9 @@ from ..nets import IMAGE, NETS, build
 
 def cut(model: torch.nn.Module) -> list[Removal]:
     request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), IMAGE)
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         found = Channels.of(model, request, layer_shapes(model))
-    return removals([(coupling, on_trial(coupling)) for coupling in found.couplings])
+    return removals([(coupling, trial_channels(coupling)) for coupling in found.couplings])
 
 
 @pytest.mark.parametrize("compared", [True, False])
@@ -37,9 +37,9 @@ def test_what_was_compared_is_removed_with_its_own_values(net: str, compared: bo
     for parameter, own in zip(model.parameters(), expected.parameters(), strict=True):
         own.grad = None if parameter.grad is None else parameter.grad.clone()
     remove(expected, removed)
-    guard = Guard(model, IMAGE)
+    guard = CutVerifier(model, IMAGE)
     if compared:
-        assert guard.disagreement(removed) is None
+        assert guard.mismatch(removed) is None
     guard.remove(removed)
     assert str(model) == str(expected)
     state, wanted = model.state_dict(), expected.state_dict()
@@ -55,9 +55,9 @@ def test_what_was_compared_is_removed_with_its_own_values(net: str, compared: bo
 def test_what_was_compared_before_is_not_taken_for_what_goes() -> None:
     model = build("plain")
     removed = cut(model)
-    guard = Guard(model, IMAGE)
-    assert guard.disagreement(removed[:0]) is None
-    assert guard.disagreement(removed) is None
+    guard = CutVerifier(model, IMAGE)
+    assert guard.mismatch(removed[:0]) is None
+    assert guard.mismatch(removed) is None
     fewer = [removal for removal in removed if removal.name in ("conv1", "bn1")]
     expected = copy.deepcopy(model)
     remove(expected, fewer)
@@ -70,13 +70,13 @@ def request(rate: float) -> CompressionRequest:
 
 
 def followed(model: nn.Module, original: Mapping[str, object]) -> Channels:
-    with evaluating(model), requiring_gradients(model):
+    with eval_mode(model), require_gradients(model):
         return Channels.of(model, request(0.0), original)
 
 
 def cut_coupling(model: nn.Module, rate: float, channels: Channels) -> None:
-    found = Cut.of(model, request(rate), channels)
-    remove(model, removals(found.chosen(found.wanted(None))))
+    found = PruningPlan.of(model, request(rate), channels)
+    remove(model, removals(found.channels_to_remove(found.remaining_for(None))))
 
 
 def told(channels: Channels) -> dict[str, object]:

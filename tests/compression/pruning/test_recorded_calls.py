@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
-from autocompress.compression.pruning.recorded_calls import Calls
+from autocompress.compression.pruning.recorded_calls import CallRecord
 
 from ..nets import build
 from ..structures import STRUCTURES
@@ -18,11 +18,11 @@ from ..structures import STRUCTURES
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def calls(model: nn.Module, x: torch.Tensor = X, *, training: bool = False) -> Calls:
-    found = Calls(model, (x,))
+def calls(model: nn.Module, x: torch.Tensor = X, *, training: bool = False) -> CallRecord:
+    found = CallRecord(model, (x,))
     with torch.no_grad(), NeutralNormalization(found):
         answer = model.train(training)(x)
-    found.end(answer)
+    found.record_result(answer)
     return found
 
 
@@ -87,22 +87,22 @@ def test_what_cannot_be_seen_is_equal_to_nothing() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
     model = nn.Sequential(scripted, nn.Conv2d(3, 2, 1))
     assert not calls(model).same_as(calls(model))
-    assert not calls(model).keep_apart
+    assert not calls(model).keeps_separate
 
 
 @pytest.mark.parametrize("net", ["plain", "residual", "no_norm"])
 def test_samples_stay_apart_in_convolutional_nets(net: str) -> None:
-    assert calls(build(net)).keep_apart
+    assert calls(build(net)).keeps_separate
 
 
 @pytest.mark.parametrize("net", ["channels_last", "channel_shuffle", "fused_attention", "bilinear_pooling"])
 def test_samples_or_positions_may_meet(net: str) -> None:
     model = STRUCTURES[net]()
-    assert not calls(model, torch.randn(2, *STRUCTURES[net].shape)).keep_apart  # type: ignore[attr-defined]
+    assert not calls(model, torch.randn(2, *STRUCTURES[net].shape)).keeps_separate  # type: ignore[attr-defined]
 
 
 def test_dimensions_matter() -> None:
-    assert calls(Moded(lambda _, x: torch.flatten(x, 1))).keep_apart
-    assert not calls(Moded(lambda _, x: torch.flatten(x))).keep_apart
-    assert calls(Moded(lambda _, x: x.mean((2, 3)))).keep_apart
-    assert not calls(Moded(lambda _, x: x.mean(1))).keep_apart
+    assert calls(Moded(lambda _, x: torch.flatten(x, 1))).keeps_separate
+    assert not calls(Moded(lambda _, x: torch.flatten(x))).keeps_separate
+    assert calls(Moded(lambda _, x: x.mean((2, 3)))).keeps_separate
+    assert not calls(Moded(lambda _, x: x.mean(1))).keeps_separate

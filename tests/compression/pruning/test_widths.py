@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.compression.pruning.widths import Slot, global_widths, kept_filters, local_widths, meet
+from autocompress.compression.pruning.widths import CouplingWidth, global_widths, kept_filters, local_widths, solve_rate
 
 RATES = st.floats(0, 0.999)
 
@@ -27,7 +27,7 @@ def test_a_global_ranking_removes_the_share_and_more_at_a_higher_rate(layers, fi
     scores = [sorted(data.draw(st.lists(st.floats(0.1, 9), min_size=w, max_size=w))) for w, _ in layers]
     gone = []
     for rate in sorted((first, second)):
-        slots = [Slot(width, width, 1, members, rate) for width, members in layers]
+        slots = [CouplingWidth(width, width, 1, members, rate) for width, members in layers]
         kept = global_widths(slots, scores)
         assert all(1 <= count <= slot.width for count, slot in zip(kept, slots, strict=True))
         gone.append(sum((slot.width - count) * slot.members for count, slot in zip(kept, slots, strict=True)))
@@ -38,19 +38,21 @@ def test_a_global_ranking_removes_the_share_and_more_at_a_higher_rate(layers, fi
 
 
 def test_a_global_ranking_takes_the_lowest_scores_wherever_they_are():
-    slots = [Slot(4, 4, 1, 1, 0.5), Slot(4, 4, 1, 1, 0.5)]
+    slots = [CouplingWidth(4, 4, 1, 1, 0.5), CouplingWidth(4, 4, 1, 1, 0.5)]
     assert global_widths(slots, [[0.1, 0.2, 0.3, 5.0], [1.0, 2.0, 3.0, 4.0]]) == [1, 3]
     assert local_widths(slots) == [2, 2]
 
 
 def test_what_is_gone_already_counts():
-    slots = [Slot(2, 4, 1, 1, 0.5), Slot(4, 4, 1, 1, 0.5)]
+    slots = [CouplingWidth(2, 4, 1, 1, 0.5), CouplingWidth(4, 4, 1, 1, 0.5)]
     assert global_widths(slots, [[0.1, 0.2], [1.0, 2.0, 3.0, 4.0]]) == [1, 3]
 
 
 def test_staggered_layers_change_one_by_one():
-    slots = [Slot(64, 64, 1, 1, rate=0.5) for _ in range(4)]
-    total = {rate: sum(local_widths([Slot(64, 64, 1, 1, rate)] * 4, staggered=True)) for rate in (0.5, 0.504, 0.508)}
+    slots = [CouplingWidth(64, 64, 1, 1, rate=0.5) for _ in range(4)]
+    total = {
+        rate: sum(local_widths([CouplingWidth(64, 64, 1, 1, rate)] * 4, staggered=True)) for rate in (0.5, 0.504, 0.508)
+    }
     assert sum(local_widths(slots)) == 128
     assert total[0.5] > total[0.504] > total[0.508]
 
@@ -63,9 +65,9 @@ def test_a_share_is_met(target):
         asked.append(rate)
         return 1 - (1 - rate) ** 2.3
 
-    assert abs(share(meet(target, share)) - target) <= 0.0025
+    assert abs(share(solve_rate(target, share)) - target) <= 0.0025
     assert len(asked) <= 10
 
 
 def test_what_cannot_be_reached_ends_at_the_most():
-    assert meet(0.9, lambda rate: 0.4 * rate) == pytest.approx(1, abs=1e-3)
+    assert solve_rate(0.9, lambda rate: 0.4 * rate) == pytest.approx(1, abs=1e-3)

@@ -89,7 +89,7 @@ def test_gradients_pass_straight_through(name):
 
 def test_no_gradient_passes_outside_of_an_activations_range():
     values = torch.tensor([-2.0, 0.2, 0.7, 3.0], requires_grad=True)
-    rounded = rounding.between(values, torch.tensor(0.0), torch.tensor(1.0), 2)
+    rounded = rounding.round_between(values, torch.tensor(0.0), torch.tensor(1.0), 2)
     assert rounded.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
     rounded.sum().backward()
     assert values.grad.tolist() == [0, 1, 1, 0]

@@ -7,7 +7,13 @@ import torch
 from torch import fx
 
 from autocompress.compression.quantization import operators
-from autocompress.compression.quantization.operators import draws, filled, named_operator, operator_name, takes
+from autocompress.compression.quantization.operators import (
+    accepts,
+    is_random,
+    named_operator,
+    operator_name,
+    without_uninitialized,
+)
 
 aten = torch.ops.aten
 
@@ -70,7 +76,7 @@ def test_of_all_names_none_writes_a_result_elsewhere_or_draws_unless_told():
     ],
 )
 def test_memory_that_nobody_has_written_to_is_written_as_zeros(target, keywords, name, left):
-    found, given = filled(target, keywords)
+    found, given = without_uninitialized(target, keywords)
     assert (operator_name(target), operator_name(found), given) == (name, name, left)
 
 
@@ -78,13 +84,13 @@ def test_memory_that_nobody_has_written_to_is_written_as_zeros(target, keywords,
 def test_a_scale_that_leads_out_of_an_image_is_refused(scale):
     graph = fx.Graph()
     image = graph.placeholder("x")
-    assert takes(aten.upsample_nearest1d.default, [image, [9], 2.0], {})
-    assert takes(aten.upsample_nearest1d.default, [image, [9]], {"scales": None})
-    assert takes(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, 0.5]], {})
-    assert not takes(aten.upsample_nearest1d.default, [image, [9], scale], {})
-    assert not takes(aten.upsample_nearest1d.default, [image, [9]], {"scales": scale})
-    assert not takes(aten.upsample_nearest1d.default, [image, [9], image], {})
-    assert not takes(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, scale]], {})
+    assert accepts(aten.upsample_nearest1d.default, [image, [9], 2.0], {})
+    assert accepts(aten.upsample_nearest1d.default, [image, [9]], {"scales": None})
+    assert accepts(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, 0.5]], {})
+    assert not accepts(aten.upsample_nearest1d.default, [image, [9], scale], {})
+    assert not accepts(aten.upsample_nearest1d.default, [image, [9]], {"scales": scale})
+    assert not accepts(aten.upsample_nearest1d.default, [image, [9], image], {})
+    assert not accepts(aten.upsample_bilinear2d.vec, [image, None, False, [2.0, scale]], {})
 
 
 def node():
@@ -112,7 +118,7 @@ def node():
     ],
 )
 def test_arguments_are_of_the_kinds_in_the_schema(target, arguments, keywords, right):
-    assert takes(target, arguments, keywords) is right
+    assert accepts(target, arguments, keywords) is right
 
 
 def test_a_number_for_a_type_would_crash_the_process():
@@ -120,15 +126,17 @@ def test_a_number_for_a_type_would_crash_the_process():
     import torchao.quantization.pt2e  # noqa: F401 - registers the operators
 
     quantize = named_operator("quantized_decomposed.quantize_per_tensor.default")
-    assert takes(quantize, (node(), 0.1, 0, 0, 255, torch.uint8), {})
+    assert accepts(quantize, (node(), 0.1, 0, 0, 255, torch.uint8), {})
     for wrong in (0, 1 << 31, torch.strided, torch.channels_last, None, node()):
-        assert not takes(quantize, (node(), 0.1, 0, 0, 255, wrong), {})
+        assert not accepts(quantize, (node(), 0.1, 0, 0, 255, wrong), {})
 
 
 def test_layers_in_training_mode_draw():
-    assert draws(aten.dropout.default, (node(), 0.5, True), {})
-    assert not draws(aten.dropout.default, (node(), 0.5, False), {})
-    assert draws(aten.rrelu.default, (node(), 0.1, 0.3, True), {})
-    assert draws(aten.scaled_dot_product_attention.default, (node(),) * 3, {"dropout_p": 0.1})
+    assert is_random(aten.dropout.default, (node(), 0.5, True), {})
+    assert not is_random(aten.dropout.default, (node(), 0.5, False), {})
+    assert is_random(aten.rrelu.default, (node(), 0.1, 0.3, True), {})
+    assert is_random(aten.scaled_dot_product_attention.default, (node(),) * 3, {"dropout_p": 0.1})
     statistics = (node(), None, None, None, None, True, 0.1, 1e-5, False)
-    assert not draws(aten.batch_norm.default, statistics, {}), "without running statistics it is the same in both modes"
+    assert not is_random(aten.batch_norm.default, statistics, {}), (
+        "without running statistics it is the same in both modes"
+    )

@@ -111,7 +111,7 @@ def test_the_whole_loop_decides_as_nncf(case, tmp_path):
     first, rows = rule.rule_of(case).start(), expected_rows(case)
     assert records[0].requested_rate == pytest.approx(first.rate, abs=CLOSE)
     assert (records[0].epochs, records[0].feasible) == (rule.initial_epochs(case), rule.first_verdict(case))
-    asked = Ledger(loop.result.directory).asked
+    asked = Ledger(loop.result.directory).proposed
     told = [
         (record.requested_rate, asked[record.key].proposal.step, record.lr_factor, record.epochs, record.feasible)
         for record in records[1:]

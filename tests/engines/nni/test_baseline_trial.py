@@ -1,8 +1,8 @@
 """What NNI is sent: the uncompressed model first, of which the tuner never hears, and parameters in NNI's form."""
 
-from autocompress.engines.nni.baseline_trial import ShownTuner
-from autocompress.engines.nni.tuner import Unsent
-from autocompress.engines.nni.wire_format import shown, taken
+from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
+from autocompress.engines.nni.tuner import DeferredParameters
+from autocompress.engines.nni.wire_format import from_page_parameters, to_page_parameters
 from autocompress.records import Baseline, Measurement
 from autocompress.trial.baseline import is_uncompressed, uncompressed_parameters, uncompressed_result
 
@@ -28,7 +28,7 @@ class Listens:
 
 def test_it_comes_first_and_once():
     inner = Listens(lambda ids: [OTHER] * len(ids))
-    tuner = ShownTuner(inner, begun=False)
+    tuner = BaselineFirstTuner(inner, begun=False)
     assert list(tuner.generate_multiple_parameters([0, 1, 2])) == [FIRST, SENT, SENT]
     assert list(tuner.generate_multiple_parameters([3])) == [SENT]
     assert inner.told == [("asked", [1, 2]), ("asked", [3])]
@@ -36,25 +36,27 @@ def test_it_comes_first_and_once():
 
 def test_a_single_worker_shows_it_alone():
     inner = Listens()
-    answer = ShownTuner(inner, begun=False).generate_multiple_parameters([0])
+    answer = BaselineFirstTuner(inner, begun=False).generate_multiple_parameters([0])
     assert list(answer) == [FIRST]
     assert len(answer) == 1, "a shorter answer would tell NNI that there are no more trials"
 
 
 def test_trials_that_are_sent_later_are_still_promised():
-    answer = ShownTuner(Listens(lambda ids: Unsent(len(ids))), begun=False).generate_multiple_parameters([0, 1])
+    answer = BaselineFirstTuner(
+        Listens(lambda ids: DeferredParameters(len(ids))), begun=False
+    ).generate_multiple_parameters([0, 1])
     assert list(answer) == [FIRST]
     assert len(answer) == 2
 
 
 def test_a_tuner_with_nothing_left_is_not_covered_up():
-    answer = ShownTuner(Listens(lambda ids: []), begun=False).generate_multiple_parameters([0, 1])
+    answer = BaselineFirstTuner(Listens(lambda ids: []), begun=False).generate_multiple_parameters([0, 1])
     assert len(answer) == 1, "shorter than what was asked for: there are no more trials"
 
 
 def test_the_tuner_hears_of_its_own_trials_only():
     inner = Listens()
-    tuner = ShownTuner(inner, begun=False)
+    tuner = BaselineFirstTuner(inner, begun=False)
     tuner.generate_multiple_parameters([0])
     tuner.receive_trial_result(0, FIRST, {"default": 0.0})
     tuner.trial_end(0, True)
@@ -68,7 +70,7 @@ def test_the_tuner_hears_of_its_own_trials_only():
 
 def test_after_a_resume_it_is_not_shown_again():
     inner = Listens(lambda ids: [OTHER] * len(ids))
-    tuner = ShownTuner(inner, begun=True)
+    tuner = BaselineFirstTuner(inner, begun=True)
     tuner.adopt(0, FIRST)
     tuner.adopt(1, SENT)
     tuner.import_data([{"parameter": FIRST, "value": 0}, {"parameter": SENT, "value": 1}])
@@ -87,14 +89,18 @@ def test_its_result_is_what_was_measured():
 
 
 def test_parameters_come_back_as_they_were():
-    assert shown(OTHER) == SENT
-    assert taken(SENT) == OTHER
-    assert taken(shown({"algorithm_name": {"_name": "qat"}})) == {"algorithm_name": {"_name": "qat"}}
+    assert to_page_parameters(OTHER) == SENT
+    assert from_page_parameters(SENT) == OTHER
+    assert from_page_parameters(to_page_parameters({"algorithm_name": {"_name": "qat"}})) == {
+        "algorithm_name": {"_name": "qat"}
+    }
 
 
 def test_trials_that_are_sent_one_by_one_are_shown_too():
     sent = []
     inner = Listens()
-    inner.generate_multiple_parameters = lambda ids, st_callback, **_: st_callback(ids[0], OTHER) or Unsent(1)
-    ShownTuner(inner, begun=True).generate_multiple_parameters([4], st_callback=lambda *told: sent.append(told))
+    inner.generate_multiple_parameters = lambda ids, st_callback, **_: (
+        st_callback(ids[0], OTHER) or DeferredParameters(1)
+    )
+    BaselineFirstTuner(inner, begun=True).generate_multiple_parameters([4], st_callback=lambda *told: sent.append(told))
     assert sent == [(4, SENT)]

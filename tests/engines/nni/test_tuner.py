@@ -2,7 +2,7 @@
 
 import pytest
 
-from autocompress.engines.nni.builtin_tuners import StockTuner, create_stock_tuner, require_assessor, require_tuner
+from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner, require_assessor, require_tuner
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.errors import ConfigError, TrialError
 from autocompress.records import TrialRecord
@@ -199,7 +199,7 @@ def test_a_search_that_was_finished_before_ends_at_once(tmp_path):
 
 def stock(tmp_path, name="Random", maximal_total_epochs=100, space=None):
     nni = Nni(tmp_path, "l2")
-    tuner = StockTuner(create_stock_tuner(name, {}, seed=0), nni.trials, {"seed": 3}, maximal_total_epochs)
+    tuner = BuiltinTuner(create_builtin_tuner(name, {}, seed=0), nni.trials, {"seed": 3}, maximal_total_epochs)
     sparsity = {"_type": "uniform", "_value": [0, 0.9]}
     option = {"_name": "l2", "config_list::::hidden::sparsity": sparsity}
     tuner.update_search_space(space or {"algorithm_name": {"_type": "choice", "_value": [option]}})
@@ -245,9 +245,9 @@ def test_tuners_are_found_whatever_their_case():
 @pytest.mark.parametrize("name", ["Anneal", "SMAC"])
 def test_a_tuner_whose_package_is_missing(name):
     with pytest.raises(ConfigError, match=f"tuner '{name}' needs a package that is not installed"):
-        create_stock_tuner(name, {}, seed=0)
+        create_builtin_tuner(name, {}, seed=0)
 
 
 def test_an_argument_that_the_tuner_does_not_take():
     with pytest.raises(ConfigError, match=r"tuner 'TPE' could not be created with class_args .*'spam'"):
-        create_stock_tuner("TPE", {"spam": 1}, seed=0)
+        create_builtin_tuner("TPE", {"spam": 1}, seed=0)

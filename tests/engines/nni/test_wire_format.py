@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from autocompress.engines.nni.builtin_tuners import create_stock_tuner
-from autocompress.engines.nni.wire_format import flat_parameters, flattened, nested, shown, taken
+from autocompress.engines.nni.builtin_tuners import create_builtin_tuner
+from autocompress.engines.nni.wire_format import (
+    flat_parameters,
+    flattened,
+    from_page_parameters,
+    nested,
+    to_page_parameters,
+)
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, read_parameters
 
 KEY, OTHER = "config_list::Conv2d::::sparsity", "config_list::Linear::::sparsity"
@@ -21,7 +27,7 @@ def space():
 
 @pytest.mark.parametrize("name", ["TPE", "Random", "Evolution", "GridSearch"])
 def test_nnis_tuners_choose_in_it(name):
-    tuner = create_stock_tuner(name, {}, seed=0)
+    tuner = create_builtin_tuner(name, {}, seed=0)
     tuner.update_search_space(flattened(space()))
     chosen = set()
     for number in range(12):
@@ -48,9 +54,13 @@ def test_the_search_space_itself_stays():
 
 def test_the_page_has_one_axis_for_the_rates_of_all_algorithms():
     only = {"algorithm_name": {"_name": "l2", KEY: 0.5}, "search": {"epochs": 3}}
-    assert shown(only) == {"algorithm_name": only["algorithm_name"], "search/epochs": 3, "search/requested_rate": 0.5}
+    assert to_page_parameters(only) == {
+        "algorithm_name": only["algorithm_name"],
+        "search/epochs": 3,
+        "search/requested_rate": 0.5,
+    }
     position = {"algorithm_name": {"_name": "l2", KEY: 0.5, OTHER: 0.2}, "search": {"requested_rate": 0.4}}
-    assert shown(position)["search/requested_rate"] == 0.4
+    assert to_page_parameters(position)["search/requested_rate"] == 0.4
     chosen_by_others = {"algorithm_name": {"_name": "l2", KEY: 0.5}}
     for parameters in (only, position, chosen_by_others):
-        assert taken(shown(parameters)) == parameters
+        assert from_page_parameters(to_page_parameters(parameters)) == parameters
