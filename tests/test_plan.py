@@ -57,7 +57,7 @@ def test_what_a_plan_lacks_is_an_error(lost):
         ({"module": "x"}, "module must be an object; got 'x'"),
         ({"module": {"file": 3}}, "module must be a string; got {'file': 3}"),
         ({"objective": 1}, "objective must be a string; got 1"),
-        ({"engine": []}, "engine must have a name (local, nni, nni-tuner, optuna); got []"),
+        ({"engine": []}, "engine must have a name (local, loop, nni, nni-tuner, optuna); got []"),
         ({"baseline": [1]}, "Baseline must be an object; got [1]"),
     ],
 )

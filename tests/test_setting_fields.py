@@ -76,7 +76,7 @@ def test_a_broken_rule_is_stated_with_its_path(data, message):
 
 def test_all_broken_rules_are_stated():
     message = refused({"epochs": -1, "name": 3}, where="")
-    assert message == "epochs must be a whole number >= 0; got -1; name must be a text; got 3"
+    assert message == "epochs must be a whole number >= 0; got -1; name must be a string; got 3"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The table of the README: `python -m tests.benchmarks.digits [--algorithms l2 qat l2_qat] [--seeds 3] [--each]`.
+"""The table of algorithms: `python -m tests.benchmarks.digits [--algorithms l2 qat l2_qat] [--seeds 3] [--each]`.
 
 One full search on a real NNI experiment for each algorithm (a file of `search_spaces`) and seed, with all defaults; a
 seed is one of data split, training and search. A row is the mean over the seeds; `--each` prints one row a seed.

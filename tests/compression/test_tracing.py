@@ -44,7 +44,7 @@ def test_a_batch_that_is_part_of_the_model_is_fixed():
 
 
 def test_what_cannot_be_followed_is_refused():
-    with pytest.raises(CompressionError, match=r"torch\.export must be able to follow the model; "):
+    with pytest.raises(CompressionError, match=r"torch\.export must be able to trace the model; "):
         export_graph(Untraceable(), (torch.ones(1, 4),))
 
 

@@ -10,7 +10,7 @@ from tests.e2e.support import ROOT
 
 pytestmark = pytest.mark.slow
 
-PAGE = ROOT / "docs" / "pages" / "migration.md"
+PAGE = ROOT / "docs" / "pages" / "howto" / "migration.md"
 BLOCK = re.compile(r'^```python title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 PRELUDE = '''

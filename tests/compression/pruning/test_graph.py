@@ -80,6 +80,6 @@ def test_layers_whose_weights_are_taken_are_named() -> None:
     _, _, obstacles = couplings(Mixed(), (torch.randn(2, 8),))
     assert set(obstacles) == {"experts.0", "experts.1"}
     assert obstacles["experts.0"] == (
-        "experts.0: its weights are used without calling it, so that its channels cannot be followed; it keeps its "
+        "experts.0: its weights are used without calling it, so that its channels cannot be traced; it keeps its "
         "filters"
     )

@@ -39,7 +39,7 @@ def test_of_this_machine_the_process_tells(study):
     without = begun(study)
     assert [each.number for each in Liveness().dead(study.trials)] == [dead.number]
     assert owners(study.trials) == [f"process {os.getpid()}"]
-    left = Liveness().bury(study)
+    left = Liveness().fail_dead_trials(study)
     assert [each.state for each in left] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
     assert left[dead.number].user_attrs[INTERRUPTED] is True
     assert (alive.number, without.number) == (0, 2)
