@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autocompress import AbstractAutoCompressionModule
-from autocompress.testing.zeroed import check_zeroed, with_distinct_values
+from autocompress.testing.conformance import check_zeroed, with_distinct_values
 from tests.compression.structures import STRUCTURES, AuxiliaryOutput, TwoInputs
 
 NETS: dict[str, Any] = {**STRUCTURES, "auxiliary_output": AuxiliaryOutput, "two_inputs": TwoInputs}

@@ -1,13 +1,17 @@
+"""Deep copies of what users hand in, made of JSON's types only."""
+
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.plain_json import MAXIMAL_DEPTH, dumps, parse, require_plain
+from autocompress.errors import ConfigError
+from autocompress.plain_json import MAXIMAL_DEPTH, dumps, is_number, parse, plain, require_plain
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 values = st.recursive(
@@ -105,3 +109,37 @@ def test_a_value_that_holds_itself():
 def test_wide_values_are_quick():
     text = json.dumps(list(range(200_000)))
     assert len(parse(text)) == 200_000
+
+
+def test_a_copy_shares_nothing_and_tuples_are_lists():
+    given = {"a": [1, (2.5, None)], "b": {"c": True, "d": "text"}}
+    copied = plain("key", given)
+    assert copied == {"a": [1, [2.5, None]], "b": {"c": True, "d": "text"}}
+    copied["b"]["c"] = copied["a"][0] = "changed"
+    assert given == {"a": [1, (2.5, None)], "b": {"c": True, "d": "text"}}
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, {1, 2}, b"bytes", object])
+def test_what_json_cannot_hold_is_refused_with_its_place(value):
+    with pytest.raises(ConfigError, match=r"space\.a\[1\] must be JSON: objects, .*; got "):
+        plain("space", {"a": [0, value]})
+
+
+def test_names_are_strings():
+    with pytest.raises(ConfigError, match=r"the keys of space\.a must be strings; got 3"):
+        plain("space", {"a": {3: 0}})
+
+
+def test_what_is_nested_too_deep_is_refused():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ConfigError, match="space must not be nested so deep"):
+        plain("space", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, True), (0.5, True), (True, False), (math.nan, False), (10**400, False), ("1", False)]
+)
+def test_numbers(value, expected):
+    assert is_number(value) is expected

@@ -19,7 +19,7 @@ class TaylorFo(FilterPruner):
 
     def importance(self, context: PruningContext) -> Importance:
         """The estimate, over some batches of the user's trainer."""
-        from autocompress.compression.pruning.taylor import taylor
+        from autocompress.compression.pruning.data_importance import taylor
 
         return taylor(context)
 

@@ -20,8 +20,8 @@ from autocompress.cli.live_display import watching
 from autocompress.engines.base import Engine, Search
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
-from autocompress.store.leaving import removed_if_unused
-from autocompress.tracking.following import tracker
+from autocompress.store.disk import removed_if_unused
+from autocompress.tracking.callback import tracker
 
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference

@@ -216,15 +216,15 @@ def outcome_line(outcome: SearchOutcome) -> str:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The headline, the table, how it is to be read, and the tuners without results."""
-    from autocompress.report.comparison_page import HEADS, cells, explanation, headline
+    """The comparison_headline, the table, how it is to be read, and the tuners without results."""
+    from autocompress.report.page import HEADS, cells, comparison_headline, explanation
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in HEADS:
         table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
     for row in comparison.rows:
         table.add_row(*(Text(text) for text in (row.tuner, *cells(row))))
-    console.print(headline(comparison), soft_wrap=True, highlight=False)
+    console.print(comparison_headline(comparison), soft_wrap=True, highlight=False)
     console.print(table)
     console.print(explanation(comparison), style="dim", highlight=False, markup=False)
     for row in comparison.rows:

@@ -1,14 +1,18 @@
-"""The interface of compressors: request, compression, compressor."""
+"""The interface of compressors: request, compression, compressor; and compressions applied one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compression.hooks import batch_inputs
 from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
+from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass
 from autocompress.layer_selector import LayerRule
 from autocompress.records import Measurement
@@ -140,3 +144,87 @@ class Compressor(Protocol):
 def compressor(name: str) -> Compressor:
     """The compressor of an algorithm, imported on first use; a mix has none (ConfigError)."""
     return algorithm(name).compressor()
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> bool:
+    """Re-estimate the running statistics of all BatchNorm layers as the plain average over batches of model inputs.
+
+    Everything else is in eval mode; modes and momenta are restored. Without batches the statistics stay as they are.
+
+    Returns:
+        whether the model has BatchNorm layers; without them no batch is drawn.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return False
+    momenta = [norm.momentum for norm in norms]
+    with eval_mode(model), torch.no_grad():
+        try:
+            _average_statistics(model, norms, batches)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return True
+
+
+def _average_statistics(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
+    device = device_of(model)
+    for index, batch in enumerate(batches):
+        if index == 0:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
+        model(*to_device(batch_inputs(model, batch), device))
+
+
+@dataclass
+class AppliedAlgorithms:
+    """The algorithms on a model.
+
+    Attributes:
+        compressions: of each algorithm, in the order they were applied.
+    """
+
+    compressions: list[Compression] = field(default_factory=list)
+
+    def apply(self, model: nn.Module, request: CompressionRequest, batches: Iterable[Any] | None = None) -> nn.Module:
+        """Apply one more algorithm.
+
+        Args:
+            model: changed; not to be used afterwards.
+            request: of the algorithm.
+            batches: data on which BatchNorm's statistics are estimated again; None: they stay.
+
+        Returns:
+            the model to fine-tune.
+
+        Raises:
+            AutoCompressError: the algorithm cannot be applied; see `Compressor.compress`.
+        """
+        compression = compressor(request.algorithm).compress(model, request)
+        self.compressions.append(compression)
+        if batches is not None:
+            recalibrate(compression.model, batches)
+        return compression.model
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Make the model, or a copy of it, a plain model that computes the same; the model given is changed."""
+        for compression in reversed(self.compressions):
+            model = compression.finish(model)
+        return model
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the finished model computes in floating point what other kernels would in fewer bits."""
+        return any(each.simulated for each in self.compressions)
+
+    @property
+    def converts(self) -> bool:
+        """Whether finishing changes what the model computes."""
+        return any(each.converts for each in self.compressions)
+
+    @property
+    def left_alone(self) -> dict[str, str]:
+        """Layers that keep their filters although a rule selects them, each with the reason."""
+        return {name: why for each in self.compressions for name, why in left_alone(each).items()}

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autocompress.compression.model_state import flatten_tensors, forward_outputs
-from autocompress.compression.quantization.activations import ActivationQuantizer
 from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.quantization.rounding import ActivationQuantizer
 from autocompress.errors import CompressionError, first_line
 
 Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]

@@ -9,7 +9,7 @@ from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.report.format import counted
-from autocompress.search.cost import SearchLength, of_trials, search_length
+from autocompress.search.adaptive import SearchLength, of_trials, search_length
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
 

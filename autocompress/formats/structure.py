@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from torch.nn.utils import parametrize
 
-from autocompress.compression.quantization.activations import (
+from autocompress.compression.quantization.rounding import (
     QUANTIZERS,
     ActivationQuantizer,
     activation_quantizers,

@@ -9,6 +9,7 @@ from autocompress.engines.local.loop import (
 )
 from autocompress.nncf.config import CompressionConfig as CompressionConfig
 from autocompress.nncf.controller import CompressionController as CompressionController
+from autocompress.nncf.controller import CompressionStage as CompressionStage
 from autocompress.nncf.create import (
     create_compressed_model as create_compressed_model,
 )
@@ -18,4 +19,3 @@ from autocompress.nncf.create import (
 from autocompress.nncf.create import (
     register_default_init_args as register_default_init_args,
 )
-from autocompress.nncf.statistics import CompressionStage as CompressionStage

@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.applied_algorithms import AppliedAlgorithms
-from autocompress.compression.base import CompressionRequest
-from autocompress.compression.batchnorm import recalibrate
+from autocompress.compression.base import AppliedAlgorithms, CompressionRequest, recalibrate
 from autocompress.compression.parametrizations import fold_parametrizations, strip_parametrizations
-from autocompress.compression.quantization.activations import activation_quantizers, detach, hook
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantizer,
     calibrate,
     observing,
 )
+from autocompress.compression.quantization.rounding import activation_quantizers, detach, hook
 from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import ConfigError
 from autocompress.formats.claims import Claim

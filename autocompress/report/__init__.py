@@ -22,6 +22,6 @@ def write_report(directory: ExperimentDirectory, path: str | os.PathLike[str] | 
     Raises:
         StoreError: there is no experiment, its files are damaged, or the report cannot be written.
     """
-    from autocompress.report.files import write  # draws: matplotlib is loaded when it is needed
+    from autocompress.report.page import write  # draws: matplotlib is loaded when it is needed
 
     return write(directory, Path(path) if path is not None else directory.path / "report.html")

@@ -10,7 +10,7 @@ from typing import Any
 
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector
-from autocompress.plain_json import parse
+from autocompress.plain_json import parse, plain
 from autocompress.registry import Algorithm, algorithm
 from autocompress.search_space.layer_keys import (
     SELECTORS,
@@ -19,7 +19,6 @@ from autocompress.search_space.layer_keys import (
     require_argument,
     require_entries,
 )
-from autocompress.search_space.plain import plain
 from autocompress.search_space.space import ALGORITHM_KEY, AlgorithmSpace, SearchSpace
 from autocompress.search_space.values import wrap
 

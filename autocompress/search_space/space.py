@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector
+from autocompress.plain_json import plain
 from autocompress.registry import Algorithm, Kind
 from autocompress.search import RateAxis
 from autocompress.search_space.layer_keys import (
@@ -18,7 +19,6 @@ from autocompress.search_space.layer_keys import (
     require_true,
     split,
 )
-from autocompress.search_space.plain import plain
 from autocompress.search_space.values import (
     Values,
     ValueSpace,

@@ -8,6 +8,7 @@ from typing import Any
 
 from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerRule, LayerSelector
+from autocompress.plain_json import plain
 from autocompress.registry import Algorithm, Kind, algorithm
 from autocompress.search_space.layer_keys import (
     entry_kind,
@@ -16,7 +17,6 @@ from autocompress.search_space.layer_keys import (
     require_true,
     split,
 )
-from autocompress.search_space.plain import plain
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.values import check_quantizing_value, require_rate
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.plain_json import is_number
 from autocompress.registry import Argument
 from autocompress.search import RateAxis
-from autocompress.search_space.plain import is_number
 
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     "randint": ("low", "high"),

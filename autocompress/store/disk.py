@@ -1,11 +1,12 @@
-"""Write files atomically, and recognize a full disk."""
+"""Write files atomically, recognize a full disk, and remove directories of searches that never began."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,20 @@ def require_space(directory: Path, output: str) -> None:
 def disk_full_message(directory: Path) -> str:
     """Message for a full disk."""
     return f"the disk of {directory} is full: free some space, then resume"
+
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def removed_if_unused(path: Path) -> Iterator[None]:
+    """Remove a directory, and parents of it, that the block has created and that hold at most the lock's file."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # another process has made something there meanwhile
+            for folder in new:
+                if [entry.name for entry in folder.iterdir()] == [_LOCK]:
+                    (folder / _LOCK).unlink()
+                folder.rmdir()

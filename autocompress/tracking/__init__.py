@@ -1,7 +1,6 @@
 """Following a search while it runs: callbacks of your own, TensorBoard, MLflow, Weights & Biases."""
 
-from autocompress.tracking.callback import Callback
-from autocompress.tracking.following import notify_callbacks
+from autocompress.tracking.callback import Callback, notify_callbacks
 from autocompress.tracking.mlflow import MlflowCallback
 from autocompress.tracking.tensorboard import TensorBoardCallback
 from autocompress.tracking.wandb import WandbCallback

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.applied_algorithms import AppliedAlgorithms
+from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import measure
 from autocompress.compression.module import ModuleClass, require_module_class
 from autocompress.compression.reference_model import ReferenceModel

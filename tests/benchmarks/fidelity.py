@@ -17,8 +17,7 @@ import torch
 from torch.nn import functional
 
 from autocompress.errors import CompressionError
-from autocompress.testing.fidelity import Measured, mean_fidelity
-from autocompress.testing.trained import TRAINED, TrainedModule, residual
+from autocompress.testing.fidelity import TRAINED, Measured, TrainedModule, mean_fidelity, residual
 
 ALGORITHMS = ("l1", "l2", "fpgm", "filter_pruning", "slim", "taylorfo", "mean_activation", "apoz")
 

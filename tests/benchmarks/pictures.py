@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from autocompress.report.plot_style import ACCENT, FAINT, GRID, INK, OUTSIDE, WITHIN
+from autocompress.report.plots import ACCENT, FAINT, GRID, INK, OUTSIDE, WITHIN
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 

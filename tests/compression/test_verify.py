@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.quantization.activations import attach
+from autocompress.compression.quantization.rounding import attach
 from autocompress.compression.verify import compare, differences
 from autocompress.errors import CompressionError
 

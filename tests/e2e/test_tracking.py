@@ -5,7 +5,7 @@ import pytest
 from autocompress.errors import ConfigError
 from autocompress.search_space import requested_rate
 from autocompress.tracking import Callback
-from autocompress.tracking.following import tracker
+from autocompress.tracking.callback import tracker
 from tests.e2e.study import on_nni, study
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from autocompress.engines.preflight import announce, duration, findings, length_of, time_text
 from autocompress.records import Preflight
-from autocompress.search.cost import SearchLength
+from autocompress.search.adaptive import SearchLength
 from tests.written import plan
 
 FOUND = Preflight((0.9916, 0.9916), 0.0, 0.1, 0.03, step_seconds=0.02, epoch_seconds=4.0, loss=1.234)

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from autocompress.compression.base import CompressionRequest, compressor, layer_shapes
 from autocompress.compression.measure import weights_bytes
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.quantization.activations import attach
+from autocompress.compression.quantization.rounding import attach
 from autocompress.errors import ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 
 from autocompress.report.comparison import Comparison, Point, SearchOutcome, Spread, outcome
-from autocompress.report.comparison_page import cells, comparison_page, headline
 from autocompress.report.data import read_report_data
-from autocompress.report.files import write_comparison
+from autocompress.report.page import cells, comparison_headline, comparison_page, write_comparison
 from autocompress.store import Ledger
 from tests.report.test_files import rows
 from tests.written import record
@@ -62,7 +61,8 @@ def test_medians_and_ranges_over_seeds():
     assert slow.best_rate.median == pytest.approx(0.695)
     assert gone.errors == ("needs a package",)
     assert gone.epochs_to_best.median is None
-    assert headline(compared) == "quick came within 0.025 of the best known rate, 0.8, after 5 epochs of training."
+    said = comparison_headline(compared)
+    assert said == "quick came within 0.025 of the best known rate, 0.8, after 5 epochs of training."
     assert cells(slow)[:4] == ["0.695 [0.6, 0.79]", "never", "2 -1", "40 -1"]
 
 
@@ -73,7 +73,7 @@ def test_a_tuner_that_never_comes_close_is_below_those_that_do():
 
 def test_nothing_found_by_anybody():
     compared = comparison(search("a", 0, (3, None)))
-    assert headline(compared) == "No tuner found anything within the accuracy budget."
+    assert comparison_headline(compared) == "No tuner found anything within the accuracy budget."
     assert "No tuner found" in comparison_page(compared)
 
 

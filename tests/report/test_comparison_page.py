@@ -3,7 +3,7 @@
 import pytest
 
 from autocompress.report.comparison import Comparison, Point, SearchOutcome
-from autocompress.report.files import write_comparison
+from autocompress.report.page import write_comparison
 from tests.e2e.browser import DESKTOP, PHONE, looking
 
 pytestmark = pytest.mark.slow

@@ -1,10 +1,18 @@
+"""Work for idle workers is work that the search may ask for."""
+
 from __future__ import annotations
 
-import pytest
+import itertools
 
-from autocompress.records import Proposal
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis, SingleTrial, StepHalving, proposals
-from autocompress.search.adaptive import reason_to_stop
+from autocompress.search.adaptive import max_trials, next_speculative, of_trials, reason_to_stop, search_length
+from autocompress.search_space import default_space
+from autocompress.settings import AccuracyAwareSettings
 from tests.search.support import answer, run_search, trial
 
 
@@ -222,3 +230,91 @@ def test_reason_to_stop(epoch, patience, total_epochs, maximal_total_epochs, rea
         epoch, patience=patience, total_epochs=total_epochs, maximal_total_epochs=maximal_total_epochs
     )
     assert told == reason
+
+
+def record(rate, edge):
+    return TrialRecord(f"{rate}", "l1", "completed", requested_rate=rate, feasible=rate <= edge)
+
+
+def test_without_running_trials_it_is_the_next_one():
+    assert next_speculative(SEARCH, [], ()) == SEARCH.next([])
+
+
+def test_both_sides_of_a_running_trial_feasible_first():
+    running = []
+    for _ in range(4):
+        running.append(next_speculative(SEARCH, [], running).requested_rate)
+    assert running == [0.5, 0.6, 0.4, 0.7]
+
+
+def test_nothing_is_left_where_all_is_being_tried():
+    tight = AdaptiveSearch("l1", RateAxis(0.5, 0.6), StepHalving(minimal_rate=0.5, maximal_rate=0.6))
+    running = []
+    while (proposal := next_speculative(tight, [], running)) is not None:
+        running.append(proposal.requested_rate)
+    assert sorted(set(running)) == sorted(running)
+    assert all(0.5 <= rate <= 0.6 for rate in running)
+
+
+@given(edge=st.floats(0, 0.95), workers=st.integers(1, 4))
+def test_what_is_prepared_never_changes_the_path(edge, workers):
+    alone, beside = [], []
+    while (proposal := SEARCH.next(alone)) is not None:
+        alone.append(record(proposal.requested_rate, edge))
+    while SEARCH.next(beside) is not None:
+        running = []
+        for _ in range(workers):
+            proposal = next_speculative(SEARCH, beside, running)
+            running += [] if proposal is None else [proposal.requested_rate]
+        beside += [record(rate, edge) for rate in running]
+    paths = [[(move.rate, move.feasible) for move in SEARCH.steps(records)] for records in (alone, beside)]
+    assert paths[0] == paths[1]
+
+
+RULES = [
+    StepHalving(),
+    StepHalving(initial_step=0.3, minimal_step=0.01),
+    StepHalving(initial_rate=0.1, initial_step=0.05, minimal_step=0.05),
+    StepHalving(minimal_rate=0.5, initial_rate=0.5, maximal_rate=0.5),
+]
+
+
+def tried(rule, edge):
+    """The rates that are tried where all up to the edge are feasible."""
+    position, rates = rule.start(), []
+    while position is not None:
+        rates.append(position.rate)
+        position = rule.advance(position, position.rate <= edge)
+    return set(rates)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_edge_takes_more_and_one_takes_as_many(rule):
+    counts = [len(tried(rule, edge / 2000)) for edge in range(-1, 2002)]
+    assert max_trials(rule) == max(counts)
+
+
+def test_trials_have_an_evaluation_before_their_first_epoch():
+    assert of_trials(3, 5, 2) == type(of_trials(0, 0, 1))(trials=3, epochs=15, evaluations=3 * 4)
+
+
+def test_a_mix_trains_in_each_of_its_stages():
+    (search,) = AccuracyAwareSettings().searches(default_space(["l2"]))
+    one, two = (search_length([search], [stages], 1) for stages in (1, 2))
+    assert one.trials == two.trials == max_trials(search.rule)
+    assert one.epochs == 5 + 3 * (one.trials - 1)
+    assert two.epochs == 2 * one.epochs
+
+
+def test_several_searches_and_the_maximal_total_epochs():
+    settings = AccuracyAwareSettings(maximal_total_epochs=7)
+    (search,) = settings.searches(default_space(["l2"]))
+    both = search_length([search, SingleTrial("qat", 4)], [1, 1], 1)
+    assert both.epochs == 7 + 4
+    assert both.trials == max_trials(search.rule) + 1
+
+
+def test_it_holds_for_every_rule_that_is_likely():
+    for start, step in itertools.product((0.1, 0.5, 0.9), (0.025, 0.1, 0.4)):
+        rule = StepHalving(initial_rate=start, initial_step=step)
+        assert max_trials(rule) >= len(tried(rule, start)), rule

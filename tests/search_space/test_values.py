@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import ConfigError
+from autocompress.plain_json import is_number, plain
 from autocompress.search import RateAxis
-from autocompress.search_space.plain import is_number, plain
 from autocompress.search_space.values import parse_values, rate_at, rate_axis, restrict, wrap
 
 KEY = "parameter::x"

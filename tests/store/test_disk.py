@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import StoreError
-from autocompress.store.disk import read_json, require_writable, write_json
+from autocompress.store.directory import ExperimentDirectory
+from autocompress.store.disk import read_json, removed_if_unused, require_writable, write_json
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -101,3 +102,35 @@ def test_a_file_in_the_way(tmp_path):
 def test_a_place_where_no_file_can_be_written():
     with pytest.raises(StoreError, match=r"^the output directory /proc cannot be written to: .* \(name another one\)$"):
         require_writable(Path("/proc"))
+
+
+def test_what_was_made_for_nothing_goes_with_its_parents(tmp_path):
+    path = tmp_path / "out" / "search"
+    with pytest.raises(ValueError, match="refused"), removed_if_unused(path), ExperimentDirectory(path).locked():
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other").touch()
+    with removed_if_unused(tmp_path / "out" / "search"):
+        (tmp_path / "out" / "search").mkdir()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other"]
+    with removed_if_unused(tmp_path / "out"):
+        (tmp_path / "out" / "other").unlink()
+    assert (tmp_path / "out").is_dir(), "an empty directory of the user's"
+
+
+def test_what_holds_something_stays(tmp_path):
+    path = tmp_path / "out" / "search"
+    with removed_if_unused(path):
+        path.mkdir(parents=True)
+        (path / "experiment.json").touch()
+    assert (path / "experiment.json").exists()
+
+
+def test_a_block_that_made_nothing(tmp_path):
+    with removed_if_unused(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())

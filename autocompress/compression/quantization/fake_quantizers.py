@@ -19,9 +19,8 @@ from autocompress.compression.model_state import forward_outputs, temporary_hook
 from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
-from autocompress.compression.quantization.activations import ActivationQuantizer, attach
 from autocompress.compression.quantization.quantizer import Quantizer
-from autocompress.compression.quantization.rounding import WeightRounding
+from autocompress.compression.quantization.rounding import ActivationQuantizer, WeightRounding, attach
 from autocompress.compression.trainer_hooks import calibration_inputs, run_inputs
 from autocompress.compression.weight_storage import sorted_unique
 from autocompress.errors import ConfigError

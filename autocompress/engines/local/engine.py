@@ -21,8 +21,7 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
-from autocompress.store.disk import require_writable
-from autocompress.store.leaving import removed_if_unused
+from autocompress.store.disk import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 from autocompress.trial.run import run_trial

@@ -22,12 +22,10 @@ from autocompress.errors import AutoCompressError, ConfigError, ModuleError, fir
 from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight
-from autocompress.trial.preflight.damaging import output_layers
 from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
-from autocompress.trial.preflight.judging import Judge, Names, spread
+from autocompress.trial.preflight.judging import Judge, Names, output_layers, spread
 from autocompress.trial.preflight.looking import preflight_of
-from autocompress.trial.preflight.stepping import Step, take_step
-from autocompress.trial.preflight.training import check_step
+from autocompress.trial.preflight.training import Step, check_step, take_step
 from autocompress.trial.spec import preserved_rng_state
 
 _BETWEEN_STEPS = "_per_optimizer_states"

@@ -23,7 +23,7 @@ from autocompress.search_space import SearchSpace, load_search_space
 from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger("nni.autocompress")
-_CHANNEL = "autocompress.engines.nni.channel:NniChannel"
+_CHANNEL = "autocompress.engines.nni.wire_format:NniChannel"
 _NO_ALGORITHM = "_none_"  # NNI's placeholder, so that `config.tuner.name = ...` can be written
 
 

@@ -18,7 +18,6 @@ from autocompress.budget import AccuracyBudget
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.configuration import canonical, plan_experiment
-from autocompress.engines.nni.launch import exists_in_nni, launch_manager, make_logs_private, post_experiment
 from autocompress.engines.nni.lifecycle import (
     Session,
     change_limit,
@@ -28,7 +27,14 @@ from autocompress.engines.nni.lifecycle import (
     load_config,
     reopen_experiment,
 )
-from autocompress.engines.nni.manager import Manager, require_free_port
+from autocompress.engines.nni.manager import (
+    Manager,
+    exists_in_nni,
+    launch_manager,
+    make_logs_private,
+    post_experiment,
+    require_free_port,
+)
 from autocompress.engines.nni.remote import Machines
 from autocompress.errors import EngineError
 from autocompress.nncf.config import CompressionConfig
@@ -37,7 +43,7 @@ from autocompress.plan import ExperimentPlan, NniEngine
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.leaving import removed_if_unused
+from autocompress.store.disk import removed_if_unused
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 

@@ -6,8 +6,11 @@ NNI 2.10's auto-compress nests the bits of `weight` and `output` under one key; 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+import nni
 
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY, requested_rate
@@ -71,3 +74,28 @@ def from_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         search.pop(RATE_KEY, None)
     others = {name: value for name, value in parameters.items() if not name.startswith(prefix)}
     return {**others, _SEARCH: search} if search else others
+
+
+_logger = logging.getLogger(__name__)
+
+
+class NniChannel:
+    """Connects `autocompress.trial` to the NNI manager that started the process."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that the tuner generated."""
+        return from_page_parameters(nni.get_next_parameter())
+
+    def report_epoch(self, result: dict[str, Any]) -> None:
+        """Report an intermediate result. If NNI has gone, the trial continues: its record on disk counts."""
+        try:
+            nni.report_intermediate_result(result)
+        except OSError as error:
+            _logger.warning("NNI did not take an intermediate result: %s", error)
+
+    def report_final(self, result: dict[str, Any]) -> None:
+        """Report the final result, `default` being the score."""
+        try:
+            nni.report_final_result(result)
+        except OSError as error:
+            _logger.warning("NNI did not take the final result: %s", error)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.engines.base import SearchRequest, require_options
-from autocompress.engines.optuna.dead_trials import owners
 from autocompress.engines.optuna.directory_sync import ARTIFACTS
 from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, storage_of
 from autocompress.engines.optuna.study import CompressionStudy
+from autocompress.engines.optuna.worker import owners
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory

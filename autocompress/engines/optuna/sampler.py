@@ -20,8 +20,7 @@ from autocompress.engines.optuna.convert import PROPOSAL, ended, proposed, to_re
 from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis
-from autocompress.search.adaptive import reason_to_stop
-from autocompress.search.speculation import next_speculative
+from autocompress.search.adaptive import next_speculative, reason_to_stop
 from autocompress.settings import AccuracyAwareSettings
 
 _logger = logging.getLogger(__name__)

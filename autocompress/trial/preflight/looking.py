@@ -15,7 +15,6 @@ from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.trial.preflight.damaging import output_layers
 from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
     require_hooks_return,
@@ -23,9 +22,8 @@ from autocompress.trial.preflight.hooks import (
     require_same_weights,
     require_weights,
 )
-from autocompress.trial.preflight.judging import Judge, Names
-from autocompress.trial.preflight.stepping import Step
-from autocompress.trial.preflight.training import check_step, training_steps
+from autocompress.trial.preflight.judging import Judge, Names, output_layers
+from autocompress.trial.preflight.training import Step, check_step, training_steps
 from autocompress.trial.spec import seed_everything
 
 _LONG = 0.3

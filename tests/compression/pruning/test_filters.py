@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shape, layer_shapes
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
-from autocompress.compression.pruning.widths import kept_filters
+from autocompress.compression.pruning.pruning_plan import kept_filters
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
 

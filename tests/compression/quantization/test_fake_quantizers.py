@@ -9,7 +9,7 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.measure import weights_bytes
 from autocompress.compression.quantization import rounding
-from autocompress.compression.quantization.activations import ActivationQuantizer
+from autocompress.compression.quantization.rounding import ActivationQuantizer
 from autocompress.errors import ConfigError, StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autocompress.engines.optuna.convert import INTERRUPTED
-from autocompress.engines.optuna.dead_trials import BEAT, OWNER, Liveness, owners, this_process
+from autocompress.engines.optuna.worker import BEAT, OWNER, Liveness, owners, this_process
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def begun(study, owner=None, beat=None):
 
 
 def ended_process():
-    module = "autocompress.engines.optuna.dead_trials"
+    module = "autocompress.engines.optuna.worker"
     code = f"import json; from {module} import this_process; print(json.dumps(this_process()))"
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 

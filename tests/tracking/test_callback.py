@@ -7,7 +7,7 @@ import pytest
 from autocompress.errors import InfeasibleBudgetError
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking import Callback
-from autocompress.tracking.following import Follower, notify_callbacks
+from autocompress.tracking.callback import Follower, notify_callbacks
 from tests.written import plan, record
 
 

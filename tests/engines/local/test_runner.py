@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from autocompress.engines.local.distributed import rank, rewrapped, shared, together, unwrapped
+from autocompress.engines.local.runner import rank, rewrapped, shared, together, unwrapped
 
 
 @pytest.fixture
