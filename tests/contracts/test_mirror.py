@@ -16,7 +16,6 @@ EXCEPTIONS = {
     "autocompress/compression/pruning/pruner.py": "the base of the pruners, each of which is tested in test_filters.py",
     "autocompress/engines/base.py": "the protocol, which each engine's tests go through",
     "autocompress/engines/local/factory.py": _LOOP,
-    "autocompress/engines/local/runner.py": _LOOP,
     "autocompress/engines/local/training.py": _LOOP,
     "autocompress/engines/nni/engine.py": _ENGINE,
     "autocompress/engines/optuna/engine.py": _ENGINE,
