@@ -64,7 +64,7 @@ def serve_page(engine: Engine, directory: Path, port: int | None) -> None:
     _quieten(engine, Console(quiet=True))
     page = engine.show(directory, **({} if port is None else {"port": port}))
     if isinstance(page, str):
-        print(f"a study on Optuna is shown by: {page}")
+        print(f"show the study with: {page}")
         return
     with contextlib.ExitStack() as served:
         served.callback(page.stop)

@@ -185,8 +185,8 @@ def check_conformance(module: ModuleClass, algorithm: str, rates: Sequence[float
         AutoCompressError: the algorithm cannot be applied to the model.
     """
     reference_model = ReferenceModel.of(module)
-    asked = list(rates) if _is_adaptive(algorithm) else [None]
-    found = [compress(module, algorithm, rate, reference_model) for rate in asked]
+    requested = list(rates) if _is_adaptive(algorithm) else [None]
+    found = [compress(module, algorithm, rate, reference_model) for rate in requested]
     _check_rates(found, reference_model)
     for each in found:
         _check_outputs(each.finished, reference_model)

@@ -101,8 +101,8 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         return None
     if RECORD in attributes:
         return TrialRecord.from_dict(attributes[RECORD])
-    asked = open_trial(trial)
-    return None if asked is None else record_without_result(asked, None)
+    pending = open_trial(trial)
+    return None if pending is None else record_without_result(pending, None)
 
 
 def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:

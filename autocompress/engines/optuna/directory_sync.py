@@ -73,7 +73,7 @@ class DirectorySync:
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )
 
-    def fetch(self, asked: PendingTrial) -> None:
+    def fetch(self, pending: PendingTrial) -> None:
         """Bring here what a trial needs: the checkpoint it starts from, and its own result if there is one.
 
         Raises:
@@ -81,10 +81,10 @@ class DirectorySync:
         """
         if self._artefacts is None:
             return
-        start = asked.parameters["search"].get("start_from")
+        start = pending.parameters["search"].get("start_from")
         if start is not None and not self._artefacts.pull(start, self.store.trial(start).path):
             raise StoreError(f"{self._artefacts.url} must hold the checkpoint of trial {start}; it does not")
-        self._artefacts.pull(asked.key, self.store.trial(asked.key).path)
+        self._artefacts.pull(pending.key, self.store.trial(pending.key).path)
 
     def give(self, record: TrialRecord) -> None:
         """Share the files of an ended trial, before its result is in the storage.
@@ -115,18 +115,18 @@ class DirectorySync:
             for record in _unknown(ledger.records, records_of(trials)):
                 ledger.add(record)
             for trial in trials:
-                if not trial.state.is_finished() and (asked := open_trial(trial)) is not None:
-                    ledger.propose(asked)
+                if not trial.state.is_finished() and (pending := open_trial(trial)) is not None:
+                    ledger.propose(pending)
             return ledger
 
-    def propose(self, asked: PendingTrial) -> None:
+    def propose(self, pending: PendingTrial) -> None:
         """Note that a trial is about to run.
 
         Raises:
             StoreError: the journal cannot be read or written.
         """
         with self._ledger() as ledger:
-            ledger.propose(asked)
+            ledger.propose(pending)
 
     @contextlib.contextmanager
     def _ledger(self) -> Iterator[Ledger]:

@@ -50,11 +50,11 @@ class ProposalSampler(BaseSampler):
         Returns:
             None if another worker was faster.
         """
-        asked = write_order(trial, self._plan, self._plan.trial_parameters(proposal), proposal)
+        pending = write_order(trial, self._plan, self._plan.trial_parameters(proposal), proposal)
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
         if proposal in self.free(self.open(others), others):
             self._suggest(trial, proposal)
-            return asked
+            return pending
         trial.set_user_attr(ORDER, None)
         return None
 

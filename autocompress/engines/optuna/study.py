@@ -185,7 +185,7 @@ class CompressionStudy:
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study; it is made, after the preflight, when it is first asked for.
+        """The Optuna study; it is made, after the preflight, when it is first read.
 
         Raises:
             StoreError: the storage has a study of that name with another search.

@@ -186,8 +186,8 @@ class Worker:
 
     def _run_trial(self, trial: optuna.Trial, proposal: Proposal | None) -> None:
         try:
-            asked = self._ordered(trial, proposal)
-            record = self._result(asked, self._ran(trial, asked)) if asked else None
+            pending = self._ordered(trial, proposal)
+            record = self._result(pending, self._ran(trial, pending)) if pending else None
         except BaseException:
             with contextlib.suppress(AutoCompressError):  # the storage may be the cause
                 self._interrupted(trial)
@@ -205,17 +205,17 @@ class Worker:
             chosen = {**suggest(trial, self._plan.space), "search": self._plan.of_others}
             return write_order(trial, self._plan, chosen)
         while proposal is not None:
-            asked = sampler.claim(self._study, trial, proposal)
-            if asked is not None:
-                return asked
+            pending = sampler.claim(self._study, trial, proposal)
+            if pending is not None:
+                return pending
             self._stopping.wait(random.uniform(0, _POLL_SECONDS))
             proposal = self._free_proposal(sampler)
         return None
 
-    def _ran(self, trial: optuna.Trial, asked: PendingTrial) -> ProcessEnd:
-        self._mirror.propose(asked)
-        self._mirror.fetch(asked)
-        process = TrialProcess(self._mirror.store, asked.key, asked.parameters, self._start)
+    def _ran(self, trial: optuna.Trial, pending: PendingTrial) -> ProcessEnd:
+        self._mirror.propose(pending)
+        self._mirror.fetch(pending)
+        process = TrialProcess(self._mirror.store, pending.key, pending.parameters, self._start)
         ending = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
         watcher.start()
@@ -256,12 +256,12 @@ class Worker:
         trial.set_user_attr(INTERRUPTED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord | None:
+    def _result(self, pending: PendingTrial, end: ProcessEnd) -> TrialRecord | None:
         """The record of an ended trial; None where the whole search is being stopped."""
-        record = self._mirror.store.trial(asked.key).record()
+        record = self._mirror.store.trial(pending.key).record()
         if self._stopping.is_set() and (record is None or record.state == "stopped"):
             return None
-        return record or self._without_result(asked, end)
+        return record or self._without_result(pending, end)
 
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._tell_record(trial, record)
@@ -279,10 +279,10 @@ class Worker:
         set_accuracy_margin(trial, record.accuracy_margin)
         self._study.tell(trial, record.score)
 
-    def _without_result(self, asked: PendingTrial, end: ProcessEnd) -> TrialRecord:
+    def _without_result(self, pending: PendingTrial, end: ProcessEnd) -> TrialRecord:
         if end.killed is not None:
-            return record_without_result(asked, None, end.killed)
+            return record_without_result(pending, None, end.killed)
         require_space(self._mirror.store.path, end.crash or "")
         crash = end.crash or "the trial's process ended without a result"
-        self._mirror.store.trial(asked.key).write_traceback(crash)
-        return record_without_result(asked, crash)
+        self._mirror.store.trial(pending.key).write_traceback(crash)
+        return record_without_result(pending, crash)
