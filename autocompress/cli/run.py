@@ -227,8 +227,8 @@ def compare(
     no_preflight: NoPreflight = False,
     objective: Objective = None,
     engine: Annotated[
-        str, typer.Option(help="in-process, or nni: NNI's tuners as real NNI experiments.")
-    ] = "in-process",
+        str, typer.Option(help="Of NNI's tuners and ours: nni-tuner, without NNI's manager; nni, as real experiments.")
+    ] = "nni-tuner",
     jobs: Annotated[int | None, typer.Option(min=1, help="Searches at a time. Default: one for each core.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to keep it; the same one again goes on with it.")

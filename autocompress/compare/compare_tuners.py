@@ -149,7 +149,7 @@ def compare_tuners(
     seeds: Annotated[int, AT_LEAST_1] = 3,
     trials: Annotated[int, AT_LEAST_1] = _ENOUGH_TRIALS,
     directory: str | Path | None = None,
-    engine: str = "in-process",
+    engine: str = "nni-tuner",
     jobs: Annotated[int, AT_LEAST_1] | None = None,
     on_outcome: Callable[[SearchOutcome], None] | None = None,
 ) -> Comparison:
@@ -169,7 +169,7 @@ def compare_tuners(
         seeds: how many; 0, 1, ...
         trials: the most trials of a search; the adaptive one ends by itself.
         directory: where all is kept; `autocompress-comparison-<module>` by default.
-        engine: "in-process", or "nni": NNI's tuners and ours run as real NNI experiments.
+        engine: of NNI's tuners and ours: "nni-tuner", or "nni", which runs each as a real experiment.
         jobs: searches at a time; as many as there are cores by default, as one search is a chain of trials.
         on_outcome: called with the outcome of each search that has ended.
 

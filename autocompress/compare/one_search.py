@@ -21,8 +21,8 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import write_json
 
-Engine = Literal["in-process", "nni"]
-"""Where NNI's tuners and ours run: driven in process, or each as a real NNI experiment. Optuna's are Optuna's."""
+Engine = Literal["nni-tuner", "nni"]
+"""The engine of NNI's tuners and of ours: without NNI's manager, or each as a real experiment. Optuna's have its own."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class SearchSpec:
     @property
     def engine_name(self) -> str:
         """The engine that runs it."""
-        if self.tuner.framework == "optuna":
-            return "optuna"
-        return "nni" if self.engine == "nni" else "nni-tuner"
+        return "optuna" if self.tuner.framework == "optuna" else self.engine
 
     def request(self) -> SearchRequest:
         """As the engine takes it."""

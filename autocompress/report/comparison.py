@@ -161,7 +161,7 @@ class Comparison(Record):
         baseline_accuracy: of the uncompressed model.
         trials: the most trials of a search.
         minimal_step: what counts as close to the best known rate.
-        engine: where NNI's tuners and ours ran: "in-process" or "nni".
+        engine: where NNI's tuners and ours ran: "nni-tuner" or "nni".
         versions: of Python and of the packages that matter.
         outcomes: of all searches.
     """

@@ -19,7 +19,7 @@ def search(tuner, seed, *path, **fields):
 
 
 def comparison(*outcomes):
-    return Comparison("Cliff", "rate", 0.891, 0.9, 20, 0.025, "in-process", {"python": "3.11"}, outcomes)
+    return Comparison("Cliff", "rate", 0.891, 0.9, 20, 0.025, "nni-tuner", {"python": "3.11"}, outcomes)
 
 
 def test_a_search_is_what_its_records_say(begun):

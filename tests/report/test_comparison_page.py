@@ -17,7 +17,7 @@ def test_a_comparison(tmp_path, width):
         for tuner in ("adaptive", "tpe")
         for seed in (0, 1)
     ]
-    compared = Comparison("Cliff", "rate", 0.891, 0.9, 20, 0.025, "in-process", {"python": "3.11"}, tuple(outcomes))
+    compared = Comparison("Cliff", "rate", 0.891, 0.9, 20, 0.025, "nni-tuner", {"python": "3.11"}, tuple(outcomes))
     with looking(write_comparison(compared, tmp_path), width) as look:
         look.keep(f"comparison-{width}")
         assert look.complaints == []
