@@ -22,7 +22,7 @@ from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import write_json
 
 Engine = Literal["nni-tuner", "nni"]
-"""The engine of NNI's tuners and of ours: without NNI's manager, or each as a real experiment. Optuna's have its own."""
+"""The engine of NNI's tuners and ours: without NNI's manager, or each as a real experiment; others have their own."""
 
 
 @dataclass(frozen=True)
