@@ -120,7 +120,7 @@ class BuiltinTunerEngine:
 
 
 EnginePlan = NniEngine | OptunaEngine | LoopEngine | LocalEngine | BuiltinTunerEngine
-_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LoopEngine, LocalEngine)
+_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LoopEngine, LocalEngine, BuiltinTunerEngine)
 _ENGINES: dict[str, type[EnginePlan]] = {
     "local": LocalEngine,
     "loop": LoopEngine,
@@ -141,7 +141,7 @@ class ExperimentPlan:
         search_space: the search space in NNI's wire format; empty for a training loop, which has a configuration.
         settings: the search's settings, the accuracy budget among them.
         objective: what trials are compared by.
-        tuner: name of the tuner, or `package.module.Class` of a custom one.
+        tuner: name of the tuner.
         tuner_arguments: its class arguments.
         assessor: name of the assessor; None for none.
         assessor_arguments: its class arguments.

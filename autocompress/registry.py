@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import logging
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autocompress.errors import ConfigError, short, unknown_name
@@ -168,7 +172,10 @@ class Mix(Algorithm):
         raise ConfigError(f"a mix has no compressor of its own, its parts have; got {self.name!r}")
 
 
+_KINDS = ("pruner", "quantizer")
 _known: dict[str, Algorithm] = {}
+_provided: set[str] = set()  # names of our own algorithms and of installed packages'
+_loading = threading.RLock()
 _is_complete = False
 
 
@@ -179,8 +186,8 @@ def register_algorithm(new: Algorithm) -> Algorithm:
     an installed package name its class as an entry point of the group `autocompress.algorithms`.
 
     Args:
-        new: an instance of a subclass of `FilterPruner`, `WeightPruner` or `Quantizer`; one of the same class replaces
-            what it registered before.
+        new: an instance of a subclass of `FilterPruner`, `WeightPruner` or `Quantizer`. A class of the same name in the
+            same module replaces what it registered before, as when a notebook's cell is run again.
 
     Returns:
         the same.
@@ -188,30 +195,46 @@ def register_algorithm(new: Algorithm) -> Algorithm:
     Raises:
         ConfigError: it is none, or its name is taken, empty, or cannot stand in a search space.
     """
-    if not isinstance(new, Algorithm) or isinstance(new, Mix):
+    if not isinstance(new, Algorithm) or getattr(new, "kind", None) not in _KINDS:
         raise ConfigError(f"register_algorithm must be given an instance of a pruner or quantizer; got {short(new)}")
     if not new.name or not new.name.replace("_", "").isalnum():
         raise ConfigError(f"the name of an algorithm must be of letters, digits and _; got {short(new.name)}")
-    before = algorithms().get(new.name)
-    if before is not None and type(before).__qualname__ != type(new).__qualname__:
-        raise ConfigError(f"the name of an algorithm must be its own; {new.name!r} is taken by {before!r}")
-    _known[new.name] = new
+    with _loading:
+        before = algorithms().get(new.name)
+        if before is not None and (new.name in _provided or _place(before) != _place(new)):
+            raise ConfigError(f"the name of an algorithm must be its own; {new.name!r} is taken by {before!r}")
+        _known[new.name] = new
     return new
+
+
+def _place(known: Algorithm) -> tuple[str, str]:
+    """Class and file: a module's file may be imported under several names."""
+    own = type(known)
+    file = getattr(sys.modules.get(own.__module__), "__file__", None)
+    methods = [each.__code__.co_filename for each in vars(own).values() if inspect.isfunction(each)]
+    return own.__qualname__, str(Path(file or next(iter(methods), own.__module__)).resolve())
 
 
 def algorithms() -> dict[str, Algorithm]:
     """All known algorithms by name, the built-in ones first."""
     global _is_complete
-    if not _is_complete:
-        _is_complete = True
-        for name in _OURS:
-            _known[name] = importlib.import_module(f"autocompress.algorithms.{name}").ALGORITHM
-        for entry in metadata.entry_points(group=ENTRY_POINTS):
-            try:
-                register_algorithm(entry.load()())
-            except Exception as error:  # noqa: BLE001 - another package's fault must not stop all searches
-                _logger.warning("the algorithm %r of the entry point %s cannot be used: %s", entry.name, entry, error)
-    return dict(_known)
+    with _loading:
+        if not _is_complete:
+            for name in _OURS:
+                _known[name] = importlib.import_module(f"autocompress.algorithms.{name}").ALGORITHM
+            _provided.update(_known)
+            _is_complete = True
+            _load_entry_points()
+            _provided.update(_known)
+        return dict(_known)
+
+
+def _load_entry_points() -> None:
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            register_algorithm(entry.load()())
+        except Exception as error:  # noqa: BLE001 - another package's fault must not stop all searches
+            _logger.warning("the algorithm %r of the entry point %s cannot be used: %s", entry.name, entry, error)
 
 
 def algorithm(name: str) -> Algorithm:

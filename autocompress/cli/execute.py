@@ -47,7 +47,7 @@ def run_search(
     store = ExperimentDirectory(search.directory)
     callbacks = [tracker(text) for text in trackers]
     with removed_if_unused(store.path):
-        if not _ends_by_itself(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
+        if not _runs_to_its_end(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
             go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
             print(f"stopped; {go_on}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
@@ -64,7 +64,7 @@ def serve_page(engine: Engine, directory: Path, port: int | None) -> None:
     _quieten(engine, Console(quiet=True))
     page = engine.show(directory, **({} if port is None else {"port": port}))
     if isinstance(page, str):
-        print(f"show the study with: {page}")
+        print(f"no web page; show it with: {page}")
         return
     with contextlib.ExitStack() as served:
         served.callback(page.stop)
@@ -92,7 +92,7 @@ def result_text(result: CompressionResult) -> str:
     return f"{result.summary()}\nload it     {result.loading_line}"
 
 
-def _ends_by_itself(
+def _runs_to_its_end(
     engine: Engine, search: Search, callbacks: Sequence[Callback], *, quiet: bool, keep_page: bool
 ) -> bool:
     console, interrupts, ended = Console(), Interrupts(), False

@@ -68,7 +68,12 @@ Objective = Annotated[
     str | None,
     typer.Option(help="Trials are compared by: rate (one algorithm), size (several), parameters, macs, latency."),
 ]
-EngineName = Annotated[str, typer.Option("--engine", help="nni; optuna: any storage, no web page; local: one process.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="nni; without a web page: optuna, any storage; nni-tuner; local, one process.")
+]
+    str,
+    typer.Option("--engine", help="nni, or without a web page: optuna, any storage; nni-tuner; local, one process."),
+]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
 ]

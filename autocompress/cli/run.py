@@ -123,6 +123,7 @@ def resume(
     directory: Directory,
     port: Port = None,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many more trials.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Trials at a time (optuna).")] = None,
     track: Track = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -137,7 +138,7 @@ def resume(
         plan = ExperimentPlan.read(ExperimentDirectory(directory))
         engine = engine_of(plan)
         load_if_unknown(algorithm_names(plan.search_space), ModuleReference.from_dict(plan.module).load)
-        search = engine.open(directory, port=port, trials=trials)
+        search = engine.open(directory, port=port, trials=trials, concurrency=concurrency)
         execute.run_search(engine, search, quiet=quiet, trackers=track or ())
 
 

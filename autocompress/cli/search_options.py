@@ -120,7 +120,8 @@ def settings_of(
     Raises:
         ConfigError: naming the option or the setting, what is allowed, and the value.
     """
-    changes = assigned(assignments or ())
+    settings = _settings_in(config)
+    changes = _with_other_keys(assigned(assignments or ()), assignments or (), settings)
     short = {_RELATIVE: relative, _ABSOLUTE: absolute, ("--seed", "seed"): seed}
     short[("--no-preflight", "preflight")] = False if no_preflight else None
     for (option, name), value in short.items():
@@ -130,7 +131,6 @@ def settings_of(
             raise ConfigError(f"{option} and --set {name} must not both be given; they are the same setting")
         changes[name] = value
     _require_one_budget(relative, absolute)
-    settings = _settings_in(config)
     highest = max((_range(each)[1] for each in rates or ()), default=0.0)
     if highest > settings.maximal_compression_rate:
         changes = {_HIGHEST: highest, **changes}
@@ -159,6 +159,15 @@ def assigned(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"--set must give each setting once; got {text!r} a second time")
         home[name] = _value(value.strip())
     return values
+
+
+def _with_other_keys(
+    changes: Mapping[str, Any], assignments: Iterable[str], settings: AccuracyAwareSettings
+) -> dict[str, Any]:
+    """What `NAME.KEY=VALUE` leaves of an object stays as the settings have it."""
+    known = settings.to_dict()
+    by_key = {path.split(".")[0].strip() for text in assignments if "." in (path := text.partition("=")[0])}
+    return {name: {**(known[name] or {}), **value} if name in by_key else value for name, value in changes.items()}
 
 
 def _object_in(home: dict[str, Any], name: str, text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which process runs an experiment."""
+"""What a search has come to so far, read from its directory, and which process runs it."""
 
 from __future__ import annotations
 

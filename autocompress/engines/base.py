@@ -109,16 +109,18 @@ class Engine(Protocol):
         name: as users write it.
         logger: name of the logger that it tells about searches on.
         framework_logger: of the framework beneath, of which the command line prints warnings only.
-        options: names of what only it takes.
+        create_options: names of what only it takes when a search is started.
+        open_options: names of what only it takes when one is opened or shown.
     """
 
     name: str
     logger: str
     framework_logger: str
-    options: tuple[str, ...]
+    create_options: tuple[str, ...]
+    open_options: tuple[str, ...]
 
     def create(self, request: SearchRequest) -> Search:
-        """A new search, not yet begun.
+        """A new search, not yet begun; nothing is written before it runs.
 
         Raises:
             AutoCompressError: the request breaks a rule.
@@ -130,7 +132,7 @@ class Engine(Protocol):
 
         Args:
             directory: its own.
-            trials: at most so many more; None for as many as it takes.
+            trials: at most so many more; 0 to verify only; None for as many as it takes.
             options: what only this engine takes.
 
         Raises:
@@ -139,7 +141,11 @@ class Engine(Protocol):
         ...
 
     def show(self, directory: Path, **options: Any) -> Search | str:
-        """The page of a search that has ended, being served until `stop`; or the command that shows it."""
+        """The page of a search that has ended, being served until `stop`; or the command that shows it.
+
+        Raises:
+            ConfigError: an option is for another engine.
+        """
         ...
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
@@ -180,14 +186,14 @@ def engine_of(plan: ExperimentPlan) -> Engine:
     return engine_named(name)
 
 
-def require_options(engine: Engine, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, all of which the engine takes.
+def require_options(engine: Engine, known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, all of which must be known.
 
     Raises:
         ConfigError: one is for another engine.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in chosen:
-        if name not in engine.options:
-            raise ConfigError(f"{name} is not for the engine {engine.name!r} (its own: {', '.join(engine.options)})")
+        if name not in known:
+            raise ConfigError(f"{name} is not for the engine {engine.name!r} (its own: {', '.join(known) or 'none'})")
     return chosen

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.budget import accuracy_margin
-from autocompress.plan import ExperimentPlan, LocalEngine, LoopEngine, OptunaEngine
+from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import ModelSizes, Proposal, TrialRecord
 from autocompress.report.format import number
 from autocompress.search import OBJECTIVES, best, require_objective
@@ -195,7 +195,7 @@ def _command(data: ReportData) -> str:
     place = module.get("file") or module.get("module")
     words = ["autocompress", "run", f"{place}:{module['class_name']}", "--search-space", "space.json"]
     engine = data.plan.engine
-    words += ["--engine", engine.name] if isinstance(engine, OptunaEngine | LocalEngine) else []
+    words += [] if engine is None or engine.name == "nni" else ["--engine", engine.name]
     words += ["--objective", data.plan.objective]
     for name, option in _BY_OPTION.items():
         words += [] if settings[name] is None else [option, f"{settings[name]:g}"]
@@ -203,7 +203,7 @@ def _command(data: ReportData) -> str:
     if data.plan.settings.budget.unusual(baseline.accuracy, higher_is_better=baseline.higher_is_better) is not None:
         words.append("--yes")
     words += [] if settings["preflight"] else ["--no-preflight"]
-    if data.plan.tuner != "AdaptiveCompression":
+    if not data.plan.ends_by_itself:
         words += ["--tuner", data.plan.tuner, "--trials", str(len(data.records))]
     return shlex.join(words)
 

@@ -44,13 +44,13 @@ class MlflowCallback(Callback):
         self._ended = 0
 
     def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
-        """See `Callback`."""
+        """Log the accuracy and its margin."""
         for name in ("accuracy", "accuracy_margin"):
             if name in epoch:
                 self._client.log_metric(self._run(trial), name, float(epoch[name]), step=int(epoch["epoch"]))
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """See `Callback`."""
+        """Log the trial's figures, and end its run."""
         self._ended += 1
         run = self._run(PendingTrial(record.key, record.parameters))
         for name, value in metrics(record).items():
@@ -61,7 +61,7 @@ class MlflowCallback(Callback):
         del self._trials[record.key]
 
     def on_search_end(self, result: CompressionResult) -> None:
-        """See `Callback`."""
+        """Log the report and the best model."""
         self._client.log_artifact(self._search, str(result.report()))
         try:
             self._client.log_artifacts(self._search, str(result.checkpoint), "checkpoint")
@@ -71,7 +71,7 @@ class MlflowCallback(Callback):
         self._client.set_terminated(self._search, "FINISHED")
 
     def close(self) -> None:
-        """See `Callback`."""
+        """End what is still open."""
         for run in (*self._trials.values(), self._search):
             if self._client.get_run(run).info.status == "RUNNING":
                 self._client.set_terminated(run, "KILLED")

@@ -38,7 +38,7 @@ class TensorBoardCallback(Callback):
         self._ended = 0
 
     def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
-        """See `Callback`."""
+        """Log the accuracy and its margin."""
         if trial.key not in self._trials:
             self._trials[trial.key] = self._open(str(self._directory / f"{run_name(trial)}-{trial.key[:6]}"))
         for name in ("accuracy", "accuracy_margin"):
@@ -47,7 +47,7 @@ class TensorBoardCallback(Callback):
         self._trials[trial.key].flush()
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """See `Callback`."""
+        """Log the trial's figures, and end its run."""
         self._ended += 1
         for name, value in metrics(record).items():
             self._search.add_scalar(f"search/{name}", value, self._ended)
@@ -56,7 +56,7 @@ class TensorBoardCallback(Callback):
             self._trials.pop(record.key).close()
 
     def on_search_end(self, result: CompressionResult) -> None:
-        """See `Callback`."""
+        """Log the report and the best model."""
         from autocompress.report.data import read_report_data
         from autocompress.report.verdict import findings, headline
 
@@ -64,6 +64,6 @@ class TensorBoardCallback(Callback):
         self._search.add_text("verdict", "\n\n".join([headline(data), *findings(data)]))
 
     def close(self) -> None:
-        """See `Callback`."""
+        """End what is still open."""
         for writer in (*self._trials.values(), self._search):
             writer.close()

@@ -39,11 +39,11 @@ class WandbCallback(Callback):
             raise ConfigError(f"the project {project!r} of Weights & Biases cannot be used: {error}") from error
 
     def on_epoch_end(self, trial: PendingTrial, epoch: Mapping[str, Any]) -> None:
-        """See `Callback`."""
+        """Log the accuracy and its margin."""
         self._run(trial).log({name: epoch[name] for name in ("epoch", "accuracy", "accuracy_margin") if name in epoch})
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """See `Callback`."""
+        """Log the trial's figures, and end its run."""
         run = self._run(PendingTrial(record.key, record.parameters))
         run.summary.update({**metrics(record), "state": record.state, "error": record.error})
         run.finish(exit_code=0 if record.error is None else 1)
@@ -51,11 +51,11 @@ class WandbCallback(Callback):
         self._search.log(metrics(record))
 
     def on_search_end(self, result: CompressionResult) -> None:
-        """See `Callback`."""
+        """Log the report and the best model."""
         self._search.log({"report": self._wandb.Html(result.report().read_text(encoding="utf-8"))})
 
     def close(self) -> None:
-        """See `Callback`."""
+        """End what is still open."""
         for run in (*self._trials.values(), self._search):
             run.finish()
 

@@ -24,7 +24,7 @@ def shown(tmp_path_factory):
     done.optimize()
     told = invoke("view", directory)
     assert told.exit_code == 0, told.output
-    command = shlex.split(told.output.partition("show the study with: ")[2])
+    command = shlex.split(told.output.partition("show it with: ")[2])
     assert command.pop(0) == "optuna-dashboard"
     port = free_port()
     code = "from optuna_dashboard._cli import main; main()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 from collections.abc import Sequence
@@ -72,10 +73,13 @@ class LocalSearch:
         store, reference = ExperimentDirectory(self.directory), ModuleReference.from_dict(self.plan.module)
         with reference.on_path(), preserved_rng_state():
             module = reference.in_memory() or reference.load()
-            if not store.exists():
-                self._create(store, module)
-            self._started = True
-            with store.locked(), notify_callbacks(store, callbacks) as tell_end:
+            with contextlib.ExitStack() as held:
+                with removed_if_unused(store.path):
+                    held.enter_context(store.locked())
+                    if not store.exists():
+                        self._create(store, module)
+                self._started = True
+                tell_end = held.enter_context(notify_callbacks(store, callbacks))
                 plan = open_experiment(store, self.plan, fingerprint=reference.fingerprint(), logger=_logger)
                 if not self._search(plan, store, module):
                     return False
@@ -88,9 +92,8 @@ class LocalSearch:
         """Measure the uncompressed model before anything is written."""
         plan = self.plan
         if plan.baseline is None:
-            with removed_if_unused(store.path):
-                require_writable(store.path)
-                baseline = measure_baseline(module, plan.space, plan.settings, confirmed=self.confirmed)
+            require_writable(store.path)
+            baseline = measure_baseline(module, plan.space, plan.settings, confirmed=self.confirmed)
             plan = plan.with_baseline(baseline, plan.engine)
             announce(plan, _logger, length_of(plan, self.trials))
         store.create()
@@ -124,7 +127,8 @@ class Local:
 
     name = "local"
     logger, framework_logger = "autocompress.local", "torch"
-    options: tuple[str, ...] = ()
+    create_options: tuple[str, ...] = ()
+    open_options: tuple[str, ...] = ()
 
     def create(self, request: SearchRequest) -> LocalSearch:
         """A new search, or one to go on with where the directory has the same.
@@ -132,7 +136,7 @@ class Local:
         Raises:
             ConfigError: the request needs other processes or another tuner.
         """
-        require_options(self, request.options)
+        require_options(self, self.create_options, request.options)
         _require(request)
         space = load_search_space(request.search_space)
         plan = ExperimentPlan(
@@ -149,14 +153,15 @@ class Local:
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> LocalSearch:
         """The search in a directory, to go on with."""
-        require_options(self, options)
+        require_options(self, self.open_options, options)
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.read(store)
         plan.engine_as(LocalEngine)
         return LocalSearch(plan, directory, None if trials is None else len(Ledger(store).records) + trials)
 
-    def show(self, directory: Path, **_: Any) -> str:
+    def show(self, directory: Path, **options: Any) -> str:
         """The command that writes its report, as it has no page."""
+        require_options(self, (), options)
         return shlex.join(["autocompress", "report", str(directory)])
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it

@@ -61,11 +61,12 @@ class NniEngine:
 
     name = "nni"
     logger, framework_logger = "nni.autocompress", "nni"
-    options: tuple[str, ...] = ("port",)
+    create_options: tuple[str, ...] = ("port",)
+    open_options: tuple[str, ...] = ("port",)
 
     def create(self, request: SearchRequest) -> NniSearch:
         """A new experiment."""
-        options = require_options(self, request.options)
+        options = require_options(self, self.create_options, request.options)
         experiment = AutoCompressionExperiment(request.module, "local", directory=request.directory)
         experiment.config.search_space = load_search_space(request.search_space).wire
         experiment.config.trial_concurrency = request.concurrency
@@ -73,12 +74,12 @@ class NniEngine:
         if request.tuner is not None:
             experiment.config.tuner.name = request.tuner
         experiment.settings, experiment.objective = request.settings, request.objective
-        experiment.confirmed = request.confirmed
+        experiment.confirmed, experiment.baseline = request.confirmed, request.baseline
         return NniSearch(experiment, "run", options.get("port"))
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> NniSearch:
         """The experiment in a directory, to be resumed."""
-        known = require_options(self, options)
+        known = require_options(self, self.open_options, options)
         experiment = AutoCompressionExperiment.open(directory)
         if trials is not None:
             experiment.config.max_trial_number = len(experiment.result.records) + trials

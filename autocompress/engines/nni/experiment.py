@@ -40,6 +40,7 @@ from autocompress.errors import EngineError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan, NniEngine
+from autocompress.records import Baseline
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
@@ -72,6 +73,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         callbacks: notified of the search while it runs.
         confirmed: whether a budget below .05 % or above 50 % of the uncompressed accuracy is only warned of; else it is
             refused.
+        baseline: the uncompressed model, where it has been measured already.
 
     Raises:
         ModuleError: the class cannot be found again by a trial's process, or lacks a required method.
@@ -96,6 +98,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self.settings = AccuracyAwareSettings()
         self.objective: str | None = None
         self.confirmed = True
+        self.baseline: Baseline | None = None
         self._given_directory = directory
         self._store: ExperimentDirectory | None = None
         self._manager: Manager | None = None
@@ -267,7 +270,14 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         else:
             plan = plan_experiment(self.config, self.module, self.settings, self.objective)
             plan = create_experiment(
-                plan, self.config, self.id, self.module, store, self._held, confirmed=self.confirmed
+                plan,
+                self.config,
+                self.id,
+                self.module,
+                store,
+                self._held,
+                confirmed=self.confirmed,
+                baseline=self.baseline,
             )
         ledger = Ledger(store)
         machines = Machines.of(self.config, self.id, store)

@@ -27,6 +27,7 @@ from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError, EngineError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniEngine
+from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.disk import require_space
 from autocompress.trial.child import measure_in_child
@@ -157,18 +158,22 @@ def create_experiment(
     held: ExitStack,
     *,
     confirmed: bool = True,
+    baseline: Baseline | None = None,
 ) -> ExperimentPlan:
-    """Create the directory, measure the uncompressed model, and write the plan, which is returned.
+    """Create the directory, measure the uncompressed model unless it is given, and write the plan, which is returned.
 
     NNI's configuration is completed in place; the directory's lock is added to `held`.
     """
     store.create()
     held.enter_context(store.locked())
-    baseline = measure_in_child(plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed)
+    measured = baseline or measure_in_child(
+        plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed
+    )
     complete_config(config, experiment_id, store.path, module, plan.space)
-    plan = plan.with_baseline(baseline, NniEngine(experiment_id, canonical_json(config)))
+    plan = plan.with_baseline(measured, NniEngine(experiment_id, canonical_json(config)))
     store.write_settings(plan.to_dict())
-    announce(plan, _logger, length_of(plan, config.max_trial_number))
+    if baseline is None:
+        announce(plan, _logger, length_of(plan, config.max_trial_number))
     return plan
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, require_options
+from autocompress.engines.nni.builtin_tuners import require_tuner
 from autocompress.engines.nni.lifecycle import create_algorithms
 from autocompress.engines.nni.remote import Machines
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.engines.opening import open_experiment
+from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError
 from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan, choose_objective
 from autocompress.records import TrialRecord
@@ -64,11 +66,11 @@ class TunerSearch:
     def run(self, callbacks: Sequence[Callback] = ()) -> bool:
         """Run to its end; Ctrl-C is raised."""
         store = ExperimentDirectory(self.directory)
-        if not store.exists():
-            store.create()
-            store.write_settings(self.plan.to_dict())
-        self._started = True
         with store.locked(), ForkServer() as server, notify_callbacks(store, callbacks) as tell_end:
+            if not store.exists():
+                store.create()
+                store.write_settings(self.plan.to_dict())
+            self._started = True
             source = ModuleReference.from_dict(self.plan.module).fingerprint()
             open_experiment(store, self.plan, fingerprint=source, logger=_logger)
             run_tuner(self.plan, store, self.trials, server)
@@ -85,36 +87,45 @@ class TunerEngine:
 
     name = "nni-tuner"
     logger, framework_logger = "nni.autocompress", "nni"
-    options: tuple[str, ...] = ()
+    create_options: tuple[str, ...] = ()
+    open_options: tuple[str, ...] = ()
 
     def create(self, request: SearchRequest) -> TunerSearch:
         """A new search; the uncompressed model is measured unless the request has it."""
-        require_options(self, request.options)
+        require_options(self, self.create_options, request.options)
+        if request.concurrency != 1:
+            raise ConfigError(f"concurrency must be 1 on the engine 'nni-tuner'; got {request.concurrency}")
         space = load_search_space(request.search_space)
         plan = ExperimentPlan(
             module=request.module.to_dict(),
             search_space=space.wire,
             settings=request.settings,
             objective=choose_objective(space, request.objective),
-            tuner=request.tuner or ADAPTIVE_TUNER,
+            tuner=ADAPTIVE_TUNER if request.tuner is None else require_tuner(request.tuner),
             engine=BuiltinTunerEngine(),
         )
-        if plan.tuner != ADAPTIVE_TUNER and request.trials is None:
-            raise ConfigError(f"trials must be given, as {plan.tuner} does not end by itself")
+        _require_end(plan, request.trials)
+        _ = plan.searches  # an empty range or a bad bound is found here
         baseline = request.baseline or measure_in_child(
             plan.module, plan.search_space, request.directory, plan.settings, confirmed=request.confirmed
         )
-        return TunerSearch(plan.with_baseline(baseline, plan.engine), request.directory, request.trials)
+        plan = plan.with_baseline(baseline, plan.engine)
+        if request.baseline is None:
+            announce(plan, _logger, length_of(plan, request.trials))
+        return TunerSearch(plan, request.directory, request.trials)
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> TunerSearch:
         """Resume the search in a directory."""
-        require_options(self, options)
+        require_options(self, self.open_options, options)
         store = ExperimentDirectory(directory)
-        done = len(Ledger(store).records)
-        return TunerSearch(ExperimentPlan.read(store), directory, None if trials is None else done + trials)
+        plan = ExperimentPlan.read(store)
+        plan.engine_as(BuiltinTunerEngine)
+        _require_end(plan, trials)
+        return TunerSearch(plan, directory, None if trials is None else len(Ledger(store).records) + trials)
 
-    def show(self, directory: Path, **_: Any) -> str:
+    def show(self, directory: Path, **options: Any) -> str:
         """The command that writes its report, as it has no page."""
+        require_options(self, (), options)
         return shlex.join(["autocompress", "report", str(directory)])
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
@@ -123,6 +134,11 @@ class TunerEngine:
 
 
 ENGINE = TunerEngine()
+
+
+def _require_end(plan: ExperimentPlan, trials: int | None) -> None:
+    if trials is None and not plan.ends_by_itself:
+        raise ConfigError(f"trials must be given, as {plan.tuner} does not end by itself")
 
 
 class _Run:

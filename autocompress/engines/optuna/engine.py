@@ -27,7 +27,7 @@ class OptunaSearch:
 
     Attributes:
         study: the search.
-        trials: the most trials; None for as many as it takes.
+        trials: the most trials of this run; 0 to verify only; None for as many as it takes.
         concurrency: trials at a time.
         alone: whether to lock the directory; workers share it.
     """
@@ -58,7 +58,10 @@ class OptunaSearch:
         with self.study.store.locked() if self.alone else contextlib.nullcontext():
             self.study.begin(self.trials)
             self._started = True
-            self.study.optimize(self.trials, self.concurrency, callbacks=callbacks)
+            if self.trials == 0:
+                self.study.result.verify()
+            else:
+                self.study.optimize(self.trials, self.concurrency, callbacks=callbacks)
         return True
 
     def stop(self) -> None:
@@ -70,11 +73,12 @@ class OptunaEngine:
 
     name = "optuna"
     logger, framework_logger = "autocompress.optuna", "optuna"
-    options: tuple[str, ...] = ("storage", "study", "artefacts", "module", "concurrency", "alone")
+    create_options: tuple[str, ...] = ("storage", "study", "artefacts")
+    open_options: tuple[str, ...] = ("storage", "study", "module", "concurrency", "alone")
 
     def create(self, request: SearchRequest) -> OptunaSearch:
         """A new study, or one of the same search on the same storage."""
-        options = require_options(self, request.options)
+        options = require_options(self, self.create_options, request.options)
         adaptive = request.tuner is None or request.tuner.lower() == ADAPTIVE_TUNER.lower()
         make = CompressionStudy if adaptive else partial(CompressionStudy.with_named_sampler, str(request.tuner))
         study = make(
@@ -93,7 +97,7 @@ class OptunaEngine:
 
     def open(self, directory: Path | None, *, trials: int | None = None, **options: Any) -> OptunaSearch:
         """A study that has begun, by its directory or by its storage and name."""
-        known = require_options(self, options)
+        known = require_options(self, self.open_options, options)
         study = CompressionStudy.open(
             directory, storage=known.get("storage"), study_name=known.get("study"), module=known.get("module")
         )
@@ -101,7 +105,7 @@ class OptunaEngine:
 
     def show(self, directory: Path, **options: Any) -> str:
         """The command that shows a study in optuna-dashboard, artefacts included."""
-        require_options(self, options)
+        require_options(self, (), options)
         store = ExperimentDirectory(directory)
         storage, _ = storage_of(ExperimentPlan.read(store), store)
         return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / ARTIFACTS)])

@@ -140,7 +140,12 @@ class CompressionStudy:
         if storage is None:
             store = ExperimentDirectory(directory or ".")
             plan = ExperimentPlan.read(store)
-            storage, study_name = storage_of(plan, store)
+            storage, known_name = storage_of(plan, store)
+            if study_name not in (None, known_name):
+                raise StoreError(
+                    f"the study in {store.path} must have the given name {study_name!r}; it is {known_name!r}"
+                )
+            study_name = known_name
         else:
             plan = plan_of(storage, study_name)
         named = {} if sampler is not None else plan.tuner_arguments
@@ -165,7 +170,13 @@ class CompressionStudy:
 
     @classmethod
     def with_named_sampler(
-        cls, name: str, module: ModuleReference, search_space: SearchSpaceSource, **options: Any
+        cls,
+        name: str,
+        module: ModuleReference,
+        search_space: SearchSpaceSource,
+        *,
+        settings: AccuracyAwareSettings | None = None,
+        **options: Any,
     ) -> CompressionStudy:
         """A study with one of Optuna's samplers by name, seeded by the settings; `open` makes the same sampler again.
 
@@ -173,14 +184,15 @@ class CompressionStudy:
             name: of the sampler: `TPESampler`, or `TPE` for short.
             module: see `CompressionStudy`.
             search_space: see `CompressionStudy`.
-            options: further arguments of `CompressionStudy`, `settings` among them.
+            settings: all settings of the search.
+            options: further arguments of `CompressionStudy`.
 
         Raises:
             ConfigError: no sampler has that name, or as `CompressionStudy`.
         """
-        seed = options["settings"].seed
-        study = cls(module, search_space, sampler=named_sampler(name, seed), **options)
-        study._wanted = dataclasses.replace(study._wanted, tuner_arguments={"seed": seed})
+        settings = settings or AccuracyAwareSettings()
+        study = cls(module, search_space, sampler=named_sampler(name, settings.seed), settings=settings, **options)
+        study._wanted = dataclasses.replace(study._wanted, tuner_arguments={"seed": settings.seed})
         return study
 
     @property
