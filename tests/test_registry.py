@@ -17,7 +17,7 @@ from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.pruning.pruner import FilterPruner
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import LayerRule
-from autocompress.registry import Argument, algorithm, algorithms, register_algorithm
+from autocompress.registry import Algorithm, Argument, algorithm, algorithms, register_algorithm
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace, default_space
 
 PRUNERS = {"level", "l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation"}
@@ -83,6 +83,10 @@ class Taken(FilterPruner):
     name = "l2"
 
 
+L2 = type("L2", (FilterPruner,), {"name": "l2"})  # as our own class is called
+NoKind = type("NoKind", (Algorithm,), {"name": "no_kind", "compressor": lambda self: None, "kind": None})
+
+
 @pytest.mark.usefixtures("forgets")
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -90,6 +94,8 @@ class Taken(FilterPruner):
         (Largest, "register_algorithm must be given an instance of a pruner or quantizer; got <class"),
         ("l2", "register_algorithm must be given an instance of a pruner or quantizer; got 'l2'"),
         (Taken(), "the name of an algorithm must be its own; 'l2' is taken by <algorithm 'l2'>"),
+        (L2(), "the name of an algorithm must be its own; 'l2' is taken by <algorithm 'l2'>"),
+        (NoKind(), "register_algorithm must be given an instance of a pruner or quantizer; got "),
         (type("Odd", (FilterPruner,), {"name": "a:b"})(), "must be of letters, digits and _; got 'a:b'"),
         (type("Bare", (FilterPruner,), {})(), "must be of letters, digits and _; got ''"),
     ],

@@ -71,9 +71,6 @@ Objective = Annotated[
 EngineName = Annotated[
     str, typer.Option("--engine", help="nni; without a web page: optuna, any storage; nni-tuner; local, one process.")
 ]
-    str,
-    typer.Option("--engine", help="nni, or without a web page: optuna, any storage; nni-tuner; local, one process."),
-]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to keep it. Default: autocompress-out/<class>-<time>.")
 ]

@@ -141,12 +141,14 @@ def _check_whole(engine: Engine, search: Search) -> _Rates:
 
 def _check_ended(engine: Engine, directory: Path, rates: _Rates) -> None:
     """A finished search runs nothing more, and its page can be served or is named by a command."""
-    again = engine.open(directory)
-    try:
-        assert again.run(), "a search that has ended must end again"
-        assert _rates(again.result.records) == rates, "a search that has ended must run nothing more"
-    finally:
-        again.stop()
+    for trials in (None, 0):
+        again = engine.open(directory, trials=trials)
+        try:
+            assert again.run(), "a search that has ended must end again"
+            assert _rates(again.result.records) == rates, "a search that has ended must run nothing more"
+        finally:
+            again.stop()
+    _raises(ConfigError, lambda: engine.show(directory, no_such_option=1), "no_such_option")
     page = engine.show(directory)
     if not isinstance(page, str):
         page.stop()

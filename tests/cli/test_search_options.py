@@ -140,6 +140,19 @@ class TestSettings:
         settings = settings_of(["patience_epochs=2"], config=path)
         assert (settings.patience_epochs, settings.initial_training_phase_epochs) == (2, 6)
 
+    def test_a_key_of_an_object_leaves_the_configuration_s_other_keys(self, tmp_path):
+        path = tmp_path / "config.json"
+        training = {"mode": "adaptive_compression_level", "params": {}}
+        teacher = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5}
+        path.write_text(
+            json.dumps({"accuracy_aware_training": training, "compression": [{"algorithm": "filter_pruning"}, teacher]})
+        )
+        known = settings_of([], config=path).knowledge_distillation
+        changed = settings_of(["knowledge_distillation.temperature=3"], config=path).knowledge_distillation
+        assert (changed.type, changed.scale, changed.temperature) == (known.type, known.scale, 3.0)
+        whole = settings_of(['knowledge_distillation={"type": "mse"}'], config=path).knowledge_distillation
+        assert (whole.type, whole.scale) == ("mse", 1.0)
+
     def test_a_rate_above_the_highest_raises_it_unless_it_is_set(self):
         assert settings_of([], rates=["0:0.5", "0.2:0.99"]).maximal_compression_rate == 0.99
         assert settings_of([], rates=["0:0.5"]).maximal_compression_rate == 0.95

@@ -134,7 +134,10 @@ def change_limit(manager: Manager, trials: int | None) -> None:
         manager: running, resumed.
         trials: the most trials in all; None: no limit.
     """
-    _set_limit(manager, manager.get("/experiment"), trials)
+    profile = manager.get("/experiment")
+    _set_limit(manager, profile, trials)
+    if trials is not None and trials <= profile["nextSequenceId"]:
+        return
     deadline = time.monotonic() + _RESTART_SECONDS
     while manager.get("/check-status")["status"] == "DONE" and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)  # it was, by the old limit; the manager looks again every second
