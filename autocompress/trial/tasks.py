@@ -43,8 +43,16 @@ def measure_baseline(
     settings: AccuracyAwareSettings | None = None,
     *,
     confirmed: bool = True,
+    reference: ModuleReference | None = None,
 ) -> Baseline:
     """Check the search space against the model, run the preflight if it is set, and measure the uncompressed model.
+
+    Args:
+        module: the user's.
+        search_space: its layers and hooks are checked.
+        settings: the budget, and whether there is a preflight.
+        confirmed: whether an unusual budget is only warned of.
+        reference: where the module was loaded from, which may be a file that imports it; by default its own file.
 
     Raises:
         ConfigError: the search space names layers that the model does not have, or asks an algorithm for what it
@@ -70,7 +78,7 @@ def measure_baseline(
         holdout_accuracy=_holdout(module, reference_model.original),
         higher_is_better=bool(module.higher_is_better),
         measurement=reference_model.size,
-        fingerprint=ModuleReference.of(module).fingerprint(),
+        fingerprint=(reference or ModuleReference.of(module)).fingerprint(),
         seconds=round(time.monotonic() - started, 3),
         preflight=preflight,
     )
@@ -166,11 +174,12 @@ def _holdout(module: ModuleClass, model: Any) -> float | None:
 
 def _result(task: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        module = ModuleReference.from_dict(task["module"]).load(keep_path=True)
+        reference = ModuleReference.from_dict(task["module"])
+        module = reference.load(keep_path=True)
         if task["task"] == "measure":
             space = SearchSpace.parse(task["search_space"])
             settings = AccuracyAwareSettings.from_dict(task["settings"])
-            return measure_baseline(module, space, settings, confirmed=task["confirmed"]).to_dict()
+            return measure_baseline(module, space, settings, confirmed=task["confirmed"], reference=reference).to_dict()
         if task["task"] == "check":
             return _check(module, task["search_space"], AccuracyAwareSettings.from_dict(task["settings"]))
         if task["task"] == "holdout":

@@ -33,6 +33,15 @@ def test_the_child_measures_the_same(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_source_is_that_of_the_file_that_was_named(tmp_path):
+    """Which may import the class from another one: it is what is loaded again."""
+    (tmp_path / "names_it.py").write_text("from tests.curve_modules import Knee\n")
+    reference = ModuleReference.parse(f"{tmp_path / 'names_it.py'}:Knee")
+    there = measure_in_child(reference.to_dict(), space().wire, tmp_path)
+    assert there.fingerprint == reference.fingerprint() != ModuleReference.of(modules.Knee).fingerprint()
+
+
+@pytest.mark.slow
 def test_the_child_carries_errors_with_their_cause(tmp_path):
     reference = ModuleReference.of(modules.Knee)
     with pytest.raises(ConfigError, match="no layer of type 'Conv2d'") as caught:

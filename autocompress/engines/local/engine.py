@@ -93,7 +93,13 @@ class LocalSearch:
         plan = self.plan
         if plan.baseline is None:
             require_writable(store.path)
-            baseline = measure_baseline(module, plan.space, plan.settings, confirmed=self.confirmed)
+            baseline = measure_baseline(
+                module,
+                plan.space,
+                plan.settings,
+                confirmed=self.confirmed,
+                reference=ModuleReference.from_dict(plan.module),
+            )
             plan = plan.with_baseline(baseline, plan.engine)
             announce(plan, _logger, length_of(plan, self.trials))
         store.create()
