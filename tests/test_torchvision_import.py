@@ -89,6 +89,7 @@ class Vision(AbstractAutoCompressionModule):
 """
 
 
+@pytest.mark.slow
 def test_check_looks_at_a_module_in_a_package_that_imports_it(tmp_path: Path) -> None:
     """The package is imported in the launching process, to find the module's file, and in others to load it."""
     (tmp_path / "package").mkdir()
@@ -107,6 +108,7 @@ def test_check_looks_at_a_module_in_a_package_that_imports_it(tmp_path: Path) ->
     assert "applies" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_launching_script_may_import_it_after_autocompress(tmp_path: Path) -> None:
     (tmp_path / "launch.py").write_text(
         "import autocompress\n"

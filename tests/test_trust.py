@@ -39,6 +39,7 @@ def printed(line, cwd):
     return python(f"{begin}{line.partition('  #')[0]}{SHOW}", cwd).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float", "int8", "coded"])
 def test_the_line_that_a_search_ends_with_works_in_a_fresh_process(kind, tmp_path):
     owned = Owned(tmp_path, kind, tmp_path / "code", f"owned_line_{kind}")

@@ -252,6 +252,7 @@ class TestCommands:
         assert len(helps) == len(lines)
         assert all(line.strip() for line in helps)
 
+    @pytest.mark.slow
     def test_a_search_with_options_only(self, tmp_path):
         out = tmp_path / "out"
         options = ["--algorithm", "level", "--rate", "0.1:0.7", "--set", "minimal_compression_rate_step=0.1", "--quiet"]

@@ -35,6 +35,7 @@ def record_of(directory, module, start, rate=0.5):
     return {**store.trial(key).record().to_dict(), "seconds": 0}, results, (store.trial(key).checkpoint / "weights.pt")
 
 
+@pytest.mark.slow
 def test_a_forked_trial_is_what_a_fresh_interpreters_is(tmp_path):
     with ForkServer() as server:
         forked = record_of(tmp_path / "forked", curve_modules.Never, server)
@@ -43,6 +44,7 @@ def test_a_forked_trial_is_what_a_fresh_interpreters_is(tmp_path):
     assert forked[2].read_bytes() == fresh[2].read_bytes()
 
 
+@pytest.mark.slow
 @linux
 def test_a_trial_is_told_by_its_command_and_its_death_by_the_signal(tmp_path):
     store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
@@ -109,6 +111,7 @@ def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):
     assert (store.trial(key).path / "output.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_key_is_of_the_source_that_the_experiment_began_with(tmp_path):
     store, _ = begun(tmp_path / "experiment", curve_modules.Flat, fingerprint="of an earlier text")
     key = trial_key("of an earlier text", order(0.5), THRESHOLD)

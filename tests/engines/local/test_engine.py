@@ -101,6 +101,7 @@ def test_the_number_of_trials_and_stop(tmp_path):
     assert len(rates(rest)) == 3
 
 
+@pytest.mark.slow
 def test_a_real_net_gives_the_records_of_a_trial_process(tmp_path):
     """The random numbers of this process neither change the result nor are changed by it."""
     settings = {"minimal_compression_rate_step": 0.1, "patience_epochs": 1, "initial_training_phase_epochs": 1}
