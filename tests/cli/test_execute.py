@@ -1,81 +1,17 @@
 """Searches of the command line on a terminal: Ctrl-C, and going on."""
 
 import contextlib
-import fcntl
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
-import termios
-import threading
 
 import pytest
 
 from autocompress import load_compressed
-from autocompress.store import ExperimentDirectory
+from tests.cli.support import Terminal, looked, record_files
 from tests.e2e.launch import search_space
-from tests.e2e.support import ROOT, Launcher, free_port, manager_of, processes_of, results, trial_of, until
+from tests.e2e.support import manager_of, processes_of, results, trial_of, until
 
 pytestmark = pytest.mark.slow
-
-
-COMMAND = [sys.executable, "-m", "autocompress.cli"]
-
-
-STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x1b]*\x1b\\")
-
-
-def environment(home):
-    home.mkdir(exist_ok=True)
-    return {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TERM": "xterm"}
-
-
-class Terminal(Launcher):
-    """The command line on a terminal of its own; `press` reaches it as keys do."""
-
-    def __init__(self, directory, *arguments):
-        self.directory = directory
-        self._written = bytearray()
-        self._keyboard, screen = os.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments), "--port", str(free_port())],
-            cwd=ROOT,
-            env=environment(directory.parent / "home"),
-            stdin=screen,
-            stdout=screen,
-            stderr=screen,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C goes to the terminal's processes
-        )
-        os.close(screen)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def press(self, keys):
-        os.write(self._keyboard, keys)
-
-    def printed(self):
-        return STYLE.sub("", self._written.decode(errors="replace"))
-
-    def close(self):
-        self.kill()
-        self._reader.join(10)
-        os.close(self._keyboard)
-
-    def _read(self):
-        with contextlib.suppress(OSError):  # the other end is closed when the last process has gone
-            while part := os.read(self._keyboard, 65536):
-                self._written.extend(part)
-
-
-def looked(directory, command, *options):
-    done = subprocess.run(
-        [*COMMAND, command, str(directory), *options], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_ctrl_c_on_a_terminal_and_resume(tmp_path):
@@ -123,10 +59,3 @@ def test_ctrl_c_before_the_search_has_begun(tmp_path):
     assert "stopped" in terminal.printed()
     assert "Traceback" not in terminal.printed()
     assert not list(processes_of(directory))
-
-
-def record_files(directory, keys):
-    """Key -> bytes and time of writing of the trial's record."""
-    store = ExperimentDirectory(directory)
-    paths = {key: store.trial(key).path / "record.json" for key in keys}
-    return {key: (path.read_bytes(), path.stat().st_mtime_ns) for key, path in paths.items()}

@@ -1,29 +1,16 @@
 """Trials that are forked: as good as fresh interpreters, and soon there."""
 
-import dataclasses
-import functools
 import json
 import os
 import signal
-import sys
-import tempfile
-from pathlib import Path
 
 import psutil
 import pytest
 
-from autocompress.compression.module_loading import ModuleReference
-from autocompress.records import Baseline
-from autocompress.search_space import default_space
-from autocompress.settings import AccuracyAwareSettings
-from autocompress.store import ExperimentDirectory
-from autocompress.trial.child import measure_in_child
 from autocompress.trial.process import ForkServer, ProcessEnd, TrialProcess, fresh_interpreter
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
-from tests.written import plan
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+from tests.trial.processes import THRESHOLD, begun, linux, order
 
 
 def record_of(directory, module, start, rate=0.5):
@@ -72,31 +59,6 @@ def test_a_trial_goes_on_when_who_started_it_is_killed(tmp_path):
     os.waitpid(pid, 0)
     with store.trial(key).locked():  # until it lets go
         assert store.trial(key).record().epochs == 3
-
-
-SPACE = default_space(["l2"])
-THRESHOLD = 0.8
-
-
-@functools.lru_cache
-def measured(module):
-    with tempfile.TemporaryDirectory() as folder:
-        return measure_in_child(ModuleReference.of(module).to_dict(), SPACE.wire, Path(folder)).to_dict()
-
-
-def begun(directory, module, fingerprint=None):
-    """An experiment's directory, its uncompressed model measured."""
-    store, reference = ExperimentDirectory(directory), ModuleReference.of(module)
-    store.path.mkdir()
-    baseline = Baseline.from_dict(measured(module))
-    baseline = dataclasses.replace(baseline, fingerprint=fingerprint or baseline.fingerprint)
-    settings = AccuracyAwareSettings(maximal_absolute_accuracy_degradation=baseline.accuracy - THRESHOLD)
-    store.write_settings(plan(module=reference.to_dict(), settings=settings, baseline=baseline).to_dict())
-    return store, baseline.fingerprint
-
-
-def order(rate, **search):
-    return {**SPACE.algorithm("l2").parameters(rate), "search": {"requested_rate": rate, "epochs": 3, **search}}
 
 
 def test_results_come_as_they_are_made_and_the_record_is_there(tmp_path):

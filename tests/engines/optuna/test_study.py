@@ -1,10 +1,7 @@
 """`CompressionStudy` with real Optuna storages, real trials in processes, real kills."""
 
 import contextlib
-import copy
 import shutil
-import subprocess
-import sys
 import time
 
 import optuna
@@ -15,37 +12,14 @@ from optuna.trial import TrialState
 
 from autocompress import AccuracyBudget, AutoCompressionExperiment
 from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, TrialError
-from autocompress.result import CompressionResult
-from autocompress.store import ExperimentDirectory
 from tests import curve_modules
 from tests.e2e.launch import search_space
 from tests.e2e.servers import grpc_proxy, mysql, postgresql
 from tests.e2e.study import on_nni, study
-from tests.e2e.support import ROOT, results, skip, trained_epochs, until
+from tests.e2e.support import results, skip, trained_epochs, until
+from tests.engines.optuna.processes import Process, told
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def epochs_log(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
-    return tmp_path / "epochs.log"
-
-
-class Process:
-    """A worker in a process of its own."""
-
-    def __init__(self, directory, module, storage, *names):
-        self.output = directory.parent / "worker.log"
-        command = [sys.executable, "-m", "tests.e2e.study", str(directory), module, storage, *names]
-        with self.output.open("a") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-
-    def printed(self):
-        return self.output.read_text(errors="replace")
-
-    def wait(self, seconds=120):
-        return self.process.wait(seconds)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("epochs_log")]
 
 
 def on_optuna(storage):
@@ -111,26 +85,6 @@ def found_by_nni(shared, monkeypatch, epochs_log):
 
     directory = shared("CountsEpochs on NNI, l2 and level", search) / "experiment"
     return AutoCompressionExperiment.open(directory).result
-
-
-@pytest.fixture
-def undisturbed(shared, monkeypatch, epochs_log):
-    """Records of a study of CountsEpochs with l2, and the epochs that were trained at each rate."""
-
-    def search(folder):
-        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
-        study(folder / "experiment", "CountsEpochs").optimize()
-        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
-
-    folder = shared("CountsEpochs on Optuna", search)
-    result = CompressionResult(ExperimentDirectory(folder / "experiment"))
-    return told(result), trained_epochs(folder / "epochs.log")
-
-
-def told(result):
-    """All records without what a clock says."""
-    plain = [copy.deepcopy(record.to_dict()) for record in result.records]
-    return sorted(({**each, "seconds": 0} for each in plain), key=lambda each: (each["algorithm"], each["key"]))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

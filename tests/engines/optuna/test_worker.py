@@ -1,66 +1,20 @@
 """Workers of one study: they share the work, and what a killed one left is done again."""
 
-import copy
 import shutil
 import signal
-import subprocess
-import sys
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from autocompress.errors import StoreError
-from autocompress.result import CompressionResult
-from autocompress.store import ExperimentDirectory
 from tests.cli.support import invoke
 from tests.e2e.servers import postgresql
 from tests.e2e.study import study
-from tests.e2e.support import ROOT, processes_of, results, trained_epochs, until
+from tests.e2e.support import processes_of, results, trained_epochs, until
+from tests.engines.optuna.processes import Process, told
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def epochs_log(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
-    return tmp_path / "epochs.log"
-
-
-class Process:
-    """A worker in a process of its own."""
-
-    def __init__(self, directory, module, storage, *names):
-        self.output = directory.parent / "worker.log"
-        command = [sys.executable, "-m", "tests.e2e.study", str(directory), module, storage, *names]
-        with self.output.open("a") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-
-    def printed(self):
-        return self.output.read_text(errors="replace")
-
-    def wait(self, seconds=120):
-        return self.process.wait(seconds)
-
-
-@pytest.fixture
-def undisturbed(shared, monkeypatch, epochs_log):
-    """Records of a study of CountsEpochs with l2, and the epochs that were trained at each rate."""
-
-    def search(folder):
-        monkeypatch.setenv("EPOCHS_LOG", str(folder / "epochs.log"))
-        study(folder / "experiment", "CountsEpochs").optimize()
-        monkeypatch.setenv("EPOCHS_LOG", str(epochs_log))
-
-    folder = shared("CountsEpochs on Optuna", search)
-    result = CompressionResult(ExperimentDirectory(folder / "experiment"))
-    return told(result), trained_epochs(folder / "epochs.log")
-
-
-def told(result):
-    """All records without what a clock says."""
-    plain = [copy.deepcopy(record.to_dict()) for record in result.records]
-    return sorted(({**each, "seconds": 0} for each in plain), key=lambda each: (each["algorithm"], each["key"]))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("epochs_log")]
 
 
 def test_workers_of_one_database_share_the_work(tmp_path, epochs_log):
