@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from autocompress.errors import ConfigError, unknown_name
+from autocompress.plan import EnginePlan, ExperimentPlan, choose_objective
+from autocompress.search_space import SearchSpaceSource, load_search_space
 from autocompress.settings import AccuracyAwareSettings
 
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference
-    from autocompress.plan import ExperimentPlan
     from autocompress.records import Baseline
     from autocompress.result import CompressionResult
-    from autocompress.search_space import SearchSpaceSource
     from autocompress.tracking import Callback
 
 _ENGINES = {
@@ -57,6 +57,29 @@ class SearchRequest:
     confirmed: bool = True
     baseline: Baseline | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(self, tuner: str, engine: EnginePlan) -> ExperimentPlan:
+        """Its plan on an engine that keeps nothing else, with the baseline where there is one.
+
+        Args:
+            tuner: canonical name of what chooses trials.
+            engine: the engine's part.
+
+        Raises:
+            ConfigError: the search space, its range or the objective breaks a rule.
+        """
+        space = load_search_space(self.search_space)
+        plan = ExperimentPlan(
+            module=self.module.to_dict(),
+            search_space=space.wire,
+            settings=self.settings,
+            objective=choose_objective(space, self.objective),
+            tuner=tuner,
+            engine=engine,
+            baseline=self.baseline,
+        )
+        _ = plan.searches  # an empty range or a bad bound is found here
+        return plan
 
 
 class Search(Protocol):
@@ -109,8 +132,8 @@ class Engine(Protocol):
         name: as users write it.
         logger: name of the logger that it tells about searches on.
         framework_logger: of the framework beneath, of which the command line prints warnings only.
-        create_options: names of what only it takes when a search is started.
-        open_options: names of what only it takes when one is opened or shown.
+        create_options: names of the options of a request that no other engine has.
+        open_options: names of the options of `open` and `show` that no other engine has.
     """
 
     name: str

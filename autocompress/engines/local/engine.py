@@ -17,10 +17,9 @@ from autocompress.engines.failures import check_failures
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
-from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.disk import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
@@ -144,17 +143,7 @@ class Local:
         """
         require_options(self, self.create_options, request.options)
         _require(request)
-        space = load_search_space(request.search_space)
-        plan = ExperimentPlan(
-            module=request.module.to_dict(),
-            search_space=space.wire,
-            settings=request.settings,
-            objective=choose_objective(space, request.objective),
-            tuner=ADAPTIVE_TUNER,
-            engine=LocalEngine(),
-            baseline=request.baseline,
-        )
-        _ = plan.searches  # checks the bounds
+        plan = request.plan(ADAPTIVE_TUNER, LocalEngine())
         return LocalSearch(plan, request.directory, request.trials, request.confirmed)
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> LocalSearch:

@@ -19,10 +19,9 @@ from autocompress.engines.nni.wire_format import flattened
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError
-from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
-from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child
@@ -95,17 +94,9 @@ class TunerEngine:
         require_options(self, self.create_options, request.options)
         if request.concurrency != 1:
             raise ConfigError(f"concurrency must be 1 on the engine 'nni-tuner'; got {request.concurrency}")
-        space = load_search_space(request.search_space)
-        plan = ExperimentPlan(
-            module=request.module.to_dict(),
-            search_space=space.wire,
-            settings=request.settings,
-            objective=choose_objective(space, request.objective),
-            tuner=ADAPTIVE_TUNER if request.tuner is None else require_tuner(request.tuner),
-            engine=BuiltinTunerEngine(),
-        )
+        tuner = ADAPTIVE_TUNER if request.tuner is None else require_tuner(request.tuner)
+        plan = request.plan(tuner, BuiltinTunerEngine())
         _require_end(plan, request.trials)
-        _ = plan.searches  # an empty range or a bad bound is found here
         baseline = request.baseline or measure_in_child(
             plan.module, plan.search_space, request.directory, plan.settings, confirmed=request.confirmed
         )
