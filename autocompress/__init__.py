@@ -5,8 +5,7 @@ first used. NNCF's interface is in `autocompress.nncf`, Optuna's in `autocompres
 `autocompress.tracking`, errors in `autocompress.errors`, conformance suites in `autocompress.testing`.
 """
 
-from autocompress.lazy_names import lazy_names
-from autocompress.torchvision_import import TorchvisionFinder
+from autocompress.import_hooks import TorchvisionFinder, lazy_names
 
 TorchvisionFinder.install()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ConfigError, ModuleError, StoreError
-from autocompress.grammar import parsed, shown_path
+from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
 from autocompress.report.verdict import disagreements, infeasible
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
+    from autocompress.compression.measure import ReferenceModel
     from autocompress.compression.module_loading import ModuleReference
-    from autocompress.compression.reference_model import ReferenceModel
     from autocompress.formats.export import ExportReport
     from autocompress.plan import ExperimentPlan
 
@@ -154,7 +154,7 @@ class CompressionResult:
             ModuleError: a training loop's directory was opened, and no model is given.
             StoreError: the checkpoint is damaged, or the module's file would have to be run.
         """
-        from autocompress.compression.hooks import fresh_model
+        from autocompress.compression.module import fresh_model
         from autocompress.formats.checkpoint import load_compressed
 
         if model is None and self.source is not None:
@@ -212,8 +212,8 @@ class CompressionResult:
             StoreError: the checkpoint is damaged, the module's file would have to be run, or the files cannot be
                 written.
         """
-        from autocompress.compression.hooks import example_inputs as inputs_of
-        from autocompress.compression.hooks import fresh_model
+        from autocompress.compression.module import example_inputs as inputs_of
+        from autocompress.compression.module import fresh_model
 
         if model is not None or self.source is not None:
             original = model if model is not None or self.source is None else self.source.original

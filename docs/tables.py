@@ -193,7 +193,7 @@ def source_of(algorithm: Any) -> str:
 
 def entry_keys() -> str:
     """Keys of an entry of a config list."""
-    from autocompress.search_space.layer_keys import SELECTORS, VARIABLES
+    from autocompress.search_space.space import SELECTORS, VARIABLES
 
     rows = []
     for key in dict.fromkeys(name for kind in SELECTORS for name in (*SELECTORS[kind], *VARIABLES[kind])):
@@ -219,7 +219,7 @@ ENTRY_KEYS = {
 
 def key_formats() -> str:
     """How keys of a search space are written."""
-    from autocompress.search_space.layer_keys import ARGUMENT_KEY, FORMATS
+    from autocompress.search_space.space import ARGUMENT_KEY, FORMATS
 
     rows = [(f"an entry of a {kind}", f"`{form}`") for kind, form in FORMATS.items()]
     return _table(("variable of", "key"), [*rows, ("the algorithm itself", f"`{ARGUMENT_KEY}::<option>`")])
@@ -261,7 +261,7 @@ def parser() -> Any:
     """The command line as a group of click."""
     import typer
 
-    from autocompress.cli.app import app
+    from autocompress.cli.__main__ import app
 
     return typer.main.get_command(app)
 

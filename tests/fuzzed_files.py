@@ -26,7 +26,7 @@ from autocompress.result import CompressionResult
 from autocompress.search import proposals
 from autocompress.search_space import default_space, load_search_space, read_parameters
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
-from autocompress.store.disk import read_json
+from autocompress.store.directory import read_json
 from tests.written import plan, propose, record
 
 _RAW = {  # what `json.dumps` does not write

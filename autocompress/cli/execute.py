@@ -1,26 +1,36 @@
-"""Running a search on an engine: the display around it, and how it ends."""
+"""How a command runs a search, and how every command ends: display, messages, exit codes."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from autocompress.cli.error_handling import INTERRUPTED, Interrupts
 from autocompress.cli.live_display import watching
 from autocompress.engines.base import Engine, Search
+from autocompress.errors import (
+    AutoCompressError,
+    ConfigError,
+    InfeasibleBudgetError,
+    ModuleError,
+    StoreError,
+    TrialError,
+)
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
-from autocompress.store.disk import removed_if_unused
+from autocompress.store.directory import removed_if_unused
 from autocompress.tracking.callback import tracker
 
 if TYPE_CHECKING:
@@ -122,3 +132,72 @@ def _quieten(engine: Engine, console: Console) -> None:
     ours = logging.getLogger(engine.logger)
     ours.propagate = False
     ours.handlers = [RichHandler(console=console, show_time=False, show_path=False)]
+
+
+FAILED = 1
+BAD_INPUT = 2
+INFEASIBLE = 3
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
+    """Turn errors into one message on standard error and an exit code.
+
+    2 for bad input, 3 where nothing stayed within the budget, 130 for Ctrl-C, 1 for all else that autocompress raises
+    on purpose.
+
+    Args:
+        debug: print the traceback, causes included, before the message.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print("stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
+    except AutoCompressError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_message(error)}", file=sys.stderr)
+        if not debug and _has_traceback(error):
+            print("(--debug prints the traceback of its cause)", file=sys.stderr)
+        raise typer.Exit(_code(error)) from error
+
+
+class Interrupts:
+    """Ctrl-C or SIGTERM stops cleanly; once more changes nothing, not to break off the stopping; a third forces it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count interrupts while the block runs."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the interface of signal handlers
+        self.count += 1
+        if self.count != 2:
+            raise KeyboardInterrupt
+
+
+def _message(error: AutoCompressError) -> str:
+    """The message without the traceback that a `TrialError` carries in its text."""
+    return str(error.args[0]) if isinstance(error, TrialError) else str(error)
+
+
+def _has_traceback(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    return (isinstance(error, TrialError) and error.traceback is not None) or _has_traceback(error.__cause__)
+
+
+def _code(error: AutoCompressError) -> int:
+    if isinstance(error, InfeasibleBudgetError):
+        return INFEASIBLE
+    return BAD_INPUT if isinstance(error, ConfigError | ModuleError | StoreError) else FAILED

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from autocompress.cli import execute
-from autocompress.cli.error_handling import INTERRUPTED, errors_as_messages
-from autocompress.cli.execute import new_directory
+from autocompress.cli.execute import INTERRUPTED, errors_as_messages, new_directory
 from autocompress.cli.options import (
     AbsoluteDrop,
     Algorithms,
@@ -35,8 +34,11 @@ from autocompress.cli.options import (
     Study,
     Track,
     Yes,
+    assigned,
+    required_search_space,
+    search_space_of,
+    settings_of,
 )
-from autocompress.cli.search_options import assigned, required_search_space, search_space_of, settings_of
 from autocompress.cli.tables import (
     check_algorithms,
     checks_table,
@@ -45,7 +47,7 @@ from autocompress.cli.tables import (
     piped_console,
     print_comparison,
 )
-from autocompress.compare.tuners import DEFAULT_TUNERS
+from autocompress.compare.one_search import DEFAULT_TUNERS
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
 from autocompress.errors import ConfigError
 from autocompress.plan import ExperimentPlan
@@ -53,6 +55,56 @@ from autocompress.registry import load_if_unknown
 from autocompress.search_space import load_search_space
 from autocompress.search_space.space import algorithm_names
 from autocompress.store import ExperimentDirectory
+
+_DEMO = "autocompress.demo:DigitsModule"
+
+
+def demo(
+    algorithm: Algorithms = None,
+    rate: Rates = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials.")] = None,
+    max_relative_drop: RelativeDrop = None,
+    assignments: Assignments = None,
+    port: Port = None,
+    engine: EngineName = "nni",
+    out: Out = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Try it: compress a small CNN on handwritten digits; about a minute, needs no files and no network.
+
+    By default with the algorithm l2, which removes filters. The data are scikit-learn's, the network is trained first.
+    """
+    with errors_as_messages(debug=debug):
+        from autocompress.compression.module_loading import ModuleReference
+
+        reference = ModuleReference.parse(_DEMO)
+    directory = new_directory(reference, out)
+    run(
+        _DEMO,
+        algorithm=algorithm or ["l2"],
+        rate=rate,
+        trials=trials,
+        max_relative_drop=max_relative_drop,
+        assignments=assignments,
+        port=port,
+        engine=engine,
+        out=directory,
+        quiet=quiet,
+        debug=debug,
+    )
+    if not quiet:
+        print(f"\n{_next_steps(directory, Path(reference.file))}")
+
+
+def _next_steps(directory: Path, module: Path) -> str:
+    return f"""\
+report      autocompress report {directory}
+all trials  autocompress trials {directory}
+export      autocompress export {directory} small.pt2   (small.onnx needs: pip install "autocompress[onnx]")
+your model  cp {module} my_module.py   (then put in your model, evaluator and trainer)
+            autocompress check my_module.py:DigitsModule
+            autocompress run my_module.py:DigitsModule --algorithm l2 --max-relative-drop 1"""
 
 
 def run(

@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autocompress.cli import execute
-from autocompress.cli.error_handling import errors_as_messages
+from autocompress.cli.execute import errors_as_messages
 from autocompress.cli.live_display import status_view
-from autocompress.cli.options import Algorithms, Debug, Directory, Json, Port, Rates, Target
-from autocompress.cli.search_options import required_search_space, search_space_of
+from autocompress.cli.options import (
+    Algorithms,
+    Debug,
+    Directory,
+    Json,
+    Port,
+    Rates,
+    Target,
+    required_search_space,
+    search_space_of,
+)
 from autocompress.cli.snapshot import Snapshot, holder, take
 from autocompress.cli.tables import piped_console, setting_text, trials_table
 from autocompress.engines.base import engine_of
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
-from autocompress.grammar import shown_path
+from autocompress.plain_json import shown_path
 from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult

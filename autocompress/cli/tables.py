@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
-from autocompress.report.format import at_rate, counted, gain, holds, number, percent, verdict
+from autocompress.report.data import at_rate, counted, gain, holds, number, percent, verdict
 from autocompress.report.verdict import disagreement
 from autocompress.store import Verdict
 

@@ -15,8 +15,7 @@ from typing import Annotated, Any, get_args
 
 from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
-from autocompress.compare.one_search import SPECS, Engine, SearchSpec
-from autocompress.compare.tuners import DEFAULT_TUNERS, TunerName, tuners_named
+from autocompress.compare.one_search import DEFAULT_TUNERS, SPECS, Engine, SearchSpec, TunerName, tuners_named
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.opening import require_same
@@ -29,7 +28,7 @@ from autocompress.report.page import write_comparison
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
-from autocompress.store.disk import read_json, removed_if_unused, write_json
+from autocompress.store.directory import read_json, removed_if_unused, write_json
 from autocompress.trial.child import holdouts_in_child, measure_in_child, refuse_in_child
 
 _STOPPING_SECONDS = 90.0

@@ -1,16 +1,23 @@
-"""The interface that users implement: NNI 2.10's auto-compress module, with a few more hooks."""
+"""The interface that users implement, NNI 2.10's auto-compress module with more hooks; and checked calls of it."""
 
 from __future__ import annotations
 
+import copy
+import inspect
+import math
+import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from autocompress.errors import ModuleError
+from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, flatten_tensors, to_device
+from autocompress.errors import ModuleError, first_line, short
 
 Evaluator = Callable[[nn.Module], float]
 Criterion = Callable[..., Any]
@@ -104,3 +111,164 @@ def require_module_class(module: object) -> None:
         raise ModuleError(
             f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
         )
+
+
+def fresh_model(module: ModuleClass) -> nn.Module:
+    """A copy of the module's uncompressed model, since `model()` may return one global object.
+
+    Raises:
+        ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
+    """
+    name = f"{module.__name__}.model()"
+    try:
+        model = module.model()
+    except Exception as error:
+        hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
+        raise ModuleError(f"{name} must return the trained model; it raised {first_line(error)}{hint}") from error
+    if not isinstance(model, nn.Module):
+        raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModuleError(
+            f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"
+        ) from error
+
+
+def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> float:
+    """Run an evaluator and check its answer: a Python or numpy number, or a tensor of no dimensions.
+
+    Raises:
+        ModuleError: the evaluator cannot be called, or does not return a finite number.
+    """
+    if not callable(evaluator):
+        raise ModuleError(f"evaluator() must return a function of the model; got {describe(evaluator)}")
+    answer = evaluator(model)
+    number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
+    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
+        raise ModuleError(f"evaluator must return a finite number; got {describe(answer)}{_number_advice(answer)}")
+    return float(number)
+
+
+def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
+    """The positional arguments of one forward pass of the module's model, detached.
+
+    From the hook `example_inputs`; else the first batch of `calibration_data`; else the first inputs the evaluator
+    passes to the model. Of the last two only the first sample is kept, if the model accepts it.
+
+    Raises:
+        ModuleError: none of them gives inputs.
+    """
+    given = module.example_inputs()
+    if given is not None:
+        return detach_inputs(tuple(given) if isinstance(given, list | tuple) else (given,))
+    data = module.calibration_data()
+    for batch in data if data is not None else ():
+        model = fresh_model(module)
+        return _first_sample(model, detach_inputs(batch_inputs(model, batch)))
+    return _from_evaluator(module)
+
+
+def batch_input(batch: Any) -> Any:
+    """The model's input in a batch of calibration data: the batch itself, or its first item."""
+    return batch[0] if isinstance(batch, list | tuple) and batch else batch
+
+
+def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
+    """The positional arguments of one forward pass in a batch of calibration data.
+
+    For a model of one input that is `batch_input`; for one of several, as many items as it needs: those of the batch's
+    first item, as in `((left, right), target)`, or of the batch itself, as in `(left, right, target)`.
+
+    Raises:
+        ModuleError: a batch does not hold the inputs that the model needs.
+    """
+    names = _required_arguments(model)
+    first = batch_input(batch)
+    if len(names) < 2:
+        return (first,)
+    for items in (first, batch):
+        if isinstance(items, list | tuple) and len(items) >= len(names):
+            return tuple(items[: len(names)])
+    inputs = ", ".join(names)
+    raise ModuleError(
+        f"calibration_data(): a batch must hold the {len(names)} inputs that the model's forward takes, as ({inputs}) "
+        f"or (({inputs}), target); got {describe(batch)}"
+    )
+
+
+def _required_arguments(model: nn.Module) -> list[str]:
+    """Names of the required positional arguments of a model's forward."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each.name for each in parameters if each.kind in positional and each.default is inspect.Parameter.empty]
+
+
+class _Captured(BaseException):
+    """Leaves the evaluator after its first forward pass; a BaseException, so that user code does not catch it."""
+
+
+def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
+    advice = f"define {module.__name__}.example_inputs() (a tensor, or a tuple of the arguments of one forward pass)"
+    model, captured = fresh_model(module), []
+
+    def capture(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        captured.append((arguments, keywords))
+        raise _Captured
+
+    try:
+        with model.register_forward_pre_hook(capture, with_kwargs=True):
+            module.evaluator()(model)
+    except _Captured:
+        pass
+    except Exception as error:
+        raise ModuleError(f"the evaluator failed before its first forward pass ({error}); {advice}") from error
+    if not captured:
+        raise ModuleError(f"the evaluator never called the model, so its inputs are unknown; {advice}")
+    return _first_sample(model, detach_inputs(_positional(model, *captured[0], advice)))
+
+
+def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], advice: str) -> tuple[Any, ...]:
+    bound = inspect.signature(model.forward).bind(*arguments, **keywords)
+    if bound.kwargs:
+        raise ModuleError(f"the model was called with keyword-only arguments {sorted(bound.kwargs)}; {advice}")
+    return bound.args
+
+
+def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One sample instead of a batch: tracing is cheaper, and counts are per sample."""
+    sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
+    if len(sizes) != 1 or sizes == {1}:
+        return inputs
+    sample = tuple(item[:1] if isinstance(item, torch.Tensor) and item.dim() else item for item in inputs)
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(sample, device_of(model)))
+    except Exception:  # noqa: BLE001 - the model needs the whole batch
+        return inputs
+    return sample
+
+
+def _advice(value: Any) -> str:
+    """What to do if something else than a model is returned."""
+    if isinstance(value, Mapping):
+        return ": build the net and load the state dict into it"
+    if isinstance(value, type):
+        return ": return an instance of the class"
+    return ": build the net and load its weights" if isinstance(value, str | PathLike) else ""
+
+
+def _number_advice(answer: Any) -> str:
+    if isinstance(answer, torch.Tensor) and answer.numel() > 1:
+        return ": return the mean over the samples"
+    if callable(answer):
+        return ": evaluator() itself returns the function of the model"
+    return ": does it lack its return statement?" if answer is None else ""
+
+
+def describe(value: Any) -> str:
+    """A value and its type, for error messages."""
+    return f"{short(value)} ({type(value).__name__})"

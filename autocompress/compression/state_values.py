@@ -13,7 +13,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from autocompress.errors import StoreError, short
-from autocompress.grammar import MOST_ITEMS
+from autocompress.plain_json import MOST_ITEMS
 
 _NAMES = (
     "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz complex128 complex64 "

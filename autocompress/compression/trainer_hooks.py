@@ -14,9 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.hooks import batch_inputs
 from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, to_device
-from autocompress.compression.module import ModuleClass, Trainer
+from autocompress.compression.module import ModuleClass, Trainer, batch_inputs
 from autocompress.errors import ModuleError
 
 _CALIBRATION_BATCHES = 8

@@ -15,7 +15,7 @@ import torch
 
 from autocompress.compression.state_values import DTYPES, dtype_name, with_versions
 from autocompress.errors import StoreError, short
-from autocompress.grammar import ANY_NAME, SHAPE, boolean, integer, record, word
+from autocompress.plain_json import ANY_NAME, SHAPE, boolean, integer, record, word
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
-from autocompress.report.format import counted
+from autocompress.report.data import counted
 from autocompress.search.adaptive import SearchLength, of_trials, search_length
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings

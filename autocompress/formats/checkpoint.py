@@ -13,8 +13,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.hooks import fresh_model
-from autocompress.compression.module import ModuleClass
+from autocompress.compression.module import ModuleClass, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.state_values import prepare_state

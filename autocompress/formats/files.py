@@ -20,7 +20,7 @@ from autocompress.compression.state_values import with_versions
 from autocompress.compression.weight_storage import STORED, decode, encode
 from autocompress.errors import ModuleError, StoreError, short
 from autocompress.formats.archive import read_archive
-from autocompress.grammar import (
+from autocompress.plain_json import (
     ANY_NAME,
     MOST_BYTES,
     anything,

@@ -19,7 +19,7 @@ from autocompress.compression.quantization.rounding import (
 )
 from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
-from autocompress.grammar import (
+from autocompress.plain_json import (
     ANY_NAME,
     SHAPE,
     WHOLE,

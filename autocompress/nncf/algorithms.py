@@ -11,16 +11,15 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.base import Compression, CompressionRequest, layer_shape
+from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
+from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import eval_mode, require_gradients
-from autocompress.compression.parametrizations import WEIGHT, fold_parametrizations
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
 

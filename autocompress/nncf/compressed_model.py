@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.base import AppliedAlgorithms, CompressionRequest, recalibrate
-from autocompress.compression.parametrizations import fold_parametrizations, strip_parametrizations
+from autocompress.compression.base import (
+    AppliedAlgorithms,
+    CompressionRequest,
+    fold_parametrizations,
+    recalibrate,
+    strip_parametrizations,
+)
+from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantizer,
@@ -20,7 +26,6 @@ from autocompress.compression.quantization.fake_quantizers import (
     observing,
 )
 from autocompress.compression.quantization.rounding import activation_quantizers, detach, hook
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import ConfigError
 from autocompress.formats.claims import Claim
 from autocompress.nncf.algorithms import LevelPart, PruningPart

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.measure import measure
+from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.model_state import device_of
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import ConfigError
 from autocompress.formats.export import ExportReport, export
 from autocompress.formats.structure import structure_of

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.hooks import batch_input
+from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import device_of, output_shapes, to_device
-from autocompress.compression.reference_model import ReferenceModel
+from autocompress.compression.module import batch_input
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import to_graphviz
 from autocompress.formats.structure import apply_structure

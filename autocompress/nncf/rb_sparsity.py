@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform
+from autocompress.compression.base import WEIGHT, WeightTransform
 from autocompress.compression.pruning.sparsity import zero_share
 from autocompress.compression.quantization.rounding import straight_through
 from autocompress.nncf.algorithms import LevelPartBase, RequestAtLevel

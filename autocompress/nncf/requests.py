@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.hooks import batch_input
-from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
-from autocompress.compression.reference_model import ReferenceModel
+from autocompress.compression.measure import ReferenceModel
+from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_input
 from autocompress.layer_selector import LayerRule
 from autocompress.nncf.algorithms import RequestAtLevel
 from autocompress.nncf.config import CompressionConfig

@@ -19,13 +19,23 @@ from matplotlib.ticker import PercentFormatter
 
 from autocompress.errors import StoreError
 from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
-from autocompress.report.data import ReportData, read_report_data, reasons, recipe
-from autocompress.report.format import counted, duration, holds, number, percent, verdict
+from autocompress.report.data import (
+    ReportData,
+    counted,
+    duration,
+    holds,
+    number,
+    percent,
+    read_report_data,
+    reasons,
+    recipe,
+    verdict,
+)
 from autocompress.report.plots import PALETTE, Draw, plots, png, svg
 from autocompress.report.plots import write as write_plot
 from autocompress.report.verdict import advice, findings, headline
 from autocompress.store import ExperimentDirectory
-from autocompress.store.disk import write_json
+from autocompress.store.directory import write_json
 
 
 def rendered(template: str, **values: Any) -> str:

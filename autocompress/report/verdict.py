@@ -10,7 +10,7 @@ from autocompress.budget import accuracy_margin
 from autocompress.errors import InfeasibleBudgetError, evaluates_differently
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
-from autocompress.report.format import at_rate, counted, duration, number, percent
+from autocompress.report.data import at_rate, counted, duration, number, percent
 from autocompress.search import nearest_accuracy
 from autocompress.store import Verdict
 

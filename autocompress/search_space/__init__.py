@@ -6,8 +6,7 @@ from autocompress.search_space.generator import (
     default_space,
     load_search_space,
 )
-from autocompress.search_space.layer_keys import argument_key, parse_key
-from autocompress.search_space.space import AlgorithmSpace, LayerSpace, SearchSpace
+from autocompress.search_space.space import AlgorithmSpace, LayerSpace, SearchSpace, argument_key, parse_key
 from autocompress.search_space.trial_parameters import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.search_space.values import ValueGroup, ValueSpace
 

@@ -12,14 +12,16 @@ from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerSelector
 from autocompress.plain_json import parse, plain
 from autocompress.registry import Algorithm, algorithm
-from autocompress.search_space.layer_keys import (
+from autocompress.search_space.space import (
+    ALGORITHM_KEY,
     SELECTORS,
     VARIABLES,
+    AlgorithmSpace,
+    SearchSpace,
     argument_key,
     require_argument,
     require_entries,
 )
-from autocompress.search_space.space import ALGORITHM_KEY, AlgorithmSpace, SearchSpace
 from autocompress.search_space.values import wrap
 
 

@@ -10,14 +10,14 @@ from autocompress.errors import ConfigError, unknown_name
 from autocompress.layer_selector import LayerRule, LayerSelector
 from autocompress.plain_json import plain
 from autocompress.registry import Algorithm, Kind, algorithm
-from autocompress.search_space.layer_keys import (
+from autocompress.search_space.space import (
+    ALGORITHM_KEY,
     entry_kind,
     named_algorithm,
     require_argument,
     require_true,
     split,
 )
-from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.values import check_quantizing_value, require_rate
 
 RATE_KEY = "requested_rate"

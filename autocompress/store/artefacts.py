@@ -10,7 +10,7 @@ from typing import Any
 
 from autocompress.errors import StoreError, short
 from autocompress.plain_json import parse
-from autocompress.store.disk import write_json
+from autocompress.store.directory import write_json
 from autocompress.typed_fields import INNER_PATH
 
 _MANIFEST = "manifest.json"

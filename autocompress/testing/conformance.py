@@ -29,12 +29,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import AppliedAlgorithms, Compression, recalibrate
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.measure import measure
+from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.model_state import forward_outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.pruning.importance import by_filter
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.records import Measurement

@@ -12,7 +12,106 @@ from torch.optim import SGD, Optimizer
 
 from autocompress.compression.layers import register_module
 from autocompress.compression.module import AbstractAutoCompressionModule, Criterion, Evaluator, ModuleClass, Trainer
-from autocompress.testing import nets
+
+
+def cnn(norm: Callable[[int], nn.Module]) -> nn.Module:
+    """(batch, 3, 16, 16) -> (batch, 10): three convolutions, each with a norm, and two linear layers."""
+    return nn.Sequential(
+        *block(3, 16, norm),
+        nn.MaxPool2d(2),
+        *block(16, 32, norm),
+        nn.MaxPool2d(2),
+        *block(32, 32, norm),
+        nn.Flatten(),
+        nn.Linear(32 * 16, 48),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(48, 10),
+    )
+
+
+def vgg_bn() -> nn.Module:
+    """(batch, 3, 16, 16) -> (batch, 10): pairs of convolutions between poolings, three linear layers."""
+    widths, layers, inputs = ((16, 16), (32, 32), (64, 64)), list[nn.Module](), 3
+    for pair in widths:
+        for width in pair:
+            layers += block(inputs, width, nn.BatchNorm2d)
+            inputs = width
+        layers.append(nn.MaxPool2d(2))
+    head = (nn.Linear(64 * 4, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(*layers, nn.Flatten(), *head)
+
+
+def grouped_cnn() -> nn.Module:
+    """(batch, 3, 16, 16) -> (batch, 10): convolutions in four groups between two whole ones."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, groups=4),
+        nn.GroupNorm(4, 32),
+        nn.ReLU(),
+        nn.MaxPool2d(4),
+        nn.Conv2d(32, 32, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 16, 10),
+    )
+
+
+def custom(layer: Callable[[int, int], nn.Module]) -> nn.Module:
+    """(batch, 3, 16, 16) -> (batch, 10): two convolutions, a custom layer, a linear head."""
+    return nn.Sequential(
+        *block(3, 16, nn.BatchNorm2d),
+        nn.MaxPool2d(4),
+        *block(16, 16, nn.BatchNorm2d),
+        nn.Flatten(),
+        layer(16 * 16, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    )
+
+
+def perceptron() -> nn.Module:
+    """(batch, 12) -> (batch, 3)."""
+    return nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 3))
+
+
+def resnet18() -> nn.Module:
+    """(batch, 3, 32, 32) -> (batch, 10)."""
+    import torchvision
+
+    model: nn.Module = torchvision.models.resnet18(num_classes=10)
+    return model
+
+
+def mobilenet_v2() -> nn.Module:
+    """(batch, 3, 32, 32) -> (batch, 10)."""
+    import torchvision
+
+    model: nn.Module = torchvision.models.mobilenet_v2(num_classes=10)
+    return model
+
+
+class Encoder(nn.Module):
+    """(batch, length, 16) -> (batch, 10): an embedding, two encoder layers, the mean over the positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(16, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, length, 16) -> (batch, 10)."""
+        answer: torch.Tensor = self.head(self.encoder(self.embedding(x)).mean(1))
+        return answer
+
+
+def block(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+    """A convolution, a norm and ReLU."""
+    return [nn.Conv2d(inputs, width, 3, padding=1), norm(width), nn.ReLU()]
 
 
 @register_module()
@@ -116,20 +215,20 @@ def _module(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...] = 
     return type(name, (ZooModule,), {"__module__": __name__, "build": staticmethod(build), "shape": shape})
 
 
-PlainCnn = _module("PlainCnn", lambda: nets.cnn(nn.BatchNorm2d))
-NoNormCnn = _module("NoNormCnn", lambda: nets.cnn(nn.Identity))
-ResNet18 = _module("ResNet18", nets.resnet18, (3, 32, 32))
-MobileNetV2 = _module("MobileNetV2", nets.mobilenet_v2, (3, 32, 32))
-VggBn = _module("VggBn", nets.vgg_bn)
-Transformer = _module("Transformer", nets.Encoder, (6, 16))
-GroupedCnn = _module("GroupedCnn", nets.grouped_cnn)
-CustomLayer = _module("CustomLayer", lambda: nets.custom(Projection))
+PlainCnn = _module("PlainCnn", lambda: cnn(nn.BatchNorm2d))
+NoNormCnn = _module("NoNormCnn", lambda: cnn(nn.Identity))
+ResNet18 = _module("ResNet18", resnet18, (3, 32, 32))
+MobileNetV2 = _module("MobileNetV2", mobilenet_v2, (3, 32, 32))
+VggBn = _module("VggBn", vgg_bn)
+Transformer = _module("Transformer", Encoder, (6, 16))
+GroupedCnn = _module("GroupedCnn", grouped_cnn)
+CustomLayer = _module("CustomLayer", lambda: custom(Projection))
 
 
 class Regression(ZooModule):
     """A multilayer perceptron whose metric, the mean squared error, is better when lower."""
 
-    build = staticmethod(nets.perceptron)
+    build = staticmethod(perceptron)
     shape = (12,)
     outputs = 3
     higher_is_better = False

@@ -11,9 +11,8 @@ from typing import Any
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import AppliedAlgorithms
-from autocompress.compression.measure import measure
+from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.module import ModuleClass, require_module_class
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import (

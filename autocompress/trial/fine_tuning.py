@@ -14,8 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.budget import accuracy_margin
-from autocompress.compression.hooks import evaluate
-from autocompress.compression.module import ModuleClass, Trainer
+from autocompress.compression.module import ModuleClass, Trainer, evaluate
 from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.distillation import distilling

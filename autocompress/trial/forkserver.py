@@ -22,7 +22,7 @@ from typing import Any
 
 import setproctitle
 
-from autocompress.trial.channel import PIPE
+from autocompress.trial.process import PIPE
 
 DESCRIPTORS = 4
 """With each request: for the process id and exit code, the trial's output, its results, and the request."""
@@ -34,7 +34,7 @@ _IMPORTS = (
     "torch_pruning",
     "numpy.ma",
     "autocompress.trial.__main__",
-    "autocompress.trial.channel",
+    "autocompress.trial.process",
     "autocompress.trial.run",
     "autocompress.compression.pruning.filters",
 )

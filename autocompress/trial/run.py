@@ -18,20 +18,18 @@ from torch import nn
 from autocompress.argument_checks import checked_arguments
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import AppliedAlgorithms
-from autocompress.compression.hooks import evaluate
-from autocompress.compression.measure import measure, measure_latency
-from autocompress.compression.module import ModuleClass
+from autocompress.compression.measure import ReferenceModel, measure, measure_latency
+from autocompress.compression.module import ModuleClass, evaluate
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import StoreError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
-from autocompress.store.disk import disk_full_message, is_full
-from autocompress.trial.channel import NullReporter, Reporter
+from autocompress.store.directory import disk_full_message, is_full
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
+from autocompress.trial.process import NullReporter, Reporter
 from autocompress.trial.spec import Stage, TrialSpec, preserved_rng_state, seed_everything, trial_key
 
 

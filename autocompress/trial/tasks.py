@@ -14,11 +14,9 @@ from torch import nn
 
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import compressor
-from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compression.measure import layer_sizes, measure_latency
-from autocompress.compression.module import ModuleClass
+from autocompress.compression.measure import ReferenceModel, layer_sizes, measure_latency
+from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.reference_model import ReferenceModel
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import Baseline, ModelSizes
@@ -26,10 +24,10 @@ from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import AlgorithmSpace, SearchSpace, default_space, read_parameters
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
-from autocompress.store.disk import read_json, write_json
+from autocompress.store.directory import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
 from autocompress.trial.preflight.hooks import supported_algorithms
-from autocompress.trial.preflight.looking import measure_only, require_module, run_preflight
+from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight
 from autocompress.trial.run import retrain
 from autocompress.trial.spec import seed_everything
 

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 
 from autocompress.errors import CompressionError
-from autocompress.testing.fidelity import TRAINED, Measured, TrainedModule, mean_fidelity, residual
+from autocompress.testing.fidelity import Measured, mean_fidelity
+from tests.trained_nets import TRAINED, TrainedModule, residual
 
 ALGORITHMS = ("l1", "l2", "fpgm", "filter_pruning", "slim", "taylorfo", "mean_activation", "apoz")
 

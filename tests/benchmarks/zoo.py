@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from autocompress.compression.reference_model import ReferenceModel
+from autocompress.compression.measure import ReferenceModel
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.testing.conformance import compress

@@ -11,7 +11,7 @@ import threading
 
 from typer.testing import CliRunner
 
-from autocompress.cli.app import app
+from autocompress.cli.__main__ import app
 from autocompress.store import ExperimentDirectory
 from tests.e2e.support import ROOT, Launcher, free_port
 

@@ -208,7 +208,7 @@ def test_a_damaged_journal(store, command):
 def test_looking_needs_neither_torch_nor_nni(store):
     code = (
         "import sys\n"
-        "from autocompress.cli.app import app\n"
+        "from autocompress.cli.__main__ import app\n"
         "for command in ('status', 'trials', 'best'):\n"
         "    app([command, sys.argv[1]], standalone_mode=False)\n"
         "loaded = {'torch', 'nni', 'optuna'} & set(sys.modules)\n"

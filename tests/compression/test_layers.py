@@ -22,7 +22,7 @@ from autocompress.compression.layers import (
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
-from autocompress.testing.nets import Encoder
+from autocompress.testing.zoo import Encoder
 
 from .nets import IMAGE, Words, build
 

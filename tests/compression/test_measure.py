@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.hooks import example_inputs
 from autocompress.compression.measure import (
     layer_sizes,
     macs,
@@ -19,6 +18,7 @@ from autocompress.compression.measure import (
     parameters,
     weights_bytes,
 )
+from autocompress.compression.module import example_inputs
 from autocompress.testing.zoo import ZOO
 
 from .nets import IMAGE, Words, build

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.compression.hooks import fresh_model
-from autocompress.compression.module import AbstractAutoCompressionModule
+from autocompress.compression.module import AbstractAutoCompressionModule, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ModuleError
 

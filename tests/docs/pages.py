@@ -86,7 +86,7 @@ def parse_command(words, *, partly=False):
     """
     import typer
 
-    from autocompress.cli.app import app
+    from autocompress.cli.__main__ import app
 
     group, given = typer.main.get_command(app), [word for word in words[1:] if word != "--help"]
     if not given:

@@ -14,7 +14,7 @@ from autocompress.errors import evaluates_differently
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.testing import CurveModule, cliff
-from autocompress.trial.preflight.looking import require_module, run_preflight
+from autocompress.trial.preflight.inspection import require_module, run_preflight
 from tests.cli.support import invoke
 from tests.docs.pages import PAGES, blocks
 

@@ -12,7 +12,7 @@ from autocompress.algorithms import FilterPruner, algorithms
 from autocompress.layer_selector import LayerSelector
 from autocompress.registry import _known
 from autocompress.search_space import load_search_space
-from autocompress.search_space.layer_keys import FORMATS, SELECTORS, VARIABLES
+from autocompress.search_space.space import FORMATS, SELECTORS, VARIABLES
 from autocompress.search_space.values import TYPES
 from autocompress.settings import AccuracyAwareSettings, KnowledgeDistillation
 from tests.docs.pages import DOCS, PAGES, blocks

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from autocompress.report.data import read_report_data, reasons
-from autocompress.report.format import verdict
+from autocompress.report.data import read_report_data, reasons, verdict
 from autocompress.report.page import page
 from autocompress.report.verdict import advice, findings, headline
 from autocompress.store import Ledger, Verdict

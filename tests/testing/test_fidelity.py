@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from autocompress.testing.fidelity import TRAINED, Measured, TrainedModule, mean_fidelity, rank_correlation, scores
+from autocompress.testing.fidelity import Measured, mean_fidelity, rank_correlation, scores
+from tests.trained_nets import TRAINED, TrainedModule
 
 
 @pytest.mark.parametrize("name", ["MLP"])

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 
-from autocompress.compression.hooks import fresh_model
+from autocompress.compression.module import fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat

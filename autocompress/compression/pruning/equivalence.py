@@ -14,9 +14,8 @@ from torch import nn
 
 from autocompress.compression.model_state import device_of, flatten_tensors, temporary_hooks
 from autocompress.compression.pruning.channel_tracing import channels_in_place
-from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
+from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, remove_with_copy
-from autocompress.compression.pruning.recorded_calls import CallRecord
 from autocompress.compression.pruning.reference_models import (
     ONE_SAMPLE,
     cast_inputs,

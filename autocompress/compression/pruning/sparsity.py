@@ -17,10 +17,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.base import CompressionRequest
+from autocompress.compression.base import WEIGHT, CompressionRequest, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
 from autocompress.compression.model_state import tied_parameters
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.pruner import WeightPruner
 from autocompress.errors import CompressionError
 from autocompress.registry import algorithm

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.base import CompressionRequest
+from autocompress.compression.base import WEIGHT, CompressionRequest, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.layers import match_rules, supported_layers, weight_types
 from autocompress.compression.model_state import forward_outputs, temporary_hooks
-from autocompress.compression.parametrizations import WEIGHT, WeightTransform, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.quantizer import Quantizer

@@ -28,7 +28,7 @@ from autocompress.compression.quantization.operators import (
 )
 from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
-from autocompress.grammar import (
+from autocompress.plain_json import (
     MOST_ITEMS,
     SHAPE,
     WHOLE,

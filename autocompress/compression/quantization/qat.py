@@ -13,9 +13,8 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from autocompress.compression.base import Compression, CompressionRequest
+from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, transforms
 from autocompress.compression.layers import supported_layers, weight_types
-from autocompress.compression.parametrizations import WEIGHT, fold_parametrizations, transforms
 from autocompress.compression.pruning.sparsity import Mask
 from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autocompress.errors import StoreError
-from autocompress.grammar import boolean, integer, mapping, record, word
+from autocompress.plain_json import boolean, integer, mapping, record, word
 
 WeightRounding = Callable[[torch.Tensor, int], torch.Tensor]
 """(weight, bits) -> a tensor of the same shape with at most 2 ** bits distinct values."""

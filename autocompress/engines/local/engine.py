@@ -12,8 +12,7 @@ from typing import Any
 
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.base import SearchRequest, require_options
-from autocompress.engines.failures import check_failures
+from autocompress.engines.base import SearchRequest, check_failures, require_options
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import ConfigError
@@ -21,7 +20,7 @@ from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
-from autocompress.store.disk import removed_if_unused, require_writable
+from autocompress.store.directory import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 from autocompress.trial.run import run_trial

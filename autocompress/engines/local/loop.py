@@ -12,24 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.engines.failures import check_failures
+from autocompress.engines.base import check_failures
 from autocompress.engines.local.functions import UserFunctions
-from autocompress.engines.local.recorder import Outcome, Recorder, Report, Scalars
-from autocompress.engines.local.statistics import LoopStatistics, statistics_of
+from autocompress.engines.local.recorder import LoopStatistics, Outcome, Recorder, Report, Scalars, statistics_of
 from autocompress.engines.opening import open_experiment, require_same
 from autocompress.engines.preflight import announce, length_of
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ExperimentPlan, LoopEngine
 from autocompress.records import Preflight, TrialRecord
-from autocompress.report.data import read_report_data
-from autocompress.report.format import at_rate, holds
+from autocompress.report.data import at_rate, holds, read_report_data
 from autocompress.report.verdict import disagreement, findings, headline, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 
 if TYPE_CHECKING:
-    from autocompress.compression.reference_model import ReferenceModel
+    from autocompress.compression.measure import ReferenceModel
 
 _logger = logging.getLogger("autocompress.loop")
 

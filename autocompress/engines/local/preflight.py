@@ -23,8 +23,8 @@ from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight
 from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
+from autocompress.trial.preflight.inspection import preflight_of
 from autocompress.trial.preflight.judging import Judge, Names, output_layers, spread
-from autocompress.trial.preflight.looking import preflight_of
 from autocompress.trial.preflight.training import Step, check_step, take_step
 from autocompress.trial.spec import preserved_rng_state
 

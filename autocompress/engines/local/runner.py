@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from autocompress.budget import accuracy_margin
-from autocompress.compression.reference_model import ReferenceModel
+from autocompress.compression.measure import ReferenceModel
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.preflight import check
 from autocompress.engines.local.recorder import Outcome

@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autocompress.compression.measure import measure
-from autocompress.compression.reference_model import ReferenceModel
+from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint

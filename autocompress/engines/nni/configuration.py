@@ -15,7 +15,7 @@ from nni.experiment.config.utils import is_missing
 
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.builtin_tuners import create_builtin_tuner, require_assessor, require_tuner
-from autocompress.engines.nni.remote import is_remote, remote_command
+from autocompress.engines.nni.manager import is_remote, remote_command
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.errors import ConfigError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective

@@ -28,6 +28,7 @@ from autocompress.engines.nni.lifecycle import (
     reopen_experiment,
 )
 from autocompress.engines.nni.manager import (
+    Machines,
     Manager,
     exists_in_nni,
     launch_manager,
@@ -35,7 +36,6 @@ from autocompress.engines.nni.manager import (
     post_experiment,
     require_free_port,
 )
-from autocompress.engines.nni.remote import Machines
 from autocompress.errors import EngineError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
@@ -44,7 +44,7 @@ from autocompress.records import Baseline
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.disk import removed_if_unused
+from autocompress.store.directory import removed_if_unused
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import refuse_in_child
 

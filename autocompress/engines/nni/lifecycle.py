@@ -20,8 +20,7 @@ from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
-from autocompress.engines.nni.manager import Manager, end_process, find_manager
-from autocompress.engines.nni.remote import Machines
+from autocompress.engines.nni.manager import Machines, Manager, end_process, find_manager
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of
@@ -29,7 +28,7 @@ from autocompress.errors import ConfigError, EngineError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniEngine
 from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.store.disk import require_space
+from autocompress.store.directory import require_space
 from autocompress.trial.child import measure_in_child
 
 _POLL_SECONDS = 0.2

@@ -14,7 +14,7 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.nni.builtin_tuners import require_tuner
 from autocompress.engines.nni.lifecycle import create_algorithms
-from autocompress.engines.nni.remote import Machines
+from autocompress.engines.nni.manager import Machines
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.engines.opening import open_experiment
 from autocompress.engines.preflight import announce, length_of

@@ -10,12 +10,12 @@ from typing import Any
 
 from nni.tuner import Tuner
 
-from autocompress.engines.failures import check_failures, lost_trial_message
-from autocompress.engines.nni.remote import Machines
+from autocompress.engines.base import check_failures, lost_trial_message
+from autocompress.engines.nni.manager import Machines
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import Search, proposals
 from autocompress.store import Ledger, PendingTrial, killed_message
-from autocompress.store.disk import require_space
+from autocompress.store.directory import require_space
 from autocompress.trial.spec import trial_key
 
 _logger = logging.getLogger("nni.autocompress")

@@ -1,13 +1,15 @@
-"""From Optuna's trials to records, and back."""
+"""From Optuna's trials to records, and back; the accuracy budget as Optuna's constraint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.engines.optuna.constraints import constraints
+from autocompress.argument_checks import checked_arguments
+from autocompress.errors import ConfigError
 from autocompress.records import State, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 
@@ -109,3 +111,41 @@ def running_keys(trials: Iterable[FrozenTrial]) -> set[str]:
     """Keys of the trials that run."""
     running = (trial.user_attrs.get(ORDER) for trial in trials if trial.state is TrialState.RUNNING)
     return {order["key"] for order in running if order is not None}
+
+
+_CONSTRAINTS = "constraints"
+
+
+@checked_arguments
+def set_accuracy_margin(trial: Trial, accuracy_margin: float) -> None:
+    """Set how far a trial is inside its accuracy budget.
+
+    It is written as `constraints_func` writes it: Optuna 4 and 5 and optuna-dashboard read that, and the dashboard
+    nothing else.
+
+    Args:
+        trial: that runs.
+        accuracy_margin: accuracy minus threshold, or the reverse where lower is better; at least 0 is within.
+    """
+    trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, (-accuracy_margin,))
+
+
+def constraints(trial: FrozenTrial) -> list[float]:
+    """All constraints of a trial; at most 0 is within."""
+    listed = trial.system_attrs.get(_CONSTRAINTS) or ()
+    named = [value for key, value in trial.system_attrs.items() if key.startswith(f"{_CONSTRAINTS}:")]
+    return [*map(float, listed), *map(float, named)]
+
+
+def require_constraints(trial: FrozenTrial) -> None:
+    """Check that a finished trial has a constraint.
+
+    Raises:
+        ConfigError: it has no constraint.
+    """
+    if not constraints(trial):
+        raise ConfigError(
+            "a trial must have a constraint for the accuracy budget; call "
+            "autocompress.set_accuracy_margin(trial, accuracy - threshold) in the objective, or give the sampler a "
+            f"constraints_func; got no constraint of trial {trial.number}"
+        )

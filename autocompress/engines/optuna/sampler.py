@@ -15,8 +15,7 @@ from optuna.samplers._base import _process_constraints_after_trial
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.engines.optuna.constraints import require_constraints
-from autocompress.engines.optuna.convert import PROPOSAL, ended, proposed, to_record
+from autocompress.engines.optuna.convert import PROPOSAL, ended, proposed, require_constraints, to_record
 from autocompress.errors import ConfigError
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import AdaptiveSearch, RateAxis

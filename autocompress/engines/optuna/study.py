@@ -44,7 +44,7 @@ from autocompress.search_space import SearchSpaceSource, load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
-from autocompress.store.disk import removed_if_unused, require_writable
+from autocompress.store.directory import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child, refuse_in_child
 from autocompress.trial.process import ForkServer

@@ -17,16 +17,15 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.engines.failures import check_failures, lost_trial_message
-from autocompress.engines.optuna.constraints import set_accuracy_margin
-from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of
+from autocompress.engines.base import check_failures, lost_trial_message
+from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of, set_accuracy_margin
 from autocompress.engines.optuna.directory_sync import DirectorySync
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler, suggest, write_order
 from autocompress.errors import AutoCompressError
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
-from autocompress.store.disk import require_space
+from autocompress.store.directory import require_space
 from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 OWNER = "autocompress:owner"

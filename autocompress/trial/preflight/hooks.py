@@ -15,9 +15,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compression.hooks import batch_inputs, describe
 from autocompress.compression.model_state import device_of, eval_mode, to_device
-from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass
+from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_inputs, describe
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.spec import preserved_rng_state
 

@@ -17,8 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
-from autocompress.compression.hooks import describe
-from autocompress.compression.module import ModuleClass, Trainer
+from autocompress.compression.module import ModuleClass, Trainer, describe
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
 from autocompress.trial.distillation import WrappedCriterion

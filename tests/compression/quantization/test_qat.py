@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from autocompress.compression.base import CompressionRequest, compressor
-from autocompress.compression.parametrizations import fold_parametrizations
+from autocompress.compression.base import CompressionRequest, compressor, fold_parametrizations
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.prepared import QatModel
 from autocompress.errors import CompressionError, ConfigError

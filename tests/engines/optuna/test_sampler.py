@@ -8,8 +8,7 @@ from optuna.distributions import FloatDistribution
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState
 
-from autocompress.engines.optuna.constraints import set_accuracy_margin
-from autocompress.engines.optuna.convert import PROPOSAL
+from autocompress.engines.optuna.convert import PROPOSAL, set_accuracy_margin
 from autocompress.engines.optuna.sampler import AdaptiveCompressionPruner, AdaptiveCompressionSampler
 from autocompress.errors import ConfigError
 from autocompress.records import TrialRecord

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from autocompress.compression.hooks import evaluate, example_inputs, fresh_model
-from autocompress.compression.module import ModuleClass
+from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace

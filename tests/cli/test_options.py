@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from autocompress.cli.search_options import assigned, search_space_of, settings_of
+from autocompress.cli.options import assigned, search_space_of, settings_of
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError
 from autocompress.registry import algorithms
