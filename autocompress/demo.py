@@ -124,7 +124,7 @@ class DigitsModule(AbstractAutoCompressionModule):
 
     @classmethod
     def post_compress_finetuning_epochs(cls, compress_algorithm_name):
-        """Epochs of fine-tuning under stock tuners."""
+        """Epochs of fine-tuning under built-in tuners."""
         return 3
 
     @classmethod

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal, TrialRecord
 from autocompress.registry import algorithm
-from autocompress.search import AdaptiveSearch, RateAxis, Search, SingleTrial, proposals, require_objective
+from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, proposals, require_objective
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
@@ -28,8 +28,25 @@ EARLY_EXIT = "early_exit"
 """NNCF's mode of a training loop that has one trial; stands where other plans name their tuner."""
 
 
+class EnginePlan:
+    """What is particular to the engine that runs an experiment.
+
+    Attributes:
+        name: the engine's.
+        has_workers: whether processes that do not hold the directory's lock may run its trials.
+    """
+
+    name: str
+    has_workers: ClassVar[bool] = False
+
+    @property
+    def maximal_trials(self) -> int | None:
+        """After how many trials the engine ends the search; None: it ends by itself or not at all."""
+        return None
+
+
 @dataclass(frozen=True)
-class NniEngine:
+class NniPlan(EnginePlan):
     """An experiment on NNI.
 
     Attributes:
@@ -58,7 +75,7 @@ class _NniConfig(TypedDict):
 
 
 @dataclass(frozen=True)
-class OptunaEngine:
+class OptunaPlan(EnginePlan):
     """A study on Optuna.
 
     Attributes:
@@ -71,10 +88,11 @@ class OptunaEngine:
     storage: str | None = None
     artefacts: str | None = None
     name: Literal["optuna"] = "optuna"
+    has_workers: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class LoopEngine:
+class LoopPlan(EnginePlan):
     """A training loop in the user's process, on the user's model object.
 
     Attributes:
@@ -90,7 +108,7 @@ class LoopEngine:
     config: dict[str, Any]
     name: Literal["loop"] = "loop"
 
-    def search(self, settings: AccuracyAwareSettings, initial_rate: float | None = None) -> Search:
+    def search(self, settings: AccuracyAwareSettings, initial_rate: float | None = None) -> SearchRule:
         """The search of the loop's rates; a single trial in the mode `early_exit`.
 
         Args:
@@ -106,27 +124,26 @@ class LoopEngine:
 
 
 @dataclass(frozen=True)
-class LocalEngine:
+class LocalPlan(EnginePlan):
     """A search of a user's module in one process, trials included."""
 
     name: Literal["local"] = "local"
 
 
 @dataclass(frozen=True)
-class BuiltinTunerEngine:
+class BuiltinTunerPlan(EnginePlan):
     """One of NNI's own tuners without NNI's manager, as comparisons run them."""
 
     name: Literal["nni-tuner"] = "nni-tuner"
 
 
-EnginePlan = NniEngine | OptunaEngine | LoopEngine | LocalEngine | BuiltinTunerEngine
-_Engine = TypeVar("_Engine", NniEngine, OptunaEngine, LoopEngine, LocalEngine, BuiltinTunerEngine)
+_Plan = TypeVar("_Plan", bound=EnginePlan)
 _ENGINES: dict[str, type[EnginePlan]] = {
-    "local": LocalEngine,
-    "loop": LoopEngine,
-    "nni": NniEngine,
-    "nni-tuner": BuiltinTunerEngine,
-    "optuna": OptunaEngine,
+    "local": LocalPlan,
+    "loop": LoopPlan,
+    "nni": NniPlan,
+    "nni-tuner": BuiltinTunerPlan,
+    "optuna": OptunaPlan,
 }
 
 _PACKAGES = ("autocompress", "torch", "torch-pruning", "torchao", "nni", "numpy")
@@ -183,31 +200,31 @@ class ExperimentPlan:
     @property
     def model_name(self) -> str:
         """Name of the user's module, or of the class of the model that a training loop was given."""
-        return self.engine.model if isinstance(self.engine, LoopEngine) else str(self.module["class_name"])
+        return self.engine.model if isinstance(self.engine, LoopPlan) else str(self.module["class_name"])
 
     @property
-    def searches(self) -> tuple[Search, ...]:
+    def searches(self) -> tuple[SearchRule, ...]:
         """One search for each algorithm."""
         return self._searches(())
 
     @property
     def ends_by_itself(self) -> bool:
         """Whether our own search chooses the trials; NNI's and Optuna's need a limit."""
-        return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LoopEngine)
+        return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LoopPlan)
 
     def proposals(self, records: Sequence[TrialRecord]) -> list[Proposal]:
         """What our own search tries next: at most one proposal for each algorithm, none at its end."""
         return proposals(self._searches(records), records) if self.ends_by_itself else []
 
-    def _searches(self, records: Sequence[TrialRecord]) -> tuple[Search, ...]:
-        if isinstance(self.engine, LoopEngine):
+    def _searches(self, records: Sequence[TrialRecord]) -> tuple[SearchRule, ...]:
+        if isinstance(self.engine, LoopPlan):
             return (self.engine.search(self.settings, records[0].requested_rate if records else None),)
         return self.settings.searches(self.space)
 
     @property
     def stages(self) -> int:
         """The most algorithms that a trial applies one after the other, each with its own epochs."""
-        if isinstance(self.engine, LoopEngine):
+        if isinstance(self.engine, LoopPlan):
             return 1
         return max(len(algorithm(space.name).stages) for space in self.space.algorithms)
 
@@ -218,7 +235,7 @@ class ExperimentPlan:
         return self.settings.maximal_total_epochs * max(1, adaptive)
 
     @property
-    def common(self) -> dict[str, Any]:
+    def search_fields(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
         taught = self.settings.knowledge_distillation
         eager = {"validate_before_training": True} if self.settings.validate_before_training else {}
@@ -231,13 +248,13 @@ class ExperimentPlan:
         }
 
     @property
-    def of_others(self) -> dict[str, Any]:
+    def builtin_search_fields(self) -> dict[str, Any]:
         """What the parameters of trials that other tuners choose have under `search`: they say nothing of epochs."""
-        return {**self.common, "default_epochs": self.settings.patience_epochs}
+        return {**self.search_fields, "default_epochs": self.settings.patience_epochs}
 
     def trial_parameters(self, proposal: Proposal) -> dict[str, Any]:
         """The JSON object of the trial that a proposal asks for."""
-        if isinstance(self.engine, LoopEngine):
+        if isinstance(self.engine, LoopPlan):
             chosen: dict[str, Any] = {ALGORITHM_KEY: {"_name": self.engine.algorithm}}
         else:
             chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
@@ -249,9 +266,9 @@ class ExperimentPlan:
             "epochs": proposal.epochs,
             "initial": proposal.initial,
         }
-        return {**chosen, "search": {**search, **self.common}}
+        return {**chosen, "search": {**search, **self.search_fields}}
 
-    def engine_as(self, kind: type[_Engine]) -> _Engine:
+    def engine_as(self, kind: type[_Plan]) -> _Plan:
         """What is particular to the engine that runs it, which must be of one kind.
 
         Raises:
@@ -265,12 +282,12 @@ class ExperimentPlan:
     @property
     def has_workers(self) -> bool:
         """Whether processes that do not hold the directory's lock may run its trials."""
-        return isinstance(self.engine, OptunaEngine)
+        return self.engine is not None and self.engine.has_workers
 
     @property
     def maximal_trials(self) -> int | None:
         """After how many trials the engine ends the search; None: it ends by itself or not at all."""
-        return self.engine.maximal_trials if isinstance(self.engine, NniEngine) else None
+        return self.engine.maximal_trials if self.engine else None
 
     def with_baseline(self, baseline: Baseline, engine: EnginePlan | None) -> ExperimentPlan:
         """The same plan, ready to start."""
@@ -280,7 +297,7 @@ class ExperimentPlan:
         """As JSON."""
         plain = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         plain["settings"] = self.settings.to_dict()
-        plain["engine"] = dataclasses.asdict(self.engine) if self.engine else None
+        plain["engine"] = dict(vars(self.engine)) if self.engine else None
         plain["baseline"] = self.baseline.to_dict() if self.baseline else None
         return {**plain, "threshold": self.threshold if self.baseline else None}
 
@@ -311,7 +328,7 @@ class ExperimentPlan:
             plan = from_fields(cls, plain)
         except (ConfigError, StoreError) as error:
             raise StoreError(f"experiment.json is damaged: {error}") from error
-        if "class_name" not in plan.module and not isinstance(plan.engine, LoopEngine):
+        if "class_name" not in plan.module and not isinstance(plan.engine, LoopPlan):
             raise StoreError("experiment.json is damaged: module must have class_name; it does not")
         return plan
 

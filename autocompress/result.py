@@ -239,12 +239,12 @@ class CompressionResult:
         """Example inputs of a model that is given: those of the training loop or of its configuration."""
         from autocompress.nncf.config import CompressionConfig
         from autocompress.nncf.create import example_inputs
-        from autocompress.plan import LoopEngine
+        from autocompress.plan import LoopPlan
 
         if self.source is not None:
             return self.source.inputs
         engine = self.plan.engine
-        config = CompressionConfig.from_dict(engine.config) if isinstance(engine, LoopEngine) else None
+        config = CompressionConfig.from_dict(engine.config) if isinstance(engine, LoopPlan) else None
         if config is None or not config.input_info:
             raise ConfigError("example_inputs must be given beside a model: the search's files describe no inputs")
         return example_inputs(config, model)

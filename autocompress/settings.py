@@ -10,7 +10,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, Validati
 from autocompress.argument_checks import checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
-from autocompress.search import AdaptiveSearch, RateAxis, Search, SingleTrial, StepHalving
+from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, StepHalving
 from autocompress.search_space.space import SearchSpace
 from autocompress.setting_fields import (
     Count,
@@ -222,7 +222,7 @@ class AccuracyAwareSettings(AdaptiveParams):
             maximal_rate=axis.high,
         )
 
-    def searches(self, space: SearchSpace) -> tuple[Search, ...]:
+    def searches(self, space: SearchSpace) -> tuple[SearchRule, ...]:
         """The search of each algorithm: adaptive where it has a rate to move, else a single trial.
 
         Raises:

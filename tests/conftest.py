@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 
 import filelock
@@ -21,6 +22,14 @@ hypothesis.settings.load_profile("autocompress")
 
 def pytest_unconfigure():
     _home.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights and data are the same ones in every run, whichever tests ran before."""
+    for name, seed in (("random", "seed"), ("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Selectors of layers: what they refuse, and how they read. Their keys: `search_space/test_layer_keys.py`."""
+"""Selectors of layers: what they refuse, and how they read. Their keys: `search_space/test_space.py`."""
 
 import pytest
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import EARLY_EXIT, ExperimentPlan, LoopEngine, choose_objective
+from autocompress.plan import EARLY_EXIT, ExperimentPlan, LoopPlan, choose_objective
 from autocompress.search_space import default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
@@ -34,8 +34,8 @@ def test_an_unknown_objective_is_refused():
 
 def test_trials_that_other_tuners_choose_are_fine_tuned_with_patience():
     one = plan(settings=AccuracyAwareSettings(patience_epochs=7))
-    assert one.of_others == {**one.common, "default_epochs": 7}
-    assert "default_epochs" not in one.common, "adaptive trials have epochs of their own, and their keys stay"
+    assert one.builtin_search_fields == {**one.search_fields, "default_epochs": 7}
+    assert "default_epochs" not in one.search_fields, "adaptive trials have epochs of their own, and their keys stay"
 
 
 def test_a_plan_that_was_written_is_read():
@@ -76,7 +76,7 @@ def test_a_plan_without_its_budget():
 
 
 def loop_plan(mode="adaptive_compression_level", **settings):
-    engine = LoopEngine("Net", "filter_pruning+qat", mode, {"log_dir": None})
+    engine = LoopPlan("Net", "filter_pruning+qat", mode, {"log_dir": None})
     return plan(module={}, search_space={}, engine=engine, settings=AccuracyAwareSettings.from_dict(settings),
                 tuner=EARLY_EXIT if mode == EARLY_EXIT else "AdaptiveCompression")  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Experiments as they lie on disk, written through the store: nothing is trained here."""
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.plan import ExperimentPlan, NniEngine
+from autocompress.plan import ExperimentPlan, NniPlan
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
@@ -19,7 +19,7 @@ def plan(**changes):
         "settings": AccuracyAwareSettings(),
         "objective": "rate",
         "tuner": "AdaptiveCompression",
-        "engine": NniEngine("written-by-hand", {"trainingService": {"platform": "local"}}),
+        "engine": NniPlan("written-by-hand", {"trainingService": {"platform": "local"}}),
         "baseline": Baseline(0.9, 0.88, True, Measurement(1000, 1000, 800, 5000), "f", 0.1),
     }
     return ExperimentPlan(**{**fields, **changes})

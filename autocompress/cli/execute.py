@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 
 
 def run_search(
-    engine: Engine, search: Search, *, quiet: bool, trackers: Iterable[str] = (), keep_page: bool = False
+    engine: Engine,
+    search: Search,
+    *,
+    quiet: bool,
+    trackers: Iterable[str] = (),
+    keep_page: bool = False,
+    again: str | None = None,
 ) -> None:
     """Run the search to its end and print the result.
 
@@ -49,6 +56,7 @@ def run_search(
         quiet: print nothing but the result.
         trackers: where its progress is logged, each as `<name>=<where>`.
         keep_page: leave its web page up at the end, until Ctrl-C.
+        again: the command that goes on after Ctrl-C; None: `autocompress resume`.
 
     Raises:
         AutoCompressError: as the engine does.
@@ -58,13 +66,15 @@ def run_search(
     callbacks = [tracker(text) for text in trackers]
     with removed_if_unused(store.path):
         if not _runs_to_its_end(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
-            go_on = f"go on with: autocompress resume {store.path}" if store.exists() else "the search had not begun"
-            print(f"stopped; {go_on}", file=sys.stderr)
+            go_on = f"go on with: {again or shlex.join(['autocompress', 'resume', str(store.path)])}"
+            print(f"stopped; {go_on if store.exists() else 'the search had not begun'}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
     try:
         print(result_text(CompressionResult(store)))
         if keep_page and search.url:
             show_page(search.url)
+        elif keep_page:
+            serve_page(engine, store.path, None)
     finally:
         search.stop()
 

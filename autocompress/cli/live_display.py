@@ -16,8 +16,7 @@ from autocompress.cli.snapshot import Reader, RunningTrial, Snapshot
 from autocompress.cli.tables import line, trials_table
 from autocompress.errors import StoreError
 from autocompress.records import Proposal
-from autocompress.report.data import at_rate, counted, duration, gain, number
-from autocompress.report.verdict import disagreements
+from autocompress.report.verdict import at_rate, counted, disagreements, duration, gain, number
 from autocompress.store import ExperimentDirectory
 
 _TABLE_ROWS = 12

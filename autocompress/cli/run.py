@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -218,7 +219,7 @@ def worker(
         engine, reference = engine_named("optuna"), None if module is None else ModuleReference.parse(module)
         shared = {"storage": storage, "study": study, "module": reference}
         found = engine.open(out, trials=trials, concurrency=concurrency, alone=False, **shared)
-        execute.run_search(engine, found, quiet=quiet)
+        execute.run_search(engine, found, quiet=quiet, again=shlex.join(["autocompress", *sys.argv[1:]]))
 
 
 def check(

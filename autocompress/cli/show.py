@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -225,7 +226,7 @@ def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) 
         return f"not run from here; whether by workers is not known: {error}"
     if helping:
         return f"run by workers ({', '.join(helping)})"
-    return f"not running; go on with: autocompress resume {store.path}"
+    return f"not running; go on with: {shlex.join(['autocompress', 'resume', str(store.path)])}"
 
 
 def _existing(directory: Path) -> ExperimentDirectory:

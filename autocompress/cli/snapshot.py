@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from autocompress.engines.preflight import longest_text
+from autocompress.engines.start import longest_text
 from autocompress.errors import ConfigError, StoreError
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
@@ -50,7 +50,7 @@ class RunningTrial:
 
     Attributes:
         algorithm: name of the algorithm.
-        rate: the requested rate; None where the algorithm has none or a stock tuner chose several.
+        rate: the requested rate; None where the algorithm has none or a built-in tuner chose several.
         epoch: epochs evaluated so far.
         epochs: the most epochs; None where the module decides.
         accuracy: at the last evaluation; None before the first.
@@ -78,7 +78,7 @@ class Snapshot:
         verdict: what the best one evaluated to when loaded afresh; None before the end.
         verdicts: of all trials whose model was loaded afresh, by key.
         ended: whether there is nothing left to try.
-        waiting: what the rule would try next; empty where a stock tuner decides, or the algorithm is not known here.
+        waiting: what the rule would try next; empty where a built-in tuner decides, or the algorithm is not known here.
         longest: how long the search takes at most, in words; None where no preflight has timed it.
     """
 

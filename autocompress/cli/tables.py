@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import at_rate, counted, gain, holds, number, percent, verdict
-from autocompress.report.verdict import disagreement
+from autocompress.report.verdict import at_rate, counted, disagreement, gain, holds, number, percent, verdict
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def check_algorithms(
     Raises:
         AutoCompressError: there is no such module, or the search space breaks a rule.
     """
-    from autocompress.engines.preflight import duration, findings, length_of_space
+    from autocompress.engines.start import duration, findings, length_of_space
     from autocompress.search_space import load_search_space
     from autocompress.trial.check import AlgorithmCheck
     from autocompress.trial.child import check_in_child

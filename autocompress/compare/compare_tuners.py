@@ -18,7 +18,7 @@ from autocompress.budget import AccuracyBudget
 from autocompress.compare.one_search import DEFAULT_TUNERS, SPECS, Engine, SearchSpec, TunerName, tuners_named
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.opening import require_same
+from autocompress.engines.start import require_same
 from autocompress.errors import AutoCompressError, ConfigError, StoreError, unknown_name
 from autocompress.plan import choose_objective, installed_versions
 from autocompress.records import Baseline

@@ -68,7 +68,7 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def post_compress_finetuning_epochs(cls, compress_algorithm_name: str) -> int | None:  # noqa: ARG003
-        """Epochs of fine-tuning after compression under stock tuners; None: the search's `patience_epochs`."""
+        """Epochs of fine-tuning after compression under built-in tuners; None: the search's `patience_epochs`."""
         return None
 
     @classmethod

@@ -19,21 +19,10 @@ from matplotlib.ticker import PercentFormatter
 
 from autocompress.errors import StoreError
 from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
-from autocompress.report.data import (
-    ReportData,
-    counted,
-    duration,
-    holds,
-    number,
-    percent,
-    read_report_data,
-    reasons,
-    recipe,
-    verdict,
-)
+from autocompress.report.data import ReportData, read_report_data, reasons, recipe
 from autocompress.report.plots import PALETTE, Draw, plots, png, svg
 from autocompress.report.plots import write as write_plot
-from autocompress.report.verdict import advice, findings, headline
+from autocompress.report.verdict import advice, counted, duration, findings, headline, holds, number, percent, verdict
 from autocompress.store import ExperimentDirectory
 from autocompress.store.directory import write_json
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import ReportData, at_rate
+from autocompress.report.data import ReportData
+from autocompress.report.verdict import at_rate
 
 INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
 WITHIN, OUTSIDE, FAILED, ACCENT = "#0b7a53", "#b35309", "#a3232b", "#2456c4"

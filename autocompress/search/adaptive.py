@@ -117,10 +117,10 @@ class SingleTrial:
         return []
 
 
-Search = AdaptiveSearch | SingleTrial
+SearchRule = AdaptiveSearch | SingleTrial
 
 
-def proposals(searches: Sequence[Search], records: Sequence[TrialRecord]) -> list[Proposal]:
+def proposals(searches: Sequence[SearchRule], records: Sequence[TrialRecord]) -> list[Proposal]:
     """Every open proposal, at most one per search; empty when all searches are finished."""
     open_ones = (search.next(records) for search in searches)
     return [proposal for proposal in open_ones if proposal is not None]
@@ -162,7 +162,7 @@ def reason_to_stop(epoch: int, *, patience: int | None, total_epochs: int, maxim
 
 
 def next_speculative(
-    search: Search, records: Sequence[TrialRecord], running: Collection[float | None]
+    search: SearchRule, records: Sequence[TrialRecord], running: Collection[float | None]
 ) -> Proposal | None:
     """The nearest open proposal whose rate is not among `running`; None where every path ends or is being tried.
 
@@ -207,7 +207,7 @@ class SearchLength:
         return SearchLength(*map(min, astuple(self), astuple(other)))
 
 
-def search_length(searches: Iterable[Search], stages: Sequence[int], validate_every: int) -> SearchLength:
+def search_length(searches: Iterable[SearchRule], stages: Sequence[int], validate_every: int) -> SearchLength:
     """The bounds of searches whose accuracy falls as the rate rises.
 
     `stages`: for each search, how many algorithms a trial applies one after the other, each with its own epochs.
@@ -225,7 +225,7 @@ def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
     return SearchLength(trials, trials * epochs, trials * (math.ceil(epochs / validate_every) + 1))
 
 
-def _search_length(search: Search, stages: int, validate_every: int) -> SearchLength:
+def _search_length(search: SearchRule, stages: int, validate_every: int) -> SearchLength:
     if not isinstance(search, AdaptiveSearch):
         return of_trials(1, search.epochs * stages, validate_every)
     first = of_trials(1, search.initial_epochs * stages, validate_every)

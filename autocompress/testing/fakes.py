@@ -115,7 +115,7 @@ class CurveModule(AbstractAutoCompressionModule):
 
     @classmethod
     def post_compress_finetuning_epochs(cls, compress_algorithm_name: str) -> int:  # noqa: ARG003
-        """Two epochs under stock tuners."""
+        """Two epochs under built-in tuners."""
         return 2
 
     @classmethod

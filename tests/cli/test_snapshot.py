@@ -8,7 +8,7 @@ from rich.console import Console
 from autocompress.cli.live_display import live_view
 from autocompress.cli.snapshot import Reader, holder, take
 from autocompress.plain_json import dumps
-from autocompress.plan import NniEngine
+from autocompress.plan import NniPlan
 from autocompress.store import ExperimentDirectory, Ledger
 from tests.written import plan, record
 
@@ -21,8 +21,8 @@ def shown(store, seconds=12.0, url=URL, width=100, **options):
     return console.export_text()
 
 
-def test_stock_tuners_decide_for_themselves_and_end_at_their_number(new_store):
-    new_store.write_settings(plan(tuner="TPE", engine=NniEngine("id", {"maxTrialNumber": 1})).to_dict())
+def test_builtin_tuners_decide_for_themselves_and_end_at_their_number(new_store):
+    new_store.write_settings(plan(tuner="TPE", engine=NniPlan("id", {"maxTrialNumber": 1})).to_dict())
     assert "next: the tuner decides" in shown(new_store)
     Ledger(new_store).add(record("key0", 0.5, feasible=True))
     assert take(new_store).ended

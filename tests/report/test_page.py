@@ -14,7 +14,7 @@ ALGORITHMS = ("l1", "l2", "fpgm", "l2+qat")
 
 
 def written(path, trials):
-    """An experiment with so many trials, as a search by a stock tuner leaves it."""
+    """An experiment with so many trials, as a search by a built-in tuner leaves it."""
     directory = ExperimentDirectory(path)
     directory.create()
     directory.write_settings(plan(tuner="TPE").to_dict())

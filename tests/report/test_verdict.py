@@ -1,14 +1,68 @@
-"""The verdict in words."""
+"""Figures and phrases, as the terminal and reports have them."""
 
 import dataclasses
 
 import pytest
 
-from autocompress.report.data import read_report_data, reasons, verdict
+from autocompress.report.data import read_report_data, reasons
 from autocompress.report.page import page
-from autocompress.report.verdict import advice, findings, headline
+from autocompress.report.verdict import (
+    advice,
+    at_rate,
+    counted,
+    duration,
+    findings,
+    first_line,
+    gain,
+    headline,
+    holds,
+    number,
+    percent,
+    verdict,
+)
 from autocompress.store import Ledger, Verdict
 from tests.written import finish, plan, propose, record
+
+WITHIN, OUTSIDE = record("a", 0.5, feasible=True), record("b", 0.7, feasible=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.5"), (0.123456, "0.1235"), (1e-7, "1e-07"), (None, "-"), (float("nan"), "-")]
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7380, "2 h 03 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_phrases():
+    assert (percent(0.1234), percent(None)) == ("12.3%", "-")
+    assert (counted(1, "trial"), counted(1200, "trial")) == ("1 trial", "1,200 trials")
+    assert (at_rate("l2", 0.25), at_rate("qat", None)) == ("l2 at rate 0.25", "qat")
+    assert (first_line("\n  a\nb"), first_line(" \n")) == ("a", "(no reason given)")
+    assert gain(WITHIN) == "50.0% of the parameters removed, 50.0% smaller"
+
+
+def test_verdicts_of_trials():
+    assert verdict(WITHIN) == "within"
+    assert verdict(OUTSIDE) == "outside"
+    assert verdict(dataclasses.replace(WITHIN, state="failed", error="it broke\nsomewhere")) == "failed: it broke"
+    assert verdict(dataclasses.replace(OUTSIDE, state="stopped")) == "stopped, outside"
+    simulated = dataclasses.replace(OUTSIDE, simulated_accuracy=0.9)
+    assert verdict(simulated) == "outside as int8; 0.9 in simulation"
+
+
+def test_a_model_that_evaluates_differently_when_loaded_holds_only_if_that_is_within():
+    other = Verdict(0.4, None, False)
+    assert not holds(WITHIN, other)
+    assert holds(WITHIN, Verdict(WITHIN.accuracy, None, True))
+    assert verdict(WITHIN, other).startswith("outside; ")
 
 
 def test_what_was_found_and_how_sure_it_is(ended):
@@ -79,7 +133,7 @@ def test_why_each_trial_was_tried(ended):
     ]
 
 
-def test_trials_of_a_stock_tuner_have_its_name_as_reason(begun):
+def test_trials_of_a_builtin_tuner_have_its_name_as_reason(begun):
     begun.write_settings(plan(tuner="TPE").to_dict())
     Ledger(begun).add(record("a", 0.4, feasible=True))
     assert reasons(read_report_data(begun)) == ["chosen by TPE"]

@@ -144,7 +144,7 @@ def test_the_first_record_of_a_rate_decides():
 
 
 def test_records_at_other_rates_change_nothing():
-    """A stock tuner's, say."""
+    """A built-in tuner's, say."""
     assert SEARCH.next([trial(0.123), trial(0.5), trial(0.9)]) == SEARCH.next([trial(0.5)])
 
 

@@ -57,7 +57,7 @@ def test_proposing_an_open_trial_again_changes_nothing(ledger):
     assert len(ledger.directory.journal.read()) == 1
 
 
-def test_a_stock_tuner_proposes_without_a_proposal(ledger):
+def test_a_builtin_tuner_proposes_without_a_proposal(ledger):
     ledger.propose(STOCK)
     assert replayed(ledger).open == {"b": STOCK}
 
@@ -104,7 +104,7 @@ def test_a_known_result_answers_also_without_files(ledger):
 
 
 def test_a_trial_proposed_again_is_settled_again(ledger):
-    """A stock tuner may choose the same parameters twice: each time has its result."""
+    """A built-in tuner may choose the same parameters twice: each time has its result."""
     record = trial(0.5, key="a")
     ledger.propose(OPEN)
     ledger.directory.trial("a").write_record(record)

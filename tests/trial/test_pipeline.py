@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.formats.checkpoint import load_compressed
-from autocompress.report.data import verdict
+from autocompress.report.verdict import verdict
 from autocompress.store import ExperimentDirectory
 from autocompress.testing.zoo import GroupedCnn, Regression, VggBn
 from autocompress.trial import run

@@ -13,10 +13,9 @@ from typing import Any
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, check_failures, require_options
-from autocompress.engines.opening import open_experiment
-from autocompress.engines.preflight import announce, length_of
+from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalEngine
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
@@ -126,7 +125,7 @@ def _run(plan: ExperimentPlan, ledger: Ledger, module: ModuleClass, proposal: Pr
     )
 
 
-class Local:
+class LocalEngine:
     """This process. Implements `base.Engine`."""
 
     name = "local"
@@ -142,7 +141,7 @@ class Local:
         """
         require_options(self, self.create_options, request.options)
         _require(request)
-        plan = request.plan(ADAPTIVE_TUNER, LocalEngine())
+        plan = request.plan(ADAPTIVE_TUNER, LocalPlan())
         return LocalSearch(plan, request.directory, request.trials, request.confirmed)
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> LocalSearch:
@@ -150,7 +149,7 @@ class Local:
         require_options(self, self.open_options, options)
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.read(store)
-        plan.engine_as(LocalEngine)
+        plan.engine_as(LocalPlan)
         return LocalSearch(plan, directory, None if trials is None else len(Ledger(store).records) + trials)
 
     def show(self, directory: Path, **options: Any) -> str:
@@ -163,7 +162,7 @@ class Local:
         return []
 
 
-ENGINE = Local()
+ENGINE = LocalEngine()
 
 
 def _require(request: SearchRequest) -> None:

@@ -18,7 +18,7 @@ from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
 from autocompress.nncf.search_translation import DEFAULT_BOUNDS, settings_of
 from autocompress.nncf.sections import SECTION, Distillation, Quantization
-from autocompress.plan import ADAPTIVE_TUNER, EARLY_EXIT, ExperimentPlan, LoopEngine
+from autocompress.plan import ADAPTIVE_TUNER, EARLY_EXIT, ExperimentPlan, LoopPlan
 from autocompress.records import Baseline
 from autocompress.registry import MIX
 from autocompress.settings import AccuracyAwareSettings, AdaptiveParams
@@ -101,7 +101,7 @@ def _plan(
         settings=settings,
         objective="rate",
         tuner=EARLY_EXIT if mode == EARLY_EXIT else ADAPTIVE_TUNER,
-        engine=LoopEngine(name, _algorithm(config), mode, config.model_dump(mode="json")),
+        engine=LoopPlan(name, _algorithm(config), mode, config.model_dump(mode="json")),
         baseline=baseline,
     )
 

@@ -15,13 +15,12 @@ from autocompress.argument_checks import checked_arguments
 from autocompress.engines.base import check_failures
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.recorder import LoopStatistics, Outcome, Recorder, Report, Scalars, statistics_of
-from autocompress.engines.opening import open_experiment, require_same
-from autocompress.engines.preflight import announce, length_of
+from autocompress.engines.start import announce, length_of, open_experiment, require_same
 from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
-from autocompress.plan import ExperimentPlan, LoopEngine
+from autocompress.plan import ExperimentPlan, LoopPlan
 from autocompress.records import Preflight, TrialRecord
-from autocompress.report.data import at_rate, holds, read_report_data
-from autocompress.report.verdict import disagreement, findings, headline, infeasible
+from autocompress.report.data import read_report_data
+from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, infeasible
 from autocompress.result import CompressionResult
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
@@ -231,7 +230,7 @@ class _TrainingLoop:
             announce(self._plan, _logger, length_of(self._plan))
 
     def _store(self, log_dir: str | Path | None, resume: str | Path | None) -> ExperimentDirectory:
-        folder = Path(log_dir or self._plan.engine_as(LoopEngine).config["log_dir"] or "runs")
+        folder = Path(log_dir or self._plan.engine_as(LoopPlan).config["log_dir"] or "runs")
         new = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         path = self._runner.share(str(new if resume is None else resume))
         assert path is not None
@@ -306,7 +305,7 @@ class EarlyExitCompressionTrainingLoop(_TrainingLoop):
 
 def _fixed(plan: ExperimentPlan) -> dict[str, Any]:
     """What a loop that is resumed must have in common, beside the search."""
-    config = {name: value for name, value in plan.engine_as(LoopEngine).config.items() if name != "log_dir"}
+    config = {name: value for name, value in plan.engine_as(LoopPlan).config.items() if name != "log_dir"}
     return {"configuration": config, "uncompressed model": plan.measured.fingerprint}
 
 

@@ -22,9 +22,9 @@ from autocompress.errors import AutoCompressError, ConfigError, ModuleError, fir
 from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight
-from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
+from autocompress.trial.preflight.evaluation import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.inspection import preflight_of
-from autocompress.trial.preflight.judging import Judge, Names, output_layers, spread
+from autocompress.trial.preflight.judge import Judge, Names, output_layers, spread
 from autocompress.trial.preflight.training import Step, check_step, take_step
 from autocompress.trial.spec import preserved_rng_state
 

@@ -39,7 +39,7 @@ from autocompress.engines.nni.manager import (
 from autocompress.errors import EngineError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
-from autocompress.plan import ExperimentPlan, NniEngine
+from autocompress.plan import ExperimentPlan, NniPlan
 from autocompress.records import Baseline
 from autocompress.result import CompressionResult
 from autocompress.settings import AccuracyAwareSettings
@@ -299,8 +299,8 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         if plan.maximal_trials == self.config.max_trial_number:
             return plan
         self._limit_changed = True
-        config = {**plan.engine_as(NniEngine).config, "maxTrialNumber": self.config.max_trial_number}
-        changed = dataclasses.replace(plan, engine=NniEngine(self.id, config))
+        config = {**plan.engine_as(NniPlan).config, "maxTrialNumber": self.config.max_trial_number}
+        changed = dataclasses.replace(plan, engine=NniPlan(self.id, config))
         store.write_settings(changed.to_dict())
         return changed
 

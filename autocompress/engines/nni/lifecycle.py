@@ -22,10 +22,9 @@ from autocompress.engines.nni.configuration import canonical_json, complete_conf
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
 from autocompress.engines.nni.manager import Machines, Manager, end_process, find_manager
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
-from autocompress.engines.opening import open_experiment
-from autocompress.engines.preflight import announce, length_of
+from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError, EngineError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniEngine
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniPlan
 from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.directory import require_space
@@ -54,7 +53,7 @@ def create_algorithms(
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
     else:
         builtin = create_builtin_tuner(plan.tuner, plan.tuner_arguments, plan.settings.seed)
-        tuner = BuiltinTuner(builtin, trials, plan.of_others, plan.settings.maximal_total_epochs)
+        tuner = BuiltinTuner(builtin, trials, plan.builtin_search_fields, plan.settings.maximal_total_epochs)
     return Algorithms(trials, tuner, _assessor(plan, ledger))
 
 
@@ -172,7 +171,7 @@ def create_experiment(
         plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed
     )
     complete_config(config, experiment_id, store.path, module, plan.space)
-    plan = plan.with_baseline(measured, NniEngine(experiment_id, canonical_json(config)))
+    plan = plan.with_baseline(measured, NniPlan(experiment_id, canonical_json(config)))
     store.write_settings(plan.to_dict())
     if baseline is None:
         announce(plan, _logger, length_of(plan, config.max_trial_number))
@@ -194,7 +193,7 @@ def reopen_experiment(
 
 def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, ExperimentConfig]:
     """NNI's id and configuration of an experiment, from its plan."""
-    engine = plan.engine_as(NniEngine)
+    engine = plan.engine_as(NniPlan)
     try:
         known = ExperimentConfig(**engine.config)
     except Exception as error:  # NNI raises errors of many types

@@ -16,10 +16,9 @@ from autocompress.engines.nni.builtin_tuners import require_tuner
 from autocompress.engines.nni.lifecycle import create_algorithms
 from autocompress.engines.nni.manager import Machines
 from autocompress.engines.nni.wire_format import flattened
-from autocompress.engines.opening import open_experiment
-from autocompress.engines.preflight import announce, length_of
+from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError
-from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerEngine, ExperimentPlan
+from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerPlan, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
@@ -95,7 +94,7 @@ class TunerEngine:
         if request.concurrency != 1:
             raise ConfigError(f"concurrency must be 1 on the engine 'nni-tuner'; got {request.concurrency}")
         tuner = ADAPTIVE_TUNER if request.tuner is None else require_tuner(request.tuner)
-        plan = request.plan(tuner, BuiltinTunerEngine())
+        plan = request.plan(tuner, BuiltinTunerPlan())
         _require_end(plan, request.trials)
         baseline = request.baseline or measure_in_child(
             plan.module, plan.search_space, request.directory, plan.settings, confirmed=request.confirmed
@@ -110,7 +109,7 @@ class TunerEngine:
         require_options(self, self.open_options, options)
         store = ExperimentDirectory(directory)
         plan = ExperimentPlan.read(store)
-        plan.engine_as(BuiltinTunerEngine)
+        plan.engine_as(BuiltinTunerPlan)
         _require_end(plan, trials)
         return TunerSearch(plan, directory, None if trials is None else len(Ledger(store).records) + trials)
 

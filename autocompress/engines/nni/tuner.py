@@ -13,7 +13,7 @@ from nni.tuner import Tuner
 from autocompress.engines.base import check_failures, lost_trial_message
 from autocompress.engines.nni.manager import Machines
 from autocompress.records import Proposal, TrialRecord
-from autocompress.search import Search, proposals
+from autocompress.search import SearchRule, proposals
 from autocompress.store import Ledger, PendingTrial, killed_message
 from autocompress.store.directory import require_space
 from autocompress.trial.spec import trial_key
@@ -156,7 +156,10 @@ class AdaptiveCompression(Tuner):  # type: ignore[misc]  # NNI is not typed
     """NNI tuner that proposes what the searches propose, as far as NNI has free workers."""
 
     def __init__(
-        self, searches: Sequence[Search], trial_parameters: Callable[[Proposal], dict[str, Any]], trials: RunningTrials
+        self,
+        searches: Sequence[SearchRule],
+        trial_parameters: Callable[[Proposal], dict[str, Any]],
+        trials: RunningTrials,
     ) -> None:
         self._searches = searches
         self._trial_parameters = trial_parameters

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from autocompress.engines.optuna.convert import open_trial, records_of
 from autocompress.errors import StoreError
-from autocompress.plan import ExperimentPlan, OptunaEngine
+from autocompress.plan import ExperimentPlan, OptunaPlan
 from autocompress.records import TrialRecord
 from autocompress.report import write_report
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
@@ -68,7 +68,7 @@ class DirectorySync:
             self.store.write_settings(plan.to_dict())
             return
         engine = ExperimentPlan.read(self.store).engine
-        if not isinstance(engine, OptunaEngine) or engine.study != plan.engine_as(OptunaEngine).study:
+        if not isinstance(engine, OptunaPlan) or engine.study != plan.engine_as(OptunaPlan).study:
             raise StoreError(
                 f"the directory must not belong to another experiment; {self.store.path} does: name another directory"
             )

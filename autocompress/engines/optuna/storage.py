@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from autocompress.engines.optuna.convert import PLAN
 from autocompress.errors import ConfigError, StoreError, unknown_name
-from autocompress.plan import ExperimentPlan, OptunaEngine
+from autocompress.plan import ExperimentPlan, OptunaPlan
 from autocompress.store import ExperimentDirectory
 
 _logger = logging.getLogger("autocompress.optuna")
@@ -158,7 +158,7 @@ def storage_of(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, s
         StoreError: it belongs to no study.
         ConfigError: the address has a password, which is not stored.
     """
-    engine = plan.engine_as(OptunaEngine)
+    engine = plan.engine_as(OptunaPlan)
     if engine.storage is None:
         return default_storage(store), engine.study
     if _url(engine.storage).password is not None:

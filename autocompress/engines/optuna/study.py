@@ -19,7 +19,6 @@ from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.opening import require_same_search, warn_of_new_source
 from autocompress.engines.optuna.convert import PLAN
 from autocompress.engines.optuna.directory_sync import DirectorySync, upload_artifacts
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler
@@ -35,9 +34,9 @@ from autocompress.engines.optuna.storage import (
     storage_of,
 )
 from autocompress.engines.optuna.worker import Worker
-from autocompress.engines.preflight import announce, length_of
+from autocompress.engines.start import announce, length_of, require_same_search, warn_of_new_source
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaEngine, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaPlan, choose_objective
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import SearchSpaceSource, load_search_space
@@ -160,7 +159,7 @@ class CompressionStudy:
             objective=plan.objective,
             study_name=study_name,
             directory=directory,
-            artefacts=plan.engine_as(OptunaEngine).artefacts,
+            artefacts=plan.engine_as(OptunaPlan).artefacts,
         )
         opened._runs_module = module is not None
         opened._needs_sampler = sampler is None and plan.tuner != ADAPTIVE_TUNER
@@ -293,7 +292,7 @@ class CompressionStudy:
             settings=self.settings,
             objective=choose_objective(space, objective),
             tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
-            engine=OptunaEngine(self.study_name, address(self._storage), self._artefacts),
+            engine=OptunaPlan(self.study_name, address(self._storage), self._artefacts),
         )
         _ = plan.searches  # an empty range or a bad bound is found here
         return plan

@@ -201,7 +201,7 @@ class Worker:
         trial.set_user_attr(OWNER, this_process())
         sampler = self._study.sampler
         if not isinstance(sampler, ProposalSampler):
-            chosen = {**suggest(trial, self._plan.space), "search": self._plan.of_others}
+            chosen = {**suggest(trial, self._plan.space), "search": self._plan.builtin_search_fields}
             return write_order(trial, self._plan, chosen)
         while proposal is not None:
             pending = sampler.claim(self._study, trial, proposal)

@@ -14,14 +14,14 @@ from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.search_space import SearchSpace
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.trial.preflight.evaluating import EvaluationResult, Evaluations, named_evaluator
+from autocompress.trial.preflight.evaluation import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
     require_hooks_return,
     require_inputs,
     require_same_weights,
     require_weights,
 )
-from autocompress.trial.preflight.judging import Judge, Names, output_layers
+from autocompress.trial.preflight.judge import Judge, Names, output_layers
 from autocompress.trial.preflight.training import Step, check_step, training_steps
 from autocompress.trial.spec import seed_everything
 

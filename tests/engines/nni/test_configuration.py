@@ -71,19 +71,19 @@ def test_unknown_assessor(tmp_path):
     refused(made, ConfigError, "unknown assessor 'Medianstopp'; did you mean 'Medianstop'")
 
 
-def test_a_stock_tuner_without_an_end(tmp_path):
+def test_a_builtin_tuner_without_an_end(tmp_path):
     made = experiment(tmp_path)
     made.config.tuner.name = "TPE"
     refused(made, ConfigError, "tuner 'TPE' does not end by itself: config.max_trial_number")
 
 
-def test_a_stock_tuner_that_cannot_take_nested_search_spaces(tmp_path):
+def test_a_builtin_tuner_that_cannot_take_nested_search_spaces(tmp_path):
     made = experiment(tmp_path)
     made.config.tuner.name, made.config.max_trial_number = "GP", 3
     refused(made, ConfigError, "tuner 'GP' cannot take this search space: float() argument must be")
 
 
-def test_a_stock_tuner_that_minimises(tmp_path):
+def test_a_builtin_tuner_that_minimises(tmp_path):
     made = experiment(tmp_path)
     made.config.tuner.name, made.config.max_trial_number = "TPE", 3
     made.config.tuner.class_args = {"optimize_mode": "minimize"}

@@ -62,7 +62,7 @@ def test_two_algorithms_side_by_side_give_the_sequential_answers(run):
 
 
 @pytest.mark.parametrize("tuner", ["TPE", "Random", "Evolution"])
-def test_stock_tuners_are_given_the_score(run, tuner):
+def test_builtin_tuners_are_given_the_score(run, tuner):
     experiment = run(modules.Cliff, search_space("l1"), tuner=tuner, trials=4, concurrency=2)
     records = experiment.result.records
     assert len(records) == 4, records
@@ -75,7 +75,7 @@ def test_stock_tuners_are_given_the_score(run, tuner):
     assert best.score == max(record.score for record in records) > 0
 
 
-def test_a_stock_tuner_that_runs_out_of_options_ends_the_experiment(run):
+def test_a_builtin_tuner_that_runs_out_of_options_ends_the_experiment(run):
     sparsity = {"_type": "choice", "_value": [0.2, 0.4]}
     space = {
         "algorithm_name": {"_type": "choice", "_value": [{"_name": "l1", "config_list::::hidden::sparsity": sparsity}]}

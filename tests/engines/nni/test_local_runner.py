@@ -6,7 +6,7 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.engines.nni.local_runner import ENGINE
 from autocompress.errors import ConfigError
-from autocompress.plan import BuiltinTunerEngine
+from autocompress.plan import BuiltinTunerPlan
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from tests import curve_modules
@@ -29,7 +29,7 @@ def store(tmp_path):
     """A finished search of ours, without NNI's manager."""
     directory = ExperimentDirectory(tmp_path / "experiment")
     directory.create()
-    directory.write_settings(plan(engine=BuiltinTunerEngine()).to_dict())
+    directory.write_settings(plan(engine=BuiltinTunerPlan()).to_dict())
     finish(Ledger(directory))
     return directory
 

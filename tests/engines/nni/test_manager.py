@@ -29,7 +29,7 @@ from autocompress.engines.nni.manager import (
     require_free_port,
 )
 from autocompress.errors import ConfigError, EngineError, StoreError
-from autocompress.plan import ExperimentPlan, NniEngine
+from autocompress.plan import ExperimentPlan, NniPlan
 from autocompress.search_space import load_search_space
 from autocompress.store import ExperimentDirectory
 from tests import curve_modules
@@ -165,7 +165,7 @@ def test_a_data_base_that_is_none(tmp_path):
 def test_nnis_files_are_in_the_directory_wherever_it_is_now(tmp_path):
     store = ExperimentDirectory(tmp_path)
     config = {"trainingService": {"platform": "local"}, "experimentWorkingDirectory": "/etc"}
-    found, read = load_config(plan(engine=NniEngine("abc", config)), store)
+    found, read = load_config(plan(engine=NniPlan("abc", config)), store)
     assert (found, read.experiment_working_directory) == ("abc", str(tmp_path / "nni"))
 
 

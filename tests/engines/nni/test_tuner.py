@@ -206,7 +206,7 @@ def stock(tmp_path, name="Random", maximal_total_epochs=100, space=None):
     return nni, tuner
 
 
-def test_a_stock_tuners_parameters_are_completed_and_journaled(tmp_path):
+def test_a_builtin_tuners_parameters_are_completed_and_journaled(tmp_path):
     nni, tuner = stock(tmp_path)
     generated = tuner.generate_multiple_parameters([0, 1])
     assert len(generated) == 2
@@ -214,7 +214,7 @@ def test_a_stock_tuners_parameters_are_completed_and_journaled(tmp_path):
     assert [trial.parameters for trial in Ledger(nni.store).open.values()] == generated
 
 
-def test_a_stock_search_ends_when_its_epochs_are_used_up(tmp_path):
+def test_a_builtin_search_ends_when_its_epochs_are_used_up(tmp_path):
     nni, tuner = stock(tmp_path, maximal_total_epochs=5)
     (nni.sent[0],) = tuner.generate_multiple_parameters([0])
     record = TrialRecord(key=nni.trials.key(nni.sent[0]), algorithm="l2", state="completed", epochs=5)
@@ -224,7 +224,7 @@ def test_a_stock_search_ends_when_its_epochs_are_used_up(tmp_path):
     assert nni.finished == 1
 
 
-def test_a_stock_tuner_takes_what_ran_again_as_imported(tmp_path):
+def test_a_builtin_tuner_takes_what_ran_again_as_imported(tmp_path):
     _, tuner = stock(tmp_path, "TPE")
     (sent,) = tuner.generate_multiple_parameters([0])
     after, tuner = stock(tmp_path, "TPE")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight import evaluating
-from autocompress.trial.preflight.evaluating import ForwardMonitor
+from autocompress.trial.preflight import evaluation
+from autocompress.trial.preflight.evaluation import ForwardMonitor
 from autocompress.trial.tasks import measure_baseline
 from tests.trial.preflight_modules import CLASSES, FEATURES, SPACE, Right, accuracy, data, loss, module
 
@@ -171,7 +171,7 @@ def test_the_second_try_is_timed_and_seeded_alone():
 
 
 def test_an_evaluator_that_fails_late_is_not_run_again(monkeypatch):
-    monkeypatch.setattr(evaluating, "_QUICK_FAILURE", 0.2)
+    monkeypatch.setattr(evaluation, "_QUICK_FAILURE", 0.2)
     calls = []
 
     def evaluator(model):

@@ -9,7 +9,7 @@ from torch import nn
 
 from autocompress import AccuracyBudget
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight.judging import Judge, Names, damage, most_outputs, output_layers
+from autocompress.trial.preflight.judge import Judge, Names, damage, most_outputs, output_layers
 
 
 class TwoHeads(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from autocompress.compression.model_state import flatten_tensors
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.hooks import equal_values, raising
-from autocompress.trial.preflight.judging import Judge, damage, innermost_layers, most_outputs
+from autocompress.trial.preflight.judge import Judge, damage, innermost_layers, most_outputs
 from autocompress.trial.spec import seed_everything
 
 _REMEMBERED = 4
