@@ -201,7 +201,8 @@ class CompressionResult:
             path: of the file, or of the directory.
             model: the uncompressed model; as for `load_model`.
             example_inputs: a tensor, or a tuple of the positional arguments of one forward pass; by default those of
-                the module, or of a training loop's configuration.
+                the module, or of a training loop's configuration. They must be given beside a model whose search has
+                a module, which is not run then.
             trust_module: see `load_model`.
 
         Raises:

@@ -16,9 +16,8 @@ from tests.cli.support import Terminal, invoke, looked, record_files
 from tests.e2e.launch import search_space
 from tests.e2e.support import manager_of, processes_of, results, trial_of, until
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_and_resume(tmp_path):
     directory, space = tmp_path / "experiment", tmp_path / "space.json"
     space.write_text(json.dumps(search_space("l2")))
@@ -51,6 +50,7 @@ def test_ctrl_c_on_a_terminal_and_resume(tmp_path):
     assert load_compressed(checkpoint).hidden.out_features == 160
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_search_has_begun(tmp_path):
     directory, space = tmp_path / "experiment", tmp_path / "space.json"
     space.write_text(json.dumps(search_space("l2")))

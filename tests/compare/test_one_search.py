@@ -55,9 +55,6 @@ def test_names_that_are_not_known(text, told):
         tuners_named(text)
 
 
-pytestmark = pytest.mark.slow
-
-
 SPACE = search_space("l2")
 
 
@@ -73,6 +70,7 @@ def comparison(tmp_path_factory):
         return home, compared(home, "adaptive,random,optuna-random,anneal", seeds=1, trials=3)
 
 
+@pytest.mark.slow
 def test_real_nni_experiments_find_the_same(comparison, tmp_path, monkeypatch):
     monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
     home, found = comparison
