@@ -18,7 +18,6 @@ EXCEPTIONS = {
     "autocompress/engines/local/factory.py": _LOOP,
     "autocompress/engines/local/training.py": _LOOP,
     "autocompress/engines/nni/engine.py": _ENGINE,
-    "autocompress/engines/optuna/engine.py": _ENGINE,
     "autocompress/tracking/wandb.py": "Weights & Biases needs a server",
     "autocompress/trial/__main__.py": "the program that tests/trial/test_process.py starts",
 }

@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, require_options
 from autocompress.engines.optuna.directory_sync import ARTIFACTS
-from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, storage_of
+from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, plan_of, storage_of
 from autocompress.engines.optuna.study import CompressionStudy
 from autocompress.engines.optuna.worker import owners
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
+from autocompress.registry import load_if_unknown
 from autocompress.result import CompressionResult
+from autocompress.search_space.space import algorithm_names
 from autocompress.store import ExperimentDirectory
 from autocompress.tracking import Callback
 
@@ -98,9 +101,10 @@ class OptunaEngine:
     def open(self, directory: Path | None, *, trials: int | None = None, **options: Any) -> OptunaSearch:
         """A study that has begun, by its directory or by its storage and name."""
         known = require_options(self, self.open_options, options)
-        study = CompressionStudy.open(
-            directory, storage=known.get("storage"), study_name=known.get("study"), module=known.get("module")
-        )
+        storage, name, module = known.get("storage"), known.get("study"), known.get("module")
+        plan = ExperimentPlan.read(ExperimentDirectory(directory or ".")) if storage is None else plan_of(storage, name)
+        load_if_unknown(algorithm_names(plan.search_space), (module or ModuleReference.from_dict(plan.module)).load)
+        study = CompressionStudy.open(directory, storage=storage, study_name=name, module=module)
         return OptunaSearch(study, trials, known.get("concurrency", 1), known.get("alone", True))
 
     def show(self, directory: Path, **options: Any) -> str:
