@@ -15,9 +15,9 @@ from typing import Any
 from autocompress.plan import ExperimentPlan
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import write_manifest
+from autocompress.trial.baseline import is_uncompressed, uncompressed_result
 from autocompress.trial.child import IN_CHILD
 from autocompress.trial.process import Channel
-from autocompress.trial.spec import is_uncompressed, uncompressed_result
 
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
 

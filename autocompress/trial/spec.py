@@ -1,4 +1,4 @@
-"""The specification of a trial: its parameters, its key, its random numbers; and the uncompressed model as a trial."""
+"""The specification of a trial: its parameters, its key, its random numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.budget import accuracy_margin
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
-from autocompress.records import Baseline
 from autocompress.search import require_objective
 from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
 from autocompress.setting_fields import read
@@ -146,37 +144,3 @@ def _epochs(module: ModuleClass, algorithm: str, search: Mapping[str, Any]) -> i
     if epochs is None:
         epochs = search.get("default_epochs", 0) if find_trainer(module, algorithm) is not None else 0
     return int(epochs)
-
-
-UNCOMPRESSED = "uncompressed"
-"""Stands where other trials name their algorithm."""
-
-
-def uncompressed_parameters() -> dict[str, Any]:
-    """The parameters of the baseline trial."""
-    return {"algorithm_name": {"_name": UNCOMPRESSED}, "search": {"requested_rate": 0.0}}
-
-
-def is_uncompressed(parameters: Mapping[str, Any]) -> bool:
-    """Whether these are the parameters of the baseline trial."""
-    chosen = parameters.get("algorithm_name")
-    return isinstance(chosen, Mapping) and chosen.get("_name") == UNCOMPRESSED
-
-
-def uncompressed_result(baseline: Baseline, threshold: float) -> dict[str, Any]:
-    """The final result of the baseline trial, with the fields that other trials report."""
-    higher = baseline.higher_is_better
-    return {
-        "default": 0.0,
-        "accuracy": baseline.accuracy,
-        "accuracy_margin": accuracy_margin(baseline.accuracy, threshold, higher_is_better=higher),
-        "feasible": 1,
-        "requested_rate": 0.0,
-        "achieved_rate": 0.0,
-        "parameters_removed": 0.0,
-        "macs_removed": 0.0,
-        "bytes": baseline.measurement.bytes,
-        "simulated": 0,
-        "epochs": 0,
-        "algorithm": UNCOMPRESSED,
-    }

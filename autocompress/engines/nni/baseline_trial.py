@@ -10,7 +10,7 @@ from nni.tuner import Tuner
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner
 from autocompress.engines.nni.tuner import AdaptiveCompression
 from autocompress.engines.nni.wire_format import from_page_parameters, to_page_parameters
-from autocompress.trial.spec import is_uncompressed, uncompressed_parameters
+from autocompress.trial.baseline import is_uncompressed, uncompressed_parameters
 
 _SendTrial = Callable[[int, dict[str, Any]], None]
 

@@ -4,7 +4,7 @@ from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
 from autocompress.engines.nni.tuner import DeferredParameters
 from autocompress.engines.nni.wire_format import from_page_parameters, to_page_parameters
 from autocompress.records import Baseline, Measurement
-from autocompress.trial.spec import is_uncompressed, uncompressed_parameters, uncompressed_result
+from autocompress.trial.baseline import is_uncompressed, uncompressed_parameters, uncompressed_result
 
 OTHER = {"algorithm_name": {"_name": "l2"}, "search": {"requested_rate": 0.5, "start_from": None}}
 SENT = {"algorithm_name": {"_name": "l2"}, "search/requested_rate": 0.5, "search/start_from": None}
