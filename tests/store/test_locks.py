@@ -73,7 +73,9 @@ def test_the_holder_is_named_and_nobody_else(tmp_path):
 
 def test_one_that_does_not_let_go_is_named(tmp_path, forked):
     holder, _ = forked
-    message = rf"lock must be free within 0\.1 s; process {holder.pid} holds it: if that is stopped, let it go on or end"
+    message = (
+        rf"lock must be free within 0\.1 s; process {holder.pid} holds it: if that is stopped, let it go on or end"
+    )
     with pytest.raises(StoreError, match=message), short_lock(tmp_path / "lock", 0.1):
         pass
 

@@ -46,7 +46,7 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.directory import removed_if_unused
 from autocompress.tracking import Callback, notify_callbacks
-from autocompress.trial.child import refuse_in_child
+from autocompress.trial.child import end_orphan, refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
 
@@ -283,6 +283,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         machines = Machines.of(self.config, self.id, store)
         machines.prepare()
         for key in ledger.open:
+            end_orphan(store.trial(key), _logger)
             machines.fetch(key)
         ledger.settle_ended()
         algorithms = create_algorithms(plan, ledger, self._finish, machines)

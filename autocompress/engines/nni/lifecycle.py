@@ -20,7 +20,7 @@ from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
 from autocompress.engines.nni.configuration import canonical_json, complete_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
-from autocompress.engines.nni.manager import Machines, Manager, end_process, find_manager
+from autocompress.engines.nni.manager import Machines, Manager, find_manager
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError, EngineError, StoreError
@@ -28,7 +28,7 @@ from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniPlan
 from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.directory import require_space
-from autocompress.trial.child import measure_in_child
+from autocompress.trial.child import end_process, measure_in_child
 
 _POLL_SECONDS = 0.2
 _RESTART_SECONDS = 10.0
@@ -47,7 +47,8 @@ def create_algorithms(
     plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
 ) -> Algorithms:
     """The tuner and the assessor that a plan names; `finish` is called once when there is nothing left to try."""
-    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
+    limit = plan.settings.maximal_trial_seconds
+    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines, limit)
     tuner: AdaptiveCompression | BuiltinTuner
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)

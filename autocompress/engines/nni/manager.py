@@ -26,6 +26,7 @@ from nni.tools.nnictl.constants import NNI_HOME_DIR
 from autocompress.errors import ConfigError, EngineError
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.trial.child import end_process
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -165,20 +166,6 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
         tail = log.read_text(errors="replace")[-2000:].strip()
         raise EngineError(f"{error}; its output: {tail or '(none)'}") from error
     return manager
-
-
-def end_process(process: psutil.Process | None, patience: float = _STOP_SECONDS) -> None:
-    """End a process and its children: SIGTERM, then SIGKILL after `patience` seconds."""
-    if process is None:
-        return
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=patience)
-        for straggler in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                straggler.kill()
-        psutil.wait_procs(alive, timeout=5)
 
 
 def find_manager(experiment_id: str) -> psutil.Process | None:

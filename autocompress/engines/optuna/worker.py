@@ -23,6 +23,8 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.directory import require_space
 from autocompress.store.locks import is_running, named, this_host, this_process
+from autocompress.store.ledger import WITHOUT_RESULT
+from autocompress.trial.child import end_orphan
 from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 OWNER = "autocompress:owner"
@@ -178,32 +180,37 @@ class Worker:
         return None
 
     def _ran(self, trial: optuna.Trial, pending: PendingTrial) -> ProcessEnd:
+        store, ending = self._mirror.store, threading.Event()
         self._mirror.propose(pending)
         self._mirror.fetch(pending)
-        process = TrialProcess(self._mirror.store, pending.key, pending.parameters, self._start)
-        ending = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
+        processes: list[TrialProcess] = []
+        watcher = threading.Thread(target=self._watch, args=(trial, processes, ending), daemon=True)
         watcher.start()
         try:
+            end_orphan(store.trial(pending.key), _logger, self._stopping.is_set)
+            limit = self._plan.settings.maximal_trial_seconds
+            process = TrialProcess(store, pending.key, pending.parameters, self._start, limit)
+            processes.append(process)
             for result in process.results():
                 self._report(trial, result, process)
             return process.wait()
         except BaseException:
-            process.interrupt()
-            process.wait()
+            for process in processes:
+                process.interrupt()
+                process.wait()
             raise
         finally:
             ending.set()
             watcher.join()
 
-    def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
-        """Send the heartbeat of a running trial, and interrupt the trial when the search is stopped."""
+    def _watch(self, trial: optuna.Trial, processes: list[TrialProcess], ending: threading.Event) -> None:
+        """Send the heartbeat of a running trial, and interrupt its process when the search is stopped."""
         beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS):
-            if self._stopping.is_set():
-                process.interrupt()
+            if self._stopping.is_set() and processes:
+                processes[0].interrupt()
                 if not ending.wait(_SAVING_SECONDS):
-                    process.kill()
+                    processes[0].kill()
                 return
             if time.monotonic() >= due:
                 beat, due = beat + 1, time.monotonic() + BEAT_SECONDS
@@ -248,6 +255,6 @@ class Worker:
         if end.killed is not None:
             return record_without_result(pending, None, end.killed)
         require_space(self._mirror.store.path, end.crash or "")
-        crash = end.crash or "the trial's process ended without a result"
+        crash = end.crash or WITHOUT_RESULT
         self._mirror.store.trial(pending.key).write_traceback(crash)
         return record_without_result(pending, crash)
