@@ -26,10 +26,7 @@ from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.locks import is_running, named, this_host, this_process
-from autocompress.trial.process import LAUNCHER
-
-_GRACE_SECONDS = 60.0
-"""A task ends by itself at its limit; one that has not after so many seconds more is killed."""
+from autocompress.trial.process import GRACE_SECONDS, LAUNCHER
 
 IN_CHILD = "AUTOCOMPRESS_CHILD"
 """Environment variable that is set in processes that load the user's module for us."""
@@ -122,7 +119,7 @@ def _run(task: str, content: Mapping[str, Any], directory: Path | None, seconds:
         command = [sys.executable, "-m", "autocompress.trial.tasks", *map(str, (request, result, late))]
         environment = {**os.environ, IN_CHILD: "1", LAUNCHER: json.dumps(this_process())}
         try:
-            limit = None if seconds is None else seconds + _GRACE_SECONDS
+            limit = None if seconds is None else seconds + GRACE_SECONDS
             code = subprocess.run(command, env=environment, check=False, timeout=limit).returncode
         except subprocess.TimeoutExpired as error:
             raise TrialError(_late(task, seconds)) from error
@@ -136,8 +133,8 @@ def _run(task: str, content: Mapping[str, Any], directory: Path | None, seconds:
 
 def _late(task: str, seconds: float | None) -> str:
     return (
-        f"the process that was to {task} the model must end within {seconds:g} s, by maximal_trial_seconds; it did not, and "
-        "was ended"
+        f"the process that was to {task} the model must end within {seconds:g} s, by maximal_trial_seconds; it did "
+        "not, and was ended"
     )
 
 

@@ -160,7 +160,7 @@ _CHANNEL = "autocompress.trial.process:PipeChannel"
 
 
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 60.0
+GRACE_SECONDS = 60.0
 """A trial ends by itself at its limit; one that has not after so many seconds more is killed."""
 
 
@@ -228,7 +228,7 @@ class TrialProcess:
         """The exit code, if it has ended; it is killed where it should have."""
         code = self._process.poll()
         if code is None and self._seconds is not None and not self._overdue:
-            self._overdue = time.monotonic() - self._started > self._seconds + _GRACE_SECONDS
+            self._overdue = time.monotonic() - self._started > self._seconds + GRACE_SECONDS
             if self._overdue:
                 self.kill()
         return code
@@ -261,8 +261,8 @@ class TrialProcess:
 def overdue_message(seconds: float | None) -> str:
     """Message for a trial that was killed, as its limit of so many seconds did not end it."""
     return (
-        f"the trial took longer than maximal_trial_seconds ({seconds:g}) and did not end by itself, as a process that is "
-        "stopped; it was killed"
+        f"the trial took longer than maximal_trial_seconds ({seconds:g}) and did not end by itself, as a process that "
+        "is stopped; it was killed"
     )
 
 

@@ -33,6 +33,7 @@ from autocompress.engines.nni.manager import (
     exists_in_nni,
     launch_manager,
     make_logs_private,
+    place_in_nni,
     post_experiment,
     require_free_port,
 )
@@ -295,7 +296,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = reopen_experiment(self.id, self.module, store, self._held)
-        if not exists_in_nni(self.id, store.path / "nni"):
+        if exists_in_nni(self.id, store.path / "nni"):
+            place_in_nni(self.id, canonical(self.config))
+        else:
             self._action = "create"
         if plan.maximal_trials == self.config.max_trial_number:
             return plan

@@ -18,7 +18,7 @@ from nni.tools.package_utils import create_builtin_class_instance
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
-from autocompress.engines.nni.configuration import canonical_json, complete_config
+from autocompress.engines.nni.configuration import canonical_json, complete_config, place_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
 from autocompress.engines.nni.manager import Machines, Manager, find_manager
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
@@ -171,7 +171,8 @@ def create_experiment(
     measured = baseline or measure_in_child(
         plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed
     )
-    complete_config(config, experiment_id, store.path, module, plan.space)
+    limit = plan.settings.maximal_trial_seconds
+    complete_config(config, experiment_id, store.path, module, plan.space, limit)
     plan = plan.with_baseline(measured, NniPlan(experiment_id, canonical_json(config)))
     store.write_settings(plan.to_dict())
     if baseline is None:
@@ -188,7 +189,7 @@ def reopen_experiment(
     """
     store.settings()  # a directory without an experiment is not locked, which would make it
     held.enter_context(store.locked())
-    end_process(find_manager(experiment_id))
+    end_process(find_manager(experiment_id, store.path / "nni"))
     return open_experiment(store, fingerprint=module.fingerprint(), logger=_logger)
 
 
@@ -199,5 +200,5 @@ def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, 
         known = ExperimentConfig(**engine.config)
     except Exception as error:  # NNI raises errors of many types
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
-    known.experiment_working_directory = str(store.path / "nni")
+    place_config(known, store.path)
     return engine.id, known

@@ -22,8 +22,8 @@ from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerPlan, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
-from autocompress.tracking import Callback, notify_callbacks
 from autocompress.store.ledger import WITHOUT_RESULT
+from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import end_orphan, measure_in_child
 from autocompress.trial.process import ForkServer, ProcessEnd, Starter, TrialProcess
 

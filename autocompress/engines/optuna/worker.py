@@ -22,8 +22,8 @@ from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.directory import require_space
-from autocompress.store.locks import is_running, named, this_host, this_process
 from autocompress.store.ledger import WITHOUT_RESULT
+from autocompress.store.locks import is_running, named, this_host, this_process
 from autocompress.trial.child import end_orphan
 from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
