@@ -296,7 +296,7 @@ class CompressionResult:
         while (record := best(ledger.not_disproved)) is not None and record.key not in ledger.verdicts:
             checkpoint = self.directory.trial(record.key).checkpoint
             if check is None:
-                verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path)
+                verdict = verify_in_child(plan.module, checkpoint, plan.threshold, self.directory.path, plan.settings)
             else:
                 verdict = check(checkpoint)
             ledger.add_verdict(record.key, verdict)

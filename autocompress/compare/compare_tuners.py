@@ -251,7 +251,7 @@ def _holdouts(spec: SearchSpec, data: ReportData) -> dict[str, float]:
     if data.plan.measured.holdout_accuracy is None:
         return {}
     keys = {data.directory / "trials" / each.key / "checkpoint": each.key for each in data.records if each.feasible}
-    found = holdouts_in_child(spec.module, keys) if keys else {}
+    found = holdouts_in_child(spec.module, keys, spec.settings) if keys else {}
     return {keys[place]: accuracy for place, accuracy in found.items() if accuracy is not None}
 
 

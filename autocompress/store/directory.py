@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from autocompress.errors import StoreError, short
 from autocompress.plain_json import dumps, parse
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.journal import Journal
+from autocompress.store.locks import lock, lock_holder, this_process, write_holder
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
@@ -198,12 +198,12 @@ class ExperimentDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the experiment: one launcher at a time. StoreError where another process holds it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        path = self.path / _LOCK
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
+                file = held.enter_context(lock(path))
+            except BlockingIOError as error:
+                holder = path.read_text(errors="replace").strip() or "unknown"
                 raise StoreError(f"the experiment in {self.path} is being run by process {holder}") from error
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -280,9 +280,17 @@ class TrialDirectory:
         (self.path / "curve.jsonl").unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the trial: a second process waits, and then finds the record. A killed holder releases it."""
+    def locked(self, launcher: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Hold the trial: a second process waits, and then finds the record. A killed holder releases it.
+
+        Args:
+            launcher: identity of the process that started this one and looks after it; None: this one itself.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock(self.path / _LOCK, None) as file:
+            write_holder(file, launcher=launcher or this_process())
             yield
+
+    def holder(self) -> dict[str, Any] | None:
+        """Identity of the process that runs the trial, its `launcher` among it; None where none does."""
+        return lock_holder(self.path / _LOCK)

@@ -72,6 +72,10 @@ def killed_message(signal: str = "") -> str:
     return f"the trial's process was killed{by}{hint}"
 
 
+WITHOUT_RESULT = "the trial's process ended without a result"
+"""Stands as output of a trial that ended by itself, as by `os._exit(0)`."""
+
+
 def record_without_result(trial: PendingTrial, crash: str | None, killed: str | None = None) -> TrialRecord:
     """The record of a trial that ended without a result: failed with the last line of `crash`, else lost."""
     return TrialRecord(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
+import json
 import os
 import signal
 import sys
@@ -15,9 +17,10 @@ from typing import Any
 from autocompress.plan import ExperimentPlan
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import write_manifest
+from autocompress.store.locks import identity_of
 from autocompress.trial.baseline import is_uncompressed, uncompressed_result
 from autocompress.trial.child import IN_CHILD
-from autocompress.trial.process import Channel
+from autocompress.trial.process import LAUNCHER, Channel
 
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
 
@@ -30,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--channel", required=True, help="MODULE:CLASS that provides parameters and receives results")
     parsed = parser.parse_args(arguments)
     os.environ[IN_CHILD] = "1"
+    if LAUNCHER not in os.environ:  # NNI's manager has started it
+        with contextlib.suppress(ProcessLookupError):
+            os.environ[LAUNCHER] = json.dumps(identity_of(os.getppid()))
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     plan = ExperimentPlan.read(ExperimentDirectory(parsed.directory))

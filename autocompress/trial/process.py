@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autocompress.errors import TrialError
 from autocompress.store import ExperimentDirectory, killed_message
+from autocompress.store.locks import identity_of, is_running, this_process
 
 
 class Handle(Protocol):
@@ -23,8 +26,8 @@ class Handle(Protocol):
 
     pid: int
 
-    def wait(self) -> int:
-        """Wait for its end; its exit code, or the negative number of the signal that killed it."""
+    def poll(self) -> int | None:
+        """Its exit code, or the negative number of the signal that killed it; None while it runs."""
 
 
 class Starter(Protocol):
@@ -116,6 +119,11 @@ class ForkedProcess:
     def __init__(self, pid: int, status: socket.SocketIO) -> None:
         self.pid = pid
         self._status = status
+        try:
+            self._identity = identity_of(pid)
+        except ProcessLookupError:  # it has ended
+            self._identity = {}
+        self._code: int | None = None
 
     @classmethod
     def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
@@ -128,20 +136,45 @@ class ForkedProcess:
         status.close()
         return None
 
-    def wait(self) -> int:
-        """Its exit code; that of SIGKILL if the server was killed before it reported one."""
-        with self._status:
+    def poll(self) -> int | None:
+        """Its exit code; that of SIGKILL if it has ended after the server was killed."""
+        if self._code is None and _is_readable(self._status.fileno(), 0):
             line = self._status.readline()
-        return int(line) if line else -signal.SIGKILL
+            if line:
+                self._code = int(line)
+            elif not is_running(self._identity):
+                self._code = -signal.SIGKILL
+            if self._code is not None:
+                self._status.close()
+        return self._code
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read, or nothing will ever come, before so many seconds are over."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
 
 _CHANNEL = "autocompress.trial.process:PipeChannel"
+
+
+_POLL_SECONDS = 0.1
+GRACE_SECONDS = 60.0
+"""A trial ends by itself at its limit; one that has not after so many seconds more is killed."""
 
 
 class TrialProcess:
     """A running trial.
 
     Its output goes to `trials/<key>/output.txt`. Ctrl-C in the terminal does not reach it: call `interrupt`.
+
+    Args:
+        store: the experiment's directory.
+        key: the trial's.
+        parameters: its JSON object.
+        start: how its process is started.
+        seconds: `maximal_trial_seconds`, after which it ends by itself; one that cannot, as it is stopped, is killed.
     """
 
     def __init__(
@@ -150,28 +183,55 @@ class TrialProcess:
         key: str,
         parameters: Mapping[str, Any],
         start: Starter = fresh_interpreter,
+        seconds: float | None = None,
     ) -> None:
-        self._ended = False
+        self._seconds, self._started, self._overdue = seconds, time.monotonic(), False
         self._output = store.trial(key).path / "output.txt"
         self._output.parent.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
-        self._results = os.fdopen(reading, "r", encoding="utf-8")
+        self._results = os.fdopen(reading, "rb", buffering=0)
         try:
             with self._output.open("wb") as output:
                 self._process = start(
                     [str(store.path), "--channel", _CHANNEL],
-                    {**os.environ, PARAMETERS: json.dumps(parameters)},
+                    {**os.environ, LAUNCHER: json.dumps(this_process()), PARAMETERS: json.dumps(parameters)},
                     output.fileno(),
                     writing,
                 )
+        except BaseException:
+            self._results.close()
+            raise
         finally:
             os.close(writing)
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Each intermediate result as it arrives, until the process ends."""
+        """Each intermediate result as it arrives, until the process ends; what it has forked may go on."""
+        rest = b""
         with self._results:
-            for line in self._results:
-                yield json.loads(line)
+            for data in self._written():
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+
+    def _written(self) -> Iterator[bytes]:
+        while True:
+            ended = self._poll() is not None  # first: what it has written before is there by then
+            if _is_readable(self._results.fileno(), 0 if ended else _POLL_SECONDS):
+                data = self._results.read(1 << 16)
+                if not data:
+                    return
+                yield data
+            elif ended:
+                return
+
+    def _poll(self) -> int | None:
+        """The exit code, if it has ended; it is killed where it should have."""
+        code = self._process.poll()
+        if code is None and self._seconds is not None and not self._overdue:
+            self._overdue = time.monotonic() - self._started > self._seconds + GRACE_SECONDS
+            if self._overdue:
+                self.kill()
+        return code
 
     def interrupt(self) -> None:
         """Let it save its state and end."""
@@ -183,17 +243,27 @@ class TrialProcess:
 
     def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            if not self._ended:
+            if self._process.poll() is None:
                 os.kill(self._process.pid, number)
 
     def wait(self) -> ProcessEnd:
         """Wait for its end."""
-        code = self._process.wait()
-        self._ended = True
+        while (code := self._poll()) is None:
+            time.sleep(_POLL_SECONDS / 2)
+        printed = self._output.read_text(errors="replace").strip()
+        if self._overdue:
+            return ProcessEnd(crash=f"{printed}\n{overdue_message(self._seconds)}".strip())
         if code < 0:
             return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
-        printed = self._output.read_text(errors="replace").strip()
         return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
+
+
+def overdue_message(seconds: float | None) -> str:
+    """Message for a trial that was killed, as its limit of so many seconds did not end it."""
+    return (
+        f"the trial took longer than maximal_trial_seconds ({seconds:g}) and did not end by itself, as a process that "
+        "is stopped; it was killed"
+    )
 
 
 @dataclass(frozen=True)
@@ -228,6 +298,9 @@ class NullReporter(Reporter):
     """Discards all results."""
 
 
+LAUNCHER = "AUTOCOMPRESS_LAUNCHER"
+"""Environment variable: the identity of the process that has started the trial, as JSON."""
+
 PARAMETERS = "AUTOCOMPRESS_PARAMETERS"
 """Environment variable: the trial's JSON object."""
 
@@ -252,3 +325,9 @@ class PipeChannel(Reporter):
             os.write(self._pipe, (json.dumps(result) + "\n").encode())
         except BrokenPipeError:
             return
+
+
+def launcher() -> dict[str, Any]:
+    """Identity of the process that looks after the trials of this one: the one that has started it, else itself."""
+    told = os.environ.get(LAUNCHER)
+    return dict(json.loads(told)) if told else this_process()

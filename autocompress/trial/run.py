@@ -29,7 +29,7 @@ from autocompress.search import OBJECTIVES, score
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
-from autocompress.trial.process import NullReporter, Reporter
+from autocompress.trial.process import NullReporter, Reporter, launcher
 from autocompress.trial.spec import Stage, TrialSpec, preserved_rng_state, seed_everything, trial_key
 
 
@@ -201,7 +201,7 @@ def run_trial(
     key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
-    with trial.locked():
+    with trial.locked(launcher()):
         record = trial.record()
         if record is None or record.state != "completed":
             trial.clear()
@@ -217,7 +217,7 @@ def retrain(
     """Train a finished trial with a damaged checkpoint again; equal parameters give equal weights."""
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
-    with trial.locked(), preserved_rng_state():
+    with trial.locked(launcher()), preserved_rng_state():
         record = trial.record()
         if record is None:
             raise StoreError(f"trial {key} cannot be trained again: it has no record")

@@ -1,8 +1,9 @@
-"""The tasks of `autocompress.trial.child`: `python -m autocompress.trial.tasks TASK RESULT`."""
+"""The tasks of `autocompress.trial.child`: `python -m autocompress.trial.tasks TASK RESULT LATE`."""
 
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import sys
 import time
 import traceback
@@ -203,9 +204,14 @@ def _check(
     return {"checks": checks, "preflight": preflight.to_dict()}
 
 
-def main(task: str, result: str) -> None:
-    """Run the task of a file and write its result to another."""
-    write_json(Path(result), _result(read_json(Path(task))))
+def main(task: str, result: str, late: str) -> None:
+    """Run the task of a file and write its result to another; where it hangs is written to `late`."""
+    content = read_json(Path(task))
+    if content["seconds"] is not None:
+        # A thread outside the interpreter; the file must stay open for it.
+        traceback_file = Path(late).open("w", encoding="utf-8")  # noqa: SIM115
+        faulthandler.dump_traceback_later(content["seconds"], exit=True, file=traceback_file)
+    write_json(Path(result), _result(content))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Work in a process of its own: the same answers, and errors with their cause."""
 
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, ModuleError, TrialError
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace
 from autocompress.testing import CurveModule
-from autocompress.trial.child import IN_CHILD, measure_in_child, refuse_in_child
+from autocompress.trial.child import IN_CHILD, end_process, measure_in_child, refuse_in_child
 from autocompress.trial.tasks import measure_baseline
 from tests import curve_modules as modules
 
@@ -63,3 +67,17 @@ def test_a_script_that_launches_while_it_is_imported_is_refused(monkeypatch):
     monkeypatch.setenv(IN_CHILD, "1")
     with pytest.raises(ModuleError, match=r'must not be launched while a trial loads .*__name__ == "__main__"'):
         refuse_in_child("a search must not be launched")
+
+
+def test_a_process_and_its_children_are_ended():
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {stubborn!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    parent.stdout.readline()
+    (child,) = psutil.Process(parent.pid).children()
+    end_process(psutil.Process(parent.pid), patience=1)
+    parent.wait(10)
+    parent.stdout.close()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -21,7 +21,7 @@ from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.directory import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
-from autocompress.trial.child import refuse_in_child
+from autocompress.trial.child import end_orphan, refuse_in_child
 from autocompress.trial.run import run_trial
 from autocompress.trial.spec import preserved_rng_state, trial_key
 from autocompress.trial.tasks import measure_baseline, verified
@@ -119,7 +119,9 @@ class LocalSearch:
 
 def _run(plan: ExperimentPlan, ledger: Ledger, module: ModuleClass, proposal: Proposal) -> TrialRecord:
     parameters, fingerprint = plan.trial_parameters(proposal), plan.measured.fingerprint
-    ledger.propose(PendingTrial(trial_key(fingerprint, parameters, plan.threshold), parameters, proposal))
+    key = trial_key(fingerprint, parameters, plan.threshold)
+    ledger.propose(PendingTrial(key, parameters, proposal))
+    end_orphan(ledger.directory.trial(key), _logger)
     return run_trial(
         module, parameters, threshold=plan.threshold, directory=ledger.directory.path, fingerprint=fingerprint
     )

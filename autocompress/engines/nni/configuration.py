@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from autocompress.errors import ConfigError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
 from autocompress.search_space import SearchSpace, load_search_space
 from autocompress.settings import AccuracyAwareSettings
+from autocompress.trial.process import GRACE_SECONDS
 
 _logger = logging.getLogger("nni.autocompress")
 _CHANNEL = "autocompress.engines.nni.wire_format:NniChannel"
@@ -66,27 +68,42 @@ def _log_fixed_variables(space: SearchSpace) -> None:
 
 
 def complete_config(
-    config: ExperimentConfig, experiment_id: str, directory: Path, module: ModuleReference, space: SearchSpace
+    config: ExperimentConfig,
+    experiment_id: str,
+    directory: Path,
+    module: ModuleReference,
+    space: SearchSpace,
+    seconds: float | None = None,
 ) -> None:
-    """Fill in NNI's configuration in place: the trial command, NNI's directory, and the defaults."""
+    """Fill in NNI's configuration in place: the trial command, NNI's directory, and the defaults.
+
+    A trial that its limit of `maximal_trial_seconds` has not ended is ended by NNI.
+    """
+    if seconds is not None and config.max_trial_duration is None:
+        config.max_trial_duration = math.ceil(seconds + GRACE_SECONDS)
     if is_missing(config.trial_concurrency):
         config.trial_concurrency = 1
     if str(config.trial_code_directory) == ".":
         config.trial_code_directory = module.root
     config.search_space = flattened(space.wire)
     config.search_space_file = None
-    config.experiment_working_directory = str(directory / "nni")
     if is_remote(config):
         config.trial_command = remote_command(config, experiment_id, module.root, _CHANNEL, sys.executable)
         if config.nni_manager_ip is None:
             config.nni_manager_ip = "127.0.0.1"  # there, where its port is forwarded: see manager_hook.js
-    else:
-        command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
-        config.trial_command = shlex.join(command)
+    place_config(config, directory)
     for kind in ("tuner", "assessor"):
         if _name(getattr(config, kind), kind) is None:
             setattr(config, kind, AlgorithmConfig(name=ADAPTIVE_TUNER, class_args={}))
     config.experiment_name = config.experiment_name or module.class_name
+
+
+def place_config(config: ExperimentConfig, directory: Path) -> None:
+    """Fill in, in place, what depends on where the experiment's directory is now: it may have been moved."""
+    config.experiment_working_directory = str(directory / "nni")
+    if not is_remote(config):
+        command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
+        config.trial_command = shlex.join(command)
 
 
 def canonical_json(config: ExperimentConfig) -> dict[str, Any]:

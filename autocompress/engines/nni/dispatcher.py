@@ -25,12 +25,11 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
 
     NNI's own passes the results of trials that run again after a resume to the tuner as imported data, and does not
     report their failures. This one hands them to the tuner's `adopt(parameter_id, parameters)`. When a trial's process
-    ends, `on_end` is called with the parameter id, NNI's trial id and whether it had an error code (a killed process
-    has none), before the tuner is notified.
+    ends, `on_end` is called with the parameter id, NNI's trial id and its status, before the tuner is notified.
     """
 
     def __init__(
-        self, channel: str, tuner: Tuner, assessor: Assessor | None, on_end: Callable[[int, str, bool], None]
+        self, channel: str, tuner: Tuner, assessor: Assessor | None, on_end: Callable[[int, str, str], None]
     ) -> None:
         super().__init__(channel, tuner, assessor)
         self._on_end = on_end
@@ -67,7 +66,7 @@ class Dispatcher(MsgDispatcher):  # type: ignore[misc]  # NNI is not typed
     def handle_trial_end(self, data: Any) -> None:
         """A trial's process has ended."""
         parameter_id = nni.load(data["hyper_params"])["parameter_id"]
-        self._on_end(parameter_id, data["trial_job_id"], data["event"] == "FAILED")
+        self._on_end(parameter_id, data["trial_job_id"], data["event"])
         super().handle_trial_end(data)
 
     def is_created_in_previous_exp(self, param_id: int | None) -> bool:  # noqa: ARG002 - NNI's signature

@@ -33,6 +33,7 @@ from autocompress.engines.nni.manager import (
     exists_in_nni,
     launch_manager,
     make_logs_private,
+    place_in_nni,
     post_experiment,
     require_free_port,
 )
@@ -46,7 +47,7 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.directory import removed_if_unused
 from autocompress.tracking import Callback, notify_callbacks
-from autocompress.trial.child import refuse_in_child
+from autocompress.trial.child import end_orphan, refuse_in_child
 
 _logger = logging.getLogger("nni.autocompress")  # below NNI's own, which prints on a terminal as its users know it
 
@@ -283,6 +284,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         machines = Machines.of(self.config, self.id, store)
         machines.prepare()
         for key in ledger.open:
+            end_orphan(store.trial(key), _logger)
             machines.fetch(key)
         ledger.settle_ended()
         algorithms = create_algorithms(plan, ledger, self._finish, machines)
@@ -294,7 +296,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
 
     def _reopened(self, store: ExperimentDirectory) -> ExperimentPlan:
         plan = reopen_experiment(self.id, self.module, store, self._held)
-        if not exists_in_nni(self.id, store.path / "nni"):
+        if exists_in_nni(self.id, store.path / "nni"):
+            place_in_nni(self.id, canonical(self.config))
+        else:
             self._action = "create"
         if plan.maximal_trials == self.config.max_trial_number:
             return plan

@@ -18,9 +18,9 @@ from nni.tools.package_utils import create_builtin_class_instance
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.baseline_trial import BaselineFirstTuner
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner
-from autocompress.engines.nni.configuration import canonical_json, complete_config
+from autocompress.engines.nni.configuration import canonical_json, complete_config, place_config
 from autocompress.engines.nni.dispatcher import AdaptiveCompressionAssessor, Dispatcher
-from autocompress.engines.nni.manager import Machines, Manager, end_process, find_manager
+from autocompress.engines.nni.manager import Machines, Manager, find_manager
 from autocompress.engines.nni.tuner import AdaptiveCompression, RunningTrials
 from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError, EngineError, StoreError
@@ -28,7 +28,7 @@ from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, NniPlan
 from autocompress.records import Baseline
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.directory import require_space
-from autocompress.trial.child import measure_in_child
+from autocompress.trial.child import end_process, measure_in_child
 
 _POLL_SECONDS = 0.2
 _RESTART_SECONDS = 10.0
@@ -47,7 +47,8 @@ def create_algorithms(
     plan: ExperimentPlan, ledger: Ledger, finish: Callable[[], None], machines: Machines
 ) -> Algorithms:
     """The tuner and the assessor that a plan names; `finish` is called once when there is nothing left to try."""
-    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines)
+    limit = plan.settings.maximal_trial_seconds
+    trials = RunningTrials(ledger, plan.measured.fingerprint, plan.threshold, finish, machines, limit)
     tuner: AdaptiveCompression | BuiltinTuner
     if plan.tuner == ADAPTIVE_TUNER:
         tuner = AdaptiveCompression(plan.searches, plan.trial_parameters, trials)
@@ -170,7 +171,8 @@ def create_experiment(
     measured = baseline or measure_in_child(
         plan.module, plan.search_space, store.path, plan.settings, confirmed=confirmed
     )
-    complete_config(config, experiment_id, store.path, module, plan.space)
+    limit = plan.settings.maximal_trial_seconds
+    complete_config(config, experiment_id, store.path, module, plan.space, limit)
     plan = plan.with_baseline(measured, NniPlan(experiment_id, canonical_json(config)))
     store.write_settings(plan.to_dict())
     if baseline is None:
@@ -187,7 +189,7 @@ def reopen_experiment(
     """
     store.settings()  # a directory without an experiment is not locked, which would make it
     held.enter_context(store.locked())
-    end_process(find_manager(experiment_id))
+    end_process(find_manager(experiment_id, store.path / "nni"))
     return open_experiment(store, fingerprint=module.fingerprint(), logger=_logger)
 
 
@@ -198,5 +200,5 @@ def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, 
         known = ExperimentConfig(**engine.config)
     except Exception as error:  # NNI raises errors of many types
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
-    known.experiment_working_directory = str(store.path / "nni")
+    place_config(known, store.path)
     return engine.id, known

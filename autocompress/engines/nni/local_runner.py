@@ -22,8 +22,9 @@ from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerPlan, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.ledger import WITHOUT_RESULT
 from autocompress.tracking import Callback, notify_callbacks
-from autocompress.trial.child import measure_in_child
+from autocompress.trial.child import end_orphan, measure_in_child
 from autocompress.trial.process import ForkServer, ProcessEnd, Starter, TrialProcess
 
 _logger = logging.getLogger("nni.autocompress")
@@ -134,7 +135,7 @@ def _require_end(plan: ExperimentPlan, trials: int | None) -> None:
 class _Run:
     def __init__(self, plan: ExperimentPlan, ledger: Ledger, start: Starter) -> None:
         self._ledger, self._start = ledger, start
-        self._finished = False
+        self._finished, self._seconds = False, plan.settings.maximal_trial_seconds
         self._algorithms = create_algorithms(plan, ledger, self._finish, Machines(ledger.directory))
         self._tuner = self._algorithms.tuner
         self._tuner.update_search_space(flattened(plan.search_space))
@@ -163,11 +164,14 @@ class _Run:
         return not self._finished
 
     def _ran(self, parameter_id: int, parameters: dict[str, Any]) -> TrialRecord | None:
-        key = self._algorithms.trials.key(parameters)
-        end = _run(TrialProcess(self._ledger.directory, key, parameters, self._start))
-        if end.crash is not None:
-            self._algorithms.trials.note_crash(parameter_id, end.crash)
-        return self._ledger.directory.trial(key).record()
+        key, store, noted = self._algorithms.trials.key(parameters), self._ledger.directory, self._algorithms.trials
+        end_orphan(store.trial(key), _logger)
+        end = _run(TrialProcess(store, key, parameters, self._start, self._seconds))
+        if end.killed is not None:
+            noted.note_kill(parameter_id, end.killed)
+        else:
+            noted.note_crash(parameter_id, end.crash or WITHOUT_RESULT)
+        return store.trial(key).record()
 
 
 def _run(process: TrialProcess) -> ProcessEnd:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import json
 import os
 import secrets
 import shlex
@@ -12,7 +14,7 @@ import sqlite3
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from nni.tools.nnictl.constants import NNI_HOME_DIR
 from autocompress.errors import ConfigError, EngineError
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
+from autocompress.trial.child import end_process
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -66,6 +69,7 @@ def _close(path: Path) -> None:
 DEFAULT_PORT = 8080
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
+_MAIN = "nni_node/main.js"
 _HOOK = Path(__file__).with_name("manager_hook.js")
 
 
@@ -167,26 +171,18 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
     return manager
 
 
-def end_process(process: psutil.Process | None, patience: float = _STOP_SECONDS) -> None:
-    """End a process and its children: SIGTERM, then SIGKILL after `patience` seconds."""
-    if process is None:
-        return
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=patience)
-        for straggler in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                straggler.kill()
-        psutil.wait_procs(alive, timeout=5)
+def find_manager(experiment_id: str, working_directory: Path) -> psutil.Process | None:
+    """The running manager of an experiment, if any: it outlives a launcher that was killed.
 
-
-def find_manager(experiment_id: str) -> psutil.Process | None:
-    """The running manager of an experiment, if any: it outlives a launcher that was killed."""
+    One that runs in another directory, which is still there, is of a copy of the experiment.
+    """
     for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "--experiment-id" in command and command[command.index("--experiment-id") + 1] == experiment_id:
-            return process
+        command = process.info["cmdline"] or []  # of others it may be anything, or not be readable
+        given = dict(itertools.pairwise(command))
+        if given.get("--experiment-id") == experiment_id and any(each.endswith(_MAIN) for each in command):
+            place = Path(given.get("--experiments-directory", working_directory))
+            if place == working_directory or not place.exists():
+                return process
     return None
 
 
@@ -198,7 +194,7 @@ def _node_directory() -> Path:
 
 def _command(arguments: launcher.NniManagerArgs) -> list[str]:
     node = _node_directory() / "node"
-    main = _node_directory() / "main.js"
+    main = _node_directory().parent / _MAIN
     public = copy.copy(arguments)  # all users can read a command line: the hook adds what is secret
     public.url_prefix = public.tuner_command_channel = None
     return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *public.to_command_line_args()]
@@ -254,13 +250,39 @@ def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
 
     NNI's own query unpickles what the data base holds.
     """
-    path = working_directory / experiment_id / "db" / "nni.sqlite"
     query = "select count(*) from ExperimentProfile where id = ?"
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
+        with _data_base(experiment_id, working_directory, "ro") as base:
             return bool(base.execute(query, (experiment_id,)).fetchone()[0])
     except sqlite3.Error:  # no file or no table
         return False
+
+
+def place_in_nni(experiment_id: str, config: ExperimentConfig) -> None:
+    """Write to NNI's data base where the experiment is now: NNI resumes what it has stored, whatever it is given.
+
+    Raises:
+        EngineError: the data base is damaged, or cannot be written.
+    """
+    home = Path(config.experiment_working_directory)
+    changes = {"experimentWorkingDirectory": str(home), "trialCommand": config.trial_command}
+    try:
+        with _data_base(experiment_id, home, "rw") as base, base:
+            rows = base.execute("select rowid, params from ExperimentProfile where id = ?", (experiment_id,)).fetchall()
+            for row, params in rows:
+                stored = json.loads(params)
+                if any(stored.get(name) != value for name, value in changes.items()):
+                    text = json.dumps({**stored, **changes})
+                    base.execute("update ExperimentProfile set params = ? where rowid = ?", (text, row))
+    except (sqlite3.Error, ValueError) as error:
+        raise EngineError(f"NNI's data base of experiment {experiment_id} must be whole: {error}") from error
+
+
+@contextlib.contextmanager
+def _data_base(experiment_id: str, working_directory: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    path = working_directory / experiment_id / "db" / "nni.sqlite"
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as base:
+        yield base
 
 
 def _register(experiment_id: str, manager: Manager, config: ExperimentConfig) -> None:

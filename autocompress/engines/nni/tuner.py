@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.search import SearchRule, proposals
 from autocompress.store import Ledger, PendingTrial, killed_message
 from autocompress.store.directory import require_space
+from autocompress.store.ledger import WITHOUT_RESULT
+from autocompress.trial.process import overdue_message
 from autocompress.trial.spec import trial_key
 
 _logger = logging.getLogger("nni.autocompress")
@@ -27,7 +30,7 @@ class RunningTrials:
     """Maps NNI's parameter ids to trials, and moves their results into the ledger.
 
     Final metrics and ends of trials arrive on different threads in either order, so callers hold `lock`. `finish` is
-    called once when there is nothing left to try.
+    called once when there is nothing left to try. NNI ends a trial that its limit of `seconds` has not ended.
     """
 
     def __init__(
@@ -37,14 +40,16 @@ class RunningTrials:
         threshold: float,
         finish: Callable[[], None],
         machines: Machines | None = None,
+        seconds: float | None = None,
     ) -> None:
-        self.ledger = ledger
+        self.ledger, self._seconds = ledger, seconds
         self._machines = machines or Machines(ledger.directory)
         self.lock = threading.RLock()
         self._fingerprint = fingerprint
         self._threshold = threshold
         self._finish = finish
         self._running: dict[int, str] = {}
+        self._began: dict[int, float] = {}
         self._crashes: dict[int, str] = {}
         self._kills: dict[int, str] = {}
         self._closed = False
@@ -66,11 +71,11 @@ class RunningTrials:
             self.ledger.propose(PendingTrial(key, parameters, proposal))
         if (start := parameters["search"].get("start_from")) is not None:
             self._machines.push_checkpoint(start)
-        self._running[parameter_id] = key
+        self._running[parameter_id], self._began[parameter_id] = key, time.monotonic()
 
     def adopt(self, parameter_id: int, parameters: Mapping[str, Any]) -> None:
         """Take over a trial that runs again after a resume."""
-        self._running[parameter_id] = self.key(parameters)
+        self._running[parameter_id], self._began[parameter_id] = self.key(parameters), time.monotonic()
 
     def settle(self, parameter_id: int, *, ended: bool) -> TrialRecord | None:
         """Take the result of a trial, once.
@@ -99,15 +104,35 @@ class RunningTrials:
         check_failures(self.ledger.records, self.ledger.directory)
         return record
 
-    def note_end(self, parameter_id: int, trial_id: str, crashed: bool) -> None:
-        """Note how a trial's process ended, in case it left no record; `crashed`: with an error code."""
+    def note_end(self, parameter_id: int, trial_id: str, status: str) -> None:
+        """Note how a trial's process ended, in case it left no record.
+
+        Args:
+            parameter_id: NNI's.
+            trial_id: NNI's.
+            status: NNI's, such as SUCCEEDED: the exit code was 0; one that was killed has none.
+        """
         with self.lock:
-            if crashed:
+            if status == "FAILED":
                 self.note_crash(
                     parameter_id, self._written(trial_id, "trial.stderr") or self._machines.stderr_of(trial_id)
                 )
+            elif status == "SUCCEEDED":
+                self._crashes[parameter_id] = WITHOUT_RESULT
+            elif self._is_overdue(parameter_id):
+                self._crashes[parameter_id] = overdue_message(self._seconds)
             else:
-                self._kills[parameter_id] = killed_message(self._written(trial_id, "trial.signal"))
+                self.note_kill(parameter_id, killed_message(self._written(trial_id, "trial.signal")))
+
+    def _is_overdue(self, parameter_id: int) -> bool:
+        """Whether a trial that is killed now was by NNI, as its limit did not end it."""
+        began = self._began.get(parameter_id)
+        return self._seconds is not None and began is not None and time.monotonic() - began > self._seconds
+
+    def note_kill(self, parameter_id: int, message: str) -> None:
+        """Note that a trial's process was killed."""
+        with self.lock:
+            self._kills[parameter_id] = message
 
     def note_crash(self, parameter_id: int, text: str) -> None:
         """Note the output of a trial's process that ended with an error."""

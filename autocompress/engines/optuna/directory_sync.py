@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -18,6 +17,7 @@ from autocompress.records import TrialRecord
 from autocompress.report import write_report
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.artefacts import Artefacts
+from autocompress.store.locks import short_lock
 
 ARTIFACTS = "artefacts"
 """Folder in the study's directory, for `optuna-dashboard --artifact-dir`."""
@@ -131,8 +131,7 @@ class DirectorySync:
     @contextlib.contextmanager
     def _ledger(self) -> Iterator[Ledger]:
         """What the journal tells; several workers may share the directory, one at a time writes."""
-        with (self.store.path / ".sync").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with short_lock(self.store.path / ".sync"):
             self.store.journal.repair()
             self._known = self._known or Ledger(self.store)
             self._known.refresh()

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -93,8 +94,15 @@ STORAGE_FILE = "study.db"
 
 
 def default_storage(store: ExperimentDirectory) -> str:
-    """A SQLite file in the study's directory."""
-    return f"sqlite:///{store.path / STORAGE_FILE}"
+    """A SQLite file in the study's directory.
+
+    What has a meaning in addresses, such as `?`, is quoted for SQLite: versions of SQLAlchemy differ in what they
+    quote, and Optuna fills in what is in braces.
+    """
+    path = str(store.path / STORAGE_FILE)
+    if quote(path) == path:
+        return f"sqlite:///{path}"
+    return URL.create("sqlite", database=f"file:{quote(path)}", query={"uri": "true"}).render_as_string()
 
 
 def opened(storage: str | BaseStorage) -> BaseStorage:

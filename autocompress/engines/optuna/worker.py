@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import platform
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.engines.base import check_failures, lost_trial_message
@@ -26,6 +22,9 @@ from autocompress.plan import ExperimentPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.directory import require_space
+from autocompress.store.ledger import WITHOUT_RESULT
+from autocompress.store.locks import is_running, named, this_host, this_process
+from autocompress.trial.child import end_orphan
 from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 OWNER = "autocompress:owner"
@@ -36,11 +35,6 @@ BEAT = "autocompress:beat"
 
 BEAT_SECONDS = 10.0
 _SILENCE_SECONDS = 90.0
-
-
-def this_process() -> dict[str, Any]:
-    """Identity of this process among those of all machines."""
-    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 class Liveness:
@@ -71,8 +65,8 @@ class Liveness:
 
     def _alive(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs[OWNER]
-        if owner["host"] == _host():
-            return _runs(owner)
+        if owner["host"] == this_host():
+            return is_running(owner)
         beat, now = trial.user_attrs.get(BEAT), time.monotonic()
         heard, since = self._heard.setdefault(trial.number, (beat, now))
         if heard != beat:
@@ -86,33 +80,7 @@ def owners(trials: Iterable[FrozenTrial]) -> list[str]:
     trials = list(trials)
     dead = {each.number for each in Liveness().dead(trials)}
     running = [each for each in trials if each.state is TrialState.RUNNING and each.number not in dead]
-    return sorted({_named(each.user_attrs[OWNER]) for each in running if OWNER in each.user_attrs})
-
-
-def _named(owner: dict[str, Any]) -> str:
-    process = f"process {owner['pid']}"
-    return process if owner["host"] == _host() else f"{process} on {owner['host'].partition('/')[0]}"
-
-
-def _runs(owner: dict[str, Any]) -> bool:
-    try:
-        return bool(abs(_started(owner["pid"]) - owner["started"]) < 1)
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
-
-
-def _started(pid: int) -> float:
-    """When a process began, in seconds since the boot, which does not depend on the clock's setting."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
-        return float(psutil.Process(pid).create_time() - psutil.boot_time())
-    fields = stat.read_text().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _host() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{platform.node()}/{boot.read_text().strip()}" if boot.exists() else platform.node()
+    return sorted({named(each.user_attrs[OWNER]) for each in running if OWNER in each.user_attrs})
 
 
 _logger = logging.getLogger("autocompress.optuna")
@@ -212,32 +180,37 @@ class Worker:
         return None
 
     def _ran(self, trial: optuna.Trial, pending: PendingTrial) -> ProcessEnd:
+        store, ending = self._mirror.store, threading.Event()
         self._mirror.propose(pending)
         self._mirror.fetch(pending)
-        process = TrialProcess(self._mirror.store, pending.key, pending.parameters, self._start)
-        ending = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(trial, process, ending), daemon=True)
+        processes: list[TrialProcess] = []
+        watcher = threading.Thread(target=self._watch, args=(trial, processes, ending), daemon=True)
         watcher.start()
         try:
+            end_orphan(store.trial(pending.key), _logger, self._stopping.is_set)
+            limit = self._plan.settings.maximal_trial_seconds
+            process = TrialProcess(store, pending.key, pending.parameters, self._start, limit)
+            processes.append(process)
             for result in process.results():
                 self._report(trial, result, process)
             return process.wait()
         except BaseException:
-            process.interrupt()
-            process.wait()
+            for process in processes:
+                process.interrupt()
+                process.wait()
             raise
         finally:
             ending.set()
             watcher.join()
 
-    def _watch(self, trial: optuna.Trial, process: TrialProcess, ending: threading.Event) -> None:
-        """Send the heartbeat of a running trial, and interrupt the trial when the search is stopped."""
+    def _watch(self, trial: optuna.Trial, processes: list[TrialProcess], ending: threading.Event) -> None:
+        """Send the heartbeat of a running trial, and interrupt its process when the search is stopped."""
         beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS):
-            if self._stopping.is_set():
-                process.interrupt()
+            if self._stopping.is_set() and processes:
+                processes[0].interrupt()
                 if not ending.wait(_SAVING_SECONDS):
-                    process.kill()
+                    processes[0].kill()
                 return
             if time.monotonic() >= due:
                 beat, due = beat + 1, time.monotonic() + BEAT_SECONDS
@@ -282,6 +255,6 @@ class Worker:
         if end.killed is not None:
             return record_without_result(pending, None, end.killed)
         require_space(self._mirror.store.path, end.crash or "")
-        crash = end.crash or "the trial's process ended without a result"
+        crash = end.crash or WITHOUT_RESULT
         self._mirror.store.trial(pending.key).write_traceback(crash)
         return record_without_result(pending, crash)

@@ -1,6 +1,7 @@
 """What is read of an experiment before NNI's manager starts."""
 
 import base64
+import contextlib
 import os
 import pickle
 import socket
@@ -8,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 
-import psutil
 import pytest
 from nni.experiment import ExperimentConfig
 from nni.experiment.config import RemoteMachineConfig
@@ -19,7 +19,6 @@ from autocompress.engines.nni.lifecycle import load_config
 from autocompress.engines.nni.manager import (
     Machines,
     default_port,
-    end_process,
     exists_in_nni,
     find_manager,
     make_private_directory,
@@ -95,31 +94,39 @@ def test_paths_are_not_repeated():
     assert len({new_url_prefix() for _ in range(100)}) == 100
 
 
-def test_a_process_and_its_children_are_ended():
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    )
-    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {stubborn!r}])"
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    parent.stdout.readline()
-    (child,) = psutil.Process(parent.pid).children()
-    end_process(psutil.Process(parent.pid), patience=1)
-    parent.wait(10)
-    parent.stdout.close()
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_an_experiments_manager_is_found_by_its_id():
+@contextlib.contextmanager
+def running(*arguments):
+    """A process with a command line of that end."""
     code = "print('up', flush=True); import time; time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code, "--experiment-id", "abc123"], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        assert find_manager("abc123").pid == process.pid
-        assert find_manager("abc12") is None
+        yield process
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_an_experiments_manager_is_found_by_its_id(tmp_path):
+    main, others = "/anywhere/nni_node/main.js", tmp_path / "copy"
+    others.mkdir()
+    with running(main, "--experiment-id", "abc123", "--experiments-directory", tmp_path) as process:
+        assert find_manager("abc123", tmp_path).pid == process.pid
+        assert find_manager("abc12", tmp_path) is None
+        assert find_manager("abc123", others) is None, "it is a copy's"
+        assert find_manager("abc123", tmp_path / "moved") is None, "that is a copy too, as long as this one is there"
+    with running(main, "--experiment-id", "abc123", "--experiments-directory", tmp_path / "gone") as process:
+        assert find_manager("abc123", tmp_path).pid == process.pid, "the experiment has been moved"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--experiment-id",), ("--experiment-id", "abc123"), ("grep", "--experiment-id", "abc123", "main.js"), ("",)],
+)
+def test_command_lines_of_other_programs(arguments, tmp_path):
+    with running(*arguments):
+        assert find_manager("abc123", tmp_path) is None
 
 
 class Exploit:

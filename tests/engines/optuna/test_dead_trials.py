@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from autocompress.engines.optuna.convert import INTERRUPTED
-from autocompress.engines.optuna.worker import BEAT, OWNER, Liveness, owners, this_process
+from autocompress.engines.optuna.worker import BEAT, OWNER, Liveness, owners
+from autocompress.store.locks import this_process
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def begun(study, owner=None, beat=None):
 
 
 def ended_process():
-    module = "autocompress.engines.optuna.worker"
+    module = "autocompress.store.locks"
     code = f"import json; from {module} import this_process; print(json.dumps(this_process()))"
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 

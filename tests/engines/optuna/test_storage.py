@@ -10,8 +10,9 @@ import pytest
 from optuna.storages import InMemoryStorage, JournalStorage
 
 from autocompress.engines.optuna.sampler import AdaptiveCompressionSampler
-from autocompress.engines.optuna.storage import address, opened, retrying
+from autocompress.engines.optuna.storage import STORAGE_FILE, address, default_storage, found_study, opened, retrying
 from autocompress.errors import ConfigError, StoreError
+from autocompress.store import ExperimentDirectory
 from autocompress.testing import cliff
 from tests.e2e.support import free_port
 from tests.engines.optuna.test_sampler import expected_rates, objective, rates
@@ -123,3 +124,17 @@ def test_a_server_that_is_not_there_is_told_without_its_password():
     ) as caught:
         opened(storage)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "a?b", "100%25", "a#b", "a b", "{SCHEMA_VERSION}", "ä&b=c", "a@b:c[1]"])
+def test_the_file_in_a_directory_of_any_name(name, tmp_path):
+    """Also by its address alone, as optuna-dashboard opens it."""
+    store = ExperimentDirectory(tmp_path / name)
+    store.path.mkdir()
+    made = optuna.create_study(storage=opened(default_storage(store)), study_name="here")
+    made.ask()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (store.path / STORAGE_FILE).is_file()
+    assert len(found_study(default_storage(store), "here").trials) == 1
+    assert len(optuna.load_study(storage=default_storage(store), study_name="here").trials) == 1
+    assert address(default_storage(store)) == default_storage(store)
