@@ -1,4 +1,8 @@
-"""A trial in its own process: `python -m autocompress.trial DIRECTORY --channel MODULE:CLASS`."""
+"""A trial in its own process: `python -m autocompress.trial DIRECTORY --channel MODULE:CLASS`.
+
+Where its environment names a fork server, the trial is forked there in no time, and this process stands for it: what it
+receives as signals, output and exit code is the trial's. It therefore imports little before it knows.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,30 @@ import importlib
 import json
 import os
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autocompress.plan import ExperimentPlan
-from autocompress.store import ExperimentDirectory
-from autocompress.store.artefacts import write_manifest
-from autocompress.store.locks import identity_of
-from autocompress.trial.baseline import is_uncompressed, uncompressed_result
-from autocompress.trial.child import IN_CHILD
-from autocompress.trial.process import LAUNCHER, Channel
+from autocompress.trial.process import FORK_SERVER, LAUNCHER, PARENT, TRIAL, Channel, ForkedProcess
 
+if TYPE_CHECKING:
+    from autocompress.plan import ExperimentPlan
+
+_POLL_SECONDS = 0.02
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT)  # NNI sends SIGINT, which shells let their background jobs ignore
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the trial with the channel's parameters. The exit code is 0 unless the trial failed."""
+    from autocompress.plan import ExperimentPlan
+    from autocompress.store import ExperimentDirectory
+    from autocompress.store.locks import identity_of
+    from autocompress.trial.baseline import is_uncompressed, uncompressed_result
+    from autocompress.trial.child import IN_CHILD
+
     parser = argparse.ArgumentParser(prog="python -m autocompress.trial", description=__doc__)
     parser.add_argument("directory", help="the experiment's directory")
     parser.add_argument("--module-root", help="where the module's root is, on another machine than the launcher's")
@@ -35,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ[IN_CHILD] = "1"
     if LAUNCHER not in os.environ:  # NNI's manager has started it
         with contextlib.suppress(ProcessLookupError):
-            os.environ[LAUNCHER] = json.dumps(identity_of(os.getppid()))
+            os.environ[LAUNCHER] = json.dumps(identity_of(int(os.environ.get(PARENT, os.getppid()))))
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     plan = ExperimentPlan.read(ExperimentDirectory(parsed.directory))
@@ -53,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace, plan: ExperimentPlan, channel: Channel, parameters: dict[str, Any]) -> int:
     # These import torch, which the baseline trial does not need.
     from autocompress.compression.module_loading import ModuleReference
+    from autocompress.store import ExperimentDirectory
+    from autocompress.store.artefacts import write_manifest
     from autocompress.trial.run import run_trial
 
     reference = ModuleReference.from_dict(plan.module)
@@ -86,5 +98,43 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _forked(address: str) -> int | None:
+    """The exit code of the trial, forked by a server; None where there is none, such as after a restart."""
+    from autocompress.trial.forkserver import request_file
+
+    environment = {**os.environ, PARENT: str(os.getppid())}
+    with (
+        socket.socket(socket.AF_UNIX) as connection,
+        request_file(TRIAL, sys.argv[1:], environment) as request,
+    ):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            try:
+                connection.connect(address)
+                socket.send_fds(connection, [b"."], [theirs.fileno(), 1, 2, 2, request])
+            except OSError:
+                return None
+            theirs.close()
+            return _relayed(ours)
+
+
+def _relayed(status: socket.socket) -> int | None:
+    """The exit code of the other process, which receives the signals of this one; None where it did not begin."""
+    received: list[int] = []
+    for number in _INTERRUPTS:
+        signal.signal(number, lambda number, _: received.append(number))
+    trial = ForkedProcess.from_pipe(status)
+    while trial is not None and (code := trial.poll()) is None:
+        while received:
+            os.kill(trial.pid, received.pop())
+        time.sleep(_POLL_SECONDS)
+    return None if trial is None else code
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    server = os.environ.pop(FORK_SERVER, None)
+    ended = None if server is None else _forked(server)
+    if ended is not None and ended < 0:  # by a signal
+        signal.signal(-ended, signal.SIG_DFL)
+        os.kill(os.getpid(), -ended)
+    raise SystemExit(main() if ended is None else ended)

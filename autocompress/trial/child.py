@@ -9,11 +9,10 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
-import sys
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.locks import is_running, named, this_host, this_process
+from autocompress.trial.forkserver import fork_server
 from autocompress.trial.process import GRACE_SECONDS, LAUNCHER
 
 IN_CHILD = "AUTOCOMPRESS_CHILD"
@@ -116,19 +116,29 @@ def _run(task: str, content: Mapping[str, Any], directory: Path | None, seconds:
         request, result, late = (Path(temporary, name) for name in ("request.json", "result.json", "late.txt"))
         order = {"task": task, "directory": directory and str(directory), "seconds": seconds, **content}
         request.write_text(json.dumps(order), encoding="utf-8")
-        command = [sys.executable, "-m", "autocompress.trial.tasks", *map(str, (request, result, late))]
-        environment = {**os.environ, IN_CHILD: "1", LAUNCHER: json.dumps(this_process())}
-        try:
-            limit = None if seconds is None else seconds + GRACE_SECONDS
-            code = subprocess.run(command, env=environment, check=False, timeout=limit).returncode
-        except subprocess.TimeoutExpired as error:
-            raise TrialError(_late(task, seconds)) from error
+        code = _code([str(each) for each in (request, result, late)], seconds)
+        if code is None:
+            raise TrialError(_late(task, seconds))
         if result.exists():
             return _unpacked(json.loads(result.read_text(encoding="utf-8")))
         if late.exists() and (traceback := late.read_text(encoding="utf-8", errors="replace")):
             raise TrialError(_late(task, seconds), traceback)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise TrialError(f"the process that was to {task} the model {how}")
+
+
+def _code(arguments: Sequence[str], seconds: float | None) -> int | None:
+    """The exit code of the process of a task; None where it had to be killed, as it was stopped."""
+    environment = {**os.environ, IN_CHILD: "1", LAUNCHER: json.dumps(this_process())}
+    process = fork_server().start("autocompress.trial.tasks", arguments, environment, (1, 2, 2))
+    end = None if seconds is None else time.monotonic() + seconds + GRACE_SECONDS
+    try:
+        while (code := process.poll()) is None and (end is None or time.monotonic() < end):
+            time.sleep(_POLL_SECONDS / 10)
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+    return code
 
 
 def _late(task: str, seconds: float | None) -> str:

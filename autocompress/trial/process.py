@@ -10,13 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autocompress.errors import TrialError
 from autocompress.store import ExperimentDirectory, killed_message
 from autocompress.store.locks import identity_of, is_running, this_process
 
@@ -41,80 +39,27 @@ def fresh_interpreter(
     arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int
 ) -> subprocess.Popen[bytes]:
     """Start it as a command. Implements `Starter`."""
+    return start_command(TRIAL, arguments, environment, (output, output, results))
+
+
+def start_command(
+    program: str, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """Start a program of ours by the name of its module; descriptors are its output, its errors, and its results."""
+    output, errors, results = descriptors
     return subprocess.Popen(
-        [sys.executable, "-m", "autocompress.trial", *arguments],
+        [sys.executable, "-m", program.removesuffix(".__main__"), *arguments],
         env={**environment, PIPE: str(results)},
         pass_fds=(results,),
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=errors,
         start_new_session=True,
     )
 
 
-class ForkServer:
-    """Starts trials by forking. A context: the server ends with it, running trials go on.
-
-    Forking is for Linux; elsewhere system libraries do not survive it, and each trial is a fresh interpreter.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._requests: socket.socket | None = None
-
-    def __enter__(self) -> ForkServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def __call__(self, arguments: Sequence[str], environment: Mapping[str, str], output: int, results: int) -> Handle:
-        """Implements `Starter`; TrialError where the server cannot be started."""
-        if sys.platform != "linux":
-            return fresh_interpreter(arguments, environment, output, results)
-        request = os.memfd_create("request")
-        os.write(request, json.dumps({"arguments": [*arguments], "environment": {**environment}}).encode())
-        try:
-            # A server that was killed is replaced, once.
-            forked = self._forked(output, results, request) or self._forked(output, results, request)
-        finally:
-            os.close(request)
-        if forked is None:
-            raise TrialError("the process that starts trials ended; see its output")
-        return forked
-
-    def _forked(self, output: int, results: int, request: int) -> ForkedProcess | None:
-        os.lseek(request, 0, os.SEEK_SET)
-        ours, theirs = socket.socketpair()
-        with self._lock, theirs:
-            requests, server = self._running(), self._server
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                socket.send_fds(requests, [b"."], [theirs.fileno(), output, results, request])
-        forked = ForkedProcess.from_pipe(ours)
-        with self._lock:
-            if forked is None and self._server is server:
-                self._end()
-        return forked
-
-    def _running(self) -> socket.socket:
-        if self._requests is None or self._server is None or self._server.poll() is not None:
-            self._end()
-            self._requests, theirs = socket.socketpair()
-            command = [sys.executable, "-m", "autocompress.trial.forkserver"]
-            with theirs:
-                self._server = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
-        return self._requests
-
-    def _end(self) -> None:
-        if self._requests is not None and self._server is not None:
-            self._requests.close()
-            self._server.wait()
-        self._requests = self._server = None
-
-
 class ForkedProcess:
-    """A forked trial. Implements `Handle`."""
+    """A forked process. Implements `Handle`."""
 
     def __init__(self, pid: int, status: socket.SocketIO) -> None:
         self.pid = pid
@@ -297,6 +242,15 @@ class Channel(Reporter, Protocol):
 class NullReporter(Reporter):
     """Discards all results."""
 
+
+TRIAL = "autocompress.trial.__main__"
+"""The program of a trial."""
+
+FORK_SERVER = "AUTOCOMPRESS_FORK_SERVER"
+"""Environment variable: the path of the socket at which a server forks trials."""
+
+PARENT = "AUTOCOMPRESS_PARENT"
+"""Environment variable of a forked trial: the id of the process that started what stands for it."""
 
 LAUNCHER = "AUTOCOMPRESS_LAUNCHER"
 """Environment variable: the identity of the process that has started the trial, as JSON."""

@@ -7,7 +7,7 @@ import faulthandler
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +204,9 @@ def _check(
     return {"checks": checks, "preflight": preflight.to_dict()}
 
 
-def main(task: str, result: str, late: str) -> None:
-    """Run the task of a file and write its result to another; where it hangs is written to `late`."""
+def main(arguments: Sequence[str]) -> None:
+    """Run the task of a file and write its result to another; where it hangs is written to a third."""
+    task, result, late = arguments
     content = read_json(Path(task))
     if content["seconds"] is not None:
         # A thread outside the interpreter; the file must stay open for it.
@@ -215,4 +216,4 @@ def main(task: str, result: str, late: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

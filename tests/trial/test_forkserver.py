@@ -6,7 +6,8 @@ import signal
 import psutil
 import pytest
 
-from autocompress.trial.process import ForkServer, ProcessEnd, TrialProcess
+from autocompress.trial.forkserver import ForkServer
+from autocompress.trial.process import ProcessEnd, TrialProcess
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
 from tests.trial.processes import THRESHOLD, begun, linux, order

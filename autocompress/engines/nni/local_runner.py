@@ -25,7 +25,8 @@ from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.store.ledger import WITHOUT_RESULT
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import end_orphan, measure_in_child
-from autocompress.trial.process import ForkServer, ProcessEnd, Starter, TrialProcess
+from autocompress.trial.forkserver import fork_server
+from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
 _logger = logging.getLogger("nni.autocompress")
 
@@ -65,14 +66,14 @@ class TunerSearch:
     def run(self, callbacks: Sequence[Callback] = ()) -> bool:
         """Run to its end; Ctrl-C is raised."""
         store = ExperimentDirectory(self.directory)
-        with store.locked(), ForkServer() as server, notify_callbacks(store, callbacks) as tell_end:
+        with store.locked(), notify_callbacks(store, callbacks) as tell_end:
             if not store.exists():
                 store.create()
                 store.write_settings(self.plan.to_dict())
             self._started = True
             source = ModuleReference.from_dict(self.plan.module).fingerprint()
             open_experiment(store, self.plan, fingerprint=source, logger=_logger)
-            run_tuner(self.plan, store, self.trials, server)
+            run_tuner(self.plan, store, self.trials, fork_server())
             self.result.verify()
             tell_end()
         return True

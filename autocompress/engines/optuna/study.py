@@ -46,7 +46,7 @@ from autocompress.store.artefacts import Artefacts
 from autocompress.store.directory import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
 from autocompress.trial.child import measure_in_child, refuse_in_child
-from autocompress.trial.process import ForkServer
+from autocompress.trial.forkserver import fork_server
 
 _PATIENCE_WHEN_STOPPING = 5.0
 _logger = logging.getLogger("autocompress.optuna")
@@ -267,8 +267,8 @@ class CompressionStudy:
     def _search(self, n_trials: int | None, n_jobs: int, on_record: Callable[[TrialRecord], None] | None) -> None:
         study, plan = self.study, self._wanted
         stopping, left = threading.Event(), itertools.count()
-        with ThreadPoolExecutor(max_workers=n_jobs) as pool, ForkServer() as server, self._stopping(stopping):
-            workers = [Worker(study, plan, self._mirror, stopping, server, on_record) for _ in range(n_jobs)]
+        with ThreadPoolExecutor(max_workers=n_jobs) as pool, self._stopping(stopping):
+            workers = [Worker(study, plan, self._mirror, stopping, fork_server(), on_record) for _ in range(n_jobs)]
             runs = [pool.submit(worker.run, lambda: n_trials is None or next(left) < n_trials) for worker in workers]
             for run in runs:
                 run.result()
