@@ -38,8 +38,8 @@ from autocompress.trial.process import FORK_SERVER, PIPE, TRIAL, ForkedProcess, 
 DESCRIPTORS = 5
 """With each request to the server: for the process id and exit code, output, errors, results, and the request."""
 
-PRELOAD = "preload"
-"""Key of a request: what the server itself is to import first."""
+_IMPORT = b"i"
+"""A request to import, instead of one to fork."""
 
 
 class ForkServer:
@@ -55,7 +55,6 @@ class ForkServer:
         self._requests: socket.socket | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._environment: dict[str, str] = {}
-        self._preload: list[str] = []
 
     def __enter__(self) -> ForkServer:
         return self
@@ -83,11 +82,10 @@ class ForkServer:
         """
         if sys.platform != "linux":
             return start_command(program, arguments, environment, descriptors)
-        with request_file(program, arguments, environment, self._preload) as request:
+        with request_file(program, arguments, environment) as request:
             forked = self._forked([*descriptors, request]) or self._forked([*descriptors, request])
         if forked is None:
             raise TrialError("the process that starts trials ended; see its output")
-        self._preload = []
         return forked
 
     def address(self, preload: Sequence[str] = ()) -> dict[str, str]:
@@ -98,9 +96,8 @@ class ForkServer:
         """
         if sys.platform != "linux":
             return {}
-        with self._lock:
-            self._preload = [*preload]
-            self._running()
+        with self._lock, memory_file(preload) as names:
+            socket.send_fds(self._running(), [_IMPORT], [names])
             assert self._folder is not None
             return {FORK_SERVER: f"{self._folder.name}/socket"}
 
@@ -173,19 +170,24 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextlib.contextmanager
 def request_file(
-    program: str, arguments: Sequence[str], environment: Mapping[str, str], preload: Sequence[str] = ()
-) -> Iterator[int]:
-    """Descriptor of a request to the server, which is one byte beside its descriptors."""
-    request = os.memfd_create("request")
-    content = {"name": program, "arguments": [*arguments], "directory": str(Path.cwd()), "environment": {**environment}}
+    program: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> contextlib.AbstractContextManager[int]:
+    """Descriptor of a request, which goes to the server beside its other descriptors."""
+    place = {"directory": str(Path.cwd()), "environment": {**environment}}
+    return memory_file({"name": program, "arguments": [*arguments], **place})
+
+
+@contextlib.contextmanager
+def memory_file(content: Any) -> Iterator[int]:
+    """Descriptor of a file in memory that holds JSON."""
+    descriptor = os.memfd_create("request")
     try:
-        os.write(request, json.dumps({**content, PRELOAD: [*preload]}).encode())
-        os.lseek(request, 0, os.SEEK_SET)
-        yield request
+        os.write(descriptor, json.dumps(content).encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
     finally:
-        os.close(request)
+        os.close(descriptor)
 
 
 _IMPORTS = (
@@ -294,6 +296,9 @@ class _Server:
             message, descriptors, _, _ = socket.recv_fds(source, 1, DESCRIPTORS)
         except OSError:
             message, descriptors = b"", []
+        if message == _IMPORT:
+            self._import(*descriptors)
+            return None, is_open
         if message and len(descriptors) == DESCRIPTORS:
             return self._forked(client, *descriptors), is_open
         if client is not None:
@@ -309,11 +314,6 @@ class _Server:
     ) -> _Program | None:
         with os.fdopen(request, "rb") as file:
             received: dict[str, Any] = json.loads(file.read())
-        if preloaded := received.pop(PRELOAD):
-            for name in preloaded:
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(name)
-            _settle()
         child = os.fork()
         if not child:
             self._leave(status, output, errors)
@@ -327,6 +327,13 @@ class _Server:
         for each in (output, errors, results):
             os.close(each)
         return None
+
+    def _import(self, names: int) -> None:
+        with os.fdopen(names, "rb") as file:
+            for name in json.loads(file.read()):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+        _settle()
 
     def _leave(self, status: int, output: int, errors: int) -> None:
         """Close in a fork what is the server's, and take the standard descriptors of its request."""

@@ -29,6 +29,7 @@ from autocompress.errors import ConfigError, EngineError
 from autocompress.store import ExperimentDirectory
 from autocompress.store.artefacts import Artefacts
 from autocompress.trial.child import end_process
+from autocompress.trial.forkserver import fork_server
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -70,6 +71,8 @@ DEFAULT_PORT = 8080
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _MAIN = "nni_node/main.js"
+_IMPORTED_BY_NNI = ("pandas", "scipy.spatial", "scipy.stats")
+"""What takes long of `import nni`; the rest of it reads the trial's environment."""
 _HOOK = Path(__file__).with_name("manager_hook.js")
 
 
@@ -204,7 +207,8 @@ def _environment(over_ssh: bool, url_prefix: str) -> dict[str, str]:
     inherited = os.environ.get("NODE_OPTIONS", "")
     remote = {"AUTOCOMPRESS_OVER_SSH": "1"} if over_ssh else {}
     hook = {"NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip(), "AUTOCOMPRESS_URL_PREFIX": url_prefix}
-    return {**os.environ, **hook, **remote}
+    forking = {} if over_ssh else fork_server().address(_IMPORTED_BY_NNI)
+    return {**os.environ, **hook, **remote, **forking}
 
 
 def _wait_until_it_answers(manager: Manager) -> None:
