@@ -135,6 +135,7 @@ if __name__ == "__main__":
     server = os.environ.pop(FORK_SERVER, None)
     ended = None if server is None else _forked(server)
     if ended is not None and ended < 0:  # by a signal
-        signal.signal(-ended, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-ended, signal.SIG_DFL)
         os.kill(os.getpid(), -ended)
     raise SystemExit(main() if ended is None else ended)
