@@ -1,16 +1,22 @@
 """The server that trials are forked from."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from autocompress.trial.forkserver import ForkServer
-from autocompress.trial.process import ProcessEnd, TrialProcess
+from autocompress.trial.process import PARAMETERS, PIPE, ProcessEnd, TrialProcess
 from autocompress.trial.spec import trial_key
 from tests import curve_modules
 from tests.trial.processes import THRESHOLD, begun, linux, order
+
+PIPE_CHANNEL = "autocompress.trial.process:PipeChannel"
 
 
 def servers():
@@ -57,3 +63,57 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
             assert process.wait() == ProcessEnd()
             assert store.trial(key).record().state == "completed"
             os.kill(server._server.pid, signal.SIGKILL)
+
+
+def started(server, store, parameters):
+    """A trial as NNI's manager would start it."""
+    command = [sys.executable, "-m", "autocompress.trial", str(store.path), "--channel", PIPE_CHANNEL]
+    environment = {**os.environ, **server.address(), PARAMETERS: json.dumps(parameters), PIPE: "2"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@linux
+@pytest.mark.slow
+def test_what_stands_for_a_trial_ends_as_the_trial_does(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
+    with ForkServer() as server:
+        whole = started(server, store, order(0.5))
+        _, results = whole.communicate()
+        assert whole.returncode == 0, results
+        assert [json.loads(line)["epoch"] for line in results.splitlines()] == [1, 2]
+        record = store.trial(trial_key(fingerprint, order(0.5), THRESHOLD)).record()
+        assert record.state == "completed"
+
+        long = order(0.9, epochs=200)
+        trial = store.trial(trial_key(fingerprint, long, THRESHOLD))
+        interrupted = started(server, store, long)
+        interrupted.stderr.readline()
+        interrupted.send_signal(signal.SIGINT)
+        interrupted.communicate()
+        assert interrupted.returncode == 0
+        assert trial.record().state == "stopped"
+
+        shutil.rmtree(trial.path)
+        for victim in ("what stands for it", "the trial"):
+            running = started(server, store, long)
+            running.stderr.readline()
+            forked = psutil.Process(trial.holder()["pid"])
+            assert forked.ppid() == server._server.pid
+            os.kill(running.pid if victim == "what stands for it" else forked.pid, signal.SIGKILL)
+            running.communicate()
+            assert running.returncode == -signal.SIGKILL, victim
+            psutil.wait_procs([forked], timeout=10)
+            assert not forked.is_running(), victim
+
+
+@linux
+@pytest.mark.slow
+def test_without_its_server_a_trial_runs_by_itself(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Never)
+    with ForkServer() as server:
+        address = server.address()
+    server.address = lambda: address
+    alone = started(server, store, order(0.5))
+    _, results = alone.communicate()
+    assert alone.returncode == 0, results
+    assert store.trial(trial_key(fingerprint, order(0.5), THRESHOLD)).record().state == "completed"
