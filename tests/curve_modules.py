@@ -129,6 +129,41 @@ class KilledAbove(EndsAbove):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class StopsAbove(EndsAbove):
+    """As by Ctrl-Z, or a debugger: no limit inside of the process can end it."""
+
+    @classmethod
+    def happen(cls):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class ExitsAbove(EndsAbove):
+    """Without a result and without an error."""
+
+    @classmethod
+    def happen(cls):
+        os._exit(0)
+
+
+class SysExitsAbove(EndsAbove):
+    @classmethod
+    def happen(cls):
+        sys.exit(0)
+
+
+class ForksAbove(EndsAbove):
+    """What it forks outlives it, with all files that it has open; the process ids are noted."""
+
+    @classmethod
+    def happen(cls):
+        child = os.fork()
+        if not child:
+            time.sleep(300)
+            os._exit(0)
+        with Path(os.environ["FORKED"]).open("a") as file:
+            file.write(f"{child}\n")
+
+
 class Bulky(CountsEpochs):
     """Checkpoints of megabytes; one that is written does not take its place while the file HOLD_CHECKPOINTS exists."""
 
