@@ -119,6 +119,7 @@ def forked(tmp_path, monkeypatch):
             os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("server", [ForkServer, lambda: contextlib.nullcontext(fresh_interpreter)])
 def test_its_end_counts_and_not_that_of_what_it_has_forked(tmp_path, forked, server):
@@ -137,15 +138,18 @@ def test_its_end_counts_and_not_that_of_what_it_has_forked(tmp_path, forked, ser
         pass
 
 
+@pytest.mark.slow
 @linux
 def test_one_that_is_stopped_is_ended_by_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("autocompress.trial.process.GRACE_SECONDS", 0.5)
-    store, _ = begun(tmp_path / "experiment", curve_modules.StopsAbove)
-    process = TrialProcess(store, "stopped", order(0.7), seconds=15)
-    list(process.results())
+    store, _ = begun(tmp_path / "experiment", curve_modules.Slow)
+    process = TrialProcess(store, "stopped", order(0.9, epochs=200), seconds=0.5)
+    results = process.results()
+    assert next(results)["epoch"] == 1
+    os.kill(process._process.pid, signal.SIGSTOP)
+    monkeypatch.setattr("autocompress.trial.process.GRACE_SECONDS", 0.0)
+    list(results)
     assert process.wait().crash.endswith(
-        "the trial took longer than maximal_trial_seconds (15) and did not end by itself, as a process that is stopped; it "
-        "was killed"
+        "longer than maximal_trial_seconds (0.5) and did not end by itself, as a process that is stopped; it was killed"
     )
 
 
