@@ -124,13 +124,19 @@ class ForkedProcess:
         except ProcessLookupError:  # it has ended
             self._identity = {}
         self._code: int | None = None
+        self._lock = threading.Lock()  # who interrupts it is another thread than who reads its results
 
     @classmethod
     def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
         """The process whose id comes through the socket; None if that is closed without."""
         with pipe:
             status = pipe.makefile("rb", buffering=0)
-        line = status.readline()
+        try:
+            line = status.readline()
+        except BaseException:
+            if line := status.readline():  # it has been requested, and would go on alone
+                os.kill(int(line), signal.SIGKILL)
+            raise
         if line:
             return cls(int(line), status)
         status.close()
@@ -138,15 +144,15 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """Its exit code; that of SIGKILL if it has ended after the server was killed."""
-        if self._code is None and _is_readable(self._status.fileno(), 0):
-            line = self._status.readline()
-            if line:
-                self._code = int(line)
-            elif not is_running(self._identity):
-                self._code = -signal.SIGKILL
-            if self._code is not None:
-                self._status.close()
-        return self._code
+        with self._lock:
+            if self._code is None and _is_readable(self._status.fileno(), 0):
+                if line := self._status.readline():
+                    self._code = int(line)
+                elif not is_running(self._identity):
+                    self._code = -signal.SIGKILL
+                if self._code is not None:
+                    self._status.close()
+            return self._code
 
 
 def _is_readable(descriptor: int, seconds: float) -> bool:
@@ -160,6 +166,7 @@ _CHANNEL = "autocompress.trial.process:PipeChannel"
 
 
 _POLL_SECONDS = 0.1
+_SAVING_SECONDS = 60.0
 GRACE_SECONDS = 60.0
 """A trial ends by itself at its limit; one that has not after so many seconds more is killed."""
 
@@ -236,6 +243,15 @@ class TrialProcess:
     def interrupt(self) -> None:
         """Let it save its state and end."""
         self._send(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Let it save its state and end; kill it where that takes longer than a minute."""
+        self.interrupt()
+        deadline = time.monotonic() + _SAVING_SECONDS
+        while self._poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+            time.sleep(_POLL_SECONDS / 2)
 
     def kill(self) -> None:
         """Kill it."""

@@ -165,7 +165,6 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
     try:
         _wait_until_it_answers(manager)
     except EngineError as error:
-        end_process(psutil.Process(process.pid) if process.poll() is None else None)
         tail = log.read_text(errors="replace")[-2000:].strip()
         raise EngineError(f"{error}; its output: {tail or '(none)'}") from error
     return manager
@@ -219,12 +218,19 @@ def _wait_until_it_answers(manager: Manager) -> None:
 
 
 def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, port: int, debug: bool) -> Manager:
-    """Start a manager ("create", "resume" or "view") and wait until it answers; `post_experiment` starts its work."""
+    """Start a manager ("create", "resume" or "view") and wait until it answers; `post_experiment` starts its work.
+
+    Whatever breaks that off, Ctrl-C too, leaves no manager running.
+    """
     prefix = new_url_prefix()
     arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, None)
-    log = Path(config.experiment_working_directory, experiment_id, "log")
-    manager = start_manager(arguments, log, over_ssh=is_remote(config))
-    _register(experiment_id, manager, config)
+    home = Path(config.experiment_working_directory)
+    try:
+        manager = start_manager(arguments, home / experiment_id / "log", over_ssh=is_remote(config))
+        _register(experiment_id, manager, config)
+    except BaseException:
+        end_process(find_manager(experiment_id, home))
+        raise
     return manager
 
 

@@ -85,7 +85,6 @@ def owners(trials: Iterable[FrozenTrial]) -> list[str]:
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1
-_SAVING_SECONDS = 60.0  # that an interrupted trial has to save its state
 
 
 class Worker:
@@ -196,8 +195,7 @@ class Worker:
             return process.wait()
         except BaseException:
             for process in processes:
-                process.interrupt()
-                process.wait()
+                process.end()
             raise
         finally:
             ending.set()
@@ -208,9 +206,7 @@ class Worker:
         beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS):
             if self._stopping.is_set() and processes:
-                processes[0].interrupt()
-                if not ending.wait(_SAVING_SECONDS):
-                    processes[0].kill()
+                processes[0].end()
                 return
             if time.monotonic() >= due:
                 beat, due = beat + 1, time.monotonic() + BEAT_SECONDS
