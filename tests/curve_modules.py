@@ -129,12 +129,15 @@ class KilledAbove(EndsAbove):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class StopsAbove(EndsAbove):
-    """As by Ctrl-Z, or a debugger: no limit inside of the process can end it."""
+class StopsOnce(EndsAbove):
+    """As by Ctrl-Z, or a debugger: no limit inside of the process can end it. Only while the file STOP exists."""
 
     @classmethod
     def happen(cls):
-        os.kill(os.getpid(), signal.SIGSTOP)
+        marker = Path(os.environ["STOP"])
+        if marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class ExitsAbove(EndsAbove):
@@ -151,16 +154,22 @@ class SysExitsAbove(EndsAbove):
         sys.exit(0)
 
 
-class ForksAbove(EndsAbove):
-    """What it forks outlives it, with all files that it has open; the process ids are noted."""
+class Forks(CountsEpochs):
+    """What it forks outlives it, with all files that it has open; its process ids are noted in the file FORKED."""
 
     @classmethod
-    def happen(cls):
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        if "FORKED" in os.environ and epoch == 0:
+            cls.fork(Path(os.environ["FORKED"]))
+
+    @classmethod
+    def fork(cls, noted):
         child = os.fork()
         if not child:
-            time.sleep(300)
+            time.sleep(600)
             os._exit(0)
-        with Path(os.environ["FORKED"]).open("a") as file:
+        with noted.open("a") as file:
             file.write(f"{child}\n")
 
 

@@ -268,17 +268,20 @@ class TrialProcess:
             time.sleep(_POLL_SECONDS / 2)
         printed = self._output.read_text(errors="replace").strip()
         if self._overdue:
-            return ProcessEnd(crash=f"{printed}\n{overdue_message(self._seconds)}".strip())
+            return ProcessEnd(killed=overdue_message(self._seconds))
         if code < 0:
             return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
         return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 
 def overdue_message(seconds: float | None) -> str:
-    """Message for a trial that was killed, as its limit of so many seconds did not end it."""
+    """Message for a trial that was killed, as its limit of so many seconds did not end it.
+
+    What hangs in a trial is ended by that limit; so something outside has stopped it, and it may run again.
+    """
     return (
-        f"the trial took longer than maximal_trial_seconds ({seconds:g}) and did not end by itself, as a process that "
-        "is stopped; it was killed"
+        f"the trial's process was killed, as it did not end by itself after maximal_trial_seconds ({seconds:g}): it "
+        "may have been stopped"
     )
 
 

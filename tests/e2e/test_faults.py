@@ -136,13 +136,15 @@ def states(result):
 
 @pytest.mark.parametrize("run", [on_nni, on_optuna])
 def test_a_trial_that_is_stopped_is_ended_from_outside(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("STOP", str(tmp_path / "stop"))
+    (tmp_path / "stop").touch()
     for module in ("autocompress.trial.process", "autocompress.engines.nni.configuration"):
         monkeypatch.setattr(f"{module}.GRACE_SECONDS", 1.0)
-    result = run(tmp_path / "experiment", "StopsAbove", maximal_trial_seconds=12.0)
-    assert states(result) == [(0.55, "completed"), (0.6, "completed"), (0.65, "failed")]
-    assert result.records[-1].error == (
-        "the trial took longer than maximal_trial_seconds (12) and did not end by itself, as a process that is "
-        "stopped; it was killed"
+    result = run(tmp_path / "experiment", "StopsOnce", maximal_trial_seconds=12.0)
+    assert states(result) == [(0.55, "completed"), (0.6, "completed"), (0.65, "lost"), (0.65, "completed")]
+    assert result.records[2].error == (
+        "the trial's process was killed, as it did not end by itself after maximal_trial_seconds (12): it may have "
+        "been stopped"
     )
     assert not list(processes_of(result.directory.path, "-m autocompress.trial "))
 

@@ -90,13 +90,13 @@ def test_the_stopping_is_not_broken_off():
 
 
 def test_what_has_done_its_work_is_left_alone():
-    interrupts = Interrupts()
+    before, interrupts = signal.getsignal(signal.SIGINT), Interrupts()
     with interrupts.counted():
         interrupts.settle()
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.2)
     assert interrupts.count == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_other_threads_have_no_signals():

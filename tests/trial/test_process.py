@@ -109,6 +109,11 @@ def test_an_interrupted_trial_saves_its_state(tmp_path):
 
 
 @pytest.fixture
+def epochs_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
+
+
+@pytest.fixture
 def forked(tmp_path, monkeypatch):
     """The processes that a trial has forked; they are ended."""
     noted = tmp_path / "forked"
@@ -122,9 +127,9 @@ def forked(tmp_path, monkeypatch):
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("server", [ForkServer, lambda: contextlib.nullcontext(fresh_interpreter)])
-def test_its_end_counts_and_not_that_of_what_it_has_forked(tmp_path, forked, server):
+def test_its_end_counts_and_not_that_of_what_it_has_forked(tmp_path, forked, epochs_log, server):
     """Which has the pipe of results open, and the trial's lock."""
-    store, fingerprint = begun(tmp_path / "experiment", curve_modules.ForksAbove)
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Forks)
     key = trial_key(fingerprint, order(0.7), THRESHOLD)
     with server() as start:
         process = TrialProcess(store, key, order(0.7), start)
@@ -148,8 +153,9 @@ def test_one_that_is_stopped_is_ended_by_its_limit(tmp_path, monkeypatch):
     os.kill(process._process.pid, signal.SIGSTOP)
     monkeypatch.setattr("autocompress.trial.process.GRACE_SECONDS", 0.0)
     list(results)
-    assert process.wait().crash.endswith(
-        "longer than maximal_trial_seconds (0.5) and did not end by itself, as a process that is stopped; it was killed"
+    assert process.wait() == ProcessEnd(
+        killed="the trial's process was killed, as it did not end by itself after maximal_trial_seconds (0.5): it may "
+        "have been stopped"
     )
 
 
