@@ -52,6 +52,10 @@ def fresh_interpreter(
     )
 
 
+_START_SECONDS, _END_SECONDS = 300.0, 10.0
+"""How long a server may take to import and fork, and to end."""
+
+
 class ForkServer:
     """Starts trials by forking. A context: the server ends with it, running trials go on.
 
@@ -109,7 +113,11 @@ class ForkServer:
     def _end(self) -> None:
         if self._requests is not None and self._server is not None:
             self._requests.close()
-            self._server.wait()
+            try:
+                self._server.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:  # it is stopped, or still imports
+                self._server.kill()
+                self._server.wait()
         self._requests = self._server = None
 
 
@@ -128,14 +136,14 @@ class ForkedProcess:
 
     @classmethod
     def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
-        """The process whose id comes through the socket; None if that is closed without."""
+        """The process whose id comes through the socket; None if that is closed without, or nothing comes."""
         with pipe:
             status = pipe.makefile("rb", buffering=0)
         try:
-            line = status.readline()
+            line = status.readline() if _is_readable(status.fileno(), _START_SECONDS) else b""
         except BaseException:
-            if line := status.readline():  # it has been requested, and would go on alone
-                os.kill(int(line), signal.SIGKILL)
+            if _is_readable(status.fileno(), _END_SECONDS) and (line := status.readline()):
+                os.kill(int(line), signal.SIGKILL)  # it has been requested, and would go on alone
             raise
         if line:
             return cls(int(line), status)

@@ -173,3 +173,15 @@ def test_a_trial_goes_on_when_the_server_that_forked_it_is_killed(tmp_path):
         assert process.wait().killed is not None, "nothing has told its exit code"
     assert [result["epoch"] for result in seen] == [1, 2, 3]
     assert store.trial(trial_key(fingerprint, parameters, THRESHOLD)).record().epochs == 3
+
+
+@pytest.mark.slow
+@linux
+def test_a_server_that_is_stopped_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("autocompress.trial.process._END_SECONDS", 0.2)
+    store, _ = begun(tmp_path / "experiment", curve_modules.Never)
+    with ForkServer() as server:
+        TrialProcess(store, "first", order(0.5), server).end()
+        process = server._server
+        os.kill(process.pid, signal.SIGSTOP)
+    assert process.returncode == -signal.SIGKILL
