@@ -24,16 +24,16 @@ from autocompress.engines.nni.lifecycle import (
     create_algorithms,
     create_experiment,
     end_experiment,
+    exists_in_nni,
     load_config,
+    place_in_nni,
     reopen_experiment,
 )
 from autocompress.engines.nni.manager import (
     Machines,
     Manager,
-    exists_in_nni,
     launch_manager,
     make_logs_private,
-    place_in_nni,
     post_experiment,
     require_free_port,
 )
