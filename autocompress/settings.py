@@ -141,7 +141,8 @@ class AccuracyAwareSettings(AdaptiveParams):
         initial_compression_rate: rate of the first trial, clamped into the range of each algorithm.
         warm_start: start trials from the checkpoint of the highest feasible rate, else from the pretrained model.
         knowledge_distillation: how the uncompressed model teaches; None: it does not.
-        maximal_trial_seconds: a trial that takes longer, as one that hangs does, has failed; None: there is no limit.
+        maximal_trial_seconds: a trial that takes longer, as one that hangs does, has failed; measuring the uncompressed
+            model and verifying the best one may take as long for each model and algorithm; None: there is no limit.
         preflight: whether the module is looked at before the search, and refused where it cannot guide one. Without
             that the uncompressed model is evaluated, and the hooks that algorithms need must be there, all the same.
         seed: of every trial.

@@ -129,6 +129,50 @@ class KilledAbove(EndsAbove):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class StopsOnce(EndsAbove):
+    """As by Ctrl-Z, or a debugger: no limit inside of the process can end it. Only while the file STOP exists."""
+
+    @classmethod
+    def happen(cls):
+        marker = Path(os.environ["STOP"])
+        if marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class ExitsAbove(EndsAbove):
+    """Without a result and without an error."""
+
+    @classmethod
+    def happen(cls):
+        os._exit(0)
+
+
+class SysExitsAbove(EndsAbove):
+    @classmethod
+    def happen(cls):
+        sys.exit(0)
+
+
+class Forks(CountsEpochs):
+    """What it forks outlives it, with all files that it has open; its process ids are noted in the file FORKED."""
+
+    @classmethod
+    def train_epoch(cls, model, optimizer, criterion, epoch):
+        super().train_epoch(model, optimizer, criterion, epoch)
+        if "FORKED" in os.environ and epoch == 0:
+            cls.fork(Path(os.environ["FORKED"]))
+
+    @classmethod
+    def fork(cls, noted):
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+            os._exit(0)
+        with noted.open("a") as file:
+            file.write(f"{child}\n")
+
+
 class Bulky(CountsEpochs):
     """Checkpoints of megabytes; one that is written does not take its place while the file HOLD_CHECKPOINTS exists."""
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from autocompress.cli.live_display import watching
-from autocompress.engines.base import Engine, Search
+from autocompress.engines.base import Engine, Interrupts, Search
 from autocompress.errors import (
     AutoCompressError,
     ConfigError,
@@ -132,6 +130,7 @@ def _runs_to_its_end(
         except KeyboardInterrupt:
             return False
         finally:
+            interrupts.settle()
             if not (ended and keep_page):
                 search.stop()
 
@@ -161,7 +160,8 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
         debug: print the traceback, causes included, before the message.
     """
     try:
-        yield
+        with Interrupts().counted():
+            yield
     except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
@@ -172,28 +172,6 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
         if not debug and _has_traceback(error):
             print("(--debug prints the traceback of its cause)", file=sys.stderr)
         raise typer.Exit(_code(error)) from error
-
-
-class Interrupts:
-    """Ctrl-C or SIGTERM stops cleanly; once more changes nothing, not to break off the stopping; a third forces it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count interrupts while the block runs."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the interface of signal handlers
-        self.count += 1
-        if self.count != 2:
-            raise KeyboardInterrupt
 
 
 def _message(error: AutoCompressError) -> str:

@@ -54,6 +54,7 @@ class SearchProcesses:
     def __init__(self, threads: int) -> None:
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
         self._lock = threading.Lock()
 
     def run(self, spec: SearchSpec) -> str | None:
@@ -70,6 +71,8 @@ class SearchProcesses:
             request.write_bytes(SPECS.dump_json(spec))
             command = [sys.executable, "-m", "autocompress.compare.one_search", str(request), str(result)]
             with self._lock:
+                if self._stopped:
+                    return "it was stopped before it began"
                 process = subprocess.Popen(
                     command, stdout=output, stderr=output, env=self._environment, start_new_session=True
                 )
@@ -85,7 +88,7 @@ class SearchProcesses:
     def stop(self) -> None:
         """Terminate all searches; completed trials are kept."""
         with self._lock:
-            processes = list(self._processes)
+            self._stopped, processes = True, list(self._processes)
         for process in processes:
             process.terminate()
         for process in processes:

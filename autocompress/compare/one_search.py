@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from autocompress.engines.base import SearchRequest, engine_named
+from autocompress.engines.base import Interrupts, SearchRequest, engine_named
 from autocompress.errors import AutoCompressError, ConfigError, InfeasibleBudgetError, unknown_name
 from autocompress.records import Baseline
 from autocompress.registry import load_if_unknown
@@ -149,12 +149,16 @@ def run(spec: SearchSpec) -> None:
         search = engine.open(spec.directory, trials=max(0, spec.trials - done))
     else:
         search = engine.create(spec.request())
-    try:
-        search.run()
-    except InfeasibleBudgetError:
-        return
-    finally:
-        search.stop()
+    interrupts = Interrupts()
+    with interrupts.counted():
+        try:
+            if not search.run():
+                raise KeyboardInterrupt
+        except InfeasibleBudgetError:
+            return
+        finally:
+            interrupts.settle()
+            search.stop()
 
 
 def _error(spec: SearchSpec) -> str | None:
@@ -169,7 +173,7 @@ def _error(spec: SearchSpec) -> str | None:
 
 def main(request: str, result: str) -> None:
     """Run the search of the spec file and write its error to the result file."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until `run` counts them
     spec = SPECS.validate_json(Path(request).read_bytes())
     write_json(Path(result), {"error": _error(spec)})
 

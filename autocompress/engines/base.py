@@ -1,11 +1,16 @@
-"""What an engine is: it starts a search, or goes on with one, and gives up where all trials fail."""
+"""What an engine is: it starts a search, or goes on with one, is interrupted, and gives up where all trials fail."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from autocompress.errors import ConfigError, TrialError, unknown_name
@@ -263,3 +268,66 @@ def check_failures(records: Sequence[TrialRecord], directory: ExperimentDirector
         f"all of the first {FAILURES_UNTIL_STOP} trials failed, the last one with {recent[-1].error}",
         directory.trial(recent[-1].key).traceback(),
     )
+
+
+_AGAIN_SECONDS = 1.0
+
+
+class Interrupts:
+    """Ctrl-C or SIGTERM stops cleanly; once more changes nothing, not to break off the stopping; a third forces it.
+
+    It is raised again until it has come through: Python drops what is raised in a finalizer or in a callback of its
+    import machinery, and much code catches whatever is raised.
+
+    Attributes:
+        count: how often it came.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._settled = threading.Event()
+        self._again = False
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count interrupts while the block runs, and raise `KeyboardInterrupt` in it; in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self.settle()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def settle(self) -> None:
+        """The block is being left, or has done its work: what comes now no longer interrupts it."""
+        self._settled.set()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the interface of signal handlers
+        again, self._again = self._again, False
+        if again:
+            if not self._settled.is_set() and not _is_interrupted():
+                raise KeyboardInterrupt
+            return
+        self.count += 1
+        if self.count == 1:
+            threading.Thread(target=self._repeat, args=(number,), daemon=True).start()
+        if self.count > 2 or (self.count == 1 and not self._settled.is_set()):
+            raise KeyboardInterrupt
+
+    def _repeat(self, number: int) -> None:
+        main = threading.main_thread().ident
+        while main is not None and not self._settled.wait(_AGAIN_SECONDS):
+            self._again = True
+            signal.pthread_kill(main, number)
+
+
+def _is_interrupted() -> bool:
+    """Whether this thread is handling a `KeyboardInterrupt`, as by stopping what it has started."""
+    error: BaseException | None = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autocompress.errors import StoreError, short
-from autocompress.plan import ExperimentPlan, LoopPlan
+from autocompress.plan import ExperimentPlan, LoopPlan, installed_versions
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
 from autocompress.report.verdict import counted
@@ -32,7 +32,7 @@ def open_experiment(
         store: the experiment's directory.
         wanted: the search that is to be gone on with; None: the one that is there.
         fingerprint: of the module's source as it is now; None where there is no module.
-        logger: of the engine, for a warning where the source has changed.
+        logger: of the engine, for warnings where the source or a version has changed.
 
     Raises:
         StoreError: there is no experiment, it is damaged, or of another search.
@@ -40,15 +40,27 @@ def open_experiment(
     plan = ExperimentPlan.read(store)
     if wanted is not None:
         require_same_search(f"the experiment in {store.path}", plan, wanted)
-    warn_of_new_source(plan, fingerprint, logger)
+    warn_of_changes(plan, fingerprint, logger)
     store.journal.repair()
     return plan
 
 
-def warn_of_new_source(plan: ExperimentPlan, fingerprint: str | None, logger: logging.Logger) -> None:
-    """Warn where the module's source is not what it was when the uncompressed model was measured."""
+def warn_of_changes(plan: ExperimentPlan, fingerprint: str | None, logger: logging.Logger) -> None:
+    """Warn where the module's source, or a version, is not what it was when the uncompressed model was measured."""
     if fingerprint is not None and fingerprint != plan.measured.fingerprint:
         logger.warning("the module's source has changed since the experiment began; finished trials keep their results")
+    installed = installed_versions()
+    changed = [
+        f"{name} was {known} and is {installed.get(name, 'not installed')}"
+        for name, known in plan.versions.items()
+        if installed.get(name) != known
+    ]
+    if changed:
+        logger.warning(
+            "versions have changed since the experiment began (%s); finished trials keep their results, those to come "
+            "may be other ones than they would have been",
+            "; ".join(changed),
+        )
 
 
 def require_same_search(what: str, known: ExperimentPlan, wanted: ExperimentPlan) -> None:

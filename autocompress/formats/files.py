@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -37,8 +41,10 @@ SCHEMA_VERSION = 2
 WEIGHTS, STRUCTURE = "weights.pt", "structure.json"
 FLOAT, INT8 = "float", "int8"
 """Kinds of checkpoints: differences to the uncompressed model, or a graph of its own."""
-_TRIES = 10
-"""How often a checkpoint is looked for that is replaced meanwhile."""
+_PATIENCE_SECONDS = 10.0
+"""How long a checkpoint is looked for that is replaced meanwhile."""
+_TRIES, _POLL_SECONDS = 3, 0.01
+"""How often one is looked for where there is none: it may have been between its two renames."""
 
 
 def _reference(value: Any, where: str) -> Any:
@@ -105,20 +111,52 @@ def _previous(target: Path) -> Path:
 
 
 def replace_files(target: Path, beside: Path) -> None:
-    """Replace a directory by renaming: the old one is moved away first, and `restore_files` can bring it back."""
-    previous = _previous(target)
-    shutil.rmtree(previous, ignore_errors=True)
-    if target.exists():
-        target.rename(previous)
-    beside.rename(target)
+    """Put a new directory in the place of an old one, which is removed.
+
+    Where the file system can, both are exchanged at once, so that there is a whole checkpoint at any moment. Else the
+    old one is moved away first, to where readers look for it.
+
+    Raises:
+        OSError: the file system does not allow it.
+    """
+    restore_files(target)
+    while not _moved(beside, target) and not _exchange(beside, target):
+        shutil.rmtree(_previous(target), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another writer was first
+            target.rename(_previous(target))
     _sync_folder(target.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    for old in (beside, _previous(target)):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _moved(beside: Path, target: Path) -> bool:
+    """Move a directory to where none is; False where there is one."""
+    try:
+        beside.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux' renameat2."""
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories at once; False where that cannot be done."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and not rename(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
 
 
 def restore_files(target: Path) -> None:
     """Undo a replacement that was killed between its two renames."""
-    if not target.exists() and _previous(target).exists():
-        _previous(target).rename(target)
+    with contextlib.suppress(OSError):  # another writer was first
+        if not target.exists():
+            _previous(target).rename(target)
 
 
 def read_files(directory: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -179,30 +217,46 @@ def _description(file: BinaryIO, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(directory: Path, *names: str) -> Iterator[list[BinaryIO]]:
-    """Open files of one version of a checkpoint; try again if it is replaced meanwhile."""
-    for _ in range(_TRIES):
-        half_replaced = not directory.exists() and _previous(directory).exists()  # reading does not undo it
-        place = _previous(directory) if half_replaced else directory
+    """Open files of one version of a checkpoint; look again if it is replaced meanwhile."""
+    deadline, tries = time.monotonic() + _PATIENCE_SECONDS, 0
+    while True:
         with contextlib.ExitStack() as stack:
-            before = _identity(place)
+            place, folder = _folder(stack, directory)
             files = [stack.enter_context(_plain_file(place / name)) for name in names]
-            if before is None or _identity(place) != before:
-                continue
-            for name, file in zip(names, files, strict=True):
-                if file is None:
-                    raise StoreError(_missing(name, directory))
-            yield cast(list[BinaryIO], files)
-            return
-    raise StoreError(_missing(STRUCTURE, directory))
+            missing = [_missing(name, directory) for name, file in zip(names, files, strict=True) if file is None]
+            if folder is not None and _is_at(folder, place):
+                if missing:
+                    raise StoreError(missing[0])
+                yield cast(list[BinaryIO], files)
+                return
+            tries += folder is None
+        if tries > _TRIES:
+            raise StoreError(missing[0])
+        if time.monotonic() > deadline:
+            raise StoreError(f"the checkpoint {str(directory)!r} must be readable; it is replaced all the time")
+        time.sleep(_POLL_SECONDS)
 
 
-def _identity(place: Path) -> tuple[int, int] | None:
-    """Identifies a directory independently of its name; None if it does not exist."""
+def _folder(stack: contextlib.ExitStack, directory: Path) -> tuple[Path, int | None]:
+    """Where a checkpoint is, and that directory, open; None if there is none.
+
+    A half-replaced one is where it was moved, which reading does not undo. While the directory is open, no other one
+    can be taken for it.
+    """
+    for place in (directory, _previous(directory)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            return place, descriptor
+    return directory, None
+
+
+def _is_at(folder: int, place: Path) -> bool:
+    """Whether an open directory is still there: nothing has taken its place."""
     try:
-        found = place.stat()
+        return os.path.samestat(place.stat(), os.fstat(folder))
     except OSError:
-        return None
-    return (found.st_dev, found.st_ino)
+        return False
 
 
 def _missing(name: str, directory: Path) -> str:

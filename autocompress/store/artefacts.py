@@ -86,7 +86,7 @@ class Artefacts:
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 (beside / name).write_bytes(content)
             for entry in sorted(beside.iterdir(), reverse=True):  # the checkpoint marks a copy as complete: last
-                entry.replace(directory / entry.name)
+                _put(entry, directory / entry.name)
         return True
 
     def _manifest(self, key: str) -> dict[str, str] | None:
@@ -109,6 +109,14 @@ class Artefacts:
         except Exception as error:  # every protocol has errors of its own
             raise StoreError(f"{self.url}: {name} of trial {key} cannot be read: {error}") from error
         return content
+
+
+def _put(entry: Path, target: Path) -> None:
+    try:
+        entry.replace(target)
+    except OSError:
+        if not target.is_dir():
+            raise  # else another process has copied the same directory here meanwhile
 
 
 def write_manifest(directory: Path) -> None:

@@ -42,6 +42,14 @@ def is_running(process: Mapping[str, Any]) -> bool:
         return False
 
 
+def is_stopped(process: Mapping[str, Any]) -> bool:
+    """Whether a running process of this machine is stopped, as by SIGSTOP or a debugger."""
+    try:
+        return str(psutil.Process(int(process["pid"])).status()) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def this_host() -> str:
     """Name of this machine since its last boot."""
     boot = Path("/proc/sys/kernel/random/boot_id")

@@ -42,6 +42,9 @@ _IMPORT = b"i"
 """A request to import, instead of one to fork."""
 
 
+_END_SECONDS = 10.0
+
+
 class ForkServer:
     """Starts trials, and other programs of ours, by forking. A context: the server ends with it, its forks go on.
 
@@ -102,9 +105,16 @@ class ForkServer:
             return {FORK_SERVER: f"{self._folder.name}/socket"}
 
     def close(self) -> None:
-        """End the server when what it has forked has ended; another use starts another one."""
+        """End the server; what it has forked goes on. Another use starts another one."""
         with self._lock:
+            server = self._server
             self._end()
+            if server is not None:
+                try:
+                    server.wait(_END_SECONDS)
+                except subprocess.TimeoutExpired:  # it is stopped, or still imports, or what it has forked goes on
+                    server.kill()
+                    server.wait()
 
     def _forked(self, descriptors: Sequence[int]) -> ForkedProcess | None:
         os.lseek(descriptors[-1], 0, os.SEEK_SET)
@@ -121,6 +131,31 @@ class ForkServer:
 
     def _running(self) -> socket.socket:
         environment = {name: value for name, value in os.environ.items() if _READ_AT_IMPORT.match(name)}
+        is_there = self._server is not None and self._server.poll() is None and environment == self._environment
+        if self._requests is None or not is_there:
+            self._end()
+            self._environment = environment
+            self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")  # only its owner may enter it
+            self._requests, theirs = socket.socketpair()
+            with theirs, socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(f"{self._folder.name}/socket")
+                listening.listen(64)
+                command = [sys.executable, "-m", "autocompress.trial.forkserver", str(listening.fileno())]
+                self._server = subprocess.Popen(
+                    command, stdin=theirs.fileno(), pass_fds=(listening.fileno(),), start_new_session=True
+                )
+        return self._requests
+
+    def _end(self) -> None:
+        """Close what the server reads from: it ends when what it has forked has ended."""
+        if self._requests is not None:
+            self._requests.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._requests = self._server = self._folder = None
+
+
+_READ_AT_IMPORT.match(name)}
         is_there = self._server is not None and self._server.poll() is None and environment == self._environment
         if self._requests is None or not is_there:
             self._end()

@@ -58,6 +58,10 @@ def start_command(
     )
 
 
+_START_SECONDS = 300.0
+"""How long a server may take to import and fork."""
+
+
 class ForkedProcess:
     """A forked process. Implements `Handle`."""
 
@@ -69,13 +73,19 @@ class ForkedProcess:
         except ProcessLookupError:  # it has ended
             self._identity = {}
         self._code: int | None = None
+        self._lock = threading.Lock()  # who interrupts it is another thread than who reads its results
 
     @classmethod
     def from_pipe(cls, pipe: socket.socket) -> ForkedProcess | None:
-        """The process whose id comes through the socket; None if that is closed without."""
+        """The process whose id comes through the socket; None if that is closed without, or nothing comes."""
         with pipe:
             status = pipe.makefile("rb", buffering=0)
-        line = status.readline()
+        try:
+            line = status.readline() if _is_readable(status.fileno(), _START_SECONDS) else b""
+        except BaseException:
+            if _is_readable(status.fileno(), _END_SECONDS) and (line := status.readline()):
+                os.kill(int(line), signal.SIGKILL)  # it has been requested, and would go on alone
+            raise
         if line:
             return cls(int(line), status)
         status.close()
@@ -83,15 +93,15 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """Its exit code; that of SIGKILL if it has ended after the server was killed."""
-        if self._code is None and _is_readable(self._status.fileno(), 0):
-            line = self._status.readline()
-            if line:
-                self._code = int(line)
-            elif not is_running(self._identity):
-                self._code = -signal.SIGKILL
-            if self._code is not None:
-                self._status.close()
-        return self._code
+        with self._lock:
+            if self._code is None and _is_readable(self._status.fileno(), 0):
+                if line := self._status.readline():
+                    self._code = int(line)
+                elif not is_running(self._identity):
+                    self._code = -signal.SIGKILL
+                if self._code is not None:
+                    self._status.close()
+            return self._code
 
 
 def _is_readable(descriptor: int, seconds: float) -> bool:
@@ -105,6 +115,7 @@ _CHANNEL = "autocompress.trial.process:PipeChannel"
 
 
 _POLL_SECONDS = 0.1
+_SAVING_SECONDS = 60.0
 GRACE_SECONDS = 60.0
 """A trial ends by itself at its limit; one that has not after so many seconds more is killed."""
 
@@ -182,6 +193,15 @@ class TrialProcess:
         """Let it save its state and end."""
         self._send(signal.SIGTERM)
 
+    def end(self) -> None:
+        """Let it save its state and end; kill it where that takes longer than a minute."""
+        self.interrupt()
+        deadline = time.monotonic() + _SAVING_SECONDS
+        while self._poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+            time.sleep(_POLL_SECONDS / 2)
+
     def kill(self) -> None:
         """Kill it."""
         self._send(signal.SIGKILL)
@@ -197,17 +217,20 @@ class TrialProcess:
             time.sleep(_POLL_SECONDS / 2)
         printed = self._output.read_text(errors="replace").strip()
         if self._overdue:
-            return ProcessEnd(crash=f"{printed}\n{overdue_message(self._seconds)}".strip())
+            return ProcessEnd(killed=overdue_message(self._seconds))
         if code < 0:
             return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
         return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 
 def overdue_message(seconds: float | None) -> str:
-    """Message for a trial that was killed, as its limit of so many seconds did not end it."""
+    """Message for a trial that was killed, as its limit of so many seconds did not end it.
+
+    What hangs in a trial is ended by that limit; so something outside has stopped it, and it may run again.
+    """
     return (
-        f"the trial took longer than maximal_trial_seconds ({seconds:g}) and did not end by itself, as a process that "
-        "is stopped; it was killed"
+        f"the trial's process was killed, as it did not end by itself after maximal_trial_seconds ({seconds:g}): it "
+        "may have been stopped"
     )
 
 

@@ -266,7 +266,7 @@ class _Trial:
                 start_from=spec.start_from,
             )
             record = self._completed(record, spec)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if is_full(error):
                 raise StoreError(disk_full_message(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())

@@ -184,7 +184,7 @@ def _result(task: Mapping[str, Any]) -> dict[str, Any]:
         if task["task"] == "holdout":
             return {"accuracies": _holdouts(module, task["checkpoints"])}
         return dataclasses.asdict(verified(module, task))
-    except Exception as error:  # noqa: BLE001 - carried to the launching process, which raises it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - carried to the launching process, which raises it
         return {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from autocompress import errors, load_compressed
-from autocompress.cli.execute import Interrupts, errors_as_messages
+from autocompress.cli.execute import errors_as_messages
 from tests.cli.support import Terminal, invoke, looked, record_files
 from tests.e2e.launch import search_space
 from tests.e2e.support import manager_of, processes_of, results, trial_of, until
@@ -110,19 +110,6 @@ def test_the_traceback_of_a_trial_is_shown_with_debug_only(capsys, error, cause)
 def test_other_errors_are_bugs_and_pass():
     with pytest.raises(ZeroDivisionError), errors_as_messages():
         _ = 1 / 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_again_does_not_break_off_the_stopping(number):
-    before, interrupts = signal.getsignal(number), Interrupts()
-    with interrupts.counted():
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-        signal.raise_signal(number)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert interrupts.count == 3
-    assert signal.getsignal(number) is before
 
 
 def test_version():

@@ -21,10 +21,14 @@ class Command:
         self.output = home.with_suffix(".txt")
         command = [sys.executable, "-m", "autocompress.cli", "compare", "tests/curve_modules.py:Slow"]
         options = ["--search-space", str(space), "--tuners", "adaptive,random", "--seeds", "1", "--trials", "4"]
-        with self.output.open("a") as output:
-            self.process = subprocess.Popen(
-                [*command, *options, "--out", str(home)], cwd=ROOT, stdout=output, stderr=output
-            )
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do it for background jobs
+        try:
+            with self.output.open("a") as output:
+                self.process = subprocess.Popen(
+                    [*command, *options, "--out", str(home)], cwd=ROOT, stdout=output, stderr=output
+                )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def printed(self):
         return self.output.read_text(errors="replace")

@@ -14,7 +14,6 @@ _LOOP = "tests/engines/local/test_loop.py runs it whole"
 _ENGINE = "translates for the engine's search, whose tests run it"
 EXCEPTIONS = {
     "autocompress/compression/pruning/pruner.py": "the base of the pruners, each of which is tested in test_filters.py",
-    "autocompress/engines/base.py": "the protocol, which each engine's tests go through",
     "autocompress/engines/local/factory.py": _LOOP,
     "autocompress/engines/local/training.py": _LOOP,
     "autocompress/engines/nni/engine.py": _ENGINE,

@@ -19,8 +19,9 @@ _ATTEMPTS = 6
 class Search:
     """A search by the command line, whose experiment is in a folder; the logs are beside."""
 
-    def __init__(self, folder, engine, module="CountsEpochs"):
+    def __init__(self, folder, engine, module="CountsEpochs", **settings):
         self.folder, self.directory, self.engine = folder, folder / "experiment", engine
+        self.settings, self.environment = settings, {}
         self.module = f"tests/curve_modules.py:{module}"
         self.log = folder / "epochs.log"
         self.log.touch()
@@ -35,11 +36,12 @@ class Search:
             space = str(self.folder / "space.json")
             arguments = ["run", self.module, "--search-space", space, "--out", str(self.directory), *port]
             arguments += ["--engine", self.engine]
+            arguments += [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
         with (self.folder / "output.txt").open("a") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "autocompress.cli", *arguments],
                 cwd=ROOT,
-                env={**os.environ, "EPOCHS_LOG": str(self.log)},
+                env={**os.environ, "EPOCHS_LOG": str(self.log), **self.environment},
                 stdout=output,
                 stderr=output,
             )

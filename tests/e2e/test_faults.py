@@ -8,10 +8,15 @@ import time
 
 import pytest
 
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.errors import StoreError
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
+from tests import curve_modules
+from tests.e2e.launch import search_space
 from tests.e2e.search import Search
-from tests.e2e.study import on_nni, study
+from tests.e2e.study import FEW, on_nni, study
 from tests.e2e.support import ROOT, processes_of, results, skip, trained_epochs, trial_of, until
 
 pytestmark = pytest.mark.slow
@@ -109,6 +114,46 @@ def test_a_trial_that_hangs_is_ended(run, tmp_path):
     hung = result.records[-1]
     assert hung.error == "the trial took longer than maximal_trial_seconds; its traceback shows where it was"
     assert "curve_modules.py" in result.directory.trial(hung.key).traceback()
+    assert result.best.requested_rate == 0.6
+
+
+def on_tuner(directory, module, **settings):
+    """NNI's tuner protocol without NNI's manager."""
+    request = SearchRequest(
+        ModuleReference.of(getattr(curve_modules, module)),
+        search_space("l2"),
+        directory,
+        AccuracyAwareSettings.from_dict({**FEW, **settings}),
+    )
+    search = engine_named("nni-tuner").create(request)
+    search.run()
+    return search.result
+
+
+def states(result):
+    return [(record.requested_rate, record.state) for record in result.records]
+
+
+@pytest.mark.parametrize("run", [on_nni, on_optuna])
+def test_a_trial_that_is_stopped_is_ended_from_outside(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("STOP", str(tmp_path / "stop"))
+    (tmp_path / "stop").touch()
+    for module in ("autocompress.trial.process", "autocompress.engines.nni.configuration"):
+        monkeypatch.setattr(f"{module}.GRACE_SECONDS", 1.0)
+    result = run(tmp_path / "experiment", "StopsOnce", maximal_trial_seconds=12.0)
+    assert states(result) == [(0.55, "completed"), (0.6, "completed"), (0.65, "lost"), (0.65, "completed")]
+    assert result.records[2].error == (
+        "the trial's process was killed, as it did not end by itself after maximal_trial_seconds (12): it may have "
+        "been stopped"
+    )
+    assert not list(processes_of(result.directory.path, "-m autocompress.trial "))
+
+
+@pytest.mark.parametrize("run", [on_nni, on_optuna, on_tuner])
+def test_a_trial_that_exits_has_failed(run, tmp_path):
+    result = run(tmp_path / "experiment", "ExitsAbove")
+    assert states(result) == [(0.55, "completed"), (0.6, "completed"), (0.65, "failed")]
+    assert result.records[-1].error == "the trial's process ended without a result"
     assert result.best.requested_rate == 0.6
 
 

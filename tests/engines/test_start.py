@@ -169,3 +169,19 @@ def test_what_is_logged(caplog):
         "look at this",
     ]
     assert [record.levelname for record in caplog.records] == ["INFO"] * 4 + ["WARNING"]
+
+
+def test_other_versions_are_said_and_nothing_else(tmp_path, caplog):
+    store, versions = ExperimentDirectory(tmp_path / "experiment"), changed().versions
+    fingerprint = changed().measured.fingerprint
+    store.create()
+    for known in (versions, {**versions, "torch": "1.13.1", "autocompress": "0.0.1", "torch-directml": "2"}):
+        store.write_settings(changed(versions=known).to_dict())
+        with caplog.at_level(logging.WARNING):
+            open_experiment(store, fingerprint=fingerprint, logger=LOGGER)
+    (said,) = caplog.messages
+    torch, ours = versions["torch"], versions["autocompress"]
+    differences = (
+        f"autocompress was 0.0.1 and is {ours}; torch was 1.13.1 and is {torch}; torch-directml was 2 and is not"
+    )
+    assert f"since the experiment began ({differences} installed)" in said

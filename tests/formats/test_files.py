@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from autocompress.errors import StoreError
+from autocompress.formats import files
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
-from autocompress.formats.files import read_files, replace_files
+from autocompress.formats.files import read_description, read_files, replace_files
 
 from .strange import Small, copied
 
@@ -33,26 +35,66 @@ def versions(tmp_path: Path) -> list[Path]:
     return [tmp_path / "version1", tmp_path / "version2"]
 
 
-def test_a_reader_sees_one_version_while_another_is_put_in_its_place(versions, tmp_path):
+@pytest.fixture(params=["exchanged", "moved"])
+def replaced(request, monkeypatch):
+    """How a file system puts a directory in the place of another one."""
+    if request.param == "moved":  # as where it cannot exchange them
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    return request.param
+
+
+def test_readers_see_one_version_while_another_is_put_in_its_place(replaced, versions, tmp_path):
     target, enough = copied(versions[0], tmp_path / "checkpoint"), threading.Event()
 
-    def replace_often() -> None:
-        for number in itertools.count():
+    def replace_often() -> int:
+        number = 0
+        while not enough.is_set():
+            number += 1
             replace_files(target, copied(versions[number % 2], tmp_path / "beside"))
-            if enough.is_set():
-                return
+        return number
 
-    writer = threading.Thread(target=replace_often)
-    writer.start()
-    seen = collections.Counter()
-    try:
-        while min(seen[1.0,], seen[2.0,]) < 20:
+    def read_often() -> collections.Counter:
+        seen = collections.Counter()
+        while not enough.is_set():
             _, weights = read_files(target)
             seen[tuple(sorted({float(weights[name].flatten()[0]) for name in ("conv.weight", "head.bias")}))] += 1
-    finally:
-        enough.set()
-        writer.join()
-    assert set(seen) == {(1.0,), (2.0,)}
+            read_description(target)
+        return seen
+
+    with ThreadPoolExecutor() as pool:
+        readers, writer = [pool.submit(read_often) for _ in range(3)], pool.submit(replace_often)
+        try:
+            time.sleep(0.7)
+        finally:
+            enough.set()
+        assert writer.result() > 20
+        for reader in readers:
+            assert set(reader.result()) <= {(1.0,), (2.0,)}
+            assert sum(reader.result().values()) > 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "version1", "version2"]
+
+
+def test_two_writers_at_a_time(replaced, versions, tmp_path):
+    target = tmp_path / "checkpoint"
+
+    def write(number: int) -> None:
+        for turn in range(30):
+            replace_files(target, copied(versions[number], tmp_path / f"beside{number}-{turn}"))
+
+    with ThreadPoolExecutor() as pool:
+        for writer in [pool.submit(write, number) for number in (0, 1)]:
+            writer.result()
+    read_files(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "version1", "version2"]
+
+
+def test_at_no_moment_there_is_none(versions, tmp_path):
+    """Whenever a writer is killed: there is no moment between the old one and the new one."""
+    target, beside = copied(versions[0], tmp_path / "checkpoint"), copied(versions[1], tmp_path / "beside")
+    if not files._exchange(target, beside):
+        pytest.skip("the file system cannot exchange directories")
+    assert float(read_files(target)[1]["head.bias"][0]) == 2.0
+    assert float(read_files(beside)[1]["head.bias"][0]) == 1.0
 
 
 def test_files_of_two_versions_are_not_taken_for_one(versions):
@@ -63,9 +105,9 @@ def test_files_of_two_versions_are_not_taken_for_one(versions):
 
 def test_each_file_is_opened_once(versions, monkeypatch):
     opened, real = [], os.open
-    monkeypatch.setattr("os.open", lambda path, *rest: opened.append(Path(path).name) or real(path, *rest))
+    monkeypatch.setattr("os.open", lambda path, *rest: opened.append(Path(path)) or real(path, *rest))
     read_files(versions[0])
-    assert opened == ["structure.json", "weights.pt"]
+    assert [path.name for path in opened if not path.is_dir()] == ["structure.json", "weights.pt"]
 
 
 def test_what_cannot_be_loaded_again_leaves_what_was_there(tmp_path):

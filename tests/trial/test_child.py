@@ -1,5 +1,7 @@
 """Work in a process of its own: the same answers, and errors with their cause."""
 
+import contextlib
+import logging
 import subprocess
 import sys
 
@@ -8,11 +10,24 @@ import pytest
 
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, ModuleError, TrialError
+from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.testing import CurveModule
-from autocompress.trial.child import IN_CHILD, end_process, measure_in_child, refuse_in_child
+from autocompress.trial.child import (
+    IN_CHILD,
+    end_orphan,
+    end_process,
+    measure_in_child,
+    refuse_in_child,
+    verify_in_child,
+)
+from autocompress.trial.spec import trial_key
 from autocompress.trial.tasks import measure_baseline
 from tests import curve_modules as modules
+from tests.trial.processes import THRESHOLD, begun, linux, order
+
+LOGGER = logging.getLogger("tests.child")
 
 
 def space(algorithm="l2", **layers):
@@ -81,3 +96,117 @@ def test_a_process_and_its_children_are_ended():
     parent.wait(10)
     parent.stdout.close()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+LAUNCHER = """
+import sys
+from autocompress.store import ExperimentDirectory
+from autocompress.trial.process import TrialProcess
+from tests.trial.processes import order
+process = TrialProcess(ExperimentDirectory(sys.argv[1]), "orphan", order(0.9, epochs=int(sys.argv[2])))
+print(process._process.pid, flush=True)
+next(process.results())
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def orphaned(tmp_path):
+    """A trial that has begun and whose launcher is killed: its directory, its process, the launcher's id."""
+    started = []
+
+    def orphan(epochs):
+        store, fingerprint = begun(tmp_path / "experiment", modules.Slow)
+        key = trial_key(fingerprint, order(0.9, epochs=epochs), THRESHOLD)
+        launcher = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, str(store.path), str(epochs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(launcher)
+        started.append(psutil.Process(int(launcher.stdout.readline())))
+        assert launcher.stdout.readline() == "begun\n"
+        end_orphan(store.trial(key), LOGGER)  # its launcher is there: it is left to that
+        assert store.trial(key).holder()["pid"] == started[1].pid
+        launcher.kill()
+        launcher.wait()
+        return store.trial(key), started[1], launcher.pid
+
+    yield orphan
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.mark.slow
+@linux
+def test_a_trial_that_has_lost_its_launcher_is_waited_for(orphaned, caplog):
+    trial, process, launcher = orphaned(epochs=4)
+    end_orphan(trial, LOGGER)
+    assert trial.record().state == "completed"
+    assert trial.record().epochs == 4
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"trial {trial.path.name} still runs in process {process.pid}, whose launcher (process {launcher})"
+    )
+
+
+@pytest.mark.slow
+@linux
+def test_one_that_does_nothing_is_ended(orphaned, caplog, monkeypatch):
+    for name, seconds in (("_IDLE_SECONDS", 1.5), ("_SAVING_SECONDS", 0.5)):
+        monkeypatch.setattr(f"autocompress.trial.child.{name}", seconds)
+    trial, process, _ = orphaned(epochs=200)
+    process.suspend()
+    end_orphan(trial, LOGGER)
+    assert trial.holder() is None
+    assert trial.record() is None
+    assert caplog.messages[1] == f"process {process.pid} hangs: it is ended, and trial {trial.path.name} runs again"
+
+
+HANGS = """
+import time
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.testing import CurveModule
+
+class Hangs(CurveModule):
+    @classmethod
+    def evaluator(cls):
+        time.sleep(300)
+"""
+
+
+def hanging(tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGS)
+    return {"file": str(tmp_path / "hangs.py"), "name": "hangs", "root": str(tmp_path), "class_name": "Hangs"}
+
+
+def test_measuring_has_a_limit(tmp_path):
+    """That of a trial for the model, and as much for the algorithm."""
+    settings = AccuracyAwareSettings(maximal_trial_seconds=0.75)
+    message = r"the process that was to measure the model must end within 1\.5 s, by maximal_trial_seconds; it did not"
+    with pytest.raises(TrialError, match=message) as caught:
+        measure_in_child(hanging(tmp_path), space().wire, tmp_path, settings)
+    assert "hangs.py" in caught.value.traceback
+
+
+@pytest.mark.slow
+def test_verifying_has_a_limit(tmp_path):
+    save_checkpoint(modules.Knee.model(), tmp_path / "trial" / "checkpoint", modules.Knee.model())
+    settings = AccuracyAwareSettings(maximal_trial_seconds=1.0)
+    message = r"the process that was to verify the model must end within 2 s"
+    with pytest.raises(TrialError, match=message) as caught:
+        verify_in_child(hanging(tmp_path), tmp_path / "trial" / "checkpoint", 0.5, tmp_path, settings)
+    assert "hangs.py" in caught.value.traceback
+
+
+@pytest.mark.slow
+def test_a_task_that_is_stopped_is_ended_from_outside(tmp_path, monkeypatch):
+    monkeypatch.setattr("autocompress.trial.child.GRACE_SECONDS", 0.5)
+    module = tmp_path / "stops.py"
+    module.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n")
+    reference = {"file": str(module), "name": "stops", "root": str(tmp_path), "class_name": "X"}
+    with pytest.raises(TrialError, match="the process that was to measure the model must end within 8 s"):
+        measure_in_child(reference, space().wire, tmp_path, AccuracyAwareSettings(maximal_trial_seconds=4.0))

@@ -1,5 +1,6 @@
 """Trials that are forked: as good as fresh interpreters, and soon there."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,3 +107,82 @@ def test_an_interrupted_trial_saves_its_state(tmp_path):
         process.interrupt()
     assert process.wait() == ProcessEnd()
     assert store.trial(key).record().state == "stopped"
+
+
+@pytest.fixture
+def epochs_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "epochs.log"))
+
+
+@pytest.fixture
+def forked(tmp_path, monkeypatch):
+    """The processes that a trial has forked; they are ended."""
+    noted = tmp_path / "forked"
+    monkeypatch.setenv("FORKED", str(noted))
+    yield lambda: [int(line) for line in noted.read_text().split()]
+    for child in map(int, noted.read_text().split() if noted.exists() else ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("server", [ForkServer, lambda: contextlib.nullcontext(fresh_interpreter)])
+def test_its_end_counts_and_not_that_of_what_it_has_forked(tmp_path, forked, epochs_log, server):
+    """Which has the pipe of results open, and the trial's lock."""
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Forks)
+    key = trial_key(fingerprint, order(0.7), THRESHOLD)
+    with server() as start:
+        process = TrialProcess(store, key, order(0.7), start)
+        assert [result["epoch"] for result in process.results()] == [1, 2, 3]
+        assert process.wait() == ProcessEnd()
+    assert forked()
+    assert all(psutil.pid_exists(child) for child in forked())
+    assert store.trial(key).record().state == "completed"
+    assert store.trial(key).holder() is None
+    with store.trial(key).locked():
+        pass
+
+
+@pytest.mark.slow
+@linux
+def test_one_that_is_stopped_is_ended_by_its_limit(tmp_path, monkeypatch):
+    store, _ = begun(tmp_path / "experiment", curve_modules.Slow)
+    process = TrialProcess(store, "stopped", order(0.9, epochs=200), seconds=0.5)
+    results = process.results()
+    assert next(results)["epoch"] == 1
+    os.kill(process._process.pid, signal.SIGSTOP)
+    monkeypatch.setattr("autocompress.trial.process.GRACE_SECONDS", 0.0)
+    list(results)
+    assert process.wait() == ProcessEnd(
+        killed="the trial's process was killed, as it did not end by itself after maximal_trial_seconds (0.5): it may "
+        "have been stopped"
+    )
+
+
+@pytest.mark.slow
+@linux
+def test_a_trial_goes_on_when_the_server_that_forked_it_is_killed(tmp_path):
+    store, fingerprint = begun(tmp_path / "experiment", curve_modules.Slow)
+    parameters = order(0.9, epochs=3)
+    with ForkServer() as server:
+        process = TrialProcess(store, trial_key(fingerprint, parameters, THRESHOLD), parameters, server)
+        results = process.results()
+        seen = [next(results)]
+        server._server.kill()
+        seen += results
+        assert process.wait().killed is not None, "nothing has told its exit code"
+    assert [result["epoch"] for result in seen] == [1, 2, 3]
+    assert store.trial(trial_key(fingerprint, parameters, THRESHOLD)).record().epochs == 3
+
+
+@pytest.mark.slow
+@linux
+def test_a_server_that_is_stopped_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("autocompress.trial.process._END_SECONDS", 0.2)
+    store, _ = begun(tmp_path / "experiment", curve_modules.Never)
+    with ForkServer() as server:
+        TrialProcess(store, "first", order(0.5), server).end()
+        process = server._server
+        os.kill(process.pid, signal.SIGSTOP)
+    assert process.returncode == -signal.SIGKILL

@@ -24,16 +24,16 @@ from autocompress.engines.nni.lifecycle import (
     create_algorithms,
     create_experiment,
     end_experiment,
+    exists_in_nni,
     load_config,
+    place_in_nni,
     reopen_experiment,
 )
 from autocompress.engines.nni.manager import (
     Machines,
     Manager,
-    exists_in_nni,
     launch_manager,
     make_logs_private,
-    place_in_nni,
     post_experiment,
     require_free_port,
 )
@@ -314,10 +314,10 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             config.max_trial_number += 1  # the first one shows the uncompressed model
         make_logs_private(self.id, config)
         self._start_logging(debug)
-        manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self._held.callback(self._forget_manager)
         if run_mode is not RunMode.Detach:
-            self._held.callback(manager.stop)
+            self._held.callback(lambda: None if self._manager is None else self._manager.stop())
+        manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
         self.port, self.url_prefix = port, manager.url_prefix
         self._proc = manager.process
         post_experiment(manager, config)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -202,3 +205,43 @@ def load_config(plan: ExperimentPlan, store: ExperimentDirectory) -> tuple[str, 
         raise StoreError(f"{store.settings_path}: NNI does not accept the configuration: {error}") from error
     place_config(known, store.path)
     return engine.id, known
+
+
+def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
+    """Whether NNI has written the experiment to its data base.
+
+    NNI's own query unpickles what the data base holds.
+    """
+    query = "select count(*) from ExperimentProfile where id = ?"
+    try:
+        with _data_base(experiment_id, working_directory, "ro") as base:
+            return bool(base.execute(query, (experiment_id,)).fetchone()[0])
+    except sqlite3.Error:  # no file or no table
+        return False
+
+
+def place_in_nni(experiment_id: str, config: ExperimentConfig) -> None:
+    """Write to NNI's data base where the experiment is now: NNI resumes what it has stored, whatever it is given.
+
+    Raises:
+        EngineError: the data base is damaged, or cannot be written.
+    """
+    home = Path(config.experiment_working_directory)
+    changes = {"experimentWorkingDirectory": str(home), "trialCommand": config.trial_command}
+    try:
+        with _data_base(experiment_id, home, "rw") as base, base:
+            rows = base.execute("select rowid, params from ExperimentProfile where id = ?", (experiment_id,)).fetchall()
+            for row, params in rows:
+                stored = json.loads(params)
+                if any(stored.get(name) != value for name, value in changes.items()):
+                    text = json.dumps({**stored, **changes})
+                    base.execute("update ExperimentProfile set params = ? where rowid = ?", (text, row))
+    except (sqlite3.Error, ValueError) as error:
+        raise EngineError(f"NNI's data base of experiment {experiment_id} must be whole: {error}") from error
+
+
+@contextlib.contextmanager
+def _data_base(experiment_id: str, working_directory: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    path = working_directory / experiment_id / "db" / "nni.sqlite"
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as base:
+        yield base

@@ -181,6 +181,5 @@ def _run(process: TrialProcess) -> ProcessEnd:
             pass
         return process.wait()
     except BaseException:
-        process.interrupt()
-        process.wait()
+        process.end()
         raise

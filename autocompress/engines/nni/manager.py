@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 import os
 import secrets
 import shlex
 import socket
-import sqlite3
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +166,6 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
     try:
         _wait_until_it_answers(manager)
     except EngineError as error:
-        end_process(psutil.Process(process.pid) if process.poll() is None else None)
         tail = log.read_text(errors="replace")[-2000:].strip()
         raise EngineError(f"{error}; its output: {tail or '(none)'}") from error
     return manager
@@ -223,12 +220,19 @@ def _wait_until_it_answers(manager: Manager) -> None:
 
 
 def launch_manager(action: str, experiment_id: str, config: ExperimentConfig, port: int, debug: bool) -> Manager:
-    """Start a manager ("create", "resume" or "view") and wait until it answers; `post_experiment` starts its work."""
+    """Start a manager ("create", "resume" or "view") and wait until it answers; `post_experiment` starts its work.
+
+    Whatever breaks that off, Ctrl-C too, leaves no manager running.
+    """
     prefix = new_url_prefix()
     arguments = launcher.NniManagerArgs(action, experiment_id, config, port, debug, False, prefix, None)
-    log = Path(config.experiment_working_directory, experiment_id, "log")
-    manager = start_manager(arguments, log, over_ssh=is_remote(config))
-    _register(experiment_id, manager, config)
+    home = Path(config.experiment_working_directory)
+    try:
+        manager = start_manager(arguments, home / experiment_id / "log", over_ssh=is_remote(config))
+        _register(experiment_id, manager, config)
+    except BaseException:
+        end_process(find_manager(experiment_id, home))
+        raise
     return manager
 
 
@@ -247,46 +251,6 @@ def post_experiment(manager: Manager, config: ExperimentConfig) -> None:
     except requests.RequestException as error:
         answer = getattr(error.response, "text", "") if error.response is not None else ""
         raise EngineError(f"NNI's manager did not take the experiment: {answer or error}") from error
-
-
-def exists_in_nni(experiment_id: str, working_directory: Path) -> bool:
-    """Whether NNI has written the experiment to its data base.
-
-    NNI's own query unpickles what the data base holds.
-    """
-    query = "select count(*) from ExperimentProfile where id = ?"
-    try:
-        with _data_base(experiment_id, working_directory, "ro") as base:
-            return bool(base.execute(query, (experiment_id,)).fetchone()[0])
-    except sqlite3.Error:  # no file or no table
-        return False
-
-
-def place_in_nni(experiment_id: str, config: ExperimentConfig) -> None:
-    """Write to NNI's data base where the experiment is now: NNI resumes what it has stored, whatever it is given.
-
-    Raises:
-        EngineError: the data base is damaged, or cannot be written.
-    """
-    home = Path(config.experiment_working_directory)
-    changes = {"experimentWorkingDirectory": str(home), "trialCommand": config.trial_command}
-    try:
-        with _data_base(experiment_id, home, "rw") as base, base:
-            rows = base.execute("select rowid, params from ExperimentProfile where id = ?", (experiment_id,)).fetchall()
-            for row, params in rows:
-                stored = json.loads(params)
-                if any(stored.get(name) != value for name, value in changes.items()):
-                    text = json.dumps({**stored, **changes})
-                    base.execute("update ExperimentProfile set params = ? where rowid = ?", (text, row))
-    except (sqlite3.Error, ValueError) as error:
-        raise EngineError(f"NNI's data base of experiment {experiment_id} must be whole: {error}") from error
-
-
-@contextlib.contextmanager
-def _data_base(experiment_id: str, working_directory: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    path = working_directory / experiment_id / "db" / "nni.sqlite"
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as base:
-        yield base
 
 
 def _register(experiment_id: str, manager: Manager, config: ExperimentConfig) -> None:

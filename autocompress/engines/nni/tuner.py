@@ -119,10 +119,10 @@ class RunningTrials:
                 )
             elif status == "SUCCEEDED":
                 self._crashes[parameter_id] = WITHOUT_RESULT
-            elif self._is_overdue(parameter_id):
-                self._crashes[parameter_id] = overdue_message(self._seconds)
             else:
-                self.note_kill(parameter_id, killed_message(self._written(trial_id, "trial.signal")))
+                signal = killed_message(self._written(trial_id, "trial.signal"))
+                late = self._is_overdue(parameter_id)
+                self.note_kill(parameter_id, overdue_message(self._seconds) if late else signal)
 
     def _is_overdue(self, parameter_id: int) -> bool:
         """Whether a trial that is killed now was by NNI, as its limit did not end it."""

@@ -34,7 +34,7 @@ from autocompress.engines.optuna.storage import (
     storage_of,
 )
 from autocompress.engines.optuna.worker import Worker
-from autocompress.engines.start import announce, length_of, require_same_search, warn_of_new_source
+from autocompress.engines.start import announce, length_of, require_same_search, warn_of_changes
 from autocompress.errors import ConfigError, StoreError
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaPlan, choose_objective
 from autocompress.records import Baseline, TrialRecord
@@ -319,7 +319,7 @@ class CompressionStudy:
         if known is None:
             study.set_user_attr(PLAN, plan.to_dict())
         require_same_search(f"the study {self.study_name!r}", plan, self._wanted)
-        warn_of_new_source(plan, self.module.fingerprint(), _logger)
+        warn_of_changes(plan, self.module.fingerprint(), _logger)
         plan = self._wanted = dataclasses.replace(plan, module=self.module.to_dict())  # where it is on this machine
         self._mirror.prepare(plan)
         if not self._needs_sampler:

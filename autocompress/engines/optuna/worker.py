@@ -23,7 +23,7 @@ from autocompress.records import Proposal, TrialRecord
 from autocompress.store import PendingTrial, record_without_result
 from autocompress.store.directory import require_space
 from autocompress.store.ledger import WITHOUT_RESULT
-from autocompress.store.locks import is_running, named, this_host, this_process
+from autocompress.store.locks import is_running, is_stopped, named, this_host, this_process
 from autocompress.trial.child import end_orphan
 from autocompress.trial.process import ProcessEnd, Starter, TrialProcess
 
@@ -40,8 +40,8 @@ _SILENCE_SECONDS = 90.0
 class Liveness:
     """Finds running trials whose worker is dead.
 
-    On this machine its process has ended. On others its heartbeat has not changed for so many seconds of this process'
-    own clock; clocks are never compared.
+    On this machine its process has ended. On others, and where its process is stopped, its heartbeat has not changed
+    for so many seconds of this process' own clock; clocks are never compared.
     """
 
     def __init__(self, silence: float = _SILENCE_SECONDS) -> None:
@@ -65,7 +65,7 @@ class Liveness:
 
     def _alive(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs[OWNER]
-        if owner["host"] == this_host():
+        if owner["host"] == this_host() and not (is_running(owner) and is_stopped(owner)):
             return is_running(owner)
         beat, now = trial.user_attrs.get(BEAT), time.monotonic()
         heard, since = self._heard.setdefault(trial.number, (beat, now))
@@ -85,7 +85,6 @@ def owners(trials: Iterable[FrozenTrial]) -> list[str]:
 
 _logger = logging.getLogger("autocompress.optuna")
 _POLL_SECONDS = 0.1
-_SAVING_SECONDS = 60.0  # that an interrupted trial has to save its state
 
 
 class Worker:
@@ -196,8 +195,7 @@ class Worker:
             return process.wait()
         except BaseException:
             for process in processes:
-                process.interrupt()
-                process.wait()
+                process.end()
             raise
         finally:
             ending.set()
@@ -208,9 +206,7 @@ class Worker:
         beat, due = 0, time.monotonic() + BEAT_SECONDS
         while not ending.wait(_POLL_SECONDS):
             if self._stopping.is_set() and processes:
-                processes[0].interrupt()
-                if not ending.wait(_SAVING_SECONDS):
-                    processes[0].kill()
+                processes[0].end()
                 return
             if time.monotonic() >= due:
                 beat, due = beat + 1, time.monotonic() + BEAT_SECONDS

@@ -66,6 +66,26 @@ def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
     assert all(again[rate] == done[rate] for rate in again), (again, done)
 
 
+def test_it_is_moved_and_gone_on_with(tmp_path, undisturbed):
+    directory, moved = tmp_path / "experiment", tmp_path / "elsewhere" / "moved"
+    launcher = Launcher(directory)
+    try:
+        until(lambda: results(directory) and trial_of(directory), launcher)
+        before = path_of(directory)
+    finally:
+        launcher.kill()
+    moved.parent.mkdir()
+    directory.rename(moved)
+    launcher = Launcher(moved, action="resume", epochs_log=tmp_path / "epochs.log")
+    try:
+        assert launcher.wait() == 0, launcher.printed()
+    finally:
+        launcher.kill()
+    assert path_of(moved)[: len(before)] == before
+    assert path_of(moved) == path_of(undisturbed)
+    assert not directory.exists(), "nothing is written to where it was"
+
+
 def test_resuming_a_finished_search_trains_nothing(tmp_path, undisturbed):
     before = path_of(undisturbed)
     log = tmp_path / "epochs.log"

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import pickle
 import socket
@@ -15,11 +16,10 @@ from nni.experiment.config import RemoteMachineConfig
 
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.nni.configuration import complete_config
-from autocompress.engines.nni.lifecycle import load_config
+from autocompress.engines.nni.lifecycle import exists_in_nni, load_config, place_in_nni
 from autocompress.engines.nni.manager import (
     Machines,
     default_port,
-    exists_in_nni,
     find_manager,
     make_private_directory,
     make_private_file,
@@ -161,6 +161,24 @@ def test_what_the_data_base_holds_is_not_unpickled(tmp_path):
     data_base(tmp_path, ("abc", f'{{"__nni_type__": "bytes:{code}"}}'))
     assert exists_in_nni("abc", tmp_path)
     assert not (tmp_path / "proof").exists()
+
+
+def test_where_the_experiment_is_now_is_written_to_the_data_base(tmp_path):
+    """All revisions of it, and nothing else."""
+    old = {"trialCommand": "python old", "experimentWorkingDirectory": "/old", "maxTrialNumber": 3}
+    others = ("other", json.dumps(old))
+    data_base(tmp_path, ("abc", json.dumps(old)), ("abc", json.dumps({**old, "maxTrialNumber": 4})), others)
+    config = ExperimentConfig("local")
+    config.trial_command, config.experiment_working_directory = "python new", str(tmp_path)
+    for _ in range(2):
+        place_in_nni("abc", config)
+        with contextlib.closing(sqlite3.connect(tmp_path / "abc" / "db" / "nni.sqlite")) as base:
+            rows = [(name, json.loads(text)) for name, text in base.execute("select id, params from ExperimentProfile")]
+        new = {"trialCommand": "python new", "experimentWorkingDirectory": str(tmp_path)}
+        assert rows == [("abc", {**old, **new}), ("abc", {**old, **new, "maxTrialNumber": 4}), ("other", old)]
+    (tmp_path / "abc" / "db" / "nni.sqlite").write_text("no data base")
+    with pytest.raises(EngineError, match="NNI's data base of experiment abc must be whole"):
+        place_in_nni("abc", config)
 
 
 def test_a_data_base_that_is_none(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 
 from autocompress.engines.optuna.convert import INTERRUPTED
 from autocompress.engines.optuna.worker import BEAT, OWNER, Liveness, owners
-from autocompress.store.locks import this_process
+from autocompress.store.locks import identity_of, this_process
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def begun(study, owner=None, beat=None):
 
 def ended_process():
     module = "autocompress.store.locks"
-    code = f"import json; from {module} import this_process; print(json.dumps(this_process()))"
+    code = f"import json; from {module} import identity_of, this_process; print(json.dumps(this_process()))"
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -62,3 +63,21 @@ def test_of_other_machines_the_beat_tells(study):
     time.sleep(0.25)
     assert len(liveness.dead(study.trials)) == 1
     assert owners(study.trials) == ["process 1 on other"]
+
+
+def test_of_a_process_that_is_stopped_the_beat_tells(study):
+    stopped = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        begun(study, identity_of(stopped.pid), beat=1)
+        liveness = Liveness(silence=0.2)
+        assert not liveness.dead(study.trials)
+        time.sleep(0.25)
+        assert not liveness.dead(study.trials), "it runs, and need not beat"
+        stopped.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        assert not liveness.dead(study.trials), "it is heard for the first time"
+        time.sleep(0.25)
+        assert len(liveness.dead(study.trials)) == 1
+    finally:
+        stopped.kill()
+        stopped.communicate()
