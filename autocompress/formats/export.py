@@ -16,7 +16,15 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.model_state import device_of, flatten_tensors, forward_outputs, suppress_output, to_device
+from autocompress.compression.model_state import (
+    device_of,
+    flatten_tensors,
+    forward_outputs,
+    suppress_output,
+    to_device,
+    without_wrappers,
+)
+from autocompress.compression.module import argument_inputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
 from autocompress.compression.verify import Run, compare, differences, rounds_activations
@@ -167,7 +175,8 @@ def export(
         StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
-    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    model = without_wrappers(model)
+    inputs = argument_inputs(model, example_inputs, "example_inputs")
     write = _writer(target, original)
     _require_replaceable(target)
     try:
