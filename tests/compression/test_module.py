@@ -289,7 +289,7 @@ class TestNamedInputs:
             (
                 nn.Linear(3, 2),
                 {"calibration_data": [{"pixels": IDS}]},
-                r"Made\.calibration_data\(\) must return batches that model\(\) runs on.* \(input\) and raised TypeError",
+                r"Made\.calibration_data\(\) must return batches.* \(input\) and raised TypeError",
             ),
             (
                 nn.Linear(3, 2),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autocompress.engines.base import SearchRequest, require_options
+from autocompress.engines.nni.builtin_tuners import require_tuner
 from autocompress.engines.nni.experiment import AutoCompressionExperiment
 from autocompress.engines.nni.manager import default_port
 from autocompress.plan import ExperimentPlan
@@ -72,7 +73,7 @@ class NniEngine:
         experiment.config.trial_concurrency = request.concurrency
         experiment.config.max_trial_number = request.trials
         if request.tuner is not None:
-            experiment.config.tuner.name = request.tuner
+            experiment.config.tuner.name = require_tuner(request.tuner)
         experiment.settings, experiment.objective = request.settings, request.objective
         experiment.confirmed, experiment.baseline = request.confirmed, request.baseline
         return NniSearch(experiment, "run", options.get("port"))

@@ -36,7 +36,7 @@ from autocompress.engines.nni.manager import (
     post_experiment,
     require_free_port,
 )
-from autocompress.errors import EngineError
+from autocompress.errors import EngineError, command
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan, NniPlan
@@ -240,7 +240,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             return self._wait_completion() if wait_completion else None
         except KeyboardInterrupt:
             self.stop()
-            _logger.info("stopped; go on with: autocompress resume %s", self.directory)
+            _logger.info("stopped; go on with: %s", command("autocompress", "resume", self.directory))
             return None
 
     def _wait_completion(self) -> bool:
