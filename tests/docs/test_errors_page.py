@@ -89,8 +89,8 @@ def checked(body):
     def message(folder):
         text = MODULE.format(body=textwrap.indent(textwrap.dedent(body), "    ").strip())
         (folder / "my_module.py").write_text(text)
-        module = ModuleReference.parse(f"{folder}/my_module.py:MyModule").load()
-        return raised(preflight, module)
+        reference = ModuleReference.parse(f"{folder}/my_module.py:MyModule")
+        return raised(lambda: preflight(reference.load()))
 
     return message
 

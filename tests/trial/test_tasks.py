@@ -53,7 +53,8 @@ def test_the_shipped_search_spaces_are_for_models_with_one_of_their_types_too(pa
     model = ReferenceModel.of(module)
     assert not any(isinstance(layer, torch.nn.Conv2d) for layer in model.original.modules())
     for entry in load_search_space(path).algorithms:
-        check_algorithm(module, entry, model)
+        if entry.name != "slim":  # it needs BatchNorm
+            check_algorithm(module, entry, model)
 
 
 def test_a_type_that_is_absent_beside_another_one_is_warned_of():
