@@ -28,8 +28,13 @@ from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 
-def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], *, any_batch: bool = True) -> ExportedProgram:
     """The torch.export graph of a model in eval mode, for any batch size where the model allows it.
+
+    Args:
+        model: not changed.
+        example_inputs: positional arguments of one forward pass.
+        any_batch: False: for batches of the examples' size only.
 
     Raises:
         CompressionError: torch.export cannot trace the model.
@@ -38,7 +43,7 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedP
     graph = model.graph if isinstance(model, Int8Model) else model
     with eval_mode(model), torch.no_grad(), suppress_output("torch.export"), giving_plain_outputs(graph):
         try:
-            program = _export_dynamic(graph, inputs)
+            program = _export_dynamic(graph, inputs) if any_batch else None
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
             raise CompressionError(f"torch.export must be able to trace the model; {first_line(error)}") from error
