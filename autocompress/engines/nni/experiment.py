@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from autocompress.engines.nni.manager import (
     Manager,
     exists_in_nni,
     launch_manager,
+    launch_on_free_port,
     make_logs_private,
     post_experiment,
     require_free_port,
@@ -176,11 +178,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return CompressionResult(self._directory(), self.module if self._runs_module else None)
 
     @checked_arguments
-    def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
+    def start(self, port: int | None = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Make the preflight, measure the uncompressed model, and start the experiment in the background.
 
         Args:
-            port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
+            port: port of the web page on 127.0.0.1; None: 8080, or a free one where that is taken. The address is
+                `url`, and is printed.
             debug: log at debug level.
             run_mode: with `RunMode.Detach` NNI's manager keeps running when Python exits; the search itself does not.
 
@@ -202,11 +205,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._stop_logging()
 
     @checked_arguments
-    def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
+    def resume(self, port: int | None = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
         """Resume an experiment that was stopped or killed. No finished trial is trained again.
 
         Args:
-            port: port of the web page.
+            port: as in `start`.
             wait_completion: wait until the search has ended.
             debug: log at debug level.
 
@@ -217,11 +220,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return self._run_impl(port, wait_completion, debug)
 
     @checked_arguments
-    def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
+    def view(self, port: int | None = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
         """Show the web page of an experiment that has ended, without resuming it.
 
         Args:
-            port: port of the web page.
+            port: as in `start`.
             non_blocking: return at once; `stop` ends it.
         """
         self._action = "view"
@@ -234,7 +237,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             self.stop()
         return self
 
-    def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
+    def _run_impl(self, port: int | None, wait_completion: bool, debug: bool) -> bool | None:
         try:
             self.start(port, debug)
             return self._wait_completion() if wait_completion else None
@@ -261,10 +264,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             self._tell_end()
         return True
 
-    def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
+    def _start(self, port: int | None, debug: bool, run_mode: RunMode) -> None:
         _require_attributes(self.settings, self.objective, self.callbacks, self.confirmed)
         store = self._directory()
-        require_free_port(port)
+        if port is not None:
+            require_free_port(port)
         if self._action == "resume":
             plan = self._reopened(store)
         else:
@@ -304,17 +308,18 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         store.write_settings(changed.to_dict())
         return changed
 
-    def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
+    def _start_manager(self, port: int | None, debug: bool, run_mode: RunMode) -> Manager:
         config = canonical(self.config)
         if config.max_trial_number is not None:
             config.max_trial_number += 1  # the first one shows the uncompressed model
         make_logs_private(self.id, config)
         self._start_logging(debug)
-        manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
+        launch = partial(launch_manager, self._action, self.id, config, debug=debug)
+        manager = self._manager = launch_on_free_port(launch) if port is None else launch(port)
         self._held.callback(self._forget_manager)
         if run_mode is not RunMode.Detach:
             self._held.callback(manager.stop)
-        self.port, self.url_prefix = port, manager.url_prefix
+        self.port, self.url_prefix = manager.port, manager.url_prefix
         self._proc = manager.process
         post_experiment(manager, config)
         if self._limit_changed and self._action == "resume":
