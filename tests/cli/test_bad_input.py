@@ -32,6 +32,7 @@ def run(tmp_path):
         (["--max-absolute-drop", "nan"], "must be a finite number >= 0; got nan"),
         (["--tuner", "TPEE"], "unknown tuner 'TPEE'; did you mean 'TPE'"),
         (["--tuner", "TPE"], "--trials must be given, as the tuner 'TPE' does not end by itself"),
+        (["--tuner", "TPE", "--engine", "optuna"], "--trials must be given, as the tuner 'TPE' does not end by itself"),
         (["--objective", "speed"], "unknown objective 'speed'"),
         (["--seed", "-1"], "seed must be a whole number in [0, 2**32); got -1"),
     ],
