@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,11 @@ def first_line(error: BaseException) -> str:
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def command(*words: object) -> str:
+    """A command line for messages, quoted so that it can be pasted into a shell."""
+    return shlex.join(map(str, words))
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

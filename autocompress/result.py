@@ -200,7 +200,7 @@ class CompressionResult:
         Args:
             path: of the file, or of the directory.
             model: the uncompressed model; as for `load_model`.
-            example_inputs: a tensor, or a tuple of the positional arguments of one forward pass; by default those of
+            example_inputs: a tensor, or a tuple or dictionary of the arguments of one forward pass; by default those of
                 the module, or of a training loop's configuration. They must be given beside a model whose search has
                 a module, which is not run then.
             trust_module: see `load_model`.

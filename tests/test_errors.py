@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from autocompress.errors import (
     AutoCompressError,
     InfeasibleBudgetError,
     TrialError,
+    command,
     evaluates_differently,
     first_line,
     short,
@@ -127,3 +131,20 @@ def test_the_first_line_of_an_error_names_its_kind():
     assert first_line(ValueError("\n  one\ntwo")) == "ValueError: one"
     assert first_line(KeyError()) == "KeyError: no reason given"
     assert len(first_line(ValueError("x" * 10_000))) < 220
+
+
+ODD = "it's a `dir` $HOME & more"
+
+
+def test_commands_can_be_pasted_into_a_shell():
+    line = command("printf", "%s|", ODD, Path("a b"), "plain")
+    assert subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout == f"{ODD}|a b|plain|"
+    assert command("autocompress", "resume", "/a/b") == "autocompress resume /a/b", "nothing is quoted in vain"
+
+
+def test_every_command_with_a_value_in_it_is_quoted():
+    """In f-strings and logged messages a subcommand is not followed by a value; `command` writes both."""
+    values = re.compile(r"autocompress (?:run|resume|report|trials|export|check|status|view|worker|best) (?:\{|%[sr])")
+    for path in Path(errors.__file__).parent.rglob("*.*"):
+        if path.suffix in (".py", ".html"):
+            assert not values.search(path.read_text()), path

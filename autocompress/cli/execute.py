@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import sys
 import threading
 import traceback
@@ -26,6 +25,7 @@ from autocompress.errors import (
     ModuleError,
     StoreError,
     TrialError,
+    command,
 )
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -64,7 +64,7 @@ def run_search(
     callbacks = [tracker(text) for text in trackers]
     with removed_if_unused(store.path):
         if not _runs_to_its_end(engine, search, callbacks, quiet=quiet, keep_page=keep_page):
-            go_on = f"go on with: {again or shlex.join(['autocompress', 'resume', str(store.path)])}"
+            go_on = f"go on with: {again or command('autocompress', 'resume', store.path)}"
             print(f"stopped; {go_on if store.exists() else 'the search had not begun'}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED)
     try:

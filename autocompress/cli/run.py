@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,8 +49,8 @@ from autocompress.cli.tables import (
 )
 from autocompress.compare.one_search import DEFAULT_TUNERS
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
-from autocompress.errors import ConfigError
-from autocompress.plan import ExperimentPlan
+from autocompress.errors import ConfigError, command
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.registry import load_if_unknown
 from autocompress.search_space import load_search_space
 from autocompress.search_space.space import algorithm_names
@@ -99,11 +98,12 @@ def demo(
 
 
 def _next_steps(directory: Path, module: Path) -> str:
+    export = command("autocompress", "export", directory, "small.pt2")
     return f"""\
-report      autocompress report {directory}
-all trials  autocompress trials {directory}
-export      autocompress export {directory} small.pt2   (small.onnx needs: pip install "autocompress[onnx]")
-your model  cp {module} my_module.py   (then put in your model, evaluator and trainer)
+report      {command("autocompress", "report", directory)}
+all trials  {command("autocompress", "trials", directory)}
+export      {export}   (small.onnx needs: pip install "autocompress[onnx]")
+your model  {command("cp", module, "my_module.py")}   (then put in your model, evaluator and trainer)
             autocompress check my_module.py:DigitsModule
             autocompress run my_module.py:DigitsModule --algorithm l2 --max-relative-drop 1"""
 
@@ -169,6 +169,8 @@ def run(
             options={"port": port, "storage": storage, "study": study, "artefacts": artefacts},
         )
         search = chosen.create(request)
+        if tuner is not None and trials is None and tuner.lower() != ADAPTIVE_TUNER.lower():
+            raise ConfigError(f"--trials must be given, as the tuner {tuner!r} does not end by itself")
         execute.run_search(chosen, search, quiet=quiet, trackers=track or (), keep_page=keep_page)
 
 
@@ -219,7 +221,7 @@ def worker(
         engine, reference = engine_named("optuna"), None if module is None else ModuleReference.parse(module)
         shared = {"storage": storage, "study": study, "module": reference}
         found = engine.open(out, trials=trials, concurrency=concurrency, alone=False, **shared)
-        execute.run_search(engine, found, quiet=quiet, again=shlex.join(["autocompress", *sys.argv[1:]]))
+        execute.run_search(engine, found, quiet=quiet, again=command("autocompress", *sys.argv[1:]))
 
 
 def check(
@@ -328,7 +330,7 @@ def compare(
                 on_outcome=None if quiet or as_json else lambda outcome: print(outcome_line(outcome), flush=True),
             )
         except KeyboardInterrupt:
-            print(f"stopped; the same command with --out {home} goes on", file=sys.stderr)
+            print(f"stopped; the same command with {command('--out', home)} goes on", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
         if as_json:
             print(json.dumps(found.to_dict(), indent=2))

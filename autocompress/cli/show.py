@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,7 @@ from autocompress.cli.options import (
 from autocompress.cli.snapshot import Snapshot, holder, take
 from autocompress.cli.tables import piped_console, setting_text, trials_table
 from autocompress.engines.base import engine_of
-from autocompress.errors import AutoCompressError, ModuleError, StoreError
+from autocompress.errors import AutoCompressError, ModuleError, StoreError, command
 from autocompress.plain_json import shown_path
 from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
@@ -226,7 +225,7 @@ def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) 
         return f"not run from here; whether by workers is not known: {error}"
     if helping:
         return f"run by workers ({', '.join(helping)})"
-    return f"not running; go on with: {shlex.join(['autocompress', 'resume', str(store.path)])}"
+    return f"not running; go on with: {command('autocompress', 'resume', store.path)}"
 
 
 def _existing(directory: Path) -> ExperimentDirectory:

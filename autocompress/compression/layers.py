@@ -63,7 +63,7 @@ REGEX = "{re}"
 
 @dataclass(frozen=True)
 class Scopes:
-    """Parts of a model: dotted names of submodules, children included, or `{re}` and a regular expression.
+    """Parts of a model: dotted names of submodules, or `{re}` and a regular expression of them; children included.
 
     Attributes:
         target: the only parts that may be compressed; empty: all.
@@ -93,18 +93,28 @@ class Scopes:
                 if not any(_matches(scope, name) for name in names) and self.validate:
                     raise ConfigError(f"{key}: {_no_match(scope, names)}")
 
-    def allow(self, name: str) -> bool:
-        """Whether the submodule with that name may be compressed."""
-        targeted = not self.target or _any_matches(self.target, name)
-        return targeted and not _any_matches(self.ignored, name)
+    def allowed(self, model: nn.Module, names: Iterable[str]) -> list[str]:
+        """Those of some layers of a model that may be compressed."""
+        every = [name for name, _ in model.named_modules()]
+        targeted = [
+            name for name in names if not self.target or any(_covers(each, name, every) for each in self.target)
+        ]
+        return [name for name in targeted if not any(_covers(each, name, every) for each in self.ignored)]
 
 
 ALL_SCOPES = Scopes()
 """No limits."""
 
 
-def _any_matches(scopes: Iterable[str], name: str) -> bool:
-    return any(_matches(scope, name) for scope in scopes)
+def _covers(scope: str, name: str, names: Sequence[str]) -> bool:
+    """Whether a scope matches a layer, or a part that contains it and of which it matches nothing inside."""
+    if _matches(scope, name):
+        return True
+    outer = [name[:place] for place, letter in enumerate(name) if letter == "."]
+    return any(
+        _matches(scope, part) and not any(_matches(scope, each) for each in names if each.startswith(f"{part}."))
+        for part in outer
+    )
 
 
 def _matches(scope: str, name: str) -> bool:
@@ -174,7 +184,7 @@ def select_layers(
     for target, names in match_rules(model, targets, types):
         chosen.update(dict.fromkeys(names, target))
     ruled = {name: chosen[name] for name in layers if name in chosen and not chosen[name].exclude}
-    selected = {name: target for name, target in ruled.items() if scopes.allow(name)}
+    selected = {name: ruled[name] for name in scopes.allowed(model, ruled)}
     if not selected:
         why = f"the scopes allow none of {', '.join(ruled)}" if ruled else "the rules select none"
         raise ConfigError(f"at least one layer must be selected for compression; {why}")
@@ -227,8 +237,10 @@ def _rate(target: LayerRule) -> float:
 def _rule_matches(
     model: nn.Module, layers: Mapping[str, nn.Module], target: LayerRule, types: tuple[type[nn.Module], ...]
 ) -> list[str]:
+    absent = _absent(model, layers, target)
     for type_name in target.op_types:
-        _require_type(model, layers, type_name, types)
+        if type_name not in absent or len(absent) == len(target.op_types):
+            _require_type(model, layers, type_name, types)
     for name in target.op_names:
         _require_name(model, layers, name, types)
     matches = [
@@ -240,6 +252,24 @@ def _rule_matches(
     if not matches:
         raise ConfigError(f"a rule must select at least one layer; the rule for {target} selects none")
     return matches
+
+
+def absent_types(
+    model: nn.Module, targets: Sequence[LayerRule], types: tuple[type[nn.Module], ...]
+) -> list[tuple[str, LayerRule]]:
+    """Types that no layer has, each with the rule that lists it beside others: shared search spaces list several."""
+    layers = supported_layers(model, types)
+    found = ((target, _absent(model, layers, target)) for target in targets)
+    return [(name, target) for target, names in found if len(names) < len(target.op_types) for name in names]
+
+
+def _absent(model: nn.Module, layers: Mapping[str, nn.Module], target: LayerRule) -> list[str]:
+    present = {type(module).__name__ for module in model.modules()} | {ALL_LAYERS}
+    return [
+        name
+        for name in target.op_types
+        if name not in present and not any(_is_type(layer, name) for layer in layers.values())
+    ]
 
 
 def _is_type(layer: nn.Module, type_name: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import inspect
 import io
 import itertools
 import logging
@@ -11,11 +13,14 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
+
+from autocompress.errors import ModuleError
 
 
 @contextmanager
@@ -106,6 +111,85 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     if isinstance(value, Mapping):
         return {key: map_tensors(item, change) for key, item in value.items()}
     return value
+
+
+def positional_parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """The arguments of a model's forward that can be passed by position, `*arguments` excepted."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each for each in _parameters(model) if each.kind in kinds]
+
+
+def takes_any_number(model: nn.Module) -> bool:
+    """Whether a model's forward takes `*inputs`."""
+    return any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in _parameters(model))
+
+
+def positional_arguments(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The positional arguments of a call of the model, with defaults for what it leaves out in between.
+
+    Models are traced and run by position, whatever names their caller uses.
+
+    Raises:
+        ModuleError: forward takes an argument by keyword only, or does not take one, or needs another.
+    """
+    if not keywords:
+        return tuple(arguments)
+    parameters = positional_parameters(model)
+    names = [each.name for each in parameters]
+    only = [each.name for each in _parameters(model) if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    unknown = [name for name in keywords if name not in names]
+    if unknown:
+        also = f" and, by keyword only, {', '.join(only)}" if only else ""
+        raise ModuleError(
+            f"the forward of {type(model).__name__} must take every input by position, so that it can be traced; "
+            f"{unknown[0]!r} is passed by keyword, and it takes {', '.join(names) or 'nothing'}{also}: name it among "
+            "forward's arguments, before any *"
+        )
+    for each in parameters[len(arguments) :]:
+        if each.name not in keywords and each.default is inspect.Parameter.empty:
+            raise ModuleError(
+                f"the forward of {type(model).__name__} needs {each.name!r}; given by name is {', '.join(keywords)}"
+            )
+    last = 1 + max(map(names.index, keywords))
+    return *arguments, *(keywords.get(each.name, each.default) for each in parameters[len(arguments) : last])
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    try:
+        described = model if hasattr(model, "__signature__") else model.forward
+        return list(inspect.signature(described).parameters.values())
+    except (TypeError, ValueError):  # a scripted model
+        return []
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel and `torch.compile`, none of which can be traced.
+
+    A model of which a part is wrapped is copied: the one given is not changed.
+    """
+    model = _unwrapped(model)
+    parts = list(model.modules())
+    if not any(_wrapped(part) is not None or part._compiled_call_impl is not None for part in parts):
+        return model
+    plain = copy.deepcopy(model)
+    for part in list(plain.modules()):
+        if part._compiled_call_impl is not None:  # `Module.compile`
+            part._compiled_call_impl = None
+        for name, child in part._modules.items():
+            if child is not None:
+                part._modules[name] = _unwrapped(child)
+    return plain
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    inner = _wrapped(model)
+    return model if inner is None else _unwrapped(inner)
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        return cast(nn.Module, model.module)
+    return model._modules.get("_orig_mod")  # of `torch.compile`, whose class is slow to import
 
 
 def detach_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

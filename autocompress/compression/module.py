@@ -16,7 +16,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, flatten_tensors, to_device
+from autocompress.compression.model_state import (
+    detach_inputs,
+    device_of,
+    eval_mode,
+    flatten_tensors,
+    positional_arguments,
+    positional_parameters,
+    takes_any_number,
+    to_device,
+    without_wrappers,
+)
 from autocompress.errors import ModuleError, first_line, short
 
 Evaluator = Callable[[nn.Module], float]
@@ -73,15 +83,19 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def example_inputs(cls) -> Any | None:
-        """A tensor, or a tuple of the positional arguments, of one forward pass; None: taken from the evaluator."""
+        """A tensor, a tuple of the positional arguments, or a dictionary of the named arguments of one forward pass.
+
+        None: taken from `calibration_data`, else from the evaluator.
+        """
         return None
 
     @classmethod
     def calibration_data(cls) -> Iterable[Any] | None:
-        """Batches of training inputs, without labels; a batch is a tensor or a sequence whose first item is one.
+        """Batches of training inputs: each a tensor, a dictionary, or a sequence whose first item is one.
 
-        A model with several inputs takes a sequence of them, or one whose first item is such a sequence:
-        `(left, right)`, `((left, right), target)`.
+        A dictionary holds arguments of forward by name; what forward does not take, such as an index, is left out. A
+        model with several inputs takes a dictionary, a sequence of them, or one whose first item is such a sequence:
+        `{"left": left, "right": right}`, `(left, right)`, `((left, right), target)`.
         """
         return None
 
@@ -100,7 +114,7 @@ ModuleClass = type[AbstractAutoCompressionModule]
 
 
 def require_module_class(module: object) -> None:
-    """Check that an object is a subclass of `AbstractAutoCompressionModule`.
+    """Check that an object is a subclass of `AbstractAutoCompressionModule` whose hooks are classmethods.
 
     Raises:
         ModuleError: it is not.
@@ -111,10 +125,30 @@ def require_module_class(module: object) -> None:
         raise ModuleError(
             f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
         )
+    for name in HOOKS:
+        _require_classmethod(module, name)
+
+
+HOOKS = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
+"""Names of all hooks."""
+
+
+def _require_classmethod(module: type, name: str) -> None:
+    found = inspect.getattr_static(module, name)
+    if isinstance(found, classmethod | staticmethod):
+        return
+    if not inspect.isfunction(found):
+        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {describe(found)}")
+    raise ModuleError(
+        f"{module.__name__}.{name} must be a classmethod; it is a method of instances, and none is made: write "
+        f"@classmethod above it, and cls as its first argument"
+    )
 
 
 def fresh_model(module: ModuleClass) -> nn.Module:
     """A copy of the module's uncompressed model, since `model()` may return one global object.
+
+    It is without wrappers such as DataParallel and `torch.compile`.
 
     Raises:
         ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
@@ -128,7 +162,7 @@ def fresh_model(module: ModuleClass) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(without_wrappers(model))
     except Exception as error:
         raise ModuleError(
             f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"
@@ -141,13 +175,18 @@ def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> f
     Raises:
         ModuleError: the evaluator cannot be called, or does not return a finite number.
     """
-    if not callable(evaluator):
-        raise ModuleError(f"evaluator() must return a function of the model; got {describe(evaluator)}")
+    require_evaluator(evaluator)
     answer = evaluator(model)
     number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
     if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
         raise ModuleError(f"evaluator must return a finite number; got {describe(answer)}{_number_advice(answer)}")
     return float(number)
+
+
+def require_evaluator(evaluator: object) -> None:
+    """Check that what `evaluator()` returned can be called; ModuleError if not."""
+    if not callable(evaluator):
+        raise ModuleError(f"evaluator() must return a function of the model; got {describe(evaluator)}")
 
 
 def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
@@ -157,16 +196,65 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     passes to the model. Of the last two only the first sample is kept, if the model accepts it.
 
     Raises:
-        ModuleError: none of them gives inputs.
+        ModuleError: none of them gives inputs that the model takes.
     """
     given = module.example_inputs()
     if given is not None:
-        return detach_inputs(tuple(given) if isinstance(given, list | tuple) else (given,))
+        model = fresh_model(module)
+        found = detach_inputs(argument_inputs(model, given, f"{module.__name__}.example_inputs()"))
+        require_accepted(module, "example_inputs", model, found)
+        return found
     data = module.calibration_data()
     for batch in data if data is not None else ():
         model = fresh_model(module)
-        return _first_sample(model, detach_inputs(batch_inputs(model, batch)))
+        found = detach_inputs(batch_inputs(model, batch))
+        sample = _first_sample(model, found)
+        if sample is found:
+            require_accepted(module, "calibration_data", model, found)
+        return sample
     return _from_evaluator(module)
+
+
+_WANTED = {
+    "example_inputs": "a tensor, or a tuple or dictionary of arguments, that model() runs on",
+    "calibration_data": "batches that model() runs on, each a tensor, a tuple or dictionary of arguments, or a "
+    "sequence whose first item is one of these",
+}
+
+
+def require_accepted(module: ModuleClass, hook: str, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Check that the model runs on the inputs of a hook; ModuleError, which names the hook, if not."""
+    names = [each.name for each in positional_parameters(model)] + ["*inputs"] * takes_any_number(model)
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(*to_device(inputs, device_of(model)))
+    except Exception as error:
+        raise ModuleError(
+            f"{module.__name__}.{hook}() must return {_WANTED[hook]}; its forward takes ({', '.join(names)}) and "
+            f"raised {first_line(error)}"
+        ) from error
+
+
+def argument_inputs(model: nn.Module, given: Any, source: str) -> tuple[Any, ...]:
+    """The positional arguments that a tensor, a sequence of them, or a dictionary of named ones stands for.
+
+    Args:
+        model: takes them.
+        given: a dictionary that has none of forward's names is one argument.
+        source: of them, for messages.
+
+    Raises:
+        ModuleError: a dictionary has a name that forward does not take, or lacks one that it needs.
+    """
+    if not isinstance(given, Mapping):
+        return tuple(given) if isinstance(given, list | tuple) else (given,)
+    names = [each.name for each in positional_parameters(model)]
+    if names and not any(name in names for name in given):
+        return (given,)
+    try:
+        return positional_arguments(model, (), given)
+    except ModuleError as error:
+        raise ModuleError(f"{source}: {error}") from error
 
 
 def batch_input(batch: Any) -> Any:
@@ -178,13 +266,20 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     """The positional arguments of one forward pass in a batch of calibration data.
 
     For a model of one input that is `batch_input`; for one of several, as many items as it needs: those of the batch's
-    first item, as in `((left, right), target)`, or of the batch itself, as in `(left, right, target)`.
+    first item, as in `((left, right), target)`, or of the batch itself, as in `(left, right, target)`. A dictionary
+    holds arguments by name; entries that forward does not take are left out. Of a model that takes any number of
+    inputs, `*inputs`, the first item holds all.
 
     Raises:
         ModuleError: a batch does not hold the inputs that the model needs.
     """
-    names = _required_arguments(model)
-    first = batch_input(batch)
+    first, parameters = batch_input(batch), positional_parameters(model)
+    if isinstance(first, Mapping):
+        known = {each.name: first[each.name] for each in parameters if each.name in first}
+        return argument_inputs(model, known or first, "calibration_data()")
+    names = [each.name for each in parameters if each.default is inspect.Parameter.empty]
+    if not parameters and takes_any_number(model) and isinstance(first, list | tuple):
+        return tuple(first)
     if len(names) < 2:
         return (first,)
     for items in (first, batch):
@@ -197,23 +292,15 @@ def batch_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     )
 
 
-def _required_arguments(model: nn.Module) -> list[str]:
-    """Names of the required positional arguments of a model's forward."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [each.name for each in parameters if each.kind in positional and each.default is inspect.Parameter.empty]
-
-
 class _Captured(BaseException):
     """Leaves the evaluator after its first forward pass; a BaseException, so that user code does not catch it."""
 
 
 def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
-    advice = f"define {module.__name__}.example_inputs() (a tensor, or a tuple of the arguments of one forward pass)"
+    advice = f"define {module.__name__}.example_inputs() (a tensor, or a tuple or dictionary of forward's arguments)"
     model, captured = fresh_model(module), []
+    evaluator = module.evaluator()
+    require_evaluator(evaluator)
 
     def capture(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         captured.append((arguments, keywords))
@@ -221,21 +308,16 @@ def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
 
     try:
         with model.register_forward_pre_hook(capture, with_kwargs=True):
-            module.evaluator()(model)
+            evaluator(model)
     except _Captured:
         pass
     except Exception as error:
-        raise ModuleError(f"the evaluator failed before its first forward pass ({error}); {advice}") from error
+        raise ModuleError(
+            f"the evaluator failed before its first forward pass ({first_line(error)}): mend it, or {advice}"
+        ) from error
     if not captured:
         raise ModuleError(f"the evaluator never called the model, so its inputs are unknown; {advice}")
-    return _first_sample(model, detach_inputs(_positional(model, *captured[0], advice)))
-
-
-def _positional(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], advice: str) -> tuple[Any, ...]:
-    bound = inspect.signature(model.forward).bind(*arguments, **keywords)
-    if bound.kwargs:
-        raise ModuleError(f"the model was called with keyword-only arguments {sorted(bound.kwargs)}; {advice}")
-    return bound.args
+    return _first_sample(model, detach_inputs(positional_arguments(model, *captured[0])))
 
 
 def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -243,13 +325,20 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     sizes = {tensor.shape[0] for tensor in flatten_tensors(inputs) if tensor.dim() > 0}
     if len(sizes) != 1 or sizes == {1}:
         return inputs
-    sample = tuple(item[:1] if isinstance(item, torch.Tensor) and item.dim() else item for item in inputs)
+    sample = tuple(map(_first, inputs))
     try:
         with eval_mode(model), torch.no_grad():
             model(*to_device(sample, device_of(model)))
     except Exception:  # noqa: BLE001 - the model needs the whole batch
         return inputs
     return sample
+
+
+def _first(value: Any) -> Any:
+    """The first sample of a tensor, or of those in a dictionary; a list may be one of samples."""
+    if isinstance(value, Mapping):
+        return {key: _first(item) for key, item in value.items()}
+    return value[:1] if isinstance(value, torch.Tensor) and value.dim() else value
 
 
 def _advice(value: Any) -> str:

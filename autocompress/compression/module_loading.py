@@ -317,6 +317,7 @@ def _class_of(module: ModuleType, reference: ModuleReference) -> ModuleClass:
         raise ModuleError(
             f"{file}: a compression module must define model and evaluator; {wanted.__name__} lacks {missing}"
         )
+    require_module_class(wanted)
     return wanted
 
 

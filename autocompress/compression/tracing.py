@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,32 +14,78 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import device_of, eval_mode, map_tensors, suppress_output, to_device
+from autocompress.compression.model_state import (
+    device_of,
+    eval_mode,
+    map_tensors,
+    positional_parameters,
+    suppress_output,
+    takes_any_number,
+    temporary_hooks,
+    to_device,
+)
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import CompressionError, first_line
 
 
-def export_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], *, any_batch: bool = True) -> ExportedProgram:
     """The torch.export graph of a model in eval mode, for any batch size where the model allows it.
+
+    Args:
+        model: not changed.
+        example_inputs: positional arguments of one forward pass.
+        any_batch: False: for batches of the examples' size only.
 
     Raises:
         CompressionError: torch.export cannot trace the model.
     """
     inputs = to_device(example_inputs, device_of(model))
     graph = model.graph if isinstance(model, Int8Model) else model
-    with eval_mode(model), torch.no_grad(), suppress_output("torch.export"):
+    with eval_mode(model), torch.no_grad(), suppress_output("torch.export"), giving_plain_outputs(graph):
         try:
-            program = _export_dynamic(graph, inputs)
+            program = _export_dynamic(graph, inputs) if any_batch else None
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
             raise CompressionError(f"torch.export must be able to trace the model; {first_line(error)}") from error
+
+
+def giving_plain_outputs(model: nn.Module) -> AbstractContextManager[None]:
+    """Let a model give only tensors, in dictionaries, lists and tuples, inside the block: formats know nothing else.
+
+    Attributes of dataclasses and named tuples, such as the outputs of Hugging Face's models, become keys.
+    """
+    return temporary_hooks([model.register_forward_hook(lambda _, __, outputs: plain_outputs(outputs))])
+
+
+def plain_outputs(outputs: Any) -> Any:
+    """The tensors of a model's outputs in dictionaries, lists and tuples; None where there are none."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    if type(outputs) in (list, tuple):
+        found = (plain_outputs(each) for each in outputs)
+        return type(outputs)(each for each in found if each is not None) or None
+    if not isinstance(outputs, Mapping):
+        names = getattr(outputs, "_fields", None) or [each.name for each in _fields(outputs)]
+        outputs = {name: getattr(outputs, name) for name in names}
+    plain = {name: plain_outputs(each) for name, each in outputs.items()}
+    return {name: each for name, each in plain.items() if each is not None} or None
+
+
+def are_named(outputs: Any) -> bool:
+    """Whether outputs are of a class that a dictionary can stand for, as Hugging Face's are."""
+    plain = type(outputs) in (dict, OrderedDict)
+    return not plain and (isinstance(outputs, Mapping) or dataclasses.is_dataclass(outputs))
+
+
+def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
 
 
 def _export_dynamic(graph: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram | None:
     """The graph with a dynamic batch size; None if the computation depends on the batch size."""
     pairs = without_batch_of_one(inputs)
     try:
-        program = torch.export.export(graph, pairs, dynamic_shapes=dynamic_batch_shapes(pairs), strict=False)
+        program = torch.export.export(graph, pairs, dynamic_shapes=dynamic_batch_shapes(graph, pairs), strict=False)
     except Exception:  # noqa: BLE001 - the export with a fixed batch size reports the error
         return None
     return program if any(dynamic_batches(program)) else None
@@ -57,14 +106,18 @@ def triple_batch(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
     return tuple(pytree.tree_unflatten(larger, spec))
 
 
-def dynamic_batch_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def dynamic_batch_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
-    return tuple(
+    shapes = tuple(
         pytree.tree_map(
             lambda value: {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.dim() else None, item
         )
         for item in inputs
     )
+    if not takes_any_number(model):
+        return shapes
+    named = len(positional_parameters(model))
+    return (*shapes[:named], shapes[named:])  # those of `*inputs` are one argument
 
 
 def dynamic_batches(program: ExportedProgram) -> list[bool]:

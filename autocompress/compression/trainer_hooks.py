@@ -14,7 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.model_state import detach_inputs, device_of, eval_mode, to_device
+from autocompress.compression.model_state import (
+    detach_inputs,
+    device_of,
+    eval_mode,
+    positional_arguments,
+    to_device,
+)
 from autocompress.compression.module import ModuleClass, Trainer, batch_inputs
 from autocompress.errors import ModuleError
 
@@ -102,12 +108,12 @@ def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
 def _inputs_from_trainer(module: ModuleClass, algorithm: str, model: nn.Module, batches: int) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
 
-    def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def note(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if len(seen) == batches:
             raise _StopTraining
-        seen.append(detach_inputs(arguments))
+        seen.append(detach_inputs(positional_arguments(model, arguments, keywords)))
 
-    model.register_forward_pre_hook(note)
+    model.register_forward_pre_hook(note, with_kwargs=True)
     training = _UserTraining.of(module, algorithm, model, lambda _: None)
     training.freeze()
     with contextlib.suppress(_StopTraining):

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
+from autocompress.compression.model_state import without_wrappers
 from autocompress.compression.module import ModuleClass, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
@@ -102,7 +103,8 @@ def load_compressed(
             return Int8Model.from_dict(description["structure"], weights)
         except StoreError as error:
             raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
-    loaded = copy.deepcopy(model) if model is not None else _uncompressed(description, directory, module, trust_module)
+    original = _uncompressed(description, directory, module, trust_module) if model is None else without_wrappers(model)
+    loaded = copy.deepcopy(original)
     try:
         apply_structure(loaded, description["structure"])
         load_weights(loaded, weights)

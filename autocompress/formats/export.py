@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,19 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.model_state import device_of, flatten_tensors, forward_outputs, suppress_output, to_device
+from autocompress.compression.model_state import (
+    device_of,
+    flatten_tensors,
+    forward_outputs,
+    suppress_output,
+    to_device,
+    without_wrappers,
+)
+from autocompress.compression.module import argument_inputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
-from autocompress.compression.verify import Run, compare, differences, rounds_activations
-from autocompress.errors import ConfigError, StoreError
+from autocompress.compression.verify import Run, batch_size, compare, differences, rounds_activations
+from autocompress.errors import CompressionError, ConfigError, StoreError, first_line
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.files import STRUCTURE, WEIGHTS
 from autocompress.formats.onnx import onnx_runner, onnx_weights, require_onnx, write_onnx
@@ -98,6 +108,8 @@ def _quote(text: str) -> str:
     return f'"{escaped}"'
 
 
+_logger = logging.getLogger("autocompress.formats")
+
 FORMATS = (".dot", ".onnx", ".pt2")
 """Suffixes; a path without one is a directory with a plain state dict."""
 
@@ -117,6 +129,7 @@ class ExportReport:
             ONNX without graph optimization.
         tolerance: tolerance of that output: 1e-4 of its largest value; for models that round activations, and outputs
             below 1e-3, at least the change of the model's own output when its inputs change by a millionth.
+        dynamic_batch: whether it takes batches of any size; None if that is not fixed in the format.
         optimized_difference: largest absolute difference of any output with onnxruntime's optimized kernels. Those for
             int8 round differently, so it is not checked for models that round activations.
         weights: values in the file's tensors of two dimensions or more, in floating point or int8.
@@ -131,6 +144,7 @@ class ExportReport:
     batches: tuple[int, ...] = ()
     max_difference: float | None = None
     tolerance: float | None = None
+    dynamic_batch: bool | None = None
     optimized_difference: float | None = None
     weights: int | None = None
     zeros: int | None = None
@@ -158,7 +172,7 @@ def export(
     Args:
         model: finished; not changed.
         path: of the file or the directory.
-        example_inputs: a tensor, or a tuple of the positional arguments of one forward pass.
+        example_inputs: a tensor, or a tuple or dictionary of the arguments of one forward pass.
         original: the uncompressed model; needed for a directory.
 
     Raises:
@@ -167,7 +181,8 @@ def export(
         StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
-    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    model = without_wrappers(model)
+    inputs = argument_inputs(model, example_inputs, "example_inputs")
     write = _writer(target, original)
     _require_replaceable(target)
     try:
@@ -190,9 +205,9 @@ _Checked = dict[str, Any]
 def _writer(target: Path, original: nn.Module | None) -> Callable[[nn.Module, Path, tuple[Any, ...]], _Checked]:
     if target.suffix == ".onnx":
         require_onnx()
-        return _onnx
+        return lambda model, path, inputs: _traced(model, inputs, partial(_onnx, model, path, inputs))
     if target.suffix == ".pt2":
-        return _pt2
+        return lambda model, path, inputs: _traced(model, inputs, partial(_pt2, model, path, inputs))
     if target.suffix == ".dot":
         return _dot
     if target.suffix or target.name in ("", "..", *FORMATS):
@@ -221,8 +236,25 @@ def _require_replaceable(target: Path) -> None:
         )
 
 
-def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
+def _traced(model: nn.Module, inputs: tuple[Any, ...], write: Callable[[ExportedProgram], _Checked]) -> _Checked:
+    """Write the graph for any batch size, or, where that computes something else or nothing, for the examples'."""
     program = export_graph(model, inputs)
+    dynamic = any(dynamic_batches(program))
+    try:
+        checked = write(program)
+    except CompressionError:
+        if not dynamic:
+            raise
+        checked, dynamic = write(export_graph(model, inputs, any_batch=False)), False
+    if not dynamic:
+        _logger.warning(
+            "the exported model takes inputs whose dimension 0, the batch, is %d only: what it computes depends on it",
+            batch_size(inputs),
+        )
+    return {**checked, "dynamic_batch": dynamic}
+
+
+def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: ExportedProgram) -> _Checked:
     cases, version = _cases(inputs, program), write_onnx(program, path)
     checked = _compared(model, cases, onnx_runner(path), version)
     kernels, (weights, zeros) = onnx_runner(path, optimized=True), onnx_weights(path)
@@ -232,12 +264,16 @@ def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
     return {**checked, "optimized_difference": apart, "weights": weights, "zeros": zeros}
 
 
-def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...]) -> _Checked:
-    program = export_graph(model, inputs)
-    with suppress_output("torch.export"):
-        torch.export.save(program, path)
-        program = torch.export.load(path)
-        loaded = program.module()
+def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: ExportedProgram) -> _Checked:
+    try:
+        with suppress_output("torch.export"):
+            torch.export.save(program, path)
+            program = torch.export.load(path)
+            loaded = program.module()
+    except OSError:
+        raise
+    except Exception as error:
+        raise CompressionError(f"torch.export must be able to save and load the graph; {first_line(error)}") from error
 
     def run(given: tuple[Any, ...]) -> list[torch.Tensor]:
         with torch.no_grad():

@@ -57,7 +57,10 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
         onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise CompressionError(f"the model cannot be exported to ONNX: {first_line(error)}") from error
+        cause: BaseException = error  # torch wraps it in pages of coloured advice
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise CompressionError(f"the model cannot be exported to ONNX: {first_line(cause)}") from error
     return f"onnxruntime {onnxruntime.__version__}"
 
 

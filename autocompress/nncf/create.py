@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import device_of, output_shapes, to_device
-from autocompress.compression.module import batch_input
+from autocompress.compression.module import batch_inputs
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import to_graphviz
 from autocompress.formats.structure import apply_structure
@@ -70,8 +70,9 @@ def example_inputs(config: CompressionConfig, model: nn.Module) -> tuple[Any, ..
         filled = (_filled(info) for info in _in_order(config.input_info, model))
         return tuple(to_device(item, device_of(model)) for item in filled)
     for batch in config.data if config.data is not None else ():
-        inputs = batch_input(batch)
-        return (to_device(inputs[:1] if isinstance(inputs, torch.Tensor) else inputs, device_of(model)),)
+        inputs = batch_inputs(model, batch)
+        first = tuple(item[:1] if isinstance(item, torch.Tensor) and item.dim() else item for item in inputs)
+        return cast(tuple[Any, ...], to_device(first, device_of(model)))
     raise ConfigError("input_info must be given: an object with sample_size, or a list of them")
 
 

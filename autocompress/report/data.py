@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autocompress.budget import accuracy_margin
+from autocompress.errors import command
 from autocompress.plan import ExperimentPlan, LoopPlan
 from autocompress.records import ModelSizes, Proposal, TrialRecord
 from autocompress.report.verdict import number
@@ -205,7 +205,7 @@ def _command(data: ReportData) -> str:
     words += [] if settings["preflight"] else ["--no-preflight"]
     if not data.plan.ends_by_itself:
         words += ["--tuner", data.plan.tuner, "--trials", str(len(data.records))]
-    return shlex.join(words)
+    return command(*words)
 
 
 def _changed_settings(data: ReportData) -> list[tuple[str, Any]]:

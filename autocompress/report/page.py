@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, command
 from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
 from autocompress.report.data import ReportData, read_report_data, reasons, recipe
 from autocompress.report.plots import PALETTE, Draw, plots, png, svg
@@ -51,6 +51,7 @@ def _environment() -> Environment:
         signed=lambda value: _or_dash(value, "{:+.2g}"),
         milliseconds=lambda seconds: _or_dash(seconds and 1000 * seconds, "{:.3g}"),
     )
+    environment.globals["command"] = command
     return environment
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from autocompress.errors import StoreError, short
+from autocompress.errors import StoreError, command, short
 from autocompress.plain_json import dumps, parse
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
 from autocompress.store.journal import Journal
@@ -109,7 +109,7 @@ _LOCK = ".lock"
 @contextlib.contextmanager
 def removed_if_unused(path: Path) -> Iterator[None]:
     """Remove a directory, and parents of it, that the block has created and that hold at most the lock's file."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    new = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]  # noqa: PTH110
     try:
         yield
     finally:
@@ -153,7 +153,7 @@ class ExperimentDirectory:
 
     def exists(self) -> bool:
         """Whether an experiment has been written here."""
-        return self.settings_path.exists()
+        return os.path.exists(self.settings_path)  # noqa: PTH110 - False where it may not be looked at
 
     def create(self) -> None:
         """Create the directory for a new experiment.
@@ -164,7 +164,7 @@ class ExperimentDirectory:
         if self.exists():
             raise StoreError(
                 f"the output directory must not belong to another experiment; {self.path} does (resume it with "
-                f"`autocompress resume {self.path}`, or name another directory)"
+                f"`{command('autocompress', 'resume', self.path)}`, or name another directory)"
             )
         require_writable(self.path)
         others = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
@@ -197,7 +197,7 @@ class ExperimentDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the experiment: one launcher at a time. StoreError where another process holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        require_writable(self.path)
         path = self.path / _LOCK
         with contextlib.ExitStack() as held:
             try:

@@ -155,33 +155,6 @@ class ForkServer:
         self._requests = self._server = self._folder = None
 
 
-_READ_AT_IMPORT.match(name)}
-        is_there = self._server is not None and self._server.poll() is None and environment == self._environment
-        if self._requests is None or not is_there:
-            self._end()
-            self._environment = environment
-            self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")  # only its owner may enter it
-            self._requests, theirs = socket.socketpair()
-            with theirs, socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(f"{self._folder.name}/socket")
-                listening.listen(64)
-                command = [sys.executable, "-m", "autocompress.trial.forkserver", str(listening.fileno())]
-                self._server = subprocess.Popen(
-                    command, stdin=theirs.fileno(), pass_fds=(listening.fileno(),), start_new_session=True
-                )
-        return self._requests
-
-    def _end(self) -> None:
-        if self._requests is not None:
-            self._requests.close()
-        if self._server is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # what it has forked still runs: it ends by itself
-                self._server.wait(2)
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._requests = self._server = self._folder = None
-
-
 _READ_AT_IMPORT = re.compile("ATEN|CUDA|GOMP|KMP|LD_|MALLOC|MKL|NVIDIA|OMP|OPENBLAS|PYTHON|TORCH")
 """Environment variables that Python, torch and numpy read once."""
 _shared = ForkServer()

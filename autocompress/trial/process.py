@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ def start_command(
     )
 
 
-_START_SECONDS = 300.0
-"""How long a server may take to import and fork."""
+_START_SECONDS, _END_SECONDS = 300.0, 10.0
+"""How long a server may take to import and fork, and to end."""
 
 
 class ForkedProcess:

@@ -15,6 +15,7 @@ from autocompress.compression.layers import (
     FILTER_TYPES,
     WEIGHT_TYPES,
     Scopes,
+    absent_types,
     layer_rates,
     registered_types,
     select_layers,
@@ -128,11 +129,17 @@ LAYERS = ["embedding", *NAMES, "head"]
         (Scopes(target=("encoder",), ignored=("encoder.layers.0.linear1",)), NAMES[1:]),
         (Scopes(target=("{re}linear1$",)), [NAMES[0], NAMES[2]]),
         (Scopes(ignored=(r"{re}layers\.\d\.linear",)), ["embedding", "head"]),
+        (Scopes(ignored=(r"{re}layers\.0$",)), ["embedding", *NAMES[2:], "head"]),
+        (Scopes(target=("{re}^encoder$",), ignored=("{re}layers$",), validate=False), []),
+        (Scopes(target=("{re}^encoder$",)), NAMES),
+        (Scopes(ignored=("{re}encoder(?!.*linear2)",)), ["embedding", NAMES[1], NAMES[3], "head"]),
         (Scopes(target=("head",), ignored=("nothing",), validate=False), ["head"]),
     ],
 )
 def test_what_is_left(scopes: Scopes, selected: list[str]) -> None:
-    assert list(select_layers(Encoder(), ALL, FILTER_TYPES, scopes)) == selected
+    if selected:
+        assert list(select_layers(Encoder(), ALL, FILTER_TYPES, scopes)) == selected
+    assert scopes.allowed(Encoder(), LAYERS) == selected
 
 
 @pytest.mark.parametrize(
@@ -190,6 +197,16 @@ def test_types_and_names_must_both_hold() -> None:
     assert list(rates(LayerRule(("Conv2d",), rate=0.3))) == ["conv1", "conv2"]
     assert list(rates(LayerRule((), ("head", "conv1"), rate=0.3))) == ["conv1", "head"]
     assert list(rates(LayerRule(("Conv2d",), ("head", "conv1"), rate=0.3))) == ["conv1"]
+
+
+def test_a_type_that_the_model_has_not_is_passed_over_beside_one_that_it_has() -> None:
+    rule = LayerRule(("Conv3d", "Linear", "Conv2d"), rate=0.3)
+    assert list(rates(rule)) == ["conv1", "conv2", "hidden", "head"]
+    assert absent_types(build("plain"), [rule, LayerRule(("Conv3d",), rate=0.1)], FILTER_TYPES) == [("Conv3d", rule)]
+    with pytest.raises(ConfigError, match=r"no layer of type 'Conv3d' \(.*: Conv2d, Linear\)"):
+        rates(LayerRule(("Conv3d", "Conv1d"), rate=0.3))
+    with pytest.raises(ConfigError, match="'BatchNorm2d' cannot be compressed"):
+        rates(LayerRule(("BatchNorm2d", "Linear"), rate=0.3))
 
 
 def test_later_rules_override_earlier_ones() -> None:

@@ -14,6 +14,7 @@ from autocompress.compression.module import (
     evaluate,
     example_inputs,
     fresh_model,
+    require_module_class,
 )
 from autocompress.errors import ModuleError
 
@@ -171,21 +172,160 @@ class TestExampleInputs:
         ("evaluator", "reason"),
         [
             (lambda model: 0.5, "the evaluator never called the model"),
-            (lambda model: 1 / 0, "the evaluator failed before its first forward pass"),
-            (0.5, "the evaluator failed before its first forward pass"),
+            (lambda model: 1 / 0, r"the evaluator failed before its first forward pass \(ZeroDivisionError.*: mend it"),
         ],
     )
     def test_nothing_works(self, evaluator: object, reason: str) -> None:
-        with pytest.raises(ModuleError, match=rf"{reason}.*; define Made\.example_inputs\(\)"):
+        with pytest.raises(ModuleError, match=rf"{reason}.* define Made\.example_inputs\(\)"):
             example_inputs(with_evaluator(evaluator))
+
+    def test_an_evaluator_that_is_a_number(self) -> None:
+        with pytest.raises(ModuleError, match=r"evaluator\(\) must return a function of the model; got 0\.5 \(float\)"):
+            example_inputs(with_evaluator(0.5))
+
+
+class Labelled(nn.Module):
+    """Arguments as Hugging Face's models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(
+        self,
+        ids: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        kinds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        scale: float = 2.0,
+    ) -> dict[str, torch.Tensor]:
+        assert ids is not None
+        scores = self.head(ids if mask is None else ids * mask) * scale
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(scores, labels)}
+        return {**loss, "scores": scores}
+
+
+class Two(nn.Module):
+    def forward(self, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return scale * (left - right)
+
+
+class AnyNumber(nn.Module):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return torch.cat(inputs, 1)
+
+
+class ByKeyword(nn.Module):
+    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class OfDictionaries(nn.Module):
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["left"] + batch["right"]
+
+
+IDS, LABELS = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+
+
+def with_inputs(net: nn.Module, **hooks: object) -> type[Minimal]:
+    """A module of a net with hooks that return these; an evaluator is the call itself."""
+    evaluator = hooks.pop("evaluator", lambda model: 1.0)
+    made = {name: classmethod(lambda cls, value=value: value) for name, value in hooks.items()}
+    return type(
+        "Made",
+        (Minimal,),
+        {"model": classmethod(lambda cls: net), "evaluator": classmethod(lambda cls: evaluator), **made},
+    )
+
+
+class TestNamedInputs:
+    @pytest.mark.parametrize(
+        "hooks",
+        [
+            {"evaluator": lambda model: model(ids=IDS, labels=LABELS)},
+            {"evaluator": lambda model: model(IDS, labels=LABELS)},
+            {"calibration_data": [{"labels": LABELS, "ids": IDS}]},
+            {"calibration_data": [{"labels": LABELS, "ids": IDS, "index": 7}]},
+            {"calibration_data": [({"labels": LABELS, "ids": IDS}, torch.zeros(4))]},
+            {"example_inputs": {"labels": LABELS[:1], "ids": IDS[:1]}},
+        ],
+    )
+    def test_arguments_left_out_in_between_have_their_defaults(self, hooks: dict[str, object]) -> None:
+        ids, mask, kinds, labels = example_inputs(with_inputs(Labelled(), **hooks))
+        assert torch.equal(ids, IDS[:1])
+        assert (mask, kinds) == (None, None)
+        assert torch.equal(labels, LABELS[:1])
+
+    def test_a_dictionary_may_be_the_argument_itself(self) -> None:
+        batch = {"left": IDS, "right": IDS}
+        for hooks in ({"calibration_data": [batch]}, {"evaluator": lambda model: model(batch)}):
+            (found,) = example_inputs(with_inputs(OfDictionaries(), **hooks))
+            assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"left": (1, 3), "right": (1, 3)}
+
+    def test_any_number_of_inputs(self) -> None:
+        for hooks in ({"calibration_data": [((IDS, IDS), LABELS)]}, {"evaluator": lambda model: model(IDS, IDS)}):
+            found = example_inputs(with_inputs(AnyNumber(), **hooks))
+            assert [tuple(each.shape) for each in found] == [(1, 3), (1, 3)]
+
+    @pytest.mark.parametrize(
+        ("net", "hooks", "message"),
+        [
+            (
+                Labelled(),
+                {"example_inputs": {"ids": IDS, "lables": LABELS}},
+                r"Made\.example_inputs\(\): the forward of Labelled must .*'lables' is passed by keyword",
+            ),
+            (
+                Two(),
+                {"calibration_data": [{"left": IDS}]},
+                r"calibration_data\(\): the forward of Two needs 'right'; given by name is left",
+            ),
+            (
+                ByKeyword(),
+                {"evaluator": lambda model: model(x=IDS)},
+                "take every input by position, .*'x' is passed .*it takes nothing and, by keyword only, x",
+            ),
+            (
+                nn.Linear(3, 2),
+                {"calibration_data": [{"pixels": IDS}]},
+                r"Made\.calibration_data\(\) must return batches.* \(input\) and raised TypeError",
+            ),
+            (
+                nn.Linear(3, 2),
+                {"example_inputs": torch.ones(1, 4)},
+                r"Made\.example_inputs\(\) must return a tensor.* takes \(input\) and raised RuntimeError",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_names_the_hook(self, net: nn.Module, hooks: dict[str, object], message: str) -> None:
+        with pytest.raises(ModuleError, match=message):
+            example_inputs(with_inputs(net, **hooks))
+
+
+@pytest.mark.parametrize("hook", ["model", "evaluator", "calibration_data"])
+def test_a_forgotten_classmethod(hook: str) -> None:
+    forgotten = type("Forgotten", (Minimal,), {hook: lambda cls: None})
+    with pytest.raises(ModuleError, match=rf"Forgotten\.{hook} must be a classmethod; .*write @classmethod above it"):
+        require_module_class(forgotten)
+
+
+def test_wrappers_of_models_are_taken_away() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    inside = nn.Sequential(torch.compile(nn.Linear(3, 2)), nn.DataParallel(nn.Linear(2, 2)))
+    for wrapped, names in (
+        (nn.DataParallel(net), ["0.weight", "0.bias"]),
+        (torch.compile(net), ["0.weight", "0.bias"]),
+        (inside, ["0.weight", "0.bias", "1.weight", "1.bias"]),
+    ):
+        model = fresh_model(with_inputs(wrapped))
+        assert list(model.state_dict()) == names
+        assert model(IDS).shape == (4, 2)
+    assert next(iter(inside.state_dict())) == "0._orig_mod.weight", "the user's own is not changed"
 
 
 class TestBatchInputs:
     pair = (torch.zeros(2, 3), torch.ones(2, 3))
-
-    class Two(nn.Module):
-        def forward(self, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-            return scale * (left - right)
 
     def test_a_model_of_one_input_takes_the_first_item(self) -> None:
         x, y = self.pair
@@ -196,7 +336,7 @@ class TestBatchInputs:
     @pytest.mark.parametrize("rest", [(), (torch.zeros(2),)])
     def test_a_model_of_several_takes_them_all(self, rest: tuple[torch.Tensor, ...]) -> None:
         for batch in ((*self.pair, *rest), (self.pair, *rest), [list(self.pair), *rest]):
-            found = batch_inputs(self.Two(), batch)
+            found = batch_inputs(Two(), batch)
             assert len(found) == 2
             assert all(one is other for one, other in zip(found, self.pair, strict=True))
 
@@ -206,4 +346,4 @@ class TestBatchInputs:
             r"or \(\(left, right\), target\); got tensor"
         )
         with pytest.raises(ModuleError, match=message):
-            batch_inputs(self.Two(), self.pair[0])
+            batch_inputs(Two(), self.pair[0])

@@ -1,5 +1,8 @@
 """Models as graphs of operators, for batches of any size where the model takes them."""
 
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -9,10 +12,13 @@ from autocompress.compression.tracing import (
     dynamic_batch_shapes,
     dynamic_batches,
     export_graph,
+    plain_outputs,
     triple_batch,
     without_batch_of_one,
 )
 from autocompress.errors import CompressionError
+
+IMAGE = torch.ones(1)
 
 
 class Fixed(nn.Module):
@@ -53,7 +59,61 @@ def test_batches_of_one_are_doubled_and_free_ones_tripled():
     doubled = without_batch_of_one((one, two, number))
     assert torch.equal(doubled[0], torch.cat([one, one]))
     assert doubled[1:] == (two, number)
-    assert dynamic_batch_shapes((one, number)) == ({0: torch.export.Dim.AUTO}, None)
+    assert dynamic_batch_shapes(nn.Linear(3, 1), (one, number)) == ({0: torch.export.Dim.AUTO}, None)
     larger = triple_batch((one, two), [True, False])
     assert larger[0].shape == (3, 3)
     assert larger[1] is two
+
+
+@dataclass
+class Output:
+    scores: torch.Tensor
+    loss: torch.Tensor | None = None
+    task: str = "classify"
+
+
+class Answers(OrderedDict):
+    """As Hugging Face's ModelOutput: a mapping whose entries are attributes."""
+
+
+class Giving(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layer, self.outputs = nn.Linear(3, 2), outputs
+
+    def forward(self, x):
+        return self.outputs(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda y: Output(y),
+        lambda y: Answers(scores=y, task="classify", count=3),
+        lambda y: {"scores": y, "task": "classify", "hidden": None},
+    ],
+)
+def test_outputs_are_tensors_by_name_whatever_their_class_is(outputs):
+    model, x = Giving(outputs), torch.randn(5, 3)
+    found = export_graph(model, (x[:1],)).module()(x)
+    assert type(found) is dict
+    assert list(found) == ["scores"]
+    assert torch.allclose(found["scores"], model.layer(x))
+    assert type(model(x)) is type(outputs(x)), "the model is as it was"
+
+
+def test_outputs_without_names_keep_their_places():
+    assert plain_outputs(("text", IMAGE, [None, IMAGE], 3)) == (IMAGE, [IMAGE])
+    assert plain_outputs({"text": "a", "none": None}) is None
+
+
+class AnyNumber(nn.Module):
+    def forward(self, first, *others):
+        return first + sum(others)
+
+
+def test_a_model_of_any_number_of_inputs_has_a_free_batch():
+    x = torch.ones(1, 3)
+    program = export_graph(AnyNumber(), (x, x, x))
+    assert dynamic_batches(program) == [True] * 3
+    assert program.module()(*[torch.ones(4, 3)] * 3).shape == (4, 3)

@@ -74,6 +74,37 @@ def test_inputs_come_from_the_trainer_where_there_is_no_data():
     assert not model._forward_pre_hooks
 
 
+class ByName(WithoutData):
+    @classmethod
+    def model(cls):
+        return Named()
+
+    @classmethod
+    def sparsifying_trainer(cls, compress_algorithm_name):
+        def train(model, optimizer, criterion, epoch):
+            for x, y in cls.data():
+                optimizer.zero_grad()
+                criterion(model(scale=torch.ones(()), x=x), y).backward()
+                optimizer.step()
+
+        return train
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Regression.model()
+
+    def forward(self, x, shift=0.0, scale=None):
+        return self.net(x) * scale + shift
+
+
+def test_inputs_that_the_trainer_passes_by_name():
+    found = input_batches(ByName, "qat", Named(), 10)
+    assert all(torch.equal(x, wanted) for (x, _, _), (wanted, _) in zip(found, Regression.data(), strict=True))
+    assert [(shift, float(scale)) for _, shift, scale in found] == [(0.0, 1.0)] * len(found)
+
+
 def test_without_a_module_the_examples_are_calibrated_on():
     inputs = (torch.ones(1, 12),)
     assert calibration_inputs(CompressionRequest("qat", (), inputs), Regression.model()) == [inputs]

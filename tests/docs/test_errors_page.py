@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import textwrap
 
 import optuna
@@ -89,8 +90,11 @@ def checked(body):
     def message(folder):
         text = MODULE.format(body=textwrap.indent(textwrap.dedent(body), "    ").strip())
         (folder / "my_module.py").write_text(text)
-        module = ModuleReference.parse(f"{folder}/my_module.py:MyModule").load()
-        return raised(preflight, module)
+        reference = ModuleReference.parse(f"{folder}/my_module.py:MyModule")
+        try:
+            return raised(lambda: preflight(reference.load()))
+        finally:
+            sys.modules.pop("my_module", None)  # other tests have files of that name
 
     return message
 
@@ -131,6 +135,9 @@ def _(folder):
 
 case("No classmethod")(checked("def evaluator(self):\n    return lambda model: 0.9"))
 case("A misspelled hook")(checked("@classmethod\ndef holdout_evalator(cls):\n    return lambda model: 0.9"))
+case("Inputs that the model does not take")(
+    checked("@classmethod\ndef example_inputs(cls):\n    return torch.ones(1, 7)")
+)
 case("A noisy evaluator")(
     checked(
         """

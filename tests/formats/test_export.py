@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -112,6 +113,79 @@ def test_inputs_outputs_and_the_batch_have_names(tmp_path: Path) -> None:
     assert [entry.name for entry in graph.output] == ["boxes", "classes"]
     batches = {entry.type.tensor_type.shape.dim[0].dim_param for entry in (*graph.input, *graph.output)}
     assert batches == {"batch"}
+
+
+@dataclass
+class Output:
+    """As Hugging Face's models give it."""
+
+    logits: torch.Tensor
+    task: str = "classify"
+    loss: torch.Tensor | None = None
+
+
+class Classifier(nn.Module):
+    """Arguments left out in between, and an object of tensors and texts as its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None, scale: torch.Tensor | None = None) -> Output:
+        logits = self.head(ids if mask is None else ids * mask)
+        return Output(logits if scale is None else logits * scale)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_inputs_by_name_and_an_object_as_output(suffix: str, tmp_path: Path) -> None:
+    report = export(
+        nn.DataParallel(Classifier()),
+        tmp_path / f"model{suffix}",
+        {"scale": torch.ones(1, 1), "ids": torch.randn(1, 4)},
+    )
+    assert (report.batches, report.dynamic_batch) == ((1, 3), True)
+    if suffix == ".onnx":
+        graph = onnx.load(tmp_path / "model.onnx").graph
+        assert [entry.name for entry in graph.input] == ["ids", "scale"]
+        assert [entry.name for entry in graph.output] == ["logits"]
+    else:
+        program = torch.export.load(tmp_path / "model.pt2")
+        assert list(program.module()(torch.randn(5, 4), None, torch.ones(5, 1))) == ["logits"]
+
+
+class EachSample(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([sample * 2 for sample in x])
+
+
+class MeanOfMany(nn.Module):
+    """Computes something else for a batch of one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0) if x.shape[0] > 1 else x
+
+
+@pytest.mark.parametrize("model", [EachSample(), MeanOfMany()])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_batch_that_cannot_be_dynamic_is_fixed_and_said_to_be(
+    model: nn.Module, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = export(model, tmp_path / f"model{suffix}", torch.randn(1, 4))
+    assert (report.batches, report.dynamic_batch, report.max_difference) == ((1,), False, 0.0)
+    assert "takes inputs whose dimension 0, the batch, is 1 only" in caplog.text
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(x @ x.T).real
+
+
+@pytest.mark.slow
+def test_an_operator_that_onnx_does_not_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CompressionError, match=r"exported to ONNX: .*aten\.linalg_eig") as caught:
+        export(Eigenvalues(), tmp_path / "model.onnx", torch.randn(3, 3))
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_holds_an_ordinary_state_dict(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -203,6 +204,27 @@ def test_a_directory_of_another_experiment_is_refused(directory):
     )
     with pytest.raises(StoreError, match=f"^{re.escape(message)}$"):
         directory.create()
+
+
+def test_the_command_that_resumes_can_be_pasted(tmp_path):
+    directory = ExperimentDirectory(tmp_path / "it's here; $HOME")
+    directory.create()
+    directory.write_settings({"seed": 0})
+    with pytest.raises(StoreError) as caught:
+        directory.create()
+    pasted = re.search("`(.*)`", str(caught.value)).group(1)
+    assert shlex.split(pasted) == ["autocompress", "resume", str(directory.path)]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "x" * 300])
+def test_a_place_that_cannot_be_written_to_is_said_to_be(tmp_path, place):
+    (tmp_path / "file").touch()
+    directory = ExperimentDirectory(tmp_path / place)
+    assert not directory.exists()
+    with pytest.raises(StoreError, match=r"output directory .* cannot be made: .* \(name another"), directory.locked():
+        pass
+    with removed_if_unused(directory.path):
+        pass
 
 
 def test_a_directory_with_other_files_is_refused(directory):

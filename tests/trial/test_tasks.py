@@ -1,17 +1,21 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
+import torch
 
+from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError
 from autocompress.result import CompressionResult
-from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace
+from autocompress.search_space import AutoCompressionSearchSpaceGenerator, SearchSpace, load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger
 from autocompress.testing import CurveModule
+from autocompress.testing.zoo import ZOO
 from autocompress.trial.child import verify_in_child
 from autocompress.trial.run import run_trial
-from autocompress.trial.tasks import measure_baseline, require_hooks, verify
+from autocompress.trial.tasks import check_algorithm, measure_baseline, require_hooks, verify
 from tests import curve_modules as modules
 from tests.written import plan
 
@@ -36,6 +40,28 @@ def test_the_baseline_is_measured():
     assert baseline.measurement.parameters == 400 * 4 + 400 + 2 * 400 + 2
     assert baseline.measurement.macs == 400 * 4 + 2 * 400
     assert baseline.fingerprint == ModuleReference.of(WithHoldout).fingerprint()
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if path.stem not in ("per_layer", "slim")], ids=lambda p: p.stem
+)
+def test_the_shipped_search_spaces_are_for_models_with_one_of_their_types_too(path):
+    module = ZOO["regression"]
+    model = ReferenceModel.of(module)
+    assert not any(isinstance(layer, torch.nn.Conv2d) for layer in model.original.modules())
+    for entry in load_search_space(path).algorithms:
+        if entry.name != "slim":  # it needs BatchNorm
+            check_algorithm(module, entry, model)
+
+
+def test_a_type_that_is_absent_beside_another_one_is_warned_of():
+    warnings = measure_baseline(modules.Knee, space(op_types=["Conv2d", "Linear"])).preflight.warnings
+    said = "the model has no layer of type 'Conv2d'; the entry for op_types ['Conv2d', 'Linear'] is for the others"
+    assert said in warnings
+    assert not measure_baseline(modules.Knee, space(op_types=["Linear"])).preflight.warnings
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def quantized_layers(
     for target, names in match_rules(model, request.targets, types):
         for name in names:
             _apply(target, chosen[name], default_bits)
-    selected = {name: wanted for name, wanted in chosen.items() if wanted and request.scopes.allow(name)}
+    selected = {name: chosen[name] for name in request.scopes.allowed(model, chosen) if chosen[name]}
     if not selected:
         raise ConfigError("at least one layer must be selected for quantization; the rules and scopes select none")
     return selected

@@ -5,13 +5,14 @@ A checkpoint needs neither pickled code nor another quantization to be loaded.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
-from autocompress.compression.model_state import suppress_output
+from autocompress.compression.model_state import positional_arguments, suppress_output
 from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compression.state_values import DTYPES
 from autocompress.errors import StoreError
@@ -24,18 +25,58 @@ _GRAPH = "graph."
 """What names in the state dict begin with."""
 
 
-class Int8Model(nn.Module):
-    """Computes with int8 weights, and rounds activations to 8 bits like int8 kernels. It has no training mode."""
+class NamedOutputs(dict[str, Any]):
+    """A dictionary whose entries are attributes, and have places, as in the outputs of Hugging Face's models."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"the model's outputs are {', '.join(map(str, self)) or 'none'}; there is no {name!r}")
+        return self[name]
+
+    def __missing__(self, key: Any) -> Any:
+        if not isinstance(key, int):
+            raise KeyError(key)
+        return list(self.values())[key]
+
+
+class GraphModel(nn.Module):
+    """Runs an exported graph, which takes all inputs by position, with arguments by name and None for those left out.
+
+    Args:
+        graph: of torch.export or made of JSON.
+    """
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
         self.graph = graph
+        codegen: Any = graph.graph._codegen
+        self._names: list[str] = list(codegen.pytree_info.orig_args)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        # What `inspect.signature` reads
+        self.__signature__ = inspect.Signature([inspect.Parameter(name, kind, default=None) for name in self._names])
+
+    def run_graph(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        """The graph's result.
+
+        Raises:
+            ModuleError: an argument is none of the graph's.
+        """
+        given = positional_arguments(self, arguments, keywords)
+        outputs = self.graph(*given, *[None] * (len(self._names) - len(given)))
+        return NamedOutputs(outputs) if type(outputs) is dict else outputs
+
+
+class Int8Model(GraphModel):
+    """Computes with int8 weights, and rounds activations to 8 bits like int8 kernels. It has no training mode."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
         self.requires_grad_(False)
         self.train(False)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         """Same arguments and result as the uncompressed model's."""
-        return self.graph(*arguments, **keywords)
+        return self.run_graph(arguments, keywords)
 
     def train(self, mode: bool = True) -> Int8Model:  # noqa: ARG002
         """Does nothing."""

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from autocompress.compression.model_state import device_of, forward_outputs, suppress_output, to_device
+from autocompress.compression.model_state import (
+    device_of,
+    eval_mode,
+    flatten_tensors,
+    forward_outputs,
+    suppress_output,
+    to_device,
+)
 from autocompress.compression.quantization.graphs import tensor_name, why_unstorable
-from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, Int8Model, register_buffer
+from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, GraphModel, Int8Model, register_buffer
 from autocompress.compression.quantization.operators import set_mode
-from autocompress.compression.tracing import dynamic_batch_shapes, without_batch_of_one
+from autocompress.compression.tracing import are_named, dynamic_batch_shapes, giving_plain_outputs, without_batch_of_one
 from autocompress.compression.verify import differences
 from autocompress.errors import CompressionError, StoreError, first_line
 
@@ -118,7 +125,7 @@ def _cached_export(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.Gr
     return exported
 
 
-class QatModel(nn.Module):
+class QatModel(GraphModel):
     """Rounds weights and activations to 8 bits; observers record values in training mode only.
 
     Args:
@@ -127,8 +134,8 @@ class QatModel(nn.Module):
     """
 
     def __init__(self, graph: fx.GraphModule, start_step: int = 0) -> None:
-        super().__init__()
-        self.graph, self.start_step = graph, start_step
+        super().__init__(graph)
+        self.start_step = start_step
         self._steps = 0
         self._mode = not self.training
         self.train(self.training)
@@ -140,7 +147,7 @@ class QatModel(nn.Module):
         if self.training and self._steps <= self.start_step:
             self._call("enable_fake_quant", self._steps == self.start_step)
             self._steps += 1
-        return self.graph(*arguments, **keywords)
+        return self.run_graph(arguments, keywords)
 
     def train(self, mode: bool = True) -> QatModel:
         """Set the mode of dropout, normalization and observers."""
@@ -227,10 +234,13 @@ def prepare_qat(
         CompressionError: torch.export or torchao cannot process the model, or the graph differs from its eval mode.
     """
     inputs = without_batch_of_one(example_inputs)
-    wanted = forward_outputs(model, inputs)
+    with eval_mode(model), torch.no_grad():
+        outputs = model(*to_device(inputs, device_of(model)))
+    wanted = flatten_tensors(outputs)
     constants = norm_constants(model)
     try:
-        graph = _export_training_graph(model, inputs)
+        with giving_plain_outputs(model) if are_named(outputs) else nullcontext():
+            graph = _export_training_graph(model, inputs)
     except CompressionError as error:
         _require_names(model, error)
         raise
@@ -283,7 +293,7 @@ def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
 def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     """The model's training graph, for batches of any size."""
     inputs = to_device(example_inputs, device_of(model))
-    dynamic = dynamic_batch_shapes(inputs)
+    dynamic = dynamic_batch_shapes(model, inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
     except Exception:  # noqa: BLE001 - the non-strict export below reports its own error

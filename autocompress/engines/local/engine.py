@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, check_failures, require_options
 from autocompress.engines.start import announce, length_of, open_experiment
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, command
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
@@ -157,7 +156,7 @@ class LocalEngine:
     def show(self, directory: Path, **options: Any) -> str:
         """The command that writes its report, as it has no page."""
         require_options(self, (), options)
-        return shlex.join(["autocompress", "report", str(directory)])
+        return command("autocompress", "report", directory)
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
         """None: the owner of the directory's lock runs its trials."""

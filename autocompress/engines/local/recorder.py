@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from autocompress.budget import accuracy_margin
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, command
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
@@ -78,7 +78,8 @@ class Report:
         """
         code = self._process.wait()
         if code != 0 or not self._path.exists():
-            raise StoreError(f"{self._path} could not be written; run `autocompress report` for the reason")
+            again = command("autocompress", "report", self._path.parent)
+            raise StoreError(f"{self._path} could not be written; run `{again}` for the reason")
         return self._path
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autocompress.engines.base import SearchRequest, require_options
+from autocompress.engines.nni.builtin_tuners import require_tuner
 from autocompress.engines.nni.experiment import AutoCompressionExperiment
-from autocompress.engines.nni.manager import default_port
 from autocompress.plan import ExperimentPlan
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
@@ -48,8 +48,7 @@ class NniSearch:
     def run(self, callbacks: Sequence[Callback] = ()) -> bool:
         """Run to its end; False where it was interrupted."""
         self.experiment.callbacks = list(callbacks)
-        port = default_port() if self.port is None else self.port
-        return getattr(self.experiment, self.action)(port) is not None
+        return getattr(self.experiment, self.action)(self.port) is not None
 
     def stop(self) -> None:
         """End its manager and its trials."""
@@ -72,7 +71,7 @@ class NniEngine:
         experiment.config.trial_concurrency = request.concurrency
         experiment.config.max_trial_number = request.trials
         if request.tuner is not None:
-            experiment.config.tuner.name = request.tuner
+            experiment.config.tuner.name = require_tuner(request.tuner)
         experiment.settings, experiment.objective = request.settings, request.objective
         experiment.confirmed, experiment.baseline = request.confirmed, request.baseline
         return NniSearch(experiment, "run", options.get("port"))
@@ -88,7 +87,7 @@ class NniEngine:
     def show(self, directory: Path, **options: Any) -> NniSearch:
         """The web page of an experiment that has ended, served until `stop`."""
         search = self.open(directory, **options)
-        search.experiment.view(default_port() if search.port is None else search.port, non_blocking=True)
+        search.experiment.view(search.port, non_blocking=True)
         return search
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it

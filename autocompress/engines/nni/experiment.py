@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ from autocompress.engines.nni.manager import (
     Machines,
     Manager,
     launch_manager,
+    launch_on_free_port,
     make_logs_private,
     post_experiment,
     require_free_port,
 )
-from autocompress.errors import EngineError
+from autocompress.errors import EngineError, command
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.search_translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan, NniPlan
@@ -177,11 +179,12 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return CompressionResult(self._directory(), self.module if self._runs_module else None)
 
     @checked_arguments
-    def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
+    def start(self, port: int | None = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Make the preflight, measure the uncompressed model, and start the experiment in the background.
 
         Args:
-            port: port of the web page on 127.0.0.1; its address is `url`, and is printed.
+            port: port of the web page on 127.0.0.1; None: 8080, or a free one where that is taken. The address is
+                `url`, and is printed.
             debug: log at debug level.
             run_mode: with `RunMode.Detach` NNI's manager keeps running when Python exits; the search itself does not.
 
@@ -203,11 +206,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._stop_logging()
 
     @checked_arguments
-    def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
+    def resume(self, port: int | None = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
         """Resume an experiment that was stopped or killed. No finished trial is trained again.
 
         Args:
-            port: port of the web page.
+            port: as in `start`.
             wait_completion: wait until the search has ended.
             debug: log at debug level.
 
@@ -218,11 +221,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         return self._run_impl(port, wait_completion, debug)
 
     @checked_arguments
-    def view(self, port: int = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
+    def view(self, port: int | None = 8080, non_blocking: bool = False) -> AutoCompressionExperiment:
         """Show the web page of an experiment that has ended, without resuming it.
 
         Args:
-            port: port of the web page.
+            port: as in `start`.
             non_blocking: return at once; `stop` ends it.
         """
         self._action = "view"
@@ -235,13 +238,13 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             self.stop()
         return self
 
-    def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
+    def _run_impl(self, port: int | None, wait_completion: bool, debug: bool) -> bool | None:
         try:
             self.start(port, debug)
             return self._wait_completion() if wait_completion else None
         except KeyboardInterrupt:
             self.stop()
-            _logger.info("stopped; go on with: autocompress resume %s", self.directory)
+            _logger.info("stopped; go on with: %s", command("autocompress", "resume", self.directory))
             return None
 
     def _wait_completion(self) -> bool:
@@ -262,10 +265,11 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
             self._tell_end()
         return True
 
-    def _start(self, port: int, debug: bool, run_mode: RunMode) -> None:
+    def _start(self, port: int | None, debug: bool, run_mode: RunMode) -> None:
         _require_attributes(self.settings, self.objective, self.callbacks, self.confirmed)
         store = self._directory()
-        require_free_port(port)
+        if port is not None:
+            require_free_port(port)
         if self._action == "resume":
             plan = self._reopened(store)
         else:
@@ -308,7 +312,7 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         store.write_settings(changed.to_dict())
         return changed
 
-    def _start_manager(self, port: int, debug: bool, run_mode: RunMode) -> Manager:
+    def _start_manager(self, port: int | None, debug: bool, run_mode: RunMode) -> Manager:
         config = canonical(self.config)
         if config.max_trial_number is not None:
             config.max_trial_number += 1  # the first one shows the uncompressed model
@@ -317,8 +321,9 @@ class AutoCompressionExperiment(Experiment):  # type: ignore[misc]  # NNI is not
         self._held.callback(self._forget_manager)
         if run_mode is not RunMode.Detach:
             self._held.callback(lambda: None if self._manager is None else self._manager.stop())
-        manager = self._manager = launch_manager(self._action, self.id, config, port, debug)
-        self.port, self.url_prefix = port, manager.url_prefix
+        launch = partial(launch_manager, self._action, self.id, config, debug=debug)
+        manager = self._manager = launch_on_free_port(launch) if port is None else launch(port)
+        self.port, self.url_prefix = manager.port, manager.url_prefix
         self._proc = manager.process
         post_experiment(manager, config)
         if self._limit_changed and self._action == "resume":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from autocompress.engines.nni.lifecycle import create_algorithms
 from autocompress.engines.nni.manager import Machines
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.engines.start import announce, length_of, open_experiment
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, command
 from autocompress.plan import ADAPTIVE_TUNER, BuiltinTunerPlan, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
@@ -118,7 +117,7 @@ class TunerEngine:
     def show(self, directory: Path, **options: Any) -> str:
         """The command that writes its report, as it has no page."""
         require_options(self, (), options)
-        return shlex.join(["autocompress", "report", str(directory)])
+        return command("autocompress", "report", directory)
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:  # noqa: ARG002 - as the protocol has it
         """None are recorded."""

@@ -12,7 +12,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,9 @@ _STOP_SECONDS = 20.0
 _MAIN = "nni_node/main.js"
 _IMPORTED_BY_NNI = ("pandas", "scipy.spatial", "scipy.stats")
 """What takes long of `import nni`; the rest of it reads the trial's environment."""
+_PORTS = 5
+"""So many ports may be taken by others between the look at them and the manager's start."""
+_ADDRESS_IN_USE = "listen EADDRINUSE: address already in use 127.0.0.1"
 _HOOK = Path(__file__).with_name("manager_hook.js")
 
 
@@ -122,14 +125,21 @@ def new_url_prefix() -> str:
     return secrets.token_hex(16)
 
 
+class PortTakenError(EngineError):
+    """Another process listens on the port of a web page."""
+
+    def __init__(self, port: int, reason: str) -> None:
+        super().__init__(f"the port must be free; port {port} on 127.0.0.1 is taken ({reason}): give another one")
+
+
 def require_free_port(port: int) -> None:
-    """Check that nothing listens on the port."""
+    """Check that nothing listens on the port; PortTakenError if something does."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise EngineError(f"the port must be free; port {port} on 127.0.0.1 is taken ({error.strerror})") from error
+            raise PortTakenError(port, str(error.strerror)) from error
 
 
 def default_port() -> int:
@@ -146,6 +156,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def launch_on_free_port(launch: Callable[[int], Manager]) -> Manager:
+    """Launch a manager on NNI's own port or a free one; again where another process takes that meanwhile."""
+    for _ in range(_PORTS):
+        with contextlib.suppress(PortTakenError):
+            return launch(default_port())
+    return launch(free_port())
 
 
 def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, over_ssh: bool = False) -> Manager:
@@ -167,6 +185,8 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
         _wait_until_it_answers(manager)
     except EngineError as error:
         tail = log.read_text(errors="replace")[-2000:].strip()
+        if f"{_ADDRESS_IN_USE}:{arguments.port}\n" in tail:
+            raise PortTakenError(arguments.port, "by a process that was started at the same time") from error
         raise EngineError(f"{error}; its output: {tail or '(none)'}") from error
     return manager
 

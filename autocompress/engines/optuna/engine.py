@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from autocompress.engines.optuna.directory_sync import ARTIFACTS
 from autocompress.engines.optuna.storage import STORAGE_FILE, default_storage, found_study, plan_of, storage_of
 from autocompress.engines.optuna.study import CompressionStudy
 from autocompress.engines.optuna.worker import owners
+from autocompress.errors import command
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.registry import load_if_unknown
 from autocompress.result import CompressionResult
@@ -59,6 +59,7 @@ class OptunaSearch:
     def run(self, callbacks: Sequence[Callback] = ()) -> bool:
         """Run to its end; Ctrl-C is raised."""
         with self.study.store.locked() if self.alone else contextlib.nullcontext():
+            self.study.require_end(self.trials)
             self.study.begin(self.trials)
             self._started = True
             if self.trials == 0:
@@ -112,7 +113,7 @@ class OptunaEngine:
         require_options(self, (), options)
         store = ExperimentDirectory(directory)
         storage, _ = storage_of(ExperimentPlan.read(store), store)
-        return shlex.join(["optuna-dashboard", storage, "--artifact-dir", str(store.path / ARTIFACTS)])
+        return command("optuna-dashboard", storage, "--artifact-dir", store.path / ARTIFACTS)
 
     def owners(self, plan: ExperimentPlan, directory: Path) -> list[str]:
         """The processes that run its trials, as its storage knows them."""

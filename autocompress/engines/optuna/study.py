@@ -253,8 +253,7 @@ class CompressionStudy:
                 f"sampler must be given to go on with a study of a {self._wanted.tuner} object, whose options are not "
                 "stored: CompressionStudy.open(..., sampler=...)"
             )
-        if self._sampler is not None and n_trials is None:
-            raise ConfigError(f"{type(self._sampler).__name__} does not end by itself: n_trials must be given")
+        self.require_end(n_trials)
         self.begin(n_trials)  # its directory is there from now on
         with notify_callbacks(self.store, callbacks) as tell_end:
             self._search(n_trials, n_jobs, on_record)
@@ -263,6 +262,14 @@ class CompressionStudy:
             upload_artifacts(self.study, self.store, best.key)
             tell_end()
         return result
+
+    def require_end(self, n_trials: int | None) -> None:
+        """Check that there is a number of trials where the sampler does not end by itself; ConfigError if not."""
+        if self._sampler is not None and n_trials is None:
+            raise ConfigError(
+                f"{type(self._sampler).__name__} does not end by itself: n_trials must be given (on the command line, "
+                "--trials)"
+            )
 
     def _search(self, n_trials: int | None, n_jobs: int, on_record: Callable[[TrialRecord], None] | None) -> None:
         study, plan = self.study, self._wanted

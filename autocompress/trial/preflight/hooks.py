@@ -15,12 +15,20 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autocompress.compression.model_state import device_of, eval_mode, to_device
-from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_inputs, describe
+from autocompress.compression.model_state import without_wrappers
+from autocompress.compression.module import (
+    HOOKS,
+    AbstractAutoCompressionModule,
+    ModuleClass,
+    argument_inputs,
+    batch_inputs,
+    describe,
+    require_accepted,
+    require_module_class,
+)
 from autocompress.errors import AutoCompressError, ModuleError, first_line
 from autocompress.trial.spec import preserved_rng_state
 
-_NAMES = tuple(name for name, hook in vars(AbstractAutoCompressionModule).items() if isinstance(hook, classmethod))
 _SIMILAR = 0.85
 
 
@@ -64,8 +72,7 @@ _HOOKS = (
 
 def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None:
     """Check that hooks are classmethods, have known names, and return what they should."""
-    for name in _NAMES:
-        _require_classmethod(module, name)
+    require_module_class(module)
     _require_known_names(module)
     if not isinstance(module.higher_is_better, bool):
         raise ModuleError(
@@ -102,8 +109,9 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     """Check that the model takes the inputs of `example_inputs` and `calibration_data`."""
     given = call_hook(module, "example_inputs")
     if given is not None:
-        arguments = tuple(given) if isinstance(given, list | tuple) else (given,)
-        _require_taken(module, "example_inputs", "a tensor, or a tuple of the arguments", model, arguments)
+        with preserved_rng_state():
+            inputs = argument_inputs(model, given, f"{module.__name__}.example_inputs()")
+            require_accepted(module, "example_inputs", model, inputs)
     data = call_hook(module, "calibration_data")
     if data is None:
         return
@@ -117,8 +125,8 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
             f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or "
             "a DataLoader of inputs"
         )
-    wanted = "batches whose first item, or they themselves,"
-    _require_taken(module, "calibration_data", wanted, model, batch_inputs(model, first))
+    with preserved_rng_state():
+        require_accepted(module, "calibration_data", model, batch_inputs(model, first))
 
 
 def require_weights(module: ModuleClass, model: nn.Module) -> None:
@@ -134,7 +142,7 @@ def require_weights(module: ModuleClass, model: nn.Module) -> None:
 
 def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
     """Check that another call of `model()` gives the same weights as this copy of the first."""
-    other, state = call_hook(module, "model").state_dict(), model.state_dict()
+    other, state = without_wrappers(call_hook(module, "model")).state_dict(), model.state_dict()
     changed = [name for name, value in state.items() if name not in other or not equal_values(value, other[name])]
     if changed:
         raise ModuleError(
@@ -170,25 +178,13 @@ def _both_nan(value: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(value.detach(), other.detach().to(value.device), rtol=0, atol=0, equal_nan=True)
 
 
-def _require_classmethod(module: ModuleClass, name: str) -> None:
-    found = inspect.getattr_static(module, name)
-    if isinstance(found, classmethod | staticmethod):
-        return
-    if not inspect.isfunction(found):
-        raise ModuleError(f"{module.__name__}.{name} must be a classmethod; got {describe(found)}")
-    raise ModuleError(
-        f"{module.__name__}.{name} must be a classmethod; it is a method of instances, and none is made: write "
-        f"@classmethod above it, and cls as its first argument"
-    )
-
-
 def _require_known_names(module: ModuleClass) -> None:
     """A hook whose name is misspelled would be ignored."""
     written: dict[str, Any] = {}
     for kind in reversed(module.__mro__):
         written |= {} if issubclass(AbstractAutoCompressionModule, kind) else vars(kind)
     for name, value in written.items():
-        hooks = ("higher_is_better",) if isinstance(value, bool) else _NAMES
+        hooks = ("higher_is_better",) if isinstance(value, bool) else HOOKS
         method = inspect.isfunction(value) or isinstance(value, bool | classmethod | staticmethod)
         if name.startswith("_") or name in hooks or not method:
             continue
@@ -199,34 +195,28 @@ def _require_known_names(module: ModuleClass) -> None:
             )
 
 
-def _require_taken(module: ModuleClass, hook: str, wanted: str, model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    named = _named(module, hook, f"must return {wanted} of one forward pass of model()")
-    with named, eval_mode(model), torch.no_grad(), preserved_rng_state():
-        model(*to_device(arguments, device_of(model)))
-
-
 @contextmanager
 def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
     """Turn errors of the block into errors of the hook."""
-    with raising(f"{module.__name__}.{hook}() {rule}", _path_hint):
+    with raising(f"{module.__name__}.{hook}() {rule}"):
         yield
+
+
+@contextmanager
+def raising(rule: str, hint: str = "") -> Iterator[None]:
+    """Turn errors of the user's code in the block into ModuleErrors that state a rule, with a hint at their end."""
+    try:
+        yield
+    except AutoCompressError:
+        raise
+    except Exception as error:
+        raise ModuleError(f"{rule}; it raised {first_line(error)}{_path_hint(error)}{hint}") from error
 
 
 def _path_hint(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return ": name files by Path(__file__).parent, as trials run in other directories"
     return ""
-
-
-@contextmanager
-def raising(rule: str, hint: Callable[[Exception], str] = lambda _: "") -> Iterator[None]:
-    """Turn errors of the user's code in the block into ModuleErrors that state a rule."""
-    try:
-        yield
-    except AutoCompressError:
-        raise
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}{hint(error)}") from error
 
 
 def is_finite(value: Any) -> bool:

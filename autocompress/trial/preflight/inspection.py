@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from autocompress.compression.layers import absent_types, weight_types
 from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
-from autocompress.search_space import SearchSpace
+from autocompress.search_space import SearchSpace, read_parameters
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.evaluation import EvaluationResult, Evaluations, named_evaluator
 from autocompress.trial.preflight.hooks import (
@@ -65,7 +66,7 @@ def run_preflight(
         lambda: output_layers(original, example_inputs(module)),
         judge,
     ).run()
-    steps, warnings = list[Step](), list(evaluated.warnings)
+    steps, warnings = list[Step](), [*evaluated.warnings, *_absent_types(space, original)]
     for name, step in training_steps(module, _algorithms(space), original):
         warnings += check_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
         steps.append(step)
@@ -120,6 +121,20 @@ def _judge(module: ModuleClass, settings: AccuracyAwareSettings, *, confirmed: b
     name = module.__name__
     names = Names(f"{name}.evaluator()", f"{name}.higher_is_better")
     return Judge(settings.budget, bool(module.higher_is_better), names, confirmed)
+
+
+def _absent_types(space: SearchSpace, model: nn.Module) -> list[str]:
+    """A warning for each rule that lists types which the model has not, beside others."""
+    found = []
+    for entry in space.algorithms:
+        axis = entry.axis(0.0, 1.0)
+        for part in read_parameters(entry.parameters(axis.low if axis else None, 0.0, 1.0)).stages:
+            found += absent_types(model, part.rules, weight_types(part.name))
+    rules = {
+        (name, str(rule)): f"the model has no layer of type {name!r}; the entry for {rule} is for the others"
+        for name, rule in found
+    }
+    return list(rules.values())
 
 
 def _algorithms(space: SearchSpace) -> list[str]:

@@ -276,7 +276,7 @@ def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) ->
     scheduler = _scheduler(module, optimizer)
     seed_everything(0)
     model.train()
-    with raising(f"{name} must return a function that trains the model", lambda _: f" ({_CALLED})"):
+    with raising(f"{name} must return a function that trains the model", f" ({_CALLED})"):
         step = take_step(
             model, optimizer, module.criterion(), lambda criterion: trainer(model, optimizer, criterion, 0)
         )

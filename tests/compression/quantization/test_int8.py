@@ -2,13 +2,15 @@
 
 import copy
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.errors import StoreError
+from autocompress.errors import ModuleError, StoreError
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, build
@@ -42,6 +44,45 @@ def test_its_weights_are_bytes(model):
     kinds = [tensor.dtype for tensor in model.weights() if tensor.dim() > 1]
     assert kinds
     assert set(kinds) == {torch.int8}
+
+
+class Labelled(nn.Module):
+    """Gives an object, and takes arguments that are rarely given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, ids=None, mask=None, scale=None):
+        scores = self.head(torch.relu(self.first(ids if mask is None else ids * mask)))
+        return Output(scores if scale is None else scores * scale)
+
+
+@dataclass
+class Output:
+    scores: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+def test_arguments_and_outputs_have_names():
+    rules, ids, scale = (
+        (LayerRule(("default",), quant_types=("weight", "output")),),
+        torch.randn(2, 4),
+        torch.ones(2, 1),
+    )
+    compression = compressor("qat").compress(Labelled(), CompressionRequest("qat", rules, (ids, None, scale)))
+    trained = compression.model.eval()
+    finished = compression.finish(trained)
+    loaded = Int8Model.from_dict(json.loads(json.dumps(finished.to_dict())), finished.state_dict())
+    for model in (finished, loaded):
+        answer = model(scale=scale, ids=ids)
+        assert torch.equal(answer.scores, model(ids, None, scale)["scores"])
+        assert torch.equal(answer[0], answer.scores)
+        assert model(scale=torch.ones(5, 1), ids=torch.randn(5, 4)).scores.shape == (5, 2)
+        with pytest.raises(AttributeError, match="the model's outputs are scores; there is no 'logits'"):
+            answer.logits  # noqa: B018
+        with pytest.raises(ModuleError, match="'labels' is passed by keyword, and it takes ids, mask, scale"):
+            model(ids=ids, labels=scale)
 
 
 def node(description, target="add"):

@@ -9,18 +9,24 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from nni.experiment import ExperimentConfig
 from nni.experiment.config import RemoteMachineConfig
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.configuration import complete_config
+from autocompress.engines.nni.configuration import canonical, complete_config
 from autocompress.engines.nni.lifecycle import exists_in_nni, load_config, place_in_nni
 from autocompress.engines.nni.manager import (
     Machines,
+    Manager,
     default_port,
     find_manager,
+    launch_manager,
+    launch_on_free_port,
+    make_logs_private,
     make_private_directory,
     make_private_file,
     new_url_prefix,
@@ -88,6 +94,41 @@ def test_a_taken_port_is_told():
 
 def test_the_default_port_is_a_free_one():
     require_free_port(default_port())
+
+
+def launched(folder, name, launch):
+    """A manager that was launched beside others, or why it was not."""
+    config = ExperimentConfig("local", search_space={}, trial_command="true", trial_concurrency=1)
+    config.tuner.name, config.experiment_working_directory = "Random", folder / name
+    config = canonical(config)
+    make_logs_private(name, config)
+    try:
+        return launch(partial(launch_manager, "create", name, config, debug=False))
+    except EngineError as error:
+        return error
+
+
+def launched_at_once(folder, launch):
+    names = ("one", "two")
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda name: launched(folder, name, launch), names))
+    for each in found:
+        if isinstance(each, Manager):
+            each.stop()
+    return found
+
+
+@pytest.mark.slow
+def test_two_that_are_launched_on_one_port_at_once(tmp_path, monkeypatch):
+    port = free_port()
+    found = launched_at_once(tmp_path / "given", lambda launch: launch(port))
+    (refused,) = [each for each in found if isinstance(each, EngineError)]
+    assert str(refused).startswith(f"the port must be free; port {port} on 127.0.0.1 is taken (")
+    assert "node:" not in str(refused), "no stack of Node"
+    monkeypatch.setattr("autocompress.engines.nni.manager.DEFAULT_PORT", port)
+    ports = [each.port for each in launched_at_once(tmp_path / "any", launch_on_free_port)]
+    assert port in ports
+    assert len(set(ports)) == 2
 
 
 def test_paths_are_not_repeated():
