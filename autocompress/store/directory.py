@@ -20,14 +20,15 @@ from typing import Any, TypedDict
 from autocompress.errors import StoreError, short
 from autocompress.plain_json import dumps, parse
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
-from autocompress.store.journal import Journal
+from autocompress.store.journal import Journal, sealed, unsealed
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file to a temporary one, sync it to disk, and rename it."""
+def write_json(path: Path, content: Mapping[str, Any], *, checksum: bool = False) -> None:
+    """Write a JSON file to a temporary one, sync it to disk, and rename it; `checksum`: of its text, as its last key."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = dumps(content, indent=2)
+    text = sealed(text) if checksum else text
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
@@ -39,10 +40,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         raise StoreError(f"{path} cannot be written: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; `checksum`: that was written with one."""
     try:
-        content = parse(path.read_bytes())
+        content = unsealed(path.read_bytes()) if checksum else parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -173,7 +174,7 @@ class ExperimentDirectory:
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write `experiment.json`."""
-        write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings})
+        write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings}, checksum=True)
 
     def settings(self) -> dict[str, Any]:
         """The content of `experiment.json`.
@@ -183,9 +184,10 @@ class ExperimentDirectory:
         """
         if not self.exists():
             raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")
-        settings = read_json(self.settings_path)
-        if settings.pop("schema_version", None) != SCHEMA_VERSION:
+        if read_json(self.settings_path).get("schema_version") != SCHEMA_VERSION:
             raise StoreError(f"{self.settings_path} was written by another version of autocompress")
+        settings = read_json(self.settings_path, checksum=True)
+        del settings["schema_version"]
         return settings
 
     def trial(self, key: str) -> TrialDirectory:
@@ -230,26 +232,26 @@ class TrialDirectory:
     def record(self) -> TrialRecord | None:
         """The trial's record, None when it has not ended."""
         path = self.path / "record.json"
-        return TrialRecord.from_dict(read_json(path)) if path.exists() else None
+        return TrialRecord.from_dict(read_json(path, checksum=True)) if path.exists() else None
 
     def write_record(self, record: TrialRecord) -> None:
         """Write the trial's record, which marks it as ended."""
-        write_json(self.path / "record.json", record.to_dict())
+        write_json(self.path / "record.json", record.to_dict(), checksum=True)
 
     def sizes(self) -> ModelSizes | None:
         """Layer sizes of the model and of the uncompressed one; None where the model was never verified."""
         path = self.path / "layers.json"
-        return ModelSizes.from_dict(read_json(path)) if path.exists() else None
+        return ModelSizes.from_dict(read_json(path, checksum=True)) if path.exists() else None
 
     def write_sizes(self, sizes: ModelSizes) -> None:
         """Write the layer sizes."""
-        write_json(self.path / "layers.json", sizes.to_dict())
+        write_json(self.path / "layers.json", sizes.to_dict(), checksum=True)
 
     def append_epoch(self, epoch: Mapping[str, Any]) -> None:
         """Add a line to the learning curve."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "curve.jsonl").open("a", encoding="utf-8") as file:
-            file.write(dumps(epoch) + "\n")
+            file.write(sealed(dumps(epoch)) + "\n")
 
     def curve(self) -> list[dict[str, Any]]:
         """The learning curve so far: one object for each evaluated epoch."""
