@@ -100,25 +100,32 @@ def test_a_damaged_last_line_with_its_end_is_no_cut(two, garbage):
     assert two.path.read_bytes() == whole + garbage
 
 
-def test_each_flipped_bit_is_found(two):
-    whole = two.path.read_bytes()
+@pytest.fixture
+def short(journal):
+    journal.append("a")
+    journal.append("b")
+    return journal
+
+
+def test_each_flipped_bit_is_found(short):
+    whole = short.path.read_bytes()
     for place in range(8 * len(whole)):
         broken = bytearray(whole)
         broken[place // 8] ^= 1 << place % 8
-        two.path.write_bytes(broken)
+        short.path.write_bytes(broken)
         with pytest.raises(StoreError, match=r"damaged at line [12]$"):
-            two.read()
+            short.read()
 
 
-def test_a_flipped_bit_is_not_repaired_away(two):
-    whole = two.path.read_bytes()
+def test_a_flipped_bit_is_not_repaired_away(short):
+    whole = short.path.read_bytes()
     begin = whole.index(b"\n") + 1
     for place in range(8 * begin, 8 * len(whole)):
         broken = bytearray(whole)
         broken[place // 8] ^= 1 << place % 8
-        two.path.write_bytes(broken)
+        short.path.write_bytes(broken)
         with pytest.raises(StoreError, match=r"damaged at its last line$"):
-            two.repair()
+            short.repair()
 
 
 @pytest.mark.parametrize("text", ["{}", '{"a": 1}', '{"a": {"b": []}}', '{\n  "ä": 1\n}', '{"checksum": 1}'])
