@@ -128,6 +128,7 @@ class Preflight(Record):
         step_seconds: of one training step, from the trainer's call; None where nothing is trained, or `late`.
         epoch_seconds: of an epoch, from the length of the user's DataLoader; None: not known.
         loss: of that step; None where the criterion was not called.
+        samples: that one evaluation passed through the model, by the first dimension of its inputs; None: not known.
         late: whether the trainer was left before it had stepped, as it gathers the gradients of many batches.
         seconds: that the preflight took in all.
         warnings: what to look at although the search may begin, a sentence each.
@@ -143,6 +144,7 @@ class Preflight(Record):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     late: bool = False
+    samples: _Count | None = None
 
 
 @dataclass(frozen=True)

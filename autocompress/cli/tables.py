@@ -75,6 +75,18 @@ def trials_table(
     return table
 
 
+def trial_lines(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
+    """The same table as aligned lines of plain text, quickly; nothing is cut or wrapped."""
+    rows = [_COLUMNS]
+    for index, record in enumerate(records, 1):
+        rows.append((str(index), *_cells(record), verdict(record, verdicts.get(record.key))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    layout = " ".join(
+        f"{{:{'<' if name in _LEFT else '>'}{width}}}" for name, width in zip(_COLUMNS, widths, strict=True)
+    )
+    return [layout.format(*row).rstrip() for row in rows]
+
+
 def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     """The verdict in its colour."""
     text, sure = verdict(record, fresh), holds(record, fresh) and disagreement(record, fresh) is None

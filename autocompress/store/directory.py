@@ -25,7 +25,7 @@ from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, checksum: bool = False) -> None:
-    """Write a JSON file to a temporary one, sync it to disk, and rename it; `checksum`: of its text, as its last key."""
+    """Write a JSON file to a temporary one, sync it to disk, and rename it; `checksum`: as its last key."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = dumps(content, indent=2)
     text = sealed(text) if checksum else text

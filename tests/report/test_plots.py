@@ -9,7 +9,16 @@ import matplotlib
 import pytest
 
 from autocompress.report import write_report
-from autocompress.report.plots import INK, PALETTE, WITHIN, colours, kind, pareto_front, png, scatter_kinds, svg, write
+from autocompress.report.plots import (
+    INK,
+    PALETTE,
+    WITHIN,
+    Plot,
+    colours,
+    kind,
+    pareto_front,
+    scatter_kinds,
+)
 from autocompress.store import Ledger
 from tests.written import record
 
@@ -22,16 +31,16 @@ def draw(axes):
 
 
 def test_an_svg_is_one_element_whose_text_can_be_searched():
-    text = svg(draw)
+    text = Plot("", draw).svg()
     root = ElementTree.fromstring(text)
     assert root.tag.endswith("svg")
     assert ">rates<" in text
     assert WITHIN in text
-    assert svg(draw) == text, "the same plot is the same file"
+    assert Plot("", draw).svg() == text, "the same plot is the same file"
 
 
 def test_a_themed_svg_has_the_pages_colours_and_no_size_of_its_own():
-    text = svg(draw, themed=True)
+    text = Plot("", draw).svg(themed=True)
     root = ElementTree.fromstring(text)
     assert "var(--within)" in text
     assert INK not in text
@@ -41,14 +50,15 @@ def test_a_themed_svg_has_the_pages_colours_and_no_size_of_its_own():
 
 
 def test_pictures_are_written(tmp_path):
-    write(draw, tmp_path / "rates")
+    plot = Plot("", draw)
+    plot.write(tmp_path / "rates")
     assert (tmp_path / "rates.svg").read_text().startswith("<?xml")
-    assert (tmp_path / "rates.png").read_bytes()[:4] == png(draw)[:4] == b"\x89PNG"
+    assert (tmp_path / "rates.png").read_bytes()[:4] == plot.png()[:4] == b"\x89PNG"
 
 
 def test_the_users_own_style_is_left_alone():
     before = dict(matplotlib.rcParams)
-    svg(draw)
+    Plot("", draw).svg()
     assert dict(matplotlib.rcParams) == before
 
 
