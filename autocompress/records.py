@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from autocompress.errors import StoreError, short
+from autocompress.errors import StoreError, short, short_text
 from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields
 
 SCHEMA_VERSION = 1
@@ -235,7 +235,7 @@ class TrialRecord(Record):
         start_from: key of the trial it started from; None for the pretrained model.
         seconds: wall time of the trial, its process' start not counted.
         checkpoint: the checkpoint's directory relative to the experiment's; None without one.
-        error: why it failed; None otherwise.
+        error: why it failed, at most 2,000 printable characters of it (`traceback.txt` has all); None otherwise.
         left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
@@ -265,3 +265,7 @@ class TrialRecord(Record):
     checkpoint: Annotated[str, INNER_PATH] | None = None
     error: str | None = None
     left_alone: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            object.__setattr__(self, "error", short_text(self.error))

@@ -1,7 +1,7 @@
 """Experiments' files, search spaces and configurations as a stranger may have written them, and what reads them.
 
-Each kind of file has a whole example, which is broken somewhere: a value replaced, dropped or added, bytes changed, or a
-single bit.
+Each kind of file has a whole example, which is broken somewhere: a value replaced, dropped or added, bytes changed, or
+a single bit.
 """
 
 import contextlib

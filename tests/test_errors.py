@@ -11,7 +11,9 @@ from autocompress.errors import (
     TrialError,
     evaluates_differently,
     first_line,
+    printable,
     short,
+    short_text,
     unknown_name,
 )
 from tests.search.support import trial
@@ -127,3 +129,31 @@ def test_the_first_line_of_an_error_names_its_kind():
     assert first_line(ValueError("\n  one\ntwo")) == "ValueError: one"
     assert first_line(KeyError()) == "KeyError: no reason given"
     assert len(first_line(ValueError("x" * 10_000))) < 220
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31;1mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b[2J\x1b[1;1Hnew", "new"),
+        ("\x1bcreset", "reset"),
+        ("bell\x07\x08 \x9b31m", "bell 31m"),
+        ("one\r\ntwo\tthree", "one\ntwo\tthree"),
+        ("schön", "schön"),
+        ("\x1b", ""),
+    ],
+)
+def test_escape_sequences_are_not_printed(text, shown):
+    assert printable(text) == shown
+
+
+def test_of_a_long_text_the_beginning_and_the_end_are_kept():
+    assert short_text("a\nb") == "a\nb"
+    for length in (2001, 4001, 10_000_000):
+        cut = short_text("<" + "x" * length + ">")
+        assert len(cut) <= 2000
+        assert (cut[0], cut[-1]) == ("<", ">")
+        assert " [...] " in cut
+        assert short_text(cut) == cut

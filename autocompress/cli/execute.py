@@ -28,6 +28,7 @@ from autocompress.errors import (
     ModuleError,
     StoreError,
     TrialError,
+    printable,
 )
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -168,7 +169,7 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
     except AutoCompressError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {printable(_message(error))}", file=sys.stderr)
         if not debug and _has_traceback(error):
             print("(--debug prints the traceback of its cause)", file=sys.stderr)
         raise typer.Exit(_code(error)) from error

@@ -13,6 +13,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.errors import printable
 from autocompress.records import TrialRecord
 from autocompress.report.verdict import at_rate, counted, disagreement, gain, holds, number, percent, verdict
 from autocompress.store import Verdict
@@ -109,7 +110,7 @@ def line(record: TrialRecord, index: int) -> str:
 
 def _cells(record: TrialRecord) -> tuple[str, ...]:
     return (
-        record.algorithm,
+        printable(record.algorithm),
         _aligned(record.requested_rate),
         _aligned(record.achieved_rate),
         percent(record.parameters_removed),

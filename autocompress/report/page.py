@@ -23,7 +23,7 @@ from autocompress.report.data import ReportData, best_scored, read_report_data, 
 from autocompress.report.plots import PALETTE, Plot, plots
 from autocompress.report.verdict import advice, counted, duration, findings, headline, holds, number, percent, verdict
 from autocompress.store import ExperimentDirectory
-from autocompress.store.directory import write_json
+from autocompress.store.directory import usable_path, write_json
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -252,8 +252,9 @@ def _at(search: SearchOutcome, epochs: int) -> float:
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
     """Write the page and the plots of an experiment."""
-    data, path = read_report_data(directory), path.expanduser()
-    path = path.parent.resolve() / path.name
+    data = read_report_data(directory)
+    usable_path(path)  # not resolved, as it may be a link, which is refused
+    path = usable_path(path.parent) / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
     drawn = plots(data)
     _write(path, page(data, trials, drawn), drawn)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from autocompress.budget import accuracy_margin
-from autocompress.errors import InfeasibleBudgetError, evaluates_differently
+from autocompress.errors import InfeasibleBudgetError, evaluates_differently, printable, short_text
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
 from autocompress.search import nearest_accuracy
@@ -21,8 +21,9 @@ _MOST_SENTENCES = 3
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that is not empty."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
+    """The first line of a text that is not empty, at most 200 characters of it."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
+    return short_text(line, 200)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -59,6 +60,7 @@ def gain(record: TrialRecord) -> str:
 
 def at_rate(algorithm: str, rate: float | None) -> str:
     """An algorithm and its requested rate, if any."""
+    algorithm = printable(algorithm)
     return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 

@@ -51,6 +51,20 @@ def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     return content
 
 
+_MOST_BYTES = 1 << 18
+"""Of what is read of a process' output."""
+
+
+def read_end(path: Path) -> str:
+    """The end of a text file that may be very long."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 16
 _MARK = f"{StoreError.__module__}.{StoreError.__name__}: "
@@ -140,11 +154,25 @@ class _Found(dict[str, Any]):
         raise StoreError(f"{self._path} must have {name}; it does not")
 
 
+def usable_path(path: str | Path) -> Path:
+    """The path, absolute.
+
+    Raises:
+        StoreError: no file can have it: NUL, half a surrogate pair, too long, below a directory that cannot be entered.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no home directory of a `~user`
+        raise StoreError(f"a path must be one that a file can have; got {short(str(path))}: {error}") from error
+    return found
+
+
 class ExperimentDirectory:
     """The files of one experiment; the directory need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().resolve()
+        self.path = usable_path(path)
         self.journal = Journal(self.path / "journal.jsonl")
 
     @property
@@ -199,8 +227,12 @@ class ExperimentDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the experiment: one launcher at a time. StoreError where another process holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise StoreError(f"the experiment in {self.path} cannot be locked: {error}") from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -264,12 +296,9 @@ class TrialDirectory:
         (self.path / "traceback.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def traceback(self) -> str | None:
-        """The output of a failed trial; None where nothing failed."""
+        """The end of the output of a failed trial; None where nothing failed."""
         path = self.path / "traceback.txt"
-        try:
-            return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+        return read_end(path) if path.exists() else None
 
     def clear(self) -> None:
         """Remove the files of an earlier attempt."""

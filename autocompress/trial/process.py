@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from autocompress.errors import TrialError
 from autocompress.store import ExperimentDirectory, killed_message
+from autocompress.store.directory import read_end
 
 
 class Handle(Protocol):
@@ -192,7 +193,7 @@ class TrialProcess:
         self._ended = True
         if code < 0:
             return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
-        printed = self._output.read_text(errors="replace").strip()
+        printed = read_end(self._output).strip()
         return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 

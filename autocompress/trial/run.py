@@ -26,6 +26,7 @@ from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
+from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
@@ -310,7 +311,9 @@ class _Trial:
         return load_compressed(path, original)
 
     def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
-        result = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
+        reduction = requested_rate(self.parameters) or 0.0  # what is removed is not measured yet
+        so_far = score(reduction, budget, self.threshold)
+        result = {"default": so_far, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
         self.directory.append_epoch({**result, "time": time.time()})
         self.reporter.report_epoch(result)
 

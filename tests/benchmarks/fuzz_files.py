@@ -1,9 +1,9 @@
-"""Broken files of every kind, read: `python -m tests.benchmarks.fuzz_files [--examples 20000] [--flips 1500] [--seed 0]`.
+"""Broken files of every kind, read: `python -m tests.benchmarks.fuzz_files [--examples 20000] [--flips 1500]`.
 
 A whole experiment, a search space, a trial's parameters and an NNCF-style configuration are broken at random, as in
 `tests/test_fuzzed_files.py`. Refused: one of our errors. Answered: read as if nothing was wrong, as a broken value may
-still be one that is allowed. Of files with checksums, single bits are flipped as well: each is to be refused, or to change
-no answer. Anything else that is raised, imported, run or written ends the program, with the file.
+still be one that is allowed. Of the journal and the settings, single bits are flipped as well: each is to be
+refused, or to change no answer. Anything else that is raised, imported, run or written ends the program, with the file.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The icons of NNI's page: `python -m tests.benchmarks.icons` writes `autocompress/engines/nni/icons.woff`.
 
-NNI's page takes its icons from a font on Microsoft's servers, whose license allows no copies. The font that is written has
-the glyphs of Codicons (Microsoft, CC BY 4.0), which NNI ships for its editor, at the code points that the page uses.
+NNI's page takes its icons from a font on Microsoft's servers, whose license allows no copies. The font that is written
+has the glyphs of Codicons (Microsoft, CC BY 4.0), which NNI ships for its editor, at the code points of the page.
 """
 
 from pathlib import Path
@@ -62,7 +62,9 @@ _GLYPHS = {
     0xF140: "circle-slash",
 }
 """Code point of Fluent's icons -> name of the glyph."""
-_NOTICE = "Codicons, Copyright (c) Microsoft Corporation, CC BY 4.0, https://github.com/microsoft/vscode-codicons; a subset"
+_NOTICE = (
+    "Codicons, Copyright (c) Microsoft Corporation, CC BY 4.0, https://github.com/microsoft/vscode-codicons; a subset"
+)
 
 
 def main():
