@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import ConfigError, ModuleError, StoreError
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, StoreError
 from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
@@ -269,6 +269,13 @@ class CompressionResult:
 
         names = [field.name for field in dataclasses.fields(TrialRecord)]
         return pandas.DataFrame([dataclasses.asdict(record) for record in self.records], columns=names)
+
+    def __str__(self) -> str:
+        """The summary, or why there is none."""
+        try:
+            return f"{self.summary()}\nload it     {self.loading_line}"
+        except AutoCompressError as error:
+            return f"{error}\nsearch      {self.directory.path}"
 
     def _repr_html_(self) -> str:
         """HTML for notebooks."""

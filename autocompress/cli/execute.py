@@ -33,7 +33,7 @@ from autocompress.errors import (
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.directory import removed_if_unused
-from autocompress.tracking.callback import tracker
+from autocompress.tracking.callback import tracker, without_progress
 
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference
@@ -118,7 +118,7 @@ def _runs_to_its_end(
 ) -> bool:
     console, interrupts, ended = Console(), Interrupts(), False
     _quieten(engine, console)
-    with interrupts.counted():
+    with interrupts.counted(), without_progress():
         try:
             with watching(
                 ExperimentDirectory(search.directory),

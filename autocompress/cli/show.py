@@ -221,10 +221,13 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) -> str:
+    ended = snapshot.ended and (snapshot.verdict is not None or snapshot.best is None)
+    if ended and process is not None:
+        return f"ended; process {process} still shows its page"
+    if ended:
+        return "ended"
     if process is not None:
         return f"running (process {process})"
-    if snapshot.ended and (snapshot.verdict is not None or snapshot.best is None):
-        return "ended"
     try:
         plan = ExperimentPlan.read(store)
         helping = engine_of(plan).owners(plan, store.path) if plan.has_workers else []

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from autocompress.errors import printable
 from autocompress.records import TrialRecord
-from autocompress.report.verdict import at_rate, counted, disagreement, gain, holds, number, percent, verdict
+from autocompress.report.verdict import counted, disagreement, holds, number, percent, verdict
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def trials_table(
 
 def trial_lines(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
     """The same table as aligned lines of plain text, quickly; nothing is cut or wrapped."""
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for index, record in enumerate(records, 1):
         rows.append((str(index), *_cells(record), verdict(record, verdicts.get(record.key))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -94,18 +94,6 @@ def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     if record.error is not None:
         return Text(text, style="red", overflow="ellipsis")
     return Text(text, style="green" if sure else "yellow", overflow="ellipsis")
-
-
-def line(record: TrialRecord, index: int) -> str:
-    """One finished trial in one line of plain text."""
-    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
-    if record.accuracy is None:
-        return f"{named}{verdict(record)}"
-    return (
-        f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_margin, '+.2g')} to the threshold), "
-        f"{gain(record)}, {counted(record.epochs, 'epoch')}, "
-        f"{record.seconds:.1f} s: {verdict(record)}"
-    )
 
 
 def _cells(record: TrialRecord) -> tuple[str, ...]:

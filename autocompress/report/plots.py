@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -270,7 +270,7 @@ def draw_accuracy(data: ReportData, axes: Axes) -> None:
 
 def _legend(axes: Axes, data: ReportData, columns: int = 1) -> None:
     """Where it hides least; to look for that among very many trials would take minutes."""
-    place = "best" if len(data.records) <= _MOST_ELEMENTS else "lower left"
+    place: Literal["best", "lower left"] = "best" if len(data.records) <= _MOST_ELEMENTS else "lower left"
     axes.legend(fontsize=8, ncols=columns, loc=place)
 
 

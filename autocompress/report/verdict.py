@@ -21,9 +21,9 @@ _MOST_SENTENCES = 3
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that is not empty, at most 200 characters of it."""
+    """The first line of a text that is not empty, without control characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
-    return short_text(line, 200)
+    return short_text(line)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -74,6 +74,18 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
         text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
     return text if differs is None else f"{text}; {differs}"
+
+
+def trial_line(record: TrialRecord, index: int) -> str:
+    """One finished trial in one line of plain text."""
+    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
+    if record.accuracy is None:
+        return f"{named}{verdict(record)}"
+    margin = "-" if record.accuracy_margin is None else f"{record.accuracy_margin:+.2g}"
+    return (
+        f"{named}accuracy {number(record.accuracy)} ({margin} to the threshold), {gain(record)}, "
+        f"{counted(record.epochs, 'epoch')}, {record.seconds:.1f} s: {verdict(record)}"
+    )
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:
