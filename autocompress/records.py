@@ -105,7 +105,7 @@ class ModelSizes(Record):
 
     Attributes:
         before: layers of the uncompressed model, in its order.
-        after: layers of the compressed one; empty where they cannot be distinguished, as in an int8 graph.
+        after: layers of the compressed one; those of an int8 graph without times.
         seconds_before: median time of one forward pass of the uncompressed model.
         seconds_after: of the compressed one, measured in turns with it.
     """

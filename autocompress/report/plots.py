@@ -151,8 +151,8 @@ def scatter(
 
 _NEIGHBOURHOOD = 5
 """So many times the budget beyond the threshold an accuracy is an outlier."""
-_MOST_VALUES = 6
-"""Outliers that are marked with their value."""
+_LABEL = 0.09
+"""Share of the plot's width that a value takes."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ class AccuracyAxis:
         plan = data.plan
         base, sign = plan.measured.accuracy, 1 if plan.measured.higher_is_better else -1
         margins = [sign * (accuracy - plan.threshold) for accuracy in accuracies]
-        within = [0.0, sign * (base - plan.threshold), *margins]
+        errors = [data.standard_error(each) or 0.0 for each in (base, *([data.best.accuracy] if data.best else []))]
+        within = [0.0, sign * (base - plan.threshold) + max(errors), *margins]
         budget = abs(base - plan.threshold) or abs(base) / 100 or 0.01
         nearest = max(margins, default=0.0)
         low, high = max(min(within), min(-_NEIGHBOURHOOD * budget, nearest)), max(within)
@@ -196,27 +197,33 @@ class AccuracyAxis:
         axes.set_ylim(self.low, self.high)
 
     def mark(self, axes: Axes, points: Sequence[tuple[float, float]], colours: Sequence[str]) -> None:
-        """Mark those of the points that are outliers at the edge: with their values where they are few."""
-        marked = [(point, colour) for point, colour in zip(points, colours, strict=True) if self.leaves_out(point[1])]
-        if not marked:
-            return
-        axes.scatter(
-            [point[0] for point, _ in marked],
-            [self.edge] * len(marked),
-            s=26,
-            c=[colour for _, colour in marked],
-            marker="v" if self.higher_is_better else "^",
-            linewidths=0,
-            zorder=4,
-            rasterized=len(marked) > _MOST_ELEMENTS,
-        )
-        for (across, accuracy), _ in marked if len(marked) <= _MOST_VALUES else ():
-            offset = (0, 6 if self.higher_is_better else -6)
-            vertical = "bottom" if self.higher_is_better else "top"
-            axes.annotate(
-                number(accuracy, 3), (across, self.edge), offset, textcoords="offset points", fontsize=8, color=FAINT,
-                ha="center", va=vertical,
-            )  # fmt: skip
+        """Mark those of the points that are outliers at the edge."""
+        marked = [
+            (point[0], colour) for point, colour in zip(points, colours, strict=True) if self.leaves_out(point[1])
+        ]
+        if marked:
+            axes.scatter(
+                [across for across, _ in marked],
+                [self.edge] * len(marked),
+                s=26,
+                c=[colour for _, colour in marked],
+                marker="v" if self.higher_is_better else "^",
+                linewidths=0,
+                zorder=4,
+                rasterized=len(marked) > _MOST_ELEMENTS,
+            )
+
+    def label(self, axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+        """Write the values of outliers beside them, as far as there is room; the axes have their final limits."""
+        low, high = axes.get_xlim()
+        labelled = low - high
+        for across, accuracy in sorted(point for point in points if self.leaves_out(point[1])):
+            if across - labelled < _LABEL * (high - low):
+                continue
+            labelled = across
+            sign, vertical = (1, "bottom") if self.higher_is_better else (-1, "top")
+            place: Any = {"xytext": (0, 6 * sign), "textcoords": "offset points", "ha": "center", "va": vertical}
+            axes.annotate(number(accuracy, 3), (across, self.edge), fontsize=8, color=FAINT, **place)
 
 
 def budget_line(data: ReportData, axes: Axes) -> None:
@@ -259,6 +266,7 @@ def draw_accuracy(data: ReportData, axes: Axes) -> None:
     scatter(axes, [(0.0, data.plan.measured.accuracy)], 36, "uncompressed", INK, "D")
     _errors(data, axes, [(0.0, data.plan.measured.accuracy), *([place(data.best)] if data.best else [])])
     axis.apply(axes)
+    axis.label(axes, [place(record) for record in measured])
     budget_line(data, axes)
     if data.best is not None:
         across, up = place(data.best)

@@ -153,8 +153,19 @@ def headline(data: ReportData) -> str:
     return (
         f"{at_rate(best.algorithm, best.requested_rate)} removes {percent(best.parameters_removed)} of the parameters "
         f"and {percent(best.macs_removed)} of the multiply-accumulates, and makes the file "
-        f"{percent(best.size_removed)} smaller, within the accuracy budget."
+        f"{percent(best.size_removed)} smaller, within the accuracy budget{_slower(data)}."
     )
+
+
+_SURELY_SLOWER = 1.05
+
+
+def _slower(data: ReportData) -> str:
+    """What a headline must not leave out: the model that was found runs longer than the uncompressed one."""
+    sizes = data.sizes
+    if sizes is None or sizes.seconds_after <= _SURELY_SLOWER * sizes.seconds_before:
+        return ""
+    return f"; in PyTorch it takes {sizes.seconds_after / sizes.seconds_before:.2g} times as long"
 
 
 def findings(data: ReportData) -> list[str]:
@@ -165,6 +176,7 @@ def findings(data: ReportData) -> list[str]:
             _accuracy(data),
             *_disagreements(data),
             _holdout(data),
+            _sampling(data),
             _closeness(data),
             _failure(data),
             _conversions(data),
@@ -220,6 +232,20 @@ def _holdout(data: ReportData) -> str:
         f"{number(data.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
         f"{'inside' if margin >= 0 else 'outside'} it."
     )
+
+
+def _sampling(data: ReportData) -> str:
+    """What the number of samples alone leaves open, where it is known."""
+    preflight, found = data.plan.measured.preflight, data.best
+    accuracy = data.plan.measured.accuracy if found is None else found.accuracy
+    error = data.standard_error(accuracy)
+    if error is None or preflight is None:
+        return ""
+    text = f"Samples: {number(accuracy)} of {preflight.samples:,} has a standard error of {number(error, 2)}"
+    margin = None if found is None else found.accuracy_margin
+    if margin is None:
+        return f"{text}."
+    return f"{text}; the margin is {'more' if margin > _SURELY_INSIDE * error else 'no more'} than that."
 
 
 def _closeness(data: ReportData) -> str:

@@ -11,6 +11,8 @@ import requests
 
 from autocompress import AutoCompressionExperiment
 from autocompress.engines.nni.wire_format import flattened, to_page_parameters
+from autocompress.nncf import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of
 from autocompress.search import proposals
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
@@ -72,21 +74,21 @@ def axes(page):
     """Names of the hyper-parameter view's axes."""
     page.get_by_role("tab", name="Hyper-parameter").click()
     page.locator(".parcoords .dimension .label").first.wait_for()
-    return page.locator(".parcoords .dimension .label").all_inner_texts()
+    return page.locator(".parcoords .dimension .label").all_text_contents()
 
 
 def test_the_hyper_parameter_view_has_axes_that_differ(experiment):
     with looking(place(experiment.url, "detail")) as look:
         found = axes(look.page)
     assert found == [
-        "algorithm_name",
         "search/requested_rate",
         "search/start_from",
         "default",
         "accuracy",
         "accuracy_margin",
         "parameters_removed",
-        "size_removed",
+        "bytes",
+        "algorithm",
     ]
 
 
@@ -125,11 +127,13 @@ def shown_instead(experiment, space):
 
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.name)
 def test_no_search_space_leaves_the_page_blank(experiment, file):
-    space = load_search_space(file)
+    config = file.suffix == ".json5"  # NNCF's
+    space = load_search_space(search_space_of(CompressionConfig.from_json(file)) if config else file)
     profile, trials = shown_instead(experiment, space)
     with looking(place(experiment.url, "oview")) as look:
         look.page.route("**/api/v1/nni/experiment", lambda route: route.fulfill(json=profile))
         look.page.route("**/api/v1/nni/trial-jobs", lambda route: route.fulfill(json=trials))
+        look.page.route("**/api/v1/nni/metric-data**", lambda route: route.fulfill(json=[]))  # of the real trials
         look.page.goto(place(experiment.url, "detail"))
         look.page.get_by_text("SUCCEEDED").first.wait_for()
         assert look.page.get_by_text("SUCCEEDED").count() == len(trials)

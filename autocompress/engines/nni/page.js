@@ -7,22 +7,20 @@
 
     // What a reader compares trials by, at most eight; the others are behind the button "Add/Remove axes".
     const AXES = [
-        'algorithm_name',
         'search/requested_rate',
         'search/start_from',
+        'algorithm',
         'default',
         'accuracy',
         'accuracy_margin',
         'parameters_removed',
-        'size_removed',
+        'bytes',
     ];
 
     function values(trial) {
         const parameters = JSON.parse(trial.hyperParameters[0]).parameters;
         const metrics = trial.finalMetricData ? JSON.parse(JSON.parse(trial.finalMetricData.slice(-1)[0].data)) : {};
-        const known = Object.assign({}, parameters, metrics);
-        known.algorithm_name = known.algorithm_name && known.algorithm_name._name;
-        return known;
+        return Object.assign({}, parameters, metrics);
     }
 
     function differing() {
