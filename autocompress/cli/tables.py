@@ -160,18 +160,23 @@ def check_algorithms(
 
 
 def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:
-    """A row for each rate an algorithm was tried at, or one that says why it does not apply."""
+    """A row for each rate an algorithm was tried at, or one for an algorithm that does not apply."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in _CHECK_COLUMNS:
         justify: JustifyMethod = "left" if column in ("algorithm", "verdict") else "right"
         table.add_column(column, justify=justify, no_wrap=column != "verdict")
     for check in checks:
         if not check.applies:
-            table.add_row(check.algorithm, *[""] * 6, Text(f"does not apply: {check.reason}", style="yellow"))
+            table.add_row(check.algorithm, *[""] * 6, Text("does not apply", style="yellow"))
         for index, reduction in enumerate(check.reductions):
             first = index == 0
             table.add_row(check.algorithm if first else "", *_check_cells(reduction), _verdict(check) if first else "")
     return table
+
+
+def reasons_against(checks: Sequence[AlgorithmCheck]) -> list[str]:
+    """Why algorithms do not apply, a line each: in the table such a reason would be a column of single words."""
+    return [f"{check.algorithm} does not apply: {check.reason}" for check in checks if not check.applies]
 
 
 def layers_left_alone(checks: Sequence[AlgorithmCheck]) -> list[str]:

@@ -28,9 +28,16 @@
         request.open('GET', `${base}/api/v1/nni/trial-jobs`, false);
         request.send();
         const trials = JSON.parse(request.responseText).filter((trial) => trial.hyperParameters).map(values);
-        const differs = (axis) => new Set(trials.map((trial) => JSON.stringify(trial[axis]))).size > 1;
+        const known = (axis) => trials.map((trial) => trial[axis]).filter((value) => value !== undefined);
+        const differs = (axis) => new Set(known(axis)).size > 1;
         return AXES.filter(differs);
     }
+
+    document.addEventListener('DOMContentLoaded', () => {
+        const style = document.createElement('style');
+        style.textContent = '.parcoords, .parcoords svg { overflow: visible !important; }'; // long names of axes
+        document.head.append(style);
+    });
 
     // The page asks for the axes that its reader has chosen; where there is no choice yet, it is made here.
     const getItem = Storage.prototype.getItem;
