@@ -70,3 +70,15 @@ def test_a_damaged_graph_is_refused(model, change):
     change(description)
     with pytest.raises(StoreError, match="the checkpoint's int8 graph cannot be built: "):
         Int8Model.from_dict(description, model.state_dict())
+
+
+def test_its_layers_are_those_of_the_model(model):
+    """A layer with a bias is named in the graph, others are found by their order."""
+    original = build("cnn").eval()
+    before = layer_sizes(original, (IMAGE,))
+    after = {layer.name: layer for layer in layer_sizes(model, (IMAGE,), before)}
+    assert {layer.name for layer in before if "Norm" not in layer.kind} == after.keys()
+    for layer in before:
+        if "Norm" not in layer.kind:
+            assert after[layer.name].macs == layer.macs
+            assert 0.8 * layer.parameters < after[layer.name].parameters <= layer.parameters + 64, "small weights are 0"

@@ -123,3 +123,18 @@ def test_a_server_that_is_not_there_is_told_without_its_password():
     ) as caught:
         opened(storage)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["journal:///{}/none/study.journal", "sqlite:///{}/none/study.db", "sqlite:///{}/\0.db"]
+)
+def test_a_file_that_cannot_be_opened(tmp_path, address):
+    with pytest.raises(StoreError, match="cannot be opened: "):
+        opened(address.format(tmp_path))
+
+
+def test_one_that_cannot_be_written_is_not_waited_for(tmp_path):
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="one")
+    storage = retrying(opened(f"sqlite:///file:{tmp_path}/study.db?mode=ro&uri=true"))
+    with pytest.raises(StoreError, match=r"^the study's storage must be one that can be written: .*readonly"):
+        optuna.create_study(storage=storage, study_name="two")
