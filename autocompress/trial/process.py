@@ -209,7 +209,10 @@ class Reporter(Protocol):
     """Receives the results of a trial; these methods discard them."""
 
     def report_epoch(self, result: dict[str, Any]) -> None:  # noqa: ARG002
-        """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1)."""
+        """An intermediate result: `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1).
+
+        `default` is the score as far as it is known: a model within the budget counts with its requested rate.
+        """
         return
 
     def report_final(self, result: dict[str, Any]) -> None:  # noqa: ARG002

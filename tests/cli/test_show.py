@@ -8,6 +8,7 @@ import pytest
 
 from autocompress.cli.snapshot import holder
 from autocompress.records import TrialRecord
+from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 from tests.cli.support import invoke
 from tests.written import finish, plan, propose, record
@@ -263,7 +264,7 @@ def test_status_of_a_finished_search_whose_page_is_kept(store, hold):
     for key in list(ledger.open):
         ledger.close(key)
     finish(ledger)
-    ledger.add_verdict(ledger.records[0].key, Verdict(0.895, None, True))
+    ledger.add_verdict(CompressionResult(store).best.key, Verdict(0.895, None, True))
     process = hold(store.path)
     state = invoke("status", store.path).output.splitlines()[0]
     assert state == f"state    ended; process {process.pid} still shows its page"

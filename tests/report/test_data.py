@@ -35,9 +35,8 @@ def with_samples(tmp_path, accuracy, samples):
     store = ExperimentDirectory(tmp_path / "experiment")
     store.create()
     found = Preflight((accuracy,), None, None, 0.1, samples=samples)
-    store.write_settings(
-        plan(baseline=dataclasses.replace(plan().measured, accuracy=accuracy, preflight=found)).to_dict()
-    )
+    baseline = dataclasses.replace(plan().measured, accuracy=accuracy, preflight=found)
+    store.write_settings(plan(baseline=baseline).to_dict())
     return read_report_data(store)
 
 

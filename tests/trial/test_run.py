@@ -95,7 +95,7 @@ def test_a_feasible_trial(tmp_path):
     assert record.macs_removed == pytest.approx(0.5)
     assert record.bytes == (tmp_path / record.checkpoint / "weights.pt").stat().st_size
     assert [entry["epoch"] for entry in listener.epochs] == [1]
-    assert listener.epochs[0] == {"default": 0.9, "accuracy": 0.9, "accuracy_margin": pytest.approx(0.1), "epoch": 1}
+    assert listener.epochs[0] == {"default": 0.5, "accuracy": 0.9, "accuracy_margin": pytest.approx(0.1), "epoch": 1}
     assert listener.final["default"] == record.score
     assert listener.final["feasible"] == 1
     assert json.loads((tmp_path / "trials" / record.key / "record.json").read_text())["key"] == record.key

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autocompress.compression.base import CompressionRequest, compressor
+from autocompress.compression.measure import layer_sizes
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import StoreError
 from autocompress.layer_selector import LayerRule
@@ -74,9 +75,8 @@ def test_a_damaged_graph_is_refused(model, change):
 
 def test_its_layers_are_those_of_the_model(model):
     """A layer with a bias is named in the graph, others are found by their order."""
-    original = build("cnn").eval()
-    before = layer_sizes(original, (IMAGE,))
-    after = {layer.name: layer for layer in layer_sizes(model, (IMAGE,), before)}
+    before = layer_sizes(build("residual").eval(), IMAGE)
+    after = {layer.name: layer for layer in layer_sizes(model, IMAGE, before)}
     assert {layer.name for layer in before if "Norm" not in layer.kind} == after.keys()
     for layer in before:
         if "Norm" not in layer.kind:
