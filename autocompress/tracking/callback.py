@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, unknown_name
+from autocompress.errors import AutoCompressError, ConfigError, InfeasibleBudgetError, StoreError, unknown_name
 from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
-from autocompress.report.verdict import trial_line
+from autocompress.report.verdict import at_rate, gain, trial_line
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 
@@ -135,9 +135,13 @@ class Progress(Callback):
         self._bar.update(self._trials - self._bar.n)
 
     def on_search_end(self, result: CompressionResult) -> None:
-        """Print what was found."""
+        """Print what was found; that nothing was is raised."""
         self.close()
-        print(result, flush=True)
+        with contextlib.suppress(AutoCompressError):
+            best = result.best
+            print(
+                f"best: {at_rate(best.algorithm, best.requested_rate)}, {gain(best)}; {result.checkpoint}", flush=True
+            )
 
     def close(self) -> None:
         """End the bar."""
