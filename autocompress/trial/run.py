@@ -21,7 +21,7 @@ from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.module import ModuleClass, evaluate
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short_text
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
@@ -271,7 +271,7 @@ class _Trial:
             if is_full(error):
                 raise StoreError(disk_full_message(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())
-            record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
+            record = dataclasses.replace(record, error=f"{type(error).__name__}: {short_text(str(error))}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))
 
     def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
