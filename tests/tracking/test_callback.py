@@ -1,10 +1,15 @@
 """Callbacks are told of everything once, in order, and disturb nothing."""
 
+import builtins
 import threading
+import types
+import warnings
 
 import pytest
 
 from autocompress.errors import InfeasibleBudgetError
+from autocompress.plan import NniPlan
+from autocompress.search.adaptive import search_length
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking import Callback
 from autocompress.tracking.callback import Follower, notify_callbacks, without_progress
@@ -164,3 +169,24 @@ def test_only_what_is_new_is_read(store, monkeypatch):
     follower.poll()
     assert max(starts) == size
     assert starts.count(0) == 2, "the learning curves of the two trials"
+
+
+def test_in_a_notebook_there_is_a_bar(store, capsys, monkeypatch):
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})  # as IPython says that it is one
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm's, that a notebook's own bar needs ipywidgets
+        with notify_callbacks(store, []):
+            for key in ("a", "b"):
+                begin(store, key)
+                finish(store, key)
+    told = capsys.readouterr()
+    assert "trial 2: l2 at rate 0.5" in told.out
+    assert f"2/{plan().most_trials} [" in told.err
+
+
+def test_the_bar_has_the_most_trials_of_the_search():
+    assert plan().most_trials == search_length(plan().searches, [1], 1).trials
+    assert plan(tuner="TPE", engine=NniPlan("x", {"maxTrialNumber": 7})).most_trials == 7
+    assert plan(engine=NniPlan("x", {"maxTrialNumber": 3})).most_trials == 3
+    assert plan(tuner="TPE").most_trials is None
