@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,26 @@ def best_scored(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
     scores = [-math.inf if record.score is None else record.score for record in records]
     order = sorted(range(len(records)), key=lambda index: scores[index], reverse=True)
     return [records[index] for index in order[:most]]
+
+
+def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
+    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
+    sign = 1.0 if higher_is_better else -1.0
+
+    def rank(record: TrialRecord) -> tuple[float, float]:
+        share, accuracy = saved(record)
+        return share, sign * accuracy
+
+    front: list[TrialRecord] = []
+    for record in sorted(records, key=rank, reverse=True):
+        if not front or rank(record)[1] > rank(front[-1])[1]:
+            front.append(record)
+    return front[::-1]
+
+
+def saved(record: TrialRecord) -> tuple[float, float]:
+    """The share of bytes saved and the accuracy of a trial; 0 for what is not known."""
+    return record.size_removed or 0.0, record.accuracy or 0.0
 
 
 def read_report_data(directory: ExperimentDirectory) -> ReportData:

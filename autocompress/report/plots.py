@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import ReportData
+from autocompress.report.data import ReportData, pareto_front, saved
 from autocompress.report.verdict import at_rate, number
 
 INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
@@ -300,38 +300,19 @@ def _bars(data: ReportData, axes: Axes, records: list[TrialRecord]) -> None:
 def draw_pareto(data: ReportData, axes: Axes) -> None:
     """Accuracy against bytes saved of each algorithm's trials, and the front of all."""
     measured = [record for record in data.records if record.accuracy is not None and record.size_removed is not None]
-    axis = AccuracyAxis.of(data, (_saved(record)[1] for record in measured))
+    axis = AccuracyAxis.of(data, (saved(record)[1] for record in measured))
     of_algorithm = dict(zip(data.algorithms, colours(data.algorithms), strict=True))
     for name, colour in of_algorithm.items():
-        points = [_saved(each) for each in measured if each.algorithm == name]
+        points = [saved(each) for each in measured if each.algorithm == name]
         scatter(axes, (point for point in points if not axis.leaves_out(point[1])), 28, name, colour)
-    axis.mark(axes, [_saved(record) for record in measured], [of_algorithm[record.algorithm] for record in measured])
-    front = [_saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
+    axis.mark(axes, [saved(record) for record in measured], [of_algorithm[record.algorithm] for record in measured])
+    front = [saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
     axes.plot([point[0] for point in front], [point[1] for point in front], color=INK, linewidth=1, zorder=2)
     axis.apply(axes)
     budget_line(data, axes)
     axes.set(xlabel="bytes saved", ylabel="accuracy")
     in_percent(axes)
     _legend(axes, data, columns=2)
-
-
-def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
-    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
-    sign = 1.0 if higher_is_better else -1.0
-
-    def rank(record: TrialRecord) -> tuple[float, float]:
-        saved, accuracy = _saved(record)
-        return saved, sign * accuracy
-
-    front: list[TrialRecord] = []
-    for record in sorted(records, key=rank, reverse=True):
-        if not front or rank(record)[1] > rank(front[-1])[1]:
-            front.append(record)
-    return front[::-1]
-
-
-def _saved(record: TrialRecord) -> tuple[float, float]:
-    return record.size_removed or 0.0, record.accuracy or 0.0
 
 
 def draw_path(data: ReportData, axes: Axes) -> None:

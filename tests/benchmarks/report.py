@@ -1,7 +1,7 @@
 """A big experiment's report and table, and its page in Chromium: `python -m tests.benchmarks.report [--trials 10000]`.
 
-Seconds of processor time of `autocompress report` and `autocompress trials` without imports; the page's size; the median
-of the time, over several openings, from asking for the page until it is laid out and its scripts have run.
+Seconds of processor time of `autocompress report` and `autocompress trials` without imports; the page's size; the
+median of the time, over several openings, from asking for the page until it is laid out and its scripts have run.
 """
 
 import argparse
@@ -41,9 +41,8 @@ def main():
             with looking(report) as look:
                 times.append(look.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
         size = report.stat().st_size
-    print(
-        f"{trials} trials: report {writing:.1f} s, trials {listing:.1f} s; the page opens in {statistics.median(times) / 1000:.2f} s, {size / 1e6:.2f} MB"
-    )
+    print(f"{trials} trials: report {writing:.1f} s, {size / 1e6:.2f} MB, trials {listing:.1f} s;")
+    print(f"the page opens in {statistics.median(times) / 1000:.2f} s")
 
 
 if __name__ == "__main__":
