@@ -157,7 +157,7 @@ _LABEL = 0.09
 
 @dataclass(frozen=True)
 class AccuracyAxis:
-    """The accuracies that a plot covers: the neighbourhood of the budget, and at least the trial nearest to it."""
+    """The accuracies that a plot covers: the neighbourhood of the budget; all of them where none is in it."""
 
     low: float  # smallest on the axis
     high: float  # largest on the axis
@@ -172,8 +172,8 @@ class AccuracyAxis:
         errors = [data.standard_error(each) or 0.0 for each in (base, *([data.best.accuracy] if data.best else []))]
         within = [0.0, sign * (base - plan.threshold) + max(errors), *margins]
         budget = abs(base - plan.threshold) or abs(base) / 100 or 0.01
-        nearest = max(margins, default=0.0)
-        low, high = max(min(within), min(-_NEIGHBOURHOOD * budget, nearest)), max(within)
+        near = max(margins, default=0.0) >= -_NEIGHBOURHOOD * budget
+        low, high = max(min(within), -_NEIGHBOURHOOD * budget) if near else min(within), max(within)
         space = 0.08 * (high - low or budget)
         ends = sorted(plan.threshold + sign * end for end in (low - space, high + space))
         return cls(ends[0], ends[1], plan.measured.higher_is_better)

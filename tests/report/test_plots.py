@@ -115,7 +115,7 @@ def drawn_range(begun, accuracies, *, higher=True, points=()):
     [
         ([0.9, 0.893, 0.889, 0.86], []),  # the budget is 0.009 and the threshold 0.891
         ([0.9, 0.1, 0.84], [0.1, 0.84]),
-        ([0.5, 0.1], [0.1]),  # nothing is near: the nearest is shown
+        ([0.5, 0.1], []),  # nothing is near
         ([], []),
         ([0.97, 0.0], [0.0]),
     ],
