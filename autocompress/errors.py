@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import reprlib
 import shlex
 from collections.abc import Iterable, Sequence
@@ -125,6 +126,28 @@ def short(value: Any) -> str:
         name = type(value).__name__
         return f"{'an' if name == 'int' else 'a'} {name} too long to show"
     return _cut(text, 80)
+
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # titles, links, and what else is ended by a bell or a backslash
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]",
+    re.DOTALL,
+)
+
+
+def printable(text: str) -> str:
+    """A text without escape sequences and control characters, which could control a terminal; its lines stay."""
+    return text if text.isprintable() else _ESCAPES.sub("", text.replace("\r\n", "\n"))
+
+
+def short_text(text: str, longest: int = 2000) -> str:
+    """What is printable of a text; of a long one its beginning and its end."""
+    if len(text) > 2 * longest:  # what is between need not be looked at
+        text = f"{text[:longest]}{text[-longest:]}"
+    text = printable(text)
+    return text if len(text) <= longest else f"{text[: longest // 2]} [...] {text[-(longest // 2) + 7 :]}"
 
 
 def first_line(error: BaseException) -> str:

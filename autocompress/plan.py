@@ -15,6 +15,7 @@ from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal, TrialRecord
 from autocompress.registry import algorithm
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, proposals, require_objective
+from autocompress.search.adaptive import max_trials
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
@@ -211,6 +212,14 @@ class ExperimentPlan:
     def ends_by_itself(self) -> bool:
         """Whether our own search chooses the trials; NNI's and Optuna's need a limit."""
         return self.tuner == ADAPTIVE_TUNER or isinstance(self.engine, LoopPlan)
+
+    @property
+    def most_trials(self) -> int | None:
+        """The most trials of the search; None where that is not known."""
+        if not self.ends_by_itself:
+            return self.maximal_trials
+        adaptive = [max_trials(each.rule) if isinstance(each, AdaptiveSearch) else 1 for each in self.searches]
+        return min(sum(adaptive), self.maximal_trials or sum(adaptive))
 
     def proposals(self, records: Sequence[TrialRecord]) -> list[Proposal]:
         """What our own search tries next: at most one proposal for each algorithm, none at its end."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from autocompress.errors import StoreError, short
+from autocompress.errors import StoreError, short, short_text
 from autocompress.typed_fields import AT_LEAST_0, DIRECTORY_NAME, INNER_PATH, from_fields
 
 SCHEMA_VERSION = 1
@@ -105,7 +105,7 @@ class ModelSizes(Record):
 
     Attributes:
         before: layers of the uncompressed model, in its order.
-        after: layers of the compressed one; empty where they cannot be distinguished, as in an int8 graph.
+        after: layers of the compressed one; those of an int8 graph without times.
         seconds_before: median time of one forward pass of the uncompressed model.
         seconds_after: of the compressed one, measured in turns with it.
     """
@@ -128,6 +128,7 @@ class Preflight(Record):
         step_seconds: of one training step, from the trainer's call; None where nothing is trained, or `late`.
         epoch_seconds: of an epoch, from the length of the user's DataLoader; None: not known.
         loss: of that step; None where the criterion was not called.
+        samples: that one evaluation passed through the model, by the first dimension of its inputs; None: not known.
         late: whether the trainer was left before it had stepped, as it gathers the gradients of many batches.
         seconds: that the preflight took in all.
         warnings: what to look at although the search may begin, a sentence each.
@@ -143,6 +144,7 @@ class Preflight(Record):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     late: bool = False
+    samples: _Count | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ class TrialRecord(Record):
         start_from: key of the trial it started from; None for the pretrained model.
         seconds: wall time of the trial, its process' start not counted.
         checkpoint: the checkpoint's directory relative to the experiment's; None without one.
-        error: why it failed; None otherwise.
+        error: why it failed, at most 2,000 printable characters of it (`traceback.txt` has all); None otherwise.
         left_alone: layer -> a sentence why it keeps its filters, although a rule selects it.
     """
 
@@ -263,3 +265,7 @@ class TrialRecord(Record):
     checkpoint: Annotated[str, INNER_PATH] | None = None
     error: str | None = None
     left_alone: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            object.__setattr__(self, "error", short_text(self.error))

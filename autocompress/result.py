@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import ConfigError, ModuleError, StoreError
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, StoreError
 from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
-from autocompress.report.verdict import disagreements, infeasible
+from autocompress.report.verdict import disagreements, first_line, infeasible
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -271,6 +271,13 @@ class CompressionResult:
         names = [field.name for field in dataclasses.fields(TrialRecord)]
         return pandas.DataFrame([dataclasses.asdict(record) for record in self.records], columns=names)
 
+    def __str__(self) -> str:
+        """The summary, or why there is none."""
+        try:
+            return f"{self.summary()}\nload it     {self.loading_line}"
+        except AutoCompressError as error:
+            return f"{error}\nsearch      {self.directory.path}"
+
     def _repr_html_(self) -> str:
         """HTML for notebooks."""
         from autocompress.report.data import read_report_data
@@ -333,7 +340,7 @@ class CompressionResult:
             lines.append(f"latency     {1000 * record.latency:.3g} ms ({record.latency_removed or 0:.1%} less)")
         failed = [entry for entry in ledger.records if entry.error is not None]
         if failed:
-            lines.append(f"failed      {len(failed)} of them, the last with {failed[-1].error}")
+            lines.append(f"failed      {len(failed)} of them, the last with {first_line(str(failed[-1].error))}")
         lines += [f"warning     {sentence}" for sentence in disagreements(ledger.records, ledger.verdicts)]
         return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Experiments' files, search spaces and configurations as a stranger may have written them, and what reads them.
 
-Each kind of file has a whole example, which is broken somewhere: a value replaced, dropped or added, or bytes changed.
+Each kind of file has a whole example, which is broken somewhere: a value replaced, dropped or added, bytes changed, or
+a single bit.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from autocompress.search import proposals
 from autocompress.search_space import default_space, load_search_space, read_parameters
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 from autocompress.store.directory import read_json
+from autocompress.store.journal import sealed
 from tests.written import plan, propose, record
 
 _RAW = {  # what `json.dumps` does not write
@@ -80,7 +82,7 @@ _PIECES = [b"\x00", b"\xff", b"\xed\xa0\x80", b"{", b"}", b"[", b'"', b"\\", b"\
 _MORE = ["x", "key", "checkpoint", "__class__", "_name", "schema_version", "../x"]
 
 _EPOCHS = [{"epoch": number, "accuracy": 0.8 + number / 100, "accuracy_margin": 0.01} for number in (1, 2, 3)]
-CURVE = "".join(json.dumps(epoch) + "\n" for epoch in _EPOCHS)
+CURVE = "".join(sealed(json.dumps(epoch)) + "\n" for epoch in _EPOCHS)
 NNCF = {
     "input_info": [{"sample_size": [1, 3, 8, 8], "type": "float", "filler": "random"}],
     "ignored_scopes": ["{re}head.*", "first"],
@@ -200,14 +202,24 @@ def broken(draw, whole, *, lines):
 
 
 def _mutated(draw, whole, lines):
+    """Values are broken as a writer might break them, with the right checksum where the file has one."""
     documents = [json.loads(line) for line in whole.splitlines()] if lines else [json.loads(whole)]
+    has_checksum = [document.pop("checksum", None) is not None for document in documents]
     for _ in range(draw(st.integers(1, 2))):
         number = draw(st.integers(0, len(documents) - 1))
         documents[number] = _replaced(draw, copy.deepcopy(documents[number]))
-    text = "".join(json.dumps(each) + "\n" for each in documents)
+    text = [json.dumps(each) for each in documents]
     for name, raw in _RAW.items():
-        text = text.replace(f'"{name}"', raw)
-    return text.encode()
+        text = [each.replace(f'"{name}"', raw) for each in text]
+    text = [sealed(each) if seal and each[0] == "{" else each for each, seal in zip(text, has_checksum, strict=True)]
+    return "".join(f"{each}\n" for each in text).encode()
+
+
+def flipped(whole, bit):
+    """A file in which one bit has changed."""
+    data = bytearray(whole)
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
 
 
 def _replaced(draw, document):

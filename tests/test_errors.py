@@ -15,7 +15,9 @@ from autocompress.errors import (
     command,
     evaluates_differently,
     first_line,
+    printable,
     short,
+    short_text,
     unknown_name,
 )
 from tests.search.support import trial
@@ -148,3 +150,31 @@ def test_every_command_with_a_value_in_it_is_quoted():
     for path in Path(errors.__file__).parent.rglob("*.*"):
         if path.suffix in (".py", ".html"):
             assert not values.search(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31;1mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b[2J\x1b[1;1Hnew", "new"),
+        ("\x1bcreset", "reset"),
+        ("bell\x07\x08 \x9b31m", "bell 31m"),
+        ("one\r\ntwo\tthree", "one\ntwo\tthree"),
+        ("schön", "schön"),
+        ("\x1b", ""),
+    ],
+)
+def test_escape_sequences_are_not_printed(text, shown):
+    assert printable(text) == shown
+
+
+def test_of_a_long_text_the_beginning_and_the_end_are_kept():
+    assert short_text("a\nb") == "a\nb"
+    for length in (2001, 4001, 10_000_000):
+        cut = short_text("<" + "x" * length + ">")
+        assert len(cut) <= 2000
+        assert (cut[0], cut[-1]) == ("<", ">")
+        assert " [...] " in cut
+        assert short_text(cut) == cut

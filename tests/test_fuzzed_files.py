@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autocompress.errors import AutoCompressError
-from tests.fuzzed_files import Watch, attempt, broken, kinds, written
+from autocompress.errors import AutoCompressError, StoreError
+from tests.fuzzed_files import Watch, attempt, broken, flipped, kinds, written
 
 NAMES = [kind.name.rpartition("/")[2] for kind in kinds("any")]
 EXAMPLES = 40
@@ -36,6 +36,17 @@ def test_a_broken_file(experiment, name, data):
     folder, found = experiment
     whole = (folder / found[name].name).read_bytes()
     attempt(found[name], folder, data.draw(broken(whole, lines=found[name].lines)))
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "experiment.json", "record.json", "layers.json", "curve.jsonl"])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_flipped_bit_is_found_or_changes_nothing(experiment, name, data):
+    folder, found = experiment
+    whole = (folder / found[name].name).read_bytes()
+    known = repr(attempt(found[name], folder, whole))
+    answer = attempt(found[name], folder, flipped(whole, data.draw(st.integers(0, 8 * len(whole) - 1))))
+    assert isinstance(answer, StoreError) or repr(answer) == known
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,12 @@ def test_a_baseline_with_its_preflight():
     again = Baseline.from_dict(json.loads(json.dumps(baseline.to_dict())))
     assert again == baseline
     assert (again.noise, BASELINE.noise) == (0.01, None)
+
+
+def test_an_error_is_short_and_cannot_control_a_terminal():
+    record = dataclasses.replace(RECORD, error="ValueError: \x1b[31m" + "x" * 50_000_000)
+    assert len(record.error) <= 2000
+    assert record.error.startswith("ValueError: xxx")
+    assert TrialRecord.from_dict(record.to_dict()) == record
+    told = TrialRecord.from_dict({**RECORD.to_dict(), "error": "\x1b]0;x\x07gone"})
+    assert told.error == "gone"

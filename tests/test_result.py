@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -189,3 +190,20 @@ def test_of_many_that_evaluate_differently_the_first_are_told(write):
     assert [text.split(" evaluates")[0] for text in result.disagreements] == [
         "l1 at rate 0", "l1 at rate 0.1", "l1 at rate 0.2", "and so do 2 more"
     ]  # fmt: skip
+
+
+def test_printed_it_is_a_summary(write):
+    result = write(sized(0.5), sized(0.7, False))
+    assert str(result).startswith(f"{result.summary()}\nload it     import autocompress; model = ")
+
+
+def test_printed_it_says_why_there_is_none(write, tmp_path):
+    result = write(sized(0.5, False))
+    assert str(result).splitlines()[0].startswith("no compressed model stayed within the accuracy budget: ")
+    assert str(result).splitlines()[1] == f"search      {result.directory.path}"
+    assert "holds no experiment" in str(CompressionResult(tmp_path / "none"))
+
+
+def test_an_error_of_megabytes_is_one_line_of_the_summary(write):
+    failed = dataclasses.replace(sized(0.6, False), error="ValueError: " + "x\n" * 3_000_000)
+    assert len(write(sized(0.5), failed).summary()) < 4000

@@ -26,11 +26,12 @@ from autocompress.errors import (
     StoreError,
     TrialError,
     command,
+    printable,
 )
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
 from autocompress.store.directory import removed_if_unused
-from autocompress.tracking.callback import tracker
+from autocompress.tracking.callback import tracker, without_progress
 
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference
@@ -115,7 +116,7 @@ def _runs_to_its_end(
 ) -> bool:
     console, interrupts, ended = Console(), Interrupts(), False
     _quieten(engine, console)
-    with interrupts.counted():
+    with interrupts.counted(), without_progress():
         try:
             with watching(
                 ExperimentDirectory(search.directory),
@@ -168,7 +169,7 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[None]:
     except AutoCompressError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {printable(_message(error))}", file=sys.stderr)
         if not debug and _has_traceback(error):
             print("(--debug prints the traceback of its cause)", file=sys.stderr)
         raise typer.Exit(_code(error)) from error

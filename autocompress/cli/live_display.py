@@ -13,10 +13,10 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from autocompress.cli.snapshot import Reader, RunningTrial, Snapshot
-from autocompress.cli.tables import line, trials_table
+from autocompress.cli.tables import trials_table
 from autocompress.errors import StoreError
 from autocompress.records import Proposal
-from autocompress.report.verdict import at_rate, counted, disagreements, duration, gain, number
+from autocompress.report.verdict import at_rate, counted, disagreements, duration, gain, number, trial_line
 from autocompress.store import ExperimentDirectory
 
 _TABLE_ROWS = 12
@@ -226,7 +226,7 @@ class Lines:
                 self._print(snapshot.longest)
         for record in snapshot.records[self._shown :]:
             self._shown += 1
-            self._print(line(record, self._shown))
+            self._print(trial_line(record, self._shown))
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

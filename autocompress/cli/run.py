@@ -46,6 +46,7 @@ from autocompress.cli.tables import (
     outcome_line,
     piped_console,
     print_comparison,
+    reasons_against,
 )
 from autocompress.compare.one_search import DEFAULT_TUNERS
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
@@ -258,7 +259,7 @@ def check(
         else:
             print("\n".join(lines))
             piped_console().print(checks_table(found))
-            for line in layers_left_alone(found):
+            for line in (*reasons_against(found), *layers_left_alone(found)):
                 typer.echo(line)
     if space is not None and not all(each.applies for each in found):
         raise typer.Exit(2)

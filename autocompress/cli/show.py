@@ -24,7 +24,7 @@ from autocompress.cli.options import (
     search_space_of,
 )
 from autocompress.cli.snapshot import Snapshot, holder, take
-from autocompress.cli.tables import piped_console, setting_text, trials_table
+from autocompress.cli.tables import piped_console, setting_text, trial_lines, trials_table
 from autocompress.engines.base import engine_of
 from autocompress.errors import AutoCompressError, ModuleError, StoreError, command
 from autocompress.plain_json import shown_path
@@ -32,7 +32,7 @@ from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import load_search_space
-from autocompress.store import ExperimentDirectory, Verdict
+from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
 if TYPE_CHECKING:
     from autocompress.compression.module_loading import ModuleReference
@@ -105,13 +105,19 @@ def trials(directory: Directory, as_json: Json = False) -> None:
     JSON, trials whose model was loaded afresh have its verified_accuracy and holdout_accuracy as well.
     """
     with errors_as_messages():
-        result = CompressionResult(_existing(directory))
-        records, verdicts = result.records, result.verdicts
+        ledger = Ledger(_existing(directory))
+        records, verdicts = ledger.records, ledger.verdicts
         if as_json:
             print(json.dumps([_with_verdict(record, verdicts.get(record.key)) for record in records], indent=2))
+        elif len(records) > _MOST_WRAPPED:
+            print("\n".join(trial_lines(records, verdicts)))
         else:
             table = trials_table(records, verdicts=verdicts)
             piped_console().print(table if records else "no trial has ended yet")
+
+
+_MOST_WRAPPED = 1000
+"""Trials whose reasons are wrapped to the terminal's width, which takes a millisecond each."""
 
 
 def best(directory: Directory, as_json: Json = False) -> None:
@@ -214,10 +220,13 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) -> str:
+    ended = snapshot.ended and (snapshot.verdict is not None or snapshot.best is None)
+    if ended and process is not None:
+        return f"ended; process {process} still shows its page"
+    if ended:
+        return "ended"
     if process is not None:
         return f"running (process {process})"
-    if snapshot.ended and (snapshot.verdict is not None or snapshot.best is None):
-        return "ended"
     try:
         plan = ExperimentPlan.read(store)
         helping = engine_of(plan).owners(plan, store.path) if plan.has_workers else []

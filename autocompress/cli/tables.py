@@ -13,8 +13,9 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.errors import printable
 from autocompress.records import TrialRecord
-from autocompress.report.verdict import at_rate, counted, disagreement, gain, holds, number, percent, verdict
+from autocompress.report.verdict import counted, disagreement, holds, number, percent, verdict
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ def trials_table(
     return table
 
 
+def trial_lines(records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict]) -> list[str]:
+    """The same table as aligned lines of plain text, quickly; nothing is cut or wrapped."""
+    rows: list[tuple[str, ...]] = [_COLUMNS]
+    for index, record in enumerate(records, 1):
+        rows.append((str(index), *_cells(record), verdict(record, verdicts.get(record.key))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    layout = " ".join(
+        f"{{:{'<' if name in _LEFT else '>'}{width}}}" for name, width in zip(_COLUMNS, widths, strict=True)
+    )
+    return [layout.format(*row).rstrip() for row in rows]
+
+
 def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     """The verdict in its colour."""
     text, sure = verdict(record, fresh), holds(record, fresh) and disagreement(record, fresh) is None
@@ -83,21 +96,9 @@ def styled_verdict(record: TrialRecord, fresh: Verdict | None = None) -> Text:
     return Text(text, style="green" if sure else "yellow", overflow="ellipsis")
 
 
-def line(record: TrialRecord, index: int) -> str:
-    """One finished trial in one line of plain text."""
-    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
-    if record.accuracy is None:
-        return f"{named}{verdict(record)}"
-    return (
-        f"{named}accuracy {number(record.accuracy)} ({_signed(record.accuracy_margin, '+.2g')} to the threshold), "
-        f"{gain(record)}, {counted(record.epochs, 'epoch')}, "
-        f"{record.seconds:.1f} s: {verdict(record)}"
-    )
-
-
 def _cells(record: TrialRecord) -> tuple[str, ...]:
     return (
-        record.algorithm,
+        printable(record.algorithm),
         _aligned(record.requested_rate),
         _aligned(record.achieved_rate),
         percent(record.parameters_removed),
@@ -159,18 +160,23 @@ def check_algorithms(
 
 
 def checks_table(checks: Sequence[AlgorithmCheck]) -> Table:
-    """A row for each rate an algorithm was tried at, or one that says why it does not apply."""
+    """A row for each rate an algorithm was tried at, or one for an algorithm that does not apply."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in _CHECK_COLUMNS:
         justify: JustifyMethod = "left" if column in ("algorithm", "verdict") else "right"
         table.add_column(column, justify=justify, no_wrap=column != "verdict")
     for check in checks:
         if not check.applies:
-            table.add_row(check.algorithm, *[""] * 6, Text(f"does not apply: {check.reason}", style="yellow"))
+            table.add_row(check.algorithm, *[""] * 6, Text("does not apply", style="yellow"))
         for index, reduction in enumerate(check.reductions):
             first = index == 0
             table.add_row(check.algorithm if first else "", *_check_cells(reduction), _verdict(check) if first else "")
     return table
+
+
+def reasons_against(checks: Sequence[AlgorithmCheck]) -> list[str]:
+    """Why algorithms do not apply, a line each: in the table such a reason would be a column of single words."""
+    return [f"{check.algorithm} does not apply: {check.reason}" for check in checks if not check.applies]
 
 
 def layers_left_alone(checks: Sequence[AlgorithmCheck]) -> list[str]:

@@ -114,10 +114,10 @@ def open_comparison(home: Path, wanted: Mapping[str, Any], reference: ModuleRefe
             raise StoreError(f"the directory must be empty, or of this comparison; {home} holds other files")
         settings = AccuracyAwareSettings.from_dict(wanted["settings"])
         measured = measure_in_child(wanted["module"], wanted["search_space"], home.parent, settings)
-        write_json(path, {**wanted, "baseline": measured.to_dict()})
+        write_json(path, {**wanted, "baseline": measured.to_dict()}, checksum=True)
         for warning in measured.preflight.warnings if measured.preflight is not None else ():
             _logger.warning("%s", warning)
-    known = read_json(path)
+    known = read_json(path, checksum=True)
     require_same(str(home), "comparison", known, wanted)
     baseline = Baseline.from_dict(known.get("baseline", {}))
     if baseline.fingerprint != reference.fingerprint():
@@ -226,7 +226,7 @@ def _run(
 def _kept(spec: SearchSpec) -> SearchOutcome | None:
     """The outcome that an earlier call wrote."""
     path = _outcome_file(spec)
-    return SearchOutcome.from_dict(read_json(path)) if path.exists() else None
+    return SearchOutcome.from_dict(read_json(path, checksum=True)) if path.exists() else None
 
 
 def _outcome_file(spec: SearchSpec) -> Path:
@@ -246,7 +246,7 @@ def _outcome(home: Path, spec: SearchSpec, error: str | None) -> SearchOutcome:
 def _found(spec: SearchSpec, place: str) -> SearchOutcome:
     data = read_report_data(ExperimentDirectory(spec.directory))
     result = outcome(data, spec.tuner.label, place, _holdouts(spec, data))
-    write_json(_outcome_file(spec), result.to_dict())
+    write_json(_outcome_file(spec), result.to_dict(), checksum=True)
     return result
 
 

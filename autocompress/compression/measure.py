@@ -6,7 +6,7 @@ import contextlib
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import IO, Any, cast
@@ -136,15 +136,22 @@ def _seconds(model: nn.Module, arguments: tuple[Any, ...]) -> float:
     return time.perf_counter() - started
 
 
-def layer_sizes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[LayerSize]:
-    """Size of each layer that has parameters of its own, in the model's order; empty for an int8 graph.
+def layer_sizes(
+    model: nn.Module, example_inputs: tuple[Any, ...], original: Sequence[LayerSize] = ()
+) -> list[LayerSize]:
+    """Size of each layer that has parameters of its own, in the model's order.
 
     Multiply-accumulates are those of one forward pass of the example inputs on dense kernels; the time is the median of
     several passes, including submodules.
+
+    Args:
+        model: compressed or not; the layers of an int8 graph have no times.
+        example_inputs: of one forward pass.
+        original: layers of the uncompressed model, by whose order those of an int8 graph are named that have no bias.
     """
-    if isinstance(model, Int8Model):
-        return []
     inputs = to_device(example_inputs, device_of(model))
+    if isinstance(model, Int8Model):
+        return model.layer_sizes(inputs, original)
     layers = {name: layer for name, layer in model.named_modules() if name and list(layer.parameters(recurse=False))}
     counts = _counted_flops(model, inputs).get_flop_counts().items()
     macs = {place.partition(".")[2]: sum(operations.values()) // 2 for place, operations in counts}

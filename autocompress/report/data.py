@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class ReportData:
     best: TrialRecord | None  # the best feasible one; None where there is none
     verdicts: Mapping[str, Verdict]  # of trials whose checkpoint was loaded afresh, by key
     proposals: Mapping[str, Proposal]  # of the search rule, by key; none where a built-in tuner chose
-    curves: Mapping[str, list[dict[str, Any]]]  # learning curves, by key: objects with `epoch` (from 1) and `accuracy`
+    # learning curves, of the 200 trials of the highest scores, by key: objects with `epoch` (from 1) and `accuracy`
+    curves: Mapping[str, list[dict[str, Any]]]
     sizes: ModelSizes | None  # the best model's layers beside the uncompressed ones; None before it was verified
 
     @property
@@ -92,10 +93,61 @@ class ReportData:
         simulated = record.simulated_accuracy
         return -math.inf if simulated is None else self.margin(simulated, self.plan.threshold)
 
+    def standard_error(self, accuracy: float | None) -> float | None:
+        """The standard error of an accuracy; None where it is not a share of a known number of samples.
+
+        It is one where it times the number of samples is a whole number, as it is or in percent.
+        """
+        preflight = self.plan.measured.preflight
+        samples = None if preflight is None else preflight.samples
+        if samples is None or accuracy is None:
+            return None
+        base = self.plan.measured.accuracy
+        for whole in (1.0, 100.0):
+            hits = base / whole * samples
+            if 0 <= base <= whole and abs(hits - round(hits)) < _WHOLE * samples and 0 <= accuracy <= whole:
+                share = accuracy / whole
+                return whole * math.sqrt(share * (1 - share) / samples)
+        return None
+
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy of a trial's learning curve."""
         accuracies = [point["accuracy"] for point in self.curves.get(record.key, ()) if "accuracy" in point]
         return (min(accuracies), max(accuracies)) if len(accuracies) > 1 else None
+
+
+_MOST_CURVES = 200
+_WHOLE = 1e-6
+"""Relative error of a float32 share."""
+
+
+def best_scored(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
+    """The trials of the highest scores, at most so many; those without a score are the last."""
+    if len(records) <= most:
+        return list(records)
+    scores = [-math.inf if record.score is None else record.score for record in records]
+    order = sorted(range(len(records)), key=lambda index: scores[index], reverse=True)
+    return [records[index] for index in order[:most]]
+
+
+def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
+    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
+    sign = 1.0 if higher_is_better else -1.0
+
+    def rank(record: TrialRecord) -> tuple[float, float]:
+        share, accuracy = saved(record)
+        return share, sign * accuracy
+
+    front: list[TrialRecord] = []
+    for record in sorted(records, key=rank, reverse=True):
+        if not front or rank(record)[1] > rank(front[-1])[1]:
+            front.append(record)
+    return front[::-1]
+
+
+def saved(record: TrialRecord) -> tuple[float, float]:
+    """The share of bytes saved and the accuracy of a trial; 0 for what is not known."""
+    return record.size_removed or 0.0, record.accuracy or 0.0
 
 
 def read_report_data(directory: ExperimentDirectory) -> ReportData:
@@ -107,6 +159,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
     """
     plan, ledger = ExperimentPlan.read(directory), Ledger(directory)
     found = best(ledger.not_disproved)
+    curved = {record.key for record in best_scored(ledger.records, _MOST_CURVES)} | ({found.key} if found else set())
     require_objective(plan.objective)
     _ = plan.measured
     return ReportData(
@@ -116,7 +169,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
         best=found,
         verdicts=ledger.verdicts,
         proposals={key: trial.proposal for key, trial in ledger.proposed.items() if trial.proposal},
-        curves={record.key: directory.trial(record.key).curve() for record in ledger.records},
+        curves={key: directory.trial(key).curve() for key in curved},
         sizes=directory.trial(found.key).sizes() if found else None,
     )
 

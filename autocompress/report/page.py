@@ -19,12 +19,11 @@ from matplotlib.ticker import PercentFormatter
 
 from autocompress.errors import StoreError, command
 from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
-from autocompress.report.data import ReportData, read_report_data, reasons, recipe
-from autocompress.report.plots import PALETTE, Draw, plots, png, svg
-from autocompress.report.plots import write as write_plot
+from autocompress.report.data import ReportData, best_scored, read_report_data, reasons, recipe
+from autocompress.report.plots import PALETTE, Plot, plots
 from autocompress.report.verdict import advice, counted, duration, findings, headline, holds, number, percent, verdict
 from autocompress.store import ExperimentDirectory
-from autocompress.store.directory import write_json
+from autocompress.store.directory import usable_path, write_json
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -74,8 +73,20 @@ class LayerRow:
     total: bool = False  # whether it is the whole model's row
 
 
-def page(data: ReportData, trials: str) -> str:
-    """The page's HTML; `trials` is the path of the trials' directories relative to it."""
+_MOST_ROWS = 1000
+"""Trials in the table."""
+
+
+def page(data: ReportData, trials: str, drawn: Mapping[str, Plot] | None = None) -> str:
+    """The page's HTML.
+
+    Args:
+        data: of the experiment.
+        trials: path of the trials' directories relative to the page.
+        drawn: its plots, where they have been drawn.
+    """
+    shown = {id(record) for record in best_scored(data.records, _MOST_ROWS)}
+    rows = enumerate(zip(data.records, reasons(data), strict=True), 1)
     return rendered(
         "experiment.html",
         title=f"{data.module}: compression report",
@@ -84,8 +95,8 @@ def page(data: ReportData, trials: str) -> str:
         findings=findings(data),
         advice=advice(data),
         tiles=tiles(data),
-        pictures=[(caption, svg(draw, themed=True)) for caption, draw in plots(data).values()],
-        trials=list(zip(data.records, reasons(data), strict=True)),
+        pictures=[(plot.caption, plot.svg(themed=True)) for plot in (drawn or plots(data)).values()],
+        trials=[(index, record, reason) for index, (record, reason) in rows if id(record) in shown],
         place=trials,
         layers=layer_rows(data),
         recipe=(again := recipe(data)),
@@ -97,7 +108,7 @@ def page(data: ReportData, trials: str) -> str:
 
 def notebook(data: ReportData) -> str:
     """The verdict and the plots, for a notebook's cell."""
-    images = [(caption, base64.b64encode(png(draw)).decode()) for caption, draw in plots(data).values()]
+    images = [(plot.caption, base64.b64encode(plot.png()).decode()) for plot in plots(data).values()]
     pictures = [(caption, f"data:image/png;base64,{image}") for caption, image in images]
     return rendered("notebook.html", headline=headline(data), findings=findings(data), pictures=pictures)
 
@@ -149,9 +160,10 @@ HEADS = ("tuner", "best rate", "hold-out", "trials to best", "epochs to best", "
 """Of the table's columns."""
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """The page's HTML."""
-    pictures = [(caption, svg(draw, themed=True)) for caption, draw in comparison_plots(comparison).values()]
+def comparison_page(comparison: Comparison, drawn: Mapping[str, Plot] | None = None) -> str:
+    """The page's HTML; `drawn`: its plots, where they have been drawn."""
+    drawn = drawn or comparison_plots(comparison)
+    pictures = [(plot.caption, plot.svg(themed=True)) for plot in drawn.values()]
     return rendered(
         "comparison.html",
         title=f"{comparison.module}: tuners compared",
@@ -190,9 +202,9 @@ def explanation(comparison: Comparison) -> str:
     )
 
 
-def comparison_plots(comparison: Comparison) -> dict[str, tuple[str, Draw]]:
-    """File name -> caption and plot."""
-    return {"comparison": (_RATE, lambda axes: _draw(comparison, axes))}
+def comparison_plots(comparison: Comparison) -> dict[str, Plot]:
+    """File name -> plot."""
+    return {"comparison": Plot(_RATE, lambda axes: _draw(comparison, axes))}
 
 
 def cells(row: TunerRow) -> list[str]:
@@ -241,18 +253,20 @@ def _at(search: SearchOutcome, epochs: int) -> float:
 
 def write(directory: ExperimentDirectory, path: Path) -> Path:
     """Write the page and the plots of an experiment."""
-    data, path = read_report_data(directory), path.expanduser()
-    path = path.parent.resolve() / path.name
+    data = read_report_data(directory)
+    usable_path(path)  # not resolved, as it may be a link, which is refused
+    path = usable_path(path.parent) / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
-    _write(path, page(data, trials), plots(data))
+    drawn = plots(data)
+    _write(path, page(data, trials, drawn), drawn)
     return path
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> Path:
     """Write `comparison.json`, `comparison.html`, and the plot as SVG and PNG in `plots/`; the page is returned."""
-    path = directory / "comparison.html"
+    path, drawn = directory / "comparison.html", comparison_plots(comparison)
     write_json(directory / "comparison.json", comparison.to_dict())
-    _write(path, comparison_page(comparison), comparison_plots(comparison))
+    _write(path, comparison_page(comparison, drawn), drawn)
     return path
 
 
@@ -263,13 +277,13 @@ def _refuse_links(*paths: Path) -> None:
             raise StoreError(f"a report must not be written through a link; {path} leads to {path.readlink()}")
 
 
-def _write(path: Path, text: str, drawn: Mapping[str, tuple[str, Draw]]) -> None:
+def _write(path: Path, text: str, drawn: Mapping[str, Plot]) -> None:
     try:
         folder = path.parent / "plots"
         _refuse_links(path, folder, *folder.glob("*"))
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        for name, (_, draw) in drawn.items():
-            write_plot(draw, folder / name)
+        for name, plot in drawn.items():
+            plot.write(folder / name)
     except OSError as error:
         raise StoreError(f"the report {path} cannot be written: {error}") from error

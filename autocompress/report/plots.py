@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from autocompress.records import TrialRecord
-from autocompress.report.data import ReportData
-from autocompress.report.verdict import at_rate
+from autocompress.report.data import ReportData, pareto_front, saved
+from autocompress.report.verdict import at_rate, number
 
 INK, FAINT, GRID, PAPER = "#1c2430", "#5d6878", "#dde2e9", "#ffffff"
 WITHIN, OUTSIDE, FAILED, ACCENT = "#0b7a53", "#b35309", "#a3232b", "#2456c4"
@@ -47,39 +49,53 @@ Draw = Callable[[Axes], None]
 """Draws into axes."""
 
 
-def svg(draw: Draw, *, themed: bool = False) -> str:
-    """A plot as an SVG element; `themed`: its colours are CSS variables (`--ink`, `--within`, ...) of the page."""
-    written = io.StringIO()
-    _save(draw, written, "svg", transparent=True)
-    text = written.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return _themed(text) if themed else text
+@dataclass(frozen=True)
+class Plot:
+    """A plot, which is drawn once however often it is written."""
 
+    caption: str
+    draw: Draw
 
-def write(draw: Draw, path: Path) -> None:
-    """Write a plot as `<path>.svg` and `<path>.png` on white."""
-    _save(draw, path.with_suffix(".svg"), "svg")
-    _save(draw, path.with_suffix(".png"), "png")
+    @cached_property
+    def _figure(self) -> Figure:
+        with rc_context(_STYLE):
+            figure = Figure(figsize=_SIZE, layout="constrained", facecolor=PAPER)
+            FigureCanvasAgg(figure)
+            axes = figure.add_subplot()
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color=GRID, linewidth=0.7)
+            axes.set_axisbelow(True)
+            self.draw(axes)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # it has been laid out
+        return figure
 
+    @cached_property
+    def _svg(self) -> str:
+        written = io.StringIO()
+        self._save(written, "svg")
+        return written.getvalue()
 
-def png(draw: Draw) -> bytes:
-    """A plot as a PNG image."""
-    written = io.BytesIO()
-    _save(draw, written, "png")
-    return written.getvalue()
+    def svg(self, *, themed: bool = False) -> str:
+        """The plot as an SVG element; `themed`: its colours are CSS variables of the page (`--ink`, ...)."""
+        text = self._svg[self._svg.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        return _themed(text) if themed else text
 
+    def png(self) -> bytes:
+        """The plot as a PNG image."""
+        written = io.BytesIO()
+        self._save(written, "png")
+        return written.getvalue()
 
-def _save(draw: Draw, target: Path | io.StringIO | io.BytesIO, kind: str, *, transparent: bool = False) -> None:
-    with rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained", facecolor=PAPER)
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        draw(axes)
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(target, format=kind, dpi=160, transparent=transparent, metadata=metadata)
+    def write(self, path: Path) -> None:
+        """Write the plot as `<path>.svg` and `<path>.png` on white."""
+        path.with_suffix(".svg").write_text(self._svg, encoding="utf-8")
+        path.with_suffix(".png").write_bytes(self.png())
+
+    def _save(self, target: io.StringIO | io.BytesIO, kind: str) -> None:
+        with rc_context(_STYLE):
+            self._figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _themed(text: str) -> str:
@@ -96,8 +112,13 @@ def _themed(text: str) -> str:
 MANY = 40
 """More trials than these are drawn small, without bars."""
 
+_MOST_ELEMENTS = 500
+"""Of one kind in a plot."""
+
 KINDS = (("within the budget", WITHIN, "o"), ("outside", OUTSIDE, "X"), ("failed", FAILED, "v"))
 """Label, colour and marker of each kind of trial."""
+
+_COLOURS = {label: colour for label, colour, _ in KINDS}
 
 Place = Callable[[TrialRecord], tuple[float, float]]
 
@@ -120,11 +141,89 @@ def scatter_kinds(axes: Axes, records: Sequence[TrialRecord], place: Place) -> N
 def scatter(
     axes: Axes, points: Iterable[tuple[float, float]], size: float, label: str, colour: str, marker: str = "o"
 ) -> None:
-    """Points of one colour, none where there are none."""
+    """Points of one colour, none where there are none; very many are one image, not an element of the SVG each."""
     points = list(points)
     if points:
         across, up = [point[0] for point in points], [point[1] for point in points]
-        axes.scatter(across, up, s=size, color=colour, marker=marker, label=label, zorder=3)
+        image = len(points) > _MOST_ELEMENTS
+        axes.scatter(across, up, s=size, color=colour, marker=marker, label=label, zorder=3, rasterized=image)
+
+
+_NEIGHBOURHOOD = 5
+"""So many times the budget beyond the threshold an accuracy is an outlier."""
+_LABEL = 0.09
+"""Share of the plot's width that a value takes."""
+
+
+@dataclass(frozen=True)
+class AccuracyAxis:
+    """The accuracies that a plot covers: the neighbourhood of the budget; all of them where none is in it."""
+
+    low: float  # smallest on the axis
+    high: float  # largest on the axis
+    higher_is_better: bool  # direction of the metric: outliers are worse than everything on the axis
+
+    @classmethod
+    def of(cls, data: ReportData, accuracies: Iterable[float]) -> AccuracyAxis:
+        """The axis for these accuracies, the uncompressed model's and the threshold."""
+        plan = data.plan
+        base, sign = plan.measured.accuracy, 1 if plan.measured.higher_is_better else -1
+        margins = [sign * (accuracy - plan.threshold) for accuracy in accuracies]
+        errors = [data.standard_error(each) or 0.0 for each in (base, *([data.best.accuracy] if data.best else []))]
+        within = [0.0, sign * (base - plan.threshold) + max(errors), *margins]
+        budget = abs(base - plan.threshold) or abs(base) / 100 or 0.01
+        near = max(margins, default=0.0) >= -_NEIGHBOURHOOD * budget
+        low, high = max(min(within), -_NEIGHBOURHOOD * budget) if near else min(within), max(within)
+        space = 0.08 * (high - low or budget)
+        ends = sorted(plan.threshold + sign * end for end in (low - space, high + space))
+        return cls(ends[0], ends[1], plan.measured.higher_is_better)
+
+    @property
+    def edge(self) -> float:
+        """Where outliers are marked."""
+        inside = 0.03 * (self.high - self.low)
+        return self.low + inside if self.higher_is_better else self.high - inside
+
+    def leaves_out(self, accuracy: float) -> bool:
+        """Whether an accuracy is an outlier."""
+        return accuracy < self.low if self.higher_is_better else accuracy > self.high
+
+    def place(self, accuracy: float) -> float:
+        """Where an accuracy is drawn."""
+        return self.edge if self.leaves_out(accuracy) else accuracy
+
+    def apply(self, axes: Axes) -> None:
+        """Set the limits."""
+        axes.set_ylim(self.low, self.high)
+
+    def mark(self, axes: Axes, points: Sequence[tuple[float, float]], colours: Sequence[str]) -> None:
+        """Mark those of the points that are outliers at the edge."""
+        marked = [
+            (point[0], colour) for point, colour in zip(points, colours, strict=True) if self.leaves_out(point[1])
+        ]
+        if marked:
+            axes.scatter(
+                [across for across, _ in marked],
+                [self.edge] * len(marked),
+                s=26,
+                c=[colour for _, colour in marked],
+                marker="v" if self.higher_is_better else "^",
+                linewidths=0,
+                zorder=4,
+                rasterized=len(marked) > _MOST_ELEMENTS,
+            )
+
+    def label(self, axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+        """Write the values of outliers beside them, as far as there is room; the axes have their final limits."""
+        low, high = axes.get_xlim()
+        labelled = low - high
+        for across, accuracy in sorted(point for point in points if self.leaves_out(point[1])):
+            if across - labelled < _LABEL * (high - low):
+                continue
+            labelled = across
+            sign, vertical = (1, "bottom") if self.higher_is_better else (-1, "top")
+            place: Any = {"xytext": (0, 6 * sign), "textcoords": "offset points", "ha": "center", "va": vertical}
+            axes.annotate(number(accuracy, 3), (across, self.edge), fontsize=8, color=FAINT, **place)
 
 
 def budget_line(data: ReportData, axes: Axes) -> None:
@@ -154,22 +253,41 @@ _OBJECTIVES = {
 
 
 def draw_accuracy(data: ReportData, axes: Axes) -> None:
-    """Accuracy against the objective's achieved reduction, with the budget line."""
+    """Accuracy against the objective's achieved reduction, with the budget line and standard errors."""
 
     def place(record: TrialRecord) -> tuple[float, float]:
         return data.reduction(record) or 0.0, record.accuracy or 0.0
 
     measured = [record for record in data.records if record.accuracy is not None]
-    scatter_kinds(axes, measured, place)
+    axis = AccuracyAxis.of(data, (place(record)[1] for record in measured))
+    scatter_kinds(axes, [record for record in measured if not axis.leaves_out(place(record)[1])], place)
+    axis.mark(axes, [place(record) for record in measured], [_COLOURS[kind(record)] for record in measured])
     _bars(data, axes, measured)
     scatter(axes, [(0.0, data.plan.measured.accuracy)], 36, "uncompressed", INK, "D")
+    _errors(data, axes, [(0.0, data.plan.measured.accuracy), *([place(data.best)] if data.best else [])])
+    axis.apply(axes)
+    axis.label(axes, [place(record) for record in measured])
     budget_line(data, axes)
     if data.best is not None:
         across, up = place(data.best)
         axes.scatter(across, up, s=130, facecolors="none", edgecolors=WITHIN, linewidths=1.6, label="best", zorder=4)
     axes.set(xlabel=f"achieved: {_OBJECTIVES[data.plan.objective]}", ylabel="accuracy")
     in_percent(axes)
-    axes.legend(fontsize=8)
+    _legend(axes, data)
+
+
+def _legend(axes: Axes, data: ReportData, columns: int = 1) -> None:
+    """Where it hides least; to look for that among very many trials would take minutes."""
+    place: Literal["best", "lower left"] = "best" if len(data.records) <= _MOST_ELEMENTS else "lower left"
+    axes.legend(fontsize=8, ncols=columns, loc=place)
+
+
+def _errors(data: ReportData, axes: Axes, points: Iterable[tuple[float, float]]) -> None:
+    """A standard error to each side of an accuracy, where the number of samples is known."""
+    for across, accuracy in points:
+        error = data.standard_error(accuracy)
+        if error is not None:
+            axes.errorbar(across, accuracy, error, color=INK, alpha=0.6, linewidth=1, capsize=3, zorder=2)
 
 
 def _bars(data: ReportData, axes: Axes, records: list[TrialRecord]) -> None:
@@ -182,33 +300,19 @@ def _bars(data: ReportData, axes: Axes, records: list[TrialRecord]) -> None:
 def draw_pareto(data: ReportData, axes: Axes) -> None:
     """Accuracy against bytes saved of each algorithm's trials, and the front of all."""
     measured = [record for record in data.records if record.accuracy is not None and record.size_removed is not None]
-    for colour, name in zip(colours(data.algorithms), data.algorithms, strict=True):
-        scatter(axes, (_saved(each) for each in measured if each.algorithm == name), 28, name, colour)
-    front = [_saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
+    axis = AccuracyAxis.of(data, (saved(record)[1] for record in measured))
+    of_algorithm = dict(zip(data.algorithms, colours(data.algorithms), strict=True))
+    for name, colour in of_algorithm.items():
+        points = [saved(each) for each in measured if each.algorithm == name]
+        scatter(axes, (point for point in points if not axis.leaves_out(point[1])), 28, name, colour)
+    axis.mark(axes, [saved(record) for record in measured], [of_algorithm[record.algorithm] for record in measured])
+    front = [saved(each) for each in pareto_front(measured, higher_is_better=data.plan.measured.higher_is_better)]
     axes.plot([point[0] for point in front], [point[1] for point in front], color=INK, linewidth=1, zorder=2)
+    axis.apply(axes)
     budget_line(data, axes)
     axes.set(xlabel="bytes saved", ylabel="accuracy")
     in_percent(axes)
-    axes.legend(fontsize=8, ncols=2)
-
-
-def pareto_front(records: Iterable[TrialRecord], *, higher_is_better: bool) -> list[TrialRecord]:
-    """The records that no other surpasses in both bytes saved and accuracy, by rising savings."""
-    sign = 1.0 if higher_is_better else -1.0
-
-    def rank(record: TrialRecord) -> tuple[float, float]:
-        saved, accuracy = _saved(record)
-        return saved, sign * accuracy
-
-    front: list[TrialRecord] = []
-    for record in sorted(records, key=rank, reverse=True):
-        if not front or rank(record)[1] > rank(front[-1])[1]:
-            front.append(record)
-    return front[::-1]
-
-
-def _saved(record: TrialRecord) -> tuple[float, float]:
-    return record.size_removed or 0.0, record.accuracy or 0.0
+    _legend(axes, data, columns=2)
 
 
 def draw_path(data: ReportData, axes: Axes) -> None:
@@ -229,45 +333,58 @@ def draw_path(data: ReportData, axes: Axes) -> None:
     axes.set(xlabel="trial", ylabel="rate")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(fontsize=8)
+    _legend(axes, data)
 
 
 def draw_curves(data: ReportData, axes: Axes) -> None:
     """Accuracy over the epochs of each trial."""
     best = data.best.key if data.best else None
-    for record in sorted(data.records, key=lambda each: each.key == best):  # the best trial's is drawn on top
-        _curve(data, axes, record, heavy=record.key == best)
+    drawn = [record for record in data.records if record.key in data.curves]
+    axis = AccuracyAxis.of(data, (point[1] for record in drawn for point in _points(data, record)))
+    for record in sorted(drawn, key=lambda each: each.key == best):  # the best trial's is drawn on top
+        _curve(data, axes, record, axis, heavy=record.key == best)
+    axis.apply(axes)
     budget_line(data, axes)
     axes.set(xlabel="epoch of the trial", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8)
+    _legend(axes, data)
 
 
-def _curve(data: ReportData, axes: Axes, record: TrialRecord, *, heavy: bool) -> None:
-    many = len(data.records) > MANY
-    curve = [point for point in data.curves.get(record.key, ()) if "accuracy" in point]
-    line = axes.plot([point["epoch"] for point in curve], [point["accuracy"] for point in curve])[0]
-    line.set(color=WITHIN if record.feasible else OUTSIDE, linewidth=2.6 if heavy else 1.0)
+def _points(data: ReportData, record: TrialRecord) -> list[tuple[float, float]]:
+    """Epoch and accuracy of a learning curve."""
+    return [(point["epoch"], point["accuracy"]) for point in data.curves.get(record.key, ()) if "accuracy" in point]
+
+
+def _curve(data: ReportData, axes: Axes, record: TrialRecord, axis: AccuracyAxis, *, heavy: bool) -> None:
+    many, points = len(data.records) > MANY, _points(data, record)
+    colour = WITHIN if record.feasible else OUTSIDE
+    line = axes.plot([point[0] for point in points], [axis.place(point[1]) for point in points])[0]
+    line.set(color=colour, linewidth=2.6 if heavy else 1.0)
     line.set(alpha=1.0 if heavy else 0.25 if many else 0.7)
     if heavy or not many:
         line.set(marker="o", markersize=5 if heavy else 2.5)
+        axis.mark(axes, points, [colour] * len(points))
     if heavy:
         line.set_label(f"best: {at_rate(record.algorithm, record.requested_rate)}")
 
 
-_ACCURACY = "Accuracy against what was achieved. A bar spans the accuracies that a trial had from epoch to epoch."
+_OUTLIERS = " Triangles at the edge are further away."
+_ACCURACY = (
+    "Accuracy against what was achieved. A bar spans the accuracies that a trial had from epoch to epoch; one with "
+    "caps is the standard error." + _OUTLIERS
+)
 _PATH = "The path of the search: the requested rate of each trial."
-_CURVES = "Learning curves: accuracy at each evaluated epoch. The best trial's is drawn heavier."
-_PARETO = "Algorithms compared: nothing that was tried is both smaller and more accurate than the line."
+_CURVES = "Learning curves: accuracy at each evaluated epoch. The best trial's is drawn heavier." + _OUTLIERS
+_PARETO = "Algorithms compared: nothing that was tried is both smaller and more accurate than the line." + _OUTLIERS
 
 
-def plots(data: ReportData) -> dict[str, tuple[str, Draw]]:
-    """File name -> caption and plot, of those that this experiment has data for."""
-    drawn: dict[str, tuple[str, Draw]] = {"accuracy": (_ACCURACY, lambda axes: draw_accuracy(data, axes))}
+def plots(data: ReportData) -> dict[str, Plot]:
+    """File name -> plot, of those that this experiment has data for."""
+    drawn = {"accuracy": Plot(_ACCURACY, lambda axes: draw_accuracy(data, axes))}
     if data.records:
-        drawn["path"] = (_PATH, lambda axes: draw_path(data, axes))
+        drawn["path"] = Plot(_PATH, lambda axes: draw_path(data, axes))
     if any(len(curve) > 1 for curve in data.curves.values()):
-        drawn["curves"] = (_CURVES, lambda axes: draw_curves(data, axes))
+        drawn["curves"] = Plot(_CURVES, lambda axes: draw_curves(data, axes))
     if len(data.algorithms) > 1:
-        drawn["pareto"] = (_PARETO, lambda axes: draw_pareto(data, axes))
+        drawn["pareto"] = Plot(_PARETO, lambda axes: draw_pareto(data, axes))
     return drawn

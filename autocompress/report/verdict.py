@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from autocompress.budget import accuracy_margin
-from autocompress.errors import InfeasibleBudgetError, evaluates_differently
+from autocompress.errors import InfeasibleBudgetError, evaluates_differently, printable, short_text
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
 from autocompress.search import nearest_accuracy
@@ -21,8 +21,9 @@ _MOST_SENTENCES = 3
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that is not empty."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
+    """The first line of a text that is not empty, without control characters."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
+    return short_text(line)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -59,6 +60,7 @@ def gain(record: TrialRecord) -> str:
 
 def at_rate(algorithm: str, rate: float | None) -> str:
     """An algorithm and its requested rate, if any."""
+    algorithm = printable(algorithm)
     return algorithm if rate is None else f"{algorithm} at rate {number(rate)}"
 
 
@@ -72,6 +74,18 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
         text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
     return text if differs is None else f"{text}; {differs}"
+
+
+def trial_line(record: TrialRecord, index: int) -> str:
+    """One finished trial in one line of plain text."""
+    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
+    if record.accuracy is None:
+        return f"{named}{verdict(record)}"
+    margin = "-" if record.accuracy_margin is None else f"{record.accuracy_margin:+.2g}"
+    return (
+        f"{named}accuracy {number(record.accuracy)} ({margin} to the threshold), {gain(record)}, "
+        f"{counted(record.epochs, 'epoch')}, {record.seconds:.1f} s: {verdict(record)}"
+    )
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:
@@ -139,8 +153,19 @@ def headline(data: ReportData) -> str:
     return (
         f"{at_rate(best.algorithm, best.requested_rate)} removes {percent(best.parameters_removed)} of the parameters "
         f"and {percent(best.macs_removed)} of the multiply-accumulates, and makes the file "
-        f"{percent(best.size_removed)} smaller, within the accuracy budget."
+        f"{percent(best.size_removed)} smaller, within the accuracy budget{_slower(data)}."
     )
+
+
+_SURELY_SLOWER = 1.05
+
+
+def _slower(data: ReportData) -> str:
+    """What a headline must not leave out: the model that was found runs longer than the uncompressed one."""
+    sizes = data.sizes
+    if sizes is None or sizes.seconds_after <= _SURELY_SLOWER * sizes.seconds_before:
+        return ""
+    return f"; in PyTorch it takes {sizes.seconds_after / sizes.seconds_before:.2g} times as long"
 
 
 def findings(data: ReportData) -> list[str]:
@@ -151,6 +176,7 @@ def findings(data: ReportData) -> list[str]:
             _accuracy(data),
             *_disagreements(data),
             _holdout(data),
+            _sampling(data),
             _closeness(data),
             _failure(data),
             _conversions(data),
@@ -206,6 +232,20 @@ def _holdout(data: ReportData) -> str:
         f"{number(data.holdout_threshold)} tolerated by the same budget): {number(abs(margin), 2)} "
         f"{'inside' if margin >= 0 else 'outside'} it."
     )
+
+
+def _sampling(data: ReportData) -> str:
+    """What the number of samples alone leaves open, where it is known."""
+    preflight, found = data.plan.measured.preflight, data.best
+    accuracy = data.plan.measured.accuracy if found is None else found.accuracy
+    error = data.standard_error(accuracy)
+    if error is None or preflight is None:
+        return ""
+    text = f"Samples: {number(accuracy)} of {preflight.samples:,} has a standard error of {number(error, 2)}"
+    margin = None if found is None else found.accuracy_margin
+    if margin is None:
+        return f"{text}."
+    return f"{text}; the margin is {'more' if margin > _SURELY_INSIDE * error else 'no more'} than that."
 
 
 def _closeness(data: ReportData) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,18 @@ class AutoCompressionSearchSpaceGenerator:
         if not self._algorithms:
             raise ConfigError("a search space must have at least one algorithm (add_config); got none")
         return {ALGORITHM_KEY: {"_type": "choice", "_value": copy.deepcopy(self._algorithms)}}
+
+    def dump(self, path: str | os.PathLike[str]) -> None:
+        """Write the search space to a JSON file.
+
+        Raises:
+            ConfigError: there is none, or the file cannot be written.
+        """
+        text = json.dumps(self.dumps(), indent=2)
+        try:
+            Path(path).write_text(f"{text}\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the search space cannot be written to {os.fspath(path)!r}: {error}") from error
 
     @classmethod
     def loads(cls, search_space: Mapping[str, Any]) -> AutoCompressionSearchSpaceGenerator:

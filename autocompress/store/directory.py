@@ -19,15 +19,16 @@ from typing import Any, TypedDict
 from autocompress.errors import StoreError, command, short
 from autocompress.plain_json import dumps, parse
 from autocompress.records import SCHEMA_VERSION, ModelSizes, TrialRecord
-from autocompress.store.journal import Journal
+from autocompress.store.journal import Journal, sealed, unsealed
 from autocompress.store.locks import lock, lock_holder, this_process, write_holder
 from autocompress.typed_fields import DIRECTORY_NAME, checked
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file to a temporary one, sync it to disk, and rename it."""
+def write_json(path: Path, content: Mapping[str, Any], *, checksum: bool = False) -> None:
+    """Write a JSON file to a temporary one, sync it to disk, and rename it; `checksum`: as its last key."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = dumps(content, indent=2)
+    text = sealed(text) if checksum else text
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
@@ -39,15 +40,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         raise StoreError(f"{path} cannot be written: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+def read_json(path: Path, *, checksum: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; `checksum`: that was written with one."""
     try:
-        content = parse(path.read_bytes())
+        content = unsealed(path.read_bytes()) if checksum else parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path} must hold a JSON object; got {type(content).__name__}")
     return content
+
+
+_MOST_BYTES = 1 << 18
+"""Of what is read of a process' output."""
+
+
+def read_end(path: Path) -> str:
+    """The end of a text file that may be very long."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -139,11 +154,25 @@ class _Found(dict[str, Any]):
         raise StoreError(f"{self._path} must have {name}; it does not")
 
 
+def usable_path(path: str | Path) -> Path:
+    """The path, absolute.
+
+    Raises:
+        StoreError: no file can have it: NUL, half a surrogate pair, too long, below a directory that cannot be entered.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no home directory of a `~user`
+        raise StoreError(f"a path must be one that a file can have; got {short(str(path))}: {error}") from error
+    return found
+
+
 class ExperimentDirectory:
     """The files of one experiment; the directory need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().resolve()
+        self.path = usable_path(path)
         self.journal = Journal(self.path / "journal.jsonl")
 
     @property
@@ -173,7 +202,7 @@ class ExperimentDirectory:
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write `experiment.json`."""
-        write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings})
+        write_json(self.settings_path, {"schema_version": SCHEMA_VERSION, **settings}, checksum=True)
 
     def settings(self) -> dict[str, Any]:
         """The content of `experiment.json`.
@@ -183,9 +212,10 @@ class ExperimentDirectory:
         """
         if not self.exists():
             raise StoreError(f"{self.path} holds no experiment: experiment.json is missing")
-        settings = read_json(self.settings_path)
-        if settings.pop("schema_version", None) != SCHEMA_VERSION:
+        if read_json(self.settings_path).get("schema_version") != SCHEMA_VERSION:
             raise StoreError(f"{self.settings_path} was written by another version of autocompress")
+        settings = read_json(self.settings_path, checksum=True)
+        del settings["schema_version"]
         return settings
 
     def trial(self, key: str) -> TrialDirectory:
@@ -205,6 +235,8 @@ class ExperimentDirectory:
             except BlockingIOError as error:
                 holder = path.read_text(errors="replace").strip() or "unknown"
                 raise StoreError(f"the experiment in {self.path} is being run by process {holder}") from error
+            except OSError as error:
+                raise StoreError(f"the experiment in {self.path} cannot be locked: {error}") from error
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -230,26 +262,26 @@ class TrialDirectory:
     def record(self) -> TrialRecord | None:
         """The trial's record, None when it has not ended."""
         path = self.path / "record.json"
-        return TrialRecord.from_dict(read_json(path)) if path.exists() else None
+        return TrialRecord.from_dict(read_json(path, checksum=True)) if path.exists() else None
 
     def write_record(self, record: TrialRecord) -> None:
         """Write the trial's record, which marks it as ended."""
-        write_json(self.path / "record.json", record.to_dict())
+        write_json(self.path / "record.json", record.to_dict(), checksum=True)
 
     def sizes(self) -> ModelSizes | None:
         """Layer sizes of the model and of the uncompressed one; None where the model was never verified."""
         path = self.path / "layers.json"
-        return ModelSizes.from_dict(read_json(path)) if path.exists() else None
+        return ModelSizes.from_dict(read_json(path, checksum=True)) if path.exists() else None
 
     def write_sizes(self, sizes: ModelSizes) -> None:
         """Write the layer sizes."""
-        write_json(self.path / "layers.json", sizes.to_dict())
+        write_json(self.path / "layers.json", sizes.to_dict(), checksum=True)
 
     def append_epoch(self, epoch: Mapping[str, Any]) -> None:
         """Add a line to the learning curve."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "curve.jsonl").open("a", encoding="utf-8") as file:
-            file.write(dumps(epoch) + "\n")
+            file.write(sealed(dumps(epoch)) + "\n")
 
     def curve(self) -> list[dict[str, Any]]:
         """The learning curve so far: one object for each evaluated epoch."""
@@ -262,12 +294,9 @@ class TrialDirectory:
         (self.path / "traceback.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def traceback(self) -> str | None:
-        """The output of a failed trial; None where nothing failed."""
+        """The end of the output of a failed trial; None where nothing failed."""
         path = self.path / "traceback.txt"
-        try:
-            return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+        return read_end(path) if path.exists() else None
 
     def clear(self) -> None:
         """Remove the files of an earlier attempt."""

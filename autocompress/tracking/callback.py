@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import contextvars
 import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, unknown_name
+from autocompress.errors import AutoCompressError, ConfigError, InfeasibleBudgetError, StoreError, unknown_name
+from autocompress.plan import ExperimentPlan
 from autocompress.records import TrialRecord
+from autocompress.report.verdict import at_rate, gain, trial_line
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 
@@ -87,6 +91,74 @@ def run_name(trial: PendingTrial) -> str:
     return str(found["algorithm"]) if rate is None else f"{found['algorithm']}-{rate:g}"
 
 
+_shows_progress = contextvars.ContextVar("shows_progress", default=True)
+
+
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """Print nothing of searches in the block, as the command line has a display of its own."""
+    before = _shows_progress.set(False)
+    try:
+        yield
+    finally:
+        _shows_progress.reset(before)
+
+
+def say(text: str) -> None:
+    """Print a line about a search, unless in `without_progress`."""
+    if _shows_progress.get():
+        print(text, flush=True)
+
+
+class Progress(Callback):
+    """Prints a line for each trial; in a notebook under a bar.
+
+    Args:
+        store: the search's directory.
+        trials: how many have ended already.
+    """
+
+    def __init__(self, store: ExperimentDirectory, trials: int) -> None:
+        self._store, self._trials = store, trials
+        self._bar: Any = None
+        print(f"the search is in {store.path}", flush=True)
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Print its line."""
+        self._trials += 1
+        text = trial_line(record, self._trials)
+        if not _is_notebook():
+            print(text, flush=True)
+            return
+        self._bar = self._bar or self._new_bar()
+        self._bar.write(text)
+        self._bar.update(self._trials - self._bar.n)
+
+    def on_search_end(self, result: CompressionResult) -> None:
+        """Print what was found; that nothing was is raised."""
+        self.close()
+        with contextlib.suppress(AutoCompressError):
+            best = result.best
+            print(
+                f"best: {at_rate(best.algorithm, best.requested_rate)}, {gain(best)}; {result.checkpoint}", flush=True
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _new_bar(self) -> Any:
+        from tqdm.auto import tqdm  # here: it looks for a notebook's widgets
+
+        return tqdm(total=ExperimentPlan.read(self._store).most_trials, unit="trial")
+
+
+def _is_notebook() -> bool:
+    shell = getattr(builtins, "get_ipython", None)
+    return shell is not None and "IPKernelApp" in getattr(shell(), "config", {})
+
+
 _SECONDS_BETWEEN = 0.5
 _logger = logging.getLogger("autocompress.tracking")
 
@@ -97,15 +169,18 @@ class Follower:
     def __init__(self, store: ExperimentDirectory, callbacks: Sequence[Callback]) -> None:
         self._store = store
         self._callbacks = list(callbacks)
+        self._ledger: Ledger | None = None
         known = Ledger(store).records if store.journal.path.exists() else []
         self._reported = len(known)
+        if _shows_progress.get():
+            self._callbacks.append(Progress(store, self._reported))
         self._epochs = {record.key: len(store.trial(record.key).curve()) for record in known}
 
     def poll(self) -> None:
         """Report what has happened since the last call."""
         if not self._callbacks or not self._store.journal.path.exists():
             return
-        ledger = Ledger(self._store)
+        ledger = self._read()
         for record in ledger.records[self._reported :]:
             if record.key in ledger.proposed:
                 self._report_epochs(ledger.proposed[record.key])
@@ -113,6 +188,16 @@ class Follower:
             self._reported += 1
         for trial in ledger.open.values():
             self._report_epochs(trial)
+
+    def _read(self) -> Ledger:
+        """What is new only; all of it after an error, as a journal may be cut when it is repaired."""
+        known, self._ledger = self._ledger, None
+        if known is None:
+            known = Ledger(self._store)
+        else:
+            known.refresh()
+        self._ledger = known
+        return known
 
     def end(self) -> None:
         """The search has ended by itself: report what is left, and its end."""

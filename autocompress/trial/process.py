@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autocompress.store import ExperimentDirectory, killed_message
+from autocompress.store.directory import read_end
 from autocompress.store.locks import identity_of, is_running, this_process
 
 
@@ -216,11 +217,11 @@ class TrialProcess:
         """Wait for its end."""
         while (code := self._poll()) is None:
             time.sleep(_POLL_SECONDS / 2)
-        printed = self._output.read_text(errors="replace").strip()
         if self._overdue:
             return ProcessEnd(killed=overdue_message(self._seconds))
         if code < 0:
             return ProcessEnd(killed=killed_message(signal.Signals(-code).name))
+        printed = read_end(self._output).strip()
         return ProcessEnd(crash=printed or f"the trial ended with code {code}") if code else ProcessEnd()
 
 
@@ -247,7 +248,10 @@ class Reporter(Protocol):
     """Receives the results of a trial; these methods discard them."""
 
     def report_epoch(self, result: dict[str, Any]) -> None:  # noqa: ARG002
-        """An intermediate result: `default` and `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1)."""
+        """An intermediate result: `accuracy` (evaluator's unit), `accuracy_margin`, `epoch` (from 1).
+
+        `default` is the score as far as it is known: a model within the budget counts with its requested rate.
+        """
         return
 
     def report_final(self, result: dict[str, Any]) -> None:  # noqa: ARG002

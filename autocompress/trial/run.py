@@ -21,11 +21,12 @@ from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.module import ModuleClass, evaluate
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, short_text
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
+from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
@@ -270,7 +271,7 @@ class _Trial:
             if is_full(error):
                 raise StoreError(disk_full_message(self.experiment.path)) from error
             self.directory.write_traceback(traceback.format_exc())
-            record = dataclasses.replace(record, error=f"{type(error).__name__}: {error}")
+            record = dataclasses.replace(record, error=f"{type(error).__name__}: {short_text(str(error))}")
         return dataclasses.replace(record, seconds=round(time.monotonic() - started, 3))
 
     def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
@@ -310,7 +311,9 @@ class _Trial:
         return load_compressed(path, original)
 
     def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
-        result = {"default": accuracy, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
+        reduction = requested_rate(self.parameters) or 0.0  # what is removed is not measured yet
+        so_far = score(reduction, budget, self.threshold)
+        result = {"default": so_far, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
         self.directory.append_epoch({**result, "time": time.time()})
         self.reporter.report_epoch(result)
 

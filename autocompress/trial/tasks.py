@@ -140,10 +140,10 @@ def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:
 
 def _sizes(module: ModuleClass, model: nn.Module) -> ModelSizes:
     original, inputs = fresh_model(module), example_inputs(module)
-    latency = measure_latency(model, original, inputs)
+    latency, before = measure_latency(model, original, inputs), layer_sizes(original, inputs)
     return ModelSizes(
-        before=tuple(layer_sizes(original, inputs)),
-        after=tuple(layer_sizes(model, inputs)),
+        before=tuple(before),
+        after=tuple(layer_sizes(model, inputs, before)),
         seconds_before=latency.original_seconds,
         seconds_after=latency.seconds,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from autocompress.cli.snapshot import holder
 from autocompress.records import TrialRecord
+from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 from tests.cli.support import invoke
 from tests.written import finish, plan, propose, record
@@ -256,3 +257,14 @@ def test_nothing_is_said_of_rounding(store):
     Ledger(store).add_verdict("key0", Verdict(0.895 * (1 - 2e-7), None, True))
     for command in ("status", "trials", "best"):
         assert "differently" not in invoke(command, store.path).output
+
+
+def test_status_of_a_finished_search_whose_page_is_kept(store, hold):
+    ledger = Ledger(store)
+    for key in list(ledger.open):
+        ledger.close(key)
+    finish(ledger)
+    ledger.add_verdict(CompressionResult(store).best.key, Verdict(0.895, None, True))
+    process = hold(store.path)
+    state = invoke("status", store.path).output.splitlines()[0]
+    assert state == f"state    ended; process {process.pid} still shows its page"

@@ -10,6 +10,7 @@ from autocompress.cli.snapshot import Reader, holder, take
 from autocompress.plain_json import dumps
 from autocompress.plan import NniPlan
 from autocompress.store import ExperimentDirectory, Ledger
+from autocompress.store.journal import sealed
 from tests.written import plan, record
 
 URL = "http://127.0.0.1:8080/secret/oview"
@@ -68,7 +69,8 @@ def test_of_what_has_changed_only_what_is_new_is_read(store, monkeypatch):
 def test_a_line_that_is_being_written_is_read_when_it_is_whole(store):
     reader = Reader(store)
     before = len(reader.take().records)
-    line = dumps({"event": "result", "record": record("key9", 0.6, feasible=True).to_dict()}).encode() + b"\n"
+    event = {"event": "result", "record": record("key9", 0.6, feasible=True).to_dict()}
+    line = sealed(dumps(event)).encode() + b"\n"
     for part in (line[:20], line[20:-1], line[-1:]):
         with store.journal.path.open("ab") as file:
             file.write(part)

@@ -1,14 +1,21 @@
 """`autocompress check`: in a process of its own, as a table or as JSON."""
 
+import dataclasses
+import io
 import json
 import re
 
 import pytest
+from rich.console import Console
 
+from autocompress.cli.tables import checks_table, reasons_against, trial_lines, trials_table
 from autocompress.registry import algorithms
 from autocompress.search_space import default_space
+from autocompress.store import Verdict
+from autocompress.trial.check import AlgorithmCheck, Reduction
 from tests.cli.support import invoke
 from tests.curve_modules import Knee
+from tests.written import record
 
 KNEE = "tests/curve_modules.py:Knee"
 
@@ -90,3 +97,28 @@ def test_a_bad_search_space(tmp_path):
     assert answer.exit_code == 2, answer.output
     assert "space.json" in answer.stderr, answer.stderr
     assert not answer.stdout
+
+
+def test_many_trials_are_the_same_table_without_rich():
+    records = [record(f"key{number}", number / 40, feasible=number < 20) for number in range(40)]
+    records.append(dataclasses.replace(records[0], accuracy=None, error="ValueError: \x1b[31mlong " + "reason " * 50))
+    verdicts = {"key3": Verdict(0.2, None, False)}
+    console = Console(width=1000, file=io.StringIO())
+    console.print(trials_table(records, verdicts=verdicts))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert trial_lines(records, verdicts) == lines
+    assert "\x1b" not in lines[-1]
+
+
+def test_what_check_found_fits_a_terminal():
+    reductions = (Reduction(0.3, 0.297, 0.512, 0.498, 0.46, 0.2), Reduction(0.9, 0.897, 0.992, 0.998, 0.96, 10.2))
+    checks = [
+        AlgorithmCheck("magnitude_sparsity", True, fine_tunes=True, reductions=reductions),
+        AlgorithmCheck("mean_activation+dorefa", False, "no layer of type 'Linear' " * 10),
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(checks_table(checks))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 4, "nothing is wrapped"
+    assert "\u2026" not in console.file.getvalue(), "nothing is cut"
+    assert reasons_against(checks) == [f"mean_activation+dorefa does not apply: {checks[1].reason}"]

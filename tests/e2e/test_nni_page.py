@@ -10,6 +10,13 @@ import pytest
 import requests
 
 from autocompress import AutoCompressionExperiment
+from autocompress.engines.nni.wire_format import flattened, to_page_parameters
+from autocompress.nncf import CompressionConfig
+from autocompress.nncf.search_translation import search_space_of
+from autocompress.search import proposals
+from autocompress.search_space import load_search_space
+from autocompress.settings import AccuracyAwareSettings
+from autocompress.trial.spec import uncompressed_parameters
 from tests import curve_modules
 from tests.e2e.browser import looking
 from tests.e2e.launch import search_space
@@ -17,12 +24,8 @@ from tests.e2e.study import FEW
 from tests.e2e.support import ROOT, free_port, processes_of, until
 
 pytestmark = pytest.mark.slow
-NAMELESS = re.compile(r"net::ERR_(NAME_NOT_RESOLVED|INTERNET_DISCONNECTED|NAME_RESOLUTION_FAILED)")
-"""Of NNI's icons, which are Microsoft's: a page of NNI's works without them."""
-
-
-def complaints(look):
-    return [text for text in look.complaints if not NAMELESS.search(text)]
+HOST = "127.0.0.1"
+SPACES = sorted((ROOT / "search_spaces").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,8 @@ def test_the_overview(experiment):
         look.page.get_by_text("DONE").first.wait_for()
         look.page.get_by_text("AdaptiveCompression").first.wait_for()
         look.keep("nni-overview")
-        assert complaints(look) == []
+        assert look.complaints == []
+        assert look.hosts == {HOST}, "nothing is asked of anybody else"
 
 
 @pytest.mark.parametrize("tab", ["Default metric", "Hyper-parameter", "Duration", "Intermediate result"])
@@ -61,8 +65,83 @@ def test_the_trials(experiment, tab):
             look.page.get_by_text("uncompressed").first.wait_for()
         look.page.wait_for_timeout(1000)  # charts are drawn bit by bit
         look.keep(f"nni-{tab.lower().replace(' ', '-')}")
-        assert complaints(look) == []
+        assert look.complaints == []
+        assert look.hosts == {HOST}, "nothing is asked of anybody else"
         assert look.page.get_by_text("SUCCEEDED").count() == 4, "the uncompressed model and three trials"
+
+
+def axes(page):
+    """Names of the hyper-parameter view's axes."""
+    page.get_by_role("tab", name="Hyper-parameter").click()
+    page.locator(".parcoords .dimension .label").first.wait_for()
+    return page.locator(".parcoords .dimension .label").all_text_contents()
+
+
+def test_the_hyper_parameter_view_has_axes_that_differ(experiment):
+    with looking(place(experiment.url, "detail")) as look:
+        found = axes(look.page)
+    assert found == [
+        "search/requested_rate",
+        "search/start_from",
+        "default",
+        "accuracy",
+        "accuracy_margin",
+        "parameters_removed",
+        "bytes",
+        "algorithm",
+    ]
+
+
+def test_the_icons_are_there(experiment):
+    with looking(place(experiment.url, "detail")) as look:
+        look.page.get_by_text("SUCCEEDED").first.wait_for()
+        loaded = look.page.evaluate(
+            "document.fonts.ready.then(() => [...document.fonts].map(f => [f.family, f.status]))"
+        )
+        icons = [status for family, status in loaded if "FabricMDL2Icons" in family and status != "unloaded"]
+        assert icons
+        assert set(icons) == {"loaded"}
+
+
+def shown_instead(experiment, space):
+    """What the manager answers, with another search space and trials that it may give."""
+    url = place(experiment.url, "api/v1/nni")
+    profile = requests.get(f"{url}/experiment", timeout=10).json()
+    profile["params"]["searchSpace"] = flattened(space.wire)
+    settings = AccuracyAwareSettings()
+    rates = [proposal.requested_rate for proposal in proposals(settings.searches(space), [])]
+    chosen = [
+        settings.parameters(space, algorithm.name, rate)
+        for algorithm, rate in zip(space.algorithms, rates, strict=True)
+    ]
+    search = {"lr_factor": 1.0, "start_from": None, "epochs": 3, "initial": True, "seed": 0}
+    given = [uncompressed_parameters(), *({**parameters, "search": search} for parameters in chosen)]
+    jobs = requests.get(f"{url}/trial-jobs", timeout=10).json()
+    trials = []
+    for number, parameters in enumerate(given):
+        sent = {"parameter_id": number, "parameter_source": "algorithm", "parameters": to_page_parameters(parameters)}
+        trials.append({**jobs[number % len(jobs)], "sequenceId": number, "hyperParameters": [json.dumps(sent)]})
+        trials[-1]["trialJobId"] = f"trial{number}"
+    return profile, trials
+
+
+def test_no_search_space_leaves_the_page_blank(experiment):
+    answers = {}
+    with looking(place(experiment.url, "oview")) as look:
+        look.page.route("**/api/v1/nni/experiment", lambda route: route.fulfill(json=answers["profile"]))
+        look.page.route("**/api/v1/nni/trial-jobs", lambda route: route.fulfill(json=answers["trials"]))
+        look.page.route("**/api/v1/nni/metric-data**", lambda route: route.fulfill(json=[]))  # of the real trials
+        for file in SPACES:
+            config = file.suffix == ".json5"  # NNCF's
+            space = load_search_space(search_space_of(CompressionConfig.from_json(file)) if config else file)
+            answers["profile"], answers["trials"] = shown_instead(experiment, space)
+            look.page.goto(place(experiment.url, "detail"))
+            look.page.get_by_text("SUCCEEDED").first.wait_for()
+            assert look.page.get_by_text("SUCCEEDED").count() == len(answers["trials"]), file.name
+            assert 1 < len(axes(look.page)) <= 8, file.name
+            look.keep(f"nni-space-{file.stem}")
+            assert look.complaints == [], file.name
+        assert look.hosts == {HOST}
 
 
 def test_the_uncompressed_model_is_at_rate_0(experiment):
@@ -103,7 +182,8 @@ def look_at(url, text, name):
     with looking(url) as look:
         look.page.get_by_text(text).first.wait_for()
         look.keep(name)
-        assert complaints(look) == []
+        assert look.complaints == []
+        assert look.hosts == {HOST}, "nothing is asked of anybody else"
 
 
 def test_a_page_while_it_runs_that_stays_and_is_opened_again(tmp_path, monkeypatch):

@@ -70,3 +70,13 @@ def test_the_table_can_be_sorted(report):
         head.click()
         assert rates() == sorted(before, reverse=True)
         assert look.page.locator("th[aria-sort=descending]").inner_text().startswith("rate")
+
+
+def test_of_very_many_trials_the_best_are_in_the_table(tmp_path):
+    report = write_report(written(tmp_path / "experiment", 1500))
+    assert report.stat().st_size < 3_000_000
+    with looking(report) as look:
+        assert look.page.locator("#trials tbody tr").count() == 1000
+        look.page.get_by_text("Of 1,500 trials these are the 1,000 of the highest scores").wait_for()
+        assert look.page.locator("#trials tbody tr.best").count() == 1
+        look.keep("report-many")

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from autocompress.records import Preflight
 from autocompress.report.data import read_report_data, reasons
 from autocompress.report.page import page
 from autocompress.report.verdict import (
@@ -187,3 +188,18 @@ def test_an_int8_model_that_is_worse_than_its_simulation_is_told(begun):
         "at rate 0.5, 0.892 and 0.5."
     ) in findings(read_report_data(begun))
     assert verdict(found) == "outside as int8; 0.892 in simulation"
+
+
+def test_a_model_that_is_slower_is_told_in_the_headline(ended):
+    assert "times as long" not in headline(read_report_data(ended))
+    trial = ended.trial(read_report_data(ended).best.key)
+    trial.write_sizes(dataclasses.replace(trial.sizes(), seconds_before=0.001, seconds_after=0.0025))
+    assert headline(read_report_data(ended)).endswith("budget; in PyTorch it takes 2.5 times as long.")
+
+
+def test_what_the_number_of_samples_leaves_open(begun):
+    found = Preflight((0.9,), None, None, 0.1, samples=1000)
+    begun.write_settings(plan(baseline=dataclasses.replace(plan().measured, preflight=found)).to_dict())
+    finish(Ledger(begun))
+    told = [text for text in findings(read_report_data(begun)) if text.startswith("Samples: ")]
+    assert told == ["Samples: 0.895 of 1,000 has a standard error of 0.0097; the margin is no more than that."]

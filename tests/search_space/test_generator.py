@@ -403,3 +403,12 @@ def test_a_missing_file(tmp_path):
 def test_other_sources(source):
     with pytest.raises(ConfigError, match="a search space must be an object"):
         load_search_space(source)
+
+
+def test_a_search_space_is_written_to_a_file(tmp_path):
+    generator = AutoCompressionSearchSpaceGenerator()
+    generator.add_config("l2", [{"sparsity": UNIFORM, "op_types": ["Conv2d"]}])
+    generator.dump(tmp_path / "space.json")
+    assert load_search_space(tmp_path / "space.json").wire == load_search_space(generator.dumps()).wire
+    with pytest.raises(ConfigError, match=r"^the search space cannot be written to '/dev/null/space\.json': "):
+        generator.dump("/dev/null/space.json")

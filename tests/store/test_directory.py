@@ -376,3 +376,37 @@ def test_a_learning_curve_of_another_type(directory):
     directory.trial(KEY).append_epoch({"epoch": 1, "accuracy": "high"})
     with pytest.raises(StoreError, match=r"curve\.jsonl: accuracy must be a finite number; got 'high'"):
         directory.trial(KEY).curve()
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b", "x" * 5000])
+def test_a_path_that_no_file_can_have(path):
+    with pytest.raises(StoreError, match=r"^a path must be one that a file can have; got ") as caught:
+        ExperimentDirectory(path)
+    assert str(caught.value).encode()
+
+
+def test_a_directory_that_cannot_be_locked():
+    with pytest.raises(StoreError, match="cannot be locked: "), ExperimentDirectory("/dev/null/x").locked():
+        pass
+
+
+def test_of_a_long_traceback_the_end_is_read(directory):
+    trial_directory = directory.trial(KEY)
+    trial_directory.write_traceback("x" * 10_000_000 + "ValueError: at its end")
+    assert len(trial_directory.traceback()) < 1_000_000
+    assert trial_directory.traceback().endswith("ValueError: at its end")
+
+
+@pytest.mark.parametrize("content", [{}, {"a": 1, "b": [{"c": None}]}])
+def test_a_file_with_a_checksum(tmp_path, content):
+    path = tmp_path / "file.json"
+    write_json(path, content, checksum=True)
+    assert read_json(path, checksum=True) == content
+    assert json.loads(path.read_text()).keys() == {*content, "checksum"}
+    path.write_text(path.read_text().replace("1", "2") + " ")
+    if content:
+        with pytest.raises(StoreError, match="it is not what was written"):
+            read_json(path, checksum=True)
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="it must end with a checksum"):
+        read_json(path, checksum=True)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.errors import StoreError
-from autocompress.store.journal import Journal
+from autocompress.store.journal import Journal, sealed, unsealed
 
 FIRST, SECOND = {"event": "proposal", "key": "a"}, {"event": "result", "record": {"rate": 0.5, "name": "Prüfung"}}
 
@@ -68,7 +68,7 @@ def test_a_last_line_that_only_lacks_its_end_counts(two):
     assert two.path.read_bytes() == whole, "the event that a reader has seen is taken back, or the next joins its line"
 
 
-@pytest.mark.parametrize("garbage", [b'{"event": "pro', b"\x00\x00\x00", b"\xff\xfe", b"[1, 2]\n", b"null\n", b"\n"])
+@pytest.mark.parametrize("garbage", [b'{"event": "pro', b"\x00\x00\x00", b"\xff\xfe", b"[1, 2]", b"null"])
 def test_a_damaged_last_line_is_dropped_and_repaired(two, garbage):
     whole = two.path.read_bytes()
     two.path.write_bytes(whole + garbage)
@@ -80,13 +80,63 @@ def test_a_damaged_last_line_is_dropped_and_repaired(two, garbage):
 
 
 @pytest.mark.parametrize("garbage", [b"{", b"[1]", b"", b"\x00"])
-@pytest.mark.parametrize("line", [1, 2])
-def test_a_damaged_line_before_the_last_is_an_error(two, line, garbage):
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_damaged_line_is_an_error(two, line, garbage):
     lines = two.path.read_bytes().splitlines()
     lines.insert(line - 1, garbage)
     two.path.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(StoreError, match=rf"journal\.jsonl is damaged at line {line}$"):
         two.read()
+
+
+@pytest.mark.parametrize("garbage", [b"[1, 2]\n", b"null\n", b"\n", b'{"event": "pro\n'])
+def test_a_damaged_last_line_with_its_end_is_no_cut(two, garbage):
+    whole = two.path.read_bytes()
+    two.path.write_bytes(whole + garbage)
+    with pytest.raises(StoreError, match=r"damaged at line 3$"):
+        two.read()
+    with pytest.raises(StoreError, match=r"damaged at its last line$"):
+        two.repair()
+    assert two.path.read_bytes() == whole + garbage
+
+
+@pytest.fixture
+def short(journal):
+    journal.append("a")
+    journal.append("b")
+    return journal
+
+
+def test_each_flipped_bit_is_found(short):
+    whole = short.path.read_bytes()
+    for place in range(8 * len(whole)):
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        short.path.write_bytes(broken)
+        with pytest.raises(StoreError, match=r"damaged at line [12]$"):
+            short.read()
+
+
+def test_a_flipped_bit_is_not_repaired_away(short):
+    whole = short.path.read_bytes()
+    begin = whole.index(b"\n") + 1
+    for place in range(8 * begin, 8 * len(whole)):
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        short.path.write_bytes(broken)
+        with pytest.raises(StoreError, match=r"damaged at its last line$"):
+            short.repair()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"a": 1}', '{"a": {"b": []}}', '{\n  "ä": 1\n}', '{"checksum": 1}'])
+def test_a_sealed_text_is_json_and_comes_back(text):
+    whole = sealed(text)
+    assert whole.count("\n") == text.count("\n") + ("\n" in text)
+    assert list(json.loads(whole)) == [*{**json.loads(text), "checksum": ""}]
+    if "checksum" not in text:
+        assert unsealed(whole.encode()) == json.loads(text)
+    with pytest.raises(ValueError, match=r"^it must end with a checksum; it does not$"):
+        unsealed(text.encode())
 
 
 def test_repairing_a_whole_journal_changes_nothing(two):

@@ -1,13 +1,18 @@
 """Callbacks are told of everything once, in order, and disturb nothing."""
 
+import builtins
 import threading
+import types
+import warnings
 
 import pytest
 
 from autocompress.errors import InfeasibleBudgetError
+from autocompress.plan import NniPlan
+from autocompress.search.adaptive import search_length
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.tracking import Callback
-from autocompress.tracking.callback import Follower, notify_callbacks
+from autocompress.tracking.callback import Follower, notify_callbacks, without_progress
 from tests.written import plan, record
 
 
@@ -121,3 +126,67 @@ def test_nothing_within_the_budget_is_an_end_too(store):
     with pytest.raises(InfeasibleBudgetError), notify_callbacks(store, [told]):
         raise InfeasibleBudgetError(0.5, 0.8, [])
     assert told.heard == [("search", 0), "closed"]
+
+
+def test_a_search_prints_a_line_for_each_trial_and_where_it_is(store, capsys):
+    with notify_callbacks(store, []) as end:
+        begin(store, "a")
+        finish(store, "a")
+        end()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"the search is in {store.path}"
+    assert lines[1].startswith("trial 1: l2 at rate 0.5: accuracy 0.895 (+0.004 to the threshold), 50.0% of the param")
+    removed = "50.0% of the parameters removed, 50.0% smaller"
+    assert lines[2:] == [f"best: l2 at rate 0.5, {removed}; {store.trial('a').checkpoint}"]
+
+
+def test_after_a_resume_the_numbers_go_on(store, capsys):
+    begin(store, "a")
+    finish(store, "a")
+    with notify_callbacks(store, []):
+        begin(store, "b")
+        finish(store, "b")
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()] == ["the sear", "trial 2:"]
+
+
+def test_the_command_line_has_a_display_of_its_own(store, capsys):
+    with without_progress(), notify_callbacks(store, []) as end:
+        begin(store, "a")
+        finish(store, "a")
+        end()
+    assert capsys.readouterr().out == ""
+
+
+def test_only_what_is_new_is_read(store, monkeypatch):
+    starts, read = [], type(store.journal)._bytes
+    noted = lambda self, start: starts.append(start) or read(self, start)  # noqa: E731
+    follower = Follower(store, [Told()])
+    begin(store, "a")
+    follower.poll()
+    size = store.journal.size()
+    begin(store, "b")
+    monkeypatch.setattr(type(store.journal), "_bytes", noted)
+    follower.poll()
+    assert max(starts) == size
+    assert starts.count(0) == 2, "the learning curves of the two trials"
+
+
+def test_in_a_notebook_there_is_a_bar(store, capsys, monkeypatch):
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})  # as IPython says that it is one
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm's, that a notebook's own bar needs ipywidgets
+        with notify_callbacks(store, []):
+            for key in ("a", "b"):
+                begin(store, key)
+                finish(store, key)
+    told = capsys.readouterr()
+    assert "trial 2: l2 at rate 0.5" in told.out
+    assert f"2/{plan().most_trials} [" in told.err
+
+
+def test_the_bar_has_the_most_trials_of_the_search():
+    assert plan().most_trials == search_length(plan().searches, [1], 1).trials
+    assert plan(tuner="TPE", engine=NniPlan("x", {"maxTrialNumber": 7})).most_trials == 7
+    assert plan(engine=NniPlan("x", {"maxTrialNumber": 3})).most_trials == 3
+    assert plan(tuner="TPE").most_trials is None

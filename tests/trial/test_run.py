@@ -95,7 +95,7 @@ def test_a_feasible_trial(tmp_path):
     assert record.macs_removed == pytest.approx(0.5)
     assert record.bytes == (tmp_path / record.checkpoint / "weights.pt").stat().st_size
     assert [entry["epoch"] for entry in listener.epochs] == [1]
-    assert listener.epochs[0] == {"default": 0.9, "accuracy": 0.9, "accuracy_margin": pytest.approx(0.1), "epoch": 1}
+    assert listener.epochs[0] == {"default": 0.5, "accuracy": 0.9, "accuracy_margin": pytest.approx(0.1), "epoch": 1}
     assert listener.final["default"] == record.score
     assert listener.final["feasible"] == 1
     assert json.loads((tmp_path / "trials" / record.key / "record.json").read_text())["key"] == record.key
@@ -377,3 +377,10 @@ def test_what_a_checkpoint_cannot_hold_fails_the_trial(tmp_path):
     record = run_trial(Tempered, parameters(), threshold=0.8, directory=tmp_path)
     assert record.state == "failed"
     assert "must be parameters or buffers of its state dict" in record.error
+
+
+def test_a_trial_that_runs_and_one_that_has_ended_report_the_same_metric(tmp_path):
+    reporter = Listener()
+    record = run_trial(modules.Flat, parameters(0.9), threshold=2.0, directory=tmp_path, reporter=reporter)
+    assert not record.feasible
+    assert [each["default"] for each in reporter.epochs][-1] == pytest.approx(record.score)

@@ -5,8 +5,9 @@ A checkpoint needs neither pickled code nor another quantization to be loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from autocompress.compression.model_state import positional_arguments, suppress_
 from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compression.state_values import DTYPES
 from autocompress.errors import StoreError
+from autocompress.records import LayerSize
 
 TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
 """Loggers of messages about missing libraries and deprecations."""
@@ -88,6 +90,29 @@ class Int8Model(GraphModel):
             if not name.startswith(_QPARAMS):
                 yield tensor
 
+    def layer_sizes(self, inputs: tuple[Any, ...], original: Sequence[LayerSize]) -> list[LayerSize]:
+        """Size of each layer, an operation of the graph with weights.
+
+        Args:
+            inputs: of one forward pass.
+            original: layers of the uncompressed model: the graph names biases, and weights that are not quantized;
+                other layers are found by the order of those of the same kind.
+        """
+        measured = _Measured(self.graph)
+        with torch.no_grad():
+            measured.run(*inputs)
+        named = {layer.name for layer in measured.layers if layer.name}
+        left = {
+            kind: [each.name for each in original if kind in each.kind and each.name not in named] for kind in _KINDS
+        }
+        found = []
+        for layer in measured.layers:
+            names = left.get(layer.kind) or []
+            name = layer.name or (names.pop(0) if names else "")
+            if name:
+                found.append(dataclasses.replace(layer, name=name))
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The graph, and the shapes and types of its tensors, as JSON; the values are in the state dict.
 
@@ -116,6 +141,46 @@ class Int8Model(GraphModel):
             return cls(fx.GraphModule(root, graph))
         except Exception as error:  # torch raises various errors
             raise StoreError(f"the checkpoint's int8 graph cannot be built: {error}") from error
+
+
+_KINDS = ("Conv", "Linear")
+_DEQUANTIZE = "dequantize"
+
+
+class _Measured(fx.Interpreter):
+    """Runs a graph and notes the operations that have weights; a layer whose name is not known has none."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.layers: list[LayerSize] = []
+        self._tensors = graph.state_dict()
+
+    def run_node(self, node: fx.Node) -> Any:
+        """Its value."""
+        value = super().run_node(node)
+        targets = {} if "quantize" in str(node.target) else self._weights(node)
+        if node.op == "call_function" and targets and isinstance(value, torch.Tensor):
+            self.layers.append(self._layer(str(node.target), targets, value))
+        return value
+
+    def _weights(self, node: fx.Node) -> dict[str, torch.Tensor]:
+        """The tensors of the state dict that an operation takes, rounded or not, by name."""
+        found = {}
+        for given in node.all_input_nodes:
+            source = given
+            while source.op == "call_function" and _DEQUANTIZE in str(source.target):
+                source = source.all_input_nodes[0]
+            if source.op == "get_attr" and str(source.target) in self._tensors:
+                found[str(source.target)] = self._tensors[str(source.target)]
+        return found
+
+    def _layer(self, operation: str, tensors: dict[str, torch.Tensor], value: torch.Tensor) -> LayerSize:
+        owners = [name.rpartition(".")[0] for name in tensors]
+        weight = max(tensors.values(), key=torch.Tensor.numel)
+        kind = next((kind for kind in _KINDS if kind.lower() in operation), "")
+        per_output = weight[0].numel() if kind and weight.dim() > 1 else 0
+        nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in tensors.values())
+        return LayerSize(next(filter(None, owners), ""), kind, nonzero, value.numel() * per_output, None)
 
 
 def _fitting(tensors: Mapping[str, torch.Tensor], described: Mapping[str, Any]) -> dict[str, torch.Tensor]:

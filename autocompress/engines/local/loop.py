@@ -20,10 +20,11 @@ from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ExperimentPlan, LoopPlan
 from autocompress.records import Preflight, TrialRecord
 from autocompress.report.data import read_report_data
-from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, infeasible
+from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, infeasible, trial_line
 from autocompress.result import CompressionResult
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
+from autocompress.tracking.callback import say
 
 if TYPE_CHECKING:
     from autocompress.compression.measure import ReferenceModel
@@ -165,7 +166,7 @@ class _TrainingLoop:
         self.directory = store.path
         with store.locked() if leads else nullcontext():
             if leads:
-                _logger.info("the search is in %s; run(..., resume=%r) goes on with it", store.path, str(store.path))
+                say(f"the search is in {store.path}; run(..., resume={str(store.path)!r}) goes on with it")
                 self._prepare(store, resumed=resume is not None)
             self._runner.share()
             scalars = Scalars(
@@ -256,8 +257,7 @@ class _TrainingLoop:
             found = error
         if self._runner.leads:
             self._report = Report(store)
-            if _logger.isEnabledFor(logging.INFO):
-                _logger.info("%s", headline(read_report_data(store)))
+            say(headline(read_report_data(store)))
         if found is not None:
             raise found
 
@@ -273,8 +273,9 @@ class _TrainingLoop:
                 recorder.wait()
                 self._runner.share()
             outcome = self._runner.run(trial, recorder.epochs, recorder.release, partial(recorder.add_epoch, trial.key))
-            _logger.info("%s", _summary(outcome.record))
             recorder.add(outcome)
+            if self._runner.leads:
+                say(trial_line(outcome.record, len(recorder.records)))
             check_failures(recorder.records, store)
 
     def _load_best(self, recorder: Recorder) -> None:
@@ -307,11 +308,3 @@ def _fixed(plan: ExperimentPlan) -> dict[str, Any]:
     """What a loop that is resumed must have in common, beside the search."""
     config = {name: value for name, value in plan.engine_as(LoopPlan).config.items() if name != "log_dir"}
     return {"configuration": config, "uncompressed model": plan.measured.fingerprint}
-
-
-def _summary(record: TrialRecord) -> str:
-    rate = "" if record.requested_rate is None else f" at rate {record.requested_rate:g}"
-    if record.accuracy is None:
-        return f"{record.algorithm}{rate}: {record.error}"
-    side = "within" if record.feasible else "outside"
-    return f"{record.algorithm}{rate}: accuracy {record.accuracy:g}, {side} the budget after {record.epochs} epochs"

@@ -95,7 +95,7 @@ def complete_config(
     for kind in ("tuner", "assessor"):
         if _name(getattr(config, kind), kind) is None:
             setattr(config, kind, AlgorithmConfig(name=ADAPTIVE_TUNER, class_args={}))
-    config.experiment_name = config.experiment_name or module.class_name
+    config.experiment_name = config.experiment_name or f"{module.class_name} (default metric: score)"
 
 
 def place_config(config: ExperimentConfig, directory: Path) -> None:

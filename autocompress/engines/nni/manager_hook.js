@@ -1,8 +1,8 @@
 // Loaded into NNI's manager before its own code (NODE_OPTIONS=--require), because NNI has no setting for these:
 // its server listens on every interface without authentication and tells everyone its secret path in its 404 page, in
 // the process list and in files that all users can read, it answers to web pages of others, its routes leave a trial's
-// folder, a tuner has only 10 seconds to connect, nobody hears how a trial was killed, and parameters go to whichever
-// trial asks first.
+// folder, a tuner has only 10 seconds to connect, nobody hears how a trial was killed, parameters go to whichever
+// trial asks first, and its page takes icons from the network.
 'use strict';
 const children = require('child_process');
 const fs = require('fs');
@@ -172,6 +172,25 @@ function refusal(server, request) {
     return rule && { status: 403, reason: 'Forbidden', text: `Forbidden: ${rule}` };
 }
 
+// The page runs a script of ours first, and takes its icons from here.
+const PAGES = /^\/?(oview|detail|experiment|index\.html)?$/;
+const ICONS = /^\/autocompress\/[\w.-]+\.woff$/;
+function ourAnswer(server, request) {
+    if (!isOurs(server) || request.method !== 'GET') {
+        return undefined;
+    }
+    const place = request.url.slice(prefix.length + 1).split('?')[0];
+    if (ICONS.test(place)) {
+        return { type: 'font/woff', content: fs.readFileSync(path.join(__dirname, 'icons.woff')) };
+    }
+    if (!PAGES.test(place)) {
+        return undefined;
+    }
+    const script = fs.readFileSync(path.join(__dirname, 'page.js'), 'utf8');
+    const page = fs.readFileSync(path.resolve('static', 'index.html'), 'utf8');
+    return { type: 'text/html; charset=utf-8', content: page.replace('<script', () => `<script>${script}</script><script`) };
+}
+
 const emit = http.Server.prototype.emit;
 http.Server.prototype.emit = function (event, request, other, ...rest) {
     const refused = event === 'request' || event === 'upgrade' ? refusal(this, request) : undefined;
@@ -180,6 +199,12 @@ http.Server.prototype.emit = function (event, request, other, ...rest) {
         if (refused) {
             other.writeHead(refused.status, { 'Content-Type': 'text/plain', 'Connection': 'close' });
             other.end(refused.text);
+            return true;
+        }
+        const answer = ourAnswer(this, request);
+        if (answer) {
+            other.writeHead(200, { 'Content-Type': answer.type });
+            other.end(answer.content);
             return true;
         }
     }

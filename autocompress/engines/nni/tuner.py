@@ -16,7 +16,7 @@ from autocompress.engines.nni.manager import Machines
 from autocompress.records import Proposal, TrialRecord
 from autocompress.search import SearchRule, proposals
 from autocompress.store import Ledger, PendingTrial, killed_message
-from autocompress.store.directory import require_space
+from autocompress.store.directory import read_end, require_space
 from autocompress.store.ledger import WITHOUT_RESULT
 from autocompress.trial.process import overdue_message
 from autocompress.trial.spec import trial_key
@@ -143,7 +143,7 @@ class RunningTrials:
 
     def _written(self, trial_id: str, name: str) -> str:
         files = sorted(self.ledger.directory.path.glob(f"nni/*/environments/*/trials/{trial_id}/{name}"))
-        return files[-1].read_text(errors="replace").strip() if files else ""
+        return read_end(files[-1]).strip() if files else ""
 
     def close(self) -> None:
         """The experiment is being stopped: results from now on are of interrupted trials."""

@@ -58,7 +58,11 @@ def _flat(option: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters as NNI's page draws them: each entry under `search` has its own key."""
+    """A trial's parameters as NNI's page draws them: each entry under `search`, and each nested value, has its own key.
+
+    The page is left blank by a key that the flattened search space does not have.
+    """
+    parameters = flat_parameters(parameters) if ALGORITHM_KEY in parameters else parameters
     known = parameters.get(_SEARCH)
     search = {f"{_SEARCH}{_MEMBER}{name}": value for name, value in (known or {}).items()}
     if known is not None and (rate := requested_rate(parameters)) is not None:
@@ -68,6 +72,7 @@ def to_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_page_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The reverse of `to_page_parameters`."""
+    parameters = nested(parameters) if ALGORITHM_KEY in parameters else parameters
     prefix = f"{_SEARCH}{_MEMBER}"
     search = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
     if sum(name.endswith("::sparsity") for name in parameters.get(ALGORITHM_KEY, {})) == 1:

@@ -76,12 +76,16 @@ def proposed(trial: FrozenTrial) -> dict[str, Any] | None:
     return proposal
 
 
-def records_of(trials: Iterable[FrozenTrial], known: dict[int, TrialRecord | None] | None = None) -> list[TrialRecord]:
+KnownRecords = dict[int, TrialRecord | None]
+"""Of a study's ended trials, by their numbers; None of one without a result. Ended trials do not change."""
+
+
+def records_of(trials: Iterable[FrozenTrial], known: KnownRecords | None = None) -> list[TrialRecord]:
     """Records of the ended trials in their order, each key once; trials whose process was killed are lost.
 
     Args:
         trials: of one study.
-        known: cache of the records of ended trials, by their numbers.
+        known: what was read before, to which is added what is new.
     """
     known = {} if known is None else known
     records: dict[Any, TrialRecord] = {}

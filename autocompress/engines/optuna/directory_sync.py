@@ -10,7 +10,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial
 
-from autocompress.engines.optuna.convert import open_trial, records_of
+from autocompress.engines.optuna.convert import KnownRecords, open_trial, records_of
 from autocompress.errors import StoreError
 from autocompress.plan import ExperimentPlan, OptunaPlan
 from autocompress.records import TrialRecord
@@ -57,6 +57,7 @@ class DirectorySync:
         self.store = store
         self._artefacts = artefacts
         self._known: Ledger | None = None
+        self._read: KnownRecords = {}
 
     def prepare(self, plan: ExperimentPlan) -> None:
         """Write the plan where there is none.
@@ -105,6 +106,10 @@ class DirectorySync:
             if self._artefacts is not None and record.feasible:
                 self._artefacts.pull(record.key, self.store.trial(record.key).path)
 
+    def records(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+        """`records_of` these trials of the study; each is read once."""
+        return records_of(trials, self._read)
+
     def sync(self, trials: Sequence[FrozenTrial]) -> Ledger:
         """Take over what has happened in the study, all of whose trials these are; the ledger of it.
 
@@ -112,7 +117,7 @@ class DirectorySync:
             StoreError: the journal cannot be read or written.
         """
         with self._ledger() as ledger:
-            for record in _unknown(ledger.records, records_of(trials)):
+            for record in _unknown(ledger.records, self.records(trials)):
                 ledger.add(record)
             for trial in trials:
                 if not trial.state.is_finished() and (pending := open_trial(trial)) is not None:

@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from autocompress.engines.optuna.convert import ORDER, proposed, records_of, running_keys
+from autocompress.engines.optuna.convert import ORDER, KnownRecords, proposed, records_of, running_keys
 from autocompress.plan import ExperimentPlan
-from autocompress.records import Proposal, TrialRecord
+from autocompress.records import Proposal
 from autocompress.search import AdaptiveSearch, proposals
 from autocompress.search_space.space import ALGORITHM_KEY, SearchSpace
 from autocompress.search_space.values import Values, ValueSpace
@@ -29,7 +29,7 @@ class ProposalSampler(BaseSampler):
 
     def __init__(self, plan: ExperimentPlan) -> None:
         self._plan = plan
-        self._known: dict[int, TrialRecord | None] = {}
+        self._known: KnownRecords = {}
         self._searches = plan.searches
 
     def open(self, trials: Iterable[FrozenTrial]) -> list[Proposal]:

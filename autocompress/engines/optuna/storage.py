@@ -44,6 +44,8 @@ class _Retrying:
             except Exception as error:
                 if not _is_away(error):
                     raise
+                if _is_read_only(error):
+                    raise StoreError(f"the study's storage must be one that can be written: {_root(error)}") from error
                 away = time.monotonic() - started
                 if away >= self.seconds:
                     raise StoreError(f"the study's storage has not answered for {away:.0f} s: {error}") from error
@@ -79,6 +81,17 @@ def _is_away(error: Exception) -> bool:
     """Whether a retry may succeed: a connection, a lock or a full disk; not a wrong argument."""
     known = isinstance(error, optuna.exceptions.StorageInternalError | DBAPIError | ConnectionError | TimeoutError)
     return known or type(error).__module__.startswith("grpc")
+
+
+def _is_read_only(error: Exception) -> bool:
+    text = str(_root(error)).lower()
+    return "readonly" in text or "read-only" in text
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the driver of a database says."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error.__cause__
+    return error if cause is None else _root(cause)
 
 
 def _first_line(error: Exception) -> str:
@@ -123,6 +136,8 @@ def opened(storage: str | BaseStorage) -> BaseStorage:
         return _database(storage)
     except ImportError as error:
         raise ConfigError(f"the storage {address(storage)} needs a package that is not installed: {error}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the storage {address(storage)} cannot be opened: {error}") from error
     except NoSuchModuleError as error:
         raise ConfigError(f"the storage {address(storage)} is of no known kind: {error}") from error
 

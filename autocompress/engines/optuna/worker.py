@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.engines.base import check_failures, lost_trial_message
-from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, records_of, set_accuracy_margin
+from autocompress.engines.optuna.convert import INTERRUPTED, RECORD, set_accuracy_margin
 from autocompress.engines.optuna.directory_sync import DirectorySync
 from autocompress.engines.optuna.proposal_sampler import ProposalSampler, suggest, write_order
 from autocompress.errors import AutoCompressError
@@ -129,7 +129,7 @@ class Worker:
             self._run_trial(self._study.ask(), proposal)
 
     def _epochs_left(self) -> bool:
-        done = records_of(self._trials())
+        done = self._mirror.records(self._trials())
         return sum(record.epochs for record in done) < self._plan.settings.maximal_total_epochs
 
     def _trials(self) -> list[FrozenTrial]:
@@ -234,7 +234,8 @@ class Worker:
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._tell_record(trial, record)
         if record.state == "lost":
-            _logger.warning("%s", lost_trial_message(record, records_of(self._study.get_trials(deepcopy=False))))
+            records = self._mirror.records(self._study.get_trials(deepcopy=False))
+            _logger.warning("%s", lost_trial_message(record, records))
         self._on_record(record)
 
     def _tell_record(self, trial: optuna.Trial, record: TrialRecord) -> None:

@@ -112,6 +112,7 @@ def preflight_of(
         epoch_seconds=None if step is None else step.epoch_seconds,
         loss=None if step is None else step.loss,
         late=step is not None and step.late,
+        samples=evaluated.samples or None,
         seconds=seconds,
         warnings=tuple(warnings),
     )

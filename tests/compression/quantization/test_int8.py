@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, compressor
+from autocompress.compression.measure import layer_sizes
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.errors import ModuleError, StoreError
 from autocompress.layer_selector import LayerRule
@@ -111,3 +112,14 @@ def test_a_damaged_graph_is_refused(model, change):
     change(description)
     with pytest.raises(StoreError, match="the checkpoint's int8 graph cannot be built: "):
         Int8Model.from_dict(description, model.state_dict())
+
+
+def test_its_layers_are_those_of_the_model(model):
+    """A layer with a bias is named in the graph, others are found by their order."""
+    before = layer_sizes(build("residual").eval(), IMAGE)
+    after = {layer.name: layer for layer in layer_sizes(model, IMAGE, before)}
+    assert {layer.name for layer in before if "Norm" not in layer.kind} == after.keys()
+    for layer in before:
+        if "Norm" not in layer.kind:
+            assert after[layer.name].macs == layer.macs
+            assert 0.8 * layer.parameters < after[layer.name].parameters <= layer.parameters + 64, "small weights are 0"

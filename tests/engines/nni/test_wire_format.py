@@ -64,3 +64,20 @@ def test_the_page_has_one_axis_for_the_rates_of_all_algorithms():
     chosen_by_others = {"algorithm_name": {"_name": "l2", KEY: 0.5}}
     for parameters in (only, position, chosen_by_others):
         assert from_page_parameters(to_page_parameters(parameters)) == parameters
+
+
+def test_the_page_has_a_key_of_its_own_for_each_nested_value():
+    """NNI's page is blank where a trial has a key that its search space has not."""
+    bits = {"weight": 8, "output": 4}
+    parameters = {
+        "algorithm_name": {"_name": "l2+qat", KEY: 0.5, "config_list::w::::quant_bits": bits},
+        "search": {"a": 1},
+    }
+    sent = to_page_parameters(parameters)["algorithm_name"]
+    assert sent == {
+        "_name": "l2+qat",
+        KEY: 0.5,
+        "config_list::w::::quant_bits/weight": 8,
+        "config_list::w::::quant_bits/output": 4,
+    }
+    assert from_page_parameters(to_page_parameters(parameters)) == parameters

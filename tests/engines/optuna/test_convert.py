@@ -91,3 +91,13 @@ def test_records_each_once_and_those_of_killed_processes_lost():
     assert set(known) == {0, 1, 2, 3, 5}, "a running trial is read again"
     assert records_of(trials, known) == found
     assert SPACE.algorithms[0].name == found[0].algorithm
+
+
+def test_what_was_read_is_not_read_again():
+    given = record("key0", 0.5, feasible=True)
+    ended, running = trial(0, **{ORDER: order(), RECORD: given.to_dict()}), trial(1, TrialState.RUNNING)
+    known = {}
+    assert records_of([ended, running], known) == [given]
+    ended.set_user_attr(RECORD, "damaged since")
+    assert records_of([ended, running], known) == [given]
+    assert list(known) == [0], "one that runs is read when it has ended"

@@ -138,3 +138,18 @@ def test_the_file_in_a_directory_of_any_name(name, tmp_path):
     assert len(found_study(default_storage(store), "here").trials) == 1
     assert len(optuna.load_study(storage=default_storage(store), study_name="here").trials) == 1
     assert address(default_storage(store)) == default_storage(store)
+
+
+@pytest.mark.parametrize(
+    "address", ["journal:///{}/none/study.journal", "sqlite:///{}/none/study.db", "sqlite:///{}/\0.db"]
+)
+def test_a_file_that_cannot_be_opened(tmp_path, address):
+    with pytest.raises(StoreError, match="cannot be opened: "):
+        opened(address.format(tmp_path))
+
+
+def test_one_that_cannot_be_written_is_not_waited_for(tmp_path):
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="one")
+    storage = retrying(opened(f"sqlite:///file:{tmp_path}/study.db?mode=ro&uri=true"))
+    with pytest.raises(StoreError, match=r"^the study's storage must be one that can be written: .*readonly"):
+        optuna.create_study(storage=storage, study_name="two")
