@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
-from autocompress.compression.model_state import device_of, eval_mode, output_shapes, temporary_hooks, to_device
+from autocompress.compression.model_state import device_of, eval_mode, frozen, output_shapes, temporary_hooks, to_device
 from autocompress.compression.module import ModuleClass, example_inputs, fresh_model
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
@@ -56,7 +56,8 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
-    with eval_mode(model), torch.no_grad(), countable_attention(), counter:
+    # Without gradients a view of a learned parameter still requires one, which the counter's hooks on modules refuse.
+    with eval_mode(model), frozen(model), torch.no_grad(), countable_attention(), counter:
         model(*to_device(example_inputs, device_of(model)))
     return counter
 

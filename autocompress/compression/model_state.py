@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -11,6 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -57,6 +59,22 @@ def temporary_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
+    """A deep copy; `memo` has what replaces objects, by their ids, as for copy.deepcopy.
+
+    copy.deepcopy refuses tensors that autograd has made; `weight_norm`, `spectral_norm` and the masks of
+    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    copied: nn.Module = copy.deepcopy(model, {**computed, **memo})
+    return copied
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode inside the block; restore the modes after it."""
@@ -82,6 +100,19 @@ def require_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags.get(name, True))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require gradients inside the block; restored after it."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -14,7 +13,7 @@ from torch.nn.utils import parametrize
 from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compression.measure import ReferenceModel
-from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.model_state import copy_model, eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
@@ -334,7 +333,7 @@ class PruningPart(_MaskedPart):
 
 def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
     """Parameter -> True at the values that a removal takes away, found by removing numbers."""
-    probe = copy.deepcopy(plain)
+    probe = copy_model(plain)
     with torch.no_grad():
         for parameter in probe.parameters():
             numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, require_module_class
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
@@ -146,7 +146,7 @@ def _reduced(
     seed_everything(0)
     axis = space.axis()
     parameters = space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
-    model, applied, achieved, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
+    model, applied, achieved, seconds = copy_model(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
     for part in read_parameters(parameters).stages:
         known = {argument.name for argument in algorithm(part.name).arguments}
         quick = {name: value for name, value in _QUICK.items() if name in known}

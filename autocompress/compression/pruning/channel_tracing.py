@@ -6,7 +6,6 @@ bits of their numbers, so that a few forward passes distinguish all of a layer.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
+from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
 from autocompress.compression.pruning.groups import Removal
 from autocompress.compression.pruning.reference_models import (
@@ -141,7 +140,7 @@ class ChannelTracer:
 
     def _rest(self) -> _Marks:
         """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
-        other = copy.deepcopy(self._model)  # parameters change
+        other = copy_model(self._model)  # parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
                 module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))

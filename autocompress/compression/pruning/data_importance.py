@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.model_state import temporary_hooks
+from autocompress.compression.model_state import copy_model, temporary_hooks
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
@@ -76,7 +75,7 @@ def taylor(context: PruningContext) -> Importance:
         ModuleError: the user's module lacks a hook.
     """
     request, couplings = context.request, context.couplings
-    probe = copy.deepcopy(context.model)
+    probe = copy_model(context.model)
     gates = {coupling.places: Gate(read_sites(coupling, probe, context.behind), probe) for coupling in couplings}
 
     def settle(*_: Any) -> None:
