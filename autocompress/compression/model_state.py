@@ -71,7 +71,10 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    copied: nn.Module = copy.deepcopy(model, {**computed, **memo})
+    with torch.no_grad():  # else a scripted module's copy could not be trained: its parameters would be results
+        copied: nn.Module = copy.deepcopy(model, {**computed, **memo})
+    for own, new in zip(model.parameters(), copied.parameters(), strict=True):
+        new.requires_grad_(own.requires_grad)
     return copied
 
 

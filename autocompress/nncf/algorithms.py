@@ -18,7 +18,13 @@ from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
-from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
+from autocompress.compression.pruning.sparsity import (
+    Mask,
+    WeightCompressor,
+    computed_weights,
+    require_some_plain,
+    zero_share,
+)
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
 
@@ -127,6 +133,7 @@ class LevelPartBase:
         self.name, self.schedule = name, schedule
         self.level = schedule.initial
         self._request = request
+        self._computed: dict[str, str] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Begin to work on a model."""
@@ -150,13 +157,18 @@ class LevelPartBase:
 
     @property
     def left_alone(self) -> dict[str, str]:
-        """Any weight can be zero."""
-        return {}
+        """Any weight can be zero that is not computed from others."""
+        return dict(self._computed)
 
     def _masked_layers(self, model: nn.Module) -> tuple[str, ...]:
         """Names of the layers whose weights this algorithm may zero."""
         request = self._request(0.0)
-        return tuple(layer_rates(model, request.targets, weight_types(self.name), request.scopes))
+        rates = layer_rates(model, request.targets, weight_types(self.name), request.scopes)
+        self._computed = computed_weights(model, rates)
+        require_some_plain(rates, self._computed)
+        for why in self._computed.values():
+            _logger.warning("%s leaves a layer alone: %s", self.name, why)
+        return tuple(name for name in rates if name not in self._computed)
 
 
 class _MaskedPart(LevelPartBase):

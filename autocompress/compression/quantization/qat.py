@@ -13,7 +13,14 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, transforms
+from autocompress.compression.base import (
+    WEIGHT,
+    Compression,
+    CompressionRequest,
+    computed_parameters,
+    fold_parametrizations,
+    transforms,
+)
 from autocompress.compression.layers import supported_layers, weight_types
 from autocompress.compression.pruning.sparsity import Mask
 from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
@@ -77,6 +84,7 @@ class QatQuantizer:
         """Check the rules against the model."""
         if self._is_int8(model, request):
             quantized_layers(model, request, INT8_TYPES)
+            _require_plain(model)
         else:
             FakeQuantizer().check(model, request)
 
@@ -90,6 +98,7 @@ class QatQuantizer:
         """
         if not self._is_int8(model, request):
             return FakeQuantizer().compress(model, request)
+        self.check(model, request)
         wanted = quantized_layers(model, request, INT8_TYPES)
         sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in _layers(model).items()}
         inputs = calibration_inputs(request, model)
@@ -122,6 +131,17 @@ class QatQuantizer:
             and all(of.bits == _BITS and of.scheme in (None, _SCHEMES[kind]) for kind, of in kinds.items())
             for kinds in wanted.values()
         )
+
+
+def _require_plain(model: nn.Module) -> None:
+    """Torchao finds layers by their weights in the graph, and int8 models have none of the user's code."""
+    for name, module in model.named_modules():
+        for key, how in computed_parameters(module).items():
+            raise CompressionError(
+                f"qat needs plain parameters; the {key} of {name} is computed from others, by {how}: remove that in "
+                "model() (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove), or take "
+                "naive or dorefa, which leave such layers alone"
+            )
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
