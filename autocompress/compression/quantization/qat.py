@@ -60,12 +60,15 @@ class Int8Quantization:
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; in a finished model the int8 weights are counted."""
+        """Share of the weights' bits that are saved; in a finished model the int8 weights are counted.
+
+        A convolution that is called repeatedly has a weight for each call, as BatchNorm is folded into it.
+        """
         weights = model.weights() if isinstance(model, Int8Model) else ()
         found = sum(weight.numel() for weight in weights if weight.dtype is torch.int8)
-        missing = max(0, self.stored - found) if isinstance(model, Int8Model) else 0
-        total = self.all_weights if whole_model else self.targeted
-        return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
+        missing = self.stored - found if isinstance(model, Int8Model) else 0
+        saved = self.quantized - max(0, missing) - _BITS / FLOAT_BITS * (self.quantized - missing)
+        return saved / (self.all_weights if whole_model else self.targeted)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The int8 model."""
@@ -76,8 +79,8 @@ class QatQuantizer:
     """`qat`: 8-bit weights and activations become a real int8 model.
 
     Activations are rounded at the inputs of layers, as int8 kernels need it, whether a rule names `input` or `output`;
-    weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and are
-    simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
+    weights have a scale for each filter. Other bits or schemes, weights alone, and models without a layer that has int8
+    kernels are simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
@@ -123,9 +126,9 @@ class QatQuantizer:
         )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
-        """Whether everything the request quantizes has int8 kernels."""
+        """Whether everything the request quantizes has int8 kernels, of layers that may have them."""
         wanted = quantized_layers(model, request, weight_types(request.algorithm))
-        return all(
+        return not wanted.keys().isdisjoint(_layers(model)) and all(
             "weight" in kinds
             and len(kinds) > 1
             and all(of.bits == _BITS and of.scheme in (None, _SCHEMES[kind]) for kind, of in kinds.items())

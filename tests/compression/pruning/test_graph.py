@@ -49,8 +49,8 @@ def test_what_must_stay_is_named() -> None:
         "second: it is tied to another layer, so that its size must stay; it keeps its filters"
     )
     assert obstacles["first"] == (
-        "first: it shares channels with depth, which is tied to another layer, so that its size must stay; it keeps its "
-        "filters"
+        "first: it shares channels with depth, which is tied to another layer, so that its size must stay; it keeps "
+        "its filters"
     )
     _, _, obstacles = couplings(STRUCTURES["multihead_attention"](), (torch.randn(2, 6, 12),))
     assert set(obstacles) == {"embed", "down"}
