@@ -22,6 +22,7 @@ from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
+from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.groups import Removal
 from autocompress.compression.pruning.reference_models import (
     cast_inputs,
@@ -62,7 +63,7 @@ class ChannelTracer:
         self._trains = _trains_differently(self._model, self._inputs)
         self._modules = dict(self._model.named_modules())
         self._over: dict[ChannelPosition, ChannelPosition] = {}
-        self._passes = 0
+        self._passes, self._effort = 0, TracingEffort()
 
     def trace(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
@@ -139,6 +140,7 @@ class ChannelTracer:
 
     def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Marks:
         """What is marked if these filters of a layer are."""
+        self._effort.check()
         self._passes += 1
         if self._passes > _MOST_PASSES:
             raise CompressionError(f"channels must be distinguished in {_MOST_PASSES} forward passes")

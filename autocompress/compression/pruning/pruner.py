@@ -91,6 +91,10 @@ class FilterPruner(Pruner):
 
         return FilterCompressor()
 
+    def translate(self, model: nn.Module, request: CompressionRequest) -> CompressionRequest:
+        """The request with rules for layers that have filters; by default as it is."""
+        return request
+
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check that the algorithm can rank a model, which is not changed.
 
