@@ -164,6 +164,24 @@ def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> di
     return {name: module for name, module in model.named_modules() if isinstance(module, types) and module not in inner}
 
 
+def unknown_layers(model: nn.Module, rules: Iterable[LayerRule], algorithm_name: str) -> dict[str, str]:
+    """Layers of other libraries, such as GPT-2's Conv1D, that a rule for all layers does not select, each with why."""
+    if not any(ALL_LAYERS in rule.op_types and not rule.op_names and not rule.exclude for rule in rules):
+        return {}
+    found: dict[type[nn.Module], list[str]] = {}
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        ours = isinstance(module, (*WEIGHT_TYPES, *registered_types())) or type(module).__module__.startswith("torch.")
+        if weight is not None and weight.dim() > 1 and not ours:
+            found.setdefault(type(module), []).append(name)
+    return {
+        name: f"{kind.__name__} ({len(names)} layers, such as {names[0]}): {algorithm_name} does not know it; "
+        "autocompress.register_module lets it compress such layers; they stay as they are"
+        for kind, names in found.items()
+        for name in names
+    }
+
+
 def select_layers(
     model: nn.Module,
     targets: Sequence[LayerRule],

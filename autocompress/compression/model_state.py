@@ -7,12 +7,15 @@ import copy
 import dataclasses
 import io
 import itertools
+import linecache
 import logging
+import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
+from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -116,6 +119,30 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
+
+
+def _user_frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Frames of a traceback that are neither PyTorch's nor this package's, the innermost last, each with its line."""
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = traceback.walk_tb(error.__traceback__)
+    return [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(own)]
+
+
+def failing_operation(error: BaseException) -> str:
+    """Where in the user's model an error was raised, as words behind "fails"; "" if nowhere in it."""
+    frames = _user_frames(error)
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    name = frame.f_code.co_filename
+    return f" at `{linecache.getline(name, line).strip()}` ({Path(name).name}, line {line})"
+
+
+def failing_scopes(error: BaseException, model: nn.Module) -> list[str]:
+    """The name of the innermost module of the user's in whose code an error was raised; empty: it is the model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = [names.get(id(frame.f_locals.get("self")), "") for frame, _ in _user_frames(error)]
+    return [name for name in found if name][-1:]
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import (
     AlgorithmSpace,
+    SearchSpace,
     SearchSpaceSource,
     default_space,
     load_search_space,
@@ -105,8 +106,14 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
     """
     space = default_space(algorithms()) if search_space is None else load_search_space(search_space)
     require_module_class(module)
+    return list(checks_of(module, space))
+
+
+def checks_of(module: ModuleClass, space: SearchSpace) -> Iterator[AlgorithmCheck]:
+    """The checks of `check_module`, each as soon as its algorithm has been tried."""
     reference_model = ReferenceModel.of(module)
-    return [_checked(module, entry, reference_model) for entry in space.algorithms]
+    for entry in space.algorithms:
+        yield _checked(module, entry, reference_model)
 
 
 def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel) -> AlgorithmCheck:

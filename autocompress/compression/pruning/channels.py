@@ -158,8 +158,10 @@ class Channels:
         """
         graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        selected = pruner_of(request).selectable(request, graph, rates)
+        spared = pruner_of(request).spared(request, graph, rates)
+        selected = [name for name in rates if name not in spared]
         couplings, left_alone, obstacles = graph.couplings(selected)
+        obstacles |= spared
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
         # The widths for a share of the model are found by running pruned models.

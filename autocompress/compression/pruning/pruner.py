@@ -129,9 +129,9 @@ class FilterPruner(Pruner):
 
         return LayerImportance(self.score, supported_layers(context.model, FILTER_TYPES))
 
-    def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
-        """The layers with a rate that may lose filters."""
-        return list(rates)
+    def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:
+        """Layers with a rate that may not lose filters by the algorithm's options, and why; by default none."""
+        return {}
 
 
 class WeightPruner(Pruner):

@@ -24,7 +24,13 @@ from autocompress.compression.base import (
     computed_by,
     fold_parametrizations,
 )
-from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
+from autocompress.compression.layers import (
+    layer_rates,
+    require_one_rate,
+    supported_layers,
+    unknown_layers,
+    weight_types,
+)
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.pruner import WeightPruner
 from autocompress.errors import CompressionError
@@ -89,7 +95,10 @@ class WeightCompressor:
             CompressionError: nothing would change at a rate > 0; a shared weight cannot have a mask.
         """
         rates, pruned = self._rates(model, request), self.masks(model, request)
-        left_alone = computed_weights(model, rates)
+        left_alone = {
+            **unknown_layers(model, request.targets, request.algorithm),
+            **computed_weights(model, rates),
+        }
         if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
             counts = ", ".join(f"{name}: {mask.numel()}" for name, mask in pruned.items())
             raise CompressionError(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import WEIGHT, CompressionRequest, WeightTransform, fold_parametrizations, transforms
-from autocompress.compression.layers import match_rules, supported_layers, weight_types
+from autocompress.compression.layers import match_rules, supported_layers, unknown_layers, weight_types
 from autocompress.compression.model_state import forward_outputs, temporary_hooks
 from autocompress.compression.pruning.sparsity import Mask, computed_weights, require_plain_weights, require_some_plain
 from autocompress.compression.quantization import rounding
@@ -215,7 +215,8 @@ class FakeQuantizer:
                     symmetric = precision.scheme == "per_tensor_symmetric"
                     attach(layer, quant_type, precision.bits, precision.start_step, symmetric=symmetric)
         bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
-        return FakeQuantization(model, bits, types, channels, left_alone)
+        unknown = unknown_layers(model, request.targets, request.algorithm)
+        return FakeQuantization(model, bits, types, channels, {**unknown, **left_alone})
 
     def _left_alone(self, model: nn.Module, wanted: Mapping[str, Mapping[str, Precision]]) -> dict[str, str]:
         return computed_weights(model, [name for name, kinds in wanted.items() if "weight" in kinds])

@@ -7,7 +7,7 @@ arXiv:1712.05877.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -21,7 +21,7 @@ from autocompress.compression.base import (
     fold_parametrizations,
     transforms,
 )
-from autocompress.compression.layers import supported_layers, weight_types
+from autocompress.compression.layers import supported_layers, unknown_layers, weight_types
 from autocompress.compression.pruning.sparsity import Mask
 from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model
@@ -48,6 +48,7 @@ class Int8Quantization:
         stored: how many of these a file holds; a shared weight counts once.
         targeted: number of weights of the targeted layers.
         all_weights: number of weights of all layers that could be quantized.
+        left_alone: layer that a rule for all layers does not select -> why.
     """
 
     model: QatModel
@@ -55,6 +56,7 @@ class Int8Quantization:
     stored: int
     targeted: int
     all_weights: int
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     converts: bool = True
     epochs: int = 0
@@ -62,13 +64,14 @@ class Int8Quantization:
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
         """Share of the weights' bits that are saved; in a finished model the int8 weights are counted.
 
-        A convolution that is called repeatedly has a weight for each call, as BatchNorm is folded into it.
+        A convolution that is called repeatedly has a weight for each call, as BatchNorm is folded into it; it counts
+        once.
         """
         weights = model.weights() if isinstance(model, Int8Model) else ()
         found = sum(weight.numel() for weight in weights if weight.dtype is torch.int8)
-        missing = self.stored - found if isinstance(model, Int8Model) else 0
-        saved = self.quantized - max(0, missing) - _BITS / FLOAT_BITS * (self.quantized - missing)
-        return saved / (self.all_weights if whole_model else self.targeted)
+        missing = max(0, self.stored - found) if isinstance(model, Int8Model) else 0
+        total = self.all_weights if whole_model else self.targeted
+        return (1 - _BITS / FLOAT_BITS) * (self.quantized - missing) / total
 
     def finish(self, model: nn.Module) -> nn.Module:
         """The int8 model."""
@@ -123,6 +126,7 @@ class QatQuantizer:
             stored=sum(stored.values()),
             targeted=sum(sizes[name] for name in wanted),
             all_weights=sum(sizes.values()),
+            left_alone=unknown_layers(model, request.targets, request.algorithm),
         )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
