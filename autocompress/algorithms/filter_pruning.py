@@ -38,11 +38,20 @@ class FilterPruning(FilterPruner):
         """Whether all layers are ranked together."""
         return bool(request.argument("all_weights"))
 
-    def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
-        """The layers with a rate, without first and downsampling convolutions unless these are enabled."""
-        first = set() if request.argument("prune_first_conv") else graph.first_convolutions()
-        downsampling = set() if request.argument("prune_downsample_convs") else graph.downsampling_convolutions()
-        return [name for name in rates if name not in first | downsampling]
+    def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:
+        """First and downsampling convolutions with a rate, unless these are enabled."""
+        kinds = {
+            "prune_downsample_convs": ("downsampling", graph.downsampling_convolutions()),
+            "prune_first_conv": ("first", graph.first_convolutions()),
+        }
+        return {
+            name: f"{name}: filter_pruning spares {kind} convolutions by default, as NNCF does, and what shares "
+            f"filters with them; the option {option} = true includes it; it keeps its filters"
+            for option, (kind, names) in kinds.items()
+            if not request.argument(option)
+            for name in rates
+            if name in names
+        }
 
 
 ALGORITHM = FilterPruning()

@@ -23,6 +23,12 @@ class Slim(FilterPruner):
     arguments = (*FilterPruner.arguments, EPOCHS, Argument("scale", 1e-4))
     needs = NEEDS_TRAINING
 
+    def translate(self, model: nn.Module, request: CompressionRequest) -> CompressionRequest:
+        """The request with the filters that BatchNorm layers scale where a rule selects these, as in NNI 2.10."""
+        from autocompress.compression.pruning.data_importance import rules_of_filters
+
+        return rules_of_filters(model, request)
+
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check that the model has BatchNorm layers with scales."""
         from autocompress.compression.pruning.data_importance import require_scales

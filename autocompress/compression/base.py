@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
@@ -242,6 +242,32 @@ def transforms(module: nn.Module, name: str = WEIGHT) -> list[nn.Module]:
     if not parametrize.is_parametrized(module, name):
         return []
     return list(cast(Any, module.parametrizations)[name])
+
+
+def computed_by(module: nn.Module, name: str = WEIGHT) -> str | None:
+    """What of the user's computes a parameter from others, such as weight_norm or a mask; None: nothing does."""
+    foreign = [type(step).__name__ for step in transforms(module, name) if not isinstance(step, WeightTransform)]
+    if foreign:
+        return " and ".join(each.removeprefix("_") for each in foreign)
+    if not isinstance(vars(module).get(name), torch.Tensor):
+        return None
+    for hook in module._forward_pre_hooks.values():  # of before parametrizations
+        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+            return "a mask of torch.nn.utils.prune"
+        if getattr(hook, "name", None) == name:
+            return type(hook).__name__
+    return "its own code"
+
+
+def computed_parameters(module: nn.Module) -> dict[str, str]:
+    """Names of a module's parameters that the user's code computes from others, each with what does."""
+    made = list(cast(Any, module.parametrizations)) if parametrize.is_parametrized(module) else []
+    made += [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, torch.Tensor) and {f"{key}_orig", f"{key}_g"} & module._parameters.keys()
+    ]
+    return {name: how for name in made if (how := computed_by(module, name)) is not None}
 
 
 def fold_parametrizations(model: nn.Module) -> nn.Module:

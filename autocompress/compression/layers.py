@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from autocompress.errors import ConfigError, unknown_name
@@ -56,6 +57,11 @@ def _algorithm_names(name: str) -> list[str]:
 
 
 _MOST_NAMES = 5
+
+
+def _names(types: Iterable[type[nn.Module]]) -> list[str]:
+    return [kind.__name__ for kind in types]
+
 
 REGEX = "{re}"
 """Prefix of a regular expression, which is searched for in the dotted name."""
@@ -168,6 +174,24 @@ def supported_layers(model: nn.Module, types: tuple[type[nn.Module], ...]) -> di
     return {name: module for name, module in model.named_modules() if isinstance(module, types) and module not in inner}
 
 
+def unknown_layers(model: nn.Module, rules: Iterable[LayerRule], algorithm_name: str) -> dict[str, str]:
+    """Layers of other libraries, such as GPT-2's Conv1D, that a rule for all layers does not select, each with why."""
+    if not any(ALL_LAYERS in rule.op_types and not rule.op_names and not rule.exclude for rule in rules):
+        return {}
+    found: dict[type[nn.Module], list[str]] = {}
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        ours = isinstance(module, (*WEIGHT_TYPES, *registered_types())) or type(module).__module__.startswith("torch.")
+        if weight is not None and weight.dim() > 1 and not ours:
+            found.setdefault(type(module), []).append(name)
+    return {
+        name: f"{kind.__name__} ({len(names)} layers, such as {names[0]}): {algorithm_name} does not know it; "
+        "autocompress.register_module lets it compress such layers; they stay as they are"
+        for kind, names in found.items()
+        for name in names
+    }
+
+
 def select_layers(
     model: nn.Module,
     targets: Sequence[LayerRule],
@@ -250,7 +274,8 @@ def _rule_matches(
         and (not target.op_types or any(_is_type(layer, type_name) for type_name in target.op_types))
     ]
     if not matches:
-        raise ConfigError(f"a rule must select at least one layer; the rule for {target} selects none")
+        why = "" if layers else _why_no_layer(model, types)
+        raise ConfigError(f"a rule must select at least one layer; the rule for {target} selects none{why}")
     return matches
 
 
@@ -272,6 +297,13 @@ def _absent(model: nn.Module, layers: Mapping[str, nn.Module], target: LayerRule
     ]
 
 
+def _why_no_layer(model: nn.Module, types: tuple[type[nn.Module], ...]) -> str:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return ": layers that torch.jit has scripted or traced cannot be changed; model() must return the net itself"
+    has = ", ".join(sorted({type(module).__name__ for module in model.modules() if not list(module.children())}))
+    return f": the model has none that can be compressed (it has {has}; supported: {', '.join(_names(types))})"
+
+
 def _is_type(layer: nn.Module, type_name: str) -> bool:
     # Base classes count: a subclass of Conv2d is a Conv2d.
     return type_name == ALL_LAYERS or any(base.__name__ == type_name for base in type(layer).__mro__)
@@ -284,7 +316,7 @@ def _require_type(
         return
     has = ", ".join(sorted({type(layer).__name__ for layer in layers.values()})) or "none"
     if any(type(module).__name__ == type_name for module in model.modules()):
-        supported = ", ".join(kind.__name__ for kind in types)
+        supported = ", ".join(_names(types))
         raise ConfigError(f"op_types: layers of type {type_name!r} cannot be compressed (supported: {supported})")
     raise ConfigError(
         f"op_types: the model has no layer of type {type_name!r} (its layers that can be compressed: {has})"
@@ -298,7 +330,7 @@ def _require_name(
         return
     modules = dict(model.named_modules())
     if name in modules:
-        supported = ", ".join(kind.__name__ for kind in types)
+        supported = ", ".join(_names(types))
         kind = type(modules[name]).__name__
         raise ConfigError(f"op_names: {name!r} is a {kind}, which cannot be compressed (supported: {supported})")
     raise ConfigError(f"op_names: {unknown_name('layer', name, layers)}")

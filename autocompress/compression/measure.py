@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +17,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
-from autocompress.compression.model_state import device_of, eval_mode, output_shapes, temporary_hooks, to_device
+from autocompress.compression.model_state import (
+    device_of,
+    eval_mode,
+    failing_operation,
+    failing_scopes,
+    frozen,
+    output_shapes,
+    temporary_hooks,
+    to_device,
+)
 from autocompress.compression.module import ModuleClass, example_inputs, fresh_model
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, first_line
 from autocompress.layer_selector import LayerRule
 from autocompress.records import LayerSize, Measurement
 
@@ -56,7 +66,8 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
-    with eval_mode(model), torch.no_grad(), countable_attention(), counter:
+    # Without gradients a view of a learned parameter still requires one, which the counter's hooks on modules refuse.
+    with eval_mode(model), frozen(model), torch.no_grad(), countable_attention(), counter:
         model(*to_device(example_inputs, device_of(model)))
     return counter
 
@@ -256,8 +267,11 @@ class ReferenceModel:
         try:
             found = output_shapes(model, self.inputs)
         except Exception as error:
+            changed = [name for name, shape in layer_shapes(model).items() if shape != self.shapes.get(name)]
+            scopes = json.dumps(failing_scopes(error, model) or changed)
             raise CompressionError(
-                f"the model must run without the removed filters; its forward pass fails: {error}"
+                f"the model must run without the removed filters; its forward pass fails{failing_operation(error)}: "
+                f"{first_line(error)}; exclude its layers: ignored_scopes={scopes}"
             ) from error
         if found != self.output_shapes:
             raise CompressionError(f"the output's shape must not change; {self.output_shapes} became {found}")

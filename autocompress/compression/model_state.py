@@ -8,11 +8,15 @@ import dataclasses
 import inspect
 import io
 import itertools
+import linecache
 import logging
+import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -62,6 +66,25 @@ def temporary_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
+    """A deep copy; `memo` has what replaces objects, by their ids, as for copy.deepcopy.
+
+    copy.deepcopy refuses tensors that autograd has made; `weight_norm`, `spectral_norm` and the masks of
+    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    with torch.no_grad():  # else a scripted module's copy could not be trained: its parameters would be results
+        copied: nn.Module = copy.deepcopy(model, {**computed, **memo})
+    for own, new in zip(model.parameters(), copied.parameters(), strict=True):
+        new.requires_grad_(own.requires_grad)
+    return copied
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode inside the block; restore the modes after it."""
@@ -87,6 +110,43 @@ def require_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags.get(name, True))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require gradients inside the block; restored after it."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _user_frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Frames of a traceback that are neither PyTorch's nor this package's, the innermost last, each with its line."""
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = traceback.walk_tb(error.__traceback__)
+    return [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(own)]
+
+
+def failing_operation(error: BaseException) -> str:
+    """Where in the user's model an error was raised, as words behind "fails"; "" if nowhere in it."""
+    frames = _user_frames(error)
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    name = frame.f_code.co_filename
+    return f" at `{linecache.getline(name, line).strip()}` ({Path(name).name}, line {line})"
+
+
+def failing_scopes(error: BaseException, model: nn.Module) -> list[str]:
+    """The name of the innermost module of the user's in whose code an error was raised; empty: it is the model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = [names.get(id(frame.f_locals.get("self")), "") for frame, _ in _user_frames(error)]
+    return [name for name in found if name][-1:]
 
 
 def device_of(model: nn.Module) -> torch.device:

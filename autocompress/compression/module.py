@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import numbers
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from autocompress.compression.model_state import (
+    copy_model,
     detach_inputs,
     device_of,
     eval_mode,
@@ -162,7 +162,7 @@ def fresh_model(module: ModuleClass) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
-        return copy.deepcopy(without_wrappers(model))
+        return copy_model(without_wrappers(model))
     except Exception as error:
         raise ModuleError(
             f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"

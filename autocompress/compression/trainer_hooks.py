@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.model_state import (
+    copy_model,
     detach_inputs,
     device_of,
     eval_mode,
@@ -81,7 +81,7 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
         if not found:
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
-    return _inputs_from_trainer(module, algorithm, copy.deepcopy(model), batches)
+    return _inputs_from_trainer(module, algorithm, copy_model(model), batches)
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import uuid
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.model_state import without_wrappers
+from autocompress.compression.model_state import copy_model, without_wrappers
 from autocompress.compression.module import ModuleClass, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.quantization.int8 import Int8Model
@@ -104,7 +103,7 @@ def load_compressed(
         except StoreError as error:
             raise StoreError(f"the checkpoint {str(directory)!r} is damaged: {error}") from error
     original = _uncompressed(description, directory, module, trust_module) if model is None else without_wrappers(model)
-    loaded = copy.deepcopy(original)
+    loaded = copy_model(original)
     try:
         apply_structure(loaded, description["structure"])
         load_weights(loaded, weights)
@@ -120,7 +119,7 @@ def _require_readable(folder: Path, original: nn.Module) -> None:
         if description["kind"] == INT8:
             Int8Model.from_dict(description["structure"], weights)
             return
-        again = copy.deepcopy(original)
+        again = copy_model(original)
         apply_structure(again, description["structure"])
         load_weights(again, weights)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -14,12 +13,18 @@ from torch.nn.utils import parametrize
 from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compression.measure import ReferenceModel
-from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.model_state import copy_model, eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
-from autocompress.compression.pruning.sparsity import Mask, WeightCompressor, zero_share
+from autocompress.compression.pruning.sparsity import (
+    Mask,
+    WeightCompressor,
+    computed_weights,
+    require_some_plain,
+    zero_share,
+)
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
 
@@ -128,6 +133,7 @@ class LevelPartBase:
         self.name, self.schedule = name, schedule
         self.level = schedule.initial
         self._request = request
+        self._computed: dict[str, str] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Begin to work on a model."""
@@ -151,13 +157,18 @@ class LevelPartBase:
 
     @property
     def left_alone(self) -> dict[str, str]:
-        """Any weight can be zero."""
-        return {}
+        """Any weight can be zero that is not computed from others."""
+        return dict(self._computed)
 
     def _masked_layers(self, model: nn.Module) -> tuple[str, ...]:
         """Names of the layers whose weights this algorithm may zero."""
         request = self._request(0.0)
-        return tuple(layer_rates(model, request.targets, weight_types(self.name), request.scopes))
+        rates = layer_rates(model, request.targets, weight_types(self.name), request.scopes)
+        self._computed = computed_weights(model, rates)
+        require_some_plain(rates, self._computed)
+        for why in self._computed.values():
+            _logger.warning("%s leaves a layer alone: %s", self.name, why)
+        return tuple(name for name in rates if name not in self._computed)
 
 
 class _MaskedPart(LevelPartBase):
@@ -334,7 +345,7 @@ class PruningPart(_MaskedPart):
 
 def _emptied(plain: nn.Module, removals: list[Removal]) -> dict[str, torch.Tensor]:
     """Parameter -> True at the values that a removal takes away, found by removing numbers."""
-    probe = copy.deepcopy(plain)
+    probe = copy_model(plain)
     with torch.no_grad():
         for parameter in probe.parameters():
             numbers = torch.arange(parameter.numel(), dtype=torch.float64, device=parameter.device)

@@ -19,6 +19,7 @@ from autocompress.compression.base import (
     strip_parametrizations,
 )
 from autocompress.compression.measure import ReferenceModel
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantizer,
@@ -229,8 +230,8 @@ class CompressedModel:
         return ModelSnapshot(
             rate,
             self._claims(rate),
-            lambda: fold_parametrizations(copy.deepcopy(twin)),
-            lambda: make_plain_(copy.deepcopy(twin)),
+            lambda: fold_parametrizations(copy_model(twin)),
+            lambda: make_plain_(copy_model(twin)),
         )
 
     def start_from(
@@ -254,7 +255,7 @@ class CompressedModel:
         if part is not None and rate is not None and removed:
             start = part.remove(start, rate)
         masked = part is not None and not (removed and isinstance(part, PruningPart))
-        plain = copy.deepcopy(start) if masked else start
+        plain = copy_model(start) if masked else start
         if start is not self.model:
             replace_(self.model, start)
         self.attach(with_data=False)
@@ -332,6 +333,6 @@ class CompressedModel:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(model)
+    twin = copy_model(model)
     DistillationHook.forget(twin)
     return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import re
@@ -15,7 +14,7 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.measure import ReferenceModel
-from autocompress.compression.model_state import device_of, output_shapes, to_device
+from autocompress.compression.model_state import copy_model, device_of, output_shapes, to_device
 from autocompress.compression.module import batch_inputs
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import to_graphviz
@@ -137,7 +136,7 @@ def _reference(model: nn.Module, config: CompressionConfig) -> ReferenceModel:
     except Exception as error:
         shapes = ", ".join(str(list(item.shape)) for item in inputs if hasattr(item, "shape"))
         raise ConfigError(f"input_info must describe the model's inputs; it fails on {shapes}: {error}") from error
-    return ReferenceModel.measured(copy.deepcopy(model), inputs, config.data)
+    return ReferenceModel.measured(copy_model(model), inputs, config.data)
 
 
 def _compressed(
@@ -156,7 +155,7 @@ def _compressed(
         elif isinstance(section, Quantization):
             quantization = requests.quantization(section)
         elif isinstance(section, Distillation):
-            lesson = DistillationHook(model, copy.deepcopy(reference.original), section)
+            lesson = DistillationHook(model, copy_model(reference.original), section)
     return CompressedModel(model, reference, parts, quantization), lesson
 
 
@@ -177,7 +176,7 @@ def _write_graphs(controller: CompressionController, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in graphs.items():
-            text = to_graphviz(copy.deepcopy(model), controller.uncompressed.inputs)
+            text = to_graphviz(copy_model(model), controller.uncompressed.inputs)
             (directory / f"{name}.dot").write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"log_dir must be writable; {directory} is not: {error}") from error

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, require_module_class
 from autocompress.errors import AutoCompressError
 from autocompress.registry import algorithm, algorithms
 from autocompress.search_space import (
     AlgorithmSpace,
+    SearchSpace,
     SearchSpaceSource,
     default_space,
     load_search_space,
@@ -105,8 +106,14 @@ def check_module(module: ModuleClass, search_space: SearchSpaceSource | None = N
     """
     space = default_space(algorithms()) if search_space is None else load_search_space(search_space)
     require_module_class(module)
+    return list(checks_of(module, space))
+
+
+def checks_of(module: ModuleClass, space: SearchSpace) -> Iterator[AlgorithmCheck]:
+    """The checks of `check_module`, each as soon as its algorithm has been tried."""
     reference_model = ReferenceModel.of(module)
-    return [_checked(module, entry, reference_model) for entry in space.algorithms]
+    for entry in space.algorithms:
+        yield _checked(module, entry, reference_model)
 
 
 def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel) -> AlgorithmCheck:
@@ -146,7 +153,7 @@ def _reduced(
     seed_everything(0)
     axis = space.axis()
     parameters = space.parameters(None if axis is None else axis.snap(min(max(rate, axis.low), axis.high)))
-    model, applied, achieved, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
+    model, applied, achieved, seconds = copy_model(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
     for part in read_parameters(parameters).stages:
         known = {argument.name for argument in algorithm(part.name).arguments}
         quick = {name: value for name, value in _QUICK.items() if name in known}

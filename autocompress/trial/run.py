@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import math
@@ -19,6 +18,7 @@ from autocompress.argument_checks import checked_arguments
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, evaluate
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import StoreError, short_text
@@ -101,7 +101,7 @@ class Pipeline:
         kept: nn.Module | None = None
         for stage in self.spec.stages:
             if claims:
-                kept = self._saved(applied.finish(copy.deepcopy(done.model)), self.kept)
+                kept = self._saved(applied.finish(copy_model(done.model)), self.kept)
                 claims[-1].require(kept, self.kept)
             self._stage(stage, done, applied)
             claims.append(Claim.of(applied.compressions[-1], whole_model=stage.several_rates))
@@ -292,7 +292,7 @@ class _Trial:
 
     def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
         if spec.start_from is None:
-            return copy.deepcopy(original)
+            return copy_model(original)
         trial = self.experiment.trial(spec.start_from)
         path = trial.pruned if len(spec.stages) > 1 else trial.checkpoint
         try:

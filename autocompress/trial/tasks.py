@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ from autocompress.trial.preflight.hooks import supported_algorithms
 from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight
 from autocompress.trial.run import retrain
 from autocompress.trial.spec import seed_everything
+
+REPORT_SECONDS = 20.0
+"""Between two signs of life of a check."""
 
 _ALL_RATES = (0.0, 1.0)
 _DISTILLING = (("sparsifying_trainer", "post_compress_finetuning_trainer"), ("criterion",))
@@ -191,7 +196,7 @@ def _result(task: Mapping[str, Any]) -> dict[str, Any]:
 def _check(
     module: ModuleClass, search_space: Mapping[str, Any] | None, settings: AccuracyAwareSettings
 ) -> dict[str, Any]:
-    from autocompress.trial.check import check_module  # it needs this module
+    from autocompress.trial.check import checks_of  # it needs this module
 
     seed_everything(0)
     if search_space is None:  # a module need not know them all
@@ -200,8 +205,35 @@ def _check(
         space = SearchSpace.parse(search_space)
     model_seconds = require_module(module, space, settings)
     preflight = run_preflight(module, space, settings, fresh_model(module).eval(), model_seconds)
-    checks = [check.to_dict() for check in check_module(module, search_space)]
+    tried = default_space(algorithms()) if search_space is None else space
+    found, checks = checks_of(module, tried), list[dict[str, Any]]()
+    for entry in tried.algorithms:
+        with _reported(entry.name) as report:
+            check = next(found)
+            report("applies" if check.applies else f"does not apply: {check.reason}")
+        checks.append(check.to_dict())
     return {"checks": checks, "preflight": preflight.to_dict()}
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[Callable[[str], None]]:
+    """Write to standard error that an algorithm is still being tried, now and then, and what came of it."""
+    started, done = time.monotonic(), threading.Event()
+
+    def write(what: str) -> None:
+        print(f"{name}: {what} (tried for {time.monotonic() - started:.1f} s)", file=sys.stderr, flush=True)
+
+    def wait() -> None:
+        while not done.wait(REPORT_SECONDS):
+            write("still trying")
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    try:
+        yield write
+    finally:
+        done.set()
+        waiting.join()
 
 
 def main(arguments: Sequence[str]) -> None:

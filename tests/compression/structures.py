@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from autocompress.compression.module import ModuleClass
 from autocompress.testing.zoo import ZooModule
@@ -454,6 +456,45 @@ class ShutGate(nn.Module):
         y = self.back(torch.relu(self.conv(x)).permute(0, 2, 3, 1).flatten(1))
         return self.head(torch.relu(x.mean((2, 3)) + self.gate * y))
 
+
+class ComputedWeight(WeightNorm):
+    """A layer whose weight its owner computes from other parameters, in one of the ways that PyTorch has."""
+
+    def __init__(self, how: Callable[[nn.Conv2d], Any]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        how(self.first)
+
+
+class ViewOfParameter(nn.Module):
+    """A view of a parameter, as of tokens or positions, is what a module is given."""
+
+    shape = (6, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.token, self.norm = nn.Linear(12, 16), nn.Parameter(torch.randn(2, 1, 16)), nn.LayerNorm(16)
+        self.up, self.down, self.head = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.cat([self.norm(self.token[:1]).expand(len(x), -1, -1), self.embed(x)], 1)
+        return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))
+
+
+def _old_weight_norm(layer: nn.Conv2d) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(layer)
+
+
+COMPUTED: dict[str, tuple[Callable[[nn.Conv2d], Any], str]] = {
+    "weight_norm": (nn.utils.parametrizations.weight_norm, "WeightNorm"),
+    "spectral_norm": (nn.utils.parametrizations.spectral_norm, "SpectralNorm"),
+    "weight_norm_hook": (_old_weight_norm, "WeightNorm"),
+    "spectral_norm_hook": (nn.utils.spectral_norm, "SpectralNorm"),
+    "mask": (lambda layer: prune.l1_unstructured(layer, "weight", 0.3), "a mask of torch.nn.utils.prune"),
+}
+"""How the weight of a layer is computed, each with the words for it."""
 
 STRUCTURES: dict[str, Callable[[], nn.Module]] = {
     "channels_last": ChannelsLast,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch.nn.utils import parametrizations, parametrize
 from autocompress.compression.base import (
     WeightTransform,
     compressor,
+    computed_by,
+    computed_parameters,
     fold_parametrizations,
     recalibrate,
     strip_parametrizations,
@@ -23,6 +26,23 @@ from autocompress.errors import ConfigError
 from autocompress.registry import algorithms
 
 from .nets import build
+from .structures import COMPUTED
+
+
+@pytest.mark.parametrize(("how", "words"), COMPUTED.values(), ids=COMPUTED)
+def test_what_computes_a_weight_is_named(how: Callable[[nn.Conv2d], object], words: str) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    assert computed_parameters(layer) == {}
+    how(layer)
+    assert computed_parameters(layer) == {"weight": words}
+    assert computed_by(layer) == words
+    assert computed_by(layer, "bias") is None
+
+
+def test_what_we_compute_ourselves_is_none_of_the_users() -> None:
+    layer = nn.Linear(2, 2)
+    parametrize.register_parametrization(layer, "weight", Halve())
+    assert computed_parameters(layer) == {}
 
 
 @pytest.mark.parametrize("name", algorithms())

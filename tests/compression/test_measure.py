@@ -22,6 +22,7 @@ from autocompress.compression.module import example_inputs
 from autocompress.testing.zoo import ZOO
 
 from .nets import IMAGE, Words, build
+from .structures import ViewOfParameter
 
 
 def test_a_network_counted_by_hand() -> None:
@@ -32,6 +33,14 @@ def test_a_network_counted_by_hand() -> None:
     assert measured.parameters == 4 * 27 + 4 + 5 * 256 + 5
     assert measured.nonzero_parameters == measured.parameters - 2 * 256
     assert measured.macs == 64 * 4 * 27 + 5 * 256
+
+
+def test_a_view_of_a_parameter_may_be_given_to_a_module() -> None:
+    model = ViewOfParameter()
+    x = torch.randn(1, 6, 12)
+    assert macs(model, (x,)) == 6 * 12 * 16 + 7 * 2 * 16 * 24 + 16 * 5
+    assert sum(layer.macs for layer in layer_sizes(model, (x,))) == macs(model, (x,))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_shared_parameters_count_once() -> None:

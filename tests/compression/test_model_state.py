@@ -11,15 +11,19 @@ import torch
 from torch import nn
 
 from autocompress.compression.model_state import (
+    copy_model,
     eval_mode,
     flatten_tensors,
     forward_outputs,
+    frozen,
     map_tensors,
     require_gradients,
     suppress_output,
     temporary_hooks,
     tied_parameters,
 )
+
+from .structures import COMPUTED, ComputedWeight
 
 
 class Tied(nn.Module):
@@ -35,6 +39,44 @@ class Tied(nn.Module):
 def test_shared_parameters_are_listed_with_all_their_places() -> None:
     assert tied_parameters(Tied()) == [[("first", "weight"), ("second", "weight")]]
     assert tied_parameters(nn.Linear(2, 2)) == []
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+def test_a_model_whose_weights_are_computed_is_copied(how: str) -> None:
+    model = ComputedWeight(COMPUTED[how][0])
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.train()(x).sum().backward()
+    copied = copy_model(model)
+    with torch.no_grad():
+        assert torch.equal(copied.eval()(x), model.eval()(x))
+        before = model(x)
+        for parameter in copied.parameters():
+            parameter.add_(1)
+        assert not torch.allclose(copied(x), before)
+        assert torch.equal(model(x), before), "the copy has parameters of its own"
+
+
+def test_the_copy_of_a_scripted_model_learns_what_the_model_does() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+    model[0].bias.requires_grad_(False)
+    copied = copy_model(model)
+    assert [parameter.requires_grad for parameter in copied.parameters()] == [True, False, True, True]
+    torch.optim.SGD(copied.parameters(), lr=0.1)  # takes nothing but leaves
+    x = torch.ones(1, 2)
+    copied(x).sum().backward()
+    assert all((each.grad is not None) is each.requires_grad for each in copied.parameters())
+    assert torch.equal(copied(x), model(x))
+
+
+def test_parameters_learn_again_after_they_were_frozen() -> None:
+    model = Tied()
+    model.other.weight = nn.Parameter(torch.ones(2), requires_grad=False)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with contextlib.suppress(ValueError), frozen(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise ValueError("inside")
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    assert sorted(before.values()) == [False, True, True, True]
 
 
 def test_each_module_gets_its_own_mode_back() -> None:

@@ -1,10 +1,14 @@
 """What applies to a model, before any search."""
 
 import dataclasses
+import re
+import sys
+from functools import partial
 
 import pytest
+import torch
 
-from autocompress import check_module
+from autocompress import check_module, load_compressed, run_trial
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError, ModuleError
 from autocompress.registry import algorithms
@@ -13,6 +17,15 @@ from autocompress.testing.zoo import ZOO, NoNormCnn, PlainCnn
 from autocompress.trial.check import AlgorithmCheck
 from autocompress.trial.child import check_in_child
 from tests import curve_modules
+from tests.compression.structures import (
+    COMPUTED,
+    STRUCTURES,
+    AuxiliaryOutput,
+    ComputedWeight,
+    TwoInputs,
+    ViewOfParameter,
+)
+from tests.hard_modules import HardNets, values
 
 
 def checks(module, *algorithms):
@@ -166,8 +179,74 @@ def test_a_bad_module_and_a_bad_search_space_raise():
 
 
 @pytest.mark.slow
-def test_the_child_finds_the_same():
+def test_the_child_finds_the_same_and_reports_each_when_it_is_known(capfd):
     space = default_space(["l2", "slim"]).wire
     there, _ = check_in_child(ModuleReference.of(curve_modules.Knee).to_dict(), space)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("l2: ", "slim: "))]
+    assert [re.sub(r"[0-9.]+ s", "N s", line) for line in lines] == [
+        "l2: applies (tried for N s)",
+        "slim: does not apply: needs criterion() (tried for N s)",
+    ]
     here = check_module(curve_modules.Knee, space)
     assert [without_seconds(AlgorithmCheck.from_dict(check)) for check in there] == [*map(without_seconds, here)]
+
+
+NETS = {
+    **{name: STRUCTURES[name] for name in ("split_and_concat", "fused_attention")},
+    **{how: partial(ComputedWeight, COMPUTED[how][0]) for how in ("weight_norm", "spectral_norm_hook", "mask")},
+    "auxiliary_output": AuxiliaryOutput,
+    "two_inputs": TwoInputs,
+    "view_of_parameter": ViewOfParameter,
+}
+REFUSED = re.compile(
+    "slim ranks filters by the scales of BatchNorm|apoz ranks filters by how often|filter pruning must remove something"
+    "|qat needs plain parameters; the weight of first|qat trains and evaluates one graph"
+    "|(dorefa|bnn) leaves the first and the last layer as they are"
+)
+"""What an algorithm may say of a net to which it does not apply."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_no_net_stops_an_algorithm_with_an_error_that_is_not_ours(name, tmp_path, monkeypatch):
+    hooks = {
+        "names": (name,),
+        "model": classmethod(lambda _: built(name)),
+        "evaluator": classmethod(lambda cls: lambda model: float(bool(values(model.eval()(*cls.inputs()))))),
+        "inputs": classmethod(lambda _: inputs(name)),
+        "example_inputs": classmethod(lambda cls: cls.inputs()),
+        "calibration_data": classmethod(lambda cls: [cls.inputs()]),
+        "post_compress_finetuning_trainer": classmethod(lambda cls, _: partial(trained, cls.inputs())),
+        "optimizer_factory": classmethod(lambda _: partial(torch.optim.SGD, lr=1e-3)),
+    }
+    module = type("Net", (HardNets,), {**hooks, "__module__": __name__})
+    monkeypatch.setattr(sys.modules[__name__], "Net", module, raising=False)
+    for check in check_module(module):
+        assert check.applies or REFUSED.match(check.reason), f"{check.algorithm}: {check.reason}"
+        record = run_trial(module, trial_of(check.algorithm), threshold=0.0, directory=tmp_path / check.algorithm)
+        assert (record.state == "completed") is check.applies, f"{check.algorithm}: {record.error}"
+        if check.applies:
+            finished = load_compressed(tmp_path / check.algorithm / record.checkpoint, module.model())
+            assert values(finished.eval()(*module.inputs()))
+
+
+def built(name):
+    torch.manual_seed(0)
+    return NETS[name]()
+
+
+def inputs(name):
+    shape = getattr(NETS[name], "func", NETS[name]).shape
+    return tuple(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)) for _ in range(1 + ("two" in name)))
+
+
+def trained(batch, model, optimizer, criterion, epoch):
+    optimizer.zero_grad()
+    criterion(model.train()(*batch)).backward()
+    optimizer.step()
+
+
+def trial_of(algorithm):
+    space = default_space([algorithm]).algorithm(algorithm)
+    rate = None if space.axis() is None else 0.5
+    return {**space.parameters(rate), "search": {"requested_rate": rate or 0.0, "epochs": 1}}

@@ -6,7 +6,7 @@ bits of their numbers, so that a few forward passes distinguish all of a layer.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -20,8 +20,9 @@ from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
-from autocompress.compression.pruning.channelwise_mode import NeutralNormalization
+from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
+from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
+from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.groups import Removal
 from autocompress.compression.pruning.reference_models import (
     cast_inputs,
@@ -35,6 +36,10 @@ _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 _MOST_SINGLE_MARKS = 256
 """Largest number of filters that are marked one by one."""
+
+_IMAGE_DIMENSIONS = 4
+_CROP = 32
+"""Images are cropped to multiples of it, as models of five poolings need."""
 
 _MOST_PASSES = 1000
 """Limit of forward passes in all; other layers are not pruned."""
@@ -53,17 +58,23 @@ class ChannelTracer:
     """Which channels of which modules depend on each other."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._model, self._trains = reference_copy(model), True
-        self._inputs = cast_inputs(inputs, self._model, None)
+        self._model = reference_copy(model)
+        self._inputs = _smallest_images(self._model, cast_inputs(inputs, self._model, None))
+        self._trains = _trains_differently(self._model, self._inputs)
         self._modules = dict(self._model.named_modules())
         self._over: dict[ChannelPosition, ChannelPosition] = {}
-        self._passes = 0
+        self._passes, self._effort = 0, TracingEffort()
 
     def trace(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
         for spot in _positions(self._rest()):
             self._join(spot, FIXED)
         for name in layers:
+            everything = list(_positions(self._pass(self._modules[name], torch.ones(self.width(name)).bool())))
+            if any(self._top(spot) == self._top(FIXED) for spot in everything):  # its channels need not be told apart
+                for spot in (*everything, *(("out", name, channel) for channel in range(self.width(name)))):
+                    self._join(spot, FIXED)
+                continue
             for channel, spot in self._dependents(name):
                 self._join(("out", name, channel), spot)
 
@@ -110,11 +121,12 @@ class ChannelTracer:
     def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, ChannelPosition]]:
         width = layer_shape(self._modules[name]).width
         for channel in range(width):
-            if width > _MOST_SINGLE_MARKS:
-                yield channel, FIXED
-            else:
-                marked = torch.arange(width) == channel
-                yield from ((channel, spot) for spot in _positions(self._pass(layer, marked)))
+            marked = torch.arange(width) == channel
+            seen = {} if width > _MOST_SINGLE_MARKS else self._pass(layer, marked)
+            if not seen or any(place.numel() > 1 and bool(place.all()) for place in seen.values()):
+                yield from ((other, FIXED) for other in range(width))  # all depend on each other
+                return
+            yield from ((channel, spot) for spot in _positions(seen))
 
     def _join(self, one: ChannelPosition, other: ChannelPosition) -> None:
         self._over[self._top(one)] = self._top(other)
@@ -128,6 +140,7 @@ class ChannelTracer:
 
     def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Marks:
         """What is marked if these filters of a layer are."""
+        self._effort.check()
         self._passes += 1
         if self._passes > _MOST_PASSES:
             raise CompressionError(f"channels must be distinguished in {_MOST_PASSES} forward passes")
@@ -141,7 +154,7 @@ class ChannelTracer:
 
     def _rest(self) -> _Marks:
         """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
-        other = copy.deepcopy(self._model)  # parameters change
+        other = copy_model(self._model)  # parameters change
         for module in other.modules():
             if isinstance(module, _MIXING):
                 module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))
@@ -154,19 +167,44 @@ class ChannelTracer:
     def _seen(self, model: nn.Module, inputs: Any) -> _Marks:
         """What is marked in eval mode or in training mode, in which other code may run."""
         seen = _forward(model.eval(), inputs, {})
-        if self._trains:
-            try:
-                _forward(model.train(), inputs, seen)
-            except Exception:  # noqa: BLE001 - the model may not train with such inputs
-                self._trains = False
-        return seen
+        return _forward(model.train(), inputs, seen) if self._trains else seen
 
 
-def _forward(model: nn.Module, inputs: Any, seen: _Marks) -> _Marks:
+def _smallest_images(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs with images as small as the model takes: channels depend on each other alike in images of any size."""
+    for share in (4, 2):
+
+        def crop(tensor: torch.Tensor, share: int = share) -> torch.Tensor:
+            if tensor.dim() != _IMAGE_DIMENSIONS or not tensor.is_floating_point():
+                return tensor
+            height, width = (min(size, _CROP * -(-size // (share * _CROP))) for size in tensor.shape[2:])
+            return tensor[..., :height, :width]
+
+        smaller: tuple[Any, ...] = map_tensors(inputs, crop)
+        with contextlib.suppress(Exception):  # the model takes images of one size, or of a smallest one
+            _forward(model.eval(), smaller, {})
+            return smaller
+    return inputs
+
+
+def _trains_differently(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether other code runs in training mode."""
+    records = CallRecord(model, inputs), CallRecord(model, inputs)
+    try:
+        for record, mode in zip(records, (False, True), strict=True):
+            _forward(model.train(mode), inputs, {}, record)
+    except Exception:  # noqa: BLE001 - the model may not train with such inputs
+        return False
+    return not records[0].same_as(records[1])
+
+
+def _forward(model: nn.Module, inputs: Any, seen: _Marks, calls: CallRecord | None = None) -> _Marks:
     undisturbed = fixed_seeds(device_of(model))
     masks = sdpa_kernel(SDPBackend.MATH)  # other kernels treat NaN as a masked position
-    with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization():
+    with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization(calls):
         answer = model(*inputs)
+    if calls is not None:
+        calls.record_result(answer)
     if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(answer)):
         seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
     return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,9 @@ from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
 from autocompress.compression.pruning.pruner import pruner_of
+from autocompress.errors import CompressionError
+
+_logger = logging.getLogger(__name__)
 
 _PARTS = (1, 2, 3, 4)
 """Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
@@ -45,6 +49,9 @@ def trace_couplings(
     try:
         tracer = ChannelTracer(model, inputs)
         tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
+    except CompressionError as error:
+        _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
+        return []
     except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
         return []
     found: list[Coupling] = []
@@ -151,8 +158,10 @@ class Channels:
         """
         graph = ChannelGraph(model, request.example_inputs, original)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        selected = pruner_of(request).selectable(request, graph, rates)
+        spared = pruner_of(request).spared(request, graph, rates)
+        selected = [name for name in rates if name not in spared]
         couplings, left_alone, obstacles = graph.couplings(selected)
+        obstacles |= spared
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
         # The widths for a share of the model are found by running pruned models.

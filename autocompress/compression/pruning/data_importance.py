@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.model_state import temporary_hooks
+from autocompress.compression.layers import FILTER_TYPES, supported_layers
+from autocompress.compression.model_state import copy_model, forward_outputs, temporary_hooks
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.trainer_hooks import input_batches, run_batches, run_epochs, run_inputs
-from autocompress.errors import CompressionError, ModuleError
+from autocompress.errors import CompressionError, ConfigError, ModuleError
+from autocompress.layer_selector import LayerRule
 
 
 class Gate:
@@ -76,7 +78,7 @@ def taylor(context: PruningContext) -> Importance:
         ModuleError: the user's module lacks a hook.
     """
     request, couplings = context.request, context.couplings
-    probe = copy.deepcopy(context.model)
+    probe = copy_model(context.model)
     gates = {coupling.places: Gate(read_sites(coupling, probe, context.behind), probe) for coupling in couplings}
 
     def settle(*_: Any) -> None:
@@ -243,6 +245,62 @@ def require_scales(model: nn.Module) -> None:
     """Check that a model has BatchNorm layers with scales; CompressionError if not."""
     if not _scales(model):
         raise CompressionError("slim ranks filters by the scales of BatchNorm layers; the model has none")
+
+
+def rules_of_filters(model: nn.Module, request: CompressionRequest) -> CompressionRequest:
+    """The request with the layers whose outputs BatchNorm layers scale, in place of these.
+
+    Raises:
+        ConfigError: a rule selects BatchNorm layers, and all scale other values than the outputs of a layer.
+    """
+    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, _BatchNorm)}
+    types = {base.__name__ for norm in norms.values() for base in type(norm).__mro__} - {"Module", "object"}
+    if not any(types & {*rule.op_types} or norms.keys() & {*rule.op_names} for rule in request.targets):
+        return request
+    scaled, rules = _scaled_layers(model, request, norms), list[LayerRule]()
+    for rule in request.targets:
+        chosen = [name for name, norm in norms.items() if _selects(rule, name, norm)]
+        names = tuple(scaled[name] for name in chosen if name in scaled)
+        if chosen and not names:
+            raise ConfigError(f"op_types: slim prunes the layers before BatchNorm; before {', '.join(chosen)} is none")
+        other = _without_norms(rule, tuple(t for t in rule.op_types if t not in types), rule.op_names, norms)
+        rules += [each for each in (other, replace(rule, op_types=(), op_names=names) if names else None) if each]
+    return replace(request, targets=tuple(rules))
+
+
+def _selects(rule: LayerRule, name: str, norm: nn.Module) -> bool:
+    """Whether a rule names a BatchNorm layer or its type."""
+    kinds = {base.__name__ for base in type(norm).__mro__}
+    return (name in rule.op_names or not rule.op_names) and (not rule.op_types or bool(kinds & {*rule.op_types}))
+
+
+def _without_norms(
+    rule: LayerRule, op_types: tuple[str, ...], op_names: tuple[str, ...], norms: Mapping[str, nn.Module]
+) -> LayerRule | None:
+    """The rule without BatchNorm layers; None if it selects nothing else."""
+    names = tuple(name for name in op_names if name not in norms)
+    if (rule.op_types and not op_types) or (rule.op_names and not names):
+        return None
+    return replace(rule, op_types=op_types, op_names=names)
+
+
+def _scaled_layers(model: nn.Module, request: CompressionRequest, norms: Mapping[str, nn.Module]) -> dict[str, str]:
+    """BatchNorm layer -> the layer whose output it is given."""
+    made, found = dict[int, tuple[str, torch.Tensor]](), dict[str, str]()
+
+    def note(name: str, _: nn.Module, __: Any, output: torch.Tensor) -> None:
+        made[id(output)] = name, output  # keeps the output alive, and so its id unique
+
+    def see(name: str, _: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and id(given[0]) in made:
+            found[name] = made[id(given[0])][0]
+
+    layers = supported_layers(model, FILTER_TYPES).items()
+    handles = [layer.register_forward_hook(functools.partial(note, name)) for name, layer in layers]
+    handles += [norm.register_forward_pre_hook(functools.partial(see, name)) for name, norm in norms.items()]
+    with temporary_hooks(handles):
+        forward_outputs(model, request.example_inputs)
+    return found
 
 
 def sparsify_scales(model: nn.Module, request: CompressionRequest) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import resource
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
@@ -24,6 +27,32 @@ _SPREAD = 4
 """Limit of channels at one module, relative to the widest layer."""
 
 
+_MOST_SECONDS, _MOST_GIGABYTES = 120.0, 4.0
+"""Limits of tracing one model: processor time of this thread, so that they hold on a busy machine, and new memory."""
+
+
+class TracingEffort:
+    """Ends tracing that takes too long or too much."""
+
+    def __init__(self, seconds: float = _MOST_SECONDS, gigabytes: float = _MOST_GIGABYTES) -> None:
+        self._seconds, self._gigabytes = seconds, gigabytes
+        self._started, self._memory = time.thread_time(), _peak_gigabytes()
+
+    def check(self) -> None:
+        """CompressionError if a limit is passed."""
+        if time.thread_time() - self._started > self._seconds or _peak_gigabytes() - self._memory > self._gigabytes:
+            raise CompressionError(
+                f"tracing the channels must end within {self._seconds:g} s of processor time and "
+                f"{self._gigabytes:g} GB of memory; exclude parts of the model (ignored_scopes), give smaller "
+                "example_inputs(), or take an algorithm that traces nothing, such as level or naive"
+            )
+
+
+def _peak_gigabytes() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 class TracingLimit:
     """Bounds the work per layer by counts rather than by time, so that it ends alike on any machine.
 
@@ -34,6 +63,7 @@ class TracingLimit:
     def __init__(self, graph: Any) -> None:
         self._graph, self._steps, self._visits = graph, 0, 0
         self._reached: dict[Any, None] = {}
+        self._effort = TracingEffort()
         nodes = graph.module2node.values()
         sizes = [getattr(node.module, name, 0) for node in nodes for name in ("in_features", "out_features")]
         widths = [getattr(node.module, name, 0) for node in nodes for name in ("in_channels", "out_channels")]
@@ -57,6 +87,7 @@ class TracingLimit:
         module = dependency.target.module
         if isinstance(module, FILTER_TYPES) and self._graph.is_out_channel_pruning_fn(dependency.handler):
             self._reached[module] = None
+        self._effort.check()
         self._visits += 1
         self._steps += channels + self._visits // 8  # each visit searches all earlier ones
         if channels > self._most or self._steps > _MOST_STEPS:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.model_state import device_of, flatten_tensors, temporary_hooks
+from autocompress.compression.model_state import device_of, failing_operation, flatten_tensors, temporary_hooks
 from autocompress.compression.pruning.channel_tracing import channels_in_place
 from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, remove_with_copy
@@ -109,7 +109,7 @@ class Reference:
             calls = CallRecord(smaller, self.inputs) if noted else None
             return PrunedRun(smaller, _values(smaller, self.inputs, watched, calls, training=training), calls)
         except Exception as error:  # noqa: BLE001 - raised by the user's model
-            return PrunedRun(smaller, [], error=first_line(error))
+            return PrunedRun(smaller, [], error=f"{first_line(error)}{failing_operation(error)}")
 
     def pruned_copy(self, removed: Sequence[Removal]) -> nn.Module:
         """A copy without these channels."""

@@ -69,6 +69,7 @@ class FilterCompressor:
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules and the arguments against the model."""
+        request = pruner_of(request).translate(model, request)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
@@ -87,6 +88,7 @@ class FilterCompressor:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         self.check(model, request)
+        request = pruner_of(request).translate(model, request)
         original = layer_shapes(model) if request.original is None else request.original
         share = ModelShare.requested(model, request)
         epochs = pruner_of(request).prepare(model, request)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.base import LayerShape
+from autocompress.compression.base import LayerShape, computed_parameters
 from autocompress.compression.layers import FILTER_TYPES, registered_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.dependency_graph import (
@@ -125,7 +125,7 @@ class ChannelGraph:
             if id(module) in self._fixed:
                 own = module is group[0].dep.target.module
                 where = "it" if own else f"it shares channels with {self._all_names[module]}, which"
-                return f"{where} is tied to another layer, stacked or registered, so that its size must stay"
+                return f"{where} {self._fixed[id(module)]}, so that its size must stay"
         if all(self._original[self._names[layer]].depthwise for layer in self._losing(group)):
             return "its channels are those of what feeds it, which cannot lose any"
         return None
@@ -236,10 +236,15 @@ def _is_layer(node: Any) -> bool:
     return isinstance(node.module, FILTER_TYPES)
 
 
-def _fixed(model: nn.Module) -> set[int]:
-    """Ids of modules and parameters whose size must stay: shared, registered, or in layers that cannot be pruned."""
+def _fixed(model: nn.Module) -> dict[int, str]:
+    """Ids of modules and parameters whose size must stay, each with what it is, as words behind its name."""
+    found = dict[int, str]()
+    for module in model.modules():
+        for name, how in computed_parameters(module).items():
+            found[id(module)] = f"has a {name} that is computed from other parameters, by {how}"
+        if isinstance(module, nn.LSTM) and module.num_layers > 1:
+            found[id(module)] = "is stacked"
+        if isinstance(module, registered_types()):
+            found |= {id(part): "is registered" for part in (*module.modules(), *module.parameters())}
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}
-    stacked = [module for module in model.modules() if isinstance(module, nn.LSTM) and module.num_layers > 1]
-    registered = [module for module in model.modules() if isinstance(module, registered_types())]
-    own = [part for module in registered for part in (*module.modules(), *module.parameters())]
-    return shared | {id(part) for part in (*stacked, *own)}
+    return found | dict.fromkeys(shared, "is tied to another layer")

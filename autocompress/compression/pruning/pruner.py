@@ -91,6 +91,10 @@ class FilterPruner(Pruner):
 
         return FilterCompressor()
 
+    def translate(self, model: nn.Module, request: CompressionRequest) -> CompressionRequest:
+        """The request with rules for layers that have filters; by default as it is."""
+        return request
+
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check that the algorithm can rank a model, which is not changed.
 
@@ -125,9 +129,9 @@ class FilterPruner(Pruner):
 
         return LayerImportance(self.score, supported_layers(context.model, FILTER_TYPES))
 
-    def selectable(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> list[str]:
-        """The layers with a rate that may lose filters."""
-        return list(rates)
+    def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:
+        """Layers with a rate that may not lose filters by the algorithm's options, and why; by default none."""
+        return {}
 
 
 class WeightPruner(Pruner):

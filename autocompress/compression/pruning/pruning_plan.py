@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES, layer_rates
 from autocompress.compression.measure import macs, parameters
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
@@ -295,7 +295,7 @@ class PruningPlan:
 
         def removed(kept: Sequence[int]) -> float:
             if tuple(kept) not in found:
-                probe = copy.deepcopy(self.model)
+                probe = copy_model(self.model)
                 remove(probe, removals(self.channels_to_remove(kept)))
                 found[tuple(kept)] = share.removed(probe)
             return found[tuple(kept)]

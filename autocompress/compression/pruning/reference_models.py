@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
+from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.groups import Removal
 
 _SEED = 20_011
@@ -140,7 +139,7 @@ def reference_copy(model: nn.Module, dtype: torch.dtype | None = None, *, varied
             else:
                 value = tensor.detach().clone() if value is None else value
                 memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if learned else value
-    return copy.deepcopy(model, memo)
+    return copy_model(model, memo)
 
 
 def _varied(tensor: torch.Tensor, dtype: torch.dtype | None, generator: torch.Generator | None) -> torch.Tensor | None:

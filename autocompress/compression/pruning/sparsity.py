@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +17,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autocompress.compression.base import WEIGHT, CompressionRequest, WeightTransform, fold_parametrizations, transforms
-from autocompress.compression.layers import layer_rates, require_one_rate, supported_layers, weight_types
+from autocompress.compression.base import (
+    WEIGHT,
+    CompressionRequest,
+    WeightTransform,
+    computed_by,
+    fold_parametrizations,
+)
+from autocompress.compression.layers import (
+    layer_rates,
+    require_one_rate,
+    supported_layers,
+    unknown_layers,
+    weight_types,
+)
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.pruner import WeightPruner
 from autocompress.errors import CompressionError
@@ -43,11 +55,12 @@ class Mask(WeightTransform):
 
 @dataclass(frozen=True)
 class LevelCompression:
-    """A model with masks on the weights of `targets`; `layers` are all that could have one."""
+    """A model with masks on the weights of `targets` except `left_alone`; `layers` are all that could have one."""
 
     model: nn.Module
     targets: tuple[str, ...]
     layers: tuple[str, ...]
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     converts: bool = False
     epochs: int = 0
@@ -68,6 +81,7 @@ class WeightCompressor:
         """Check the rules against the model."""
         rates = self._rates(model, request)
         require_plain_weights(model, rates)
+        require_some_plain(rates, computed_weights(model, rates))
         if _pruner(request).is_global(request):
             require_one_rate(rates, "one global ranking")
 
@@ -78,9 +92,13 @@ class WeightCompressor:
 
         Raises:
             ConfigError: rules that do not fit the model, or several rates in one global ranking.
-            CompressionError: nothing would change at a rate > 0; a shared or parametrized weight cannot have a mask.
+            CompressionError: nothing would change at a rate > 0; a shared weight cannot have a mask.
         """
         rates, pruned = self._rates(model, request), self.masks(model, request)
+        left_alone = {
+            **unknown_layers(model, request.targets, request.algorithm),
+            **computed_weights(model, rates),
+        }
         if max(rates.values()) > 0 and not any(bool(mask.any()) for mask in pruned.values()):
             counts = ", ".join(f"{name}: {mask.numel()}" for name, mask in pruned.items())
             raise CompressionError(
@@ -90,12 +108,14 @@ class WeightCompressor:
         for name, mask in pruned.items():
             parametrize.register_parametrization(model.get_submodule(name), WEIGHT, Mask(mask))
         layers = tuple(supported_layers(model, weight_types(request.algorithm)))
-        return LevelCompression(model, tuple(rates), layers)
+        return LevelCompression(model, tuple(rates), layers, left_alone)
 
     def masks(self, model: nn.Module, request: CompressionRequest) -> dict[str, torch.Tensor]:
         """Layer -> which of its weights would be zero; checks the request and does not change the model."""
         self.check(model, request)
-        return _masks(model, self._rates(model, request), request)
+        rates = self._rates(model, request)
+        left_alone = computed_weights(model, rates)
+        return _masks(model, {name: rate for name, rate in rates.items() if name not in left_alone}, request)
 
     def _rates(self, model: nn.Module, request: CompressionRequest) -> dict[str, float]:
         return layer_rates(model, request.targets, weight_types(request.algorithm), request.scopes)
@@ -140,14 +160,35 @@ def smallest(weight: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def zero_share(model: nn.Module, layers: Iterable[str]) -> float:
-    """Share in [0, 1] of the weights of these layers that are exactly zero."""
-    weights = [_weight(model, name) for name in layers]
-    total = sum(weight.numel() for weight in weights)
-    return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
+    """Share in [0, 1] of the weights of these layers that are exactly zero; those of the user's masks do not count."""
+    weights = {name: _weight(model, name) for name in layers}
+    total = sum(weight.numel() for weight in weights.values())
+    left_alone = computed_weights(model, weights)
+    zeros = sum(int((weight == 0).sum()) for name, weight in weights.items() if name not in left_alone)
+    return zeros / total if total else 0.0
 
 
 def _weight(model: nn.Module, name: str) -> torch.Tensor:
     return cast(torch.Tensor, model.get_submodule(name).weight).detach()
+
+
+def computed_weights(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """Those of these layers whose weights the user's code computes from others, each with why it is left alone."""
+    how = {name: computed_by(model.get_submodule(name)) for name in layers}
+    return {
+        name: f"{name}: its weight is computed from other parameters, by {found}; it stays as it is"
+        for name, found in how.items()
+        if found is not None
+    }
+
+
+def require_some_plain(layers: Iterable[str], left_alone: Mapping[str, str]) -> None:
+    """Check that not all layers are left alone; CompressionError if they are."""
+    if set(layers) <= left_alone.keys():
+        raise CompressionError(
+            f"at least one weight must be plain; {'; '.join(left_alone.values())} (torch.nn.utils.parametrize."
+            "remove_parametrizations and torch.nn.utils.prune.remove make weights plain)"
+        )
 
 
 def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None:
@@ -158,15 +199,12 @@ def require_plain_weights(model: nn.Module, settings: Mapping[str, Any]) -> None
         settings: layer -> setting of its weight; None: it is not compressed.
 
     Raises:
-        CompressionError: a registered module has no weight; a weight has a foreign parametrization, or is shared by
-            layers with different settings.
+        CompressionError: a registered module has no weight; a weight is shared by layers with different settings.
     """
     for name in [name for name, setting in settings.items() if setting is not None]:
         layer = model.get_submodule(name)
         if not isinstance(getattr(layer, WEIGHT, None), torch.Tensor):
             raise CompressionError(f"a registered module must have a parameter named weight; {name} has none")
-        if any(not isinstance(step, WeightTransform) for step in transforms(layer)):
-            raise CompressionError(f"a weight must be plain; {name} is parametrized: remove that or exclude the layer")
     for places in tied_parameters(model):
         if len({settings.get(module) for module, _ in places}) > 1:  # only some modules would see the change
             shared = ", ".join(f"{module}.{key}" for module, key in places)

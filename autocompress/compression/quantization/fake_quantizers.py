@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import WEIGHT, CompressionRequest, WeightTransform, fold_parametrizations, transforms
-from autocompress.compression.layers import match_rules, supported_layers, weight_types
+from autocompress.compression.layers import match_rules, supported_layers, unknown_layers, weight_types
 from autocompress.compression.model_state import forward_outputs, temporary_hooks
-from autocompress.compression.pruning.sparsity import Mask, require_plain_weights
+from autocompress.compression.pruning.sparsity import Mask, computed_weights, require_plain_weights, require_some_plain
 from autocompress.compression.quantization import rounding
 from autocompress.compression.quantization.quantizer import Quantizer
 from autocompress.compression.quantization.rounding import ActivationQuantizer, WeightRounding, attach
@@ -116,12 +116,14 @@ class FakeQuantization:
         bits: layer -> bits of its weights.
         types: the layers whose weights could be quantized.
         channels: layer -> dimension of its weight with levels for each index; other layers have one set of levels.
+        left_alone: layer -> why its weight is not rounded although a rule selects it.
     """
 
     model: nn.Module
     bits: dict[str, int]
     types: tuple[type[nn.Module], ...]
     channels: Mapping[str, int] = field(default_factory=dict)
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = True
     converts: bool = False
     epochs: int = 0
@@ -179,13 +181,14 @@ class FakeQuantizer:
         """Check bits, quant types and schemes."""
         wanted = self._wanted(model, request)
         require_plain_weights(model, {name: kinds.get("weight") for name, kinds in wanted.items()})
+        require_some_plain([name for name, kinds in wanted.items() if kinds], self._left_alone(model, wanted))
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
         """Insert quantizers of weights and activations; weights that a mask keeps at zero stay zero.
 
         Raises:
             ConfigError: the rules select nothing, or something the algorithm does not support.
-            CompressionError: a shared or parametrized weight cannot be quantized.
+            CompressionError: a shared weight cannot be quantized.
             ModuleError: activations need calibration, and the user's module has neither data nor a trainer.
         """
         self.check(model, request)
@@ -197,6 +200,9 @@ class FakeQuantizer:
     def attach(self, model: nn.Module, request: CompressionRequest) -> FakeQuantization:
         """Insert quantizers into a checked model; the ranges of activations must be calibrated afterwards."""
         wanted, types = self._wanted(model, request), weight_types(request.algorithm)
+        left_alone = self._left_alone(model, wanted)
+        for name in left_alone:
+            del wanted[name]["weight"]
         channels = {}
         for name, kinds in wanted.items():
             layer = model.get_submodule(name)
@@ -209,7 +215,11 @@ class FakeQuantizer:
                     symmetric = precision.scheme == "per_tensor_symmetric"
                     attach(layer, quant_type, precision.bits, precision.start_step, symmetric=symmetric)
         bits = {name: kinds["weight"].bits if "weight" in kinds else FLOAT_BITS for name, kinds in wanted.items()}
-        return FakeQuantization(model, bits, types, channels)
+        unknown = unknown_layers(model, request.targets, request.algorithm)
+        return FakeQuantization(model, bits, types, channels, {**unknown, **left_alone})
+
+    def _left_alone(self, model: nn.Module, wanted: Mapping[str, Mapping[str, Precision]]) -> dict[str, str]:
+        return computed_weights(model, [name for name, kinds in wanted.items() if "weight" in kinds])
 
     def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
         family = _quantizer(request)

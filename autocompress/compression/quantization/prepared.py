@@ -7,6 +7,7 @@ own are restored here.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
@@ -31,7 +32,7 @@ from autocompress.compression.verify import differences
 from autocompress.errors import CompressionError, StoreError, first_line
 
 _EPS = 1e-5
-_BATCH_NORM = "aten.batch_norm.default"
+_BATCH_NORM, _ADD_IN_PLACE, _CONVOLUTION = "aten.batch_norm.default", "aten.add_.Tensor", "aten.conv2d.default"
 _MEAN_AT, _VARIANCE_AT, _MOMENTUM_AT, _EPS_AT = 3, 4, 6, 7
 
 
@@ -123,6 +124,23 @@ def _cached_export(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.Gr
         return copy.deepcopy(_patterns[key])
 
     return exported
+
+
+def separate_calls(graph: fx.GraphModule) -> None:
+    """Make the calls of a module that is called repeatedly look like those of several, which torchao takes for one.
+
+    The counter of a BatchNorm's batches is counted from itself in each call, not from the call before. A call's source,
+    where the export leaves it out, is what the export names the call by.
+    """
+    for node in graph.graph.nodes:
+        before = node.args[0] if node.args else None
+        if str(node.target) == _ADD_IN_PLACE and isinstance(before, fx.Node) and str(before.target) == _ADD_IN_PLACE:
+            node.update_arg(0, before.args[0])
+        call, (_, kind) = next(reversed((node.meta.get("nn_module_stack") or {"": ("", "")}).items()))
+        place, _, name = str(kind).rpartition(".")
+        if "source_fn_stack" not in node.meta and "@" in call and place.startswith("torch.nn.modules."):
+            node.meta["source_fn_stack"] = [(call, getattr(nn, name, kind))]
+    graph.recompile()
 
 
 class QatModel(GraphModel):
@@ -247,6 +265,7 @@ def prepare_qat(
     reason = why_unstorable(graph.graph)
     if reason is not None:
         raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
+    separate_calls(graph)
     try:
         with suppress_output(*TORCHAO_LOGGERS):
             found = _with_quantizers(graph, left_out)
@@ -270,9 +289,26 @@ def convert_to_int8(model: QatModel) -> Int8Model:
     try:
         with suppress_output(*TORCHAO_LOGGERS), fast_fusion():
             move_constants(graph)
+            _separate_weights(graph)
             return Int8Model(_without_unused(convert_pt2e(graph)))
     except Exception as error:
         raise CompressionError(f"torchao cannot convert the trained model to int8: {first_line(error)}") from error
+
+
+def _separate_weights(graph: fx.GraphModule) -> None:
+    """Give each call of a convolution its own weight and bias, into which torchao folds the BatchNorm behind it."""
+    stacks = (node.meta.get("nn_module_stack") for node in graph.graph.nodes if str(node.target) == _CONVOLUTION)
+    calls = Counter(next(reversed(stack.values()))[0] for stack in stacks if stack)
+    names = {f"{name}.{key}" for name, count in calls.items() if count > 1 for key in ("weight", "bias")}
+    for node in [each for each in graph.graph.nodes if each.op == "get_attr" and each.target in names]:
+        for number, user in enumerate(list(node.users)[1:], 1):
+            owner, _, last = node.target.rpartition(".")
+            own = nn.Parameter(graph.get_parameter(node.target).detach().clone())
+            graph.get_submodule(owner).register_parameter(f"{last}_call_{number}", own)
+            with graph.graph.inserting_before(user):
+                copied = graph.graph.get_attr(f"{node.target}_call_{number}")
+            copied.meta = dict(node.meta)
+            user.replace_input_with(node, copied)
 
 
 def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
@@ -317,21 +353,32 @@ def _require_names(model: nn.Module, cause: CompressionError) -> None:
             ) from cause
 
 
+_ONE_GRAPH = (
+    "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the model does"
+)
+_NO_GRAPH = "naive and dorefa do without a graph"
+
+
 def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.Tensor]) -> None:
     """One graph is trained and evaluated; code that runs in one mode only would be lost or stay."""
     try:
         found = model.unrounded(lambda graph: forward_outputs(graph, inputs))
     except Exception as error:
         raise CompressionError(f"torchao's graph of the model must run; {first_line(error)}") from error
+    shapes = [[tuple(tensor.shape) for tensor in each] for each in (wanted, found)]
+    if shapes[0] != shapes[1]:
+        raise CompressionError(
+            f"{_ONE_GRAPH}, but in training mode it has outputs of other shapes, {shapes[1]} for {shapes[0]} (as with "
+            f"an auxiliary head); {_NO_GRAPH}"
+        )
     for tensor, difference in zip(wanted, differences(wanted, found), strict=True):
         allowed = _EVAL_TOLERANCE * max(
             _EVAL_TOLERANCE, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
         )
         if not difference <= allowed:
             raise CompressionError(
-                "qat trains and evaluates one graph, exported in training mode; in eval mode it must compute what the "
-                f"model does, but an output differs by {difference:.2g} (its code may depend on self.training); naive "
-                "and dorefa do without a graph"
+                f"{_ONE_GRAPH}, but an output differs by {difference:.2g} (its code may depend on self.training); "
+                f"{_NO_GRAPH}"
             )
 
 

@@ -7,14 +7,21 @@ arXiv:1712.05877.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
-from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, transforms
-from autocompress.compression.layers import supported_layers, weight_types
+from autocompress.compression.base import (
+    WEIGHT,
+    Compression,
+    CompressionRequest,
+    computed_parameters,
+    fold_parametrizations,
+    transforms,
+)
+from autocompress.compression.layers import supported_layers, unknown_layers, weight_types
 from autocompress.compression.pruning.sparsity import Mask
 from autocompress.compression.quantization.fake_quantizers import FLOAT_BITS, FakeQuantizer, quantized_layers
 from autocompress.compression.quantization.int8 import Int8Model
@@ -41,6 +48,7 @@ class Int8Quantization:
         stored: how many of these a file holds; a shared weight counts once.
         targeted: number of weights of the targeted layers.
         all_weights: number of weights of all layers that could be quantized.
+        left_alone: layer that a rule for all layers does not select -> why.
     """
 
     model: QatModel
@@ -48,12 +56,17 @@ class Int8Quantization:
     stored: int
     targeted: int
     all_weights: int
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     converts: bool = True
     epochs: int = 0
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:
-        """Share of the weights' bits that are saved; in a finished model the int8 weights are counted."""
+        """Share of the weights' bits that are saved; in a finished model the int8 weights are counted.
+
+        A convolution that is called repeatedly has a weight for each call, as BatchNorm is folded into it; it counts
+        once.
+        """
         weights = model.weights() if isinstance(model, Int8Model) else ()
         found = sum(weight.numel() for weight in weights if weight.dtype is torch.int8)
         missing = max(0, self.stored - found) if isinstance(model, Int8Model) else 0
@@ -69,14 +82,15 @@ class QatQuantizer:
     """`qat`: 8-bit weights and activations become a real int8 model.
 
     Activations are rounded at the inputs of layers, as int8 kernels need it, whether a rule names `input` or `output`;
-    weights have a scale for each filter. Other bits or schemes, and weights alone, have no int8 kernels and are
-    simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
+    weights have a scale for each filter. Other bits or schemes, weights alone, and models without a layer that has int8
+    kernels are simulated by `FakeQuantizer`. Rounding starts for all layers at the latest `quant_start_step`.
     """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules against the model."""
         if self._is_int8(model, request):
             quantized_layers(model, request, INT8_TYPES)
+            _require_plain(model)
         else:
             FakeQuantizer().check(model, request)
 
@@ -90,6 +104,7 @@ class QatQuantizer:
         """
         if not self._is_int8(model, request):
             return FakeQuantizer().compress(model, request)
+        self.check(model, request)
         wanted = quantized_layers(model, request, INT8_TYPES)
         sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in _layers(model).items()}
         inputs = calibration_inputs(request, model)
@@ -111,17 +126,29 @@ class QatQuantizer:
             stored=sum(stored.values()),
             targeted=sum(sizes[name] for name in wanted),
             all_weights=sum(sizes.values()),
+            left_alone=unknown_layers(model, request.targets, request.algorithm),
         )
 
     def _is_int8(self, model: nn.Module, request: CompressionRequest) -> bool:
-        """Whether everything the request quantizes has int8 kernels."""
+        """Whether everything the request quantizes has int8 kernels, of layers that may have them."""
         wanted = quantized_layers(model, request, weight_types(request.algorithm))
-        return all(
+        return not wanted.keys().isdisjoint(_layers(model)) and all(
             "weight" in kinds
             and len(kinds) > 1
             and all(of.bits == _BITS and of.scheme in (None, _SCHEMES[kind]) for kind, of in kinds.items())
             for kinds in wanted.values()
         )
+
+
+def _require_plain(model: nn.Module) -> None:
+    """Torchao finds layers by their weights in the graph, and int8 models have none of the user's code."""
+    for name, module in model.named_modules():
+        for key, how in computed_parameters(module).items():
+            raise CompressionError(
+                f"qat needs plain parameters; the {key} of {name} is computed from others, by {how}: remove that in "
+                "model() (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove), or take "
+                "naive or dorefa, which leave such layers alone"
+            )
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from autocompress.compression.model_state import device_of
+from autocompress.compression.model_state import copy_model, device_of
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.training import configured
 from autocompress.errors import AutoCompressError, ConfigError, ModuleError, first_line
@@ -128,7 +128,7 @@ def check(
 
 
 def _evaluated(controller: CompressionController, functions: UserFunctions, judge: Judge) -> EvaluationResult:
-    original = copy.deepcopy(controller.uncompressed.original).to(device_of(controller.model))
+    original = copy_model(controller.uncompressed.original).to(device_of(controller.model))
     return Evaluations(
         named_evaluator(
             "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)

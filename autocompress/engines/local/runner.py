@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import inspect
 import json
@@ -18,6 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from autocompress.budget import accuracy_margin
 from autocompress.compression.measure import ReferenceModel
+from autocompress.compression.model_state import copy_model
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.preflight import check
 from autocompress.engines.local.recorder import Outcome
@@ -238,7 +238,7 @@ class TorchRunner:
         key, standing, self._standing = search["start_from"], self._standing, None
         start: nn.Module | None = None
         if key is None:
-            start = copy.deepcopy(self._pretrained)
+            start = copy_model(self._pretrained)
         elif key != standing:
             start = self._start_of(key)
         self._controller.start_from(
@@ -269,7 +269,7 @@ class TorchRunner:
     def _plain_start(self, key: str) -> nn.Module:
         """The model of a trial, as later trials start from it."""
         if self._kept is not None and self._kept[0] == key:
-            return copy.deepcopy(self._kept[1].start)
+            return copy_model(self._kept[1].start)
         trial = self._store.trial(key)
         path = trial.pruned if trial.pruned.exists() else trial.checkpoint
         return load_compressed(path, self._controller.uncompressed.original)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autocompress.compression.measure import ReferenceModel, measure
+from autocompress.compression.model_state import copy_model
 from autocompress.engines.local.functions import UserFunctions, as_number
 from autocompress.errors import ModuleError
 from autocompress.formats.checkpoint import save_checkpoint
@@ -153,7 +153,7 @@ class TrainedTrial:
         """Sizes of the model that the file gives back."""
         path, inputs = self.directory.checkpoint, self.uncompressed.inputs
         # Running a model switches its mode for a moment, and another thread may be copying this one.
-        loaded = load_verified(path, copy.deepcopy(snapshot.finished), self.uncompressed.original, inputs)
+        loaded = load_verified(path, copy_model(snapshot.finished), self.uncompressed.original, inputs)
         snapshot.require(loaded, path)
         size = (path / WEIGHTS).stat().st_size
         after = dataclasses.replace(measure(loaded, inputs), bytes=size)

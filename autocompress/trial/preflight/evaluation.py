@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from autocompress.compression.model_state import flatten_tensors
+from autocompress.compression.model_state import copy_model, flatten_tensors
 from autocompress.errors import ModuleError
 from autocompress.trial.preflight.hooks import equal_values, raising
 from autocompress.trial.preflight.judge import Judge, damage, innermost_layers, most_outputs
@@ -185,7 +184,7 @@ class Evaluations:
 
     def _repeat(self, found: EvaluationResult) -> None:
         most = min(_MOST_REPEATS, int(QUICK / max(found.seconds, _TINY)))
-        found.accuracies += [self._once(copy.deepcopy(self.original)) for _ in range(max(1, most))]
+        found.accuracies += [self._once(copy_model(self.original)) for _ in range(max(1, most))]
         noise = self.judge.require_repeatable(found.accuracies)
         if noise is not None:
             found.warnings.append(noise)
@@ -209,7 +208,7 @@ class Evaluations:
         self.judge.require_response(found.accuracies, found.zeroed, found.shuffled, found.samples)
 
     def _damaged(self, shift: int, names: Sequence[str]) -> float | None:
-        model = copy.deepcopy(self.original)
+        model = copy_model(self.original)
         damage(model, names, shift)
         try:
             return self._once(model)
@@ -243,7 +242,7 @@ class Evaluations:
 
     def _timed(self, watch: ForwardMonitor | None) -> tuple[EvaluationResult, nn.Module]:
         """An evaluation, and the model after it."""
-        model = copy.deepcopy(self.original)
+        model = copy_model(self.original)
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
@@ -255,7 +254,7 @@ class Evaluations:
         if first.until_called is None or first.until_called > MODERATE / 2:
             return False
         model, again = (
-            copy.deepcopy(self.original),
+            copy_model(self.original),
             ForwardMonitor(self.judge.names.evaluator, most_seconds=MODERATE / 2),
         )
         try:

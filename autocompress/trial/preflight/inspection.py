@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autocompress.compression.layers import absent_types, weight_types
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
@@ -84,7 +84,7 @@ def measure_only(
     judge.require_budget()
     evaluator = _named_evaluator(module, judge)
     seed_everything(0)
-    accuracy = evaluator(copy.deepcopy(original).eval())
+    accuracy = evaluator(copy_model(original).eval())
     judge.require_plausible(accuracy)
     return accuracy
 

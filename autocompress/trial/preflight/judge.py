@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.compression.base import layer_shapes
-from autocompress.compression.model_state import device_of, eval_mode, to_device
+from autocompress.compression.model_state import copy_model, device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError, ConfigError, ModuleError
 
@@ -32,7 +31,7 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     found: list[str] = []
     if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
         with contextlib.suppress(CompressionError):
-            found = sorted(ChannelGraph(copy.deepcopy(model), inputs, layer_shapes(model)).outputs)
+            found = sorted(ChannelGraph(copy_model(model), inputs, layer_shapes(model)).outputs)
     return found or _called_last(model, inputs)
 
 

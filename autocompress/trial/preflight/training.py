@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 import warnings
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, Trainer, describe
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
@@ -203,7 +203,7 @@ _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 def training_steps(module: ModuleClass, algorithms: Sequence[str], original: nn.Module) -> Iterator[tuple[str, Step]]:
     """Take one step with each trainer of the module; yields the trainer's name and the step."""
     for name, trainer in _trainers(module, algorithms):
-        yield name, _step(module, name, trainer, copy.deepcopy(original))
+        yield name, _step(module, name, trainer, copy_model(original))
 
 
 def check_step(name: str, step: Step, optimizer: str, criterion: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,7 +10,7 @@ from autocompress.compression.base import layer_shapes
 from autocompress.compression.model_state import require_gradients
 from autocompress.compression.pruning.graph import ChannelGraph
 
-from ..structures import STRUCTURES
+from ..structures import COMPUTED, STRUCTURES, ComputedWeight
 
 
 def couplings(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[set[str], dict[str, str], dict[str, str]]:
@@ -45,17 +46,29 @@ def test_what_must_stay_is_named() -> None:
     assert not failed
     assert set(obstacles) == {"first", "depth", "second"}
     assert obstacles["second"] == (
-        "second: it is tied to another layer, stacked or registered, so that its size must stay; it keeps its filters"
+        "second: it is tied to another layer, so that its size must stay; it keeps its filters"
     )
     assert obstacles["first"] == (
-        "first: it shares channels with depth, which is tied to another layer, stacked or registered, so that its size "
-        "must stay; it keeps its filters"
+        "first: it shares channels with depth, which is tied to another layer, so that its size must stay; it keeps "
+        "its filters"
     )
     _, _, obstacles = couplings(STRUCTURES["multihead_attention"](), (torch.randn(2, 6, 12),))
     assert set(obstacles) == {"embed", "down"}
     assert obstacles["embed"].split(": ")[1] == (
         "it shares filters with attention, whose width must stay divisible by its heads; it keeps its filters"
     )
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+def test_weights_that_are_computed_keep_their_size(how: str) -> None:
+    make, words = COMPUTED[how]
+    found, failed, obstacles = couplings(ComputedWeight(make), (torch.randn(2, 3, 8, 8),))
+    assert found == {"second"}
+    assert not failed
+    assert obstacles == {
+        "first": f"first: it has a weight that is computed from other parameters, by {words}, so that its size must "
+        "stay; it keeps its filters"
+    }
 
 
 def test_a_single_filter_that_scales_all_channels_is_no_partner() -> None:

@@ -13,6 +13,7 @@ from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, Words, build, outputs, train
+from ..structures import COMPUTED
 
 
 def zero(model: nn.Module, rate: float, *targets: LayerRule) -> LevelCompression:
@@ -122,16 +123,35 @@ def test_shared_weights_are_masked_once_and_stay_shared() -> None:
     assert model.head.weight is model.embedding.weight
 
 
+@pytest.mark.parametrize("how", COMPUTED)
+def test_a_weight_that_is_computed_is_left_alone_and_counted(how: str) -> None:
+    model, (make, words) = build("plain"), COMPUTED[how]
+    make(model.eval().conv2)  # in training, spectral_norm estimates anew
+    before = model.conv2.weight.detach().clone()
+    compression = zero(model, 0.5)
+    assert compression.left_alone == {
+        "conv2": f"conv2: its weight is computed from other parameters, by {words}; it stays as it is"
+    }
+    assert torch.equal(model.conv2.weight, before)
+    plain = [model.conv1.weight, model.hidden.weight, model.head.weight]
+    total = sum(weight.numel() for weight in (*plain, before))
+    assert compression.achieved_rate(model) == sum(int((weight == 0).sum()) for weight in plain) / total
+    x = outputs(model)
+    compression.finish(model)
+    assert torch.equal(outputs(model), x)
+    assert compression.achieved_rate(model) == pytest.approx(0.5 * (total - before.numel()) / total, abs=1e-3)
+
+
 class TestErrors:
     def test_a_shared_weight_with_different_rates(self) -> None:
         with pytest.raises(CompressionError, match=r"one setting in all its places; embedding\.weight, head\.weight"):
             zero(Words(), 0.5, LayerRule(op_names=("head",), rate=0.5))
 
-    def test_a_parametrized_layer(self) -> None:
+    def test_no_weight_is_plain(self) -> None:
         model = build("plain")
         torch.nn.utils.parametrizations.weight_norm(model.conv1)
-        with pytest.raises(CompressionError, match="conv1 is parametrized"):
-            zero(model, 0.5)
+        with pytest.raises(CompressionError, match=r"one weight must be plain; conv1: .*; it stays as it is \("):
+            zero(model, 0.5, LayerRule(op_names=("conv1",), rate=0.5))
 
     def test_nothing_to_zero(self) -> None:
         with pytest.raises(CompressionError, match=r"at rate 0\.001 .*too few weights \(weights: head: 100\)"):

@@ -64,6 +64,49 @@ class AsksForTraining(nn.Module):
         return found if self.training else functional.softmax(found, 1)
 
 
+class Repeated(nn.Module):
+    """A convolution, a BatchNorm or both are called twice."""
+
+    def __init__(self, convolutions=1, norms=1):
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+        self.convolutions = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(convolutions))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(norms))
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.norms[0](self.convolutions[0](x)))
+        x = torch.relu(self.norms[-1](self.convolutions[-1](x)))
+        return self.head(x.mean((2, 3)))
+
+
+class Siamese(nn.Module):
+    """Both halves of an image go through the same layers; torch.export cannot trace it in its strict mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.norm, self.head = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(16, 5)
+
+    def forward(self, x):
+        halves = (torch.relu(self.norm(self.encoder(half))).mean((2, 3)) for half in x.chunk(2, -1))
+        return self.head(torch.cat(list(halves), 1))
+
+
+class TwoOutputs(AsksForTraining):
+    def forward(self, x):
+        found = self.head(x.mean((2, 3)))
+        return (found, found) if self.training else found
+
+
+class Volumes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 5, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.conv(x[:, None]))).mean((2, 3, 4))
+
+
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()

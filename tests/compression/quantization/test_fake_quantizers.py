@@ -15,6 +15,7 @@ from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, Plain, build, train
+from ..structures import COMPUTED
 
 WEIGHTS = (LayerRule(("default",), quant_types=("weight",)),)
 EVERYTHING = (LayerRule(("default",), quant_types=("weight", "output")),)
@@ -86,6 +87,28 @@ def test_the_first_and_the_last_layer_are_spared_unless_named(algorithm):
     rules = (*WEIGHTS, LayerRule((), ("conv1",), quant_types=("weight",)))
     named = finished(quantize(copy.deepcopy(model), algorithm, rules).model)
     assert {name for name, count in distinct(named).items() if count < many[name]} == {"conv1", "conv2", "hidden"}
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+def test_a_weight_that_is_computed_is_left_alone_and_counted(how):
+    model, (make, words) = build("plain"), COMPUTED[how]
+    make(model.eval().conv2)  # in training, spectral_norm estimates anew
+    before = model.conv2.weight.detach().clone()
+    compression = quantize(model, "naive", WEIGHTS)
+    assert compression.left_alone == {
+        "conv2": f"conv2: its weight is computed from other parameters, by {words}; it stays as it is"
+    }
+    assert torch.equal(model.conv2.weight, before)
+    others = sum(layer.weight.numel() for layer in (model.conv1, model.hidden, model.head))
+    assert compression.achieved_rate(model) == 0.75 * others / (others + before.numel())
+    assert compression.achieved_rate(compression.finish(model)) == 0.75 * others / (others + before.numel())
+
+
+def test_its_activations_are_rounded_all_the_same():
+    model = build("plain")
+    nn.utils.parametrizations.weight_norm(model.conv2)
+    quantize(model, "dorefa", EVERYTHING)
+    assert sum(isinstance(module, ActivationQuantizer) for module in model.conv2.modules()) == 1
 
 
 def test_masks_hold_under_a_grid_without_zero():

@@ -13,6 +13,7 @@ from tests.compression.quantization.support import (
     Functional,
     Norms,
     Recurrent,
+    TwoOutputs,
     levels,
     quantized,
     stochastic_depth,
@@ -104,6 +105,12 @@ def test_dropout_between_recurrent_layers_stops_in_eval_mode():
 def test_code_that_asks_for_the_mode_is_refused():
     with pytest.raises(CompressionError, match=r"in eval mode it must compute what the model does.*self\.training"):
         quantized(AsksForTraining())
+
+
+def test_other_outputs_in_training_are_told():
+    message = r"in training mode it has outputs of other shapes, \[\(2, 5\), \(2, 5\)\] for \[\(2, 5\)\]"
+    with pytest.raises(CompressionError, match=message):
+        quantized(TwoOutputs())
 
 
 def test_layers_that_are_not_called_are_refused():

@@ -12,14 +12,23 @@ from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
 from autocompress.testing import CurveModule, flat
-from tests.compression.quantization.support import INT8, levels, quantized, train
+from tests.compression.quantization.support import INT8, Repeated, Siamese, Volumes, levels, quantized, train
 
 from ..nets import IMAGE, NETS, Plain, build
+from ..structures import COMPUTED, ComputedWeight
+
+REPEATED = {
+    "convolution": lambda: Repeated(1, 2),
+    "norm": lambda: Repeated(2, 1),
+    "both": Repeated,
+    "encoder": Siamese,
+}
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [*NETS, *REPEATED])
 def test_what_ends_is_what_was_trained(net, tmp_path):
-    original = build(net).eval()
+    torch.manual_seed(0)
+    original = (REPEATED[net]() if net in REPEATED else build(net)).eval()
     compression = quantized(copy.deepcopy(original))
     trained = train(compression.model)
     x = torch.randn(16, *IMAGE[0].shape[1:], generator=torch.Generator().manual_seed(5))
@@ -32,6 +41,17 @@ def test_what_ends_is_what_was_trained(net, tmp_path):
     assert all(torch.equal(trained.state_dict()[name], tensor) for name, tensor in before.items()), "the copy only"
     save_checkpoint(finished, tmp_path / "model", original)
     assert torch.equal(load_compressed(tmp_path / "model", original)(x), finished(x))
+
+
+def test_a_repeated_convolution_has_a_weight_for_each_call():
+    torch.manual_seed(0)
+    compression = quantized(REPEATED["convolution"]())
+    weights = {"stem": 3 * 8 * 9, "repeated": 8 * 8 * 9, "head": 8 * 5}
+    assert compression.achieved_rate(compression.model) == 0.75
+    finished = compression.finish(train(compression.model))
+    sizes = [weight.numel() for weight in finished.weights() if weight.dtype is torch.int8]
+    assert sorted(sizes) == [*sorted(weights.values()), weights["repeated"]]
+    assert compression.achieved_rate(finished) == 0.75
 
 
 def test_zeros_stay_zeros():
@@ -101,6 +121,20 @@ def test_what_has_no_kernels_is_simulated(quant_types, quant, real):
     compression = quantized(build("plain"), (LayerRule(("default",), quant_types=quant_types, quant=quant),))
     assert compression.simulated is not real
     assert isinstance(compression.model, QatModel) is real
+
+
+def test_a_model_without_layers_that_have_kernels_is_simulated():
+    compression = quantized(Volumes())
+    assert compression.simulated
+    assert compression.achieved_rate(compression.finish(compression.model)) == 0.75
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+def test_a_weight_that_is_computed_is_refused(how):
+    make, words = COMPUTED[how]
+    message = f"qat needs plain parameters; the weight of first is computed from others, by {words}: .* or take naive"
+    with pytest.raises(CompressionError, match=message):
+        quantized(ComputedWeight(make))
 
 
 def test_layers_that_no_rule_selects_stay_in_floating_point():
