@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from autocompress.cli.snapshot import take
 from autocompress.errors import AutoCompressError
 from autocompress.nncf import CompressionConfig
-from autocompress.nncf.search_translation import search_space_of, settings_of
+from autocompress.nncf.translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan
 from autocompress.records import LayerSize, ModelSizes
 from autocompress.report.data import read_report_data

@@ -130,7 +130,7 @@ def search_space_of(
         return space_of_algorithms(names, rates or (), module)
     if config is not None:
         from autocompress.nncf.config import CompressionConfig
-        from autocompress.nncf.search_translation import search_space_of
+        from autocompress.nncf.translation import search_space_of
 
         return search_space_of(CompressionConfig.from_json(config))
     if file is None:
@@ -276,7 +276,7 @@ def _settings_in(config: Path | None) -> AccuracyAwareSettings:
     if config is None:
         return AccuracyAwareSettings()
     from autocompress.nncf.config import CompressionConfig
-    from autocompress.nncf.search_translation import settings_of
+    from autocompress.nncf.translation import settings_of
 
     return settings_of(CompressionConfig.from_json(config))
 

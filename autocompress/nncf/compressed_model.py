@@ -30,7 +30,7 @@ from autocompress.compression.quantization.rounding import activation_quantizers
 from autocompress.errors import ConfigError
 from autocompress.formats.claims import Claim
 from autocompress.nncf.algorithms import LevelPart, PruningPart
-from autocompress.nncf.requests import first_samples
+from autocompress.nncf.translation import first_samples
 from autocompress.trial.distillation import DistillationHook
 
 

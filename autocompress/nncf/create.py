@@ -24,9 +24,9 @@ from autocompress.nncf.compressed_model import CompressedModel
 from autocompress.nncf.config import CompressionConfig, InputInfo
 from autocompress.nncf.controller import STATE_VERSION, CompressionController
 from autocompress.nncf.rb_sparsity import LearnedPart
-from autocompress.nncf.requests import Requests
 from autocompress.nncf.schedules import schedule_of
 from autocompress.nncf.sections import Distillation, FilterPruning, MagnitudeSparsity, Quantization, RbSparsity
+from autocompress.nncf.translation import Requests
 from autocompress.trial.distillation import DistillationHook
 
 _FILLERS = {"random": torch.rand, "ones": torch.ones, "zeros": torch.zeros}

@@ -8,7 +8,7 @@ import torch
 
 from autocompress import AutoCompressionExperiment, CompressionStudy
 from autocompress.nncf import CompressionConfig, create_accuracy_aware_training_loop, create_compressed_model
-from autocompress.nncf.search_translation import search_space_of, settings_of
+from autocompress.nncf.translation import search_space_of, settings_of
 from tests import curve_modules
 from tests.cli.support import invoke
 from tests.e2e.support import ROOT, free_port, results

@@ -12,7 +12,7 @@ import requests
 from autocompress import AutoCompressionExperiment
 from autocompress.engines.nni.wire_format import flattened, to_page_parameters
 from autocompress.nncf import CompressionConfig
-from autocompress.nncf.search_translation import search_space_of
+from autocompress.nncf.translation import search_space_of
 from autocompress.search import proposals
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings

@@ -16,8 +16,8 @@ from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
-from autocompress.nncf.search_translation import DEFAULT_BOUNDS, settings_of
 from autocompress.nncf.sections import SECTION, Distillation, Quantization
+from autocompress.nncf.translation import DEFAULT_BOUNDS, settings_of
 from autocompress.plan import ADAPTIVE_TUNER, EARLY_EXIT, ExperimentPlan, LoopPlan
 from autocompress.records import Baseline
 from autocompress.registry import MIX

@@ -41,7 +41,7 @@ from autocompress.engines.nni.manager import (
 )
 from autocompress.errors import EngineError, command
 from autocompress.nncf.config import CompressionConfig
-from autocompress.nncf.search_translation import search_space_of, settings_of
+from autocompress.nncf.translation import search_space_of, settings_of
 from autocompress.plan import ExperimentPlan, NniPlan
 from autocompress.records import Baseline
 from autocompress.result import CompressionResult

@@ -1,10 +1,11 @@
 """What an experiment searches where a configuration describes it."""
 
 import pytest
+import torch
 
 from autocompress.errors import ConfigError
 from autocompress.nncf import CompressionConfig
-from autocompress.nncf.search_translation import search_space_of, settings_of
+from autocompress.nncf.translation import first_samples, search_space_of, settings_of
 from autocompress.search_space import SearchSpace
 
 TRAINING = {"mode": "adaptive_compression_level", "params": {"patience_epochs": 7, "lr_reduction_factor": 0.25}}
@@ -79,3 +80,17 @@ def test_multiply_accumulates_instead_of_filters():
 def test_what_an_experiment_cannot_do(given, told):
     with pytest.raises(ConfigError, match=told):
         search_space_of(given)
+
+
+BATCHES = [(torch.full((4, 2), float(index)), torch.zeros(4)) for index in range(3)]
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(0, []), (3, [3]), (4, [4]), (6, [4, 2]), (100, [4, 4, 4])])
+def test_the_first_samples_of_the_data(samples, sizes):
+    found = list(first_samples(BATCHES, samples))
+    assert [len(batch) for batch in found] == sizes
+    assert all(bool((batch == index).all()) for index, batch in enumerate(found))
+
+
+def test_what_is_no_tensor_counts_as_one_sample():
+    assert list(first_samples([({"ids": 1},), ({"ids": 2},), ({"ids": 3},)], 2)) == [{"ids": 1}, {"ids": 2}]
