@@ -11,7 +11,7 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_input
 from autocompress.errors import ConfigError
-from autocompress.layer_selector import LayerRule
+from autocompress.layer_selector import ALL_LAYERS, LayerRule
 from autocompress.nncf.algorithms import RequestAtLevel
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.sections import (
@@ -30,7 +30,7 @@ from autocompress.settings import AccuracyAwareSettings, AdaptiveParams
 DEFAULT_BOUNDS = (0.0, 0.95)
 """NNCF's lowest and highest rate."""
 
-_ALL = ["default"]
+_ALL = [ALL_LAYERS]
 
 
 def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
@@ -145,7 +145,6 @@ def _joined(*scopes: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scope for some in scopes for scope in some))
 
 
-_ALL_REQUESTS = ("default",)
 _MODES = {"performance": "symmetric", "mixed": "asymmetric"}
 """Preset -> mode of activations."""
 
@@ -161,14 +160,14 @@ class Requests:
         options = {} if isinstance(section, RbSparsity) else options_of(section)
         arguments = {**options, **self._scopes(section)}
         return lambda level: self._reference.request(
-            section.algorithm, (LayerRule(op_types=_ALL_REQUESTS, rate=level),), arguments
+            section.algorithm, (LayerRule(op_types=(ALL_LAYERS,), rate=level),), arguments
         )
 
     def quantization(self, section: Quantization) -> CompressionRequest:
         """The quantizer's request."""
         activations = section.activations
         target = LayerRule(
-            op_types=_ALL_REQUESTS,
+            op_types=(ALL_LAYERS,),
             quant_types=("weight", "output"),
             quant={
                 "quant_bits": {"weight": section.weights.bits, "output": section.activations.bits},
