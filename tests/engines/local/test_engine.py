@@ -151,7 +151,12 @@ class WithoutLabels(ByName):
 
 
 @pytest.mark.parametrize(
-    ("module", "algorithm"), [(ByName, "l2"), (ByName, "apoz"), (ByName, "level"), (WithoutLabels, "qat")]
+    ("module", "algorithm"),
+    [
+        (ByName, "level"),
+        pytest.param(ByName, "apoz", marks=pytest.mark.slow),
+        pytest.param(WithoutLabels, "qat", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_that_is_called_by_name_in_a_wrapper(module, algorithm, tmp_path):
     settings = {"preflight": True, "maximal_relative_accuracy_degradation": 10.0, "patience_epochs": 2}
