@@ -249,7 +249,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _wrapped(model: nn.Module) -> nn.Module | None:
     if isinstance(model, DataParallel | DistributedDataParallel):
         return cast(nn.Module, model.module)
-    return model._modules.get("_orig_mod")  # of `torch.compile`, whose class is slow to import
+    return dict(model.named_children()).get("_orig_mod")  # of `torch.compile`, whose class is slow to import
 
 
 def detach_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

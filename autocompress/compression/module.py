@@ -6,7 +6,8 @@ import inspect
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from autocompress.compression.model_state import (
     to_device,
     without_wrappers,
 )
-from autocompress.errors import ModuleError, first_line, short
+from autocompress.errors import AutoCompressError, ModuleError, first_line, short
 
 Evaluator = Callable[[nn.Module], float]
 Criterion = Callable[..., Any]
@@ -145,6 +146,30 @@ def _require_classmethod(module: type, name: str) -> None:
     )
 
 
+def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
+    """The value of a hook; ModuleError, which names it, if it raises."""
+    listed = ", ".join(map(repr, arguments))
+    with raising(f"{module.__name__}.{name}() must return when it is called as {name}({listed})"):
+        return getattr(module, name)(*arguments)
+
+
+@contextmanager
+def raising(rule: str, hint: str = "") -> Iterator[None]:
+    """Turn errors of the user's code in the block into ModuleErrors that state a rule, with a hint at their end."""
+    try:
+        yield
+    except AutoCompressError:
+        raise
+    except Exception as error:
+        raise ModuleError(f"{rule}; it raised {first_line(error)}{_path_hint(error)}{hint}") from error
+
+
+def _path_hint(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return ": name files by Path(__file__).parent, as trials run in other directories"
+    return ""
+
+
 def fresh_model(module: ModuleClass) -> nn.Module:
     """A copy of the module's uncompressed model, since `model()` may return one global object.
 
@@ -154,11 +179,8 @@ def fresh_model(module: ModuleClass) -> nn.Module:
         ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
     """
     name = f"{module.__name__}.model()"
-    try:
+    with raising(f"{name} must return the trained model"):
         model = module.model()
-    except Exception as error:
-        hint = "; name files by Path(__file__).parent" if isinstance(error, OSError) else ""
-        raise ModuleError(f"{name} must return the trained model; it raised {first_line(error)}{hint}") from error
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
@@ -198,13 +220,13 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     Raises:
         ModuleError: none of them gives inputs that the model takes.
     """
-    given = module.example_inputs()
+    given = call_hook(module, "example_inputs")
     if given is not None:
         model = fresh_model(module)
         found = detach_inputs(argument_inputs(model, given, f"{module.__name__}.example_inputs()"))
         require_accepted(module, "example_inputs", model, found)
         return found
-    data = module.calibration_data()
+    data = call_hook(module, "calibration_data")
     for batch in data if data is not None else ():
         model = fresh_model(module)
         found = detach_inputs(batch_inputs(model, batch))
@@ -299,7 +321,7 @@ class _Captured(BaseException):
 def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
     advice = f"define {module.__name__}.example_inputs() (a tensor, or a tuple or dictionary of forward's arguments)"
     model, captured = fresh_model(module), []
-    evaluator = module.evaluator()
+    evaluator = call_hook(module, "evaluator")
     require_evaluator(evaluator)
 
     def capture(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:

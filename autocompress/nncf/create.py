@@ -14,7 +14,7 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.measure import ReferenceModel
-from autocompress.compression.model_state import copy_model, device_of, output_shapes, to_device
+from autocompress.compression.model_state import copy_model, device_of, output_shapes, to_device, without_wrappers
 from autocompress.compression.module import batch_inputs
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.export import to_graphviz
@@ -112,10 +112,16 @@ def create_compressed_model(
         the controller, and the model.
 
     Raises:
-        ConfigError: the configuration does not fit the model: a scope or a keyword matches nothing, no input_info.
+        ConfigError: the configuration does not fit the model: a scope or a keyword matches nothing, no input_info; or
+            the model is in a wrapper such as DataParallel.
         CompressionError: an algorithm cannot be applied to the model.
         StoreError: the compression state is of another version, or of another model or configuration.
     """
+    if without_wrappers(model) is not model:
+        raise ConfigError(
+            "model must be the net itself; DataParallel or torch.compile is around it or a part of it: give the net, "
+            "and wrap the model that is returned"
+        )
     reference = _reference(model, config)
     compressed, lesson = _compressed(model, config, reference)
     controller = CompressionController(compressed, lesson, tuple(section.algorithm for section in config.compression))

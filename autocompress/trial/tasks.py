@@ -18,7 +18,7 @@ from torch import nn
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import compressor
 from autocompress.compression.measure import ReferenceModel, layer_sizes, measure_latency
-from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
+from autocompress.compression.module import ModuleClass, call_hook, evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.formats.checkpoint import load_compressed
@@ -29,8 +29,8 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.directory import read_json, write_json
 from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
-from autocompress.trial.preflight.hooks import supported_algorithms
-from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight
+from autocompress.trial.preflight.hooks import require_hooks_return, supported_algorithms
+from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight, searched_algorithms
 from autocompress.trial.run import retrain
 from autocompress.trial.spec import seed_everything
 
@@ -68,6 +68,9 @@ def measure_baseline(
     started, settings = time.monotonic(), settings or AccuracyAwareSettings()
     seed_everything(0)
     model_seconds = require_module(module, search_space, settings) if settings.preflight else 0.0
+    if not settings.preflight:
+        require_hooks_return(module, searched_algorithms(search_space))
+        call_hook(module, "calibration_data")
     reference_model = ReferenceModel.of(module)
     for entry in search_space.algorithms:
         check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.model_state import without_wrappers
 from autocompress.compression.module import (
     AbstractAutoCompressionModule,
     batch_inputs,
@@ -322,6 +323,12 @@ def test_wrappers_of_models_are_taken_away() -> None:
         assert list(model.state_dict()) == names
         assert model(IDS).shape == (4, 2)
     assert next(iter(inside.state_dict())) == "0._orig_mod.weight", "the user's own is not changed"
+
+
+def test_models_without_wrappers_are_left_as_they_are() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    for model in (net, torch.jit.script(net), torch.fx.symbolic_trace(net)):
+        assert without_wrappers(model) is model
 
 
 class TestBatchInputs:

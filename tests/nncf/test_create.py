@@ -48,6 +48,13 @@ def test_what_is_wrong_is_said_before_training():
         created(SPARSITY, state=controller.get_compression_state())
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_model_in_a_wrapper_is_refused(wrap):
+    config = CompressionConfig.from_dict({"input_info": {"sample_size": [1, 3, 8, 8]}, "compression": FILTERS})
+    with pytest.raises(ConfigError, match="model must be the net itself; DataParallel or "):
+        create_compressed_model(wrap(Net()), config)
+
+
 def test_inputs_come_from_the_data_where_none_are_described():
     config = CompressionConfig.from_dict({"compression": FILTERS})
     controller, _ = create_compressed_model(Net(), register_default_init_args(config, [(X, Y)]))

@@ -64,6 +64,19 @@ def test_a_type_that_is_absent_beside_another_one_is_warned_of():
     assert not measure_baseline(modules.Knee, space(op_types=["Linear"])).preflight.warnings
 
 
+HOOKS = ("evaluator", "example_inputs", "calibration_data", "optimizer_factory", "holdout_evaluator")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("preflight", [True, False])
+def test_a_file_that_a_hook_misses_is_said_to_be_that_hooks(hook, preflight):
+    missing = type("Missing", (modules.Knee,), {hook: classmethod(lambda cls: Path("nowhere/data.csv").read_text())})
+    settings = AccuracyAwareSettings.from_dict({"preflight": preflight})
+    message = rf"Missing\.{hook}\(\) must return .*'nowhere/data\.csv': name files by Path\(__file__\)"
+    with pytest.raises(ModuleError, match=message):
+        measure_baseline(missing, space(), settings)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

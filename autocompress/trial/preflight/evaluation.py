@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from autocompress.compression.model_state import copy_model, flatten_tensors
+from autocompress.compression.module import raising
 from autocompress.errors import ModuleError
-from autocompress.trial.preflight.hooks import equal_values, raising
+from autocompress.trial.preflight.hooks import equal_values
 from autocompress.trial.preflight.judge import Judge, damage, innermost_layers, most_outputs
 from autocompress.trial.spec import seed_everything
 

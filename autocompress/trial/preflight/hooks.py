@@ -7,7 +7,6 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,13 @@ from autocompress.compression.module import (
     ModuleClass,
     argument_inputs,
     batch_inputs,
+    call_hook,
     describe,
+    raising,
     require_accepted,
     require_module_class,
 )
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import ModuleError
 from autocompress.trial.spec import preserved_rng_state
 
 _SIMILAR = 0.85
@@ -115,7 +116,7 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     data = call_hook(module, "calibration_data")
     if data is None:
         return
-    with _named(module, "calibration_data", "must return an iterable of batches, or None"):
+    with raising(f"{module.__name__}.calibration_data() must return an iterable of batches, or None"):
         first = next((batch for batch in data), _NOTHING)
         again = call_hook(module, "calibration_data")
         used_up = again is data and isinstance(data, Iterator)
@@ -149,13 +150,6 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
             f"{module.__name__}.model() must return the same trained weights each time, and trainers must change only "
             f"the model that they are given; another call gives another {changed[0]!r}: load the weights from a file"
         )
-
-
-def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
-    """The value of a hook; ModuleError with the reason if it raises."""
-    listed = ", ".join(map(repr, arguments))
-    with _named(module, name, f"must return when it is called as {name}({listed})"):
-        return getattr(module, name)(*arguments)
 
 
 def equal_values(value: Any, other: Any) -> bool:
@@ -193,30 +187,6 @@ def _require_known_names(module: ModuleClass) -> None:
             raise ModuleError(
                 f"{module.__name__}.{name} is no hook and would be passed over; did you mean {near[0]!r}?"
             )
-
-
-@contextmanager
-def _named(module: ModuleClass, hook: str, rule: str) -> Iterator[None]:
-    """Turn errors of the block into errors of the hook."""
-    with raising(f"{module.__name__}.{hook}() {rule}"):
-        yield
-
-
-@contextmanager
-def raising(rule: str, hint: str = "") -> Iterator[None]:
-    """Turn errors of the user's code in the block into ModuleErrors that state a rule, with a hint at their end."""
-    try:
-        yield
-    except AutoCompressError:
-        raise
-    except Exception as error:
-        raise ModuleError(f"{rule}; it raised {first_line(error)}{_path_hint(error)}{hint}") from error
-
-
-def _path_hint(error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return ": name files by Path(__file__).parent, as trials run in other directories"
-    return ""
 
 
 def is_finite(value: Any) -> bool:

@@ -33,7 +33,7 @@ _LONG = 0.3
 def require_module(module: ModuleClass, space: SearchSpace, settings: AccuracyAwareSettings) -> float:
     """Check what needs no evaluation, the budget and the hooks; seconds that `model()` takes."""
     _judge(module, settings).require_budget()
-    require_hooks_return(module, _algorithms(space))
+    require_hooks_return(module, searched_algorithms(space))
     started = time.monotonic()
     model = fresh_model(module)
     seconds = time.monotonic() - started
@@ -67,7 +67,7 @@ def run_preflight(
         judge,
     ).run()
     steps, warnings = list[Step](), [*evaluated.warnings, *_absent_types(space, original)]
-    for name, step in training_steps(module, _algorithms(space), original):
+    for name, step in training_steps(module, searched_algorithms(space), original):
         warnings += check_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
         steps.append(step)
     if model_seconds <= _LONG:
@@ -138,5 +138,6 @@ def _absent_types(space: SearchSpace, model: nn.Module) -> list[str]:
     return list(rules.values())
 
 
-def _algorithms(space: SearchSpace) -> list[str]:
+def searched_algorithms(space: SearchSpace) -> list[str]:
+    """Names of the algorithms of a search space; of a mix, its parts."""
     return list(dict.fromkeys(part.name for entry in space.algorithms for part in algorithm(entry.name).stages))

@@ -17,12 +17,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, Trainer, describe
+from autocompress.compression.module import ModuleClass, Trainer, describe, raising
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
 from autocompress.trial.distillation import WrappedCriterion
 from autocompress.trial.fine_tuning import find_trainer
-from autocompress.trial.preflight.hooks import equal_values, is_finite, raising
+from autocompress.trial.preflight.hooks import equal_values, is_finite
 from autocompress.trial.spec import seed_everything
 
 MOST_SECONDS = 1.5

@@ -1,12 +1,16 @@
 """Searches of a module in this process: the trials, the records and what happens when one is interrupted."""
 
 import os
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from autocompress import CompressionResult
+from autocompress import AbstractAutoCompressionModule, CompressionResult
+from autocompress.compression.module import example_inputs
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, engine_named, engine_of
 from autocompress.errors import ConfigError, InfeasibleBudgetError, ModuleError, StoreError, TrialError
@@ -55,6 +59,118 @@ def test_it_finds_what_the_rule_finds(tmp_path):
     assert search.result.load_model() is not None
     plan = ExperimentPlan.read(ExperimentDirectory(tmp_path / "search"))
     assert engine_of(plan) is ENGINE
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+    task: str = "classify"
+
+
+class Labelled(nn.Module):
+    """Called as Hugging Face's models are: by name, with labels, and with an object as its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, ids=None, mask=None, kinds=None, labels=None):
+        x = ids if mask is None else ids * mask
+        logits = self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+        return Answer(logits, None if labels is None else nn.functional.cross_entropy(logits, labels))
+
+
+class ByName(AbstractAutoCompressionModule):
+    """Of a wrapped model; its trainer takes the loss of the model's output."""
+
+    ids = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    batch: ClassVar = {"ids": ids, "labels": (ids[:, 0] > 0).long()}
+
+    @classmethod
+    def model(cls):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = Labelled()
+        optimizer = torch.optim.Adam(net.parameters(), 0.01)
+        for epoch in range(30):
+            cls.train(net, optimizer, None, epoch)
+        return nn.DataParallel(net.eval())
+
+    @classmethod
+    def evaluator(cls):
+        def accuracy(model):
+            with torch.no_grad():
+                return float((model.eval()(**cls.batch).logits.argmax(1) == cls.batch["labels"]).float().mean())
+
+        return accuracy
+
+    @classmethod
+    def optimizer_factory(cls):
+        return lambda parameters: torch.optim.Adam(parameters, 0.01)
+
+    @classmethod
+    def criterion(cls):
+        return nn.CrossEntropyLoss()
+
+    @classmethod
+    def train(cls, model, optimizer, criterion, epoch):
+        optimizer.zero_grad()
+        model(**cls.batch).loss.backward()
+        optimizer.step()
+
+    @classmethod
+    def post_compress_finetuning_trainer(cls, compress_algorithm_name):
+        return cls.train
+
+    @classmethod
+    def calibration_data(cls):
+        return [cls.batch]
+
+
+class WithoutLabels(ByName):
+    """Int8 models compute no loss: the trainer does."""
+
+    @classmethod
+    def train(cls, model, optimizer, criterion, epoch):
+        optimizer.zero_grad()
+        (criterion or nn.functional.cross_entropy)(model(ids=cls.ids).logits, cls.batch["labels"]).backward()
+        optimizer.step()
+
+    @classmethod
+    def evaluator(cls):
+        def accuracy(model):
+            with torch.no_grad():
+                return float((model.eval()(ids=cls.ids).logits.argmax(1) == cls.batch["labels"]).float().mean())
+
+        return accuracy
+
+    @classmethod
+    def calibration_data(cls):
+        return [{"ids": cls.ids}]
+
+
+@pytest.mark.parametrize(
+    ("module", "algorithm"),
+    [
+        (ByName, "level"),
+        pytest.param(ByName, "apoz", marks=pytest.mark.slow),
+        pytest.param(WithoutLabels, "qat", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_that_is_called_by_name_in_a_wrapper(module, algorithm, tmp_path):
+    settings = {"preflight": True, "maximal_relative_accuracy_degradation": 10.0, "patience_epochs": 2}
+    search = created(module, tmp_path / "search", settings=settings, space=default_space([algorithm]), trials=1)
+    assert search.run()
+    (record,) = search.result.records
+    assert record.state == "completed"
+    assert record.achieved_rate > 0.4
+    loaded = search.result.load_model()
+    assert module.evaluator()(loaded) == pytest.approx(record.accuracy)
+    report = search.result.export(tmp_path / "small.pt2")
+    assert report.dynamic_batch
+    found = torch.export.load(report.path).module()(*example_inputs(module))
+    assert torch.allclose(found["logits"], loaded(*example_inputs(module)).logits, atol=1e-5)
 
 
 class InterruptedAt(curve_modules.Cliff):
