@@ -104,6 +104,10 @@ def place_config(config: ExperimentConfig, directory: Path) -> None:
     if not is_remote(config):
         command = [sys.executable, "-m", "autocompress.trial", str(directory), "--channel", _CHANNEL]
         config.trial_command = shlex.join(command)
+        services = config.training_service
+        for service in services if isinstance(services, list) else [services]:
+            if isinstance(getattr(service, "trial_command", None), str):  # NNI has copied it there
+                service.trial_command = config.trial_command
 
 
 def canonical_json(config: ExperimentConfig) -> dict[str, Any]:

@@ -226,8 +226,8 @@ def place_in_nni(experiment_id: str, config: ExperimentConfig) -> None:
     Raises:
         EngineError: the data base is damaged, or cannot be written.
     """
-    home = Path(config.experiment_working_directory)
-    changes = {"experimentWorkingDirectory": str(home), "trialCommand": config.trial_command}
+    home, known = Path(config.experiment_working_directory), canonical_json(config)
+    changes = {name: known.get(name) for name in ("experimentWorkingDirectory", "trialCommand", "trainingService")}
     try:
         with _data_base(experiment_id, home, "rw") as base, base:
             rows = base.execute("select rowid, params from ExperimentProfile where id = ?", (experiment_id,)).fetchall()

@@ -17,7 +17,7 @@ from nni.experiment import ExperimentConfig
 from nni.experiment.config import RemoteMachineConfig
 
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.engines.nni.configuration import canonical, complete_config
+from autocompress.engines.nni.configuration import canonical, canonical_json, complete_config
 from autocompress.engines.nni.lifecycle import exists_in_nni, load_config, place_in_nni
 from autocompress.engines.nni.manager import (
     Machines,
@@ -205,19 +205,24 @@ def test_what_the_data_base_holds_is_not_unpickled(tmp_path):
 
 
 def test_where_the_experiment_is_now_is_written_to_the_data_base(tmp_path):
-    """All revisions of it, and nothing else."""
-    old = {"trialCommand": "python old", "experimentWorkingDirectory": "/old", "maxTrialNumber": 3}
-    others = ("other", json.dumps(old))
-    data_base(tmp_path, ("abc", json.dumps(old)), ("abc", json.dumps({**old, "maxTrialNumber": 4})), others)
-    config = ExperimentConfig("local")
-    config.trial_command, config.experiment_working_directory = "python new", str(tmp_path)
+    """To all revisions of it, and to nothing else; NNI starts trials by a copy of the command."""
+    before, home = ExperimentConfig("local"), tmp_path / "now" / "nni"
+    module, space = ModuleReference.of(curve_modules.Flat), load_search_space(search_space("l2"))
+    complete_config(before, "abc", tmp_path / "before", module, space)
+    old = canonical_json(before)
+    first, second = json.dumps(old), json.dumps({**old, "maxTrialNumber": 4})
+    data_base(home, ("abc", first), ("abc", second), ("other", first))
+    _, config = load_config(
+        plan(engine=NniPlan("abc", {"maxTrialNumber": None, **old})), ExperimentDirectory(home.parent)
+    )
     for _ in range(2):
         place_in_nni("abc", config)
-        with contextlib.closing(sqlite3.connect(tmp_path / "abc" / "db" / "nni.sqlite")) as base:
-            rows = [(name, json.loads(text)) for name, text in base.execute("select id, params from ExperimentProfile")]
-        new = {"trialCommand": "python new", "experimentWorkingDirectory": str(tmp_path)}
-        assert rows == [("abc", {**old, **new}), ("abc", {**old, **new, "maxTrialNumber": 4}), ("other", old)]
-    (tmp_path / "abc" / "db" / "nni.sqlite").write_text("no data base")
+        with contextlib.closing(sqlite3.connect(home / "abc" / "db" / "nni.sqlite")) as base:
+            texts = [text for _, text in base.execute("select id, params from ExperimentProfile")]
+        assert [text.count(f"-m autocompress.trial {home.parent} --channel") for text in texts] == [2, 2, 0]
+        assert [text.count(str(tmp_path / "before")) for text in texts] == [0, 0, first.count(str(tmp_path / "before"))]
+        assert [json.loads(text).get("maxTrialNumber") for text in texts] == [None, 4, None]
+    (home / "abc" / "db" / "nni.sqlite").write_text("no data base")
     with pytest.raises(EngineError, match="NNI's data base of experiment abc must be whole"):
         place_in_nni("abc", config)
 

@@ -1,5 +1,7 @@
 """The tuner, told what NNI tells it in the orders that NNI can tell it."""
 
+import time
+
 import pytest
 
 from autocompress.engines.nni.builtin_tuners import BuiltinTuner, create_builtin_tuner, require_assessor, require_tuner
@@ -122,7 +124,7 @@ def test_a_killed_trial_is_run_again_twice_and_then_counts_as_infeasible(nni):
 def test_a_crashed_trial_is_not_run_again_and_tells_what_it_printed(nni):
     nni.leave("abc", "trial.stderr", "Traceback ...\nImportError: no module named spam\n")
     nni.request(1)
-    nni.trials.note_end(0, "abc", True)
+    nni.trials.note_end(0, "abc", "FAILED")
     nni.tuner.trial_end(0, False)
     nni.request(1)
     assert nni.rates() == [0.5, 0.4]
@@ -133,11 +135,31 @@ def test_a_crashed_trial_is_not_run_again_and_tells_what_it_printed(nni):
 def test_the_signal_that_killed_a_trial_is_told(nni):
     nni.leave("abc", "trial.signal", "SIGKILL")
     nni.request(1)
-    nni.trials.note_end(0, "abc", False)
+    nni.trials.note_end(0, "abc", "USER_CANCELED")
     nni.tuner.trial_end(0, False)
     (record,) = nni.ledger.records
     told = "the trial's process was killed by SIGKILL (the machine may have been out of memory)"
     assert (record.state, record.error) == ("lost", told)
+
+
+def test_one_that_exits_without_a_result_has_failed(nni):
+    nni.request(1)
+    nni.trials.note_end(0, "abc", "SUCCEEDED")
+    nni.tuner.trial_end(0, True)
+    (record,) = nni.ledger.records
+    assert (record.state, record.error) == ("failed", "the trial's process ended without a result")
+
+
+def test_one_that_nni_had_to_end_after_its_limit_is_lost(nni):
+    nni.trials._seconds = 0.01
+    nni.leave("abc", "trial.signal", "SIGKILL")
+    nni.request(1)
+    time.sleep(0.02)
+    nni.trials.note_end(0, "abc", "EARLY_STOPPED")
+    nni.tuner.trial_end(0, False)
+    (record,) = nni.ledger.records
+    assert record.state == "lost"
+    assert "did not end by itself after maximal_trial_seconds (0.01): it may have been stopped" in record.error
 
 
 def test_nothing_but_failures_ends_the_experiment_with_the_cause(nni):

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autocompress.errors import StoreError
+from autocompress.store import ExperimentDirectory
 from tests.cli.support import invoke
 from tests.e2e.servers import postgresql
 from tests.e2e.study import study
@@ -48,6 +49,28 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, epochs_log, undisturbed):
     result = study(directory, "CountsEpochs", storage).optimize()
     assert told(result) == records
     assert trained_epochs(epochs_log) == expected, "nothing is trained twice"
+
+
+def test_a_trial_that_hangs_while_its_launcher_is_killed_is_ended(tmp_path, undisturbed, monkeypatch, caplog):
+    for name, seconds in (("_IDLE_SECONDS", 2.0), ("_SAVING_SECONDS", 0.5)):
+        monkeypatch.setattr(f"autocompress.trial.child.{name}", seconds)
+    directory, storage = tmp_path / "experiment", f"sqlite:///{tmp_path}/study.db"
+    worker = Process(directory, "CountsEpochs", storage)
+    trial = until(lambda: next(processes_of(directory, "-m autocompress.trial "), None), worker)
+    until(lambda: any(each.holder() for each in trials_of(directory)), worker)  # it has begun
+    trial.suspend()
+    worker.process.kill()
+    worker.wait()
+    assert told(study(directory, "CountsEpochs", storage).optimize()) == undisturbed[0]
+    said = [message for message in caplog.messages if f"process {trial.pid}" in message]
+    assert f"whose launcher (process {worker.process.pid}) is dead" in said[0]
+    assert said[1].startswith(f"process {trial.pid} hangs: it is ended")
+    assert not trial.is_running()
+
+
+def trials_of(directory):
+    store = ExperimentDirectory(directory)
+    return [store.trial(path.name) for path in (store.path / "trials").glob("*")]
 
 
 def test_a_trial_that_cannot_begin_is_not_left_running(tmp_path):
