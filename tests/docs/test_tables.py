@@ -97,12 +97,14 @@ def test_all_keys_of_search_spaces_are_there():
     assert set(rows(tables.value_types())) == set(TYPES)
 
 
-def test_the_page_of_the_format_shows_what_the_generator_makes():
+def test_the_page_of_the_format_shows_what_the_generator_makes(tmp_path, monkeypatch):
     """Its first block of JSON is what its first block of Python makes."""
     shown = {block.language: block.text for block in reversed(blocks(PAGES / "reference/search_space.md"))}
     namespace = {}
+    monkeypatch.chdir(tmp_path)
     exec(shown["python"], namespace)
     made = load_search_space(namespace["search_space"])
+    assert load_search_space("space.json").wire == made.wire
     assert made.wire == load_search_space(importlib.import_module("json").loads(shown["json"])).wire
     assert isinstance(namespace["generator"], AutoCompressionSearchSpaceGenerator)
 

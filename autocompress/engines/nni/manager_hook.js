@@ -186,8 +186,12 @@ function ourAnswer(server, request) {
     if (!PAGES.test(place)) {
         return undefined;
     }
+    const file = path.resolve('static', 'index.html');
+    if (!fs.existsSync(file)) {
+        return undefined;
+    }
     const script = fs.readFileSync(path.join(__dirname, 'page.js'), 'utf8');
-    const page = fs.readFileSync(path.resolve('static', 'index.html'), 'utf8');
+    const page = fs.readFileSync(file, 'utf8');
     return { type: 'text/html; charset=utf-8', content: page.replace('<script', () => `<script>${script}</script><script`) };
 }
 

@@ -1,14 +1,17 @@
 """What is loaded into NNI's manager before its own code, in NNI's own node with a small server in NNI's place."""
 
 import http.client
+import io
 import json
 import os
 import socket
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import nni_node
 import pytest
+from fontTools.ttLib import TTFont
 
 from autocompress.engines.nni import manager
 from tests.e2e.support import free_port
@@ -221,3 +224,37 @@ def test_nnis_directory_on_another_machine_is_made_for_its_owner_only(tmp_path):
         f"umask 077; {script}create_trial_keeper_dir abc env",
         f"{script}launch_trial_keeper /home/x",
     ]
+
+
+@pytest.fixture(scope="module")
+def page_server():
+    """In the directory that has NNI's page."""
+    port = free_port()
+    command, environment = node(SERVER, "--port", str(port), "--action", "create", AUTOCOMPRESS_URL_PREFIX=PREFIX)
+    folder = nni_node.__path__[0]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            yield port, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("place", ["", "/", "/oview", "/detail", "/experiment", "/index.html", "/detail?x=1"])
+def test_the_page_runs_a_script_of_ours_first(page_server, place):
+    status, text = ask(page_server, f"/{PREFIX}{place}")
+    first, second = text.index("window.FabricConfig"), text.index("!function()")
+    assert (status, first < second) == (200, True)
+
+
+@pytest.mark.parametrize("place", ["/static/js/main.js", "/api/v1/nni/experiment", "/oview/x", "/autocompress/x.js"])
+def test_all_else_is_nnis(page_server, place):
+    assert ask(page_server, f"/{PREFIX}{place}") == (200, f"reached /{PREFIX}{place}")
+
+
+def test_icons_are_there_and_only_for_the_page(page_server):
+    port, _ = page_server
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{PREFIX}/autocompress/fabric-icons-3-0.woff") as answer:
+        font = TTFont(io.BytesIO(answer.read()))
+    assert {0xE70D, 0xE711, 0xE8FD} <= font.getBestCmap().keys()
+    assert ask(page_server, f"/{PREFIX}/autocompress/a.woff", Origin="http://elsewhere.example")[0] == 403
+    assert ask(page_server, "/autocompress/a.woff")[0] == 404
