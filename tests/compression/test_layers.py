@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from autocompress.testing.zoo import Encoder
 
 from .nets import IMAGE, Words, build
 
-INPUTS = (torch.randn(2, 6),)
+INPUTS, SEQUENCE = (torch.randn(2, 6),), torch.randn(2, 6, 16)
 
 
 @register_module(ignored_algorithms=["level"])
@@ -233,6 +235,46 @@ def test_a_users_own_kind_of_convolution_is_one() -> None:
 def test_the_projection_inside_attention_is_not_a_layer_of_its_own() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16)
     assert list(layer_rates(model, [LayerRule(("default",), rate=0.5)], WEIGHT_TYPES)) == ["linear1", "linear2"]
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer, whose weight is transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("name", ["level", "naive", "qat"])
+def test_layers_of_other_libraries_are_named(name: str) -> None:
+    model = nn.Sequential(Conv1D(), nn.Linear(8, 5), nn.LayerNorm([2, 5]), nn.Linear(5, 6), Conv1D())
+    kinds = None if name == "level" else ("weight", "output")[: 1 + (name == "qat")]
+    rule = LayerRule(("default",), rate=0.5 if name == "level" else None, quant_types=kinds)
+    compression = compressor(name).compress(model, CompressionRequest(name, (rule,), INPUTS))
+    sentence = (
+        f"Conv1D (2 layers, such as 0): {name} does not know it; autocompress.register_module lets it compress such "
+        "layers; they stay as they are"
+    )
+    assert compression.left_alone == {"0": sentence, "4": sentence}  # type: ignore[attr-defined]
+    chosen = replace(rule, op_types=("Linear",))
+    compression = compressor(name).compress(copy.deepcopy(Encoder()), CompressionRequest(name, (chosen,), (SEQUENCE,)))
+    assert compression.left_alone == {}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda model: torch.jit.trace(model, IMAGE)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripted_layers_are_told(make: Callable[[nn.Module], nn.Module]) -> None:
+    model = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
+    with pytest.raises(ConfigError, match=r"layers that torch\.jit has scripted or traced cannot be changed; model"):
+        select_layers(model, (LayerRule(("default",), rate=0.5),), FILTER_TYPES)
+
+
+def test_a_model_without_layers_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"none that can be compressed \(it has LayerNorm; supported: Conv1d, "):
+        select_layers(nn.Sequential(nn.LayerNorm(4)), (LayerRule(("default",), rate=0.5),), FILTER_TYPES)
 
 
 def test_selecting_needs_no_rate() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.measure import (
+    ReferenceModel,
     layer_sizes,
     macs,
     measure,
@@ -19,6 +23,7 @@ from autocompress.compression.measure import (
     weights_bytes,
 )
 from autocompress.compression.module import example_inputs
+from autocompress.errors import CompressionError
 from autocompress.testing.zoo import ZOO
 
 from .nets import IMAGE, Words, build
@@ -41,6 +46,31 @@ def test_a_view_of_a_parameter_may_be_given_to_a_module() -> None:
     assert macs(model, (x,)) == 6 * 12 * 16 + 7 * 2 * 16 * 24 + 16 * 5
     assert sum(layer.macs for layer in layer_sizes(model, (x,))) == macs(model, (x,))
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).view(len(x), 8, 8, 8)
+
+
+def test_the_operation_that_fails_is_named_with_the_scopes_to_exclude() -> None:
+    model = nn.Sequential(OrderedDict(block=Halves(), pool=nn.Flatten()))
+    reference = ReferenceModel.measured(model, IMAGE)
+    smaller = copy.deepcopy(model)
+    smaller.block.conv = nn.Conv2d(3, 7, 1)
+    with pytest.raises(CompressionError) as caught:
+        reference.require_shapes(smaller)
+    assert re.search(
+        r"forward pass fails at `return self\.conv\(x\)\.view\(len\(x\), 8, 8, 8\)` \(test_measure\.py, line \d+\): "
+        r'RuntimeError: shape .*; exclude its layers: ignored_scopes=\["block"\]$',
+        str(caught.value),
+    )
+    with pytest.raises(CompressionError, match=r'ignored_scopes=\["conv"\]$'):
+        ReferenceModel.measured(model.block, IMAGE).require_shapes(smaller.block)
 
 
 def test_shared_parameters_count_once() -> None:

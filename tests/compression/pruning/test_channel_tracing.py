@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.pruning import channel_tracing
 from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.dependency_graph import TracingEffort
+from autocompress.compression.pruning.filters import FilterCompressor
+from autocompress.errors import CompressionError
+from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE
 from ..structures import STRUCTURES
@@ -21,6 +28,36 @@ def provenance(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> ChannelTra
 def structure(name: str) -> tuple[nn.Module, tuple[torch.Tensor]]:
     build = STRUCTURES[name]
     return build(), (torch.randn(1, *build.shape),)  # type: ignore[attr-defined]
+
+
+def test_it_ends_at_its_limits_with_a_way_out() -> None:
+    effort = TracingEffort(seconds=0.0)
+    sum(range(100_000))
+    with pytest.raises(CompressionError, match=r"must end within 0 s of processor time and 4 GB .* \(ignored_scopes\)"):
+        effort.check()
+    effort = TracingEffort(gigabytes=0.05)
+    effort.check()
+    held = torch.ones(100_000_000)
+    with pytest.raises(CompressionError, match=r"and 0\.05 GB of memory; exclude parts of the model"):
+        effort.check()
+    del held
+
+
+def test_where_it_ends_the_layers_are_left_alone(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(channel_tracing, "TracingEffort", lambda: TracingEffort(seconds=0.0))
+    model, inputs = structure("split_and_concat")
+    request = CompressionRequest("l2", (LayerRule(("default",), rate=0.5),), inputs)
+    compression = FilterCompressor().compress(model, request)
+    assert "first.0" in compression.left_alone
+    assert any("keep their filters: tracing the channels must end within" in line for line in caplog.messages)
+
+
+def test_images_are_no_larger_than_they_need_be() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(8), nn.Conv2d(4, 4, 3))
+    assert ChannelTracer(net, (torch.randn(1, 3, 224, 320),))._inputs[0].shape == (1, 3, 64, 96)
+    assert ChannelTracer(net, (torch.randn(1, 3, 48, 48),))._inputs[0].shape == (1, 3, 32, 32)
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 98 * 98, 2))
+    assert ChannelTracer(whole, (torch.randn(1, 3, 100, 100),))._inputs[0].shape == (1, 3, 100, 100)
 
 
 def test_columns_behind_a_permutation() -> None:

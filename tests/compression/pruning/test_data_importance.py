@@ -11,10 +11,11 @@ from autocompress.compression.base import CompressionRequest, recalibrate
 from autocompress.compression.pruning.data_importance import taylor
 from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.compression.pruning.pruner import PruningContext
-from autocompress.errors import CompressionError, ModuleError
+from autocompress.errors import CompressionError, ConfigError, ModuleError
 from autocompress.layer_selector import LayerRule
 from autocompress.testing.conformance import check_cut
 from autocompress.testing.zoo import ZOO, PlainCnn, ZooModule
+from tests.compression.nets import IMAGE, build
 from tests.compression.pruning.test_consumers import Net, followed, module_of
 from tests.compression.structures import TwoInputs
 
@@ -230,6 +231,29 @@ def test_slim_keeps_the_largest_scales():
         model.norm.weight[:] = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4])
     assert prune(model, "slim", training_epochs=0).epochs == 0
     assert ids(model) == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("rule", "widths"),
+    [
+        (LayerRule(("BatchNorm2d",), rate=0.5), (8, 12, 20)),
+        (LayerRule(("BatchNorm2d", "Linear"), rate=0.5), (8, 12, 10)),
+        (LayerRule((), ("bn2",), rate=0.5), (16, 12, 20)),
+        (LayerRule((), ("bn2", "hidden"), rate=0.5), (16, 12, 10)),
+    ],
+)
+def test_slim_takes_batchnorm_for_the_filters_that_it_scales(rule, widths):
+    model = build("plain")
+    request = CompressionRequest("slim", (rule,), IMAGE, arguments={"training_epochs": 0}, module=HalvesModule)
+    FilterCompressor().compress(model, request)
+    assert (model.conv1.out_channels, model.conv2.out_channels, model.hidden.out_features) == widths
+
+
+def test_slim_refuses_batchnorm_that_scales_no_layer():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    request = CompressionRequest("slim", (LayerRule(("BatchNorm2d",), rate=0.5),), IMAGE, module=HalvesModule)
+    with pytest.raises(ConfigError, match="slim prunes the layers before BatchNorm; before 0 is none"):
+        FilterCompressor().check(model, request)
 
 
 def test_slim_trains_with_a_penalty_on_the_scales():

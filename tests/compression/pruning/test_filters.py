@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -269,6 +270,26 @@ def test_pruned_models_train() -> None:
     before = model.depthwise.weight.detach().clone()
     train(model)
     assert not torch.equal(model.depthwise.weight, before)
+
+
+def test_what_nncfs_defaults_spare_is_named_with_the_option() -> None:
+    class Strided(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a1 = nn.Conv2d(16, 12, 3, padding=1, stride=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.a1(torch.relu(self.stem(x))))
+            return self.head(torch.relu(self.b2(torch.relu(self.b1(self.a2(x))))).mean((2, 3)))
+
+    compression = prune(Strided(), 0.5, "filter_pruning")
+    assert {name: re.findall(r"option (\w+) = true", why) for name, why in compression.left_alone.items()} == {
+        "stem": ["prune_first_conv"],
+        "a1": ["prune_downsample_convs"],
+    }
+    assert "stem: filter_pruning spares first convolutions by default, as NNCF does" in compression.left_alone["stem"]
+    both = {"prune_first_conv": True, "prune_downsample_convs": True}
+    assert prune(Strided(), 0.5, "filter_pruning", arguments=both).left_alone == {}
 
 
 class TestErrors:
