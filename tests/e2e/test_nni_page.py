@@ -16,7 +16,7 @@ from autocompress.nncf.translation import search_space_of
 from autocompress.search import proposals
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
-from autocompress.trial.spec import uncompressed_parameters
+from autocompress.trial.baseline import uncompressed_parameters
 from tests import curve_modules
 from tests.e2e.browser import looking
 from tests.e2e.launch import search_space
