@@ -123,7 +123,7 @@ def replace_files(target: Path, beside: Path) -> None:
     while not _moved(beside, target) and not _exchange(beside, target):
         shutil.rmtree(_previous(target), ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):  # another writer was first
-            target.rename(_previous(target))
+            _moved(target, _previous(target))
     _sync_folder(target.parent)
     for old in (beside, _previous(target)):
         shutil.rmtree(old, ignore_errors=True)
