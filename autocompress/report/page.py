@@ -85,7 +85,7 @@ def page(data: ReportData, trials: str, drawn: Mapping[str, Plot] | None = None)
         trials: path of the trials' directories relative to the page.
         drawn: its plots, where they have been drawn.
     """
-    shown = {id(record) for record in best_scored(data.records, _MOST_ROWS)}
+    listed = {id(record) for record in best_scored(data.records, _MOST_ROWS)}
     rows = enumerate(zip(data.records, reasons(data), strict=True), 1)
     return rendered(
         "experiment.html",
@@ -96,7 +96,7 @@ def page(data: ReportData, trials: str, drawn: Mapping[str, Plot] | None = None)
         advice=advice(data),
         tiles=tiles(data),
         pictures=[(plot.caption, plot.svg(themed=True)) for plot in (drawn or plots(data)).values()],
-        trials=[(index, record, reason) for index, (record, reason) in rows if id(record) in shown],
+        trials=[(index, record, reason) for index, (record, reason) in rows if id(record) in listed],
         place=trials,
         layers=layer_rows(data),
         recipe=(again := recipe(data)),

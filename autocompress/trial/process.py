@@ -311,5 +311,5 @@ class PipeChannel(Reporter):
 
 def launcher() -> dict[str, Any]:
     """Identity of the process that looks after the trials of this one: the one that has started it, else itself."""
-    told = os.environ.get(LAUNCHER)
-    return dict(json.loads(told)) if told else this_process()
+    given = os.environ.get(LAUNCHER)
+    return dict(json.loads(given)) if given else this_process()

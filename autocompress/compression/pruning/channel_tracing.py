@@ -71,7 +71,7 @@ class ChannelTracer:
             self._join(spot, FIXED)
         for name in layers:
             everything = list(_positions(self._pass(self._modules[name], torch.ones(self.width(name)).bool())))
-            if any(self._top(spot) == self._top(FIXED) for spot in everything):  # its channels need not be told apart
+            if any(self._top(spot) == self._top(FIXED) for spot in everything):  # all its channels are alike
                 for spot in (*everything, *(("out", name, channel) for channel in range(self.width(name)))):
                     self._join(spot, FIXED)
                 continue
