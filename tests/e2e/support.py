@@ -69,7 +69,8 @@ def processes_of(directory, what=""):
 
 
 def trial_of(directory):
-    return next(processes_of(directory, "-m autocompress.trial "), None)
+    """A trial: on NNI what its manager has started stands for one that was forked after it."""
+    return max(processes_of(directory, "-m autocompress.trial "), key=psutil.Process.create_time, default=None)
 
 
 def manager_of(directory):
