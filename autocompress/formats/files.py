@@ -155,7 +155,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def restore_files(target: Path) -> None:
     """Undo a replacement that was killed between its two renames."""
     with contextlib.suppress(OSError):  # another writer was first
-        if not target.exists():
+        if not target.exists() and _previous(target).exists():
             _previous(target).rename(target)
 
 
