@@ -180,6 +180,25 @@ class ExperimentPlan:
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     baseline: Baseline | None = None
 
+    @classmethod
+    def of(
+        cls,
+        module: dict[str, str],
+        space: SearchSpace,
+        settings: AccuracyAwareSettings,
+        objective: str | None,
+        tuner: str,
+        **others: Any,
+    ) -> ExperimentPlan:
+        """The plan of a search of a module, its bounds checked; `others` are further fields.
+
+        Raises:
+            ConfigError: the range is empty, a bound breaks a rule, or no objective has that name.
+        """
+        plan = cls(module, space.wire, settings, choose_objective(space, objective), tuner, **others)
+        _ = plan.searches  # an empty range or a bad bound is found here
+        return plan
+
     @cached_property
     def space(self) -> SearchSpace:
         """The search space, read."""

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from autocompress.errors import ConfigError, TrialError, unknown_name
-from autocompress.plan import EnginePlan, ExperimentPlan, choose_objective
+from autocompress.plan import EnginePlan, ExperimentPlan
 from autocompress.records import TrialRecord
 from autocompress.search import LOST_TRIALS_UNTIL_INFEASIBLE
 from autocompress.search_space import SearchSpaceSource, load_search_space
@@ -77,18 +77,10 @@ class SearchRequest:
         Raises:
             ConfigError: the search space, its range or the objective breaks a rule.
         """
-        space = load_search_space(self.search_space)
-        plan = ExperimentPlan(
-            module=self.module.to_dict(),
-            search_space=space.wire,
-            settings=self.settings,
-            objective=choose_objective(space, self.objective),
-            tuner=tuner,
-            engine=engine,
-            baseline=self.baseline,
+        space, module = load_search_space(self.search_space), self.module.to_dict()
+        return ExperimentPlan.of(
+            module, space, self.settings, self.objective, tuner, engine=engine, baseline=self.baseline
         )
-        _ = plan.searches  # an empty range or a bad bound is found here
-        return plan
 
 
 class Search(Protocol):

@@ -19,7 +19,7 @@ from autocompress.engines.nni.builtin_tuners import create_builtin_tuner, requir
 from autocompress.engines.nni.manager import is_remote, remote_command
 from autocompress.engines.nni.wire_format import flattened
 from autocompress.errors import ConfigError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan
 from autocompress.search_space import SearchSpace, load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.process import GRACE_SECONDS
@@ -45,18 +45,16 @@ def plan_experiment(
     else:
         _check_builtin_tuner(config, tuner, arguments, space)
     assessor = _name(config.assessor, "assessor")
-    plan = ExperimentPlan(
-        module=module.to_dict(),
-        search_space=space.wire,
-        settings=settings,
-        objective=choose_objective(space, objective),
-        tuner=tuner,
+    return ExperimentPlan.of(
+        module.to_dict(),
+        space,
+        settings,
+        objective,
+        tuner,
         tuner_arguments=arguments,
         assessor=ADAPTIVE_TUNER if assessor is None else require_assessor(assessor),
         assessor_arguments=_arguments(config.assessor),
     )
-    _ = plan.searches  # an empty range or a bad bound is found here
-    return plan
 
 
 def _log_fixed_variables(space: SearchSpace) -> None:

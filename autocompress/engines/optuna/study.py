@@ -36,7 +36,7 @@ from autocompress.engines.optuna.storage import (
 from autocompress.engines.optuna.worker import Worker
 from autocompress.engines.start import announce, length_of, require_same_search, warn_of_changes
 from autocompress.errors import ConfigError, StoreError
-from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaPlan, choose_objective
+from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, OptunaPlan
 from autocompress.records import Baseline, TrialRecord
 from autocompress.result import CompressionResult
 from autocompress.search_space import SearchSpaceSource, load_search_space
@@ -292,17 +292,10 @@ class CompressionStudy:
         self._retrying.seconds = seconds
 
     def _plan(self, search_space: SearchSpaceSource, objective: str | None) -> ExperimentPlan:
+        tuner = ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__
+        engine = OptunaPlan(self.study_name, address(self._storage), self._artefacts)
         space = load_search_space(search_space)
-        plan = ExperimentPlan(
-            module=self.module.to_dict(),
-            search_space=space.wire,
-            settings=self.settings,
-            objective=choose_objective(space, objective),
-            tuner=ADAPTIVE_TUNER if self._sampler is None else type(self._sampler).__name__,
-            engine=OptunaPlan(self.study_name, address(self._storage), self._artefacts),
-        )
-        _ = plan.searches  # an empty range or a bad bound is found here
-        return plan
+        return ExperimentPlan.of(self.module.to_dict(), space, self.settings, objective, tuner, engine=engine)
 
     def _opened(self, n_trials: int | None) -> optuna.Study:
         """The study; the model is measured before anything of a new one is written."""
