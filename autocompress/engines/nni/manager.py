@@ -177,7 +177,7 @@ def start_manager(arguments: launcher.NniManagerArgs, log_directory: Path, *, ov
             stdout=output,
             stderr=output,
             cwd=_node_directory(),
-            env=_environment(over_ssh, arguments.url_prefix or ""),
+            env=_environment(arguments, over_ssh),
             start_new_session=True,
         )
     manager = Manager(process, arguments.port, arguments.url_prefix or "")
@@ -220,12 +220,13 @@ def _command(arguments: launcher.NniManagerArgs) -> list[str]:
     return [str(node), "--max-old-space-size=4096", "--trace-uncaught", str(main), *public.to_command_line_args()]
 
 
-def _environment(over_ssh: bool, url_prefix: str) -> dict[str, str]:
+def _environment(arguments: launcher.NniManagerArgs, over_ssh: bool) -> dict[str, str]:
     inherited = os.environ.get("NODE_OPTIONS", "")
     remote = {"AUTOCOMPRESS_OVER_SSH": "1"} if over_ssh else {}
-    hook = {"NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip(), "AUTOCOMPRESS_URL_PREFIX": url_prefix}
-    forking = {} if over_ssh else fork_server().address(_IMPORTED_BY_NNI)
-    return {**os.environ, **hook, **remote, **forking}
+    hook = {"NODE_OPTIONS": f'{inherited} --require "{_HOOK}"'.strip()}
+    prefix = {"AUTOCOMPRESS_URL_PREFIX": arguments.url_prefix or ""}
+    forking = {} if over_ssh or arguments.action == "view" else fork_server().address(_IMPORTED_BY_NNI)
+    return {**os.environ, **hook, **prefix, **remote, **forking}
 
 
 def _wait_until_it_answers(manager: Manager) -> None:

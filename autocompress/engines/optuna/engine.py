@@ -103,8 +103,9 @@ class OptunaEngine:
         """A study that has begun, by its directory or by its storage and name."""
         known = require_options(self, self.open_options, options)
         storage, name, module = known.get("storage"), known.get("study"), known.get("module")
-        plan = ExperimentPlan.read(ExperimentDirectory(directory or ".")) if storage is None else plan_of(storage, name)
-        load_if_unknown(algorithm_names(plan.search_space), (module or ModuleReference.from_dict(plan.module)).load)
+        if storage is not None:  # a worker's: whoever opens a directory has read its plan
+            plan = plan_of(storage, name)
+            load_if_unknown(algorithm_names(plan.search_space), (module or ModuleReference.from_dict(plan.module)).load)
         study = CompressionStudy.open(directory, storage=storage, study_name=name, module=module)
         return OptunaSearch(study, trials, known.get("concurrency", 1), known.get("alone", True))
 
