@@ -11,7 +11,6 @@ For your own model, in a test:
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.util
 import itertools
@@ -30,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autocompress.compression.base import AppliedAlgorithms, Compression, recalibrate
 from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.measure import ReferenceModel, measure
-from autocompress.compression.model_state import forward_outputs
+from autocompress.compression.model_state import copy_model, forward_outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.pruning.importance import by_filter
@@ -48,7 +47,7 @@ _COLUMNS = 64
 
 def with_distinct_values(model: nn.Module) -> nn.Module:
     """A copy with distinct values in one-dimensional parameters and statistics, as trained ones have."""
-    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(4)
+    model, generator = copy_model(model), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.dim() == 1 and tensor.is_floating_point() and tensor.numel() > 1:
@@ -71,7 +70,7 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
     Raises:
         AssertionError: the outputs differ.
     """
-    zeroed, smaller = copy.deepcopy(original), copy.deepcopy(smaller)
+    zeroed, smaller = copy_model(original), copy_model(smaller)
     left = dict(smaller.named_modules())
     for name, module in zeroed.named_modules():
         if isinstance(module, FILTER_TYPES):
@@ -207,7 +206,7 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, reference_
     """
     seed_everything(0)
     space = default_space([algorithm]).algorithm(algorithm)
-    model, applied, achieved, seconds = copy.deepcopy(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
+    model, applied, achieved, seconds = copy_model(reference_model.original), AppliedAlgorithms(), 0.0, 0.0
     for part in read_parameters(space.parameters(rate)).stages:
         started = time.perf_counter()
         model = applied.apply(model, reference_model.request(part.name, part.rules, part.arguments, module))
@@ -215,7 +214,7 @@ def compress(module: ModuleClass, algorithm: str, rate: float | None, reference_
         if part.kind == "pruner":  # as a trial does
             recalibrate(model, module.calibration_data() or ())
         achieved = applied.compressions[0].achieved_rate(model) if len(applied.compressions) == 1 else achieved
-    finished = applied.finish(copy.deepcopy(model))
+    finished = applied.finish(copy_model(model))
     compressions = tuple(applied.compressions)
     return Compressed(compressions, rate, achieved, measure(finished, reference_model.inputs), finished, seconds)
 
@@ -247,7 +246,7 @@ def check_cut(
         arguments["training_epochs"] = 0
     choice = dataclasses.replace(choice, arguments={**choice.arguments, **arguments})
     request = reference_model.request(choice.name, choice.rules, choice.arguments, module)
-    compression = FilterCompressor().compress(copy.deepcopy(original), request)
+    compression = FilterCompressor().compress(copy_model(original), request)
     check_zeroed(original, compression.model, reference_model.inputs)
     return compression
 
@@ -323,9 +322,7 @@ def _check_training(module: ModuleClass, algorithm: str, compressed: Compressed)
     moved_ones = [key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])]
     assert moved_ones, "training must move the weights"
     if _is_adaptive(algorithm):
-        _check_held(
-            compressed.finished, AppliedAlgorithms([*compressed.compressions]).finish(copy.deepcopy(model.eval()))
-        )
+        _check_held(compressed.finished, AppliedAlgorithms([*compressed.compressions]).finish(copy_model(model.eval())))
 
 
 def _check_held(before: nn.Module, after: nn.Module) -> None:

@@ -14,7 +14,6 @@ and fine-tuning.
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes, recalibrate
-from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.model_state import copy_model, eval_mode, require_gradients
 from autocompress.compression.module import ModuleClass, batch_input
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.data_importance import sparsify_scales
@@ -75,7 +74,7 @@ class Measured:
         """
         model = module.model()
         request = _request(module, model, "l2", {})
-        before = loss(_recalibrated(copy.deepcopy(model), module))
+        before = loss(_recalibrated(copy_model(model), module))
         damages = []
         for coupling in _channels(model, request).couplings:
             parts = range(coupling.channel_groups)
@@ -128,7 +127,7 @@ def scores(
     Raises:
         AutoCompressError: the algorithm cannot be applied to the model.
     """
-    model = copy.deepcopy(model)
+    model = copy_model(model)
     request = _request(module, model, algorithm, arguments)
     if algorithm == "slim":
         sparsify_scales(model, request)
@@ -164,7 +163,7 @@ def _channels(model: nn.Module, request: CompressionRequest) -> Channels:
 
 
 def _without(model: nn.Module, module: ModuleClass, coupling: Coupling, channels: Sequence[int]) -> nn.Module:
-    smaller = copy.deepcopy(model)
+    smaller = copy_model(model)
     remove(smaller, removals([(coupling, channels)]))
     return _recalibrated(smaller, module)
 
