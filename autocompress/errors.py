@@ -152,8 +152,12 @@ def short_text(text: str, longest: int = 2000) -> str:
 
 def first_line(error: BaseException) -> str:
     """The type of an error and the first line of its message, at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _cut(f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}", 200)
+    return _cut(f"{type(error).__name__}: {beginning(str(error), 'no reason given')}", 200)
+
+
+def beginning(text: str, otherwise: str = "(no reason given)") -> str:
+    """The first line of a text that is not empty, without control characters; another text where there is none."""
+    return short_text(next((line.strip() for line in text.splitlines() if line.strip()), otherwise))
 
 
 def _cut(text: str, longest: int) -> str:

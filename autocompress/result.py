@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import AutoCompressError, ConfigError, ModuleError, StoreError
+from autocompress.errors import AutoCompressError, ConfigError, ModuleError, StoreError, beginning
 from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
-from autocompress.report.verdict import disagreements, first_line, infeasible
+from autocompress.report.verdict import disagreements, infeasible
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -340,7 +340,7 @@ class CompressionResult:
             lines.append(f"latency     {1000 * record.latency:.3g} ms ({record.latency_removed or 0:.1%} less)")
         failed = [entry for entry in ledger.records if entry.error is not None]
         if failed:
-            lines.append(f"failed      {len(failed)} of them, the last with {first_line(str(failed[-1].error))}")
+            lines.append(f"failed      {len(failed)} of them, the last with {beginning(str(failed[-1].error))}")
         lines += [f"warning     {sentence}" for sentence in disagreements(ledger.records, ledger.verdicts)]
         return "\n".join(lines)
 

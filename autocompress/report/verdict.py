@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from autocompress.budget import accuracy_margin
-from autocompress.errors import InfeasibleBudgetError, evaluates_differently, printable, short_text
+from autocompress.errors import InfeasibleBudgetError, beginning, evaluates_differently, printable
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
 from autocompress.search import nearest_accuracy
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from autocompress.report.data import ReportData
 
 _MOST_SENTENCES = 3
-
-
-def first_line(text: str) -> str:
-    """The first line of a text that is not empty, without control characters."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "(no reason given)")
-    return short_text(line)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -67,7 +61,7 @@ def at_rate(algorithm: str, rate: float | None) -> str:
 def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
     """Whether a trial is within the budget, or why it has no result; `fresh` is the verification of its checkpoint."""
     if record.error is not None:
-        return f"{record.state}: {first_line(record.error)}"
+        return f"{record.state}: {beginning(record.error)}"
     stopped = "" if record.state == "completed" else f"{record.state}, "
     text = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
     if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from autocompress.errors import beginning
 from autocompress.records import Preflight
 from autocompress.report.data import read_report_data, reasons
 from autocompress.report.page import page
@@ -13,7 +14,6 @@ from autocompress.report.verdict import (
     counted,
     duration,
     findings,
-    first_line,
     gain,
     headline,
     holds,
@@ -46,7 +46,7 @@ def test_phrases():
     assert (percent(0.1234), percent(None)) == ("12.3%", "-")
     assert (counted(1, "trial"), counted(1200, "trial")) == ("1 trial", "1,200 trials")
     assert (at_rate("l2", 0.25), at_rate("qat", None)) == ("l2 at rate 0.25", "qat")
-    assert (first_line("\n  a\nb"), first_line(" \n")) == ("a", "(no reason given)")
+    assert (beginning("\n  a\nb"), beginning(" \n")) == ("a", "(no reason given)")
     assert gain(WITHIN) == "50.0% of the parameters removed, 50.0% smaller"
 
 

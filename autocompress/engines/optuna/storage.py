@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from autocompress.engines.optuna.convert import PLAN
-from autocompress.errors import ConfigError, StoreError, unknown_name
+from autocompress.errors import ConfigError, StoreError, beginning, unknown_name
 from autocompress.plan import ExperimentPlan, OptunaPlan
 from autocompress.store import ExperimentDirectory
 
@@ -50,7 +50,10 @@ class _Retrying:
                 if away >= self.seconds:
                     raise StoreError(f"the study's storage has not answered for {away:.0f} s: {error}") from error
                 if wait == _FIRST_WAIT:
-                    _logger.warning("the study's storage does not answer; trying again (%s)", _first_line(error))
+                    _logger.warning(
+                        "the study's storage does not answer; trying again (%s)",
+                        beginning(str(error), type(error).__name__),
+                    )
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -92,10 +95,6 @@ def _root(error: BaseException) -> BaseException:
     """What the driver of a database says."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error.__cause__
     return error if cause is None else _root(cause)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 _GRPC_PORT = 13000  # Optuna's default
