@@ -19,7 +19,7 @@ from autocompress.search.adaptive import max_trials
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
-from autocompress.settings import AccuracyAwareSettings
+from autocompress.settings import NNCF, AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
@@ -265,14 +265,20 @@ class ExperimentPlan:
     @property
     def search_fields(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
-        taught = self.settings.knowledge_distillation
-        eager = {"validate_before_training": True} if self.settings.validate_before_training else {}
+        settings = self.settings
+        taught = settings.knowledge_distillation
+        chosen = {
+            "validate_before_training": settings.validate_before_training,
+            "fine_tuning_schedule": settings.fine_tuning_schedule,
+            "weight_averaging": settings.weight_averaging,
+            "pruning_steps": settings.pruning_steps,
+            "knowledge_distillation": taught and taught.model_dump(),
+        }
         return {
-            **eager,
-            "seed": self.settings.seed,
-            "validate_every_n_epochs": self.settings.validate_every_n_epochs,
+            **{name: value for name, value in chosen.items() if value != NNCF[name]},
+            "seed": settings.seed,
+            "validate_every_n_epochs": settings.validate_every_n_epochs,
             "objective": self.objective,
-            **({} if taught is None else {"knowledge_distillation": taught.model_dump()}),
         }
 
     @property
@@ -286,6 +292,11 @@ class ExperimentPlan:
             chosen: dict[str, Any] = {ALGORITHM_KEY: {"_name": self.engine.algorithm}}
         else:
             chosen = self.settings.parameters(self.space, proposal.algorithm, proposal.requested_rate)
+        known: dict[str, Any] = {
+            "purpose": proposal.purpose,
+            "steps_per_epoch": proposal.steps_per_epoch,
+            "second_chance_epochs": proposal.second_chance_epochs,
+        }
         once = {} if requested_rate(chosen) is not None else {RATE_KEY: proposal.requested_rate}
         search = {
             **once,
@@ -294,6 +305,9 @@ class ExperimentPlan:
             "epochs": proposal.epochs,
             "initial": proposal.initial,
         }
+        if self.settings.fine_tuning_schedule == "constant":
+            del known["steps_per_epoch"]
+        search |= {name: value for name, value in known.items() if value not in (None, 0, "rate")}
         return {**chosen, "search": {**search, **self.search_fields}}
 
     def engine_as(self, kind: type[_Plan]) -> _Plan:

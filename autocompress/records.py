@@ -15,6 +15,10 @@ SCHEMA_VERSION = 1
 State = Literal["completed", "stopped", "failed", "lost"]
 """completed: ran to its end; stopped: interrupted, last state saved; failed: raised, see `error`; lost: killed."""
 
+Purpose = Literal["rate", "learning_rate", "beyond", "final"]
+"""What a trial is for: it decides its rate; tries a learning rate in short; looks beyond a rate that was nearly within
+the budget; trains the best model to the end of the schedule."""
+
 Key = Annotated[str, DIRECTORY_NAME]
 """Of a trial, whose directory has its name."""
 
@@ -190,6 +194,9 @@ class Proposal(Record):
         seed: seed of the trial.
         epochs: the most epochs of fine-tuning.
         initial: whether this is the initial training phase, which evaluates before the first epoch.
+        purpose: what the trial is for.
+        steps_per_epoch: optimizer steps of an epoch of earlier trials; None: not known.
+        second_chance_epochs: for which it is trained on where it ends outside the budget within the noise.
     """
 
     algorithm: str
@@ -201,6 +208,14 @@ class Proposal(Record):
     seed: int
     epochs: _Count
     initial: bool
+    purpose: Purpose = "rate"
+    steps_per_epoch: _Count | None = None
+    second_chance_epochs: _Count = 0
+
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs of fine-tuning, of each algorithm of a mix."""
+        return self.epochs + self.second_chance_epochs
 
 
 @dataclass(frozen=True)
@@ -215,6 +230,7 @@ class TrialRecord(Record):
         requested_rate: by the search, in [0, 1); None for an algorithm without a rate.
         accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
         accuracy_margin: how far that accuracy is inside the threshold; >= 0 is feasible.
+        accuracy_error: standard error of that margin, in the evaluator's unit; None: not known.
         feasible: whether the model is within the budget.
         score: the number that tuners maximise: the objective's reduction if feasible, else minus the relative
             shortfall.
@@ -231,6 +247,9 @@ class TrialRecord(Record):
             in turns with it; None where it is not the objective.
         epochs: epochs of training done, those of a sparsifying trainer included.
         lr_factor: factor on the learning rates.
+        fine_tuning_schedule: how they went on; `lr_scheduler_factory`: as the module's own; None: nothing was trained.
+        steps_per_epoch: optimizer steps of an epoch; None: not known.
+        second_chance_epochs: those of the epochs that came after a first cycle had ended just outside the budget.
         seed: seed of the trial.
         start_from: key of the trial it started from; None for the pretrained model.
         seconds: wall time of the trial, its process' start not counted.
@@ -246,6 +265,7 @@ class TrialRecord(Record):
     requested_rate: float | None = None
     accuracy: float | None = None
     accuracy_margin: float | None = None
+    accuracy_error: float | None = None
     feasible: bool = False
     score: float | None = None
     achieved_rate: float | None = None
@@ -259,12 +279,22 @@ class TrialRecord(Record):
     latency_removed: float | None = None
     epochs: _Count = 0
     lr_factor: float = 1.0
+    fine_tuning_schedule: str | None = None
+    steps_per_epoch: _Count | None = None
+    second_chance_epochs: _Count = 0
     seed: int = 0
     start_from: Key | None = None
     seconds: float = 0.0
     checkpoint: Annotated[str, INNER_PATH] | None = None
     error: str | None = None
     left_alone: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the trial was for."""
+        search = self.parameters.get("search")
+        purpose: Purpose = search.get("purpose", "rate") if isinstance(search, Mapping) else "rate"
+        return purpose
 
     def __post_init__(self) -> None:
         if self.error is not None:

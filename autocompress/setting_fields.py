@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from autocompress.errors import ConfigError, unknown_name
@@ -40,6 +40,13 @@ Scopes = Annotated[
 FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """A list of JSON becomes a tuple, which settings that never change hold."""
 
+
+def _require_different(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("two are equal")
+    return values
+
+
 Rate = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 OptionalRate = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | None,
@@ -47,6 +54,12 @@ OptionalRate = Annotated[
 ]
 Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+LearningRateFactors = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...],
+    FROM_LIST,
+    Field(min_length=1, description="a list of different numbers in (0, 1], at least one"),
+    AfterValidator(_require_different),
+]
 Positive = Annotated[float, Field(gt=0, description="a finite number > 0")]
 Degradation = Annotated[
     Annotated[float, Field(ge=0)] | None,

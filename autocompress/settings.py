@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
@@ -11,12 +12,13 @@ from autocompress.argument_checks import checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, StepHalving
-from autocompress.search_space.space import SearchSpace
+from autocompress.search_space.space import AlgorithmSpace, SearchSpace
 from autocompress.setting_fields import (
     Count,
     Degradation,
     Factor,
     Flag,
+    LearningRateFactors,
     LrFactor,
     Positive,
     PositiveCount,
@@ -40,14 +42,17 @@ class KnowledgeDistillation(Section):
     """How the uncompressed model teaches the compressed one while that is fine-tuned; NNCF's names and defaults.
 
     Attributes:
-        type: `softmax` compares softened class probabilities, `mse` the outputs themselves.
+        type: `softmax` compares softened class probabilities, `mse` the outputs themselves; `auto` is `softmax` where
+            the module's criterion is a cross entropy, `mse` where it is a distance of outputs, and none for others.
         scale: factor on the distillation loss, which is added to the user's.
         temperature: of `softmax`: higher is softer.
+        loss_scale: factor on the user's loss; NNCF has none.
     """
 
-    type: Annotated[Literal["softmax", "mse"], Field(description="'softmax' or 'mse'")]
+    type: Annotated[Literal["softmax", "mse", "auto"], Field(description="'softmax', 'mse' or 'auto'")]
     scale: Positive = 1.0
     temperature: Positive = 1.0
+    loss_scale: Positive = 1.0
 
 
 class EarlyExitParams(Section):
@@ -67,6 +72,7 @@ class EarlyExitParams(Section):
     noun: ClassVar[str] = "setting"
     whole: ClassVar[str] = ""
     ordered: ClassVar[tuple[tuple[str, str], ...]] = ()  # the first of each pair is at most the second
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # what is not given
 
     maximal_relative_accuracy_degradation: Degradation = None
     maximal_absolute_accuracy_degradation: Degradation = None
@@ -82,6 +88,8 @@ class EarlyExitParams(Section):
         where = (info.context or {}).get("where", "")
         if isinstance(data, Mapping) and _RELATIVE not in data and data.get(_ABSOLUTE) is None:
             data = {**data, _RELATIVE: DEFAULT_RELATIVE_DEGRADATION}
+        if isinstance(data, Mapping):
+            data = {**cls.presets.get(str(data.get("preset")), {}), **data}
         try:
             params = handler(data)
         except ValidationError as error:
@@ -130,12 +138,37 @@ class AdaptiveParams(EarlyExitParams):
     minimal_compression_rate_step: Positive = 0.025
 
 
+NNCF: dict[str, Any] = {
+    "validate_before_training": False,
+    "fine_tuning_schedule": "constant",
+    "learning_rate_factors": (1.0,),
+    "knowledge_distillation": None,
+    "weight_averaging": None,
+    "pruning_steps": 1,
+    "second_chance": False,
+    "look_beyond": False,
+    "final_training_epochs": 0,
+}
+"""What `preset="nncf"` stands for, NNCF's own search; also what a trial does of which its parameters say nothing."""
+
+
 class AccuracyAwareSettings(AdaptiveParams):
     """How the highest compression rate within the accuracy budget is searched: NNCF's settings and ours.
 
     Attributes:
+        preset: what is not given: `default` is what was best in the benchmark, `nncf` NNCF's own search.
         validate_before_training: whether every trial is evaluated before its first epoch, and not trained if it is
-            within the budget; else only the first trial is.
+            within the budget, nor the uncompressed model at rate 0; else only the first trial is evaluated.
+        fine_tuning_schedule: how a trial's learning rates go on over its epochs: they stay, or go to zero. A
+            `lr_scheduler_factory` of the module takes its place.
+        learning_rate_factors: on the learning rates, tried at the initial rate, an epoch each; the search goes on with
+            the best of them. A single one is not tried.
+        weight_averaging: whether the last epoch's weights are averaged and evaluated too: `ema` weighs the latest most.
+        second_chance: whether a trial that ends outside the budget by no more than the noise of its accuracy is
+            trained on, for half as many epochs, its learning rates starting anew.
+        look_beyond: whether the search tries the next higher rate, too, before it turns at such a trial.
+        final_training_epochs: for which the best model is trained on at the end of the search, without leaving early.
+        pruning_steps: in how many steps a trial removes filters, with some of its epochs between them.
         minimal_compression_rate: lowest rate that is requested.
         maximal_compression_rate: highest rate that is requested.
         initial_compression_rate: rate of the first trial, clamped into the range of each algorithm.
@@ -155,15 +188,26 @@ class AccuracyAwareSettings(AdaptiveParams):
         *AdaptiveParams.ordered,
         ("minimal_compression_rate", "maximal_compression_rate"),
     )
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"nncf": NNCF}
 
-    validate_before_training: Flag = False
+    preset: Annotated[Literal["default", "nncf"], Field(description="'default' or 'nncf'")] = "default"
+    validate_before_training: Flag = True
+    fine_tuning_schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="'constant', 'linear' or 'cosine'")
+    ] = "linear"
+    learning_rate_factors: LearningRateFactors = (1.0,)
+    weight_averaging: Annotated[Literal["ema", "swa"] | None, Field(description="'ema', 'swa' or null")] = None
+    second_chance: Flag = True
+    look_beyond: Flag = False
+    final_training_epochs: Count = 0
+    pruning_steps: PositiveCount = 1
     minimal_compression_rate: Rate = 0.0
     maximal_compression_rate: Rate = 0.95
     initial_compression_rate: Rate = 0.5
     warm_start: Flag = True
     knowledge_distillation: Annotated[
         KnowledgeDistillation | None, Field(description="an object with type, scale and temperature, or null")
-    ] = None
+    ] = KnowledgeDistillation(type="auto", scale=0.5, temperature=2.0, loss_scale=0.5)
     maximal_trial_seconds: Seconds = None
     preflight: Flag = True
     seed: Seed = 0
@@ -186,6 +230,8 @@ class AccuracyAwareSettings(AdaptiveParams):
             ConfigError: naming the setting, what is allowed, and the value.
         """
         kept = self.to_dict()
+        if changes.get("preset", self.preset) != self.preset:
+            kept = {name: value for name, value in kept.items() if name not in NNCF}
         if changes.get(_RELATIVE) is not None or changes.get(_ABSOLUTE) is not None:
             kept |= {_RELATIVE: None, _ABSOLUTE: None}
         return self.from_dict({**kept, **changes})
@@ -229,13 +275,14 @@ class AccuracyAwareSettings(AdaptiveParams):
         Raises:
             ConfigError: an algorithm has no rate between the minimal and the maximal compression rate.
         """
-        axes = {algorithm.name: algorithm.axis(*self._bounds) for algorithm in space.algorithms}
-        return tuple(
-            SingleTrial(name, self.initial_training_phase_epochs, self.seed)
-            if axis is None
-            else self.adaptive_search(name, axis)
-            for name, axis in axes.items()
-        )
+        return tuple(self._search(each) for each in space.algorithms)
+
+    def _search(self, space: AlgorithmSpace) -> SearchRule:
+        axis = space.axis(*self._bounds)
+        if axis is None:
+            return SingleTrial(space.name, self.initial_training_phase_epochs, self.seed)
+        zero = self.validate_before_training and space.begins_uncompressed(*self._bounds)
+        return replace(self.adaptive_search(space.name, axis), zero_is_uncompressed=zero)
 
     @property
     def _bounds(self) -> tuple[float, float]:
@@ -256,4 +303,8 @@ class AccuracyAwareSettings(AdaptiveParams):
             maximal_total_epochs=self.maximal_total_epochs,
             warm_start=self.warm_start,
             seed=self.seed,
+            learning_rate_factors=self.learning_rate_factors,
+            look_beyond=self.look_beyond,
+            second_chance=self.second_chance,
+            final_epochs=self.final_training_epochs,
         )

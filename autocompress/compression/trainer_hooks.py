@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from autocompress.compression.module import ModuleClass, Trainer, batch_inputs
 from autocompress.errors import ModuleError
 
 _CALIBRATION_BATCHES = 8
+_RECALIBRATION_BATCHES = 20
 
 
 class _StopTraining(BaseException):
@@ -82,6 +83,16 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
             raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
         return found
     return _inputs_from_trainer(module, algorithm, copy_model(model), batches)
+
+
+def recalibration_batches(module: ModuleClass, algorithm: str, model: nn.Module) -> Iterable[Any]:
+    """Batches to estimate BatchNorm's statistics on: `calibration_data`, else what the trainer passes to a copy."""
+    data = module.calibration_data()
+    if data is not None:
+        return data
+    if trainer_of(module, algorithm) is None or module.optimizer_factory() is None:
+        return ()
+    return _inputs_from_trainer(module, algorithm, copy_model(model), _RECALIBRATION_BATCHES)
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:

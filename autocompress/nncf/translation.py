@@ -46,6 +46,7 @@ def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
     taught = [each.model_dump(exclude={"algorithm"}) for each in teachers]
     return AccuracyAwareSettings.from_dict(
         {
+            "preset": "nncf",
             **{name: value for name, value in params.items() if value is not None},
             "initial_compression_rate": _initial_rate(config),
             "knowledge_distillation": taught[0] if taught else None,

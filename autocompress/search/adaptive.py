@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from autocompress.records import Proposal, TrialRecord
+from autocompress.records import Proposal, Purpose, TrialRecord
 from autocompress.search.step_halving import Position, StepHalving
 
 
@@ -55,47 +55,149 @@ class AdaptiveSearch:
     # start each trial from the checkpoint of the highest feasible rate so far (NNCF), else from the pretrained model
     warm_start: bool = True
     seed: int = 0  # seed of every trial
+    learning_rate_factors: tuple[float, ...] = (1.0,)  # tried at the initial rate, if there are several
+    look_beyond: bool = False  # try the next higher rate before turning at a near miss
+    second_chance: bool = False  # train on at a near miss, for half as many epochs
+    final_epochs: int = 0  # for which the best model is trained on at the end
+    zero_is_uncompressed: bool = False  # rate 0 is feasible without a trial
 
     def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
         """The next proposal given all records so far, or None when the search is finished."""
-        moves, position = self._walked(_decided(records, self.algorithm))
-        remaining = self.maximal_total_epochs - sum(move.record.epochs for move in moves if move.trained)
-        if position is None or remaining <= 0:
+        mine = [record for record in records if record.algorithm == self.algorithm]
+        path = self._walked(mine)
+        used = {id(step.record): step.record.epochs for step in path.steps}
+        used |= {id(record): record.epochs for record in _learning_rate_trials(mine)}
+        remaining = self.maximal_total_epochs - sum(used.values())
+        if remaining <= 0:
             return None
-        return self._proposal(position, moves, remaining)
+        if path.open is None:
+            return self._final(path, mine, remaining)
+        if not path.steps and (factor := self._untried_factor(mine)) is not None:
+            return self._proposal(path, mine, remaining, factor, "learning_rate")
+        purpose: Purpose = "beyond" if path.is_beyond else "rate"
+        return self._proposal(path, mine, remaining, best_factor(mine), purpose)
 
     def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
-        return self._walked(_decided(records, self.algorithm))[0]
+        return self._walked([record for record in records if record.algorithm == self.algorithm]).steps
 
-    def _walked(self, decided: Mapping[float | None, TrialRecord]) -> tuple[list[SearchStep], Position | None]:
+    def _walked(self, mine: Sequence[TrialRecord]) -> _Path:
         """The path, and the first undecided position; None at the search's end."""
-        moves: list[SearchStep] = []
-        seen: set[float] = set()
-        position: Position | None = self.rule.start()
-        while position is not None:
-            rate = self.axis.snap(position.rate)
-            record = decided.get(rate)
-            if record is None:
-                break
-            moves.append(SearchStep(position, rate, record, record.feasible, trained=rate not in seen))
-            seen.add(rate)
-            position = self.rule.advance(position, record.feasible)
-        return moves, position
+        decided = _decided(mine)
+        path = _Path([], self.rule.start())
+        while path.open is not None and self._take(path, decided):
+            position, record = path.steps[-1].position, path.steps[-1].record
+            if self.look_beyond and position.direction >= 0 and is_near_miss(record):
+                path.open, path.is_beyond = self.rule.advance(position, True), True
+                if path.open is not None and not self._take(path, decided):
+                    break
+                position = path.steps[-1].position if path.steps[-1].feasible else position
+            path.open, path.is_beyond = self.rule.advance(position, path.steps[-1].feasible), False
+        return path
 
-    def _proposal(self, position: Position, moves: Sequence[SearchStep], remaining: int) -> Proposal:
-        rate = self.axis.snap(position.rate)
+    def _take(self, path: _Path, decided: Mapping[float | None, TrialRecord]) -> bool:
+        """Add the open position to the steps, if its rate is decided."""
+        assert path.open is not None
+        rate = self.axis.snap(path.open.rate)
+        record = decided.get(rate)
+        if record is None and self.zero_is_uncompressed and rate == 0:
+            record = TrialRecord("uncompressed", self.algorithm, "completed", requested_rate=0.0, feasible=True)
+        if record is None:
+            return False
+        seen = any(step.rate == rate for step in path.steps)
+        path.steps.append(SearchStep(path.open, rate, record, record.feasible, trained=not seen))
+        return True
+
+    def _untried_factor(self, mine: Sequence[TrialRecord]) -> float | None:
+        """The first learning-rate factor that no trial has tried; None where there is no choice."""
+        tried = {record.lr_factor for record in _learning_rate_trials(mine)}
+        several = self.learning_rate_factors if len(self.learning_rate_factors) > 1 else ()
+        return next((factor for factor in several if factor not in tried), None)
+
+    def _final(self, path: _Path, mine: Sequence[TrialRecord], remaining: int) -> Proposal | None:
+        """Training of the best model to the end of the schedule; None where there is none, or it has been trained."""
+        kept = [step for step in path.steps if step.feasible and step.record.checkpoint]
+        if not self.final_epochs or not kept or any(each.purpose == "final" for each in mine):
+            return None
+        best = max(kept, key=lambda step: step.rate)
+        end = _Path(path.steps, best.position)
+        return self._proposal(end, mine, remaining, best_factor(mine), "final")
+
+    def _most_epochs(self, purpose: Purpose, initial: bool) -> int:
+        own = {"learning_rate": LEARNING_RATE_EPOCHS, "final": self.final_epochs}
+        return own.get(purpose, self.initial_epochs if initial else self.patience_epochs)
+
+    def _proposal(
+        self, path: _Path, mine: Sequence[TrialRecord], remaining: int, factor: float, purpose: Purpose
+    ) -> Proposal:
+        assert path.open is not None
+        epochs = min(self._most_epochs(purpose, not path.steps), remaining)
+        second = min(math.ceil(epochs / 2), remaining - epochs)
+        rate, position = self.axis.snap(path.open.rate), path.open
         return Proposal(
             algorithm=self.algorithm,
             requested_rate=rate,
             step=position.step,
             direction=position.direction,
-            lr_factor=position.lr_factor,
-            start_from=_best_start(moves, rate) if self.warm_start else None,
+            lr_factor=position.lr_factor * factor,
+            start_from=_best_start(path.steps, rate) if self.warm_start or purpose == "final" else None,
             seed=self.seed,
-            epochs=min(self.patience_epochs if moves else self.initial_epochs, remaining),
-            initial=not moves,
+            epochs=epochs,
+            initial=not path.steps,
+            purpose=purpose,
+            steps_per_epoch=next((each.steps_per_epoch for each in mine if each.steps_per_epoch), None),
+            second_chance_epochs=second if self.second_chance and purpose in ("rate", "beyond") else 0,
         )
+
+
+LEARNING_RATE_EPOCHS = 1
+"""Of a trial of a learning rate."""
+
+
+@dataclass
+class _Path:
+    """A search so far.
+
+    Attributes:
+        steps: decided positions in order.
+        open: the next position; None at the end.
+        is_beyond: whether that lies beyond a near miss.
+    """
+
+    steps: list[SearchStep]
+    open: Position | None
+    is_beyond: bool = False
+
+
+def is_near_miss(record: TrialRecord) -> bool:
+    """Whether a trial is outside the budget by no more than the standard error of its margin."""
+    margin, error = record.accuracy_margin, record.accuracy_error
+    return not record.feasible and margin is not None and error is not None and margin >= -error
+
+
+def best_factor(records: Sequence[TrialRecord]) -> float:
+    """The factor on the learning rates that the trials of learning rates found best; 1 where there were none."""
+    tried = [record for record in _learning_rate_trials(records) if record.accuracy_margin is not None]
+    return max(tried, key=lambda record: record.accuracy_margin or 0.0).lr_factor if tried else 1.0
+
+
+def _learning_rate_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that count: the first of each factor that is not lost, or the third that is."""
+    tried: dict[float, list[TrialRecord]] = {}
+    for record in records:
+        if record.purpose == "learning_rate":
+            tried.setdefault(record.lr_factor, []).append(record)
+    return [chosen for some in tried.values() if (chosen := _counting(some)) is not None]
+
+
+def _counting(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Of the trials of one thing the one that counts: the first that is not lost, or the third that is."""
+    lost = 0
+    for record in records:
+        lost += record.state == "lost"
+        if record.state != "lost" or lost == LOST_TRIALS_UNTIL_INFEASIBLE:
+            return record
+    return None
 
 
 @dataclass(frozen=True)
@@ -108,7 +210,7 @@ class SingleTrial:
 
     def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
         """The one proposal, or None when it has been decided."""
-        if _decided(records, self.algorithm):
+        if _decided(record for record in records if record.algorithm == self.algorithm):
             return None
         return Proposal(self.algorithm, None, 0.0, 0, 1.0, None, self.seed, self.epochs, initial=True)
 
@@ -126,20 +228,16 @@ def proposals(searches: Sequence[SearchRule], records: Sequence[TrialRecord]) ->
     return [proposal for proposal in open_ones if proposal is not None]
 
 
-def _decided(records: Iterable[TrialRecord], algorithm: str) -> dict[float | None, TrialRecord]:
-    """The record that decides each rate: the first that is not lost, or the third that is."""
-    decided: dict[float | None, TrialRecord] = {}
-    lost: dict[float | None, int] = {}
-    for record in records:
-        if record.algorithm != algorithm:
-            continue
-        rate = record.requested_rate
-        if record.state == "lost":
-            lost[rate] = lost.get(rate, 0) + 1
-            if lost[rate] < LOST_TRIALS_UNTIL_INFEASIBLE:
-                continue
-        decided.setdefault(rate, record)
-    return decided
+def _decided(mine: Iterable[TrialRecord]) -> dict[float | None, TrialRecord]:
+    """The record that decides each rate: the first that is not lost, or the third that is.
+
+    A trial of a learning rate does where it is feasible; the training of the best model never does.
+    """
+    by_rate: dict[float | None, list[TrialRecord]] = {}
+    for record in mine:
+        if record.purpose in ("rate", "beyond") or (record.purpose == "learning_rate" and record.feasible):
+            by_rate.setdefault(record.requested_rate, []).append(record)
+    return {rate: chosen for rate, some in by_rate.items() if (chosen := _counting(some)) is not None}
 
 
 def _best_start(moves: Sequence[SearchStep], rate: float) -> str | None:

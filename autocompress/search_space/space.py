@@ -209,6 +209,14 @@ class AlgorithmSpace:
             values[key] = sparsities[key] if key in sparsities else space.middle()
         return {"algorithm_name": values}
 
+    def begins_uncompressed(self, minimal_rate: float = 0.0, maximal_rate: float = 1.0) -> bool:
+        """Whether nothing is removed at the lowest rate of `axis`, nor changed in another way."""
+        axes = self._axes(minimal_rate, maximal_rate)
+        axis = _common(axes)
+        if self.kind != "pruner" or axis is None:
+            return False
+        return axis.low == 0 and not any(self._sparsities(axis.low, axes).values())
+
     def items(self) -> list[tuple[str, Values]]:
         """Key and values of every variable, in the order of the config list; arguments last."""
         items: list[tuple[str, Values]] = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from autocompress.errors import StoreError, short
-from autocompress.records import Key, Proposal, TrialRecord
+from autocompress.records import Key, Proposal, Purpose, TrialRecord
 from autocompress.store.directory import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
@@ -27,6 +27,12 @@ class SearchParameters(TypedDict):
     validate_every_n_epochs: int
     objective: str
     knowledge_distillation: dict[str, Any] | None
+    purpose: Purpose
+    steps_per_epoch: int | None
+    fine_tuning_schedule: Literal["constant", "linear", "cosine"]
+    weight_averaging: Literal["ema", "swa"] | None
+    second_chance_epochs: int
+    pruning_steps: int
 
 
 @dataclass(frozen=True)

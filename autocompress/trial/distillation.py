@@ -5,7 +5,8 @@ Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,27 @@ from autocompress.compression.model_state import flatten_tensors, to_device
 from autocompress.compression.module import Criterion
 from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
+
+_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, functional.cross_entropy, functional.nll_loss)
+_DISTANCES = (
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
+    *(functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss),
+)
+
+
+def suitable(settings: KnowledgeDistillation, criterion: Any) -> KnowledgeDistillation | None:
+    """The settings with the type that suits a criterion where theirs is `auto`; None: none does."""
+    while isinstance(criterion, functools.partial):
+        criterion = criterion.func
+    if settings.type != "auto":
+        return settings
+    if _is_one(criterion, _CLASSES):
+        return settings.model_copy(update={"type": "softmax"})
+    return settings.model_copy(update={"type": "mse"}) if _is_one(criterion, _DISTANCES) else None
+
+
+def _is_one(criterion: Any, known: Iterable[Any]) -> bool:
+    return any(criterion is each or (isinstance(each, type) and isinstance(criterion, each)) for each in known)
 
 
 class WrappedCriterion:
@@ -77,25 +99,43 @@ class DistillationHook:
 
 @contextmanager
 def distilling(
-    student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: KnowledgeDistillation
+    student: nn.Module,
+    teacher: nn.Module,
+    criterion: Criterion,
+    settings: KnowledgeDistillation,
+    *,
+    required: bool = True,
 ) -> Iterator[WrappedCriterion]:
     """A criterion that adds the distillation loss, while the student is trained inside the block.
 
+    Args:
+        student: the model that is trained.
+        teacher: the uncompressed model.
+        criterion: the user's.
+        settings: of the distillation.
+        required: whether it is an error where nothing can be added.
+
     Raises:
-        ModuleError: training ended without the criterion having been called: there was nothing to add the loss to.
+        ModuleError: training ended without the criterion having been called: there was nothing to add the loss to; or
+            the outputs cannot be compared.
     """
     hook = DistillationHook(student, teacher, settings)
 
     def with_distance(loss: Any) -> Any:
-        distance = hook.distance()
-        return loss if distance is None else loss + distance
+        try:
+            distance = hook.distance()
+        except ModuleError:
+            if required:
+                raise
+            return loss
+        return loss if distance is None else settings.loss_scale * loss + distance
 
     wrapped = WrappedCriterion(criterion, with_distance)
     try:
         yield wrapped
     finally:
         hook.end()
-    if not wrapped.calls:
+    if required and not wrapped.calls:
         raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
 
 

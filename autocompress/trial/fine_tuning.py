@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from autocompress.budget import accuracy_margin
+from autocompress.compression.base import recalibrate
 from autocompress.compression.module import ModuleClass, Trainer, evaluate
+from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import ModuleError
-from autocompress.settings import KnowledgeDistillation
-from autocompress.trial.distillation import distilling
+from autocompress.trial.distillation import distilling, suitable
+from autocompress.trial.optimization import (
+    OWN_SCHEDULE,
+    Optimization,
+    ScheduledSteps,
+    averaged,
+    make_optimizer,
+    make_scheduler,
+    take_parameters,
+)
 
 
 class Training(Protocol):
@@ -28,12 +39,24 @@ class Training(Protocol):
         """Direction of the accuracy."""
         ...
 
-    def begin(self, model: nn.Module) -> Callable[[int], None] | None:
-        """A function that trains one epoch, counted from 0, with a new optimizer; None: there is no training."""
+    def begin(self, model: nn.Module, epochs: int) -> Callable[[int], None] | None:
+        """A function that trains one of so many epochs with a new optimizer; None: there is no training.
+
+        Its argument counts the epochs of the trial, from 0.
+        """
+        ...
+
+    def average(self, model: nn.Module) -> bool:
+        """Give the model the averaged weights of the last epoch; False where there are none."""
         ...
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:
         """The accuracy after `epoch` epochs, a finite number in the evaluator's unit; the model is in eval mode."""
+        ...
+
+    @property
+    def accuracy_error(self) -> float | None:
+        """Standard error of the latest accuracy's margin; None: not known."""
         ...
 
     def evaluation_counts(self) -> bool:
@@ -45,45 +68,76 @@ class Training(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModuleTraining:
-    """Training with the hooks of the user's module. Implements `Training`."""
+    """Training with the hooks of the user's module. Implements `Training`.
 
-    module: ModuleClass  # the user's module: trainer, optimizer, criterion, evaluator
-    algorithm: str  # name that trainers are looked up by
-    lr_factor: float = 1.0  # factor on the learning rates
-    distillation: KnowledgeDistillation | None = None  # how the teacher's outputs count; None: they do not
-    teacher: nn.Module | None = None  # the uncompressed model
+    Attributes:
+        module: the user's: trainer, optimizer, criterion, evaluator.
+        algorithm: name that trainers are looked up by.
+        optimization: learning rates, distillation, averaging.
+        teacher: the uncompressed model.
+        schedule: of the learning rates, as it is recorded; None before the first epoch.
+        steps_per_epoch: optimizer steps of an epoch; None: not known.
+        accuracy_error: of the latest evaluation.
+    """
+
+    module: ModuleClass
+    algorithm: str
+    optimization: Optimization = field(default_factory=Optimization)
+    teacher: nn.Module | None = None
+    schedule: str | None = field(default=None, init=False)
+    steps_per_epoch: int | None = field(default=None, init=False)
+    accuracy_error: float | None = field(default=None, init=False)
+    _averaged: AveragedModel | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.optimization.steps_per_epoch
 
     @property
     def higher_is_better(self) -> bool:
         """Direction of the accuracy."""
         return self.module.higher_is_better
 
-    def begin(self, model: nn.Module) -> Callable[[int], None] | None:
+    def begin(self, model: nn.Module, epochs: int) -> Callable[[int], None] | None:
         """A function that trains one epoch with the module's trainer."""
         trainer = find_trainer(self.module, self.algorithm)
         if trainer is None:
             return None
         optimizer: Optimizer | None = None
         scheduler: Any = None
+        steps = ScheduledSteps(self.optimization.schedule, epochs, self.steps_per_epoch)
 
         def train(epoch: int) -> None:
             nonlocal optimizer, scheduler
             if optimizer is None:  # only where something is trained
-                optimizer = self._optimizer(model)
-                make_scheduler = self.module.lr_scheduler_factory()
-                scheduler = make_scheduler(optimizer) if make_scheduler else None
-            with self._criterion(model) as criterion:
+                optimizer = make_optimizer(self.module, self.algorithm, model, self.optimization.lr_factor)
+                scheduler = make_scheduler(self.module, optimizer, epochs)
+                steps.schedule = steps.schedule if scheduler is None else "constant"
+                self.schedule = steps.schedule if scheduler is None else OWN_SCHEDULE
+                steps.attach(optimizer)
+            last = steps.epoch == epochs - 1
+            with self._criterion(model) as criterion, self._averaging(model, optimizer, last=last):
                 trainer(model, optimizer, criterion, epoch)
             if scheduler is not None:
                 scheduler.step()
+            steps.end_epoch()
+            self.steps_per_epoch = steps.steps_per_epoch
 
         return train
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
         """The accuracy by the module's evaluator."""
         return evaluate(self.module.evaluator(), model)
+
+    def average(self, model: nn.Module) -> bool:
+        """Give the model the averaged weights of the last epoch, its BatchNorm's statistics estimated again."""
+        if self._averaged is None:
+            return False
+        take_parameters(model, self._averaged.module)
+        self._averaged = None
+        recalibrate(model, recalibration_batches(self.module, self.algorithm, model))
+        return True
 
     def evaluation_counts(self) -> bool:
         """A module has no schedule."""
@@ -94,34 +148,28 @@ class ModuleTraining:
         return False
 
     def _criterion(self, model: nn.Module) -> AbstractContextManager[Any]:
-        criterion: Any = self.module.criterion()
-        if self.distillation is None or self.teacher is None:
+        criterion, chosen = self.module.criterion(), self.optimization.distillation
+        settings = chosen and suitable(chosen, criterion)
+        if chosen is None or settings is None or self.teacher is None:
             return nullcontext(criterion)
         if criterion is None:
             raise ModuleError(f"knowledge distillation needs {self.module.__name__}.criterion(); got None")
-        return distilling(model, self.teacher, criterion, self.distillation)
+        return distilling(model, self.teacher, criterion, settings, required=chosen.type != "auto")
 
-    def _optimizer(self, model: nn.Module) -> Optimizer:
-        factory = self.module.optimizer_factory()
-        if factory is None:
-            raise ModuleError(missing_optimizer(self.module, self.algorithm))
-        optimizer = factory(model.parameters())
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self.lr_factor
-        return optimizer
+    @contextmanager
+    def _averaging(self, model: nn.Module, optimizer: Optimizer, *, last: bool) -> Iterator[None]:
+        if self.optimization.averaging is None or not last:
+            yield
+            return
+        self._averaged = mean = averaged(model, self.optimization.averaging)
+        handle = optimizer.register_step_post_hook(lambda *_: mean.update_parameters(model))
+        yield
+        handle.remove()
 
 
 def find_trainer(module: ModuleClass, algorithm: str) -> Trainer | None:
     """The trainer of fine-tuning: that of after compression, else the sparsifying one, else none."""
     return module.post_compress_finetuning_trainer(algorithm) or module.sparsifying_trainer(algorithm)
-
-
-def missing_optimizer(module: ModuleClass, algorithm: str) -> str:
-    """Message for a module that has a trainer and no optimizer."""
-    return (
-        f"{module.__name__} has a trainer for {algorithm!r} but no optimizer: optimizer_factory() must return a "
-        "function of model.parameters(); got None"
-    )
 
 
 @dataclass
@@ -130,14 +178,21 @@ class FineTuningResult:
 
     accuracy: float = math.nan  # the best so far, in the evaluator's unit; NaN before the first evaluation
     budget: float = -math.inf  # how far that is inside the threshold; >= 0 is feasible
+    error: float | None = None  # standard error of that; None: not known
     epochs: int = 0  # epochs done
+    second_chance_epochs: int = 0  # of these, those after a near miss
     state: dict[str, Any] | None = None  # the weights that reached it; None while they are the model's own
     interrupted: bool = False  # whether a signal ended it
+
+    @property
+    def is_near_miss(self) -> bool:
+        """Whether it is outside the budget by no more than the standard error."""
+        return self.error is not None and -self.error <= self.budget < 0
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Fine-tuning for at most `epochs` epochs."""
+    """Fine-tuning for at most `epochs` epochs, and at a near miss for some more."""
 
     training: Training  # how the model is trained and evaluated
     threshold: float  # the worst tolerable accuracy
@@ -146,6 +201,8 @@ class FineTuning:
     validate_every_n_epochs: int = 1  # also evaluates after the last epoch
     # called after each evaluation with (epoch, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
+    second_chance_epochs: int = 0  # the most epochs after a near miss, the learning rates starting anew
+    leaves_early: bool = True  # end at the first feasible evaluation
 
     def run(self, model: nn.Module) -> FineTuningResult:
         """Train the model in place; stop at the first feasible evaluation, or at KeyboardInterrupt.
@@ -154,30 +211,40 @@ class FineTuning:
         """
         tuned = FineTuningResult()
         try:
-            self._train(model, tuned)
+            self._cycle(model, tuned, self.epochs, evaluate_first=self.evaluate_first)
+            if self.second_chance_epochs and tuned.epochs and tuned.is_near_miss:
+                _restore(model, tuned)
+                tuned.second_chance_epochs = self.second_chance_epochs
+                self._cycle(model, tuned, self.second_chance_epochs, evaluate_first=False)
         except KeyboardInterrupt:
             tuned.interrupted = True
+        tuned.second_chance_epochs = min(tuned.second_chance_epochs, max(0, tuned.epochs - self.epochs))
         if math.isnan(tuned.accuracy):
             self._evaluate(model, tuned, counts=True)
-        elif tuned.state is not None:
-            model.load_state_dict(tuned.state)
+        _restore(model, tuned)
         return tuned
 
-    def _train(self, model: nn.Module, tuned: FineTuningResult) -> None:
-        train_epoch = self.training.begin(model) if self.epochs else None
-        if train_epoch is None or self.evaluate_first:
+    def _cycle(self, model: nn.Module, tuned: FineTuningResult, epochs: int, *, evaluate_first: bool) -> None:
+        train_epoch = self.training.begin(model, epochs) if epochs else None
+        if train_epoch is None or evaluate_first:
             self._evaluate(model, tuned, counts=train_epoch is None or self.training.evaluation_counts())
-        if train_epoch is None or tuned.budget >= 0:
+        if train_epoch is None or self._is_done(tuned):
             return
-        for epoch in range(self.epochs):
+        for left in reversed(range(epochs)):
             model.train()
-            train_epoch(epoch)
-            tuned.epochs = epoch + 1
-            last = tuned.epochs == self.epochs
-            if tuned.epochs % self.validate_every_n_epochs == 0 or last:
-                accuracy = self._evaluate(model, tuned, counts=last or self.training.evaluation_counts())
-                if tuned.budget >= 0 or self.training.should_stop(accuracy):
+            _keep(model, tuned)
+            train_epoch(tuned.epochs)
+            tuned.epochs += 1
+            if tuned.epochs % self.validate_every_n_epochs == 0 or not left:
+                accuracy = self._evaluate(model, tuned, counts=not left or self.training.evaluation_counts())
+                if self._is_done(tuned) or self.training.should_stop(accuracy):
                     return
+        _keep(model, tuned)
+        if self.training.average(model):
+            self._evaluate(model, tuned, counts=True)
+
+    def _is_done(self, tuned: FineTuningResult) -> bool:
+        return tuned.budget >= 0 and self.leaves_early
 
     def _evaluate(self, model: nn.Module, tuned: FineTuningResult, *, counts: bool) -> float:
         model.eval()
@@ -185,10 +252,22 @@ class FineTuning:
         budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
         self.on_epoch(tuned.epochs, accuracy, budget)
         if counts and budget > tuned.budget:
-            tuned.accuracy, tuned.budget = accuracy, budget
-            last = budget >= 0 or tuned.epochs >= self.epochs
-            tuned.state = None if last else _snapshot(model)
+            tuned.accuracy, tuned.budget, tuned.state = accuracy, budget, None
+            tuned.error = self.training.accuracy_error
         return accuracy
+
+
+def _keep(model: nn.Module, tuned: FineTuningResult) -> None:
+    """Copy the best weights before the model changes."""
+    if tuned.state is None and not math.isnan(tuned.accuracy):
+        tuned.state = _snapshot(model)
+
+
+def _restore(model: nn.Module, tuned: FineTuningResult) -> None:
+    """Give the model the best weights."""
+    if tuned.state is not None:
+        model.load_state_dict(tuned.state)
+        tuned.state = None
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:

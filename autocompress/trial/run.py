@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,24 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.budget import accuracy_margin
-from autocompress.compression.base import AppliedAlgorithms
+from autocompress.compression.base import AppliedAlgorithms, CompressionRequest
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, evaluate
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.pruning.pruner import FilterPruner
+from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import StoreError, short_text
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
+from autocompress.registry import algorithm
 from autocompress.search import OBJECTIVES, score
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
+from autocompress.trial.optimization import Optimization
 from autocompress.trial.process import NullReporter, Reporter, launcher
 from autocompress.trial.spec import Stage, TrialSpec, preserved_rng_state, seed_everything, trial_key
 
@@ -48,6 +52,9 @@ class Compressed:
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
         interrupted: whether a signal ended a stage early.
         left_alone: layer -> the reason why it keeps its filters although a rule selects it.
+        schedule: of the learning rates; None: nothing was trained.
+        steps_per_epoch: optimizer steps of an epoch; None: not known.
+        second_chance_epochs: those of the epochs that came after a near miss.
     """
 
     model: nn.Module
@@ -60,6 +67,9 @@ class Compressed:
     interrupted: bool = False  # whether a signal ended a stage early
     # layer -> a sentence why it keeps its filters, although a rule selects it
     left_alone: dict[str, str] = field(default_factory=dict)
+    schedule: str | None = None
+    steps_per_epoch: int | None = None
+    second_chance_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Pipeline:
         kept: path of the finished model of each stage but the last: later trials start from there.
         checkpoint: path of the finished model.
         reference: of the module, for checkpoints; None: they name none.
+        start_rate: that was requested of the model to start from.
     """
 
     module: ModuleClass
@@ -85,6 +96,7 @@ class Pipeline:
     kept: Path  # where the finished model of each stage but the last is saved: from there a later trial can go on
     checkpoint: Path  # where the finished model is saved
     reference: ModuleReference | None = None  # of the module, for checkpoints; None: they name none
+    start_rate: float = 0.0
 
     def run(self, model: nn.Module) -> Compressed:
         """Compress and fine-tune the model in place, stage after stage; then finish it and save it.
@@ -123,31 +135,74 @@ class Pipeline:
         return load_verified(path, model, original, self.reference_model.inputs)
 
     def _stage(self, stage: Stage, done: Compressed, applied: AppliedAlgorithms) -> None:
-        choice, first = stage.choice, not applied.compressions
-        request = self.reference_model.request(choice.name, choice.rules, choice.arguments, self.module)
-        done.model = applied.apply(
-            done.model, request, self.module.calibration_data() if choice.kind == "pruner" else None
-        )
-        done.tuned = self._fine_tuning(stage, done, first=first).run(done.model)
-        done.epochs += applied.compressions[-1].epochs + done.tuned.epochs
-        done.interrupted |= done.tuned.interrupted
-
-    def _fine_tuning(self, stage: Stage, done: Compressed, *, first: bool) -> FineTuning:
-        before = done.epochs
-        return FineTuning(
-            training=ModuleTraining(
-                module=self.module,
-                algorithm=stage.name,
-                lr_factor=self.spec.lr_factor,
-                distillation=self.spec.distillation,
-                teacher=self.reference_model.original,
-            ),
+        if isinstance(algorithm(stage.name), FilterPruner):
+            self._remove_gradually(stage, done)
+        done.model = applied.apply(done.model, self._request(stage), self._batches(stage, done.model))
+        training = self._training(stage, self.spec.optimization)
+        first = len(applied.compressions) == 1
+        tuned = FineTuning(
+            training=training,
             threshold=self.threshold,
-            epochs=0 if done.interrupted else stage.epochs,
+            epochs=0 if done.interrupted else stage.epochs - self._gradual_epochs(stage),
             evaluate_first=self.spec.evaluate_first or not first,
             validate_every_n_epochs=self.spec.validate_every_n_epochs,
-            on_epoch=lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin),
-        )
+            on_epoch=self._reporter(done.epochs),
+            second_chance_epochs=self.spec.second_chance_epochs,
+            leaves_early=self.spec.purpose != "final",
+        ).run(done.model)
+        done.tuned, done.schedule = tuned, training.schedule or done.schedule
+        done.steps_per_epoch = training.steps_per_epoch
+        done.epochs += applied.compressions[-1].epochs + tuned.epochs
+        done.second_chance_epochs += tuned.second_chance_epochs
+        done.interrupted |= tuned.interrupted
+
+    def _remove_gradually(self, stage: Stage, done: Compressed) -> None:
+        """All steps of removing filters but the last, each with training after it unless it is within the budget."""
+        constant = dataclasses.replace(self.spec.optimization, schedule="constant")
+        for step in range(1, self.spec.pruning_steps):
+            request = self._request(stage, step / self.spec.pruning_steps)
+            cut = AppliedAlgorithms()
+            done.model = cut.apply(done.model, request, self._batches(stage, done.model))
+            tuned = FineTuning(
+                training=self._training(stage, constant),
+                threshold=self.threshold,
+                epochs=0 if done.interrupted else self._gradual_epochs(stage) // (self.spec.pruning_steps - 1),
+                evaluate_first=True,
+            ).run(done.model)
+            done.epochs += cut.compressions[-1].epochs + tuned.epochs
+            done.interrupted |= tuned.interrupted
+
+    def _gradual_epochs(self, stage: Stage) -> int:
+        """Epochs of all pruning steps but the last."""
+        steps = self.spec.pruning_steps
+        return (steps - 1) * (stage.epochs // steps) if isinstance(algorithm(stage.name), FilterPruner) else 0
+
+    def _request(self, stage: Stage, share: float = 1.0) -> CompressionRequest:
+        """What to compress: so much of the way from the start's rate to the requested one."""
+        choice, rules = stage.choice, stage.choice.rules
+        if share < 1:
+            rules = tuple(
+                rule if rule.rate is None else dataclasses.replace(rule, rate=self._rate_between(rule.rate, share))
+                for rule in rules
+            )
+        return self.reference_model.request(choice.name, rules, choice.arguments, self.module)
+
+    def _rate_between(self, rate: float, share: float) -> float:
+        return min(rate, self.start_rate + (rate - self.start_rate) * share)
+
+    def _batches(self, stage: Stage, model: nn.Module) -> Iterable[Any] | None:
+        """On which BatchNorm's statistics are estimated after the filters have gone; None: they stay."""
+        if stage.choice.kind != "pruner":
+            return None
+        if not self.spec.recalibrates:
+            return self.module.calibration_data()
+        return recalibration_batches(self.module, stage.name, model)
+
+    def _training(self, stage: Stage, optimization: Optimization) -> ModuleTraining:
+        return ModuleTraining(self.module, stage.name, optimization, self.reference_model.original)
+
+    def _reporter(self, before: int) -> Callable[[int, float, float], None]:
+        return lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin)
 
 
 _logger = logging.getLogger("autocompress.trial")
@@ -262,7 +317,7 @@ class _Trial:
             record = dataclasses.replace(
                 record,
                 requested_rate=spec.requested_rate,
-                lr_factor=spec.lr_factor,
+                lr_factor=spec.optimization.lr_factor,
                 seed=spec.seed,
                 start_from=spec.start_from,
             )
@@ -286,9 +341,14 @@ class _Trial:
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
+            start_rate=self._start_rate(spec),
         )
         done = pipeline.run(self._start(reference_model.original, spec))
         return self._measured(record, done, reference_model, spec.objective)
+
+    def _start_rate(self, spec: TrialSpec) -> float:
+        record = None if spec.start_from is None else self.experiment.trial(spec.start_from).record()
+        return (record and record.requested_rate) or 0.0
 
     def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
         if spec.start_from is None:
@@ -334,6 +394,9 @@ class _Trial:
             bytes=size,
             simulated=done.simulated,
             epochs=done.epochs,
+            fine_tuning_schedule=done.schedule,
+            steps_per_epoch=done.steps_per_epoch,
+            second_chance_epochs=done.second_chance_epochs,
             left_alone=done.left_alone,
             checkpoint=str(self.directory.checkpoint.relative_to(self.experiment.path)),
             **reference_model.size.removed_in(after),

@@ -8,7 +8,7 @@ import numbers
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ import torch
 
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ConfigError
+from autocompress.records import Purpose
 from autocompress.search import require_objective
 from autocompress.search_space import AlgorithmChoice, read_parameters, requested_rate
-from autocompress.setting_fields import read
-from autocompress.settings import KnowledgeDistillation
+from autocompress.settings import NNCF
 from autocompress.store.ledger import SearchParameters
 from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.optimization import Optimization
 
 
 def seed_everything(seed: int) -> None:
@@ -103,14 +104,16 @@ class TrialSpec:
     stages: tuple[Stage, ...]  # the algorithms to apply one after the other, with their epochs
     # by the search, else the only sparsity; None where there are several or none
     requested_rate: float | None
-    lr_factor: float  # factor on the learning rates of fine-tuning
     start_from: str | None  # key of the trial whose checkpoint to start from; None for the pretrained model
     seed: int  # seed of everything random
+    recalibrates: bool  # estimate BatchNorm's statistics again where only the trainer has inputs
     evaluate_first: bool  # evaluate before the first epoch; if that is feasible, do not train at all
     validate_every_n_epochs: int  # also evaluates after the last epoch
     objective: str  # what the score measures
-    # how the uncompressed model teaches the compressed one; None: it does not
-    distillation: KnowledgeDistillation | None = None
+    purpose: Purpose = "rate"
+    pruning_steps: int = 1  # in which filters are removed
+    second_chance_epochs: int = 0  # of each stage, where it ends outside the budget within the noise
+    optimization: Optimization = field(default_factory=Optimization)
 
     @classmethod
     def read(cls, module: ModuleClass, parameters: Mapping[str, Any]) -> TrialSpec:
@@ -122,17 +125,20 @@ class TrialSpec:
             raise ConfigError(
                 f"unknown keys under 'search': {', '.join(unknown)} (known: {', '.join(sorted(_SEARCH_KEYS))})"
             )
-        taught = search.get("knowledge_distillation")
+        search = {**NNCF, "purpose": "rate", **search}
         return cls(
             stages=tuple(Stage(part, _epochs(module, part.name, search)) for part in choice.stages),
             requested_rate=requested_rate(parameters),
-            lr_factor=float(search.get("lr_factor", 1.0)),
             start_from=search.get("start_from"),
             seed=int(search.get("seed", 0)),
-            evaluate_first=bool(search.get("initial", False) or search.get("validate_before_training", False)),
+            recalibrates=bool(search["validate_before_training"]),
+            evaluate_first=bool(search.get("initial", False) or search["validate_before_training"]),
             validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
             objective=require_objective(search.get("objective", "rate")),
-            distillation=None if taught is None else read(KnowledgeDistillation, taught, "knowledge_distillation"),
+            purpose=search["purpose"],
+            pruning_steps=int(search["pruning_steps"]),
+            second_chance_epochs=int(search.get("second_chance_epochs", 0)),
+            optimization=Optimization.of(search),
         )
 
 

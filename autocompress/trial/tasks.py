@@ -28,7 +28,8 @@ from autocompress.search_space import AlgorithmSpace, SearchSpace, default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
 from autocompress.store.directory import read_json, write_json
-from autocompress.trial.fine_tuning import find_trainer, missing_optimizer
+from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.optimization import missing_optimizer
 from autocompress.trial.preflight.hooks import require_hooks_return, supported_algorithms
 from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight, searched_algorithms
 from autocompress.trial.run import retrain
@@ -72,8 +73,10 @@ def measure_baseline(
         require_hooks_return(module, searched_algorithms(search_space))
         call_hook(module, "calibration_data")
     reference_model = ReferenceModel.of(module)
+    taught = settings.knowledge_distillation
+    distilling = taught is not None and taught.type != "auto"
     for entry in search_space.algorithms:
-        check_algorithm(module, entry, reference_model, distilling=settings.knowledge_distillation is not None)
+        check_algorithm(module, entry, reference_model, distilling=distilling)
     preflight, original = None, reference_model.original
     if settings.preflight:
         preflight = run_preflight(module, search_space, settings, original, model_seconds, confirmed=confirmed)

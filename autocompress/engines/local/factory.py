@@ -61,7 +61,8 @@ def create_accuracy_aware_training_loop(
     baseline = _baseline(config, compression_ctrl, uncompressed_model_accuracy, higher_is_better)
     runner = TorchRunner(compression_ctrl, masked=masked)
     if not isinstance(training.params, AdaptiveParams):
-        exiting = AccuracyAwareSettings.from_dict({**training.params.model_dump(exclude_none=True), "seed": seed})
+        params = training.params.model_dump(exclude_none=True)
+        exiting = AccuracyAwareSettings.from_dict({"preset": "nncf", **params, "seed": seed})
         return EarlyExitCompressionTrainingLoop(_plan(config, compression_ctrl, baseline, exiting), runner)
     settings = settings_of(config).with_changes(
         {

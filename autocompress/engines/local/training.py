@@ -37,6 +37,7 @@ class FunctionTraining:
         higher_is_better: direction of the accuracy.
         epochs_before: epochs of all earlier trials, which the user's functions count too.
         agree: makes a number equal on all processes that train together.
+        accuracy_error: not known.
     """
 
     functions: UserFunctions
@@ -46,11 +47,12 @@ class FunctionTraining:
     higher_is_better: bool
     epochs_before: int
     agree: Callable[[float], float] = float
+    accuracy_error: float | None = None
     _accuracy: float = float("nan")
     _optimizer: Any = None
     _scheduler: Any = None
 
-    def begin(self, model: nn.Module) -> Callable[[int], None]:  # noqa: ARG002 - the user's functions know their own
+    def begin(self, model: nn.Module, epochs: int) -> Callable[[int], None]:  # noqa: ARG002 - the functions know theirs
         """Make the optimizer and the scheduler.
 
         Raises:
@@ -64,6 +66,10 @@ class FunctionTraining:
         """The accuracy of the user's validation."""
         self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
         return self._accuracy
+
+    def average(self, model: nn.Module) -> bool:  # noqa: ARG002
+        """Weights are as the user's functions leave them."""
+        return False
 
     def evaluation_counts(self) -> bool:
         """Whether the schedule has ended."""
