@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from autocompress.errors import ConfigError, unknown_name
@@ -41,10 +41,12 @@ FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 """A list of JSON becomes a tuple, which settings that never change hold."""
 
 
-def _require_different(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("two are equal")
-    return values
+def _factors(value: Any) -> tuple[float, ...]:
+    listed = tuple(value) if isinstance(value, list | tuple) else ()
+    numbers = [each for each in listed if isinstance(each, float | int) and not isinstance(each, bool) and 0 < each <= 1]
+    if not listed or len(set(numbers)) < len(listed):
+        raise ValueError("no list of different factors")
+    return tuple(map(float, listed))
 
 
 Rate = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
@@ -55,10 +57,9 @@ OptionalRate = Annotated[
 Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 LearningRateFactors = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1)], ...],
-    FROM_LIST,
-    Field(min_length=1, description="a list of different numbers in (0, 1], at least one"),
-    AfterValidator(_require_different),
+    tuple[float, ...],
+    BeforeValidator(_factors),
+    Field(description="a list of different numbers in (0, 1], at least one"),
 ]
 Positive = Annotated[float, Field(gt=0, description="a finite number > 0")]
 Degradation = Annotated[

@@ -9,7 +9,7 @@ from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, RateAxis, SingleTrial, StepHalving
 from autocompress.search_space import SearchSpace
-from autocompress.settings import AccuracyAwareSettings, KnowledgeDistillation
+from autocompress.settings import NNCF, AccuracyAwareSettings, KnowledgeDistillation
 
 
 def space(*algorithms):
@@ -20,8 +20,19 @@ def l1(*values, kind="uniform"):
     return {"_name": "l1", "config_list::Conv2d::::sparsity": {"_type": kind, "_value": list(values)}}
 
 
-def test_defaults_are_those_of_nncf():
-    assert AccuracyAwareSettings().to_dict() == {
+EIGHT = {"weight": {"_type": "choice", "_value": [8]}}
+
+
+def test_the_preset_nncf_has_its_defaults():
+    assert AccuracyAwareSettings(preset="nncf").to_dict() == {
+        "preset": "nncf",
+        "fine_tuning_schedule": "constant",
+        "learning_rate_factors": [1.0],
+        "weight_averaging": None,
+        "second_chance": False,
+        "look_beyond": False,
+        "final_training_epochs": 0,
+        "pruning_steps": 1,
         "maximal_relative_accuracy_degradation": 1.0,
         "maximal_absolute_accuracy_degradation": None,
         "initial_training_phase_epochs": 5,
@@ -42,6 +53,17 @@ def test_defaults_are_those_of_nncf():
         "preflight": True,
         "seed": 0,
     }
+
+
+def test_a_preset_stands_for_what_is_not_given():
+    assert AccuracyAwareSettings(preset="nncf", second_chance=True).second_chance
+    changed = AccuracyAwareSettings(seed=4).with_changes({"preset": "nncf"})
+    assert changed == AccuracyAwareSettings(preset="nncf", seed=4)
+    assert changed.with_changes({"preset": "default", "pruning_steps": 2}) == AccuracyAwareSettings(
+        seed=4, pruning_steps=2
+    )
+    own = set(NNCF) - {name for name, value in NNCF.items() if getattr(AccuracyAwareSettings(), name) == value}
+    assert {"fine_tuning_schedule", "knowledge_distillation", "validate_before_training"} <= own
 
 
 @pytest.mark.parametrize(
@@ -75,6 +97,17 @@ RULES = {
     "initial_compression_rate_step": (STEP, [0, -0.1, "0.1", True, float("nan")]),
     "compression_rate_step_reduction_factor": (FACTOR, [0, 1, 1.5, "0.5", True]),
     "lr_reduction_factor": ("a number in (0, 1]", [0, 1.1, "0.5", True]),
+    "preset": ("'default' or 'nncf'", ["NNCF", None, 1]),
+    "fine_tuning_schedule": ("'constant', 'linear' or 'cosine'", ["step", None, True]),
+    "learning_rate_factors": (
+        "a list of different numbers in (0, 1], at least one",
+        [[], [0.0], [1.5], [1.0, 1.0], ["1"], 1.0, None],
+    ),
+    "weight_averaging": ("'ema', 'swa' or null", ["mean", True]),
+    "second_chance": ("true or false", [0, "true", None]),
+    "look_beyond": ("true or false", [1, "true", None]),
+    "final_training_epochs": (COUNT, [-1, "5", True, 2.5, None]),
+    "pruning_steps": (POSITIVE, [0, "3", True, 3.0, None]),
     "minimal_compression_rate": (RATE, [-0.1, 1, "0", False]),
     "maximal_compression_rate": (RATE, [-0.1, 1.0, "0.9", True]),
     "initial_compression_rate": (RATE, [-0.1, 1.0, "0.5", None]),
@@ -122,7 +155,7 @@ def test_a_bad_value_is_named_with_its_rule(key, rule, value):
             "minimal_compression_rate must be <= maximal_compression_rate (0.8); got 0.9",
         ),
         ({"patience_epoch": 3}, "unknown setting 'patience_epoch'; did you mean 'patience_epochs'"),
-        ({"nonsense": 3}, "(known: compression_rate_step_reduction_factor, initial_compression_rate"),
+        ({"nonsense": 3}, "(known: compression_rate_step_reduction_factor, final_training_epochs"),
     ],
 )
 def test_rules_between_settings(given, message):
@@ -195,13 +228,33 @@ def test_rule_is_bounded_by_the_axis(low, high, initial):
 
 
 def test_searches():
-    settings = AccuracyAwareSettings(seed=4, warm_start=False, maximal_total_epochs=50, initial_training_phase_epochs=2)
+    settings = AccuracyAwareSettings(
+        preset="nncf", seed=4, warm_start=False, maximal_total_epochs=50, initial_training_phase_epochs=2
+    )
     constant = {"_name": "l2", "config_list::Conv2d::::sparsity": {"_type": "choice", "_value": [0.5]}}
     axis = RateAxis(0.01, 0.95)
     assert settings.searches(space(l1(0.01, 0.99), constant)) == (
         AdaptiveSearch("l1", axis, settings.rule(axis), 2, 3, 50, False, 4),
         SingleTrial("l2", 2, 4),
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "zero"),
+    [
+        (l1(0.0, 0.9), True),
+        (l1(0.1, 0.9), False),
+        ({**l1(0.0, 0.9), "_name": "level"}, True),
+        ({**l1(0.0, 0.9), "_name": "l1+qat", "config_list::weight::Conv2d::::quant_bits": EIGHT}, False),
+        ({**l1(0.0, 0.9), "config_list::Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.5]}}, True),
+        ({**l1(0.0, 0.9), "config_list::Linear::::sparsity": {"_type": "uniform", "_value": [0.1, 0.5]}}, False),
+    ],
+)
+def test_rate_0_needs_no_trial_where_it_is_the_uncompressed_model(option, zero):
+    (search,) = AccuracyAwareSettings().searches(space(option))
+    assert search.zero_is_uncompressed == zero
+    (search,) = AccuracyAwareSettings(preset="nncf").searches(space(option))
+    assert not search.zero_is_uncompressed
 
 
 def test_search_over_allowed_rates_proposes_only_those():
@@ -224,7 +277,7 @@ def test_a_range_outside_the_bounds_is_an_error():
 
 def test_knowledge_distillation():
     settings = AccuracyAwareSettings(knowledge_distillation={"type": "softmax", "temperature": 4.0})
-    taught = {"type": "softmax", "scale": 1.0, "temperature": 4.0}
+    taught = {"type": "softmax", "scale": 1.0, "temperature": 4.0, "loss_scale": 1.0}
     assert settings.knowledge_distillation == KnowledgeDistillation(**taught)
     assert settings.to_dict()["knowledge_distillation"] == taught
     assert AccuracyAwareSettings.from_dict(settings.to_dict()) == settings
@@ -235,8 +288,8 @@ def test_knowledge_distillation():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"type": "kl"}, "knowledge_distillation.type must be 'softmax' or 'mse'; got 'kl'"),
-        ({"scale": 1.0}, "knowledge_distillation.type must be given: 'softmax' or 'mse'"),
+        ({"type": "kl"}, "knowledge_distillation.type must be 'softmax', 'mse' or 'auto'; got 'kl'"),
+        ({"scale": 1.0}, "knowledge_distillation.type must be given: 'softmax', 'mse' or 'auto'"),
         ({"type": "mse", "scale": 0}, "knowledge_distillation.scale must be a finite number > 0; got 0"),
         ({"type": "mse", "temprature": 1}, "unknown setting 'temprature'; did you mean 'temperature'?"),
     ],

@@ -10,16 +10,29 @@ from autocompress.errors import ModuleError
 from autocompress.testing import CurveModule, cliff
 from autocompress.testing.zoo import ZOO
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining, find_trainer
+from autocompress.trial.optimization import Optimization
 
 
 class Scripted:
     """Training whose accuracies are given: the one before any epoch first. The model's weight is its epoch."""
 
-    def __init__(self, *accuracies, higher_is_better=True, settled_at=0, enough_at=math.inf, interrupted_at=math.inf):
+    def __init__(
+        self,
+        *accuracies,
+        higher_is_better=True,
+        settled_at=0,
+        enough_at=math.inf,
+        interrupted_at=math.inf,
+        accuracy_error=None,
+        mean=None,
+    ):
+        self.accuracy_error, self.mean, self.cycles = accuracy_error, mean, []
         self.accuracies, self.higher_is_better, self.settled_at = accuracies, higher_is_better, settled_at
         self.enough_at, self.interrupted_at, self.modes, self.epoch = enough_at, interrupted_at, [], 0
 
-    def begin(self, model):
+    def begin(self, model, epochs):
+        self.cycles.append(epochs)
+
         def train(epoch):
             if epoch + 1 >= self.interrupted_at:
                 raise KeyboardInterrupt
@@ -31,7 +44,12 @@ class Scripted:
 
     def evaluate(self, model, epoch):
         self.modes.append(model.training)
-        return self.accuracies[epoch]
+        return self.accuracies[epoch] if model.weight < 100 else self.mean
+
+    def average(self, model):
+        if self.mean is not None:
+            nn.init.constant_(model.weight, 100)
+        return self.mean is not None
 
     def evaluation_counts(self):
         return self.epoch >= self.settled_at
@@ -43,7 +61,7 @@ class Scripted:
 def run(*accuracies, threshold=0.8, **options):
     scripted = {
         name: options.pop(name)
-        for name in ("higher_is_better", "settled_at", "enough_at", "interrupted_at")
+        for name in ("higher_is_better", "settled_at", "enough_at", "interrupted_at", "accuracy_error", "mean")
         if name in options
     }
     training, model, told = Scripted(*accuracies, **scripted), nn.Linear(1, 1), []
@@ -103,6 +121,37 @@ def test_an_interruption_keeps_what_there_is():
     assert (tuned.interrupted, tuned.accuracy, weight) == (True, 0.1, 0), "nothing had been evaluated yet"
 
 
+def test_a_near_miss_has_a_second_chance_from_its_best_weights():
+    tuned, weight, _, training = run(
+        0.1, 0.79, 0.75, 0.78, 0.81, 0.9, epochs=3, second_chance_epochs=2, accuracy_error=0.02
+    )
+    assert training.cycles == [3, 2]
+    assert (tuned.accuracy, tuned.epochs, tuned.second_chance_epochs, weight) == (0.81, 4, 1, 4)
+
+
+@pytest.mark.parametrize(("best", "error"), [(0.77, 0.02), (0.79, None), (0.8, 0.02)])
+def test_there_is_no_second_chance_for_others(best, error):
+    options = {"epochs": 2, "second_chance_epochs": 2, "accuracy_error": error}
+    tuned, _, _, training = run(0.1, best, 0.7, 0.99, 0.99, **options)
+    assert (tuned.accuracy, training.cycles, tuned.second_chance_epochs) == (best, [2], 0)
+
+
+def test_a_second_chance_that_makes_it_worse_changes_nothing():
+    tuned, weight, _, _ = run(0.1, 0.79, 0.75, 0.3, 0.4, epochs=2, second_chance_epochs=2, accuracy_error=0.02)
+    assert (tuned.accuracy, tuned.epochs, tuned.second_chance_epochs, weight) == (0.79, 4, 2, 1)
+
+
+def test_training_to_the_end_keeps_the_best():
+    tuned, weight, told, _ = run(0.9, 0.85, 0.95, 0.93, evaluate_first=True, leaves_early=False)
+    assert (tuned.accuracy, tuned.epochs, weight, len(told)) == (0.95, 3, 2, 4)
+
+
+@pytest.mark.parametrize(("mean", "kept"), [(0.75, (0.75, 100)), (0.65, (0.7, 2))])
+def test_averaged_weights_count_where_they_are_better(mean, kept):
+    tuned, weight, _, _ = run(0.1, 0.5, 0.7, 0.6, mean=mean)
+    assert ((tuned.accuracy, weight), tuned.epochs) == (kept, 3)
+
+
 def test_before_anything_is_known():
     assert math.isnan(FineTuningResult().accuracy)
     assert FineTuningResult().budget == -math.inf
@@ -120,7 +169,7 @@ def test_a_modules_hooks_train_with_their_learning_rate():
         def lr_scheduler_factory(cls):
             return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)
 
-    train = ModuleTraining(Noting, "l2", lr_factor=0.5).begin(Noting.model())
+    train = ModuleTraining(Noting, "l2", Optimization(lr_factor=0.5)).begin(Noting.model(), 3)
     for epoch in range(3):
         train(epoch)
     assert rates == pytest.approx([5e-4, 5e-5, 5e-6])
@@ -129,7 +178,7 @@ def test_a_modules_hooks_train_with_their_learning_rate():
 def test_a_module_without_a_trainer_is_not_trained():
     bare = type("Bare", (CurveModule,), {"post_compress_finetuning_trainer": classmethod(lambda *_: None)})
     assert find_trainer(bare, "l2") is None
-    assert ModuleTraining(bare, "l2").begin(bare.model()) is None
+    assert ModuleTraining(bare, "l2").begin(bare.model(), 3) is None
 
 
 def test_a_trainer_needs_an_optimizer():
@@ -137,4 +186,4 @@ def test_a_trainer_needs_an_optimizer():
         "Without", (CurveModule,), {"optimizer_factory": classmethod(lambda _: None), "curve": staticmethod(cliff(0.5))}
     )
     with pytest.raises(ModuleError, match="Without has a trainer for 'l2' but no optimizer"):
-        ModuleTraining(without, "l2").begin(without.model())(0)
+        ModuleTraining(without, "l2").begin(without.model(), 1)(0)
