@@ -63,6 +63,7 @@ class InfeasibleBudgetError(AutoCompressError):
         trials: records of everything that was tried.
         disproved: the records that were within the budget, and what each one's model evaluated to when it was loaded
             afresh, outside of it.
+        reasons: what kept the search from finding anything, a sentence each.
     """
 
     def __init__(
@@ -71,19 +72,22 @@ class InfeasibleBudgetError(AutoCompressError):
         threshold: float,
         trials: Sequence[TrialRecord],
         disproved: Sequence[tuple[TrialRecord, float]] = (),
+        reasons: Sequence[str] = (),
     ) -> None:
         self.best_accuracy = best_accuracy
         self.threshold = threshold
         self.trials = tuple(trials)
         self.disproved = tuple(disproved)
+        self.reasons = tuple(reasons)
         reached = "no trial was evaluated" if best_accuracy is None else f"the best accuracy was {best_accuracy:g}"
         super().__init__(
             f"no compressed model stayed within the accuracy budget: the threshold is {threshold:g}, {reached}; "
             f"{_disproved(disproved)}tried {', '.join(map(_named, trials)) or 'nothing'}"
+            + "".join(f"\n{reason}" for reason in reasons)
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.best_accuracy, self.threshold, self.trials, self.disproved)
+        return type(self), (self.best_accuracy, self.threshold, self.trials, self.disproved, self.reasons)
 
 
 def _disproved(disproved: Sequence[tuple[TrialRecord, float]]) -> str:

@@ -15,7 +15,7 @@ from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal, TrialRecord
 from autocompress.registry import algorithm
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, proposals, require_objective
-from autocompress.search.adaptive import max_trials
+from autocompress.search.adaptive import search_length
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
@@ -237,8 +237,8 @@ class ExperimentPlan:
         """The most trials of the search; None where that is not known."""
         if not self.ends_by_itself:
             return self.maximal_trials
-        adaptive = [max_trials(each.rule) if isinstance(each, AdaptiveSearch) else 1 for each in self.searches]
-        return min(sum(adaptive), self.maximal_trials or sum(adaptive))
+        most = search_length(self.searches, [1] * len(self.searches), 1).trials
+        return min(most, self.maximal_trials or most)
 
     def proposals(self, records: Sequence[TrialRecord]) -> list[Proposal]:
         """What our own search tries next: at most one proposal for each algorithm, none at its end."""

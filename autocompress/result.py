@@ -14,7 +14,8 @@ from autocompress.errors import AutoCompressError, ConfigError, ModuleError, Sto
 from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
-from autocompress.report.verdict import disagreements, infeasible
+from autocompress.report.diagnosis import infeasible
+from autocompress.report.verdict import disagreements
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -347,7 +348,5 @@ class CompressionResult:
     def _best(self, ledger: Ledger) -> TrialRecord:
         record = best(ledger.not_disproved)
         if record is None:
-            plan = self.plan
-            higher = plan.measured.higher_is_better
-            raise infeasible(ledger.records, ledger.verdicts, plan.threshold, higher_is_better=higher)
+            raise infeasible(self.plan, ledger.records, ledger.verdicts, ledger.directory)
         return record

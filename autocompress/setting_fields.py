@@ -43,7 +43,9 @@ FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 
 def _factors(value: Any) -> tuple[float, ...]:
     listed = tuple(value) if isinstance(value, list | tuple) else ()
-    numbers = [each for each in listed if isinstance(each, float | int) and not isinstance(each, bool) and 0 < each <= 1]
+    numbers = [
+        each for each in listed if isinstance(each, float | int) and not isinstance(each, bool) and 0 < each <= 1
+    ]
     if not listed or len(set(numbers)) < len(listed):
         raise ValueError("no list of different factors")
     return tuple(map(float, listed))

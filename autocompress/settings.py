@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -283,6 +284,12 @@ class AccuracyAwareSettings(AdaptiveParams):
             return SingleTrial(space.name, self.initial_training_phase_epochs, self.seed)
         zero = self.validate_before_training and space.begins_uncompressed(*self._bounds)
         return replace(self.adaptive_search(space.name, axis), zero_is_uncompressed=zero)
+
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs of a trial, of each algorithm of a mix."""
+        own = max(self.initial_training_phase_epochs, self.patience_epochs)
+        return max(own + math.ceil(own / 2) * self.second_chance, self.final_training_epochs)
 
     @property
     def _bounds(self) -> tuple[float, float]:

@@ -203,5 +203,6 @@ def _running(store: ExperimentDirectory, trial: PendingTrial) -> RunningTrial:
     last = curve[-1] if curve else {}
     rate = requested_rate(trial.parameters)
     name, epochs = chosen["_name"], search.get("epochs")
-    most = None if epochs is None else epochs * (name.count(MIX) + 1)
+    second = search.get("second_chance_epochs", 0) if last.get("epoch", 0) > (epochs or 0) else 0
+    most = None if epochs is None else (epochs + second) * (name.count(MIX) + 1)
     return RunningTrial(name, rate, last.get("epoch", 0), most, last.get("accuracy"))

@@ -168,8 +168,7 @@ def length_of(plan: ExperimentPlan, trials: int | None = None) -> SearchLength |
     length = length_of_space(plan.space, settings)
     if trials is None:
         return length
-    most = max(settings.initial_training_phase_epochs, settings.patience_epochs)
-    return length.within(of_trials(trials, most * plan.stages, every))
+    return length.within(of_trials(trials, settings.most_epochs * plan.stages, every))
 
 
 def length_of_space(space: SearchSpace, settings: AccuracyAwareSettings) -> SearchLength:

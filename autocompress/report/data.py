@@ -12,6 +12,7 @@ from autocompress.budget import accuracy_margin
 from autocompress.errors import command
 from autocompress.plan import ExperimentPlan, LoopPlan
 from autocompress.records import ModelSizes, Proposal, TrialRecord
+from autocompress.report.diagnosis import POOR, diagnosis
 from autocompress.report.verdict import number
 from autocompress.search import OBJECTIVES, best, require_objective
 from autocompress.settings import AccuracyAwareSettings
@@ -31,6 +32,7 @@ class ReportData:
     # learning curves, of the 200 trials of the highest scores, by key: objects with `epoch` (from 1) and `accuracy`
     curves: Mapping[str, list[dict[str, Any]]]
     sizes: ModelSizes | None  # the best model's layers beside the uncompressed ones; None before it was verified
+    diagnosis: Sequence[str] = ()  # what kept the search from removing more, where it found nothing or little
 
     @property
     def module(self) -> str:
@@ -162,6 +164,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
     curved = {record.key for record in best_scored(ledger.records, _MOST_CURVES)} | ({found.key} if found else set())
     require_objective(plan.objective)
     _ = plan.measured
+    little = found is None or (found.score or 0.0) < POOR
     return ReportData(
         directory=directory.path,
         plan=plan,
@@ -171,6 +174,7 @@ def read_report_data(directory: ExperimentDirectory) -> ReportData:
         proposals={key: trial.proposal for key, trial in ledger.proposed.items() if trial.proposal},
         curves={key: directory.trial(key).curve() for key in curved},
         sizes=directory.trial(found.key).sizes() if found else None,
+        diagnosis=diagnosis(plan, ledger.records, lambda key: directory.trial(key).curve()) if little else (),
     )
 
 
@@ -186,11 +190,20 @@ def reasons(data: ReportData) -> list[str]:
     return texts
 
 
+_PURPOSES = {
+    "learning_rate": "to choose a learning rate",
+    "beyond": "outside by no more than the noise, so one step beyond it",
+    "final": "the best one, trained to the end",
+}
+
+
 def _reason(data: ReportData, proposal: Proposal | None, before: Proposal | None) -> str:
     if proposal is None:
         return f"chosen by {data.plan.tuner}"
     if proposal == before:
         return "run again, as its process was killed"
+    if proposal.purpose in _PURPOSES:
+        return _PURPOSES[proposal.purpose]
     if proposal.requested_rate is None:
         return "the algorithm has no rate: tried once"
     if not proposal.direction:

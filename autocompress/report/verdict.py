@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from autocompress.budget import accuracy_margin
-from autocompress.errors import InfeasibleBudgetError, beginning, evaluates_differently, printable
+from autocompress.errors import beginning, evaluates_differently, printable
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
 from autocompress.search import nearest_accuracy
@@ -108,20 +108,6 @@ def nearest_verified_accuracy(
 ) -> float | None:
     """The accuracy nearest to the threshold, or furthest inside it; verified ones count as they were verified."""
     return nearest_accuracy(_fresh(each, verdicts.get(each.key), threshold, higher_is_better) for each in records)
-
-
-def infeasible(
-    records: Iterable[TrialRecord], verdicts: Mapping[str, Verdict], threshold: float, *, higher_is_better: bool
-) -> InfeasibleBudgetError:
-    """The error of a search without a feasible trial, or whose feasible ones failed verification."""
-    tried = list(records)
-    nearest = nearest_verified_accuracy(tried, verdicts, threshold, higher_is_better=higher_is_better)
-    disproved = [
-        (record, verdicts[record.key].accuracy)
-        for record in tried
-        if record.feasible and record.key in verdicts and not verdicts[record.key].feasible
-    ]
-    return InfeasibleBudgetError(nearest, threshold, tried, disproved)
 
 
 def _fresh(record: TrialRecord, fresh: Verdict | None, threshold: float, higher_is_better: bool) -> TrialRecord:
@@ -288,6 +274,8 @@ def _after_nothing(data: ReportData) -> list[str]:
     tips = [f"Give fine-tuning more epochs: patience_epochs is {settings.patience_epochs}."]
     if disagreements(data.records, data.verdicts):
         return [_SAME_EACH_TIME, *tips]
+    if data.diagnosis:
+        return [*data.diagnosis, *tips]
     if rates:
         tips.insert(0, f"Start lower, or allow lower rates: the lowest that was tried is {number(min(rates))}.")
     tips.append("Widen the budget: it may ask for more than fine-tuning can give back.")
@@ -298,6 +286,7 @@ def _after_success(data: ReportData) -> list[str]:
     best, settings = data.best, data.plan.settings
     assert best is not None
     tips = [_SAME_EACH_TIME] if disagreements(data.records, data.verdicts) else []
+    tips += data.diagnosis
     if (data.holdout_margin or 0.0) < 0:
         tips.append("Use more validation data, or a tighter budget: the hold-out data does not confirm the result.")
     if data.nearest_failure is None and best.requested_rate is not None:

@@ -77,6 +77,10 @@ class AdaptiveSearch:
         purpose: Purpose = "beyond" if path.is_beyond else "rate"
         return self._proposal(path, mine, remaining, best_factor(mine), purpose)
 
+    def most_epochs(self, epochs: int) -> int:
+        """The most epochs of a trial of so many, its second chance among them."""
+        return epochs + math.ceil(epochs / 2) * self.second_chance
+
     def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
         return self._walked([record for record in records if record.algorithm == self.algorithm]).steps
@@ -132,7 +136,7 @@ class AdaptiveSearch:
     ) -> Proposal:
         assert path.open is not None
         epochs = min(self._most_epochs(purpose, not path.steps), remaining)
-        second = min(math.ceil(epochs / 2), remaining - epochs)
+        second = min(self.most_epochs(epochs), remaining) - epochs
         rate, position = self.axis.snap(path.open.rate), path.open
         return Proposal(
             algorithm=self.algorithm,
@@ -146,7 +150,7 @@ class AdaptiveSearch:
             initial=not path.steps,
             purpose=purpose,
             steps_per_epoch=next((each.steps_per_epoch for each in mine if each.steps_per_epoch), None),
-            second_chance_epochs=second if self.second_chance and purpose in ("rate", "beyond") else 0,
+            second_chance_epochs=second if purpose in ("rate", "beyond") else 0,
         )
 
 
@@ -326,22 +330,32 @@ def of_trials(trials: int, epochs: int, validate_every: int) -> SearchLength:
 def _search_length(search: SearchRule, stages: int, validate_every: int) -> SearchLength:
     if not isinstance(search, AdaptiveSearch):
         return of_trials(1, search.epochs * stages, validate_every)
-    first = of_trials(1, search.initial_epochs * stages, validate_every)
-    others = of_trials(max_trials(search.rule) - 1, search.patience_epochs * stages, validate_every)
-    epochs = min(first.epochs + others.epochs, search.maximal_total_epochs * stages)
-    return SearchLength(first.trials + others.trials, epochs, first.evaluations + others.evaluations)
+    initial, patience = search.most_epochs(search.initial_epochs), search.most_epochs(search.patience_epochs)
+    factors = len(search.learning_rate_factors) if len(search.learning_rate_factors) > 1 else 0
+    parts = [
+        of_trials(factors, LEARNING_RATE_EPOCHS * stages, validate_every),
+        of_trials(1, initial * stages, validate_every),
+        of_trials(max_trials(search.rule, look_beyond=search.look_beyond) - 1, patience * stages, validate_every),
+        of_trials(int(search.final_epochs > 0), search.final_epochs * stages, validate_every),
+    ]
+    trials, epochs, evaluations = (sum(each) for each in zip(*map(astuple, parts), strict=True))
+    return SearchLength(trials, min(epochs, search.maximal_total_epochs * stages), evaluations)
 
 
-def max_trials(rule: StepHalving) -> int:
+def max_trials(rule: StepHalving, *, look_beyond: bool = False) -> int:
     """The most rates that the rule tries where all up to some rate are feasible and all above are not."""
     span = rule.maximal_rate - rule.minimal_rate
     edges = min(_MOST_EDGES, math.ceil(4 * span / rule.minimal_step) + 1)
-    return max(_tried(rule, rule.minimal_rate + span * (edge + 0.5) / edges) for edge in range(-1, edges + 1))
+    places = (rule.minimal_rate + span * (edge + 0.5) / edges for edge in range(-1, edges + 1))
+    return max(_tried(rule, edge, look_beyond) for edge in places)
 
 
-def _tried(rule: StepHalving, edge: float) -> int:
+def _tried(rule: StepHalving, edge: float, look_beyond: bool) -> int:
     rates, position = set[float](), rule.start()
     while position is not None:
         rates.add(position.rate)
-        position = rule.advance(position, position.rate <= edge)  # type: ignore[assignment]
+        feasible = position.rate <= edge
+        beyond = rule.advance(position, True) if look_beyond and not feasible and position.direction >= 0 else None
+        rates |= {beyond.rate} if beyond else set()
+        position = rule.advance(position, feasible)  # type: ignore[assignment]
     return len(rates)

@@ -20,7 +20,8 @@ from autocompress.errors import EngineError, InfeasibleBudgetError, StoreError
 from autocompress.plan import ExperimentPlan, LoopPlan
 from autocompress.records import Preflight, TrialRecord
 from autocompress.report.data import read_report_data
-from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, infeasible, trial_line
+from autocompress.report.diagnosis import infeasible
+from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, trial_line
 from autocompress.result import CompressionResult
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
@@ -292,8 +293,7 @@ class _TrainingLoop:
             if verdict.feasible:
                 return
         recorder.wait()
-        higher = self._plan.measured.higher_is_better
-        raise infeasible(recorder.records, verdicts, self._plan.threshold, higher_is_better=higher)
+        raise infeasible(self._plan, recorder.records, verdicts, self.result.directory)
 
 
 class AdaptiveCompressionTrainingLoop(_TrainingLoop):

@@ -72,7 +72,7 @@ def _assessor(plan: ExperimentPlan, ledger: Ledger) -> Assessor | None:
     done = sum(record.epochs for record in ledger.records)
     if plan.tuner != ADAPTIVE_TUNER:
         return AdaptiveCompressionAssessor(plan.settings.maximal_total_epochs, None, done)
-    patience = plan.stages * max(plan.settings.initial_training_phase_epochs, plan.settings.patience_epochs)
+    patience = plan.stages * plan.settings.most_epochs
     return AdaptiveCompressionAssessor(plan.maximal_total_epochs, patience, done)
 
 

@@ -235,7 +235,8 @@ class AdaptiveCompressionPruner(BasePruner):
         """Whether a trial must end after its latest intermediate value."""
         if trial.last_step is None:
             return False
-        patience = (proposed(trial) or {}).get("epochs")
+        proposal = proposed(trial) or {}
+        patience = proposal.get("epochs") and proposal["epochs"] + proposal.get("second_chance_epochs", 0)
         others = (each for each in study.get_trials(deepcopy=False) if each.number != trial.number)
         reason = reason_to_stop(
             trial.last_step,
