@@ -37,6 +37,13 @@ def answer(proposal, feasible, **fields):
         "lr_factor": proposal.lr_factor,
         "start_from": proposal.start_from,
         "seed": proposal.seed,
+        "key": None
+        if proposal.purpose == "rate"
+        else f"{proposal.purpose}@{proposal.requested_rate}*{proposal.lr_factor}",
+        "parameters": {
+            "algorithm_name": {"_name": proposal.algorithm},
+            **({} if proposal.purpose == "rate" else {"search": {"purpose": proposal.purpose}}),
+        },
         **fields,
     }
     return trial(proposal.requested_rate, feasible, **given)

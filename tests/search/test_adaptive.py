@@ -302,7 +302,7 @@ def test_a_mix_trains_in_each_of_its_stages():
     (search,) = AccuracyAwareSettings().searches(default_space(["l2"]))
     one, two = (search_length([search], [stages], 1) for stages in (1, 2))
     assert one.trials == two.trials == max_trials(search.rule)
-    assert one.epochs == 5 + 3 * (one.trials - 1)
+    assert one.epochs == 5 + 3 + (3 + 2) * (one.trials - 1), "with second chances"
     assert two.epochs == 2 * one.epochs
 
 
@@ -318,3 +318,134 @@ def test_it_holds_for_every_rule_that_is_likely():
     for start, step in itertools.product((0.1, 0.5, 0.9), (0.025, 0.1, 0.4)):
         rule = StepHalving(initial_rate=start, initial_step=step)
         assert max_trials(rule) >= len(tried(rule, start)), rule
+
+
+def trained(search, margin_of, *, error=None, limit=60):
+    """Run a search whose trials end at margins by purpose, rate and factor: pairs of purpose and rate, and records."""
+    found, records = [], []
+    while (proposal := search.next(records)) is not None:
+        assert len(found) < limit, found
+        found.append(proposal)
+        margin = margin_of(proposal)
+        fields = {"accuracy_margin": margin, "accuracy": 0.9 + margin, "accuracy_error": error}
+        records.append(answer(proposal, margin >= 0, **fields))
+    return found, records
+
+
+def test_learning_rates_are_tried_from_the_same_start_and_the_best_is_kept():
+    several = search(learning_rate_factors=(1.0, 0.3, 0.1), initial_epochs=5)
+    margins = {1.0: -0.02, 0.3: -0.01, 0.1: -0.015}
+    found, _records = trained(
+        several, lambda each: margins[each.lr_factor] if each.purpose != "rate" else 0.62 - each.requested_rate
+    )
+    tries, rest = found[:3], found[3:]
+    assert [(each.purpose, each.lr_factor, each.epochs, each.start_from) for each in tries] == [
+        ("learning_rate", factor, 1, None) for factor in (1.0, 0.3, 0.1)
+    ]
+    assert (rest[0].purpose, rest[0].lr_factor, rest[0].epochs, rest[0].initial) == ("rate", 0.3, 5, True)
+    assert {round(each.lr_factor / 0.3, 9) for each in rest} == {1.0, 0.5, 0.25}, "reduced at turns, too"
+    assert rates(rest) == rates(run_search(SEARCH, lambda rate: rate <= 0.62)[0])
+
+
+def test_a_learning_rate_within_the_budget_decides_the_initial_rate():
+    several = search(learning_rate_factors=(1.0, 0.3))
+    found, _records = trained(
+        several, lambda each: (0.01 if each.lr_factor == 0.3 else -0.01) if each.purpose != "rate" else -0.1
+    )
+    assert [(each.purpose, each.requested_rate) for each in found[:3]] == [
+        ("learning_rate", 0.5),
+        ("learning_rate", 0.5),
+        ("rate", 0.6),
+    ]
+    assert found[2].start_from == "learning_rate@0.5*0.3"
+    assert found[2].lr_factor == 0.3
+
+
+def test_a_lost_trial_of_a_learning_rate_is_tried_again_and_given_up_at_last():
+    several, records = search(learning_rate_factors=(1.0, 0.3)), []
+    for _ in range(3):
+        proposal = several.next(records)
+        assert (proposal.purpose, proposal.lr_factor) == ("learning_rate", 1.0)
+        records.append(answer(proposal, feasible=False, state="lost"))
+    assert several.next(records).lr_factor == 0.3
+
+
+def near(edge):
+    """Margins that fall by a tenth of the rate beyond an edge."""
+    return lambda each: (edge - each.requested_rate) / 10
+
+
+def test_beyond_a_near_miss_one_more_rate_is_tried():
+    margins = {0.5: 0.01, 0.6: -0.001, 0.7: 0.001, 0.8: -0.02, 0.75: -0.02, 0.725: -0.02}
+    found, _records = trained(search(look_beyond=True), lambda each: margins[each.requested_rate], error=0.002)
+    assert [(each.requested_rate, each.purpose) for each in found] == [
+        (0.5, "rate"),
+        (0.6, "rate"),
+        (0.7, "beyond"),
+        (0.8, "rate"),
+        (0.75, "rate"),
+        (0.725, "rate"),
+    ]
+    assert found[2].start_from == "l1@0.5"
+    assert found[3].start_from == "beyond@0.7*1.0"
+
+
+def test_where_beyond_is_outside_too_the_search_turns_as_ever():
+    margins = near(0.595)
+    found, _ = trained(search(look_beyond=True), margins, error=0.002)
+    plain, _ = trained(search(), margins, error=0.002)
+    assert [each for each in found if each.purpose == "rate"] == plain
+    assert [each.requested_rate for each in found if each.purpose == "beyond"] == [0.7, 0.625]
+
+
+@pytest.mark.parametrize("error", [None, 0.0005])
+def test_a_clear_miss_is_turned_at(error):
+    found, _ = trained(search(look_beyond=True), near(0.55), error=error)
+    assert {each.purpose for each in found} == {"rate"}
+
+
+def test_at_the_highest_rate_nothing_is_beyond():
+    short = AdaptiveSearch("l1", RateAxis(0.0, 0.5), StepHalving(maximal_rate=0.5), look_beyond=True)
+    found, _ = trained(short, near(0.499), error=1.0)
+    assert {each.purpose for each in found} == {"rate"}
+
+
+def test_the_best_is_trained_to_the_end_once():
+    found, records = trained(search(final_epochs=4), lambda each: 0.62 - each.requested_rate)
+    *rest, last = found
+    assert (last.purpose, last.requested_rate, last.start_from, last.epochs) == ("final", 0.6, "l1@0.6", 4)
+    assert {each.purpose for each in rest} == {"rate"}
+    assert search(final_epochs=4).steps(records) == search().steps(records[:-1]), "it decides nothing"
+
+
+def test_without_a_model_nothing_is_trained_to_the_end():
+    assert {each.purpose for each in trained(search(final_epochs=4), lambda _: -1.0)[0]} == {"rate"}
+
+
+def test_rate_0_is_the_uncompressed_model():
+    found, records = trained(search(zero_is_uncompressed=True), lambda each: 0.03 - each.requested_rate)
+    assert rates(found) == [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.025]
+    assert search(zero_is_uncompressed=True).steps(records)[5].rate == 0.0
+
+
+def test_second_chances_are_half_as_long_and_within_the_total():
+    first = search(second_chance=True).next([])
+    assert (first.epochs, first.second_chance_epochs, first.most_epochs) == (5, 3, 8)
+    assert search(second_chance=True, maximal_total_epochs=6).next([]).second_chance_epochs == 1
+    assert search(second_chance=True, maximal_total_epochs=4).next([]).most_epochs == 4
+
+
+def test_steps_of_an_epoch_are_passed_on():
+    records = [trial(0.5, steps_per_epoch=188)]
+    assert SEARCH.next(records).steps_per_epoch == 188
+
+
+def test_the_length_counts_what_the_options_add():
+    plain = search_length([search()], [1], 1)
+    longer = search(learning_rate_factors=(1.0, 0.3), final_epochs=2, look_beyond=True)
+    assert search_length([longer], [1], 1).trials > plain.trials + 3
+    edges = [edge / 400 for edge in range(0, 400, 9)]
+    for edge in edges:
+        found, _ = trained(longer, lambda each, edge=edge: (edge - each.requested_rate) / 1000, error=1.0)
+        assert len(found) <= search_length([longer], [1], 1).trials, edge
+        assert sum(each.most_epochs for each in found) <= search_length([longer], [1], 1).epochs
