@@ -106,8 +106,12 @@ class AbstractAutoCompressionModule(ABC):
         return None
 
     @classmethod
-    def lr_scheduler_factory(cls) -> Callable[[Optimizer], LRScheduler] | None:
-        """A function that makes a learning-rate scheduler from the optimizer; stepped after each epoch."""
+    def lr_scheduler_factory(cls) -> Callable[..., LRScheduler] | None:
+        """A function that makes a learning-rate scheduler, which is stepped after each epoch.
+
+        It takes the optimizer, or the optimizer and the number of epochs that the trial may train. It takes the place
+        of the setting `fine_tuning_schedule`.
+        """
         return None
 
 

@@ -22,6 +22,7 @@ from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
 from autocompress.trial.distillation import WrappedCriterion
 from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.optimization import make_scheduler
 from autocompress.trial.preflight.hooks import equal_values, is_finite
 from autocompress.trial.spec import seed_everything
 
@@ -197,6 +198,9 @@ def _recorded_loaders(step: Step) -> Iterator[None]:
         DataLoader.__iter__ = original  # type: ignore[method-assign]
 
 
+_EPOCHS = 3
+"""For which schedulers are made."""
+
 _CALLED = "it is called with (model, optimizer, criterion, epoch)"
 
 
@@ -321,12 +325,11 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
 
 
 def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
-    make = module.lr_scheduler_factory()
-    if make is None:
+    if module.lr_scheduler_factory() is None:
         return None
     rule = f"{module.__name__}.lr_scheduler_factory() must return a function that makes a scheduler of the optimizer"
     with raising(rule):
-        scheduler: Any = make(optimizer)
+        scheduler = make_scheduler(module, optimizer, _EPOCHS)
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ModuleError(f"{rule}, the one that it is given; it makes {describe(scheduler)}")
     return scheduler
