@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from autocompress.errors import ModuleError
 from autocompress.settings import KnowledgeDistillation
-from autocompress.trial.distillation import distilling, loss
+from autocompress.trial.distillation import distilling, loss, suitable
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 SOFTMAX, MSE = KnowledgeDistillation(type="softmax"), KnowledgeDistillation(type="mse")
@@ -103,3 +104,45 @@ def test_a_trainer_that_has_its_own_loss_is_told():
         distilling(student, teacher, functional.cross_entropy, SOFTMAX),
     ):
         student(X).sum().backward()
+
+
+AUTO = KnowledgeDistillation(type="auto", scale=0.5, temperature=2.0, loss_scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "kind"),
+    [
+        (nn.CrossEntropyLoss(label_smoothing=0.1), "softmax"),
+        (functools.partial(functional.cross_entropy, label_smoothing=0.1), "softmax"),
+        (functional.nll_loss, "softmax"),
+        (nn.MSELoss(), "mse"),
+        (functional.smooth_l1_loss, "mse"),
+        (nn.BCEWithLogitsLoss(), None),
+        (no_loss, None),
+        (None, None),
+    ],
+)
+def test_the_type_may_follow_the_criterion(criterion, kind):
+    chosen = suitable(AUTO, criterion)
+    assert (chosen and chosen.type) == kind
+    assert chosen is None or (chosen.scale, chosen.temperature, chosen.loss_scale) == (0.5, 2.0, 0.5)
+    assert suitable(SOFTMAX, criterion) is SOFTMAX
+
+
+def test_the_users_loss_is_scaled():
+    student, teacher = nets()
+    half = KnowledgeDistillation(type="softmax", scale=0.5, temperature=2.0, loss_scale=0.5)
+    with distilling(student.train(), teacher, functional.cross_entropy, half) as taught:
+        outputs, targets = student(X), torch.zeros(len(X), dtype=torch.long)
+        whole = taught(outputs, targets)
+    own = functional.cross_entropy(outputs, targets)
+    assert whole.item() == pytest.approx((0.5 * own + loss(outputs, teacher(X), half)).item())
+
+
+def test_where_it_is_not_required_a_trainer_may_have_its_own_loss():
+    student, teacher = nets()
+    with distilling(student, teacher, functional.cross_entropy, SOFTMAX, required=False):
+        pass
+    flat = nn.Sequential(student, nn.Flatten(0))  # its outputs have one dimension
+    with distilling(flat.train(), flat, lambda outputs: outputs.sum(), SOFTMAX, required=False) as taught:
+        assert torch.equal(taught(outputs := flat(X)), outputs.sum())

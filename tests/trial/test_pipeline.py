@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.base import layer_shapes
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.report.verdict import verdict
 from autocompress.store import ExperimentDirectory
-from autocompress.testing.zoo import GroupedCnn, Regression, VggBn
+from autocompress.testing.zoo import GroupedCnn, PlainCnn, Regression, VggBn
 from autocompress.trial import run
 from autocompress.trial.run import final_result, run_trial
 
@@ -24,10 +26,11 @@ WEIGHTS = {"config_list::weight::default::::quant_bits": 4}
 
 class Told:
     def __init__(self):
-        self.epochs = []
+        self.epochs, self.accuracies = [], []
 
     def report_epoch(self, result):
         self.epochs.append(result["epoch"])
+        self.accuracies.append(result["accuracy"])
 
     def report_final(self, result):
         self.final = result
@@ -209,3 +212,83 @@ def test_filters_that_come_back_fail_the_trial(tmp_path, monkeypatch):
     record = run_trial(Regression, parameters("l2+naive", PRUNED, rules), threshold=-1.0, directory=tmp_path)
     assert record.state == "failed"
     assert "must have the compression rate of the model that was saved" in record.error
+
+
+class Steps(PlainCnn):
+    """Notes the width of the first layer in each epoch, and the learning rate."""
+
+    seen: ClassVar = []
+
+    @classmethod
+    def sparsifying_trainer(cls, compress_algorithm_name):
+        train = super().sparsifying_trainer(compress_algorithm_name)
+
+        def noted(model, optimizer, criterion, epoch):
+            layer = next(each for each in model.modules() if isinstance(each, nn.Conv2d))
+            cls.seen.append((layer.out_channels, epoch))
+            train(model, optimizer, criterion, epoch)
+
+        return noted
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "widths"), [(1, 4, [4, 4, 4, 4]), (2, 4, [6, 6, 4, 4]), (2, 3, [6, 4, 4]), (4, 4, [7, 6, 5, 4])]
+)
+def test_filters_go_in_steps_with_training_between(tmp_path, steps, epochs, widths):
+    Steps.seen.clear()
+    total = layer_shapes(Steps.model())["0"].width
+    record, told = trial(Steps, tmp_path, 2.0, "l2", PRUNED, epochs=epochs, pruning_steps=steps)
+    assert [round(8 * width / total) for width, _ in Steps.seen] == widths
+    assert (record.epochs, record.achieved_rate) == (epochs, pytest.approx(0.5, abs=0.05))
+    assert told.epochs[-1] == epochs
+
+
+def test_steps_go_on_from_where_a_trial_started(tmp_path):
+    total = layer_shapes(Steps.model())["0"].width
+    first, _ = trial(Steps, tmp_path, 2.0, "l2", PRUNED, epochs=1)
+    Steps.seen.clear()
+    more = dict.fromkeys(PRUNED, 0.75)
+    trial(Steps, tmp_path, 2.0, "l2", more, epochs=2, pruning_steps=2, start_from=first.key)
+    assert [round(8 * width / total) for width, _ in Steps.seen] == [3, 2]
+
+
+class Uncalibrated(PlainCnn):
+    """Only its trainer has inputs; the accuracy is minus the distance from the uncompressed model's outputs."""
+
+    @classmethod
+    def calibration_data(cls):
+        return None
+
+    @classmethod
+    def evaluator(cls):
+        x, original = cls.data()[0][0], cls.model().eval()
+        with torch.no_grad():
+            wanted = original(x)
+
+        @torch.no_grad()
+        def likeness(model):
+            return -float((model.eval()(x) - wanted).square().mean())
+
+        return likeness
+
+
+def test_statistics_are_estimated_on_what_the_trainer_passes(tmp_path):
+    """Without calibration data, a model that lost filters is evaluated with statistics of its own."""
+    first = {}
+    for eager in (False, True):
+        options = {"epochs": 1, "initial": True, "validate_before_training": eager}
+        first[eager] = trial(Uncalibrated, tmp_path, 2.0, "l2", PRUNED, **options)[1].accuracies[0]
+    assert first[True] != first[False]
+
+
+def test_the_schedule_is_recorded(tmp_path):
+    record, _ = trial(PlainCnn, tmp_path, 2.0, "l2", PRUNED, fine_tuning_schedule="cosine")
+    assert (record.fine_tuning_schedule, record.steps_per_epoch) == ("cosine", len(PlainCnn.data()))
+    record, _ = trial(PlainCnn, tmp_path, 0.0, "l2", PRUNED, initial=True)
+    assert (record.fine_tuning_schedule, record.epochs) == (None, 0)
+
+
+def test_the_last_training_does_not_leave_early(tmp_path):
+    record, told = trial(PlainCnn, tmp_path, 0.0, "l2", PRUNED, epochs=3, purpose="final")
+    assert record.epochs == 3
+    assert record.accuracy == max(told.accuracies)
