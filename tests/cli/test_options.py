@@ -9,7 +9,7 @@ from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import ConfigError
 from autocompress.registry import algorithms
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator, load_search_space
-from autocompress.settings import AccuracyAwareSettings, KnowledgeDistillation
+from autocompress.settings import AccuracyAwareSettings
 from tests.cli.support import invoke
 
 CLIFF = "tests/curve_modules.py:Cliff"
@@ -99,7 +99,15 @@ EXAMPLES = {
     "compression_rate_step_reduction_factor": 0.25,
     "lr_reduction_factor": 1,
     "minimal_compression_rate_step": 0.05,
-    "validate_before_training": True,
+    "preset": "nncf",
+    "validate_before_training": False,
+    "fine_tuning_schedule": "cosine",
+    "learning_rate_factors": [1, 0.3],
+    "weight_averaging": "ema",
+    "second_chance": False,
+    "look_beyond": True,
+    "final_training_epochs": 4,
+    "pruning_steps": 2,
     "minimal_compression_rate": 0.1,
     "maximal_compression_rate": 0.8,
     "initial_compression_rate": 0.3,
@@ -120,7 +128,9 @@ class TestSettings:
 
     def test_keys_of_an_object(self):
         given = ["knowledge_distillation.type=softmax", "knowledge_distillation.temperature=4"]
-        assert settings_of(given).knowledge_distillation == KnowledgeDistillation(type="softmax", temperature=4.0)
+        own = AccuracyAwareSettings().knowledge_distillation
+        changed = own.model_copy(update={"type": "softmax", "temperature": 4.0})
+        assert settings_of(given).knowledge_distillation == changed
 
     def test_null(self):
         assert settings_of(["maximal_trial_seconds=null"]).maximal_trial_seconds is None
@@ -170,7 +180,7 @@ class TestSettings:
             ("lr_reduction_factor=NaN", r"^lr_reduction_factor must be a number in \(0, 1\]; got 'NaN'$"),
             (
                 "knowledge_distillation.kind=mse",
-                "knowledge_distillation: unknown setting .kind. .known: scale",
+                "knowledge_distillation: unknown setting .kind. .known: loss_scale",
             ),
             ("seed.x=1", r"^seed must be a whole number in \[0, 2\*\*32\); got {'x': 1}$"),
             ("minimal_compression_rate=0.96", "^minimal_compression_rate must be <= maximal_compression_rate"),

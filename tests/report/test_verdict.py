@@ -102,7 +102,7 @@ def test_where_nothing_holds_the_nearest_is_told(begun):
     data = read_report_data(begun)
     assert headline(data) == f"Nothing stayed within the accuracy budget in {len(data.records)} trials."
     assert findings(data)[0] == "Accuracy: 0.9 uncompressed, 0.891 tolerated; the nearest trial reached 0.5."
-    assert advice(data)[0] == "Start lower, or allow lower rates: the lowest that was tried is 0."
+    assert advice(data)[0] == "Start lower, or allow lower rates: the lowest that was tried is 0.025."
 
 
 def test_a_margin_within_the_noise_is_called_so(begun):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optuna import Study
@@ -164,7 +165,20 @@ class AdaptiveCompressionSampler(BaseSampler):
         return [to_record(trial, self._rate) for trial in ended(trials, self._rate)]
 
     def _search(self, distribution: BaseDistribution) -> AdaptiveSearch:
-        return self._settings.adaptive_search(self._rate, _axis(self._rate, distribution, self._settings))
+        _require_rates_only(self._settings)
+        search = self._settings.adaptive_search(self._rate, _axis(self._rate, distribution, self._settings))
+        # How a trial is trained is the objective's.
+        return replace(search, second_chance=False, final_epochs=0, learning_rate_factors=(1.0,))
+
+
+def _require_rates_only(settings: AccuracyAwareSettings) -> None:
+    """Check that no trials are wanted that are not there for their rates, of which an objective knows nothing."""
+    for name, none in (("learning_rate_factors", (1.0,)), ("final_training_epochs", 0)):
+        if name in settings.model_fields_set and (given := getattr(settings, name)) != none:
+            raise ConfigError(
+                f"{name} must be {none!r} in a study of one's own, whose trials are told apart by their rates; got "
+                f"{given!r}: CompressionStudy uses it"
+            )
 
 
 def _axis(name: str, distribution: BaseDistribution, settings: AccuracyAwareSettings) -> RateAxis:
