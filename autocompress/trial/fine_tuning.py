@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.budget import accuracy_margin
-from autocompress.compression.module import ModuleClass, Trainer, evaluate
+from autocompress.compression.module import ModuleClass, Trainer, evaluate_samples
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation
 from autocompress.settings import KnowledgeDistillation
 from autocompress.trial.distillation import distilling
 
@@ -54,6 +56,7 @@ class ModuleTraining:
     lr_factor: float = 1.0  # factor on the learning rates
     distillation: KnowledgeDistillation | None = None  # how the teacher's outputs count; None: they do not
     teacher: nn.Module | None = None  # the uncompressed model
+    accuracy_of: Callable[[Evaluation], float] = attrgetter("accuracy")  # called with each evaluation
 
     @property
     def higher_is_better(self) -> bool:
@@ -83,7 +86,7 @@ class ModuleTraining:
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
         """The accuracy by the module's evaluator."""
-        return evaluate(self.module.evaluator(), model)
+        return self.accuracy_of(evaluate_samples(self.module.evaluator(), model))
 
     def evaluation_counts(self) -> bool:
         """A module has no schedule."""
@@ -130,6 +133,7 @@ class FineTuningResult:
 
     accuracy: float = math.nan  # the best so far, in the evaluator's unit; NaN before the first evaluation
     budget: float = -math.inf  # how far that is inside the threshold; >= 0 is feasible
+    error: float | None = None  # standard error of that budget; None: not known
     epochs: int = 0  # epochs done
     state: dict[str, Any] | None = None  # the weights that reached it; None while they are the model's own
     interrupted: bool = False  # whether a signal ended it
@@ -146,6 +150,7 @@ class FineTuning:
     validate_every_n_epochs: int = 1  # also evaluates after the last epoch
     # called after each evaluation with (epoch, accuracy, accuracy budget)
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
+    margin_error: Callable[[], float | None] = lambda: None  # standard error of the latest evaluation's budget
 
     def run(self, model: nn.Module) -> FineTuningResult:
         """Train the model in place; stop at the first feasible evaluation, or at KeyboardInterrupt.
@@ -185,7 +190,7 @@ class FineTuning:
         budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
         self.on_epoch(tuned.epochs, accuracy, budget)
         if counts and budget > tuned.budget:
-            tuned.accuracy, tuned.budget = accuracy, budget
+            tuned.accuracy, tuned.budget, tuned.error = accuracy, budget, self.margin_error()
             last = budget >= 0 or tuned.epochs >= self.epochs
             tuned.state = None if last else _snapshot(model)
         return accuracy

@@ -19,16 +19,19 @@ from autocompress.budget import accuracy_margin
 from autocompress.compression.base import AppliedAlgorithms
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, evaluate
+from autocompress.compression.module import ModuleClass, evaluate_samples
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import StoreError, short_text
+from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
 from autocompress.search import OBJECTIVES, score
+from autocompress.search.noise import AccuracyNoise
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
+from autocompress.trial.baseline import MarginErrors
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
 from autocompress.trial.process import NullReporter, Reporter, launcher
 from autocompress.trial.spec import Stage, TrialSpec, preserved_rng_state, seed_everything, trial_key
@@ -42,6 +45,7 @@ class Compressed:
         model: the finished model, as its file gives it back once `Pipeline.run` has ended.
         tuned: the last stage's fine-tuning.
         accuracy: the finished model's, in the evaluator's unit.
+        error: standard error of its margin; None: not known.
         simulated_accuracy: that of the fine-tuned model, where finishing it has changed what it computes; else None.
         rate: achieved compression rate in [0, 1): that of the pruner where there is one.
         epochs: epochs of training of all stages.
@@ -53,6 +57,7 @@ class Compressed:
     model: nn.Module
     tuned: FineTuningResult = field(default_factory=FineTuningResult)
     accuracy: float = math.nan
+    error: float | None = None
     simulated_accuracy: float | None = None
     rate: float = 0.0  # achieved compression rate in [0, 1): that of the pruner where there is one
     epochs: int = 0  # epochs of training of all stages
@@ -71,6 +76,7 @@ class Pipeline:
         spec: the trial's parameters.
         reference_model: the uncompressed model.
         threshold: the worst tolerable accuracy.
+        errors: of the margins of its evaluations.
         on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy margin).
         kept: path of the finished model of each stage but the last: later trials start from there.
         checkpoint: path of the finished model.
@@ -81,6 +87,7 @@ class Pipeline:
     spec: TrialSpec
     reference_model: ReferenceModel
     threshold: float
+    errors: MarginErrors
     on_epoch: Callable[[int, float, float], None]
     kept: Path  # where the finished model of each stage but the last is saved: from there a later trial can go on
     checkpoint: Path  # where the finished model is saved
@@ -110,10 +117,11 @@ class Pipeline:
         if kept is not None:
             claims[0].require_carried(kept, done.model)
         done.rate, done.simulated, done.left_alone = claims[0].rate, applied.simulated, applied.left_alone
-        done.accuracy = done.tuned.accuracy
+        done.accuracy, done.error = done.tuned.accuracy, done.tuned.error
         if applied.converts:
             done.simulated_accuracy = done.accuracy
-            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
+            done.accuracy = self.errors.accuracy(evaluate_samples(self.module.evaluator(), done.model.eval()))
+            done.error = self.errors.latest
         return done
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
@@ -141,12 +149,14 @@ class Pipeline:
                 lr_factor=self.spec.lr_factor,
                 distillation=self.spec.distillation,
                 teacher=self.reference_model.original,
+                accuracy_of=self.errors.accuracy,
             ),
             threshold=self.threshold,
             epochs=0 if done.interrupted else stage.epochs,
             evaluate_first=self.spec.evaluate_first or not first,
             validate_every_n_epochs=self.spec.validate_every_n_epochs,
             on_epoch=lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin),
+            margin_error=lambda: self.errors.latest,
         )
 
 
@@ -179,6 +189,7 @@ def run_trial(
     directory: str | Path,
     reporter: Reporter | None = None,
     fingerprint: str | None = None,
+    noise: AccuracyNoise | None = None,
 ) -> TrialRecord:
     """Run one trial, or answer it from its record if it has been run.
 
@@ -190,6 +201,7 @@ def run_trial(
         reporter: receives every evaluation and the final result; by default they are discarded.
         fingerprint: hash of the module's source text for the trial's key, where an experiment began with another
             text; that of the module as it is by default.
+        noise: what is known of the evaluator's before any trial; by default nothing.
 
     Returns:
         the record, which is on disk too. A trial that raised has the state "failed" and the reason.
@@ -199,14 +211,18 @@ def run_trial(
     """
     reporter = reporter or NullReporter()
     reference = ModuleReference.of(module)
-    key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
+    fingerprint = fingerprint or reference.fingerprint()
+    key = trial_key(fingerprint, parameters, threshold)
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
     with trial.locked(launcher()):
         record = trial.record()
         if record is None or record.state != "completed":
             trial.clear()
-            record = _Trial(module, reference, dict(parameters), threshold, experiment, key, reporter).run()
+            known = noise or AccuracyNoise()
+            record = _Trial(
+                module, reference, dict(parameters), threshold, experiment, key, reporter, fingerprint, known
+            ).run()
             trial.write_record(record)
     reporter.report_final(final_result(record))
     return record
@@ -247,6 +263,8 @@ class _Trial:
     experiment: ExperimentDirectory
     key: str
     reporter: Reporter
+    fingerprint: str | None = None  # of the module; None: no model is compared with the uncompressed one
+    noise: AccuracyNoise = field(default_factory=AccuracyNoise)
 
     @property
     def directory(self) -> TrialDirectory:
@@ -282,6 +300,7 @@ class _Trial:
             spec=spec,
             reference_model=reference_model,
             threshold=self.threshold,
+            errors=self._errors(reference_model.original),
             on_epoch=self._report_epoch,
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
@@ -289,6 +308,17 @@ class _Trial:
         )
         done = pipeline.run(self._start(reference_model.original, spec))
         return self._measured(record, done, reference_model, spec.objective)
+
+    def _errors(self, original: nn.Module) -> MarginErrors:
+        def evaluate_uncompressed() -> Evaluation:
+            with preserved_rng_state():
+                seed_everything(0)
+                return evaluate_samples(self.module.evaluator(), copy_model(original).eval())
+
+        known = self.fingerprint is not None
+        return MarginErrors(
+            self.noise, self.experiment, self.fingerprint or "", evaluate_uncompressed if known else None
+        )
 
     def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
         if spec.start_from is None:
@@ -328,6 +358,7 @@ class _Trial:
             state="stopped" if done.interrupted else "completed",
             accuracy=done.accuracy,
             accuracy_margin=budget,
+            accuracy_error=done.error,
             feasible=budget >= 0,
             simulated_accuracy=done.simulated_accuracy,
             achieved_rate=done.rate,
