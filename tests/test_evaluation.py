@@ -75,5 +75,5 @@ def test_everything_else_is_refused(answer, end):
 
 
 def test_another_function_is_named():
-    with pytest.raises(ModuleError, match="^validate_fn must return a finite number"):
+    with pytest.raises(ModuleError, match=r"^validate_fn must return a finite number"):
         read_evaluation(None, "validate_fn")

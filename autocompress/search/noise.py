@@ -161,7 +161,7 @@ def noise_of(record: TrialRecord, records: Iterable[TrialRecord]) -> float | Non
 
 
 _FEWEST_TRIALS = 6
-_FEWEST_FREE = 2.0
+_FEWEST_FREE = 1.0
 _NEIGHBOURHOOD = 3.0
 
 

@@ -244,7 +244,7 @@ class ExperimentDirectory:
 
     def write_uncompressed_values(self, fingerprint: str, values: Sequence[float]) -> None:
         """Keep the uncompressed model's values."""
-        numbers = [int(each) if each.is_integer() else each for each in values]  # of right answers: 0 and 1
+        numbers = [int(each) if each in (0.0, 1.0) else each for each in values]  # shorter where these are all
         write_json(self.path / _VALUES, {"fingerprint": fingerprint, "values": numbers}, checksum=True)
 
     def trial(self, key: str) -> TrialDirectory:

@@ -167,8 +167,7 @@ class Evaluations:
         found, watch = self._first()
         self.judge.require_accuracy(found.accuracies[0])
         unusual = self.judge.require_plausible(found.accuracies[0])
-        found.warnings += [] if unusual is None else [unusual]
-        found.warnings += self.judge.sampling_warnings(found.first, found.samples)
+        found.warnings += self.judge.sampling_warnings(found.first, found.samples) if unusual is None else [unusual]
         if found.seconds <= MODERATE:
             self._repeat(found)
             self._damage(found)

@@ -232,25 +232,28 @@ WRONG = {
     ),
     "an evaluator that returns the evaluator": (
         module(evaluator=lambda model: accuracy),
-        r"evaluator must return a finite number; got <function.*itself returns",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got <function.*itself returns",
     ),
     "an evaluator without return": (
         module(evaluator=lambda model: None),
-        "finite number; got None .*return statement",
+        "finite number, or .* of one for each sample; got None .*return statement",
     ),
     "an evaluator of NaN": (
         module(evaluator=lambda model: float("nan")),
-        "evaluator must return a finite number; got nan",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got nan",
     ),
     "an evaluator of a bool": (
         module(evaluator=lambda model: True),
-        "evaluator must return a finite number; got True",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got True",
     ),
     "an evaluator of many numbers": (
-        module(evaluator=lambda model: torch.ones(3)),
-        "finite number; got tensor.*return the mean",
+        module(evaluator=lambda model: torch.ones(3, 2)),
+        r"finite number, or .*; got tensor.*of shape \(3, 2\): return one value for each sample",
     ),
-    "an evaluator of a dict": (module(evaluator=lambda model: {"acc": 0.9}), "finite number; got {'acc': 0.9}"),
+    "an evaluator of a dict": (
+        module(evaluator=lambda model: {"acc": 0.9}),
+        "of one for each sample; got {'acc': 0.9}",
+    ),
     "an evaluator of two arguments": (
         module(evaluator=lambda model, loader: 0.9),
         r"evaluator\(\) must return a function .*its only argument; it raised",
@@ -765,7 +768,7 @@ def test_the_uncompressed_model_is_measured_the_same_without_a_preflight():
 @pytest.mark.parametrize(
     ("wrong", "settings", "message"),
     [
-        (module(evaluator=lambda model: None), NO_PREFLIGHT, "must return a finite number; got None"),
+        (module(evaluator=lambda model: None), NO_PREFLIGHT, "of one for each sample; got None"),
         (module(evaluator=lambda model: model(1)), NO_PREFLIGHT, r"Mine.evaluator\(\) must return .*it raised TypeErr"),
         (module(optimizer_factory=None), NO_PREFLIGHT, r"no optimizer: optimizer_factory\(\) must return"),
         (module(model="x.pt"), NO_PREFLIGHT, r"model\(\) must return a torch.nn.Module"),
