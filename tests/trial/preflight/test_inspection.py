@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import AccuracyBudget
 from autocompress.errors import ConfigError, ModuleError
+from autocompress.search.noise import mean_error, share_error
 from autocompress.search_space import SearchSpace, default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.tasks import _check, measure_baseline
@@ -763,6 +764,27 @@ def test_the_uncompressed_model_is_measured_the_same_without_a_preflight():
     with_it, without = measure_baseline(noisy, SPACE), measure_baseline(noisy, SPACE, NO_PREFLIGHT)
     assert with_it.accuracy == without.accuracy
     assert with_it.measurement == without.measurement
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+def test_one_value_for_each_sample_is_judged_as_their_mean(preflight):
+    x, y = data()[1]
+
+    @torch.no_grad()
+    def right(model):
+        return model.eval()(x).argmax(1) == y
+
+    settings = AccuracyAwareSettings(preflight=preflight)
+    alone, each = measure_baseline(Right, SPACE, settings), measure_baseline(module(evaluator=right), SPACE, settings)
+    assert each.accuracy == pytest.approx(alone.accuracy, rel=1e-6)
+    assert each.accuracy_error == mean_error(right(Right.model()).double().tolist()) > 0
+    assert each.paired == preflight
+    assert not alone.paired
+    assert alone.accuracy_error == (share_error(alone.accuracy, len(x)) if preflight else None)
+    if preflight:
+        assert each.preflight.damaged == pytest.approx(alone.preflight.damaged)
+        assert each.preflight.samples == alone.preflight.samples == len(x)
+        assert each.preflight.warnings == ()
 
 
 @pytest.mark.parametrize(
