@@ -99,6 +99,13 @@ class ReportData:
         noise = AccuracyNoise.of(self.plan.measured, self.plan.settings.budget)
         return None if accuracy is None else noise.of_accuracy(accuracy)
 
+    def error_of(self, record: TrialRecord | None) -> float | None:
+        """The standard error of a trial's accuracy margin, or, for None, of the uncompressed accuracy."""
+        if record is None:
+            measured = self.plan.measured
+            return measured.accuracy_error or self.standard_error(measured.accuracy)
+        return self.standard_error(record.accuracy) if record.accuracy_error is None else record.accuracy_error
+
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy of a trial's learning curve."""
         accuracies = [point["accuracy"] for point in self.curves.get(record.key, ()) if "accuracy" in point]
