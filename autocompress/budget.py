@@ -54,13 +54,22 @@ class AccuracyBudget:
         """
         if not math.isfinite(uncompressed_accuracy):
             raise ConfigError(f"the uncompressed accuracy must be a finite number; got {uncompressed_accuracy!r}")
-        worse = -1.0 if higher_is_better else 1.0
         if self.maximal_absolute_accuracy_degradation is not None:
+            worse = -1.0 if higher_is_better else 1.0
             return uncompressed_accuracy + worse * self.maximal_absolute_accuracy_degradation
-        share = 0.01 * (self.maximal_relative_accuracy_degradation or 0.0)
-        sign = 1.0 if uncompressed_accuracy >= 0 else -1.0
         # One product, as in NNCF, so that a metric exactly at the limit stays exactly at the limit.
-        return uncompressed_accuracy * (1.0 + worse * sign * share)
+        return uncompressed_accuracy * self.threshold_slope(uncompressed_accuracy, higher_is_better=higher_is_better)
+
+    def threshold_slope(self, uncompressed_accuracy: float, *, higher_is_better: bool = True) -> float:
+        """By how much the threshold moves where the uncompressed accuracy moves by 1: an absolute budget's by 1.
+
+        Args:
+            uncompressed_accuracy: whose sign counts.
+            higher_is_better: direction of the metric.
+        """
+        share = 0.01 * (self.maximal_relative_accuracy_degradation or 0.0)
+        away = share if higher_is_better == (uncompressed_accuracy < 0) else -share
+        return 1.0 + away
 
     def unusual(self, uncompressed_accuracy: float | None = None, *, higher_is_better: bool = True) -> str | None:
         """A warning where the budget is below .05 % or above 50 % and likely a mistake; None otherwise.

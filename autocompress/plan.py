@@ -272,6 +272,7 @@ class ExperimentPlan:
             "fine_tuning_schedule": settings.fine_tuning_schedule,
             "weight_averaging": settings.weight_averaging,
             "pruning_steps": settings.pruning_steps,
+            "confidence": settings.confidence,
             "knowledge_distillation": taught and taught.model_dump(),
         }
         return {

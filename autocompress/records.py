@@ -133,6 +133,8 @@ class Preflight(Record):
         epoch_seconds: of an epoch, from the length of the user's DataLoader; None: not known.
         loss: of that step; None where the criterion was not called.
         samples: that one evaluation passed through the model, by the first dimension of its inputs; None: not known.
+        sampling_error: standard error of the first accuracy by its samples' values; None where the evaluator returns
+            the accuracy alone.
         late: whether the trainer was left before it had stepped, as it gathers the gradients of many batches.
         seconds: that the preflight took in all.
         warnings: what to look at although the search may begin, a sentence each.
@@ -149,6 +151,7 @@ class Preflight(Record):
     warnings: tuple[str, ...] = ()
     late: bool = False
     samples: _Count | None = None
+    sampling_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Baseline(Record):
         fingerprint: hash of the module's source text.
         seconds: how long the measuring took.
         preflight: the checks of the user's hooks; None where they were not made.
+        accuracy_error: standard error of the accuracy, in the evaluator's unit; None: not known.
     """
 
     accuracy: float
@@ -172,11 +176,17 @@ class Baseline(Record):
     fingerprint: str
     seconds: float
     preflight: Preflight | None = None
+    accuracy_error: float | None = None
 
     @property
     def noise(self) -> float | None:
         """By how much evaluations of the uncompressed model differ, in the evaluator's unit; None: not known."""
         return None if self.preflight is None else self.preflight.noise
+
+    @property
+    def paired(self) -> bool:
+        """Whether the preflight saw one value for each sample, so that trials are compared with this model by them."""
+        return self.preflight is not None and self.preflight.sampling_error is not None
 
 
 @dataclass(frozen=True)
@@ -230,7 +240,9 @@ class TrialRecord(Record):
         requested_rate: by the search, in [0, 1); None for an algorithm without a rate.
         accuracy: of the model in the checkpoint, in the evaluator's unit; None if it was never evaluated.
         accuracy_margin: how far that accuracy is inside the threshold; >= 0 is feasible.
-        accuracy_error: standard error of that margin, in the evaluator's unit; None: not known.
+        accuracy_error: standard error of that margin, in the evaluator's unit; None: not known. Paired with the
+            uncompressed model where the evaluator returns one value for each sample.
+        required_margin: the least margin that is within the budget with the confidence that the settings require.
         feasible: whether the model is within the budget.
         score: the number that tuners maximise: the objective's reduction if feasible, else minus the relative
             shortfall.
@@ -266,6 +278,7 @@ class TrialRecord(Record):
     accuracy: float | None = None
     accuracy_margin: float | None = None
     accuracy_error: float | None = None
+    required_margin: float = 0.0
     feasible: bool = False
     score: float | None = None
     achieved_rate: float | None = None

@@ -15,7 +15,7 @@ from autocompress.plain_json import parsed, shown_path
 from autocompress.records import Baseline, TrialRecord
 from autocompress.report import write_report
 from autocompress.report.diagnosis import infeasible
-from autocompress.report.verdict import disagreements
+from autocompress.report.verdict import closeness, disagreements
 from autocompress.search import best
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -325,6 +325,8 @@ class CompressionResult:
             f"{record.macs_removed or 0:.1%} of the multiply-accumulates removed",
             f"accuracy    {accuracy} (uncompressed {baseline.accuracy:g}, threshold {plan.threshold:g})",
         ]
+        if record.accuracy_error is not None:
+            lines.append(f"margin      {closeness(record, paired=baseline.paired)}")
         if (verdict := ledger.verdicts.get(record.key)) is not None:
             lines.append(f"verified    {verdict.accuracy:g} when loaded afresh")
             if verdict.holdout_accuracy is not None and baseline.holdout_accuracy is not None:

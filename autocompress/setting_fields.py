@@ -57,6 +57,7 @@ OptionalRate = Annotated[
     Field(description="a number in [0, 1), or null"),
 ]
 Factor = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
+Confidence = Annotated[float, Field(ge=0.5, lt=1, description="a number in [0.5, 1)")]
 LrFactor = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 LearningRateFactors = Annotated[
     tuple[float, ...],

@@ -15,6 +15,7 @@ from autocompress.errors import ConfigError
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, StepHalving
 from autocompress.search_space.space import AlgorithmSpace, SearchSpace
 from autocompress.setting_fields import (
+    Confidence,
     Count,
     Degradation,
     Factor,
@@ -146,6 +147,7 @@ NNCF: dict[str, Any] = {
     "knowledge_distillation": None,
     "weight_averaging": None,
     "pruning_steps": 1,
+    "confidence": 0.5,
     "second_chance": False,
     "look_beyond": False,
     "final_training_epochs": 0,
@@ -165,6 +167,8 @@ class AccuracyAwareSettings(AdaptiveParams):
         learning_rate_factors: on the learning rates, tried at the initial rate, an epoch each; the search goes on with
             the best of them. A single one is not tried.
         weight_averaging: whether the last epoch's weights are averaged and evaluated too: `ema` weighs the latest most.
+        confidence: probability with which a model must be within the budget, where the evaluator returns one value for
+            each sample, which tells; 0.5: as the accuracy itself says.
         second_chance: whether a trial that ends outside the budget by no more than the noise of its accuracy is
             trained on, for half as many epochs, its learning rates starting anew.
         look_beyond: whether the search tries the next higher rate, too, before it turns at such a trial.
@@ -198,6 +202,7 @@ class AccuracyAwareSettings(AdaptiveParams):
     ] = "linear"
     learning_rate_factors: LearningRateFactors = (1.0,)
     weight_averaging: Annotated[Literal["ema", "swa"] | None, Field(description="'ema', 'swa' or null")] = None
+    confidence: Confidence = 0.8
     second_chance: Flag = True
     look_beyond: Flag = False
     final_training_epochs: Count = 0

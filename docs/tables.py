@@ -25,7 +25,7 @@ SOME_NAMES = {
 
 HOOK_COSTS = {
     "model": "one call in each trial",
-    "evaluator": "twice before the search, once for each epoch of a trial, once at the end",
+    "evaluator": "twice before a search, once for each epoch of a trial, once at the end; by samples once more",
     "optimizer_factory": "nothing by itself",
     "criterion": "nothing by itself",
     "sparsifying_trainer": "`training_epochs` epochs or `training_batches` batches in each trial of algorithms "

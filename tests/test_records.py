@@ -54,6 +54,7 @@ anything = st.one_of(
         requested_rate=st.none() | numbers,
         accuracy=st.none() | numbers,
         accuracy_margin=st.none() | numbers,
+        accuracy_error=st.none() | numbers,
         feasible=st.booleans(),
         score=st.none() | numbers,
         bytes=st.none() | counts,
@@ -64,6 +65,13 @@ anything = st.one_of(
         error=st.none() | text,
     ),
 )
+
+
+@pytest.mark.parametrize("record", [BASELINE, RECORD], ids=["baseline", "trial"])
+def test_records_from_before_errors_were_known_are_read(record):
+    older = record.to_dict()
+    assert older.pop("accuracy_error") is None
+    assert type(record).from_dict(older) == record
 
 
 @settings(deadline=None)

@@ -29,6 +29,7 @@ def test_the_preset_nncf_has_its_defaults():
         "fine_tuning_schedule": "constant",
         "learning_rate_factors": [1.0],
         "weight_averaging": None,
+        "confidence": 0.5,
         "second_chance": False,
         "look_beyond": False,
         "final_training_epochs": 0,
@@ -103,6 +104,7 @@ RULES = {
         "a list of different numbers in (0, 1], at least one",
         [[], [0.0], [1.5], [1.0, 1.0], ["1"], 1.0, None],
     ),
+    "confidence": ("a number in [0.5, 1)", [0.4, 1, "0.8", True, None]),
     "weight_averaging": ("'ema', 'swa' or null", ["mean", True]),
     "second_chance": ("true or false", [0, "true", None]),
     "look_beyond": ("true or false", [1, "true", None]),
@@ -155,7 +157,7 @@ def test_a_bad_value_is_named_with_its_rule(key, rule, value):
             "minimal_compression_rate must be <= maximal_compression_rate (0.8); got 0.9",
         ),
         ({"patience_epoch": 3}, "unknown setting 'patience_epoch'; did you mean 'patience_epochs'"),
-        ({"nonsense": 3}, "(known: compression_rate_step_reduction_factor, final_training_epochs"),
+        ({"nonsense": 3}, "(known: compression_rate_step_reduction_factor, confidence, final_training_epochs"),
     ],
 )
 def test_rules_between_settings(given, message):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,9 +26,12 @@ from autocompress.compression.model_state import (
     to_device,
     without_wrappers,
 )
-from autocompress.errors import AutoCompressError, ModuleError, first_line, short
+from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.evaluation import Evaluation, EvaluatorAnswer, describe, read_evaluation
 
-Evaluator = Callable[[nn.Module], float]
+Evaluator = Callable[[nn.Module], EvaluatorAnswer]
+"""Returns the accuracy of a model, or a 1-D tensor, array or list of one value for each sample, whose mean it is."""
+
 Criterion = Callable[..., Any]
 Trainer = Callable[[nn.Module, Optimizer, Criterion, int], None]
 """`trainer(model, optimizer, criterion, current_epoch)` trains one epoch."""
@@ -55,7 +56,11 @@ class AbstractAutoCompressionModule(ABC):
     @classmethod
     @abstractmethod
     def evaluator(cls) -> Evaluator:
-        """A function that returns the accuracy of a model on validation data, a finite number in any unit."""
+        """A function that returns the accuracy of a model on validation data, a finite number in any unit.
+
+        Or one number or bool for each sample, always in the same order, whose mean is the accuracy: a 1-D tensor, array
+        or list. Trials are then compared with the uncompressed model sample by sample.
+        """
 
     @classmethod
     def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer] | None:
@@ -196,17 +201,22 @@ def fresh_model(module: ModuleClass) -> nn.Module:
 
 
 def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> float:
-    """Run an evaluator and check its answer: a Python or numpy number, or a tensor of no dimensions.
+    """The accuracy that an evaluator returns, checked, or the mean of its values for each sample.
 
     Raises:
-        ModuleError: the evaluator cannot be called, or does not return a finite number.
+        ModuleError: as `evaluate_samples`.
+    """
+    return evaluate_samples(evaluator, model).accuracy
+
+
+def evaluate_samples(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> Evaluation:
+    """Run an evaluator and check its answer: the accuracy, and the values of the samples where it returns these.
+
+    Raises:
+        ModuleError: the evaluator cannot be called, or returns neither a finite number nor one for each sample.
     """
     require_evaluator(evaluator)
-    answer = evaluator(model)
-    number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
-    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-        raise ModuleError(f"evaluator must return a finite number; got {describe(answer)}{_number_advice(answer)}")
-    return float(number)
+    return read_evaluation(evaluator(model))
 
 
 def require_evaluator(evaluator: object) -> None:
@@ -374,16 +384,3 @@ def _advice(value: Any) -> str:
     if isinstance(value, type):
         return ": return an instance of the class"
     return ": build the net and load its weights" if isinstance(value, str | PathLike) else ""
-
-
-def _number_advice(answer: Any) -> str:
-    if isinstance(answer, torch.Tensor) and answer.numel() > 1:
-        return ": return the mean over the samples"
-    if callable(answer):
-        return ": evaluator() itself returns the function of the model"
-    return ": does it lack its return statement?" if answer is None else ""
-
-
-def describe(value: Any) -> str:
-    """A value and its type, for error messages."""
-    return f"{short(value)} ({type(value).__name__})"

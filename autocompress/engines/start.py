@@ -190,6 +190,7 @@ def time_text(seconds: float) -> str:
 
 def _evaluator(preflight: Preflight) -> str:
     first, took = preflight.accuracies[0], time_text(preflight.evaluation_seconds)
+    took += "" if preflight.sampling_error is None else ", one value for each sample"
     if preflight.noise is None:
         return f"evaluator: {first:.4g}, {took}"
     if preflight.noise == 0:

@@ -15,6 +15,7 @@ from autocompress.records import ModelSizes, Proposal, TrialRecord
 from autocompress.report.diagnosis import POOR, diagnosis
 from autocompress.report.verdict import number
 from autocompress.search import OBJECTIVES, best, require_objective
+from autocompress.search.noise import AccuracyNoise
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory, Ledger, Verdict
 
@@ -96,21 +97,16 @@ class ReportData:
         return -math.inf if simulated is None else self.margin(simulated, self.plan.threshold)
 
     def standard_error(self, accuracy: float | None) -> float | None:
-        """The standard error of an accuracy; None where it is not a share of a known number of samples.
+        """The standard error of an accuracy by itself; None where nothing is known of it."""
+        noise = AccuracyNoise.of(self.plan.measured, self.plan.settings.budget)
+        return None if accuracy is None else noise.of_accuracy(accuracy)
 
-        It is one where it times the number of samples is a whole number, as it is or in percent.
-        """
-        preflight = self.plan.measured.preflight
-        samples = None if preflight is None else preflight.samples
-        if samples is None or accuracy is None:
-            return None
-        base = self.plan.measured.accuracy
-        for whole in (1.0, 100.0):
-            hits = base / whole * samples
-            if 0 <= base <= whole and abs(hits - round(hits)) < _WHOLE * samples and 0 <= accuracy <= whole:
-                share = accuracy / whole
-                return whole * math.sqrt(share * (1 - share) / samples)
-        return None
+    def error_of(self, record: TrialRecord | None) -> float | None:
+        """The standard error of a trial's accuracy margin, or, for None, of the uncompressed accuracy."""
+        if record is None:
+            measured = self.plan.measured
+            return measured.accuracy_error or self.standard_error(measured.accuracy)
+        return self.standard_error(record.accuracy) if record.accuracy_error is None else record.accuracy_error
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
         """The lowest and the highest accuracy of a trial's learning curve."""
@@ -119,8 +115,6 @@ class ReportData:
 
 
 _MOST_CURVES = 200
-_WHOLE = 1e-6
-"""Relative error of a float32 share."""
 
 
 def best_scored(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:

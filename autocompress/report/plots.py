@@ -169,7 +169,7 @@ class AccuracyAxis:
         plan = data.plan
         base, sign = plan.measured.accuracy, 1 if plan.measured.higher_is_better else -1
         margins = [sign * (accuracy - plan.threshold) for accuracy in accuracies]
-        errors = [data.standard_error(each) or 0.0 for each in (base, *([data.best.accuracy] if data.best else []))]
+        errors = [data.error_of(each) or 0.0 for each in (None, data.best)]
         within = [0.0, sign * (base - plan.threshold) + max(errors), *margins]
         budget = abs(base - plan.threshold) or abs(base) / 100 or 0.01
         near = max(margins, default=0.0) >= -_NEIGHBOURHOOD * budget
@@ -264,7 +264,9 @@ def draw_accuracy(data: ReportData, axes: Axes) -> None:
     axis.mark(axes, [place(record) for record in measured], [_COLOURS[kind(record)] for record in measured])
     _bars(data, axes, measured)
     scatter(axes, [(0.0, data.plan.measured.accuracy)], 36, "uncompressed", INK, "D")
-    _errors(data, axes, [(0.0, data.plan.measured.accuracy), *([place(data.best)] if data.best else [])])
+    _error(axes, (0.0, data.plan.measured.accuracy), data.error_of(None))
+    if data.best is not None:
+        _error(axes, place(data.best), data.error_of(data.best))
     axis.apply(axes)
     axis.label(axes, [place(record) for record in measured])
     budget_line(data, axes)
@@ -282,12 +284,10 @@ def _legend(axes: Axes, data: ReportData, columns: int = 1) -> None:
     axes.legend(fontsize=8, ncols=columns, loc=place)
 
 
-def _errors(data: ReportData, axes: Axes, points: Iterable[tuple[float, float]]) -> None:
-    """A standard error to each side of an accuracy, where the number of samples is known."""
-    for across, accuracy in points:
-        error = data.standard_error(accuracy)
-        if error is not None:
-            axes.errorbar(across, accuracy, error, color=INK, alpha=0.6, linewidth=1, capsize=3, zorder=2)
+def _error(axes: Axes, point: tuple[float, float], error: float | None) -> None:
+    """A standard error to each side of an accuracy, where it is known."""
+    if error is not None:
+        axes.errorbar(*point, error, color=INK, alpha=0.6, linewidth=1, capsize=3, zorder=2)
 
 
 def _bars(data: ReportData, axes: Axes, records: list[TrialRecord]) -> None:

@@ -12,6 +12,7 @@ from autocompress.errors import beginning, evaluates_differently, printable
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithms
 from autocompress.search import nearest_accuracy
+from autocompress.search.noise import is_within_noise
 from autocompress.store import Verdict
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
         return f"{record.state}: {beginning(record.error)}"
     stopped = "" if record.state == "completed" else f"{record.state}, "
     text = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
+    text += " by less than the noise" if is_within_noise(record.accuracy_margin, record.accuracy_error) else ""
     if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):
         text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
@@ -75,11 +77,33 @@ def trial_line(record: TrialRecord, index: int) -> str:
     named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
     if record.accuracy is None:
         return f"{named}{verdict(record)}"
-    margin = "-" if record.accuracy_margin is None else f"{record.accuracy_margin:+.2g}"
+    margin = "-" if record.accuracy_margin is None else f"{record.accuracy_margin:+.2g}{with_error(record)}"
     return (
         f"{named}accuracy {number(record.accuracy)} ({margin} to the threshold), {gain(record)}, "
         f"{counted(record.epochs, 'epoch')}, {record.seconds:.1f} s: {verdict(record)}"
     )
+
+
+def with_error(record: TrialRecord) -> str:
+    """The standard error of a trial's accuracy margin, to stand behind it; empty where it is not known."""
+    return "" if record.accuracy_error is None else f" +- {number(record.accuracy_error, 2)}"
+
+
+def closeness(record: TrialRecord, *, paired: bool) -> str:
+    """How far a trial is from the threshold, its standard error, and which of them is larger; "-" for no accuracy.
+
+    Args:
+        record: the trial's.
+        paired: whether it was compared with the uncompressed model sample by sample.
+    """
+    margin, error = record.accuracy_margin, record.accuracy_error
+    if margin is None:
+        return "-"
+    text = f"{number(abs(margin), 2)}{with_error(record)} {'inside' if margin >= 0 else 'outside'} the threshold"
+    if error is None:
+        return text
+    how = " (compared with the uncompressed model sample by sample)" if paired else ""
+    return f"{text}{how}{': within the noise' if is_within_noise(margin, error) else ''}"
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:
@@ -179,9 +203,9 @@ def _accuracy(data: ReportData) -> str:
         nearest = nearest_verified_accuracy(data.records, data.verdicts, data.plan.threshold, higher_is_better=higher)
         return f"Accuracy: {base}; the nearest trial reached {number(nearest)}."
     verdict = data.verdict
-    margin = number(data.best.accuracy_margin, 2)
     checked = "not verified yet" if verdict is None else f"{number(verdict.accuracy)} when loaded afresh"
-    return f"Accuracy: {number(data.best.accuracy)} ({base}): {margin} inside the threshold; {checked}."
+    close = closeness(data.best, paired=data.plan.measured.paired)
+    return f"Accuracy: {number(data.best.accuracy)} ({base}): {close}; {checked}."
 
 
 def _disagreements(data: ReportData) -> list[str]:
@@ -219,7 +243,7 @@ def _sampling(data: ReportData) -> str:
     preflight, found = data.plan.measured.preflight, data.best
     accuracy = data.plan.measured.accuracy if found is None else found.accuracy
     error = data.standard_error(accuracy)
-    if error is None or preflight is None:
+    if error is None or preflight is None or preflight.samples is None or data.plan.measured.paired:
         return ""
     text = f"Samples: {number(accuracy)} of {preflight.samples:,} has a standard error of {number(error, 2)}"
     margin = None if found is None else found.accuracy_margin

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from autocompress.records import Proposal, Purpose, TrialRecord
+from autocompress.search.noise import noise_of
 from autocompress.search.step_halving import Position, StepHalving
 
 
@@ -91,7 +92,7 @@ class AdaptiveSearch:
         path = _Path([], self.rule.start())
         while path.open is not None and self._take(path, decided):
             position, record = path.steps[-1].position, path.steps[-1].record
-            if self.look_beyond and position.direction >= 0 and is_near_miss(record):
+            if self.look_beyond and position.direction >= 0 and is_near_miss(record, mine):
                 path.open, path.is_beyond = self.rule.advance(position, True), True
                 if path.open is not None and not self._take(path, decided):
                     break
@@ -173,10 +174,12 @@ class _Path:
     is_beyond: bool = False
 
 
-def is_near_miss(record: TrialRecord) -> bool:
-    """Whether a trial is outside the budget by no more than the standard error of its margin."""
-    margin, error = record.accuracy_margin, record.accuracy_error
-    return not record.feasible and margin is not None and error is not None and margin >= -error
+def is_near_miss(record: TrialRecord, records: Iterable[TrialRecord]) -> bool:
+    """Whether a trial is outside the budget by no more than the noise, by its samples or by all trials' accuracies."""
+    margin, error = record.accuracy_margin, noise_of(record, records)
+    if record.feasible or margin is None or error is None:
+        return False
+    return margin >= record.required_margin - error
 
 
 def best_factor(records: Sequence[TrialRecord]) -> float:

@@ -2,6 +2,7 @@
 
 experiment.json   settings, seed, versions, baseline
 journal.jsonl     proposals, results, verdicts; the truth
+uncompressed.json the uncompressed model's value for each sample, where the evaluator returns these
 trials/<key>/     record.json, curve.jsonl, checkpoint/, of the best one layers.json
 report.html       and plots/, where a report was written
 """
@@ -12,7 +13,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -143,6 +144,16 @@ class _Epoch(TypedDict):
     accuracy_margin: float
 
 
+class _Values(TypedDict):
+    """The uncompressed model's values."""
+
+    fingerprint: str
+    values: tuple[float, ...]
+
+
+_VALUES = "uncompressed.json"
+
+
 class _Found(dict[str, Any]):
     """A file's content; a missing key is a StoreError."""
 
@@ -217,6 +228,24 @@ class ExperimentDirectory:
         settings = read_json(self.settings_path, checksum=True)
         del settings["schema_version"]
         return settings
+
+    def uncompressed_values(self, fingerprint: str) -> tuple[float, ...] | None:
+        """The uncompressed model's values, one for each sample; None where they are not kept here, or are damaged.
+
+        Args:
+            fingerprint: of the module.
+        """
+        path = self.path / _VALUES
+        try:
+            content = checked(_Values, str(path), read_json(path, checksum=True))
+        except StoreError:
+            return None
+        return content.get("values") if content.get("fingerprint") == fingerprint else None
+
+    def write_uncompressed_values(self, fingerprint: str, values: Sequence[float]) -> None:
+        """Keep the uncompressed model's values."""
+        numbers = [int(each) if each in (0.0, 1.0) else each for each in values]  # shorter where these are all
+        write_json(self.path / _VALUES, {"fingerprint": fingerprint, "values": numbers}, checksum=True)
 
     def trial(self, key: str) -> TrialDirectory:
         """The directory of the trial with that key; StoreError for a key that would lead elsewhere."""

@@ -33,6 +33,7 @@ class SearchParameters(TypedDict):
     weight_averaging: Literal["ema", "swa"] | None
     second_chance_epochs: int
     pruning_steps: int
+    confidence: float
 
 
 @dataclass(frozen=True)

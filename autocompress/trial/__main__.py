@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace, plan: ExperimentPlan, channel: Channel, parameters: dict[str, Any]) -> int:
     # These import torch, which the baseline trial does not need.
     from autocompress.compression.module_loading import ModuleReference
+    from autocompress.search.noise import AccuracyNoise
     from autocompress.store import ExperimentDirectory
     from autocompress.store.artefacts import write_manifest
     from autocompress.trial.run import run_trial
@@ -77,6 +78,7 @@ def _run(parsed: argparse.Namespace, plan: ExperimentPlan, channel: Channel, par
         directory=parsed.directory,
         reporter=channel,
         fingerprint=plan.measured.fingerprint,
+        noise=AccuracyNoise.of(plan.measured, plan.settings.budget),
     )
     if parsed.module_root is not None:
         write_manifest(ExperimentDirectory(parsed.directory).trial(record.key).path)

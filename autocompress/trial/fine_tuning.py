@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from autocompress.budget import accuracy_margin
 from autocompress.compression.base import recalibrate
-from autocompress.compression.module import ModuleClass, Trainer, evaluate
+from autocompress.compression.module import ModuleClass, Trainer, evaluate_samples
 from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation
 from autocompress.trial.distillation import distilling, suitable
 from autocompress.trial.optimization import (
     OWN_SCHEDULE,
@@ -54,11 +56,6 @@ class Training(Protocol):
         """The accuracy after `epoch` epochs, a finite number in the evaluator's unit; the model is in eval mode."""
         ...
 
-    @property
-    def accuracy_error(self) -> float | None:
-        """Standard error of the latest accuracy's margin; None: not known."""
-        ...
-
     def evaluation_counts(self) -> bool:
         """Whether an evaluation counts now; not while a schedule still moves the compression rate."""
         ...
@@ -77,18 +74,18 @@ class ModuleTraining:
         algorithm: name that trainers are looked up by.
         optimization: learning rates, distillation, averaging.
         teacher: the uncompressed model.
+        accuracy_of: called with each evaluation; its accuracy.
         schedule: of the learning rates, as it is recorded; None before the first epoch.
         steps_per_epoch: optimizer steps of an epoch; None: not known.
-        accuracy_error: of the latest evaluation.
     """
 
     module: ModuleClass
     algorithm: str
     optimization: Optimization = field(default_factory=Optimization)
     teacher: nn.Module | None = None
+    accuracy_of: Callable[[Evaluation], float] = attrgetter("accuracy")
     schedule: str | None = field(default=None, init=False)
     steps_per_epoch: int | None = field(default=None, init=False)
-    accuracy_error: float | None = field(default=None, init=False)
     _averaged: AveragedModel | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +125,7 @@ class ModuleTraining:
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
         """The accuracy by the module's evaluator."""
-        return evaluate(self.module.evaluator(), model)
+        return self.accuracy_of(evaluate_samples(self.module.evaluator(), model))
 
     def average(self, model: nn.Module) -> bool:
         """Give the model the averaged weights of the last epoch, its BatchNorm's statistics estimated again."""
@@ -177,7 +174,8 @@ class FineTuningResult:
     """The result of fine-tuning; filled in while it runs, so that an interruption loses nothing."""
 
     accuracy: float = math.nan  # the best so far, in the evaluator's unit; NaN before the first evaluation
-    budget: float = -math.inf  # how far that is inside the threshold; >= 0 is feasible
+    budget: float = -math.inf  # how far that is inside the threshold
+    required: float = 0.0  # least budget that is feasible
     error: float | None = None  # standard error of that; None: not known
     epochs: int = 0  # epochs done
     second_chance_epochs: int = 0  # of these, those after a near miss
@@ -185,9 +183,14 @@ class FineTuningResult:
     interrupted: bool = False  # whether a signal ended it
 
     @property
+    def is_feasible(self) -> bool:
+        """Whether it is within the budget."""
+        return self.budget >= self.required
+
+    @property
     def is_near_miss(self) -> bool:
         """Whether it is outside the budget by no more than the standard error."""
-        return self.error is not None and -self.error <= self.budget < 0
+        return self.error is not None and not self.is_feasible and self.budget >= self.required - self.error
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ class FineTuning:
     on_epoch: Callable[[int, float, float], None] = lambda *_: None
     second_chance_epochs: int = 0  # the most epochs after a near miss, the learning rates starting anew
     leaves_early: bool = True  # end at the first feasible evaluation
+    margin_error: Callable[[], float | None] = lambda: None  # standard error of the latest evaluation's budget
+    required_margin: Callable[[], float] = lambda: 0.0  # least budget of the latest evaluation that is feasible
 
     def run(self, model: nn.Module) -> FineTuningResult:
         """Train the model in place; stop at the first feasible evaluation, or at KeyboardInterrupt.
@@ -244,16 +249,16 @@ class FineTuning:
             self._evaluate(model, tuned, counts=True)
 
     def _is_done(self, tuned: FineTuningResult) -> bool:
-        return tuned.budget >= 0 and self.leaves_early
+        return tuned.is_feasible and self.leaves_early
 
     def _evaluate(self, model: nn.Module, tuned: FineTuningResult, *, counts: bool) -> float:
         model.eval()
         accuracy = self.training.evaluate(model, tuned.epochs)
         budget = accuracy_margin(accuracy, self.threshold, higher_is_better=self.training.higher_is_better)
         self.on_epoch(tuned.epochs, accuracy, budget)
-        if counts and budget > tuned.budget:
+        if counts and budget - self.required_margin() > tuned.budget - tuned.required:
             tuned.accuracy, tuned.budget, tuned.state = accuracy, budget, None
-            tuned.error = self.training.accuracy_error
+            tuned.error, tuned.required = self.margin_error(), self.required_margin()
         return accuracy
 
 

@@ -19,19 +19,22 @@ from autocompress.budget import accuracy_margin
 from autocompress.compression.base import AppliedAlgorithms, CompressionRequest
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, evaluate
+from autocompress.compression.module import ModuleClass, evaluate_samples
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.compression.pruning.pruner import FilterPruner
 from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import StoreError, short_text
+from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
 from autocompress.records import TrialRecord
 from autocompress.registry import algorithm
 from autocompress.search import OBJECTIVES, score
+from autocompress.search.noise import AccuracyNoise
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, TrialDirectory
 from autocompress.store.directory import disk_full_message, is_full
+from autocompress.trial.baseline import MarginErrors
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult, ModuleTraining
 from autocompress.trial.optimization import Optimization
 from autocompress.trial.process import NullReporter, Reporter, launcher
@@ -46,6 +49,8 @@ class Compressed:
         model: the finished model, as its file gives it back once `Pipeline.run` has ended.
         tuned: the last stage's fine-tuning.
         accuracy: the finished model's, in the evaluator's unit.
+        error: standard error of its margin; None: not known.
+        required: least margin that is within the budget.
         simulated_accuracy: that of the fine-tuned model, where finishing it has changed what it computes; else None.
         rate: achieved compression rate in [0, 1): that of the pruner where there is one.
         epochs: epochs of training of all stages.
@@ -60,12 +65,13 @@ class Compressed:
     model: nn.Module
     tuned: FineTuningResult = field(default_factory=FineTuningResult)
     accuracy: float = math.nan
+    error: float | None = None
+    required: float = 0.0
     simulated_accuracy: float | None = None
-    rate: float = 0.0  # achieved compression rate in [0, 1): that of the pruner where there is one
-    epochs: int = 0  # epochs of training of all stages
-    simulated: bool = False  # whether a stage only simulates what other kernels would compute in fewer bits
-    interrupted: bool = False  # whether a signal ended a stage early
-    # layer -> a sentence why it keeps its filters, although a rule selects it
+    rate: float = 0.0
+    epochs: int = 0
+    simulated: bool = False
+    interrupted: bool = False
     left_alone: dict[str, str] = field(default_factory=dict)
     schedule: str | None = None
     steps_per_epoch: int | None = None
@@ -81,6 +87,7 @@ class Pipeline:
         spec: the trial's parameters.
         reference_model: the uncompressed model.
         threshold: the worst tolerable accuracy.
+        errors: of the margins of its evaluations.
         on_epoch: called after each evaluation with (epochs of the trial, accuracy, accuracy margin).
         kept: path of the finished model of each stage but the last: later trials start from there.
         checkpoint: path of the finished model.
@@ -92,6 +99,7 @@ class Pipeline:
     spec: TrialSpec
     reference_model: ReferenceModel
     threshold: float
+    errors: MarginErrors
     on_epoch: Callable[[int, float, float], None]
     kept: Path  # where the finished model of each stage but the last is saved: from there a later trial can go on
     checkpoint: Path  # where the finished model is saved
@@ -122,10 +130,11 @@ class Pipeline:
         if kept is not None:
             claims[0].require_carried(kept, done.model)
         done.rate, done.simulated, done.left_alone = claims[0].rate, applied.simulated, applied.left_alone
-        done.accuracy = done.tuned.accuracy
+        done.accuracy, done.error, done.required = done.tuned.accuracy, done.tuned.error, done.tuned.required
         if applied.converts:
             done.simulated_accuracy = done.accuracy
-            done.accuracy = evaluate(self.module.evaluator(), done.model.eval())
+            done.accuracy = self.errors.accuracy(evaluate_samples(self.module.evaluator(), done.model.eval()))
+            done.error, done.required = self.errors.latest, self.errors.required
         return done
 
     def _saved(self, model: nn.Module, path: Path) -> nn.Module:
@@ -149,6 +158,8 @@ class Pipeline:
             on_epoch=self._reporter(done.epochs),
             second_chance_epochs=self.spec.second_chance_epochs,
             leaves_early=self.spec.purpose != "final",
+            margin_error=lambda: self.errors.latest,
+            required_margin=lambda: self.errors.required,
         ).run(done.model)
         done.tuned, done.schedule = tuned, training.schedule or done.schedule
         done.steps_per_epoch = training.steps_per_epoch
@@ -168,6 +179,7 @@ class Pipeline:
                 threshold=self.threshold,
                 epochs=0 if done.interrupted else self._gradual_epochs(stage) // (self.spec.pruning_steps - 1),
                 evaluate_first=True,
+                required_margin=lambda: self.errors.required,
             ).run(done.model)
             done.epochs += cut.compressions[-1].epochs + tuned.epochs
             done.interrupted |= tuned.interrupted
@@ -199,7 +211,8 @@ class Pipeline:
         return recalibration_batches(self.module, stage.name, model)
 
     def _training(self, stage: Stage, optimization: Optimization) -> ModuleTraining:
-        return ModuleTraining(self.module, stage.name, optimization, self.reference_model.original)
+        teacher = self.reference_model.original
+        return ModuleTraining(self.module, stage.name, optimization, teacher, self.errors.accuracy)
 
     def _reporter(self, before: int) -> Callable[[int, float, float], None]:
         return lambda epoch, accuracy, margin: self.on_epoch(before + epoch, accuracy, margin)
@@ -234,6 +247,7 @@ def run_trial(
     directory: str | Path,
     reporter: Reporter | None = None,
     fingerprint: str | None = None,
+    noise: AccuracyNoise | None = None,
 ) -> TrialRecord:
     """Run one trial, or answer it from its record if it has been run.
 
@@ -245,6 +259,7 @@ def run_trial(
         reporter: receives every evaluation and the final result; by default they are discarded.
         fingerprint: hash of the module's source text for the trial's key, where an experiment began with another
             text; that of the module as it is by default.
+        noise: what is known of the evaluator's before any trial; by default nothing.
 
     Returns:
         the record, which is on disk too. A trial that raised has the state "failed" and the reason.
@@ -254,14 +269,18 @@ def run_trial(
     """
     reporter = reporter or NullReporter()
     reference = ModuleReference.of(module)
-    key = trial_key(fingerprint or reference.fingerprint(), parameters, threshold)
+    fingerprint = fingerprint or reference.fingerprint()
+    key = trial_key(fingerprint, parameters, threshold)
     experiment = ExperimentDirectory(directory)
     trial = experiment.trial(key)
     with trial.locked(launcher()):
         record = trial.record()
         if record is None or record.state != "completed":
             trial.clear()
-            record = _Trial(module, reference, dict(parameters), threshold, experiment, key, reporter).run()
+            known = noise or AccuracyNoise()
+            record = _Trial(
+                module, reference, dict(parameters), threshold, experiment, key, reporter, fingerprint, known
+            ).run()
             trial.write_record(record)
     reporter.report_final(final_result(record))
     return record
@@ -302,6 +321,8 @@ class _Trial:
     experiment: ExperimentDirectory
     key: str
     reporter: Reporter
+    fingerprint: str | None = None  # of the module; None: no model is compared with the uncompressed one
+    noise: AccuracyNoise = field(default_factory=AccuracyNoise)
 
     @property
     def directory(self) -> TrialDirectory:
@@ -337,6 +358,7 @@ class _Trial:
             spec=spec,
             reference_model=reference_model,
             threshold=self.threshold,
+            errors=self._errors(reference_model.original, spec.confidence),
             on_epoch=self._report_epoch,
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
@@ -349,6 +371,16 @@ class _Trial:
     def _start_rate(self, spec: TrialSpec) -> float:
         record = None if spec.start_from is None else self.experiment.trial(spec.start_from).record()
         return (record and record.requested_rate) or 0.0
+
+    def _errors(self, original: nn.Module, confidence: float) -> MarginErrors:
+        def evaluate_uncompressed() -> Evaluation:
+            with preserved_rng_state():
+                seed_everything(0)
+                return evaluate_samples(self.module.evaluator(), copy_model(original).eval())
+
+        known = self.fingerprint is not None
+        evaluator = evaluate_uncompressed if known else None
+        return MarginErrors(self.noise, self.experiment, self.fingerprint or "", evaluator, confidence)
 
     def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
         if spec.start_from is None:
@@ -388,7 +420,9 @@ class _Trial:
             state="stopped" if done.interrupted else "completed",
             accuracy=done.accuracy,
             accuracy_margin=budget,
-            feasible=budget >= 0,
+            accuracy_error=done.error,
+            required_margin=done.required,
+            feasible=budget >= done.required,
             simulated_accuracy=done.simulated_accuracy,
             achieved_rate=done.rate,
             bytes=size,
@@ -403,7 +437,7 @@ class _Trial:
             **(_latency(done.model, reference_model) if objective == "latency" else {}),
         )
         reduction = getattr(measured, OBJECTIVES[objective])
-        return dataclasses.replace(measured, score=score(reduction, budget, self.threshold))
+        return dataclasses.replace(measured, score=score(reduction, budget - done.required, self.threshold))
 
 
 def _latency(model: nn.Module, reference_model: ReferenceModel) -> dict[str, Any]:

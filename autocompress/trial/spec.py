@@ -111,6 +111,7 @@ class TrialSpec:
     validate_every_n_epochs: int  # also evaluates after the last epoch
     objective: str  # what the score measures
     purpose: Purpose = "rate"
+    confidence: float = 0.5  # with which a model must be within the budget
     pruning_steps: int = 1  # in which filters are removed
     second_chance_epochs: int = 0  # of each stage, where it ends outside the budget within the noise
     optimization: Optimization = field(default_factory=Optimization)
@@ -136,6 +137,7 @@ class TrialSpec:
             validate_every_n_epochs=int(search.get("validate_every_n_epochs", 1)),
             objective=require_objective(search.get("objective", "rate")),
             purpose=search["purpose"],
+            confidence=float(search["confidence"]),
             pruning_steps=int(search["pruning_steps"]),
             second_chance_epochs=int(search.get("second_chance_epochs", 0)),
             optimization=Optimization.of(search),

@@ -21,9 +21,11 @@ from autocompress.compression.measure import ReferenceModel, layer_sizes, measur
 from autocompress.compression.module import ModuleClass, call_hook, evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
+from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.records import Baseline, ModelSizes
 from autocompress.registry import algorithm, algorithms
+from autocompress.search.noise import with_accuracy_error
 from autocompress.search_space import AlgorithmSpace, SearchSpace, default_space, read_parameters
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import TrialDirectory, Verdict
@@ -80,11 +82,11 @@ def measure_baseline(
     preflight, original = None, reference_model.original
     if settings.preflight:
         preflight = run_preflight(module, search_space, settings, original, model_seconds, confirmed=confirmed)
-        accuracy = preflight.accuracies[0]
+        found = Evaluation(preflight.accuracies[0])
     else:
-        accuracy = measure_only(module, settings, original, confirmed=confirmed)
-    return Baseline(
-        accuracy=accuracy,
+        found = measure_only(module, settings, original, confirmed=confirmed)
+    baseline = Baseline(
+        accuracy=found.accuracy,
         holdout_accuracy=_holdout(module, reference_model.original),
         higher_is_better=bool(module.higher_is_better),
         measurement=reference_model.size,
@@ -92,6 +94,7 @@ def measure_baseline(
         seconds=round(time.monotonic() - started, 3),
         preflight=preflight,
     )
+    return with_accuracy_error(baseline, settings.budget, found.values)
 
 
 def check_algorithm(

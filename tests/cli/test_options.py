@@ -104,6 +104,7 @@ EXAMPLES = {
     "fine_tuning_schedule": "cosine",
     "learning_rate_factors": [1, 0.3],
     "weight_averaging": "ema",
+    "confidence": 0.9,
     "second_chance": False,
     "look_beyond": True,
     "final_training_epochs": 4,

@@ -13,11 +13,13 @@ from autocompress.compression.module import (
     AbstractAutoCompressionModule,
     batch_inputs,
     evaluate,
+    evaluate_samples,
     example_inputs,
     fresh_model,
     require_module_class,
 )
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation
 
 from .modules import Calibrated, Explicit, Minimal, NotAModel, TiedWords
 
@@ -99,15 +101,21 @@ class TestEvaluate:
             (float("nan"), r"nan \(float\)"),
             (torch.tensor(float("inf")), r"tensor\(inf\)"),
             (-np.inf, r"-inf"),
-            (torch.ones(2), r"tensor\(\[1\., 1\.\]\)"),
+            (torch.ones(1, 2), r"tensor\(\[\[1\., 1\.\]\]\)"),
             ((0.9, 0.1), r"\(0\.9, 0\.1\) \(tuple\)"),
             (1 + 2j, r"\(1\+2j\) \(complex\)"),
             ("x" * 500, r"'x{76}\.\.\. \(str\)"),
         ],
     )
     def test_everything_else(self, answer: object, shown: str) -> None:
-        with pytest.raises(ModuleError, match=f"evaluator must return a finite number; got {shown}"):
+        rule = r"evaluator\(\) must return a finite number, or a 1-D tensor, array or list of one for each sample"
+        with pytest.raises(ModuleError, match=f"{rule}; got {shown}"):
             evaluate(lambda model: answer, nn.Identity())
+
+    def test_one_value_for_each_sample(self) -> None:
+        hits = torch.tensor([True, False, True, True])
+        assert evaluate(lambda model: hits, nn.Identity()) == 0.75
+        assert evaluate_samples(lambda model: hits, nn.Identity()) == Evaluation(0.75, (1.0, 0.0, 1.0, 1.0))
 
     def test_it_must_be_a_function(self) -> None:
         with pytest.raises(

@@ -120,6 +120,8 @@ def test_findings_of_noise_and_of_nothing():
     assert findings(late)[2] == "training step: not waited for, loss 1.23"
     once = dataclasses.replace(FOUND, accuracies=(0.9916,), noise=None)
     assert findings(once)[0] == "evaluator: 0.9916, 0.03 s"
+    sampled = dataclasses.replace(once, sampling_error=0.0048)
+    assert findings(sampled)[0] == "evaluator: 0.9916, 0.03 s, one value for each sample"
 
 
 def test_how_long_a_search_takes():

@@ -57,6 +57,15 @@ def test_the_standard_error_of_a_share(tmp_path, accuracy, samples, of, error):
     assert found == (None if error is None else pytest.approx(error))
 
 
+def test_an_error_that_is_recorded_comes_before_that_of_the_accuracy_alone(tmp_path):
+    data = with_samples(tmp_path, 0.9, 400)
+    known = dataclasses.replace(record("a", 0.5, feasible=True), accuracy=0.9)
+    assert data.error_of(None) == data.error_of(known) == pytest.approx(0.015)
+    assert data.error_of(dataclasses.replace(known, accuracy_error=0.004)) == 0.004
+    baseline = dataclasses.replace(data.plan.measured, accuracy_error=0.007)
+    assert dataclasses.replace(data, plan=plan(baseline=baseline)).error_of(None) == 0.007
+
+
 def test_of_many_trials_the_best_are_chosen():
     records = [dataclasses.replace(record(str(number), 0.5, feasible=True), score=number % 10) for number in range(100)]
     records[7] = dataclasses.replace(records[7], score=None)

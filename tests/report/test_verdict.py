@@ -11,6 +11,7 @@ from autocompress.report.page import page
 from autocompress.report.verdict import (
     advice,
     at_rate,
+    closeness,
     counted,
     duration,
     findings,
@@ -19,6 +20,7 @@ from autocompress.report.verdict import (
     holds,
     number,
     percent,
+    trial_line,
     verdict,
 )
 from autocompress.store import Ledger, Verdict
@@ -57,6 +59,31 @@ def test_verdicts_of_trials():
     assert verdict(dataclasses.replace(OUTSIDE, state="stopped")) == "stopped, outside"
     simulated = dataclasses.replace(OUTSIDE, simulated_accuracy=0.9)
     assert verdict(simulated) == "outside as int8; 0.9 in simulation"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(None, "within"), (0.003, "within"), (0.004, "within by less than the noise")]
+)
+def test_verdicts_within_the_noise(error, text):
+    known = dataclasses.replace(WITHIN, accuracy_error=error)
+    assert verdict(known) == text
+    assert trial_line(known, 1).endswith(f": {text}")
+    near = dataclasses.replace(OUTSIDE, accuracy_margin=-0.001, accuracy_error=0.003)
+    assert verdict(near) == "outside by less than the noise"
+
+
+def test_a_margin_stands_beside_its_standard_error():
+    near = dataclasses.replace(WITHIN, accuracy_margin=0.0005, accuracy_error=0.0031)
+    assert closeness(WITHIN, paired=False) == "0.004 inside the threshold"
+    assert closeness(near, paired=False) == "0.0005 +- 0.0031 inside the threshold: within the noise"
+    assert closeness(near, paired=True) == (
+        "0.0005 +- 0.0031 inside the threshold (compared with the uncompressed model sample by sample): "
+        "within the noise"
+    )
+    far = dataclasses.replace(near, accuracy_margin=-0.0131)
+    assert closeness(far, paired=False) == "0.013 +- 0.0031 outside the threshold"
+    assert "accuracy 0.895 (+0.0005 +- 0.0031 to the threshold)" in trial_line(near, 1)
+    assert closeness(dataclasses.replace(near, accuracy_margin=None), paired=True) == "-"
 
 
 def test_a_model_that_evaluates_differently_when_loaded_holds_only_if_that_is_within():
@@ -195,6 +222,20 @@ def test_a_model_that_is_slower_is_told_in_the_headline(ended):
     trial = ended.trial(read_report_data(ended).best.key)
     trial.write_sizes(dataclasses.replace(trial.sizes(), seconds_before=0.001, seconds_after=0.0025))
     assert headline(read_report_data(ended)).endswith("budget; in PyTorch it takes 2.5 times as long.")
+
+
+def test_what_was_compared_sample_by_sample_is_said(begun):
+    found = Preflight((0.9,), None, None, 0.1, samples=1000, sampling_error=0.0095)
+    begun.write_settings(plan(baseline=dataclasses.replace(plan().measured, preflight=found)).to_dict())
+    ledger = Ledger(begun)
+    key, rate = propose(ledger)
+    ledger.add(dataclasses.replace(record(key, rate, feasible=True), accuracy_error=0.005))
+    told = findings(read_report_data(begun))
+    assert told[0] == (
+        "Accuracy: 0.895 (0.9 uncompressed, 0.891 tolerated): 0.004 +- 0.005 inside the threshold (compared with the "
+        "uncompressed model sample by sample): within the noise; not verified yet."
+    )
+    assert not any(text.startswith("Samples: ") for text in told), "an error that is not that of the comparison"
 
 
 def test_what_the_number_of_samples_leaves_open(begun):

@@ -23,10 +23,9 @@ class Scripted:
         settled_at=0,
         enough_at=math.inf,
         interrupted_at=math.inf,
-        accuracy_error=None,
         mean=None,
     ):
-        self.accuracy_error, self.mean, self.cycles = accuracy_error, mean, []
+        self.mean, self.cycles = mean, []
         self.accuracies, self.higher_is_better, self.settled_at = accuracies, higher_is_better, settled_at
         self.enough_at, self.interrupted_at, self.modes, self.epoch = enough_at, interrupted_at, [], 0
 
@@ -61,12 +60,13 @@ class Scripted:
 def run(*accuracies, threshold=0.8, **options):
     scripted = {
         name: options.pop(name)
-        for name in ("higher_is_better", "settled_at", "enough_at", "interrupted_at", "accuracy_error", "mean")
+        for name in ("higher_is_better", "settled_at", "enough_at", "interrupted_at", "mean")
         if name in options
     }
     training, model, told = Scripted(*accuracies, **scripted), nn.Linear(1, 1), []
     nn.init.constant_(model.weight, 0)
-    options = {"epochs": len(accuracies) - 1, **options}
+    error = options.pop("accuracy_error", None)
+    options = {"epochs": len(accuracies) - 1, "margin_error": lambda: error, **options}
     tuned = FineTuning(training, threshold, on_epoch=lambda *each: told.append(each), **options).run(model)
     return tuned, int(model.weight), told, training
 
@@ -134,6 +134,14 @@ def test_there_is_no_second_chance_for_others(best, error):
     options = {"epochs": 2, "second_chance_epochs": 2, "accuracy_error": error}
     tuned, _, _, training = run(0.1, best, 0.7, 0.99, 0.99, **options)
     assert (tuned.accuracy, training.cycles, tuned.second_chance_epochs) == (best, [2], 0)
+
+
+def test_a_margin_may_be_required():
+    tuned, _, _, _ = run(0.1, 0.79, 0.805, 0.82, 0.9, required_margin=lambda: 0.01)
+    assert (tuned.accuracy, tuned.epochs, tuned.is_feasible, tuned.required) == (0.82, 3, True, 0.01)
+    options = {"epochs": 2, "second_chance_epochs": 2, "accuracy_error": 0.01, "required_margin": lambda: 0.01}
+    tuned, _, _, training = run(0.1, 0.79, 0.805, 0.82, 0.9, **options)
+    assert (tuned.accuracy, training.cycles) == (0.82, [2, 2]), "inside by less than is required is a near miss"
 
 
 def test_a_second_chance_that_makes_it_worse_changes_nothing():

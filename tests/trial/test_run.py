@@ -207,8 +207,14 @@ def test_equal_seeds_give_equal_weights(tmp_path):
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (modules.NanAbove, "evaluator must return a finite number; got nan"),
-        (modules.TextAbove, "evaluator must return a finite number; got 'good'"),
+        (
+            modules.NanAbove,
+            "tensor, array or list of one for each sample; got nan",
+        ),
+        (
+            modules.TextAbove,
+            "tensor, array or list of one for each sample; got 'good'",
+        ),
         (modules.RaisesAlways, "RuntimeError: the trainer is broken"),
         (modules.NoOptimizer, "optimizer_factory() must return a function"),
     ],

@@ -17,6 +17,7 @@ from autocompress.errors import ConfigError, command
 from autocompress.plan import ADAPTIVE_TUNER, ExperimentPlan, LocalPlan
 from autocompress.records import Proposal, TrialRecord
 from autocompress.result import CompressionResult
+from autocompress.search.noise import AccuracyNoise
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial
 from autocompress.store.directory import removed_if_unused, require_writable
 from autocompress.tracking import Callback, notify_callbacks
@@ -122,7 +123,12 @@ def _run(plan: ExperimentPlan, ledger: Ledger, module: ModuleClass, proposal: Pr
     ledger.propose(PendingTrial(key, parameters, proposal))
     end_orphan(ledger.directory.trial(key), _logger)
     return run_trial(
-        module, parameters, threshold=plan.threshold, directory=ledger.directory.path, fingerprint=fingerprint
+        module,
+        parameters,
+        threshold=plan.threshold,
+        directory=ledger.directory.path,
+        fingerprint=fingerprint,
+        noise=AccuracyNoise.of(plan.measured, plan.settings.budget),
     )
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.engines.local.functions import as_number
 from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
 from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
+from autocompress.evaluation import as_number
 from autocompress.nncf.config import CompressionConfig
 from autocompress.nncf.controller import CompressionController
 from autocompress.nncf.sections import SECTION, Distillation, Quantization

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from autocompress.errors import ConfigError, ModuleError
+from autocompress.errors import ConfigError
+from autocompress.evaluation import Evaluation, read_evaluation
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class UserFunctions:
     Attributes:
         train_epoch: `train_epoch_fn(compression_ctrl, model, epoch=, optimizer=, lr_scheduler=)` trains one epoch; a
             number that it returns is the loss.
-        validate: `validate_fn(model, epoch=)` returns the accuracy.
+        validate: `validate_fn(model, epoch=)` returns the accuracy, or one value for each sample.
         configure_optimizers: `configure_optimizers_fn()` returns an optimizer and a learning-rate scheduler or None.
         dump_checkpoint: `dump_checkpoint_fn(model, compression_ctrl, runner, save_dir)` saves a checkpoint, and may
             return its path.
@@ -53,29 +52,17 @@ class UserFunctions:
         """Call `train_epoch_fn` with those of the optional arguments that it takes; what it returns."""
         return self.train_epoch(controller, model, **_among(optional, self._taken[0]))
 
-    def accuracy(self, model: Any, epoch: int) -> float:
-        """The accuracy that `validate_fn` returns.
+    def evaluate(self, model: Any, epoch: int) -> Evaluation:
+        """What `validate_fn` returns: the accuracy, or one value for each sample.
 
         Raises:
-            ModuleError: it is not a finite number.
+            ModuleError: it is neither a finite number nor one for each sample.
         """
-        answer = self.validate(model, **_among({"epoch": epoch}, self._taken[1]))
-        number = as_number(answer)
-        if number is None or not math.isfinite(number):
-            raise ModuleError(f"validate_fn must return a finite number; got {answer!r}")
-        return number
+        return read_evaluation(self.validate(model, **_among({"epoch": epoch}, self._taken[1])), "validate_fn")
 
 
 def _among(optional: Mapping[str, Any], names: Collection[str] | None) -> dict[str, Any]:
     return {name: value for name, value in optional.items() if names is None or name in names}
-
-
-def as_number(answer: Any) -> float | None:
-    """A Python or numpy number, or a tensor of no dimensions, as a float; None for anything else."""
-    number = answer.item() if hasattr(answer, "item") and getattr(answer, "shape", None) == () else answer
-    if isinstance(number, bool) or not isinstance(number, numbers.Real):
-        return None
-    return float(number)
 
 
 def _names(function: Callable[..., Any]) -> Collection[str] | None:

@@ -24,6 +24,7 @@ from autocompress.report.diagnosis import infeasible
 from autocompress.report.verdict import at_rate, disagreement, findings, headline, holds, trial_line
 from autocompress.result import CompressionResult
 from autocompress.search import best
+from autocompress.search.noise import with_accuracy_error
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
 from autocompress.tracking.callback import say
 
@@ -131,7 +132,8 @@ class _TrainingLoop:
         Args:
             model: from `create_compressed_model`, possibly wrapped for several devices since.
             train_epoch_fn: trains one epoch.
-            validate_fn: returns the accuracy.
+            validate_fn: returns the accuracy, or one value for each sample (a 1-D tensor, array or list) whose mean it
+                is: trials are then compared with the uncompressed model sample by sample.
             configure_optimizers_fn: returns an optimizer and a learning-rate scheduler, new for each trial.
             dump_checkpoint_fn: called when a trial has ended within the budget, beside the loop's own checkpoint.
             load_checkpoint_fn: called with what `dump_checkpoint_fn` returned when that trial's model is loaded.
@@ -228,6 +230,7 @@ class _TrainingLoop:
         found = self._runner.check(model, functions, self._plan)
         if found is not None:
             baseline = dataclasses.replace(self._plan.measured, preflight=found)
+            baseline = with_accuracy_error(baseline, self._plan.settings.budget)
             self._plan = self._plan.with_baseline(baseline, self._plan.engine)
             announce(self._plan, _logger, length_of(self._plan))
 

@@ -131,7 +131,7 @@ def _evaluated(controller: CompressionController, functions: UserFunctions, judg
     original = copy_model(controller.uncompressed.original).to(device_of(controller.model))
     return Evaluations(
         named_evaluator(
-            "validate_fn must evaluate the model that it is given", lambda model: functions.accuracy(model, 0)
+            "validate_fn must evaluate the model that it is given", lambda model: functions.evaluate(model, 0)
         ),
         original,
         lambda: output_layers(original, controller.uncompressed.inputs),

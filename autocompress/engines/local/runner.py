@@ -17,20 +17,23 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from autocompress.budget import accuracy_margin
 from autocompress.compression.measure import ReferenceModel
-from autocompress.compression.model_state import copy_model
+from autocompress.compression.model_state import copy_model, device_of
 from autocompress.engines.local.functions import UserFunctions
 from autocompress.engines.local.preflight import check
 from autocompress.engines.local.recorder import Outcome
 from autocompress.engines.local.training import FunctionTraining, TrainedTrial
 from autocompress.errors import CompressionError, ModuleError, StoreError
+from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.nncf.compressed_model import ModelSnapshot
 from autocompress.nncf.controller import CompressionController
 from autocompress.plan import ExperimentPlan
 from autocompress.records import Preflight, TrialRecord
 from autocompress.search import score
+from autocompress.search.noise import AccuracyNoise
 from autocompress.search_space import requested_rate
 from autocompress.store import ExperimentDirectory, PendingTrial, TrialDirectory, Verdict
+from autocompress.trial.baseline import MarginErrors
 from autocompress.trial.fine_tuning import FineTuning, FineTuningResult
 from autocompress.trial.spec import preserved_rng_state, seed_everything, trial_key
 
@@ -189,7 +192,7 @@ class TorchRunner:
         self._model = rewrapped(self._model)
         self._controller.model.eval()
         on_validation()
-        accuracy = shared(self._functions.accuracy(self._model, 0))
+        accuracy = shared(self._functions.evaluate(self._model, 0).accuracy)
         return Verdict(accuracy, None, self._budget(accuracy) >= 0)
 
     def deliver(self) -> nn.Module:
@@ -203,6 +206,7 @@ class TorchRunner:
     def _trained(
         self, search: dict[str, Any], epochs_before: int, on_epoch: Callable[[dict[str, Any]], None]
     ) -> FineTuningResult:
+        errors = self._errors()
         training = FunctionTraining(
             self._functions,
             self._controller,
@@ -210,6 +214,7 @@ class TorchRunner:
             search["lr_factor"],
             self._plan.measured.higher_is_better,
             epochs_before,
+            errors.accuracy,
             shared,
         )
 
@@ -224,10 +229,23 @@ class TorchRunner:
             evaluate_first=search["initial"] or search.get("validate_before_training", False),
             validate_every_n_epochs=search["validate_every_n_epochs"],
             on_epoch=report,
+            margin_error=lambda: shared(errors.latest),
         ).run(self._controller.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
         return tuned
+
+    def _errors(self) -> MarginErrors:
+        def evaluate_uncompressed() -> Evaluation:
+            original = copy_model(self.source.original).to(device_of(self._controller.model)).eval()
+            with preserved_rng_state():
+                seed_everything(0)
+                return self._functions.evaluate(original, 0)
+
+        noise = AccuracyNoise.of(self._plan.measured, self._plan.settings.budget)
+        # Processes that train together may need each other to validate, and have one model.
+        evaluate = None if together() else evaluate_uncompressed
+        return MarginErrors(noise, self._store, self._plan.measured.fingerprint, evaluate)
 
     def _may_go_on(self, tuned: FineTuningResult, search: dict[str, Any]) -> bool:
         """Whether the next trial may start from the model as it is, without a copy."""
@@ -294,6 +312,7 @@ class TorchRunner:
             "requested_rate": controller.level,
             "accuracy": tuned.accuracy,
             "accuracy_margin": budget,
+            "accuracy_error": tuned.error,
             "feasible": budget >= 0,
             "score": score(snapshot.rate, budget, self._plan.threshold),
             "achieved_rate": snapshot.rate,

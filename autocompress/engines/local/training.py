@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.model_state import copy_model
-from autocompress.engines.local.functions import UserFunctions, as_number
+from autocompress.engines.local.functions import UserFunctions
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation, as_number
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.claims import load_verified
 from autocompress.formats.files import WEIGHTS
@@ -36,6 +38,7 @@ class FunctionTraining:
         lr_factor: factor on the learning rates.
         higher_is_better: direction of the accuracy.
         epochs_before: epochs of all earlier trials, which the user's functions count too.
+        accuracy_of: called with each validation.
         agree: makes a number equal on all processes that train together.
         accuracy_error: not known.
     """
@@ -46,6 +49,7 @@ class FunctionTraining:
     lr_factor: float
     higher_is_better: bool
     epochs_before: int
+    accuracy_of: Callable[[Evaluation], float] = attrgetter("accuracy")
     agree: Callable[[float], float] = float
     accuracy_error: float | None = None
     _accuracy: float = float("nan")
@@ -64,7 +68,8 @@ class FunctionTraining:
 
     def evaluate(self, model: nn.Module, epoch: int) -> float:  # noqa: ARG002
         """The accuracy of the user's validation."""
-        self._accuracy = self.agree(self.functions.accuracy(self.model, self.epochs_before + epoch))
+        evaluation = self.functions.evaluate(self.model, self.epochs_before + epoch)
+        self._accuracy = self.agree(self.accuracy_of(evaluation))
         return self._accuracy
 
     def average(self, model: nn.Module) -> bool:  # noqa: ARG002

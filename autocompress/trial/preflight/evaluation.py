@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from autocompress.compression.model_state import copy_model, flatten_tensors
 from autocompress.compression.module import raising
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation
 from autocompress.trial.preflight.hooks import equal_values
 from autocompress.trial.preflight.judge import Judge, damage, innermost_layers, most_outputs
 from autocompress.trial.spec import seed_everything
@@ -136,6 +137,7 @@ class EvaluationResult:
     """The result of the evaluations."""
 
     accuracies: list[float]  # of the uncompressed model
+    first: Evaluation  # the first of them
     seconds: float  # of the first evaluation
     zeroed: float | None = None  # accuracy with the output layer zeroed; None where it was not evaluated
     # accuracies with the outputs interchanged in several ways; empty where they were not evaluated
@@ -154,7 +156,7 @@ class Evaluations:
     measure the noise.
     """
 
-    evaluate: Callable[[nn.Module], float]  # checked; raises ModuleError
+    evaluate: Callable[[nn.Module], Evaluation]  # checked; raises ModuleError
     original: nn.Module  # copies of it are evaluated
     outputs: Callable[[], Sequence[str]]  # names of its output layers
     judge: Judge
@@ -165,7 +167,7 @@ class Evaluations:
         found, watch = self._first()
         self.judge.require_accuracy(found.accuracies[0])
         unusual = self.judge.require_plausible(found.accuracies[0])
-        found.warnings += [] if unusual is None else [unusual]
+        found.warnings += self.judge.sampling_warnings(found.first, found.samples) if unusual is None else [unusual]
         if found.seconds <= MODERATE:
             self._repeat(found)
             self._damage(found)
@@ -219,7 +221,7 @@ class Evaluations:
     def _once(self, model: nn.Module) -> float:
         self._seed += 1
         seed_everything(self._seed)
-        return self.evaluate(model.eval())
+        return self.evaluate(model.eval()).accuracy
 
     def _first(self) -> tuple[EvaluationResult, ForwardMonitor | None]:
         """The first evaluation and its monitor.
@@ -247,8 +249,8 @@ class Evaluations:
         seed_everything(0)
         started = time.monotonic()
         with contextlib.nullcontext() if watch is None else watch.over(model):
-            accuracy = self.evaluate(model.eval())
-        return EvaluationResult([accuracy], time.monotonic() - started), model
+            first = self.evaluate(model.eval())
+        return EvaluationResult([first.accuracy], first, time.monotonic() - started), model
 
     def _begins_alike(self, first: ForwardMonitor) -> bool:
         """Whether the first batches of another evaluation, broken off, give the same outputs as the first one's."""
@@ -266,10 +268,10 @@ class Evaluations:
         return again.begins_like(first)
 
 
-def named_evaluator(rule: str, evaluate: Callable[[nn.Module], float]) -> Callable[[nn.Module], float]:
+def named_evaluator(rule: str, evaluate: Callable[[nn.Module], Evaluation]) -> Callable[[nn.Module], Evaluation]:
     """The same function, whose errors state the rule, which names the evaluator."""
 
-    def evaluated(model: nn.Module) -> float:
+    def evaluated(model: nn.Module) -> Evaluation:
         with raising(rule):
             return evaluate(model)
 

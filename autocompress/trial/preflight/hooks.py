@@ -22,12 +22,12 @@ from autocompress.compression.module import (
     argument_inputs,
     batch_inputs,
     call_hook,
-    describe,
     raising,
     require_accepted,
     require_module_class,
 )
 from autocompress.errors import ModuleError
+from autocompress.evaluation import describe
 from autocompress.trial.spec import preserved_rng_state
 
 _SIMILAR = 0.85

@@ -10,9 +10,11 @@ from torch import nn
 
 from autocompress.compression.layers import absent_types, weight_types
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, evaluate, example_inputs, fresh_model
+from autocompress.compression.module import ModuleClass, evaluate_samples, example_inputs, fresh_model
+from autocompress.evaluation import Evaluation
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
+from autocompress.search.noise import mean_error
 from autocompress.search_space import SearchSpace, read_parameters
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.preflight.evaluation import EvaluationResult, Evaluations, named_evaluator
@@ -78,22 +80,22 @@ def run_preflight(
 
 def measure_only(
     module: ModuleClass, settings: AccuracyAwareSettings, original: nn.Module, *, confirmed: bool = True
-) -> float:
-    """The accuracy of the uncompressed model without a preflight: evaluated once, as the preflight does first."""
+) -> Evaluation:
+    """The evaluation of the uncompressed model without a preflight: once, as the preflight does first."""
     judge = _judge(module, settings, confirmed=confirmed)
     judge.require_budget()
     evaluator = _named_evaluator(module, judge)
     seed_everything(0)
-    accuracy = evaluator(copy_model(original).eval())
-    judge.require_plausible(accuracy)
-    return accuracy
+    found = evaluator(copy_model(original).eval())
+    judge.require_plausible(found.accuracy)
+    return found
 
 
-def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module], float]:
+def _named_evaluator(module: ModuleClass, judge: Judge) -> Callable[[nn.Module], Evaluation]:
     evaluator = module.evaluator()
     return named_evaluator(
         f"{judge.names.evaluator} must return a function that evaluates the model, which is its only argument",
-        lambda model: evaluate(evaluator, model),
+        lambda model: evaluate_samples(evaluator, model),
     )
 
 
@@ -113,6 +115,7 @@ def preflight_of(
         loss=None if step is None else step.loss,
         late=step is not None and step.late,
         samples=evaluated.samples or None,
+        sampling_error=None if evaluated.first.values is None else mean_error(evaluated.first.values),
         seconds=seconds,
         warnings=tuple(warnings),
     )

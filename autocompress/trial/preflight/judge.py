@@ -18,6 +18,8 @@ from autocompress.compression.base import layer_shapes
 from autocompress.compression.model_state import copy_model, device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.errors import CompressionError, ConfigError, ModuleError
+from autocompress.evaluation import Evaluation
+from autocompress.search.noise import share_error, share_unit
 
 _LARGE = 50_000_000
 """Parameters from which following all channels takes longer than a preflight may."""
@@ -117,8 +119,6 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-_UNEVEN = 0.01
-"""How far the share of right answers may be from a whole number of samples."""
 _SAMPLES_FOR_CHANCE = 30
 _SIGMAS = 3.0
 _NEGLIGIBLE = 0.01
@@ -179,6 +179,33 @@ class Judge:
                 "validation data, or set a larger budget"
             )
         return f"{self.names.evaluator} is noisy: the uncompressed model gets {differ}"
+
+    def sampling_warnings(self, evaluation: Evaluation, samples: int) -> list[str]:
+        """What may be wrong with the samples: too few for the budget, or another number of values than of samples.
+
+        Args:
+            evaluation: of the uncompressed model.
+            samples: how many went through it; 0: not known.
+        """
+        accuracy, values = evaluation.accuracy, evaluation.values
+        if values is not None:
+            if samples in (0, len(values)):
+                return []
+            return [
+                f"{self.names.evaluator} returns {len(values):,} values, and {samples:,} samples go through the model: "
+                "there should be one value for each"
+            ]
+        unit = share_unit([accuracy], samples)
+        error = 0.0 if unit is None else share_error(accuracy, samples, unit)
+        tolerated = abs(accuracy - self.budget.threshold(accuracy, higher_is_better=self.higher_is_better))
+        if error < tolerated or not error:
+            return []
+        return [
+            f"the accuracy {accuracy:.4g} of {samples:,} samples has a standard error of {error:.2g}, and the budget "
+            f"tolerates a loss of {tolerated:.2g}: chance decides what is within it. Take more validation data or a "
+            f"larger budget, or let {self.names.evaluator} return one value for each sample, always in the same order, "
+            "so that models are compared sample by sample"
+        ]
 
     def require_response(
         self, accuracies: Sequence[float], zeroed: float | None, shuffled: Sequence[float] = (), samples: int = 0
@@ -245,10 +272,9 @@ class Judge:
         if not self.higher_is_better or samples < _SAMPLES_FOR_CHANCE or len(damaged) < 2:
             return False
         numbers = [accuracy, *damaged]
-        unit = 1.0 if max(numbers) <= 1 else 100.0
-        counts = [each / unit * samples for each in numbers]
-        if min(numbers) < 0 or max(numbers) > unit or any(abs(count - round(count)) > _UNEVEN for count in counts):
-            return False  # no shares of the samples: a similarity, an error in percent, a mean over classes
+        unit = share_unit(numbers, samples)
+        if unit is None:
+            return False  # a similarity, an error in percent, a mean over classes
         share = sum(numbers) / len(numbers) / unit
         deviation = unit * math.sqrt(2 * share * (1 - share) / samples)
         near = all(abs(accuracy - each) <= _SIGMAS * deviation for each in damaged)

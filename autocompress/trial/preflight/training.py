@@ -17,9 +17,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, Trainer, describe, raising
+from autocompress.compression.module import ModuleClass, Trainer, raising
 from autocompress.compression.trainer_hooks import trainer_of
 from autocompress.errors import ModuleError
+from autocompress.evaluation import describe
 from autocompress.trial.distillation import WrappedCriterion
 from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.optimization import make_scheduler

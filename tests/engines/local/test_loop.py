@@ -17,11 +17,14 @@ from autocompress.nncf import (
     create_accuracy_aware_training_loop,
     create_compressed_model,
 )
+from autocompress.search.noise import mean_error, paired_error
 from autocompress.testing import cliff, flat, never
 from tests.cli.support import invoke
-from tests.engines.local.support import PARAMS, Net, config_of, loop_of, rates, run, told
+from tests.engines.local.support import PARAMS, SIZE, Net, config_of, loop_of, rates, run, told
 
 pytestmark = pytest.mark.usefixtures("no_report")
+
+TEN_PERCENT = {"maximal_relative_accuracy_degradation": 10.0}
 
 
 def test_each_mode_has_its_loop(tmp_path):
@@ -89,7 +92,8 @@ def test_a_metric_that_is_no_number_fails_its_rate_only(tmp_path):
     loop, _, _ = run(lambda rate, *_: float("nan") if rate > 0.62 else 0.9, tmp_path)
     failed = [record for record in loop.result.records if record.state == "failed"]
     assert failed
-    assert "validate_fn must return a finite number; got nan" in failed[0].error
+    assert "validate_fn must return a finite number, or " in failed[0].error
+    assert "; got nan" in failed[0].error
     assert loop.result.best.requested_rate == 0.6
 
 
@@ -323,3 +327,40 @@ def test_the_statistics_are_those_of_the_verified_model(tmp_path):
     loop, _, _ = run(tell, tmp_path)
     assert loop.statistics.compressed_accuracy == 0.895
     assert loop.statistics.accuracy_margin == pytest.approx(0.895 - 0.891)
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+def test_trials_are_compared_with_the_uncompressed_model_sample_by_sample(tmp_path, preflight):
+    draw = torch.Generator().manual_seed(0)
+    inputs, original = torch.randn(300, SIZE, generator=draw), Net()
+    labels = torch.where(torch.rand(300, generator=draw) < 0.1, 0, original(inputs).argmax(1))
+
+    def right(model):
+        with torch.no_grad():
+            return model(inputs).argmax(1) == labels
+
+    def train(controller, model, epoch, optimizer):
+        controller.scheduler.epoch_step()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    controller, model = create_compressed_model(Net(), config := config_of({**PARAMS, **TEN_PERCENT}))
+    loop = create_accuracy_aware_training_loop(config, controller, right(original).float().mean().item())
+    loop.run(
+        model,
+        train,
+        right,
+        lambda: (torch.optim.SGD(model.parameters(), 0.01), None),
+        log_dir=tmp_path,
+        preflight=preflight,
+    )
+    best = loop.result.best
+    assert best.accuracy == pytest.approx(right(model).double().mean().item())
+    expected = paired_error(right(model).double().tolist(), right(original).double().tolist(), 0.9)
+    assert best.accuracy_error == pytest.approx(expected)
+    assert 0 < expected < mean_error(right(model).double().tolist())
+    assert (loop.result.directory.path / "uncompressed.json").exists()
+    known = loop.result.baseline
+    assert known.accuracy_error == (pytest.approx(mean_error(right(original).double().tolist())) if preflight else None)
+    assert ("sample by sample" in loop.verdict) == preflight

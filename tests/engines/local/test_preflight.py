@@ -107,7 +107,11 @@ WRONG = {
         {"validate": lambda model: model(1)},
         "validate_fn must evaluate the model .* it raised",
     ),
-    "no number": ({}, {"validate": lambda model: None}, "validate_fn must return a finite number; got None"),
+    "no number": (
+        {},
+        {"validate": lambda model: None},
+        "validate_fn must return a finite number, or a 1-D tensor, array or list of one for each sample; got None",
+    ),
     "training that fails": (
         {},
         {"train_epoch": lambda controller, model, **_: model("x")},

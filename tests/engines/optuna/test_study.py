@@ -11,11 +11,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autocompress import AccuracyBudget, AutoCompressionExperiment
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.errors import ConfigError, InfeasibleBudgetError, StoreError, TrialError
+from autocompress.settings import AccuracyAwareSettings
 from tests import curve_modules
 from tests.e2e.launch import search_space
 from tests.e2e.servers import grpc_proxy, mysql, postgresql
-from tests.e2e.study import on_nni, study
+from tests.e2e.study import FEW, on_nni, study
 from tests.e2e.support import results, skip, trained_epochs, until
 from tests.engines.optuna.processes import Process, told
 
@@ -102,6 +105,29 @@ def test_every_engine_finds_the_same(engine, found_by_nni, tmp_path):
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert result.verdict == found_by_nni.verdict
     assert result.summary().splitlines()[:-1] == found_by_nni.summary().splitlines()[:-1]
+
+
+def test_trials_are_compared_sample_by_sample_alike_on_every_engine(tmp_path):
+    results = [on_nni(tmp_path / "nni", "PerSample"), study(tmp_path / "optuna", "PerSample").optimize()]
+    local = SearchRequest(
+        ModuleReference.of(curve_modules.PerSample),
+        search_space("l2"),
+        tmp_path / "local",
+        settings=AccuracyAwareSettings.from_dict(FEW),
+    )
+    search = engine_named("local").create(local)
+    assert search.run()
+    one, *others = (told(result) for result in (search.result, *results))
+    assert [each == one for each in others] == [True, True]
+    records = search.result.records
+    errors = [record.accuracy_error for record in records]
+    assert len(errors) > 2
+    assert all(0 < error < 0.03 for error in errors)
+    alone = search.result.baseline.accuracy_error
+    assert search.result.best.accuracy_error < alone == pytest.approx(0.015, rel=0.1)
+    assert "sample by sample" in search.result.summary()
+    for place in ("nni", "optuna", "local"):
+        assert (tmp_path / place / "uncompressed.json").exists()
 
 
 def test_two_jobs_run_two_algorithms_side_by_side(tmp_path, found_by_nni):

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import AccuracyBudget
 from autocompress.errors import ConfigError, ModuleError
+from autocompress.search.noise import mean_error, share_error
 from autocompress.search_space import SearchSpace, default_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.tasks import _check, measure_baseline
@@ -232,25 +233,28 @@ WRONG = {
     ),
     "an evaluator that returns the evaluator": (
         module(evaluator=lambda model: accuracy),
-        r"evaluator must return a finite number; got <function.*itself returns",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got <function.*itself returns",
     ),
     "an evaluator without return": (
         module(evaluator=lambda model: None),
-        "finite number; got None .*return statement",
+        "finite number, or .* of one for each sample; got None .*return statement",
     ),
     "an evaluator of NaN": (
         module(evaluator=lambda model: float("nan")),
-        "evaluator must return a finite number; got nan",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got nan",
     ),
     "an evaluator of a bool": (
         module(evaluator=lambda model: True),
-        "evaluator must return a finite number; got True",
+        r"evaluator\(\) must return a finite number, or .* of one for each sample; got True",
     ),
     "an evaluator of many numbers": (
-        module(evaluator=lambda model: torch.ones(3)),
-        "finite number; got tensor.*return the mean",
+        module(evaluator=lambda model: torch.ones(3, 2)),
+        r"finite number, or .*; got tensor.*of shape \(3, 2\): return one value for each sample",
     ),
-    "an evaluator of a dict": (module(evaluator=lambda model: {"acc": 0.9}), "finite number; got {'acc': 0.9}"),
+    "an evaluator of a dict": (
+        module(evaluator=lambda model: {"acc": 0.9}),
+        "of one for each sample; got {'acc': 0.9}",
+    ),
     "an evaluator of two arguments": (
         module(evaluator=lambda model, loader: 0.9),
         r"evaluator\(\) must return a function .*its only argument; it raised",
@@ -762,10 +766,31 @@ def test_the_uncompressed_model_is_measured_the_same_without_a_preflight():
     assert with_it.measurement == without.measurement
 
 
+@pytest.mark.parametrize("preflight", [True, False])
+def test_one_value_for_each_sample_is_judged_as_their_mean(preflight):
+    x, y = data()[1]
+
+    @torch.no_grad()
+    def right(model):
+        return model.eval()(x).argmax(1) == y
+
+    settings = AccuracyAwareSettings(preflight=preflight)
+    alone, each = measure_baseline(Right, SPACE, settings), measure_baseline(module(evaluator=right), SPACE, settings)
+    assert each.accuracy == pytest.approx(alone.accuracy, rel=1e-6)
+    assert each.accuracy_error == mean_error(right(Right.model()).double().tolist()) > 0
+    assert each.paired == preflight
+    assert not alone.paired
+    assert alone.accuracy_error == (share_error(alone.accuracy, len(x)) if preflight else None)
+    if preflight:
+        assert each.preflight.damaged == pytest.approx(alone.preflight.damaged)
+        assert each.preflight.samples == alone.preflight.samples == len(x)
+        assert each.preflight.warnings == ()
+
+
 @pytest.mark.parametrize(
     ("wrong", "settings", "message"),
     [
-        (module(evaluator=lambda model: None), NO_PREFLIGHT, "must return a finite number; got None"),
+        (module(evaluator=lambda model: None), NO_PREFLIGHT, "of one for each sample; got None"),
         (module(evaluator=lambda model: model(1)), NO_PREFLIGHT, r"Mine.evaluator\(\) must return .*it raised TypeErr"),
         (module(optimizer_factory=None), NO_PREFLIGHT, r"no optimizer: optimizer_factory\(\) must return"),
         (module(model="x.pt"), NO_PREFLIGHT, r"model\(\) must return a torch.nn.Module"),

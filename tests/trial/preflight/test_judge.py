@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from autocompress import AccuracyBudget
 from autocompress.errors import ModuleError
+from autocompress.evaluation import Evaluation
 from autocompress.trial.preflight.judge import Judge, Names, damage, most_outputs, output_layers
 
 
@@ -196,3 +198,33 @@ def test_noise_as_large_as_the_budget():
         judge(0.1).require_repeatable((0.9636, 0.9667))
     with pytest.raises(ModuleError, match=r"0.9 and 0.9000001 in turn"):
         judge(0.0).require_repeatable((0.9, 0.9000001))
+
+
+VALUES = tuple([1.0] * 90 + [0.0] * 10)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "samples", "budget", "warning"),
+    [
+        (
+            Evaluation(0.9),
+            100,
+            {},
+            "the accuracy 0.9 of 100 samples has a standard error of 0.03, .* a loss of 0.009: ",
+        ),
+        (Evaluation(90.0), 100, {}, "the accuracy 90 of 100 samples has a standard error of 3, .* a loss of 0.9: "),
+        (Evaluation(0.9), 100, {"absolute": 0.02}, "and the budget tolerates a loss of 0.02: "),
+        (Evaluation(0.9), 100, {"absolute": 0.04}, None),
+        (Evaluation(0.9), 2000, {}, None),
+        (Evaluation(0.9), 0, {}, None),  # the number of samples is not known
+        (Evaluation(0.90123), 100, {}, None),  # no share of right answers
+        (Evaluation(1.0), 100, {}, None),
+        (Evaluation(0.9, VALUES), 100, {}, None),  # is compared sample by sample
+        (Evaluation(0.9, VALUES), 0, {}, None),
+        (Evaluation(0.6, (0.3, 0.9)), 4000, {}, r"returns 2 values, and 4,000 samples go through the model: .* each"),
+    ],
+)
+def test_what_is_warned_of_in_the_samples(evaluation, samples, budget, warning):
+    found = judge(**budget).sampling_warnings(evaluation, samples)
+    assert len(found) == (warning is not None), found
+    assert warning is None or re.search(warning, found[0]), found
