@@ -36,10 +36,10 @@ def _noted():
     Noted.rates = []
 
 
-def trial(module, directory, rate=0.5, **options):
+def trial(module, directory, rate=0.5, search=None, **options):
     order = {
         "algorithm_name": {"_name": "l2", "config_list::::hidden::sparsity": rate},
-        "search": {"requested_rate": rate, "epochs": 3},
+        "search": {"requested_rate": rate, "epochs": 3, **(search or {})},
     }
     return run_trial(module, order, threshold=0.85, directory=directory, **{"noise": NOISE, **options})
 
