@@ -202,7 +202,7 @@ class AccuracyAwareSettings(AdaptiveParams):
     ] = "linear"
     learning_rate_factors: LearningRateFactors = (1.0,)
     weight_averaging: Annotated[Literal["ema", "swa"] | None, Field(description="'ema', 'swa' or null")] = None
-    confidence: Confidence = 0.8
+    confidence: Confidence = 0.5
     second_chance: Flag = True
     look_beyond: Flag = False
     final_training_epochs: Count = 0

@@ -10,6 +10,7 @@ For an engine of your own, in a test:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +33,16 @@ from autocompress.tracking import Callback
 _EDGE = 0.62
 _SETTINGS = AccuracyAwareSettings(
     maximal_absolute_accuracy_degradation=0.01,
-    initial_compression_rate=0.55,
+    initial_compression_rate=0.65,
     initial_compression_rate_step=0.05,
     minimal_compression_rate_step=0.05,
+    learning_rate_factors=(1.0, 0.3),
+    final_training_epochs=1,
 )
-_FIRST_TRIALS = 2
-_Rates = list[float | None]
+"""The search ends at 0.6, after both learning rates and the initial rate were outside."""
+_FIRST_TRIALS = 1
+_Rates = list[tuple[float | None, str]]
+"""What each trial tried, and what for."""
 
 
 class CliffModule(CurveModule):
@@ -74,12 +79,13 @@ class _Followed(Callback):
         self.closed += 1
 
 
-def check_engine(engine: Engine, folder: Path, options: Mapping[str, Any] | None = None) -> list[float | None]:
+def check_engine(engine: Engine, folder: Path, options: Mapping[str, Any] | None = None) -> _Rates:
     """Run searches on an engine and check the requirements.
 
     A request that breaks a rule is refused before anything is written. A search reports each trial once, ends by itself
-    at the highest rate within the budget, to the step, verifies it, and never tries a rate twice. Its directory has a
-    plan that names the engine, and can be opened: a search that was stopped after two trials resumes with the same
+    at the highest rate within the budget, to the step, and verifies it. Learning rates are tried first, and the best
+    model is trained on last. Its directory has a
+    plan that names the engine, and can be opened: a search that was stopped after its first trial resumes with the same
     trials as one that was not; a finished one runs nothing more. If nothing is within the budget, it raises.
 
     Args:
@@ -88,7 +94,7 @@ def check_engine(engine: Engine, folder: Path, options: Mapping[str, Any] | None
         options: of the engine, such as a port for each search.
 
     Returns:
-        the requested rates of the trials, in order.
+        the requested rate of each trial and its purpose, in order.
 
     Raises:
         AssertionError: a requirement is violated.
@@ -156,7 +162,8 @@ def _check_ended(engine: Engine, directory: Path, rates: _Rates) -> None:
 
 def _check_goes_on(engine: Engine, directory: Path, options: Mapping[str, Any] | None, rates: _Rates) -> None:
     first = engine.create(_request(directory, CliffModule, options, trials=_FIRST_TRIALS))
-    _run(first)
+    with contextlib.suppress(InfeasibleBudgetError):  # so far
+        _run(first)
     assert _rates(first.result.records) == rates[:_FIRST_TRIALS], "no more trials must be run than requested"
     rest = engine.open(directory, trials=len(rates))
     _run(rest)
@@ -193,7 +200,7 @@ def _run(search: Search) -> None:
 
 
 def _rates(records: Sequence[TrialRecord]) -> _Rates:
-    return [record.requested_rate for record in records]
+    return [(record.requested_rate, record.purpose) for record in records]
 
 
 def _raises(kind: type[Exception], call: Callable[[], Any], text: str) -> None:

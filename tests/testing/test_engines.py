@@ -8,8 +8,8 @@ from autocompress.engines.base import engine_named, engine_names
 from autocompress.errors import ConfigError
 from autocompress.testing.engines import check_engine, check_refusals
 
-RATES = [0.55, 0.6, 0.65]
-"""What the rule tries where the edge is at .62: up by .05 until it is crossed; the step cannot be halved."""
+RATES = [(0.65, "learning_rate"), (0.65, "learning_rate"), (0.65, "rate"), (0.6, "rate"), (0.6, "final")]
+"""What the rule tries where the edge is at .62: two learning rates, down by .05 until it is crossed, the best again."""
 
 
 @pytest.mark.slow
