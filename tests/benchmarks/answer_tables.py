@@ -1,0 +1,164 @@
+"""Rows, tables and plots of `tests.benchmarks.answers`."""
+
+import statistics
+
+from matplotlib.ticker import PercentFormatter
+
+from autocompress.errors import InfeasibleBudgetError
+from autocompress.report.plots import PALETTE, Plot
+
+GROUP = ("net", "configuration", "rate_of")
+
+
+def row(result, budget, seconds, epoch_seconds):
+    """What a search came to; where nothing was feasible the uncompressed model is its answer.
+
+    Args:
+        result: of the search.
+        budget: the accuracy budget, which is held against the accuracy on the test images too.
+        seconds: of the whole search.
+        epoch_seconds: of an uncompressed epoch; the probe's time is counted in them.
+    """
+    baseline, records = result.baseline, result.records
+    probe = sum(each.seconds for each in getattr(baseline, "sensitivities", ())) / epoch_seconds
+    row = {
+        "found": 0,
+        "macs_removed": 0.0,
+        "parameters_removed": 0.0,
+        "latency_removed": 0.0,
+        "accuracy": baseline.accuracy,
+        "test_accuracy": baseline.holdout_accuracy,
+        "uncompressed": baseline.accuracy,
+        "uncompressed_test": baseline.holdout_accuracy,
+        "threshold": result.threshold,
+        "test_threshold": budget.threshold(baseline.holdout_accuracy),
+    }
+    try:
+        best, verdict = result.best, result.verdict
+    except InfeasibleBudgetError:
+        pass
+    else:
+        row |= {"found": 1, "macs_removed": best.macs_removed, "parameters_removed": best.parameters_removed}
+        row |= {"accuracy": verdict.accuracy, "test_accuracy": verdict.holdout_accuracy}
+    cost = {"epochs": probe + sum(record.epochs for record in records), "probe_epochs": probe}
+    cost |= {"trials": len(records), "seconds": seconds, "epoch_seconds": epoch_seconds}
+    steps = [(each.requested_rate, each.epochs, each.accuracy, each.macs_removed, each.feasible) for each in records]
+    return {**row, **cost, "trials_of_it": steps}
+
+
+def mean(rows):
+    """One row for several seeds."""
+
+    def of(name):
+        return [row[name] for row in rows]
+
+    removed = of("macs_removed")
+    return {
+        **{name: rows[0][name] for name in GROUP},
+        "seeds": len(rows),
+        "found": sum(of("found")),
+        "MACs removed": statistics.mean(removed),
+        "spread": statistics.stdev(removed) if len(rows) > 1 else 0.0,
+        "worst": min(removed),
+        "parameters removed": statistics.mean(of("parameters_removed")),
+        "latency removed": statistics.mean(of("latency_removed")),
+        "accuracy": statistics.mean(of("accuracy")),
+        "on test images": statistics.mean(of("test_accuracy")),
+        "within on test images": f"{sum(map(within_on_test, rows))} of {len(rows)}",
+        "epochs": statistics.mean(of("epochs")),
+        "most epochs": max(of("epochs")),
+        "probe": statistics.mean(of("probe_epochs")),
+        "trials": statistics.mean(of("trials")),
+        "seconds": statistics.mean(of("seconds")),
+    }
+
+
+def within_on_test(row):
+    """Whether the answer is within the budget on the test images, relative to the uncompressed net's accuracy there."""
+    return row["test_accuracy"] >= row["test_threshold"]
+
+
+def grouped(rows):
+    """The rows of each net, configuration and kind of rate, in the order they first stand."""
+    groups = {}
+    for each in rows:
+        groups.setdefault(tuple(each[name] for name in GROUP), []).append(each)
+    return list(groups.values())
+
+
+def markdown(rows, *, each=False):
+    """The table: a row for each group, or for each search."""
+    groups = grouped(rows)
+    if each:
+        entries = [{**mean([one]), "seed": one["seed"]} for group in groups for one in group]
+        entries = [{name: value for name, value in entry.items() if name not in _OF_SEVERAL} for entry in entries]
+    else:
+        entries = [mean(group) for group in groups]
+    if not entries:
+        return "no rows"
+    names = list(entries[0])
+    head = [
+        "| " + " | ".join(names) + " |",
+        "|" + "".join("--:|" if _is_number(entries[0][n]) else "---|" for n in names),
+    ]
+    return "\n".join(head + ["| " + " | ".join(_cell(name, entry[name]) for name in names) + " |" for entry in entries])
+
+
+_OF_SEVERAL = ("seeds", "spread", "worst", "most epochs")
+_SHARES = ("MACs removed", "spread", "worst", "parameters removed", "latency removed")
+
+
+def _is_number(value):
+    return isinstance(value, int | float)
+
+
+def _cell(name, value):
+    if not isinstance(value, float):
+        return str(value)
+    if name in _SHARES:
+        return f"{100 * value:.1f} %"
+    if name in ("accuracy", "on test images"):
+        return f"{value:.4f}"
+    return f"{value:.0f}" if name == "seconds" else f"{value:.1f}"
+
+
+def reached(row, epochs):
+    """The highest share of the MACs that a search had removed within the budget after so many epochs."""
+    best, used = 0.0, row["probe_epochs"]
+    for _, trained, _, removed, feasible in row["trials_of_it"]:
+        used += trained
+        if used > epochs + 1e-9:
+            break
+        if feasible:
+            best = max(best, removed)
+    return best
+
+
+def plot(rows, path):
+    """Write the share removed against epochs, a line for each configuration (mean over seeds), a file for each net."""
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    for net in nets:
+        groups = grouped([row for row in rows if row["net"] == net])
+        file = path if len(nets) == 1 else path.with_stem(f"{path.stem}-{net}")
+        file.write_bytes(Plot(f"{net} net", lambda axes, groups=groups: _draw(groups, axes)).png())
+
+
+def _draw(groups, axes):
+    most = max(row["epochs"] for group in groups for row in group)
+    several = len({row["rate_of"] for group in groups for row in group}) > 1
+    for index, group in enumerate(groups):
+        moments = sorted({0.0, most, *(used for row in group for used in _moments(row))})
+        means = [statistics.mean(reached(row, moment) for row in group) for moment in moments]
+        label = group[0]["configuration"] + (f", rate of {group[0]['rate_of']}" if several else "")
+        style = ("-", "--", ":")[index // len(PALETTE) % 3]
+        axes.step(moments, means, style, where="post", color=PALETTE[index % len(PALETTE)], linewidth=1.6, label=label)
+    axes.set(xlabel="epochs of training", ylabel="MACs removed within the budget")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _moments(row):
+    used = row["probe_epochs"]
+    for _, trained, *_ in row["trials_of_it"]:
+        used += trained
+        yield used

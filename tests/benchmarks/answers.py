@@ -1,0 +1,288 @@
+"""What a search removes within a budget: `python -m tests.benchmarks.answers [--seeds 3] [--jobs 2] [--out FILE.json]`.
+
+Whole searches on nets trained on Fashion-MNIST (`examples/fashion_mnist.py`), 1 % relative budget, pruner `l2`; a seed
+is that of the search, which fine-tunes the same trained net. A configuration is parts joined by ` + `: those of
+`PARTS`, and settings as `name=value`. Rows are added to the file as they are found; what is in it is not run again.
+`--plot FILE.png` draws the share removed against epochs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autocompress.compression.module import example_inputs, fresh_model
+from autocompress.compression.module_loading import ModuleReference
+from autocompress.engines.base import SearchRequest, engine_named
+from autocompress.errors import ConfigError, InfeasibleBudgetError
+from autocompress.search_space import load_search_space
+from autocompress.settings import AccuracyAwareSettings
+from tests.benchmarks import answer_tables as tables
+from tests.benchmarks.speed import in_turns, training_iteration
+
+ROOT = Path(__file__).parents[2]
+NETS = {"residual": "ResidualModule", "plain": "PlainModule"}
+PARTS = {
+    "default": {},
+    "nncf": {"preset": "nncf"},
+    # What stands beside these is all that differs from NNCF's search.
+    "uniform": {"preset": "nncf", "parameter::allocation": "uniform"},
+    "global": {"preset": "nncf", "parameter::allocation": "global"},
+    "sensitivity": {"preset": "nncf", "parameter::allocation": "sensitivity"},
+    "constant": {"fine_tuning_schedule": "constant"},
+    "linear": {"fine_tuning_schedule": "linear"},
+    "cosine": {"fine_tuning_schedule": "cosine"},
+    "lr .01": {"FASHION_MNIST_LR": "0.01"},
+    "learning rates": {"learning_rate_factors": [1, 1 / 3, 1 / 10]},
+    "distillation": {"knowledge_distillation": "auto"},
+    "no distillation": {"knowledge_distillation": None},
+    "second chance": {"second_chance": True},
+    "look beyond": {"look_beyond": True},
+    "paired": {"FASHION_MNIST_PER_SAMPLE": "1"},
+    "three steps": {"pruning_steps": 3},
+    "ema": {"weight_averaging": "ema"},
+    "swa": {"weight_averaging": "swa"},
+}
+CONFIGURATIONS = (
+    "default",
+    "nncf",
+    "nncf + lr .01",
+    "uniform + linear",
+    "uniform + cosine",
+    "sensitivity + constant",
+    "sensitivity + linear",
+    "uniform + linear + distillation",
+    "sensitivity + linear + distillation",
+    "uniform + linear + learning rates",
+    "uniform + linear + distillation + paired + second chance",
+    "uniform + linear + distillation + paired + look beyond",
+    "uniform + linear + distillation + paired + second chance + look beyond",
+    "uniform + linear + distillation + three steps",
+    "uniform + linear + distillation + ema",
+    "uniform + linear + distillation + swa",
+)
+BATCH = 64
+TYPICAL_EPOCHS = 15
+"""Of a search, in uncompressed ones."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a search is run with.
+
+    Attributes:
+        settings: that differ from the defaults.
+        arguments: of the algorithm, by their keys in a search space.
+        environment: variables of the example.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, name):
+        """The configuration of a name; ConfigError for an unknown part."""
+        found = cls()
+        for part in name.split(" + "):
+            key, equals, value = part.partition("=")
+            if not equals and part not in PARTS:
+                raise ConfigError(f"a part must be one of {', '.join(PARTS)}, or name=value; got {part!r}")
+            for each, given in ({key: json.loads(value)} if equals else PARTS[part]).items():
+                kind = found.arguments if "::" in each else found.environment if each.isupper() else found.settings
+                kind[each] = given
+        return found
+
+    def checked_settings(self, seed):
+        return AccuracyAwareSettings.from_dict({**self.settings, "seed": seed})
+
+    def search_space(self, rate_of):
+        sparsity = {"config_list::Conv2d:Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}}
+        arguments = {"parameter::rate_of": rate_of, **self.arguments}
+        fixed = {name: {"_type": "choice", "_value": [value]} for name, value in arguments.items()}
+        option = {"_name": "l2", **sparsity, **fixed}
+        return load_search_space({"algorithm_name": {"_type": "choice", "_value": [option]}})
+
+
+def known(names, rate_of):
+    """Those that the installed version can search; a line is printed for each other."""
+    kept = []
+    for name in names:
+        configuration = Configuration.named(name)
+        try:
+            configuration.checked_settings(0)
+            configuration.search_space(rate_of)
+        except ConfigError as error:
+            print(f"left out: {name}: {str(error).partition(' (known')[0]}", file=sys.stderr)
+        else:
+            kept.append(name)
+    return kept
+
+
+def reference_of(net):
+    return ModuleReference.parse(f"{ROOT / 'examples' / 'fashion_mnist.py'}:{NETS[net]}")
+
+
+def epoch_seconds(module, steps=30):
+    """Seconds of an epoch of the uncompressed net on this process' threads, from some steps in batches of 64."""
+    batches = list(module.calibration_data())
+    images = batches[0][:BATCH]
+    iterate = training_iteration(fresh_model(module), images, torch.zeros(len(images), dtype=torch.long))
+    seconds = in_turns({"step": iterate}, steps)["step"]
+    return seconds * sum(map(len, batches)) / len(images)
+
+
+def search(net, name, rate_of, seed, directory):
+    """One search in this process; its row."""
+    configuration, reference = Configuration.named(name), reference_of(net)
+    settings, space = configuration.checked_settings(seed), configuration.search_space(rate_of)
+    one = engine_named("local").create(SearchRequest(reference, space, directory, settings))
+    started = time.monotonic()
+    try:
+        one.run()
+    except InfeasibleBudgetError:
+        model = None
+    else:
+        model = one.result.load_model()
+    seconds = time.monotonic() - started
+    row = tables.row(one.result, settings.budget, seconds, epoch_seconds(reference.load()))
+    if model is not None:
+        row["latency_removed"] = latency_removed(model, reference.load())
+    return row
+
+
+def latency_removed(model, module):
+    """Share of the uncompressed net's time in onnxruntime that is saved: a batch of 32, one thread, in turns."""
+    import onnxruntime
+
+    from autocompress.formats.export import export
+
+    original, images = fresh_model(module).eval(), torch.randn(32, *example_inputs(module)[0].shape[1:])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for name, each in (("before", original), ("after", model.eval())):
+            export(each, Path(folder, f"{name}.onnx"), (images,))
+            sessions[name] = onnxruntime.InferenceSession(
+                str(Path(folder, f"{name}.onnx")), options, providers=["CPUExecutionProvider"]
+            )
+        feed = {sessions["before"].get_inputs()[0].name: images.numpy()}
+        median = in_turns({name: lambda each=each: each.run(None, feed) for name, each in sessions.items()}, 60)
+    return 1 - median["after"] / median["before"]
+
+
+def one(task, directory):
+    """The row of a task, searched in this process."""
+    torch.set_num_threads(1)
+    head = ("net", "configuration", "rate_of", "seed")
+    found = search(task["net"], task["configuration"], task["rate_of"], task["seed"], Path(directory))
+    return {**{name: task[name] for name in head}, **found}
+
+
+class Rows:
+    """The rows in a file, which is written anew after each; without a file they are only kept."""
+
+    def __init__(self, file=None):
+        self.file, self._lock = file, threading.Lock()
+        self.rows = json.loads(file.read_text()) if file is not None and file.exists() else []
+
+    def lacks(self, task):
+        return not any(all(row.get(name) == value for name, value in task.items()) for row in self.rows)
+
+    def add(self, row):
+        with self._lock:
+            self.rows.append(row)
+            if self.file is not None:
+                beside = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+                beside.write_text(json.dumps(self.rows, indent=1))
+                beside.replace(self.file)
+
+
+def run(task, rows, directory):
+    """A search in a process of its own; a line on the error stream says what came of it."""
+    environment = {**os.environ, **Configuration.named(task["configuration"]).environment, "OMP_NUM_THREADS": "1"}
+    label = " ".join(str(value) for value in task.values())
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(directory or temporary, label.replace(" ", "_").replace("/", "_"))
+        command = [sys.executable, "-m", "tests.benchmarks.answers", "--one", json.dumps(task), str(place)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{label}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr, flush=True)
+        return
+    row = json.loads(done.stdout.splitlines()[-1])
+    rows.add(row)
+    told = f"{row['macs_removed']:.1%} of the MACs in {row['epochs']:.1f} epochs, {row['seconds']:.0f} s"
+    print(f"{label}: {told}", file=sys.stderr, flush=True)
+
+
+def estimate(tasks, jobs):
+    """Train what is not yet trained, and print how long the searches may take."""
+    torch.set_num_threads(1)
+    seconds = 0.0
+    for net in dict.fromkeys(task["net"] for task in tasks):
+        epoch = epoch_seconds(reference_of(net).load())
+        number = sum(task["net"] == net for task in tasks)
+        seconds += number * TYPICAL_EPOCHS * epoch
+        print(f"{net}: an uncompressed epoch takes {epoch:.1f} s, {number} searches", file=sys.stderr)
+    print(f"about {seconds / jobs / 60:.0f} min, {jobs} at a time", file=sys.stderr, flush=True)
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--nets", nargs="+", choices=NETS, default=list(NETS))
+    add(
+        "--configurations",
+        nargs="*",
+        default=CONFIGURATIONS,
+        metavar="NAME",
+        help="see PARTS; by default the usual ones",
+    )
+    add("--rate-of", nargs="+", choices=("macs", "filters", "parameters"), default=["macs"], help="what a rate is of")
+    add("--seeds", type=int, default=3)
+    add("--jobs", type=int, default=1, help="searches at a time, of one thread each")
+    add("--each", action="store_true", help="one row a seed")
+    add("--out", type=Path, metavar="FILE.json", help="rows found before and now")
+    add("--directory", type=Path, metavar="DIR", help="keeps the experiments")
+    add("--plot", type=Path, metavar="FILE.png", help="share removed against epochs; one file for each net")
+    add("--one", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    given = options()
+    if given.one:
+        print(json.dumps(one(json.loads(given.one[0]), given.one[1])))
+        return
+    rows = Rows(given.out)
+    kinds = [(rate_of, name) for rate_of in given.rate_of for name in known(given.configurations, rate_of)]
+    tasks = [
+        {"net": net, "configuration": name, "rate_of": rate_of, "seed": seed}
+        for seed in range(given.seeds)
+        for net in given.nets
+        for rate_of, name in kinds
+    ]
+    open_ones = [task for task in tasks if rows.lacks(task)]
+    if open_ones:
+        estimate(open_ones, given.jobs)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(lambda task: run(task, rows, given.directory), open_ones))
+    wanted = [row for row in rows.rows if any(all(row[name] == task[name] for name in task) for task in tasks)]
+    print(tables.markdown(wanted, each=given.each))
+    if given.plot:
+        tables.plot(wanted, given.plot)
+
+
+if __name__ == "__main__":
+    main()
