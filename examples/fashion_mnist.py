@@ -132,23 +132,23 @@ class ResidualModule(AbstractAutoCompressionModule):
         model = cls.build()
         file = CACHE / f"fashion-mnist-{cls.__name__}-{TRAIN}-{SEED}.pt"
         if not file.exists():
-            cls.pretrain(model)
             beside = file.with_suffix(f".{os.getpid()}")
-            torch.save(model.state_dict(), beside)
+            torch.save(cls.pretrained().state_dict(), beside)
             beside.replace(file)
         model.load_state_dict(torch.load(file, weights_only=True))
         return model
 
     @classmethod
-    def pretrain(cls, model):
-        """Train the net from the start, for a minute or two."""
+    def pretrained(cls):
+        """The net trained from the start, which takes a minute or two."""
         torch.manual_seed(SEED)
-        model.apply(lambda layer: layer.reset_parameters() if hasattr(layer, "reset_parameters") else None)
+        model = cls.build()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * -(-TRAIN // BATCH))
         optimizer.register_step_post_hook(lambda *_: scheduler.step())
         for epoch in range(EPOCHS):
             train_epoch(model.train(), optimizer, cls.criterion(), epoch)
+        return model
 
     @classmethod
     def evaluator(cls):

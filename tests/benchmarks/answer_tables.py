@@ -4,46 +4,41 @@ import statistics
 
 from matplotlib.ticker import PercentFormatter
 
-from autocompress.errors import InfeasibleBudgetError
 from autocompress.report.plots import PALETTE, Plot
 
 GROUP = ("net", "configuration", "rate_of")
 
 
-def row(result, budget, seconds, epoch_seconds):
-    """What a search came to; where nothing was feasible the uncompressed model is its answer.
+def row(*, uncompressed, test, budget, answer, trials, seconds, epoch_seconds, probe_seconds=0.0):
+    """What a search came to.
 
     Args:
-        result: of the search.
+        uncompressed: accuracy of the uncompressed net.
+        test: the same on the test images.
         budget: the accuracy budget, which is held against the accuracy on the test images too.
+        answer: macs_removed, parameters_removed, latency_removed, accuracy and test_accuracy of what was found; None
+            where nothing was, so that the uncompressed net is the answer.
+        trials: (requested rate, epochs, accuracy, share of the MACs removed, whether within the budget) of each.
         seconds: of the whole search.
         epoch_seconds: of an uncompressed epoch; the probe's time is counted in them.
+        probe_seconds: of it.
     """
-    baseline, records = result.baseline, result.records
-    probe = sum(each.seconds for each in getattr(baseline, "sensitivities", ())) / epoch_seconds
-    row = {
-        "found": 0,
-        "macs_removed": 0.0,
-        "parameters_removed": 0.0,
-        "latency_removed": 0.0,
-        "accuracy": baseline.accuracy,
-        "test_accuracy": baseline.holdout_accuracy,
-        "uncompressed": baseline.accuracy,
-        "uncompressed_test": baseline.holdout_accuracy,
-        "threshold": result.threshold,
-        "test_threshold": budget.threshold(baseline.holdout_accuracy),
+    nothing = {"macs_removed": 0.0, "parameters_removed": 0.0, "latency_removed": 0.0}
+    probe = probe_seconds / epoch_seconds
+    return {
+        "found": int(answer is not None),
+        **(answer or {**nothing, "accuracy": uncompressed, "test_accuracy": test}),
+        "uncompressed": uncompressed,
+        "uncompressed_test": test,
+        "threshold": budget.threshold(uncompressed),
+        "test_threshold": budget.threshold(test),
+        "epochs": probe + sum(trained for _, trained, *_ in trials),
+        "probe_epochs": probe,
+        "trials": len(trials),
+        "seconds": seconds,
+        "epoch_seconds": epoch_seconds,
+        "path": trials,
     }
-    try:
-        best, verdict = result.best, result.verdict
-    except InfeasibleBudgetError:
-        pass
-    else:
-        row |= {"found": 1, "macs_removed": best.macs_removed, "parameters_removed": best.parameters_removed}
-        row |= {"accuracy": verdict.accuracy, "test_accuracy": verdict.holdout_accuracy}
-    cost = {"epochs": probe + sum(record.epochs for record in records), "probe_epochs": probe}
-    cost |= {"trials": len(records), "seconds": seconds, "epoch_seconds": epoch_seconds}
-    steps = [(each.requested_rate, each.epochs, each.accuracy, each.macs_removed, each.feasible) for each in records]
-    return {**row, **cost, "trials_of_it": steps}
 
 
 def mean(rows):
@@ -125,7 +120,7 @@ def _cell(name, value):
 def reached(row, epochs):
     """The highest share of the MACs that a search had removed within the budget after so many epochs."""
     best, used = 0.0, row["probe_epochs"]
-    for _, trained, _, removed, feasible in row["trials_of_it"]:
+    for _, trained, _, removed, feasible in row["path"]:
         used += trained
         if used > epochs + 1e-9:
             break
@@ -159,6 +154,6 @@ def _draw(groups, axes):
 
 def _moments(row):
     used = row["probe_epochs"]
-    for _, trained, *_ in row["trials_of_it"]:
+    for _, trained, *_ in row["path"]:
         used += trained
         yield used

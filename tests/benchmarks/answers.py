@@ -2,11 +2,14 @@
 
 Whole searches on nets trained on Fashion-MNIST (`examples/fashion_mnist.py`), 1 % relative budget, pruner `l2`; a seed
 is that of the search, which fine-tunes the same trained net. A configuration is parts joined by ` + `: those of
-`PARTS`, and settings as `name=value`. Rows are added to the file as they are found; what is in it is not run again.
-`--plot FILE.png` draws the share removed against epochs.
+`PARTS`, and settings as `name=value`. With `--peers` other libraries search by the same rule, too (`peers.py`;
+`pip install "autocompress[bench]"`); by their names there, with or without ` + distillation`, they are configurations.
+Rows are added to the file as they are found; what is in it is not run again. `--plot FILE.png` draws the share removed
+against epochs.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -21,13 +24,15 @@ from typing import Any
 
 import torch
 
-from autocompress.compression.module import example_inputs, fresh_model
+from autocompress.compression.measure import parameters
+from autocompress.compression.module import evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.errors import ConfigError, InfeasibleBudgetError
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from tests.benchmarks import answer_tables as tables
+from tests.benchmarks import peers
 from tests.benchmarks.speed import in_turns, training_iteration
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +123,9 @@ def known(names, rate_of):
     """Those that the installed version can search; a line is printed for each other."""
     kept = []
     for name in names:
+        if is_peer(name):
+            kept.append(name)
+            continue
         configuration = Configuration.named(name)
         try:
             configuration.checked_settings(0)
@@ -142,23 +150,63 @@ def epoch_seconds(module, steps=30):
     return seconds * sum(map(len, batches)) / len(images)
 
 
-def search(net, name, rate_of, seed, directory):
+def search(task, directory):
     """One search in this process; its row."""
-    configuration, reference = Configuration.named(name), reference_of(net)
-    settings, space = configuration.checked_settings(seed), configuration.search_space(rate_of)
+    configuration, reference = Configuration.named(task["configuration"]), reference_of(task["net"])
+    settings, space = configuration.checked_settings(task["seed"]), configuration.search_space(task["rate_of"])
     one = engine_named("local").create(SearchRequest(reference, space, directory, settings))
-    started = time.monotonic()
-    try:
+    started, answer = time.monotonic(), None
+    with contextlib.suppress(InfeasibleBudgetError):
         one.run()
-    except InfeasibleBudgetError:
-        model = None
-    else:
-        model = one.result.load_model()
-    seconds = time.monotonic() - started
-    row = tables.row(one.result, settings.budget, seconds, epoch_seconds(reference.load()))
-    if model is not None:
-        row["latency_removed"] = latency_removed(model, reference.load())
-    return row
+    seconds, result, module = time.monotonic() - started, one.result, reference.load()
+    with contextlib.suppress(InfeasibleBudgetError):
+        best, verdict = result.best, result.verdict
+        answer = {
+            "macs_removed": best.macs_removed,
+            "parameters_removed": best.parameters_removed,
+            "latency_removed": latency_removed(result.load_model(), module),
+            "accuracy": verdict.accuracy,
+            "test_accuracy": verdict.holdout_accuracy,
+        }
+    return tables.row(
+        uncompressed=result.baseline.accuracy,
+        test=result.baseline.holdout_accuracy,
+        budget=settings.budget,
+        answer=answer,
+        trials=[
+            (each.requested_rate, each.epochs, each.accuracy, each.macs_removed, each.feasible)
+            for each in result.records
+        ],
+        seconds=seconds,
+        epoch_seconds=epoch_seconds(module),
+        probe_seconds=sum(each.seconds for each in getattr(result.baseline, "sensitivities", ())),
+    )
+
+
+def peer_search(task):
+    """One search with a peer in this process; its row."""
+    module, budget = reference_of(task["net"]).load(), AccuracyAwareSettings().budget
+    started = time.monotonic()
+    trials, best, probe_seconds = peers.search(module, task["configuration"], task["seed"])
+    seconds, original, answer = time.monotonic() - started, fresh_model(module), None
+    if best is not None:
+        answer = {
+            "macs_removed": best.macs_removed,
+            "parameters_removed": 1 - parameters(best.model) / parameters(original),
+            "latency_removed": latency_removed(best.model, module),
+            "accuracy": best.accuracy,
+            "test_accuracy": evaluate(module.holdout_evaluator(), best.model),
+        }
+    return tables.row(
+        uncompressed=evaluate(module.evaluator(), original),
+        test=evaluate(module.holdout_evaluator(), original),
+        budget=budget,
+        answer=answer,
+        trials=[(each.rate, each.epochs, each.accuracy, each.macs_removed, each.feasible) for each in trials],
+        seconds=seconds,
+        epoch_seconds=epoch_seconds(module),
+        probe_seconds=probe_seconds,
+    )
 
 
 def latency_removed(model, module):
@@ -182,12 +230,8 @@ def latency_removed(model, module):
     return 1 - median["after"] / median["before"]
 
 
-def one(task, directory):
-    """The row of a task, searched in this process."""
-    torch.set_num_threads(1)
-    head = ("net", "configuration", "rate_of", "seed")
-    found = search(task["net"], task["configuration"], task["rate_of"], task["seed"], Path(directory))
-    return {**{name: task[name] for name in head}, **found}
+def is_peer(name):
+    return name.split(" + ")[0] in peers.PEERS
 
 
 class Rows:
@@ -211,7 +255,8 @@ class Rows:
 
 def run(task, rows, directory):
     """A search in a process of its own; a line on the error stream says what came of it."""
-    environment = {**os.environ, **Configuration.named(task["configuration"]).environment, "OMP_NUM_THREADS": "1"}
+    own = {} if is_peer(task["configuration"]) else Configuration.named(task["configuration"]).environment
+    environment = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
     label = " ".join(str(value) for value in task.values())
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(directory or temporary, label.replace(" ", "_").replace("/", "_"))
@@ -249,6 +294,7 @@ def options():
         metavar="NAME",
         help="see PARTS; by default the usual ones",
     )
+    add("--peers", action="store_true", help="other libraries too")
     add("--rate-of", nargs="+", choices=("macs", "filters", "parameters"), default=["macs"], help="what a rate is of")
     add("--seeds", type=int, default=3)
     add("--jobs", type=int, default=1, help="searches at a time, of one thread each")
@@ -263,10 +309,14 @@ def options():
 def main():
     given = options()
     if given.one:
-        print(json.dumps(one(json.loads(given.one[0]), given.one[1])))
+        torch.set_num_threads(1)
+        task = json.loads(given.one[0])
+        found = peer_search(task) if is_peer(task["configuration"]) else search(task, Path(given.one[1]))
+        print(json.dumps({**task, **found}))
         return
     rows = Rows(given.out)
-    kinds = [(rate_of, name) for rate_of in given.rate_of for name in known(given.configurations, rate_of)]
+    names = [*given.configurations, *(peers.PEERS if given.peers else ())]
+    kinds = [(rate_of, name) for rate_of in given.rate_of for name in known(names, rate_of)]
     tasks = [
         {"net": net, "configuration": name, "rate_of": rate_of, "seed": seed}
         for seed in range(given.seeds)
