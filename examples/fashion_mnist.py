@@ -189,5 +189,5 @@ if __name__ == "__main__":
     module = globals()[sys.argv[1]] if sys.argv[1:] else ResidualModule
     experiment = AutoCompressionExperiment(module, "local")
     experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "l2.json"
-    experiment.run(8080)
+    experiment.run(None)
     print(experiment.result.summary())

@@ -6,6 +6,7 @@ from matplotlib.ticker import PercentFormatter
 
 from autocompress.report.plots import PALETTE, Plot
 
+STYLES = ("-", "--", ":")
 GROUP = ("net", "configuration", "rate_of")
 
 
@@ -37,7 +38,7 @@ def row(*, uncompressed, test, budget, answer, trials, seconds, epoch_seconds, p
         "trials": len(trials),
         "seconds": seconds,
         "epoch_seconds": epoch_seconds,
-        "path": trials,
+        "path": [list(trial) for trial in trials],
     }
 
 
@@ -139,14 +140,16 @@ def plot(rows, path):
 
 
 def _draw(groups, axes):
-    most = max(row["epochs"] for group in groups for row in group)
+    """A line ends where the last of its searches did; the dot is at the mean of their epochs."""
     several = len({row["rate_of"] for group in groups for row in group}) > 1
     for index, group in enumerate(groups):
-        moments = sorted({0.0, most, *(used for row in group for used in _moments(row))})
+        moments = sorted({0.0, *(used for row in group for used in _moments(row))})
         means = [statistics.mean(reached(row, moment) for row in group) for moment in moments]
         label = group[0]["configuration"] + (f", rate of {group[0]['rate_of']}" if several else "")
-        style = ("-", "--", ":")[index // len(PALETTE) % 3]
-        axes.step(moments, means, style, where="post", color=PALETTE[index % len(PALETTE)], linewidth=1.6, label=label)
+        look = {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index // len(PALETTE) % len(STYLES)]}
+        axes.step(moments, means, where="post", linewidth=1.6, label=label, **look)
+        removed, epochs = (statistics.mean(row[name] for row in group) for name in ("macs_removed", "epochs"))
+        axes.plot([epochs], [removed], "o", color=look["color"], markersize=5)
     axes.set(xlabel="epochs of training", ylabel="MACs removed within the budget")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(fontsize=7, loc="lower right")
