@@ -49,7 +49,7 @@ PARTS = {
     "cosine": {"fine_tuning_schedule": "cosine"},
     "lr .01": {"FASHION_MNIST_LR": "0.01"},
     "learning rates": {"learning_rate_factors": [1, 1 / 3, 1 / 10]},
-    "distillation": {"knowledge_distillation": "auto"},
+    "distillation": {"knowledge_distillation": {"type": "auto", "scale": 0.5, "temperature": 2.0, "loss_scale": 0.5}},
     "no distillation": {"knowledge_distillation": None},
     "second chance": {"second_chance": True},
     "look beyond": {"look_beyond": True},

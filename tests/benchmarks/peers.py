@@ -27,7 +27,8 @@ from autocompress.settings import AccuracyAwareSettings, KnowledgeDistillation
 from autocompress.trial.distillation import distilling
 from autocompress.trial.spec import seed_everything
 
-DISTILLATION = KnowledgeDistillation(type="softmax", scale=1.0, temperature=2.0)
+DISTILLATION = KnowledgeDistillation(type="softmax", scale=0.5, temperature=2.0)
+"""The other half of the loss is the module's."""
 BATCH = 64
 """Of the example's trainer."""
 STEPS = 100
@@ -223,8 +224,11 @@ class PeerSearch:
                 group["lr"] = rate * (1 - done / steps)
             done += 1
 
+        def half(*arguments):
+            return 0.5 * criterion(*arguments)
+
         def train_epoch(epoch):
-            taught = distilling(model, self.original, criterion, DISTILLATION) if self.distilled else None
+            taught = distilling(model, self.original, half, DISTILLATION) if self.distilled else None
             with taught or contextlib.nullcontext(criterion) as loss:
                 train(model.train(), optimizer, loss, epoch)
 
