@@ -18,9 +18,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,113 +26,18 @@ from autocompress.compression.measure import parameters
 from autocompress.compression.module import evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.engines.base import SearchRequest, engine_named
-from autocompress.errors import ConfigError, InfeasibleBudgetError
-from autocompress.search_space import load_search_space
+from autocompress.errors import InfeasibleBudgetError
 from autocompress.settings import AccuracyAwareSettings
 from tests.benchmarks import answer_tables as tables
 from tests.benchmarks import peers
+from tests.benchmarks.answer_configurations import CONFIGURATIONS, Configuration, known
 from tests.benchmarks.speed import in_turns, training_iteration
 
 ROOT = Path(__file__).parents[2]
 NETS = {"residual": "ResidualModule", "plain": "PlainModule"}
-PARTS = {
-    "default": {},
-    "nncf": {"preset": "nncf"},
-    # What stands beside these is all that differs from NNCF's search.
-    "uniform": {"preset": "nncf", "parameter::allocation": "uniform"},
-    "global": {"preset": "nncf", "parameter::allocation": "global"},
-    "sensitivity": {"preset": "nncf", "parameter::allocation": "sensitivity"},
-    "constant": {"fine_tuning_schedule": "constant"},
-    "linear": {"fine_tuning_schedule": "linear"},
-    "cosine": {"fine_tuning_schedule": "cosine"},
-    "lr .01": {"FASHION_MNIST_LR": "0.01"},
-    "learning rates": {"learning_rate_factors": [1, 1 / 3, 1 / 10]},
-    "distillation": {"knowledge_distillation": {"type": "auto", "scale": 0.5, "temperature": 2.0, "loss_scale": 0.5}},
-    "no distillation": {"knowledge_distillation": None},
-    "second chance": {"second_chance": True},
-    "look beyond": {"look_beyond": True},
-    "paired": {"FASHION_MNIST_PER_SAMPLE": "1"},
-    "three steps": {"pruning_steps": 3},
-    "ema": {"weight_averaging": "ema"},
-    "swa": {"weight_averaging": "swa"},
-}
-CONFIGURATIONS = (
-    "default",
-    "nncf",
-    "nncf + lr .01",
-    "uniform + linear",
-    "uniform + cosine",
-    "sensitivity + constant",
-    "sensitivity + linear",
-    "uniform + linear + distillation",
-    "sensitivity + linear + distillation",
-    "uniform + linear + learning rates",
-    "uniform + linear + distillation + paired + second chance",
-    "uniform + linear + distillation + paired + look beyond",
-    "uniform + linear + distillation + paired + second chance + look beyond",
-    "uniform + linear + distillation + three steps",
-    "uniform + linear + distillation + ema",
-    "uniform + linear + distillation + swa",
-)
 BATCH = 64
 TYPICAL_EPOCHS = 15
 """Of a search, in uncompressed ones."""
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What a search is run with.
-
-    Attributes:
-        settings: that differ from the defaults.
-        arguments: of the algorithm, by their keys in a search space.
-        environment: variables of the example.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def named(cls, name):
-        """The configuration of a name; ConfigError for an unknown part."""
-        found = cls()
-        for part in name.split(" + "):
-            key, equals, value = part.partition("=")
-            if not equals and part not in PARTS:
-                raise ConfigError(f"a part must be one of {', '.join(PARTS)}, or name=value; got {part!r}")
-            for each, given in ({key: json.loads(value)} if equals else PARTS[part]).items():
-                kind = found.arguments if "::" in each else found.environment if each.isupper() else found.settings
-                kind[each] = given
-        return found
-
-    def checked_settings(self, seed):
-        return AccuracyAwareSettings.from_dict({**self.settings, "seed": seed})
-
-    def search_space(self, rate_of):
-        sparsity = {"config_list::Conv2d:Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}}
-        arguments = {"parameter::rate_of": rate_of, **self.arguments}
-        fixed = {name: {"_type": "choice", "_value": [value]} for name, value in arguments.items()}
-        option = {"_name": "l2", **sparsity, **fixed}
-        return load_search_space({"algorithm_name": {"_type": "choice", "_value": [option]}})
-
-
-def known(names, rate_of):
-    """Those that the installed version can search; a line is printed for each other."""
-    kept = []
-    for name in names:
-        if is_peer(name):
-            kept.append(name)
-            continue
-        configuration = Configuration.named(name)
-        try:
-            configuration.checked_settings(0)
-            configuration.search_space(rate_of)
-        except ConfigError as error:
-            print(f"left out: {name}: {str(error).partition(' (known')[0]}", file=sys.stderr)
-        else:
-            kept.append(name)
-    return kept
 
 
 def reference_of(net):
@@ -230,8 +133,10 @@ def latency_removed(model, module):
     return 1 - median["after"] / median["before"]
 
 
-def is_peer(name):
-    return name.split(" + ")[0] in peers.PEERS
+def task_of(net, name, rate_of, seed):
+    """A search that is to be run; with all its settings, so that it is another one where defaults have changed."""
+    settings = Configuration.named(name).checked_settings(seed).to_dict()
+    return {"net": net, "configuration": name, "rate_of": rate_of, "seed": seed, "settings": settings}
 
 
 class Rows:
@@ -241,8 +146,9 @@ class Rows:
         self.file, self._lock = file, threading.Lock()
         self.rows = json.loads(file.read_text()) if file is not None and file.exists() else []
 
-    def lacks(self, task):
-        return not any(all(row.get(name) == value for name, value in task.items()) for row in self.rows)
+    def of(self, task):
+        """The row of a task, if it is there."""
+        return [row for row in self.rows if all(row.get(name) == value for name, value in task.items())][:1]
 
     def add(self, row):
         with self._lock:
@@ -255,9 +161,9 @@ class Rows:
 
 def run(task, rows, directory):
     """A search in a process of its own; a line on the error stream says what came of it."""
-    own = {} if is_peer(task["configuration"]) else Configuration.named(task["configuration"]).environment
+    own = Configuration.named(task["configuration"]).environment
     environment = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
-    label = " ".join(str(value) for value in task.values())
+    label = " ".join(str(task[name]) for name in (*tables.GROUP, "seed"))
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(directory or temporary, label.replace(" ", "_").replace("/", "_"))
         command = [sys.executable, "-m", "tests.benchmarks.answers", "--one", json.dumps(task), str(place)]
@@ -311,24 +217,25 @@ def main():
     if given.one:
         torch.set_num_threads(1)
         task = json.loads(given.one[0])
-        found = peer_search(task) if is_peer(task["configuration"]) else search(task, Path(given.one[1]))
+        peer = Configuration.named(task["configuration"]).peer
+        found = peer_search(task) if peer else search(task, Path(given.one[1]))
         print(json.dumps({**task, **found}))
         return
     rows = Rows(given.out)
     names = [*given.configurations, *(peers.PEERS if given.peers else ())]
     kinds = [(rate_of, name) for rate_of in given.rate_of for name in known(names, rate_of)]
     tasks = [
-        {"net": net, "configuration": name, "rate_of": rate_of, "seed": seed}
+        task_of(net, name, rate_of, seed)
         for seed in range(given.seeds)
         for net in given.nets
         for rate_of, name in kinds
     ]
-    open_ones = [task for task in tasks if rows.lacks(task)]
+    open_ones = [task for task in tasks if not rows.of(task)]
     if open_ones:
         estimate(open_ones, given.jobs)
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(lambda task: run(task, rows, given.directory), open_ones))
-    wanted = [row for row in rows.rows if any(all(row[name] == task[name] for name in task) for task in tasks)]
+    wanted = [row for task in tasks for row in rows.of(task)]
     print(tables.markdown(wanted, each=given.each))
     if given.plot:
         tables.plot(wanted, given.plot)

@@ -10,7 +10,8 @@ from autocompress import AbstractAutoCompressionModule
 from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
 from tests.benchmarks import answer_tables as tables
-from tests.benchmarks.answers import Configuration, Rows, known
+from tests.benchmarks.answer_configurations import CONFIGURATIONS, Configuration, known
+from tests.benchmarks.answers import Rows, task_of
 from tests.benchmarks.peers import PeerSearch
 
 BUDGET = AccuracyBudget(maximal_relative_accuracy_degradation=1.0)
@@ -69,28 +70,33 @@ def test_what_was_reached_after_so_many_epochs():
 
 
 def test_rows_are_found_again_in_the_file(tmp_path):
-    task = {"net": "residual", "configuration": "default", "rate_of": "macs", "seed": 1}
+    task = task_of("residual", "default", "macs", 1)
     rows = Rows(tmp_path / "rows.json")
-    assert rows.lacks(task)
-    rows.add(row(1))
+    assert not rows.of(task)
+    found = {**row(1), "settings": task["settings"]}
+    rows.add(found)
     again = Rows(tmp_path / "rows.json")
-    assert again.rows == rows.rows
-    assert not again.lacks(task)
-    for name, value in (("seed", 2), ("configuration", "nncf"), ("rate_of", "filters"), ("net", "plain")):
-        assert again.lacks({**task, name: value})
+    assert again.of(task) == [found]
+    changed = {**task["settings"], "patience_epochs": 9}
+    others = {"seed": 2, "configuration": "nncf", "rate_of": "filters", "net": "plain", "settings": changed}
+    assert not any(again.of({**task, name: value}) for name, value in others.items())
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
 def test_a_configuration_is_its_parts():
-    found = Configuration.named("global + linear + lr .01 + patience_epochs=4 + parameter::round_to=8")
+    found = Configuration.named(
+        "global + cosine + lr .01 + fine_tuning_schedule=linear + patience_epochs=4 + parameter::round_to=8"
+    )
     assert found.settings == {"preset": "nncf", "fine_tuning_schedule": "linear", "patience_epochs": 4}
     assert found.arguments == {"parameter::allocation": "global", "parameter::round_to": 8}
     assert found.environment == {"FASHION_MNIST_LR": "0.01"}
+    assert not any(Configuration.named(name).peer for name in CONFIGURATIONS)
+    assert Configuration.named("ModelOpt FastNAS + distillation").peer
     assert Configuration.named("patience_epochs=4").checked_settings(3).patience_epochs == 4
 
 
 def test_an_unknown_part_is_named():
-    with pytest.raises(ConfigError, match=r"a part must be one of default, .*; got 'liner'"):
+    with pytest.raises(ConfigError, match=r"must be one of default, .*; got 'liner'"):
         Configuration.named("uniform + liner")
 
 
