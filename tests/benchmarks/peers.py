@@ -71,8 +71,8 @@ class TorchPruning:
             importance,
             global_pruning=True,
             isomorphic=self.isomorphic,
-            pruning_ratio=0.99,
-            max_pruning_ratio=0.99,
+            pruning_ratio=0.95,
+            max_pruning_ratio=0.95,  # a layer keeps some of its filters
             iterative_steps=STEPS,
             ignored_layers=ignored,
         )
