@@ -130,7 +130,7 @@ class ResidualModule(AbstractAutoCompressionModule):
     @classmethod
     def model(cls):
         model = cls.build()
-        file = CACHE / f"fashion-mnist-{cls.__name__}-{TRAIN}-{SEED}.pt"
+        file = CACHE / f"fashion-mnist-{cls.__name__}-{EPOCHS}x{TRAIN}-{SEED}.pt"
         if not file.exists():
             beside = file.with_suffix(f".{os.getpid()}")
             torch.save(cls.pretrained().state_dict(), beside)

@@ -180,7 +180,7 @@ def test_fashion_mnist_and_the_benchmark_that_searches_it(tmp_path):
     printed = run("examples/fashion_mnist.py", "PlainModule").stdout
     shares = re.search(r"l2 at rate [\d.]+: ([\d.]+)% of the parameters and ([\d.]+)% of the mul", printed)
     assert min(map(float, shares.groups())) > 20, printed
-    (net,) = (tmp_path / "autocompress").glob("fashion-mnist-PlainModule-300-0.pt")
+    (net,) = (tmp_path / "autocompress").glob("fashion-mnist-PlainModule-14x300-0.pt")
     trained = net.stat().st_mtime_ns
 
     options = ["--nets", "plain", "--seeds", "1", "--out", tmp_path / "rows.json", "--plot", tmp_path / "plot.png"]
