@@ -51,10 +51,9 @@ def in_turns(tasks, rounds, warm_up=3):
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def training_iteration(model, batch):
+def training_iteration(model, x, y):
     """Forward, backward and a step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, y = torch.randn(batch, *MODULE.shape), torch.randint(0, MODULE.outputs, (batch,))
     model.train()
 
     def iterate():
@@ -98,9 +97,10 @@ def main():
     threads = torch.get_num_threads()
     print("| | dense, ms | compressed, ms | times faster |\n|---|--:|--:|--:|")
     for batch in (32, 128):
+        data = torch.randn(batch, *MODULE.shape), torch.randint(0, MODULE.outputs, (batch,))
         tasks = {
-            "dense": training_iteration(MODULE.model(), batch),
-            "compressed": training_iteration(half.model, batch),
+            "dense": training_iteration(MODULE.model(), *data),
+            "compressed": training_iteration(half.model, *data),
         }
         compare(f"training iteration, batch {batch}, threads {threads}", tasks, rounds)
     rounded.model.eval()

@@ -1,5 +1,6 @@
 """The examples run as they stand, and NNI 2.10's after changing import lines only."""
 
+import gzip
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from autocompress.result import CompressionResult
 from autocompress.store import ExperimentDirectory
@@ -141,3 +143,58 @@ def test_a_pruner_of_ones_own(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert conforms.returncode == 0, conforms.stderr[-3000:]
+
+
+def clothes(folder, train=400, test=200):
+    """Files like those of Fashion-MNIST, of ten coarse patterns under noise."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(10, 7, 7, generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    for name, count in (("train", train), ("t10k", test)):
+        labels = torch.arange(count) % 10
+        noisy = patterns[labels] + torch.rand(count, 28, 28, generator=generator)
+        for kind, values in (("images", (noisy * 127).byte()), ("labels", labels.byte())):
+            shape = b"".join(size.to_bytes(4, "big") for size in values.shape)
+            content = bytes([0, 0, 8, values.dim()]) + shape + values.numpy().tobytes()
+            (folder / f"{name}-{kind}-idx{values.dim()}-ubyte.gz").write_bytes(gzip.compress(content))
+
+
+def test_fashion_mnist_and_the_benchmark_that_searches_it(tmp_path):
+    """On other images; the trained net is kept, and so are the benchmark's rows."""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "FASHION_MNIST": str(tmp_path)}
+    environment = {**os.environ, **home, "FASHION_MNIST_IMAGES": "300", "OMP_NUM_THREADS": "1"}
+    clothes(tmp_path)
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    printed = run("examples/fashion_mnist.py", "PlainModule").stdout
+    shares = re.search(r"l2 at rate [\d.]+: ([\d.]+)% of the parameters and ([\d.]+)% of the mul", printed)
+    assert min(map(float, shares.groups())) > 20, printed
+    (net,) = (tmp_path / "autocompress").glob("fashion-mnist-PlainModule-14x300-0.pt")
+    trained = net.stat().st_mtime_ns
+
+    options = ["--nets", "plain", "--seeds", "1", "--out", tmp_path / "rows.json", "--plot", tmp_path / "plot.png"]
+    answers = ["-m", "tests.benchmarks.answers", *map(str, options), "--configurations", "default"]
+    first = run(*answers, "default + colour=1")
+    assert "left out: default + colour=1: unknown setting 'colour'" in first.stderr
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["found"] == 1
+    assert row["accuracy"] >= row["threshold"]
+    assert row["macs_removed"] == max(removed for *_, removed, feasible in row["path"] if feasible) > 0.2
+    assert f"| {100 * row['macs_removed']:.1f} % |" in first.stdout
+    again = run(*answers)
+    assert again.stdout == first.stdout
+    assert "searches" in first.stderr
+    assert again.stderr == ""
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert net.stat().st_mtime_ns == trained
