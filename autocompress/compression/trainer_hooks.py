@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,16 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
     return _inputs_from_trainer(module, algorithm, copy_model(model), batches)
 
 
-def recalibration_batches(module: ModuleClass, algorithm: str, model: nn.Module) -> Iterable[Any]:
-    """Batches to estimate BatchNorm's statistics on: `calibration_data`, else what the trainer passes to a copy."""
+def recalibration_batches(module: ModuleClass, algorithm: str, model: nn.Module) -> Iterator[Any]:
+    """Batches to estimate BatchNorm's statistics on: `calibration_data`, else what the trainer passes to a copy.
+
+    The trainer is called when the first one is drawn.
+    """
     data = module.calibration_data()
     if data is not None:
-        return data
-    if trainer_of(module, algorithm) is None or module.optimizer_factory() is None:
-        return ()
-    return _inputs_from_trainer(module, algorithm, copy_model(model), _RECALIBRATION_BATCHES)
+        yield from data
+    elif trainer_of(module, algorithm) is not None and module.optimizer_factory() is not None:
+        yield from _inputs_from_trainer(module, algorithm, copy_model(model), _RECALIBRATION_BATCHES)
 
 
 def calibration_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:

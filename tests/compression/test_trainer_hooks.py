@@ -8,6 +8,7 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.trainer_hooks import (
     calibration_inputs,
     input_batches,
+    recalibration_batches,
     run_batches,
     run_epochs,
     run_inputs,
@@ -103,6 +104,27 @@ def test_inputs_that_the_trainer_passes_by_name():
     found = input_batches(ByName, "qat", Named(), 10)
     assert all(torch.equal(x, wanted) for (x, _, _), (wanted, _) in zip(found, Regression.data(), strict=True))
     assert [(shift, float(scale)) for _, shift, scale in found] == [(0.0, 1.0)] * len(found)
+
+
+def test_statistics_are_estimated_on_the_calibration_data_or_on_what_the_trainer_passes():
+    given = list(recalibration_batches(Regression, "l2", Regression.model()))
+    assert all(torch.equal(mine[0], its[0]) for mine, its in zip(given, Regression.calibration_data(), strict=True))
+    model = WithoutData.model()
+    before = weights(model)
+    found = list(recalibration_batches(WithoutData, "l2", model))
+    assert [len(batch) for batch in found] == [1] * len(found)
+    assert all(torch.equal(batch[0], x) for batch, (x, _) in zip(found, WithoutData.data(), strict=True))
+    assert is_same(before, model)
+    untrained = type("Untrained", (WithoutData,), {"sparsifying_trainer": classmethod(lambda *_: None)})
+    assert list(recalibration_batches(untrained, "l2", model)) == []
+
+
+def test_the_trainer_is_called_when_a_batch_is_drawn():
+    recalibration_batches(NeverSteps, "l2", NeverSteps.model())
+    without = type("Without", (NeverSteps,), {"calibration_data": classmethod(lambda _: None)})
+    batches = recalibration_batches(without, "l2", without.model())
+    with pytest.raises(ModuleError, match="must step its optimizer"):
+        list(batches)
 
 
 def test_without_a_module_the_examples_are_calibrated_on():
