@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -147,6 +149,54 @@ class Preflight(Record):
     samples: _Count | None = None
 
 
+PROBE_BATCHES = 8
+"""Batches of inputs on which sensitivities are measured by default."""
+PROBE_WIDTHS = 6
+"""Widths at which each coupling is measured by default, beside its full one."""
+
+
+@dataclass(frozen=True)
+class CouplingSensitivity(Record):
+    """How far a model's outputs move where one coupling alone is narrower.
+
+    Attributes:
+        layers: that lose filters together, the root first.
+        width: filters of the root in the uncompressed model.
+        kept: shares of them that were kept, falling from 1.
+        damage: at each share; never falls where fewer are kept; 0 at the first.
+    """
+
+    layers: tuple[str, ...]
+    width: _Count
+    kept: tuple[float, ...]
+    damage: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity(Record):
+    """The sensitivity of each coupling of the uncompressed model, by one algorithm's ranking of filters.
+
+    Attributes:
+        key: hash of the model, the inputs and everything else that determines it.
+        algorithm: whose ranking chose the filters.
+        arguments: of the algorithm that decide its ranking.
+        samples: of the inputs that the outputs were compared on.
+        seconds: how long measuring it took.
+        couplings: the sensitivities; damage is comparable between them.
+    """
+
+    key: str
+    algorithm: str
+    arguments: dict[str, Any]
+    samples: _Count
+    seconds: float
+    couplings: tuple[CouplingSensitivity, ...]
+
+    def of(self, layer: str) -> CouplingSensitivity | None:
+        """The coupling in which a layer loses filters; None where it was not measured."""
+        return next((each for each in self.couplings if layer in each.layers), None)
+
+
 @dataclass(frozen=True)
 class Baseline(Record):
     """The uncompressed model, measured once before the search.
@@ -159,6 +209,7 @@ class Baseline(Record):
         fingerprint: hash of the module's source text.
         seconds: how long the measuring took.
         preflight: the checks of the user's hooks; None where they were not made.
+        sensitivities: of its layers, for each algorithm whose allocation needs them.
     """
 
     accuracy: float
@@ -168,6 +219,16 @@ class Baseline(Record):
     fingerprint: str
     seconds: float
     preflight: Preflight | None = None
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    @property
+    def probe(self) -> str | None:
+        """Hash of the sensitivities, which trials depend on; None without any."""
+        if not self.sensitivities:
+            return None
+        found = [[each.algorithm, each.arguments, [dataclasses.astuple(c) for c in each.couplings]]
+                 for each in self.sensitivities]
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def noise(self) -> float | None:

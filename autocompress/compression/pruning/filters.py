@@ -73,7 +73,8 @@ class FilterCompressor:
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
-        common += ["one global ranking"] if pruner.is_global(request) else []
+        allocation = pruner.allocation(request)
+        common += [f"allocation {allocation!r}"] if allocation != "uniform" else []
         if common:
             require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)

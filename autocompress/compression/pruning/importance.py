@@ -19,6 +19,7 @@ LayerScore = Callable[[nn.Module], "torch.Tensor"]
 """From a layer to one score per filter."""
 
 _ROWS = 1024
+_LEAST_COST = 1e-12
 
 
 class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
@@ -136,15 +137,23 @@ def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) ->
     return LayerImportance(batchnorm_scaled(_NNCF_IMPORTANCES[name], scales), layers)
 
 
-def comparable(coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool) -> list[float]:
+def comparable(
+    coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool, cost: float | None = None
+) -> list[float]:
     """The scores of a coupling, ascending, so that all couplings can be ranked together.
 
-    If they estimate the loss they are divided by the number of filters removed, else by the coupling's mean.
+    If they do not estimate the loss they are divided by the coupling's mean; then by what removing a channel frees.
+
+    Args:
+        coupling: whose channels they are of.
+        scores: one per channel.
+        estimates_loss: whether they are in the unit of the loss.
+        cost: share of the model's parameters or MACs that goes with a channel; None: filters are counted.
     """
-    if estimates_loss:
-        return sorted(score / len(coupling.members) for score in scores)
-    mean = sum(abs(score) for score in scores) / len(scores) or 1.0
-    return sorted(score / mean for score in scores)
+    if cost is None:
+        cost = len(coupling.members) if estimates_loss else 1.0
+    mean = 1.0 if estimates_loss else sum(abs(score) for score in scores) / len(scores) or 1.0
+    return sorted(score / (mean * max(cost, _LEAST_COST)) for score in scores)
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
