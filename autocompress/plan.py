@@ -266,6 +266,7 @@ class ExperimentPlan:
     def search_fields(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
         taught = self.settings.knowledge_distillation
+        probe = None if self.baseline is None else self.baseline.probe
         eager = {"validate_before_training": True} if self.settings.validate_before_training else {}
         return {
             **eager,
@@ -273,6 +274,7 @@ class ExperimentPlan:
             "validate_every_n_epochs": self.settings.validate_every_n_epochs,
             "objective": self.objective,
             **({} if taught is None else {"knowledge_distillation": taught.model_dump()}),
+            **({} if probe is None else {"probe": probe}),
         }
 
     @property

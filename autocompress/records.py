@@ -149,7 +149,7 @@ class Preflight(Record):
     samples: _Count | None = None
 
 
-PROBE_BATCHES = 8
+PROBE_BATCHES = 4
 """Batches of inputs on which sensitivities are measured by default."""
 PROBE_WIDTHS = 6
 """Widths at which each coupling is measured by default, beside its full one."""
@@ -226,8 +226,10 @@ class Baseline(Record):
         """Hash of the sensitivities, which trials depend on; None without any."""
         if not self.sensitivities:
             return None
-        found = [[each.algorithm, each.arguments, [dataclasses.astuple(c) for c in each.couplings]]
-                 for each in self.sensitivities]
+        found = [
+            [each.algorithm, each.arguments, [dataclasses.astuple(c) for c in each.couplings]]
+            for each in self.sensitivities
+        ]
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -45,7 +45,9 @@ class FilterPruning(FilterPruner):
         """
         given = request.arguments.get("allocation")
         if request.argument("all_weights") and given not in (None, "global"):
-            raise ConfigError(f"allocation must be 'global' with all_weights, which is NNCF's name of it; got {given!r}")
+            raise ConfigError(
+                f"allocation must be 'global' with all_weights, which is NNCF's name of it; got {given!r}"
+            )
         return "global" if request.argument("all_weights") else super().allocation(request)
 
     def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:

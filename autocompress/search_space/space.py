@@ -237,6 +237,11 @@ class AlgorithmSpace:
             items += [(entry.key(name), values) for name, values in entry.variables]
         return items + [(argument_key(name), values) for name, values in self.arguments]
 
+    def may_have(self, argument: str, value: Any) -> bool:
+        """Whether a trial may have that value of an argument of the algorithm."""
+        values = dict(self.arguments).get(argument)
+        return isinstance(values, ValueSpace) and values.type == "choice" and value in values.values
+
     @property
     def fixed_variables(self) -> tuple[tuple[str, Any], ...]:
         """Key and value of every variable that could vary but is fixed by the adaptive search."""

@@ -27,6 +27,7 @@ class SearchParameters(TypedDict):
     validate_every_n_epochs: int
     objective: str
     knowledge_distillation: dict[str, Any] | None
+    probe: str
 
 
 @dataclass(frozen=True)

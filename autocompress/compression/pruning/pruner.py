@@ -94,7 +94,9 @@ class FilterPruner(Pruner):
 
     def needs_with(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
         """With `sensitivity` it needs inputs, to compare outputs on."""
-        return tuple(dict.fromkeys((*self.needs, *(NEEDS_INPUTS if arguments.get("allocation") == "sensitivity" else ()))))
+        return tuple(
+            dict.fromkeys((*self.needs, *(NEEDS_INPUTS if arguments.get("allocation") == "sensitivity" else ())))
+        )
 
     def compressor(self) -> Compressor:
         """The compressor that removes filters."""

@@ -214,17 +214,10 @@ class PruningPlan:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
-        found, left_alone = [], {**channels.obstacles, **channels.left_alone}
-        for coupling in channels.couplings:
-            try:
-                found.append((coupling, _scores(coupling, importance)))
-            except AutoCompressError as error:
-                if isinstance(error, ModuleError):
-                    raise
-                left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
-        couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
-        return cls(model, request, channels, rates, couplings, ranked, left_alone)._ordered()
+        ranked, left_alone = ranked_couplings(model, request, channels)
+        couplings, scores = tuple(coupling for coupling, _ in ranked), tuple(scores for _, scores in ranked)
+        left_alone = {**channels.obstacles, **channels.left_alone, **left_alone}
+        return cls(model, request, channels, rates, couplings, scores, left_alone)._ordered()
 
     def _ordered(self) -> PruningPlan:
         """With the order in which all couplings lose their channels, where that is one."""
@@ -362,7 +355,6 @@ class PruningPlan:
             for coupling in self.couplings
         ]
 
-
     def _least(self, coupling: Coupling) -> int:
         """Channels that stay at any rate: a share of the uncompressed model's, where one order decides."""
         parts = coupling.channel_groups
@@ -375,6 +367,26 @@ class PruningPlan:
         if not self.order or not self.request.argument("minimal_kept"):
             return ""
         return f" (each keeps a share of its filters: minimal_kept {self.request.argument('minimal_kept'):g})"
+
+
+def ranked_couplings(
+    model: nn.Module, request: CompressionRequest, channels: Channels
+) -> tuple[list[tuple[Coupling, list[float]]], dict[str, str]]:
+    """The couplings of a model, each with a score for each channel of a part; and the layers that cannot be ranked.
+
+    Raises:
+        ModuleError: the user's module lacks a hook that the algorithm needs.
+    """
+    importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
+    found, left_alone = [], dict[str, str]()
+    for coupling in channels.couplings:
+        try:
+            found.append((coupling, _scores(coupling, importance)))
+        except AutoCompressError as error:
+            if isinstance(error, ModuleError):
+                raise
+            left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
+    return found, left_alone
 
 
 def _scores(coupling: Coupling, importance: Importance) -> list[float]:

@@ -9,6 +9,7 @@ by the accuracy; Hinton et al. 2015, Distilling the Knowledge in a Neural Networ
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,8 +87,8 @@ def damage_of(outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor])
 
 def _distance(output: torch.Tensor, expected: torch.Tensor) -> float:
     if output.dim() == 2 and output.shape[1] > 1:
-        logs = (functional.log_softmax(each, 1) for each in (output, expected))
-        found = functional.kl_div(*logs, reduction="batchmean", log_target=True)
+        log, target = functional.log_softmax(output, 1), functional.log_softmax(expected, 1)
+        found = functional.kl_div(log, target, reduction="batchmean", log_target=True)
     else:
         spread = expected.var(unbiased=False).clamp_min(torch.finfo(expected.dtype).tiny)
         found = functional.mse_loss(output, expected) / spread
@@ -113,6 +114,7 @@ class Probe:
         self._model, self._inputs = model, list(inputs)
         self._by_batch = min(map(_samples, inputs)) >= _LARGE_BATCH
         self._expected: list[list[torch.Tensor]] = []
+        next(self._outputs(copy_model(model)))  # the first pass takes longer than others
         started, values = time.monotonic(), 0
         for outputs in self._outputs(copy_model(model)):
             damage_of(outputs, outputs)
@@ -200,6 +202,12 @@ class CouplingProbe:
         probe.limit(batches)
         return cls(model, probe, widths)
 
+    def counts(self, coupling: Coupling) -> list[int]:
+        """The numbers of channels of each part at which a coupling is measured: evenly spaced, falling to one."""
+        units = coupling.width // coupling.channel_groups
+        spaced = (max(1, round(units * (1 - step / self.widths))) for step in range(1, self.widths + 1))
+        return [count for count in dict.fromkeys(spaced) if count < units]
+
     def measure(
         self, coupling: Coupling, scores: Sequence[float], done: Callable[[], None] = lambda: None
     ) -> CouplingSensitivity:
@@ -215,7 +223,7 @@ class CouplingProbe:
         """
         parts, units = coupling.channel_groups, coupling.width // coupling.channel_groups
         kept, damage = [1.0], [0.0]
-        for count in _counts(units, self.widths):
+        for count in self.counts(coupling):
             channels = least_important(coupling, scores, (units - count) * parts)
             damage.append(max(damage[-1], self._damage(coupling, channels)))
             kept.append(count / units)
@@ -231,12 +239,6 @@ class CouplingProbe:
             raise CompressionError(
                 f"its sensitivity cannot be measured: the model fails without some of its filters ({first_line(error)})"
             ) from error
-
-
-def _counts(units: int, widths: int) -> list[int]:
-    """So many channels from below all of them down to one, evenly spaced, each once."""
-    spaced = (max(1, round(units * (1 - step / widths))) for step in range(1, widths + 1))
-    return [count for count in dict.fromkeys(spaced) if count < units]
 
 
 def least_important(coupling: Coupling, scores: Sequence[float], surplus: int) -> list[int]:
@@ -264,7 +266,7 @@ def removal_damage(known: CouplingSensitivity, width: int, original: int, parts:
 
 def _interpolated(known: CouplingSensitivity, share: float) -> float:
     points = list(zip(known.kept, known.damage, strict=True))
-    for (wide, low), (narrow, high) in zip(points, points[1:], strict=False):
+    for (wide, low), (narrow, high) in itertools.pairwise(points):
         if share >= narrow:
             part = max(0.0, (wide - share) / (wide - narrow))
             return (math.sqrt(low) + part * (math.sqrt(high) - math.sqrt(low))) ** 2
@@ -281,9 +283,7 @@ def measured_in_place(
         ModuleError: the module has none.
     """
     started = time.monotonic()
-    probe = CouplingProbe.within(
-        model, probe_inputs(request, model), len(ranked), PROBE_WIDTHS, PROBE_SECONDS
-    )
+    probe = CouplingProbe.within(model, probe_inputs(request, model), len(ranked), PROBE_WIDTHS, PROBE_SECONDS)
     return Sensitivity(
         key="",
         algorithm=request.algorithm,
