@@ -21,6 +21,8 @@ from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.errors import CompressionError
 
+_ALLOCATIONS = {"global": "one global ranking", "sensitivity": "allocation 'sensitivity'"}
+
 
 @dataclass(frozen=True)
 class FilterCompression:
@@ -74,7 +76,7 @@ class FilterCompressor:
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
         allocation = pruner.allocation(request)
-        common += [f"allocation {allocation!r}"] if allocation != "uniform" else []
+        common += [_ALLOCATIONS[allocation]] if allocation in _ALLOCATIONS else []
         if common:
             require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)

@@ -154,7 +154,10 @@ def test_a_share_that_cannot_be_reached_is_refused():
 
 def test_a_share_needs_one_rate():
     rules = (LayerRule(("Conv2d",), rate=0.5), LayerRule(("Linear",), rate=0.3))
-    for arguments, message in (({"rate_of": "macs"}, "rate_of 'macs'"), ({"mode": "global"}, "one global ranking")):
+    for arguments, message in (
+        ({"rate_of": "macs"}, "rate_of 'macs'"),
+        ({"allocation": "global"}, "one global ranking"),
+    ):
         with pytest.raises(ConfigError, match=f"{message} must have one rate for all layers; the rules have 0.3, 0.5"):
             prune(Plain(), 0.5, targets=rules, **arguments)
 
@@ -206,19 +209,11 @@ def test_one_ranking_takes_from_the_layers_with_the_weakest_filters(algorithm):
         model.conv2.bias[:20] *= 1e-3
     by_layer, by_all = copy.deepcopy(model), copy.deepcopy(model)
     prune(by_layer, 0.3, algorithm)
-    prune(by_all, 0.3, algorithm, mode="global")
+    prune(by_all, 0.3, algorithm, allocation="global")
     assert widths(by_all)["conv2"] < widths(by_layer)["conv2"]
     assert widths(by_all)["conv1"] > widths(by_layer)["conv1"]
     left = [sum(width for name, width in widths(each).items() if name != "head") for each in (by_layer, by_all)]
     assert left[0] == pytest.approx(left[1], abs=1)
-
-
-def test_nnis_name_for_consistent_layers():
-    one = Residual()
-    other = copy.deepcopy(one)
-    prune(one, 0.5)
-    prune(other, 0.5, mode="dependency_aware")
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("algorithm", ["l2", "filter_pruning"])
@@ -226,7 +221,9 @@ def test_one_ranking_keeps_a_filter_in_every_layer(algorithm):
     model = Strided()
     with torch.no_grad():
         model.deep.weight.zero_()
-    arguments = {"all_weights": True, "prune_first_conv": True} if algorithm == "filter_pruning" else {"mode": "global"}
+    arguments = (
+        {"all_weights": True, "prune_first_conv": True} if algorithm == "filter_pruning" else {"allocation": "global"}
+    )
     rates = []
     for rate in (0.3, 0.6, 0.9, 0.99):
         each = copy.deepcopy(model)
