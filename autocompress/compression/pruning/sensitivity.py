@@ -92,8 +92,8 @@ def _distance(output: torch.Tensor, expected: torch.Tensor) -> float:
     else:
         spread = expected.var(unbiased=False).clamp_min(torch.finfo(expected.dtype).tiny)
         found = functional.mse_loss(output, expected) / spread
-    value = max(0.0, float(found))
-    return value if math.isfinite(value) else _LARGEST
+    value = float(found)
+    return max(0.0, value) if math.isfinite(value) else _LARGEST  # rounding
 
 
 class Probe:
