@@ -142,7 +142,7 @@ def comparable(
 ) -> list[float]:
     """The scores of a coupling, ascending, so that all couplings can be ranked together.
 
-    If they do not estimate the loss they are divided by the coupling's mean; then by what removing a channel frees.
+    If they estimate the loss they are divided by what removing a channel frees, else by the coupling's mean.
 
     Args:
         coupling: whose channels they are of.
@@ -150,10 +150,11 @@ def comparable(
         estimates_loss: whether they are in the unit of the loss.
         cost: share of the model's parameters or MACs that goes with a channel; None: filters are counted.
     """
-    if cost is None:
-        cost = len(coupling.members) if estimates_loss else 1.0
-    mean = 1.0 if estimates_loss else sum(abs(score) for score in scores) / len(scores) or 1.0
-    return sorted(score / (mean * max(cost, _LEAST_COST)) for score in scores)
+    if estimates_loss:
+        divisor = len(coupling.members) if cost is None else max(cost, _LEAST_COST)
+    else:
+        divisor = sum(abs(score) for score in scores) / len(scores) or 1.0
+    return sorted(score / divisor for score in scores)
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:

@@ -227,8 +227,13 @@ class PruningPlan:
         return self._by_sensitivity() if allocation == "sensitivity" else self
 
     def _benefits(self) -> Iterator[list[float]]:
-        """Scores that are comparable between couplings, by what a channel costs where a rate counts that."""
-        share, estimates_loss = ModelShare.requested(self.model, self.request), pruner_of(self.request).estimates_loss
+        """Scores that are comparable between couplings: of the loss by what a channel frees, if a rate counts that.
+
+        Scores that are relative to their layer say nothing of the loss; divided by costs they would empty the layers
+        where channels are expensive.
+        """
+        estimates_loss = pruner_of(self.request).estimates_loss
+        share = ModelShare.requested(self.model, self.request) if estimates_loss else None
         for coupling, scores in zip(self.couplings, self.scores, strict=True):
             cost = None if share is None else self._unit_cost(coupling, scores, share)
             yield comparable(coupling, scores, estimates_loss=estimates_loss, cost=cost)

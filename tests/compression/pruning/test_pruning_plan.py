@@ -15,6 +15,7 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.measure import macs, measure, parameters
 from autocompress.compression.pruning.filters import FilterCompressor
+from autocompress.compression.pruning.pruner import FilterPruner
 from autocompress.compression.pruning.pruning_plan import (
     CouplingWidth,
     global_widths,
@@ -24,6 +25,7 @@ from autocompress.compression.pruning.pruning_plan import (
 )
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
+from autocompress.registry import algorithms, register_algorithm
 from autocompress.testing.zoo import ZOO
 
 from ..nets import IMAGE, Grouped, Plain, Residual
@@ -272,3 +274,29 @@ def test_filter_pruning_says_when_all_is_spared():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     with pytest.raises(CompressionError, match="nothing can be removed"):
         prune(model, 0.5, "filter_pruning")
+
+
+class Equal(FilterPruner):
+    """Every filter costs the same loss."""
+
+    name = "equal_loss"
+    estimates_loss = True
+
+    def importance(self, context):
+        return lambda coupling: torch.ones(coupling.width)
+
+
+def test_of_equal_losses_the_one_is_taken_that_frees_the_most():
+    if "equal_loss" not in algorithms():
+        register_algorithm(Equal())
+    large, small = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)], [nn.Conv2d(16, 32, 3, padding=1)]
+    last = [nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model, inputs = nn.Sequential(*large, *small, *last, nn.Linear(32, 5)), (torch.randn(1, 3, 16, 16),)
+    first, second = "0", "3"
+    narrower = {}
+    for rate_of in ("macs", "parameters"):
+        each = copy.deepcopy(model)
+        prune(each, 0.2, "equal_loss", inputs, allocation="global", rate_of=rate_of)
+        narrower[rate_of] = [name for name, width in widths(each).items() if width < widths(model)[name]]
+    # Multiply-accumulates of a filter and of what reads it: 6912 + 4608, 2304 + 4608, 4608 + 5; weights: 315, 432, 293.
+    assert narrower == {"macs": [first], "parameters": [second]}
