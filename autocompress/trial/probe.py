@@ -124,16 +124,17 @@ class SearchProbe:
                 probe = self._prepared(kept, model, inputs, len(ranked), seconds)
                 points = sum(len(probe.counts(coupling)) for coupling, _ in missing)
                 with _progress(request.algorithm, points) as done:
-                    for found in measured(probe, missing, done):
-                        kept.add(found)
-            couplings = [own for coupling, _ in ranked if (own := kept.of(coupling)) is not None]
+                    for each in measured(probe, missing, done):
+                        kept.add(each)
+            found = [own for coupling, _ in ranked if (own := kept.of(coupling)) is not None]
+        places = {name: place for place, name in enumerate(self.reference_model.shapes)}
         return Sensitivity(
             key=key,
             algorithm=request.algorithm,
             arguments=ranking_arguments(request.arguments),
             samples=kept.samples,
             seconds=round(time.monotonic() - started, 3),
-            couplings=tuple(couplings),
+            couplings=tuple(sorted(found, key=lambda each: places[each.layers[0]])),
         )
 
     def _prepared(
