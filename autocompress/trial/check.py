@@ -35,7 +35,7 @@ RATES = (0.3, 0.9)
 """A low and a high rate."""
 
 _QUICK = {"training_epochs": 0, "training_batches": 1}
-_QUICK_PROBE = AccuracyAwareSettings.from_dict({"probe_batches": 1, "probe_widths": 2})
+_QUICK_PROBE = {"probe_batches": 1, "probe_widths": 2}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
         if check.missing_hooks:
             return dataclasses.replace(check, reason=f"needs {', '.join(check.missing_hooks)}")
         require_hooks(module, space.name, arguments=deciding_arguments(space))
-        quick = SearchProbe(module, _QUICK_PROBE, reference_model, fingerprint="", cache=None)
+        settings = AccuracyAwareSettings.from_dict(_QUICK_PROBE)
+        quick = SearchProbe(module, settings, reference_model, fingerprint="", cache=None)
         reference_model = dataclasses.replace(reference_model, sensitivities=quick.run(SearchSpace((space,), "{}")))
         rates = RATES if space.axis() is not None else RATES[:1]
         found = [_reduced(module, space, rate, reference_model) for rate in rates]

@@ -46,11 +46,9 @@ from autocompress.search_space import AlgorithmSpace, SearchSpace, read_paramete
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.store.journal import Journal
 from autocompress.store.locks import lock
+from autocompress.trial.process import PROGRESS_FILE
 from autocompress.trial.spec import seed_everything
 from autocompress.typed_fields import checked
-
-PROGRESS_FILE = "AUTOCOMPRESS_PROGRESS"
-"""Environment variable: the file that the progress is written to, for a display, instead of to standard error."""
 
 _EPOCHS, _LEAST_SECONDS = 2, 2.0
 """Epochs that a probe may take, and its time where they are shorter."""
@@ -251,14 +249,14 @@ def _progress(name: str, points: int) -> Iterator[Callable[[], None]]:
             task = bar.add_task(what, total=points)
             yield lambda: bar.advance(task)
         return
-    done, written = itertools.count(1), [time.monotonic()]
+    count, written = itertools.count(1), [time.monotonic()]
 
     def note() -> None:
-        text = f"{what}: {next(done)} of {points}"
+        done = next(count)
         if file is not None:
-            Path(file).write_text(text, encoding="utf-8")
+            Path(file).write_text(json.dumps({"what": what, "done": done, "of": points}), encoding="utf-8")
         elif time.monotonic() - written[0] > _REPORT_SECONDS:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {points}", file=sys.stderr, flush=True)
             written[0] = time.monotonic()
 
     yield note

@@ -26,7 +26,8 @@ from autocompress.store import ExperimentDirectory
 from autocompress.store.journal import Journal
 from autocompress.testing.zoo import ZooModule, block
 from autocompress.trial.check import check_module
-from autocompress.trial.probe import PROGRESS_FILE, SearchProbe, cache_directory
+from autocompress.trial.probe import SearchProbe, cache_directory
+from autocompress.trial.process import PROGRESS_FILE
 from autocompress.trial.run import run_trial
 from autocompress.trial.tasks import check_algorithm, measure_baseline
 
@@ -169,7 +170,8 @@ def test_there_are_fewer_points_where_it_would_take_longer():
 def test_progress_is_written_where_a_display_reads_it(tmp_path, monkeypatch):
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress"))
     probe(tmp_path / "cache").run(space())
-    assert (tmp_path / "progress").read_text() == "measuring how sensitive each layer is (l2): 18 of 18"
+    what = "measuring how sensitive each layer is (l2)"
+    assert json.loads((tmp_path / "progress").read_text()) == {"what": what, "done": 18, "of": 18}
 
 
 def test_nothing_is_measured_where_nothing_is_allocated_by_it(tmp_path):
