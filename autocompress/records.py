@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -92,6 +94,7 @@ class LayerSize(Record):
         parameters: number of its own parameter values that are not zero.
         macs: multiply-accumulates of one forward pass of the example inputs on dense kernels.
         seconds: median time in one forward pass; None where the layer is not called as a module.
+        width: number of filters; None for layers without any, and in int8 graphs.
     """
 
     name: str
@@ -99,6 +102,7 @@ class LayerSize(Record):
     parameters: _Count
     macs: _Count
     seconds: float | None
+    width: _Count | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,19 @@ class CouplingSensitivity(Record):
     width: _Count
     kept: tuple[float, ...]
     damage: tuple[float, ...]
+
+    def at(self, share: float) -> float:
+        """The damage where a share of the filters is kept; never less where it is a smaller one.
+
+        Between measured widths its square root is interpolated linearly: outputs move in proportion to what is removed,
+        and the damage is a square of that.
+        """
+        points = list(zip(self.kept, self.damage, strict=True))
+        for (wide, low), (narrow, high) in itertools.pairwise(points):
+            if share >= narrow:
+                part = max(0.0, wide - share) / (wide - narrow)
+                return (math.sqrt(low) + part * (math.sqrt(high) - math.sqrt(low))) ** 2
+        return points[-1][1]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
+from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
+from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.model_state import (
     device_of,
     eval_mode,
@@ -170,7 +171,14 @@ def layer_sizes(
         seconds = _layer_seconds(model, layers, inputs)
     seen: set[int] = set()
     return [
-        LayerSize(name, type(layer).__name__, _nonzero(layer, seen), macs.get(name, 0), seconds.get(name))
+        LayerSize(
+            name,
+            type(layer).__name__,
+            _nonzero(layer, seen),
+            macs.get(name, 0),
+            seconds.get(name),
+            layer_shape(layer).width if isinstance(layer, FILTER_TYPES) else None,
+        )
         for name, layer in layers.items()
     ]
 

@@ -9,7 +9,6 @@ by the accuracy; Hinton et al. 2015, Distilling the Knowledge in a Neural Networ
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,25 +251,13 @@ def least_important(coupling: Coupling, scores: Sequence[float], surplus: int) -
 def removal_damage(known: CouplingSensitivity, width: int, original: int, parts: int) -> list[float]:
     """The damage after each removal of one more channel of each part: never falls.
 
-    Between measured widths the square root of the damage is interpolated linearly, as outputs move in proportion to
-    what is removed, and damage is a square of that.
-
     Args:
         known: measured.
         width: current channels.
         original: channels of the uncompressed model.
         parts: equal parts of the channels.
     """
-    return [_interpolated(known, (width - gone) / original) for gone in range(parts, width + 1, parts)]
-
-
-def _interpolated(known: CouplingSensitivity, share: float) -> float:
-    points = list(zip(known.kept, known.damage, strict=True))
-    for (wide, low), (narrow, high) in itertools.pairwise(points):
-        if share >= narrow:
-            part = max(0.0, (wide - share) / (wide - narrow))
-            return (math.sqrt(low) + part * (math.sqrt(high) - math.sqrt(low))) ** 2
-    return points[-1][1]
+    return [known.at((width - gone) / original) for gone in range(parts, width + 1, parts)]
 
 
 def measured_in_place(
