@@ -49,9 +49,9 @@ def layer_rows(data: ReportData) -> list[LayerRow]:
 
 
 def _pair(layer: Any, after: dict[str, Any], field: str) -> Any:
-    before, left = getattr(layer, field), after.get(layer.name)
-    gone = 0 if after and before is not None else None  # a layer that was removed; else layers without names
-    return before, gone if left is None else getattr(left, field)
+    left = after.get(layer.name)
+    gone = 0 if after else None  # a layer that was removed, or a model whose layers cannot be distinguished
+    return getattr(layer, field), gone if left is None else getattr(left, field)
 
 
 _CAPTION = (
