@@ -60,7 +60,7 @@ class Argument:
         options: all allowed values; empty: any value of the default's type.
         minimum: the lowest allowed number.
         below: what a number must be below.
-        formerly: another name that it has in NNI 2.10's files, and from each of that one's values to its own.
+        formerly: another name that it has in NNI 2.10's files, and each of that one's values with its own.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Argument:
     options: tuple[Any, ...] = ()
     minimum: float = 0
     below: float = math.inf
-    formerly: tuple[str, Mapping[str, str]] | None = None
+    formerly: tuple[str, tuple[tuple[str, str], ...]] | None = None
 
     def check(self, value: Any) -> Any:
         """The value, if it is allowed; lists come back as tuples.

@@ -126,7 +126,8 @@ def require_argument(known: Algorithm, name: str) -> Argument:
 
 def _translated(argument: Argument, value: Any) -> Any:
     """A value, or a choice of values, of an argument's former name in the values that it has now."""
-    name, values = argument.formerly or ("", {})
+    name, pairs = argument.formerly or ("", ())
+    values = dict(pairs)
     if isinstance(value, Mapping) and value.get("_type") == "choice" and isinstance(value.get("_value"), list):
         return {**value, "_value": list(dict.fromkeys(_translated(argument, each) for each in value["_value"]))}
     if not isinstance(value, str) or value not in values:

@@ -31,7 +31,7 @@ BATCHES = Argument("training_batches", 20, minimum=1)
 ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
 """`auto`: the non-linearity in the model."""
 
-_MODES = {"normal": "uniform", "global": "global", "dependency_aware": "uniform"}
+_MODES = (("normal", "uniform"), ("global", "global"), ("dependency_aware", "uniform"))
 """NNI's names of allocations. Layers that share channels always lose the same ones, in any of them."""
 ALLOCATION = Argument("allocation", "uniform", options=("uniform", "global", "sensitivity"), formerly=("mode", _MODES))
 FLOOR = Argument("minimal_kept", 0.05, below=1)
