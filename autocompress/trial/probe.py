@@ -28,8 +28,8 @@ from autocompress.compression.model_state import copy_model, eval_mode, flatten_
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.groups import Coupling
+from autocompress.compression.pruning.importance import ranked_couplings
 from autocompress.compression.pruning.pruner import ALLOCATION, FilterPruner, pruner_of
-from autocompress.compression.pruning.pruning_plan import ranked_couplings
 from autocompress.compression.pruning.sensitivity import (
     PROBE_SECONDS,
     CouplingProbe,

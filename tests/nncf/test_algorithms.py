@@ -48,7 +48,7 @@ def test_filters_go_by_equal_damage():
     assert (stripped[0].out_channels, stripped[2].out_channels) == (16, 8), "at a quarter, those that compute nothing"
     controller.compression_rate = 0.75
     assert controller.statistics().achieved_rate == pytest.approx(0.75)
-    with pytest.raises(ConfigError, match="needs inputs to compare .* register data with register_default_init_args"):
+    with pytest.raises(ConfigError, match=r"needs inputs to compare .* register data with register_default_init_args"):
         created(by_damage, model=half_empty(), data=False)
 
 

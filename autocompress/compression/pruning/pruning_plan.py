@@ -16,10 +16,10 @@ from autocompress.compression.model_state import copy_model
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.importance import comparable
-from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
+from autocompress.compression.pruning.importance import comparable, ranked_couplings
+from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.sensitivity import least_important, measured_in_place, removal_damage
-from autocompress.errors import AutoCompressError, CompressionError, ModuleError
+from autocompress.errors import CompressionError
 
 TOLERANCE = 0.01
 """Tolerance of a share of parameters or MACs."""
@@ -372,42 +372,3 @@ class PruningPlan:
         if not self.order or not self.request.argument("minimal_kept"):
             return ""
         return f" (each keeps a share of its filters: minimal_kept {self.request.argument('minimal_kept'):g})"
-
-
-def ranked_couplings(
-    model: nn.Module, request: CompressionRequest, channels: Channels
-) -> tuple[list[tuple[Coupling, list[float]]], dict[str, str]]:
-    """The couplings of a model, each with a score for each channel of a part; and the layers that cannot be ranked.
-
-    Raises:
-        ModuleError: the user's module lacks a hook that the algorithm needs.
-    """
-    importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
-    found, left_alone = [], dict[str, str]()
-    for coupling in channels.couplings:
-        try:
-            found.append((coupling, _scores(coupling, importance)))
-        except AutoCompressError as error:
-            if isinstance(error, ModuleError):
-                raise
-            left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
-    return found, left_alone
-
-
-def _scores(coupling: Coupling, importance: Importance) -> list[float]:
-    """One score per channel of a part; CompressionError if there are none."""
-    parts = coupling.channel_groups
-    if coupling.width % parts:
-        raise CompressionError(
-            f"its {coupling.width} channels do not come in the {parts} equal groups of the layers behind it"
-        )
-    try:
-        scores = importance(coupling)
-    except AutoCompressError:
-        raise
-    except Exception as error:  # raised by torch-pruning for unsupported layers
-        raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
-    if scores is None:
-        raise CompressionError("its filters cannot be ranked")
-    averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
-    return averaged

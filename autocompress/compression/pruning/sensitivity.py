@@ -227,7 +227,8 @@ class CouplingProbe:
             damage.append(max(damage[-1], self._damage(coupling, channels)))
             kept.append(count / units)
             done()
-        return CouplingSensitivity(coupling.members, coupling.width, tuple(kept), tuple(damage))
+        shares, rounded = (tuple(float(f"{each:.6g}") for each in values) for values in (kept, damage))
+        return CouplingSensitivity(coupling.members, coupling.width, shares, rounded)
 
     def _damage(self, coupling: Coupling, channels: list[int]) -> float:
         smaller = copy_model(self.model)
