@@ -266,7 +266,7 @@ class ExperimentPlan:
     def search_fields(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
         settings = self.settings
-        taught = settings.knowledge_distillation
+        taught, probe = settings.knowledge_distillation, None if self.baseline is None else self.baseline.probe
         chosen = {
             "validate_before_training": settings.validate_before_training,
             "fine_tuning_schedule": settings.fine_tuning_schedule,
@@ -280,6 +280,7 @@ class ExperimentPlan:
             "seed": settings.seed,
             "validate_every_n_epochs": settings.validate_every_n_epochs,
             "objective": self.objective,
+            **({} if probe is None else {"probe": probe}),
         }
 
     @property

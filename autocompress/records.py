@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -94,6 +98,7 @@ class LayerSize(Record):
         parameters: number of its own parameter values that are not zero.
         macs: multiply-accumulates of one forward pass of the example inputs on dense kernels.
         seconds: median time in one forward pass; None where the layer is not called as a module.
+        width: number of filters; None for layers without any, and in int8 graphs.
     """
 
     name: str
@@ -101,6 +106,7 @@ class LayerSize(Record):
     parameters: _Count
     macs: _Count
     seconds: float | None
+    width: _Count | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,67 @@ class Preflight(Record):
     sampling_error: float | None = None
 
 
+PROBE_BATCHES = 4
+"""Batches of inputs on which sensitivities are measured by default."""
+PROBE_WIDTHS = 6
+"""Widths at which each coupling is measured by default, beside its full one."""
+
+
+@dataclass(frozen=True)
+class CouplingSensitivity(Record):
+    """How far a model's outputs move where one coupling alone is narrower.
+
+    Attributes:
+        layers: that lose filters together, the root first.
+        width: filters of the root in the uncompressed model.
+        kept: shares of them that were kept, falling from 1.
+        damage: at each share; never falls where fewer are kept; 0 at the first.
+    """
+
+    layers: tuple[str, ...]
+    width: _Count
+    kept: tuple[float, ...]
+    damage: tuple[float, ...]
+
+    def at(self, share: float) -> float:
+        """The damage where a share of the filters is kept; never less where it is a smaller one.
+
+        Between measured widths its square root is interpolated linearly: outputs move in proportion to what is removed,
+        and the damage is a square of that.
+        """
+        points = list(zip(self.kept, self.damage, strict=True))
+        for (wide, low), (narrow, high) in itertools.pairwise(points):
+            if share >= narrow:
+                part = max(0.0, wide - share) / (wide - narrow)
+                return (math.sqrt(low) + part * (math.sqrt(high) - math.sqrt(low))) ** 2
+        return points[-1][1]
+
+
+@dataclass(frozen=True)
+class Sensitivity(Record):
+    """The sensitivity of each coupling of the uncompressed model, by one algorithm's ranking of filters.
+
+    Attributes:
+        key: hash of the model, the inputs and everything else that determines it.
+        algorithm: whose ranking chose the filters.
+        arguments: of the algorithm that decide its ranking.
+        samples: of the inputs that the outputs were compared on.
+        seconds: how long measuring it took.
+        couplings: the sensitivities; damage is comparable between them.
+    """
+
+    key: str
+    algorithm: str
+    arguments: dict[str, Any]
+    samples: _Count
+    seconds: float
+    couplings: tuple[CouplingSensitivity, ...]
+
+    def of(self, layer: str) -> CouplingSensitivity | None:
+        """The coupling in which a layer loses filters; None where it was not measured."""
+        return next((each for each in self.couplings if layer in each.layers), None)
+
+
 @dataclass(frozen=True)
 class Baseline(Record):
     """The uncompressed model, measured once before the search.
@@ -167,6 +234,7 @@ class Baseline(Record):
         seconds: how long the measuring took.
         preflight: the checks of the user's hooks; None where they were not made.
         accuracy_error: standard error of the accuracy, in the evaluator's unit; None: not known.
+        sensitivities: of its layers, for each algorithm whose allocation needs them.
     """
 
     accuracy: float
@@ -177,6 +245,18 @@ class Baseline(Record):
     seconds: float
     preflight: Preflight | None = None
     accuracy_error: float | None = None
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    @property
+    def probe(self) -> str | None:
+        """Hash of the sensitivities, which trials depend on; None without any."""
+        if not self.sensitivities:
+            return None
+        found = [
+            [each.algorithm, each.arguments, [dataclasses.astuple(c) for c in each.couplings]]
+            for each in self.sensitivities
+        ]
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def noise(self) -> float | None:

@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -59,12 +59,16 @@ class Argument:
         default: its value where it is not given.
         options: all allowed values; empty: any value of the default's type.
         minimum: the lowest allowed number.
+        below: what a number must be below.
+        formerly: another name that it has in NNI 2.10's files, and each of that one's values with its own.
     """
 
     name: str
     default: Any
     options: tuple[Any, ...] = ()
     minimum: float = 0
+    below: float = math.inf
+    formerly: tuple[str, tuple[tuple[str, str], ...]] | None = None
 
     def check(self, value: Any) -> Any:
         """The value, if it is allowed; lists come back as tuples.
@@ -87,6 +91,8 @@ class Argument:
         if isinstance(self.default, int):
             return f"a whole number >= {self.minimum:g}"
         if isinstance(self.default, float):
+            if math.isfinite(self.below):
+                return f"a number in [{self.minimum:g}, {self.below:g})"
             return f"a finite number >= {self.minimum:g}"
         return "a list of strings" if isinstance(self.default, tuple) else "a string"
 
@@ -107,7 +113,7 @@ class Argument:
         if isinstance(self.default, bool | str):
             return isinstance(value, type(self.default))
         kinds = (int,) if isinstance(self.default, int) else (int, float)
-        return isinstance(value, kinds) and math.isfinite(value) and value >= self.minimum
+        return isinstance(value, kinds) and math.isfinite(value) and self.minimum <= value < self.below
 
 
 class Algorithm:
@@ -132,6 +138,10 @@ class Algorithm:
     def parts(self) -> tuple[Algorithm, ...]:
         """The pruner and the quantizer of a mix; empty otherwise."""
         return ()
+
+    def needs_with(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        """`needs`, and what the algorithm cannot do without with these arguments."""
+        return self.needs
 
     @property
     def stages(self) -> tuple[Algorithm, ...]:

@@ -12,6 +12,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, Validati
 from autocompress.argument_checks import checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
+from autocompress.records import PROBE_BATCHES, PROBE_WIDTHS
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, StepHalving
 from autocompress.search_space.space import AlgorithmSpace, SearchSpace
 from autocompress.setting_fields import (
@@ -183,6 +184,9 @@ class AccuracyAwareSettings(AdaptiveParams):
             model and verifying the best one may take as long for each model and algorithm; None: there is no limit.
         preflight: whether the module is looked at before the search, and refused where it cannot guide one. Without
             that the uncompressed model is evaluated, and the hooks that algorithms need must be there, all the same.
+        probe_batches: batches of inputs on which the sensitivity of layers is measured, where an allocation needs it;
+            fewer where measuring would take longer than two epochs.
+        probe_widths: widths at which each layer is measured, beside its full one.
         seed: of every trial.
 
     Raises:
@@ -216,6 +220,8 @@ class AccuracyAwareSettings(AdaptiveParams):
     ] = KnowledgeDistillation(type="auto", scale=0.5, temperature=2.0, loss_scale=0.5)
     maximal_trial_seconds: Seconds = None
     preflight: Flag = True
+    probe_batches: PositiveCount = PROBE_BATCHES
+    probe_widths: PositiveCount = PROBE_WIDTHS
     seed: Seed = 0
 
     @checked_arguments

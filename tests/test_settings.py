@@ -52,6 +52,8 @@ def test_the_preset_nncf_has_its_defaults():
         "knowledge_distillation": None,
         "maximal_trial_seconds": None,
         "preflight": True,
+        "probe_batches": 4,
+        "probe_widths": 6,
         "seed": 0,
     }
 
@@ -117,6 +119,8 @@ RULES = {
     "knowledge_distillation": ("an object with type, scale and temperature, or null", [True, "softmax", 1]),
     "maximal_trial_seconds": ("a finite number > 0, or null", [0, -1.0, "60", True, float("inf")]),
     "preflight": ("true or false", [0, 1, "false", None]),
+    "probe_batches": (POSITIVE, [0, "3", True, 3.0, None]),
+    "probe_widths": (POSITIVE, [0, "3", True, 3.0, None]),
     "seed": ("a whole number in [0, 2**32)", [-1, 2**32, "0", True, 1.5]),
 }
 

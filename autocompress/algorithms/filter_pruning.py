@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from autocompress.compression.pruning.pruner import FilterPruner, Importance, PruningContext
+from autocompress.compression.pruning.pruner import ALLOCATION, FilterPruner, Importance, PruningContext
+from autocompress.errors import ConfigError
 from autocompress.registry import Argument
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class FilterPruning(FilterPruner):
         Argument("all_weights", False),
         Argument("prune_first_conv", False),
         Argument("prune_downsample_convs", False),
+        ALLOCATION,
+        Argument("minimal_kept", 0.0, below=1),  # NNCF keeps a single filter of a layer
     )
 
     def importance(self, context: PruningContext) -> Importance:
@@ -34,9 +37,18 @@ class FilterPruning(FilterPruner):
 
         return scaled_importance(context.model, context.behind, str(context.request.argument("filter_importance")))
 
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether all layers are ranked together."""
-        return bool(request.argument("all_weights"))
+    def allocation(self, request: CompressionRequest) -> str:
+        """`global` with NNCF's option `all_weights`.
+
+        Raises:
+            ConfigError: another one is given with it.
+        """
+        given = request.arguments.get("allocation")
+        if request.argument("all_weights") and given not in (None, "global"):
+            raise ConfigError(
+                f"allocation must be 'global' with all_weights, which is NNCF's name of it; got {given!r}"
+            )
+        return "global" if request.argument("all_weights") else super().allocation(request)
 
     def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:
         """First and downsampling convolutions with a rate, unless these are enabled."""

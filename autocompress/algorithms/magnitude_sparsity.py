@@ -26,9 +26,9 @@ class MagnitudeSparsity(WeightPruner):
         Argument("sparsity_level_setting_mode", "global", options=("global", "local")),
     )
 
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether the weights of all layers are ranked together."""
-        return bool(request.argument("sparsity_level_setting_mode") == "global")
+    def allocation(self, request: CompressionRequest) -> str:
+        """NNCF's `sparsity_level_setting_mode`: `local` gives each layer the rate."""
+        return "global" if request.argument("sparsity_level_setting_mode") == "global" else "uniform"
 
     def score(self, weight: torch.Tensor, request: CompressionRequest) -> torch.Tensor:
         """Divided by the layer's norm, so that layers of different scale can be ranked together."""

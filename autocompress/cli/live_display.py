@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,12 +22,20 @@ from autocompress.errors import StoreError
 from autocompress.records import Proposal
 from autocompress.report.verdict import at_rate, counted, disagreements, duration, gain, number, trial_line
 from autocompress.store import ExperimentDirectory
+from autocompress.trial.process import PROGRESS_FILE
 
 _TABLE_ROWS = 12
+_BAR = 20
 
 
 def live_view(
-    snapshot: Snapshot | None, url: str | None, seconds: float, *, stopping: bool = False, ended: bool = False
+    snapshot: Snapshot | None,
+    url: str | None,
+    seconds: float,
+    *,
+    stopping: bool = False,
+    ended: bool = False,
+    measuring: Text | None = None,
 ) -> RenderableType:
     """The live display.
 
@@ -33,11 +45,12 @@ def live_view(
         seconds: since the command began.
         stopping: whether Ctrl-C was pressed.
         ended: whether this is the last view, which stays.
+        measuring: how far measuring the uncompressed model is; None: not known.
     """
     if snapshot is None and ended:
         return Text()
     if snapshot is None:
-        doing = "stopping ..." if stopping else "measuring the uncompressed model ..."
+        doing = "stopping ..." if stopping else measuring or "measuring the uncompressed model ..."
         return Spinner("dots", Text.assemble(doing, (f" {duration(seconds)}", "dim")), style="cyan")
     parts: list[RenderableType] = [_accuracy(snapshot), _search(snapshot, seconds)]
     if snapshot.longest is not None and not ended:
@@ -167,18 +180,50 @@ def watching(
     if quiet:
         yield
     elif console.is_terminal:
-        with _live(Display(reader, url, stopping), console):
+        with _progress_file() as file, _live(Display(reader, url, stopping, file), console):
             yield
     else:
         with _printing(Lines(reader, console, url)):
             yield
 
 
+@contextlib.contextmanager
+def _progress_file() -> Iterator[Path]:
+    """A file to which processes that are started in the block write how far they are."""
+    before = os.environ.get(PROGRESS_FILE)
+    with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
+        file = Path(folder) / "progress.json"
+        os.environ[PROGRESS_FILE] = str(file)
+        try:
+            yield file
+        finally:
+            os.environ.pop(PROGRESS_FILE)
+            if before is not None:
+                os.environ[PROGRESS_FILE] = before
+
+
+def progress_text(file: Path) -> Text | None:
+    """What a file tells of a long measurement, with a bar; None where nothing is written."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        what, done, of = found["what"], found["done"], found["of"]
+    except (OSError, ValueError, KeyError, TypeError):  # it is being written
+        return None
+    filled = _BAR * done // of
+    return Text.assemble(what, " ", ("━" * filled, "cyan"), ("━" * (_BAR - filled), "dim"), f" {done} of {of}")
+
+
 class Display:
     """The live display: reads the directory twice a second, however often it is drawn."""
 
-    def __init__(self, reader: Reader, url: Callable[[], str | None], stopping: Callable[[], bool]) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        reader: Reader,
+        url: Callable[[], str | None],
+        stopping: Callable[[], bool],
+        progress: Path | None = None,
+    ) -> None:
+        self._reader, self._progress = reader, progress
         self._url, self._stopping = url, stopping
         self._started = time.monotonic()
         self._read = float("-inf")
@@ -193,7 +238,12 @@ class Display:
             self._snapshot, self._read = _snapshot_or(self._reader, self._snapshot), now
         self._address = self._url() or self._address
         return live_view(
-            self._snapshot, self._address, now - self._started, stopping=self._stopping(), ended=self._ended
+            self._snapshot,
+            self._address,
+            now - self._started,
+            stopping=self._stopping(),
+            ended=self._ended,
+            measuring=None if self._progress is None else progress_text(self._progress),
         )
 
     def end(self) -> None:

@@ -15,7 +15,7 @@ from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_laye
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
 from autocompress.layer_selector import LayerRule
-from autocompress.records import Measurement
+from autocompress.records import Measurement, Sensitivity
 from autocompress.registry import algorithm
 
 
@@ -62,6 +62,7 @@ class CompressionRequest:
         arguments: the algorithm's own arguments (`parameter::<name>` of a search space), checked, without defaults.
         module: the user's module, for algorithms that need its trainers or calibration data.
         uncompressed: size of the uncompressed model, for rates that count parameters or MACs; None: as for `original`.
+        sensitivity: of the uncompressed model's layers; None: it is measured where the allocation needs it.
     """
 
     algorithm: str
@@ -71,6 +72,7 @@ class CompressionRequest:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     module: ModuleClass | None = None
     uncompressed: Measurement | None = None
+    sensitivity: Sensitivity | None = None
 
     def argument(self, name: str) -> Any:
         """The argument that was given, else its default."""

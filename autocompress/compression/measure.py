@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
+from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
+from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.model_state import (
     device_of,
     eval_mode,
@@ -32,7 +33,7 @@ from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.weight_storage import encode
 from autocompress.errors import CompressionError, first_line
 from autocompress.layer_selector import LayerRule
-from autocompress.records import LayerSize, Measurement
+from autocompress.records import LayerSize, Measurement, Sensitivity
 
 
 def measure(model: nn.Module, example_inputs: tuple[Any, ...]) -> Measurement:
@@ -170,7 +171,14 @@ def layer_sizes(
         seconds = _layer_seconds(model, layers, inputs)
     seen: set[int] = set()
     return [
-        LayerSize(name, type(layer).__name__, _nonzero(layer, seen), macs.get(name, 0), seconds.get(name))
+        LayerSize(
+            name,
+            type(layer).__name__,
+            _nonzero(layer, seen),
+            macs.get(name, 0),
+            seconds.get(name),
+            layer_shape(layer).width if isinstance(layer, FILTER_TYPES) else None,
+        )
         for name, layer in layers.items()
     ]
 
@@ -213,6 +221,7 @@ class ReferenceModel:
         shapes: sizes of its layers.
         size: its size.
         data: batches of training data, which can be iterated over repeatedly; None where none are known.
+        sensitivities: of its layers, by algorithms; those that are missing are measured where an allocation needs them.
     """
 
     original: nn.Module
@@ -220,6 +229,7 @@ class ReferenceModel:
     shapes: Mapping[str, LayerShape]
     size: Measurement
     data: Any = None
+    sensitivities: tuple[Sensitivity, ...] = ()
 
     @classmethod
     def of(cls, module: ModuleClass) -> ReferenceModel:
@@ -256,7 +266,14 @@ class ReferenceModel:
             arguments=arguments,
             module=module,
             uncompressed=self.size,
+            sensitivity=self._sensitivity(algorithm, arguments),
         )
+
+    def _sensitivity(self, algorithm: str, arguments: Mapping[str, Any]) -> Sensitivity | None:
+        """The sensitivity by an algorithm's ranking: with these arguments, else with the others that were measured."""
+        own = [each for each in self.sensitivities if each.algorithm == algorithm]
+        same = [each for each in own if all(arguments.get(name) == value for name, value in each.arguments.items())]
+        return next(iter(same or own), None)
 
     def require_shapes(self, model: nn.Module) -> None:
         """Check that a compressed model has outputs of the same shapes.

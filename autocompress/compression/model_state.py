@@ -279,3 +279,11 @@ def forward_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Ten
 def output_shapes(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[tuple[int, ...]]:
     """Shapes of all output tensors of one forward pass in eval mode."""
     return [tuple(tensor.shape) for tensor in forward_outputs(model, example_inputs)]
+
+
+def hash_tensors(digest: Any, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Add named tensors to a hash of hashlib's: names, types, shapes and values."""
+    for name, tensor in tensors:
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

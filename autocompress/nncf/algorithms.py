@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -17,6 +18,7 @@ from autocompress.compression.model_state import copy_model, eval_mode, require_
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
+from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.compression.pruning.sparsity import (
     Mask,
@@ -27,6 +29,7 @@ from autocompress.compression.pruning.sparsity import (
 )
 from autocompress.errors import CompressionError
 from autocompress.nncf.schedules import Schedule
+from autocompress.records import Sensitivity
 
 
 class Masks:
@@ -232,6 +235,7 @@ class PruningPart(_MaskedPart):
         super().__init__("filter_pruning", request, schedule)
         self._reference = reference
         self._whole: Channels | None = None
+        self._sensitivity: Sensitivity | None = None
         self._removals: list[Removal] = []
         self._chosen: dict[str, list[int]] = {}
         self._proven = False
@@ -303,10 +307,13 @@ class PruningPart(_MaskedPart):
     def _cut(self, plain: nn.Module, level: float) -> PruningPlan:
         """What can be removed from a plain model; the uncompressed model's channels are traced only once."""
         if self._whole is None:
-            original = self._reference.original
-            followed = self._followed(original).with_verified(original, self._request(level))
+            original, request = self._reference.original, self._request(level)
+            followed = self._followed(original).with_verified(original, request)
+            if pruner_of(request).allocation(request) == "sensitivity":
+                self._sensitivity = PruningPlan.of(original, request, followed).request.sensitivity
             self._whole = followed.narrowed(original) or followed  # drops the trace
-        return PruningPlan.of(plain, self._request(level), self._whole.narrowed(plain) or self._followed(plain))
+        request = dataclasses.replace(self._request(level), sensitivity=self._sensitivity)
+        return PruningPlan.of(plain, request, self._whole.narrowed(plain) or self._followed(plain))
 
     def _sound(self, cut: PruningPlan) -> tuple[PruningPlan, list[tuple[Coupling, list[int]]]]:
         """What can be removed correctly; what cannot is not tried again."""

@@ -125,6 +125,7 @@ class PruningParams(Section):
         schedule: how the rate rises.
         num_init_steps: epochs without pruning before it.
         all_weights: one ranking over all layers, instead of one for each.
+        allocation: how the rate becomes the layers' rates, which NNCF does not have; null: by `all_weights`.
         prune_first_conv: whether the first convolution is pruned.
         prune_downsample_convs: whether convolutions with a stride are pruned.
     """
@@ -140,6 +141,10 @@ class PruningParams(Section):
     ] = "exponential"
     num_init_steps: Count = 0
     all_weights: Flag = False
+    allocation: Annotated[
+        Literal["uniform", "global", "sensitivity"] | None,
+        Field(description="'uniform', 'global', 'sensitivity' or null"),
+    ] = None
     prune_first_conv: Flag = False
     prune_downsample_convs: Flag = False
 

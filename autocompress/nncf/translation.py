@@ -10,6 +10,7 @@ import torch
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_input
+from autocompress.compression.pruning.pruner import ALLOCATION
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import ALL_LAYERS, LayerRule
 from autocompress.nncf.algorithms import RequestAtLevel
@@ -31,6 +32,8 @@ DEFAULT_BOUNDS = (0.0, 0.95)
 """NNCF's lowest and highest rate."""
 
 _ALL = [ALL_LAYERS]
+_PROBE_SAMPLES = 1024
+"""On which the sensitivity of layers is measured."""
 
 
 def settings_of(config: CompressionConfig) -> AccuracyAwareSettings:
@@ -109,6 +112,7 @@ def options_of(section: FilterPruning | MagnitudeSparsity) -> dict[str, Any]:
     if isinstance(section, MagnitudeSparsity):
         return section.params.model_dump(include={"weight_importance", "sparsity_level_setting_mode"})
     kept = section.params.model_dump(include={"all_weights", "prune_first_conv", "prune_downsample_convs"})
+    kept |= {} if section.params.allocation is None else {ALLOCATION.name: section.params.allocation}
     of = {} if section.params.pruning_flops_target is None else {"rate_of": "macs"}
     return {"filter_importance": section.params.importance, **kept, **of}
 
@@ -160,13 +164,14 @@ class Requests:
         """From a level to the request."""
         options = {} if isinstance(section, RbSparsity) else options_of(section)
         arguments = {**options, **self._scopes(section)}
+        module = _module_of(self._config, _PROBE_SAMPLES) if options.get(ALLOCATION.name) == "sensitivity" else None
         return lambda level: self._reference.request(
-            section.algorithm, (LayerRule(op_types=(ALL_LAYERS,), rate=level),), arguments
+            section.algorithm, (LayerRule(op_types=(ALL_LAYERS,), rate=level),), arguments, module
         )
 
     def quantization(self, section: Quantization) -> CompressionRequest:
         """The quantizer's request."""
-        activations = section.activations
+        activations, samples = section.activations, section.initializer.range.num_init_samples
         target = LayerRule(
             op_types=(ALL_LAYERS,),
             quant_types=("weight", "output"),
@@ -178,7 +183,7 @@ class Requests:
                 },
             },
         )
-        return self._reference.request("qat", (target,), self._scopes(section), _module_of(self._config, section))
+        return self._reference.request("qat", (target,), self._scopes(section), _module_of(self._config, samples))
 
     def _scopes(self, section: Any) -> dict[str, Any]:
         ignored, targets = all_scopes(self._config, section)
@@ -190,11 +195,10 @@ def _scheme(mode: str | None, *, per_channel: bool = False) -> str:
     return f"per_{'channel' if per_channel else 'tensor'}_{'affine' if mode == 'asymmetric' else 'symmetric'}"
 
 
-def _module_of(config: CompressionConfig, section: Quantization) -> ModuleClass | None:
-    """A module that has the registered data as calibration data; None without data."""
+def _module_of(config: CompressionConfig, samples: int) -> ModuleClass | None:
+    """A module that has the first samples of the registered data as calibration data; None without data."""
     if config.data is None:
         return None
-    samples = section.initializer.range.num_init_samples
 
     def calibration_data(_: ModuleClass) -> Iterable[Any]:
         return first_samples(config.data, samples)

@@ -7,7 +7,6 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from autocompress.errors import StoreError, command
 from autocompress.report.comparison import Comparison, SearchOutcome, Spread, TunerRow
 from autocompress.report.data import ReportData, best_scored, read_report_data, reasons, recipe
+from autocompress.report.layers import layer_rows, sensitivity_plots
 from autocompress.report.plots import PALETTE, Plot, plots
 from autocompress.report.verdict import advice, counted, duration, findings, headline, holds, number, percent, verdict
 from autocompress.store import ExperimentDirectory
@@ -58,21 +58,6 @@ def _or_dash(value: float | None, layout: str) -> str:
     return "-" if value is None else layout.format(value)
 
 
-_TOTAL = "whole model"
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """A layer before and after."""
-
-    name: str  # of the layer
-    kind: str  # its class
-    parameters: tuple[int | None, int | None]  # before and after; None where it is not known
-    macs: tuple[int | None, int | None]  # the same
-    seconds: tuple[float | None, float | None]  # the same
-    total: bool = False  # whether it is the whole model's row
-
-
 _MOST_ROWS = 1000
 """Trials in the table."""
 
@@ -95,7 +80,7 @@ def page(data: ReportData, trials: str, drawn: Mapping[str, Plot] | None = None)
         findings=findings(data),
         advice=advice(data),
         tiles=tiles(data),
-        pictures=[(plot.caption, plot.svg(themed=True)) for plot in (drawn or plots(data)).values()],
+        pictures=[(plot.caption, plot.svg(themed=True)) for plot in (drawn or all_plots(data)).values()],
         trials=[(index, record, reason) for index, (record, reason) in rows if id(record) in listed],
         place=trials,
         layers=layer_rows(data),
@@ -104,6 +89,11 @@ def page(data: ReportData, trials: str, drawn: Mapping[str, Plot] | None = None)
         settings=json.dumps(data.plan.settings.to_dict(), indent=2),
         versions=sorted(data.plan.versions.items()),
     )
+
+
+def all_plots(data: ReportData) -> dict[str, Plot]:
+    """File name -> plot, of those that this experiment has data for."""
+    return {**plots(data), **sensitivity_plots(data)}
 
 
 def notebook(data: ReportData) -> str:
@@ -129,30 +119,6 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
         ),
     )
     return [(label, figure) for label, figure in figures if figure is not None]
-
-
-def layer_rows(data: ReportData) -> list[LayerRow]:
-    """The layers of the uncompressed model and what is left of each; the whole model last."""
-    sizes, best = data.sizes, data.best
-    if sizes is None or best is None:
-        return []
-    after: dict[str, Any] = {layer.name: layer for layer in sizes.after}
-    rows = [
-        LayerRow(layer.name, layer.kind, *(_pair(layer, after, field) for field in ("parameters", "macs", "seconds")))
-        for layer in sizes.before
-    ]
-    whole = data.plan.measured.measurement
-    left = [round(share * (1 - (gone or 0))) for share, gone in (
-        (whole.nonzero_parameters, best.parameters_removed), (whole.macs, best.macs_removed)
-    )]  # fmt: skip
-    times = (sizes.seconds_before, sizes.seconds_after)
-    return [*rows, LayerRow(_TOTAL, "", (whole.nonzero_parameters, left[0]), (whole.macs, left[1]), times, total=True)]
-
-
-def _pair(layer: Any, after: dict[str, Any], field: str) -> Any:
-    left = after.get(layer.name)
-    gone = 0 if after else None  # a layer that was removed, or a model whose layers cannot be distinguished
-    return getattr(layer, field), gone if left is None else getattr(left, field)
 
 
 _RATE = "Best rate within the budget against epochs of training: medians over seeds, the first tuner's range as a band."
@@ -257,7 +223,7 @@ def write(directory: ExperimentDirectory, path: Path) -> Path:
     usable_path(path)  # not resolved, as it may be a link, which is refused
     path = usable_path(path.parent) / path.name
     trials = os.path.relpath(directory.path / "trials", path.parent)
-    drawn = plots(data)
+    drawn = all_plots(data)
     _write(path, page(data, trials, drawn), drawn)
     return path
 

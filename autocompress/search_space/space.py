@@ -101,8 +101,14 @@ def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[LayerSelector, di
             continue
         layers, name = parse_key(text, known.kind)
         if layers is None:
-            require_argument(known, name)
-            arguments[name] = value
+            argument = require_argument(known, name)
+            value = value if name == argument.name else _translated(argument, value)
+            if arguments.setdefault(argument.name, value) != value:
+                other = argument.formerly[0] if argument.formerly else name
+                raise ConfigError(
+                    f"{argument.name} and {other}, which is NNI's name of it, must agree; got "
+                    f"{arguments[argument.name]!r} and {value!r}"
+                )
         else:
             entries.setdefault(layers, {})[name] = value
     require_entries(known, ((layers, list(entry)) for layers, entry in entries.items()))
@@ -110,11 +116,23 @@ def split(known: Algorithm, wire: dict[str, _V]) -> tuple[dict[LayerSelector, di
 
 
 def require_argument(known: Algorithm, name: str) -> Argument:
-    """The algorithm's argument of that name."""
+    """The algorithm's argument of that name, or of that name in NNI 2.10."""
     arguments = {argument.name: argument for argument in known.arguments}
-    if name not in arguments:
+    former = {argument.formerly[0]: argument for argument in known.arguments if argument.formerly is not None}
+    if name not in arguments and name not in former:
         raise ConfigError(unknown_name(f"argument of {known.name!r}", name, arguments))
-    return arguments[name]
+    return arguments[name] if name in arguments else former[name]
+
+
+def _translated(argument: Argument, value: Any) -> Any:
+    """A value, or a choice of values, of an argument's former name in the values that it has now."""
+    name, pairs = argument.formerly or ("", ())
+    values = dict(pairs)
+    if isinstance(value, Mapping) and value.get("_type") == "choice" and isinstance(value.get("_value"), list):
+        return {**value, "_value": list(dict.fromkeys(_translated(argument, each) for each in value["_value"]))}
+    if not isinstance(value, str) or value not in values:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, values))}; got {value!r}")
+    return values[value]
 
 
 def entry_kind(quant_types: tuple[str, ...] | None) -> Kind:
@@ -227,6 +245,11 @@ class AlgorithmSpace:
                 items.append((entry.key("sparsity"), entry.sparsity))
             items += [(entry.key(name), values) for name, values in entry.variables]
         return items + [(argument_key(name), values) for name, values in self.arguments]
+
+    def may_have(self, argument: str, value: Any) -> bool:
+        """Whether a trial may have that value of an argument of the algorithm."""
+        values = dict(self.arguments).get(argument)
+        return isinstance(values, ValueSpace) and values.type == "choice" and value in values.values
 
     @property
     def fixed_variables(self) -> tuple[tuple[str, Any], ...]:

@@ -34,6 +34,7 @@ class SearchParameters(TypedDict):
     second_chance_epochs: int
     pruning_steps: int
     confidence: float
+    probe: str
 
 
 @dataclass(frozen=True)

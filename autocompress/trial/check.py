@@ -24,15 +24,18 @@ from autocompress.search_space import (
     read_parameters,
     requested_rate,
 )
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.fine_tuning import find_trainer
+from autocompress.trial.probe import SearchProbe
 from autocompress.trial.spec import seed_everything
-from autocompress.trial.tasks import missing_hooks, require_hooks
+from autocompress.trial.tasks import deciding_arguments, missing_hooks, require_hooks
 from autocompress.typed_fields import from_fields
 
 RATES = (0.3, 0.9)
 """A low and a high rate."""
 
 _QUICK = {"training_epochs": 0, "training_batches": 1}
+_QUICK_PROBE = {"probe_batches": 1, "probe_widths": 2}
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,13 @@ def checks_of(module: ModuleClass, space: SearchSpace) -> Iterator[AlgorithmChec
 def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel) -> AlgorithmCheck:
     check = AlgorithmCheck(algorithm=space.name, applies=False)
     try:
-        check = _with_hooks(check, module)
+        check = _with_hooks(check, module, space)
         if check.missing_hooks:
             return dataclasses.replace(check, reason=f"needs {', '.join(check.missing_hooks)}")
-        require_hooks(module, space.name)
+        require_hooks(module, space.name, arguments=deciding_arguments(space))
+        settings = AccuracyAwareSettings.from_dict(_QUICK_PROBE)
+        quick = SearchProbe(module, settings, reference_model, fingerprint="", cache=None)
+        reference_model = dataclasses.replace(reference_model, sensitivities=quick.run(SearchSpace((space,), "{}")))
         rates = RATES if space.axis() is not None else RATES[:1]
         found = [_reduced(module, space, rate, reference_model) for rate in rates]
     except AutoCompressError as error:
@@ -138,10 +144,11 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
     )
 
 
-def _with_hooks(check: AlgorithmCheck, module: ModuleClass) -> AlgorithmCheck:
+def _with_hooks(check: AlgorithmCheck, module: ModuleClass, space: AlgorithmSpace) -> AlgorithmCheck:
     """The check with what the module's hooks allow."""
+    arguments = deciding_arguments(space)
     names = [part.name for part in algorithm(check.algorithm).stages]
-    missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name)))
+    missing = tuple(dict.fromkeys(hook for name in names for hook in missing_hooks(module, name, arguments=arguments)))
     fine_tunes = find_trainer(module, names[-1]) is not None
     return dataclasses.replace(check, missing_hooks=missing, fine_tunes=fine_tunes)
 

@@ -280,6 +280,9 @@ FORK_SERVER = "AUTOCOMPRESS_FORK_SERVER"
 PARENT = "AUTOCOMPRESS_PARENT"
 """Environment variable of a forked trial: the id of the process that started what stands for it."""
 
+PROGRESS_FILE = "AUTOCOMPRESS_PROGRESS"
+"""Environment variable: the file that a long measurement writes its progress to, for a display, as JSON."""
+
 LAUNCHER = "AUTOCOMPRESS_LAUNCHER"
 """Environment variable: the identity of the process that has started the trial, as JSON."""
 

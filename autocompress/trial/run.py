@@ -27,7 +27,8 @@ from autocompress.errors import StoreError, short_text
 from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.claims import Claim, load_verified
-from autocompress.records import TrialRecord
+from autocompress.plan import ExperimentPlan
+from autocompress.records import Sensitivity, TrialRecord
 from autocompress.registry import algorithm
 from autocompress.search import OBJECTIVES, score
 from autocompress.search.noise import AccuracyNoise
@@ -352,7 +353,7 @@ class _Trial:
 
     def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
         seed_everything(spec.seed)
-        reference_model = ReferenceModel.of(self.module)
+        reference_model = dataclasses.replace(ReferenceModel.of(self.module), sensitivities=self._sensitivities())
         pipeline = Pipeline(
             module=self.module,
             spec=spec,
@@ -381,6 +382,19 @@ class _Trial:
         known = self.fingerprint is not None
         evaluator = evaluate_uncompressed if known else None
         return MarginErrors(self.noise, self.experiment, self.fingerprint or "", evaluator, confidence)
+
+    def _sensitivities(self) -> tuple[Sensitivity, ...]:
+        """Those that the trial's key counts; none where its parameters name none."""
+        wanted = (self.parameters.get("search") or {}).get("probe")
+        if wanted is None:
+            return ()
+        baseline = ExperimentPlan.read(self.experiment).measured
+        if baseline.probe != wanted:
+            raise StoreError(
+                f"{self.experiment.settings_path} must hold the sensitivities {wanted!r} that the trial's parameters "
+                f"name; it has {baseline.probe!r}"
+            )
+        return baseline.sensitivities
 
     def _start(self, original: nn.Module, spec: TrialSpec) -> nn.Module:
         if spec.start_from is None:

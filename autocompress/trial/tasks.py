@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,7 @@ from autocompress.compression.base import compressor
 from autocompress.compression.measure import ReferenceModel, layer_sizes, measure_latency
 from autocompress.compression.module import ModuleClass, call_hook, evaluate, example_inputs, fresh_model
 from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.pruning.pruner import ALLOCATION
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed
@@ -34,6 +36,7 @@ from autocompress.trial.fine_tuning import find_trainer
 from autocompress.trial.optimization import missing_optimizer
 from autocompress.trial.preflight.hooks import require_hooks_return, supported_algorithms
 from autocompress.trial.preflight.inspection import measure_only, require_module, run_preflight, searched_algorithms
+from autocompress.trial.probe import SearchProbe, may_use_sensitivity
 from autocompress.trial.run import retrain
 from autocompress.trial.spec import seed_everything
 
@@ -53,6 +56,8 @@ def measure_baseline(
     reference: ModuleReference | None = None,
 ) -> Baseline:
     """Check the search space against the model, run the preflight if it is set, and measure the uncompressed model.
+
+    The sensitivity of its layers is measured last, where an allocation needs it.
 
     Args:
         module: the user's.
@@ -85,14 +90,18 @@ def measure_baseline(
         found = Evaluation(preflight.accuracies[0])
     else:
         found = measure_only(module, settings, original, confirmed=confirmed)
+    fingerprint = (reference or ModuleReference.of(module)).fingerprint()
+    epoch_seconds = None if preflight is None else preflight.epoch_seconds
+    probe = SearchProbe(module, settings, reference_model, fingerprint, epoch_seconds)
     baseline = Baseline(
         accuracy=found.accuracy,
         holdout_accuracy=_holdout(module, reference_model.original),
         higher_is_better=bool(module.higher_is_better),
         measurement=reference_model.size,
-        fingerprint=(reference or ModuleReference.of(module)).fingerprint(),
-        seconds=round(time.monotonic() - started, 3),
+        fingerprint=fingerprint,
+        sensitivities=probe.run(search_space),
         preflight=preflight,
+        seconds=round(time.monotonic() - started, 3),
     )
     return with_accuracy_error(baseline, settings.budget, found.values)
 
@@ -101,7 +110,7 @@ def check_algorithm(
     module: ModuleClass, space: AlgorithmSpace, reference_model: ReferenceModel, *, distilling: bool = False
 ) -> None:
     """Check an algorithm of a search space against the model and the module's hooks; nothing is compressed."""
-    require_hooks(module, space.name, distilling=distilling)
+    require_hooks(module, space.name, distilling=distilling, arguments=deciding_arguments(space))
     axis = space.axis(*_ALL_RATES)
     choice = read_parameters(space.parameters(axis.low if axis else None, *_ALL_RATES))
     for part in choice.stages:
@@ -112,18 +121,28 @@ def check_algorithm(
             raise type(error)(f"algorithm {part.name!r}: {error}") from error
 
 
-def require_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> None:
-    """Check that the module has the hooks that an algorithm, or knowledge distillation, needs."""
+def deciding_arguments(space: AlgorithmSpace) -> dict[str, Any]:
+    """The arguments that trials of an algorithm may have and that decide which hooks it needs."""
+    return {ALLOCATION.name: "sensitivity"} if may_use_sensitivity(space) else {}
+
+
+def require_hooks(
+    module: ModuleClass, name: str, *, distilling: bool = False, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Check that the module has the hooks that an algorithm with its arguments, or knowledge distillation, needs."""
     for part in algorithm(name).stages:
-        missing = missing_hooks(module, part.name, distilling=distilling)
+        missing = missing_hooks(module, part.name, distilling=distilling, arguments=arguments)
         if missing:
-            reason = "knowledge distillation" if distilling and not part.needs else f"algorithm {part.name!r}"
+            taught = distilling and not part.needs_with(arguments)
+            reason = "knowledge distillation" if taught else f"algorithm {part.name!r}"
             raise ModuleError(f"{reason} needs {', '.join(missing)}; {module.__name__} returns None")
         if find_trainer(module, part.name) is not None and module.optimizer_factory() is None:
             raise ModuleError(missing_optimizer(module, part.name))
 
 
-def missing_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -> list[str]:
+def missing_hooks(
+    module: ModuleClass, name: str, *, distilling: bool = False, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
     """The hooks that an algorithm needs and the module lacks, each as `hook()` or `one() or another()`."""
     calls: dict[str, Callable[[], Any]] = {
         "sparsifying_trainer": lambda: module.sparsifying_trainer(name),
@@ -132,7 +151,7 @@ def missing_hooks(module: ModuleClass, name: str, *, distilling: bool = False) -
         "criterion": module.criterion,
         "calibration_data": module.calibration_data,
     }
-    needs = dict.fromkeys((*algorithm(name).needs, *(_DISTILLING if distilling else ())))
+    needs = dict.fromkeys((*algorithm(name).needs_with(arguments), *(_DISTILLING if distilling else ())))
     missing = [hooks for hooks in needs if all(calls[hook]() is None for hook in hooks)]
     return [" or ".join(f"{hook}()" for hook in hooks) for hooks in missing]
 

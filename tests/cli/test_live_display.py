@@ -1,15 +1,18 @@
 """What a running search looks like at several moments, read from its directory."""
 
 import io
+import json
+import os
 import time
 
 import pytest
 from rich.console import Console
 
-from autocompress.cli.live_display import Display, Lines, live_view, watching
+from autocompress.cli.live_display import Display, Lines, live_view, progress_text, watching
 from autocompress.cli.snapshot import Reader, take
 from autocompress.records import Baseline, Measurement, TrialRecord
 from autocompress.store import ExperimentDirectory, Ledger, PendingTrial, Verdict
+from autocompress.trial.process import PROGRESS_FILE
 from tests.written import finish, plan, record
 
 URL = "http://127.0.0.1:8080/secret/oview"
@@ -23,6 +26,18 @@ def shown(store, seconds=12.0, url=URL, width=100, **options):
 
 def test_before_the_baseline_is_measured(tmp_path):
     assert "measuring the uncompressed model ... 12 s" in shown(ExperimentDirectory(tmp_path / "nothing"))
+
+
+def test_how_far_measuring_is(tmp_path):
+    file = tmp_path / "progress.json"
+    assert progress_text(file) is None
+    file.write_text(json.dumps({"what": "measuring how sensitive each layer is (l2)", "done": 5, "of": 20}))
+    found = progress_text(file)
+    text = shown(ExperimentDirectory(tmp_path / "nothing"), measuring=found)
+    assert f"measuring how sensitive each layer is (l2) {20 * '━'} 5 of 20 12 s" in text
+    assert [(span.end - span.start, span.style) for span in found.spans] == [(5, "cyan"), (15, "dim")]
+    file.write_text('{"what": "measuring')
+    assert progress_text(file) is None
 
 
 def test_before_the_first_trial(new_store):
@@ -174,6 +189,7 @@ def test_watching_quietly_prints_nothing(store):
 def test_watching_on_a_terminal(store):
     output = io.StringIO()
     with watching(store, Console(file=output, force_terminal=True, width=100), lambda: URL, quiet=False):
+        assert PROGRESS_FILE in os.environ
         time.sleep(0.6)
         Ledger(store).add(record("key2", 0.55, feasible=True))
     assert "l2 at rate 0.55: epoch 2 of 3" in output.getvalue()

@@ -16,6 +16,7 @@ QUICK = (
     "howto/own_algorithm",
     "reference/search_space",
     "reference/settings",
+    "explanation/allocation",
     "explanation/search",
     "CONTRIBUTING",
 )

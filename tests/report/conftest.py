@@ -1,5 +1,7 @@
 """Experiments on disk, written by hand, for reports."""
 
+import dataclasses
+
 import pytest
 
 from autocompress.records import LayerSize, ModelSizes
@@ -26,6 +28,7 @@ def ended(begun):
             begun.trial(record.key).append_epoch({"epoch": epoch, "accuracy": accuracy})
     best = max((each for each in ledger.records if each.feasible), key=lambda each: each.score)
     ledger.add_verdict(best.key, Verdict(0.895, 0.87, True))
-    layers = (LayerSize("conv", "Conv2d", 900, 700, 0.002), LayerSize("out", "Linear", 100, 100, None))
-    begun.trial(best.key).write_sizes(ModelSizes(layers, layers[:1], 0.003, 0.001))
+    layers = (LayerSize("conv", "Conv2d", 900, 700, 0.002, 16), LayerSize("out", "Linear", 100, 100, None, 10))
+    narrower = dataclasses.replace(layers[0], width=8)
+    begun.trial(best.key).write_sizes(ModelSizes(layers, (narrower,), 0.003, 0.001))
     return begun

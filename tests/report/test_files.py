@@ -31,9 +31,9 @@ def test_the_page_tells_what_the_records_tell(ended):
     assert [row[11] for row in trials] == ["within", "outside", "within", "within"]
     assert trials[3][4:9] == ["57.5%", "57.5%", "57.5%", "0.895", "+0.004"]
     assert rows(page, "layers") == [
-        ["conv", "Conv2d", "900", "900", "700", "700", "2", "2"],
-        ["out", "Linear", "100", "0", "100", "0", "-", "0"],
-        ["whole model", "", "1,000", "425", "800", "340", "3", "1"],
+        ["conv", "Conv2d", "16", "8", "900", "900", "700", "700", "2", "2"],
+        ["out", "Linear", "10", "0", "100", "0", "100", "0", "-", "0"],
+        ["whole model", "", "-", "-", "1,000", "425", "800", "340", "3", "1"],
     ]
     for key in (each.key for each in read_report_data(ended).records):
         assert f'href="trials/{key}/record.json"' in page

@@ -215,7 +215,12 @@ def test_round_trip(entries, name):
             {"mode": 1},
             "algorithm 'l1': mode must be one of 'normal', 'global', 'dependency_aware'; got 1",
         ),
-        ("l1", [ENTRY], {"scale": 1}, "algorithm 'l1': unknown argument of 'l1' 'scale' (known: ignored_scopes, mode,"),
+        (
+            "l1",
+            [ENTRY],
+            {"scale": 1},
+            "algorithm 'l1': unknown argument of 'l1' 'scale' (known: allocation, ignored_scopes,",
+        ),
         (
             "slim",
             [ENTRY],
@@ -231,11 +236,14 @@ def test_round_trip(entries, name):
         ("qat", [{**QUANT, "quant_bits": {"input": 8}}], {}, "unknown quant type of this entry 'input'"),
         ("qat", [{**QUANT, "quant_scheme": "symmetric"}], {}, "quant_scheme must be one of 'per_tensor_affine'"),
         ("slim", [ENTRY], {"mode": {1}}, "algorithm 'slim': parameter::mode must be JSON"),
+        ("slim", [ENTRY], {"allocation": "even"}, "allocation must be one of 'uniform', 'global', 'sensitivity'; got"),
+        ("level", [ENTRY], {"allocation": "sensitivity"}, "allocation must be one of 'uniform', 'global'; got"),
+        ("l2", [ENTRY], {"minimal_kept": 1.0}, "minimal_kept must be a number in [0, 1); got 1.0"),
         (
             "slim",
             [ENTRY],
-            {"mode": {}},
-            "algorithm 'slim': parameter::mode must be an object with '_type' and '_value'; got {}",
+            {"allocation": {}},
+            "algorithm 'slim': parameter::allocation must be an object with '_type' and '_value'; got {}",
         ),
         (
             "qat",
@@ -256,11 +264,11 @@ def test_errors(name, entries, arguments, message):
 
 
 def test_arguments_of_an_algorithm():
-    option = generated("l1", ENTRY, mode="global", ignored_scopes="stem")["algorithm_name"]["_value"][0]
-    assert option["parameter::mode"]["_value"] == ["global"]
+    option = generated("l1", ENTRY, allocation="global", ignored_scopes="stem")["algorithm_name"]["_value"][0]
+    assert option["parameter::allocation"]["_value"] == ["global"]
     assert option["parameter::ignored_scopes"]["_value"] == ["stem"]
-    with pytest.raises(ConfigError, match=r"unknown argument of 'l1' 'mod'; did you mean 'mode'\?"):
-        generated("l1", ENTRY, mod="global")
+    with pytest.raises(ConfigError, match=r"unknown argument of 'l1' 'alocation'; did you mean 'allocation'\?"):
+        generated("l1", ENTRY, alocation="global")
 
 
 def test_a_mix_has_the_entries_of_both():

@@ -33,8 +33,20 @@ def test_pruner():
         "slim",
         "pruner",
         (LayerRule(("Conv2d",), (), rate=0.35), LayerRule((), ("fc",), exclude=True)),
-        {"mode": "global", "training_epochs": 3, "ignored_scopes": ("stem",)},
+        {"allocation": "global", "training_epochs": 3, "ignored_scopes": ("stem",)},
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "allocation"), [("normal", "uniform"), ("dependency_aware", "uniform"), ("global", "global")]
+)
+def test_nnis_mode_is_an_allocation(mode, allocation):
+    old, new = "parameter::mode", "parameter::allocation"
+    chosen = {"_name": "l1", CONV: 0.5, old: mode}
+    assert read_parameters({"algorithm_name": chosen}).arguments == {"allocation": allocation}
+    assert read_parameters({"algorithm_name": {**chosen, new: allocation}}).arguments == {"allocation": allocation}
+    with pytest.raises(ConfigError, match="allocation and mode, which is NNI's name of it, must agree; got"):
+        read_parameters({"algorithm_name": {**chosen, new: "sensitivity"}})
 
 
 def test_quantizer():

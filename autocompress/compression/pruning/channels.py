@@ -164,8 +164,9 @@ class Channels:
         obstacles |= spared
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
-        # The widths for a share of the model are found by running pruned models.
-        return found.with_verified(model, request) if left_alone or request.argument("rate_of") != "filters" else found
+        # The widths for a share of the model, or for equal damage, are found by running pruned models.
+        runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) == "sensitivity"
+        return found.with_verified(model, request) if left_alone or runs else found
 
     def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""

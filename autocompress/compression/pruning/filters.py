@@ -21,6 +21,8 @@ from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.errors import CompressionError
 
+_ALLOCATIONS = {"global": "one global ranking", "sensitivity": "allocation 'sensitivity'"}
+
 
 @dataclass(frozen=True)
 class FilterCompression:
@@ -73,7 +75,8 @@ class FilterCompressor:
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
-        common += ["one global ranking"] if pruner.is_global(request) else []
+        allocation = pruner.allocation(request)
+        common += [_ALLOCATIONS[allocation]] if allocation in _ALLOCATIONS else []
         if common:
             require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch_pruning as tp
@@ -13,12 +13,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.pruning.dependency_graph import upstream
 from autocompress.compression.pruning.groups import Coupling
-from autocompress.compression.pruning.pruner import Importance
+from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
+from autocompress.errors import AutoCompressError, CompressionError, ModuleError
+
+if TYPE_CHECKING:
+    from autocompress.compression.base import CompressionRequest
+    from autocompress.compression.pruning.channels import Channels
 
 LayerScore = Callable[[nn.Module], "torch.Tensor"]
 """From a layer to one score per filter."""
 
 _ROWS = 1024
+_LEAST_COST = 1e-12
 
 
 class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[misc]
@@ -136,15 +142,63 @@ def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) ->
     return LayerImportance(batchnorm_scaled(_NNCF_IMPORTANCES[name], scales), layers)
 
 
-def comparable(coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool) -> list[float]:
+def comparable(
+    coupling: Coupling, scores: Sequence[float], *, estimates_loss: bool, cost: float | None = None
+) -> list[float]:
     """The scores of a coupling, ascending, so that all couplings can be ranked together.
 
-    If they estimate the loss they are divided by the number of filters removed, else by the coupling's mean.
+    If they estimate the loss they are divided by what removing a channel frees, else by the coupling's mean.
+
+    Args:
+        coupling: whose channels they are of.
+        scores: one per channel.
+        estimates_loss: whether they are in the unit of the loss.
+        cost: share of the model's parameters or MACs that goes with a channel; None: filters are counted.
     """
     if estimates_loss:
-        return sorted(score / len(coupling.members) for score in scores)
-    mean = sum(abs(score) for score in scores) / len(scores) or 1.0
-    return sorted(score / mean for score in scores)
+        divisor = len(coupling.members) if cost is None else max(cost, _LEAST_COST)
+    else:
+        divisor = sum(abs(score) for score in scores) / len(scores) or 1.0
+    return sorted(score / divisor for score in scores)
+
+
+def ranked_couplings(
+    model: nn.Module, request: CompressionRequest, channels: Channels
+) -> tuple[list[tuple[Coupling, list[float]]], dict[str, str]]:
+    """The couplings of a model, each with a score for each channel of a part; and the layers that cannot be ranked.
+
+    Raises:
+        ModuleError: the user's module lacks a hook that the algorithm needs.
+    """
+    importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
+    found, left_alone = [], dict[str, str]()
+    for coupling in channels.couplings:
+        try:
+            found.append((coupling, _scores(coupling, importance)))
+        except AutoCompressError as error:
+            if isinstance(error, ModuleError):
+                raise
+            left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
+    return found, left_alone
+
+
+def _scores(coupling: Coupling, importance: Importance) -> list[float]:
+    """One score per channel of a part; CompressionError if there are none."""
+    parts = coupling.channel_groups
+    if coupling.width % parts:
+        raise CompressionError(
+            f"its {coupling.width} channels do not come in the {parts} equal groups of the layers behind it"
+        )
+    try:
+        scores = importance(coupling)
+    except AutoCompressError:
+        raise
+    except Exception as error:  # raised by torch-pruning for unsupported layers
+        raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
+    if scores is None:
+        raise CompressionError("its filters cannot be ranked")
+    averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
+    return averaged
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:

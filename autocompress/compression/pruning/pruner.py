@@ -31,6 +31,15 @@ BATCHES = Argument("training_batches", 20, minimum=1)
 ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "gelu"))
 """`auto`: the non-linearity in the model."""
 
+_MODES = (("normal", "uniform"), ("global", "global"), ("dependency_aware", "uniform"))
+"""NNI's names of allocations. Layers that share channels always lose the same ones, in any of them."""
+ALLOCATION = Argument("allocation", "uniform", options=("uniform", "global", "sensitivity"), formerly=("mode", _MODES))
+FLOOR = Argument("minimal_kept", 0.05, below=1)
+NOT_RANKING = frozenset(
+    {"allocation", "minimal_kept", "rate_of", "round_to", "all_weights", *(each.name for each in SCOPES)}
+)
+"""Options that do not decide which filters of a layer are the least important."""
+
 
 Importance: TypeAlias = "Callable[[Coupling], torch.Tensor | None]"
 """From a coupling to one score per channel of its root layer; None: unknown."""
@@ -62,9 +71,9 @@ class Pruner(Algorithm):
         """The default search space: all layers at rates from 0 to 0.95."""
         return {"sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}, "op_types": ["default"]}
 
-    def is_global(self, request: CompressionRequest) -> bool:
-        """Whether all layers are ranked together."""
-        return bool(request.argument("mode") == "global")
+    def allocation(self, request: CompressionRequest) -> str:
+        """How a rate of the whole model becomes rates of its layers: `uniform`, `global` or `sensitivity`."""
+        return str(request.argument("allocation"))
 
 
 class FilterPruner(Pruner):
@@ -80,10 +89,14 @@ class FilterPruner(Pruner):
         Argument("rate_of", "filters", options=("filters", "parameters", "macs")),
         Argument("round_to", 1, minimum=1),
     )
-    # NNI's `dependency_aware` equals `normal`: layers that share channels always lose the same ones.
-    MODE = Argument("mode", "normal", options=("normal", "global", "dependency_aware"))
-    arguments: ClassVar[tuple[Argument, ...]] = (*WIDTHS, MODE)
+    arguments: ClassVar[tuple[Argument, ...]] = (*WIDTHS, ALLOCATION, FLOOR)
     estimates_loss: ClassVar[bool] = False
+
+    def needs_with(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+        """With `sensitivity` it needs inputs, to compare outputs on."""
+        return tuple(
+            dict.fromkeys((*self.needs, *(NEEDS_INPUTS if arguments.get("allocation") == "sensitivity" else ())))
+        )
 
     def compressor(self) -> Compressor:
         """The compressor that removes filters."""
@@ -137,7 +150,10 @@ class FilterPruner(Pruner):
 class WeightPruner(Pruner):
     """Zeroes the least important weights; layers keep their sizes. A subclass has a name, and may have a `score`."""
 
-    arguments: ClassVar[tuple[Argument, ...]] = (*SCOPES, Argument("mode", "normal", options=("normal", "global")))
+    arguments: ClassVar[tuple[Argument, ...]] = (
+        *SCOPES,
+        Argument("allocation", "uniform", options=("uniform", "global"), formerly=("mode", _MODES)),
+    )
 
     def compressor(self) -> Compressor:
         """The compressor that zeroes weights."""

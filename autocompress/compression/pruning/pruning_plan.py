@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest
@@ -17,9 +16,10 @@ from autocompress.compression.model_state import copy_model
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.importance import comparable
-from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
-from autocompress.errors import AutoCompressError, CompressionError, ModuleError
+from autocompress.compression.pruning.importance import comparable, ranked_couplings
+from autocompress.compression.pruning.pruner import pruner_of
+from autocompress.compression.pruning.sensitivity import least_important, measured_in_place, removal_damage
+from autocompress.errors import CompressionError
 
 TOLERANCE = 0.01
 """Tolerance of a share of parameters or MACs."""
@@ -37,6 +37,7 @@ class CouplingWidth:
         parts: equal parts of the channels, each of which loses the same.
         members: number of layers that lose filters with it.
         rate: share to remove, relative to the uncompressed model.
+        least: channels that stay at any rate.
     """
 
     width: int
@@ -44,6 +45,7 @@ class CouplingWidth:
     parts: int
     members: int
     rate: float
+    least: int = 1
 
 
 def kept_filters(width: int, rate: float, groups: int = 1, round_to: int = 1, offset: float = 0.5) -> int:
@@ -75,9 +77,12 @@ def local_widths(slots: Sequence[CouplingWidth], round_to: int = 1, *, staggered
 def global_widths(slots: Sequence[CouplingWidth], scores: Sequence[Sequence[float]], round_to: int = 1) -> list[int]:
     """Channels that remain in each slot when all are ranked together, at one rate, each filter counted alike.
 
+    A higher rate removes what a lower one does, and more.
+
     Args:
         slots: the couplings.
-        scores: for each slot, one per channel of one part, ascending, comparable between slots.
+        scores: for each slot, one per channel of one part, ascending, comparable between slots; a slot keeps its
+            `least` channels, and one of each part.
         round_to: see `kept_filters`; applied to each slot after the ranking.
     """
     wanted = sum(slot.rate * slot.original * slot.members for slot in slots)
@@ -85,7 +90,7 @@ def global_widths(slots: Sequence[CouplingWidth], scores: Sequence[Sequence[floa
     steps = [
         (score, index, slot.parts * slot.members)
         for index, (slot, ranked) in enumerate(zip(slots, scores, strict=True))
-        for score in ranked[:-1]  # at least one remains
+        for score in ranked[: max(0, slot.width - max(slot.least, slot.parts)) // slot.parts]
     ]
     removed, widths = [0] * len(slots), list[int]()
     for _, index, cost in sorted(steps):
@@ -136,7 +141,7 @@ def _neighbours(widths: tuple[int, ...], slots: Sequence[CouplingWidth], round_t
         step = math.lcm(slot.parts, round_to)
         narrower, wider = step * ((width - 1) // step), min(slot.width, step * (width // step + 1))
         for other in (narrower, wider):
-            if other not in (0, width):
+            if other not in (0, width) and other >= slot.least:
                 yield (*widths[:index], other, *widths[index + 1 :])
 
 
@@ -188,6 +193,8 @@ class PruningPlan:
         couplings: what can be removed.
         scores: of each coupling, one per channel of a part; the lowest are removed first.
         left_alone: selected layer -> why it keeps its filters.
+        order: of each coupling, what removing one channel of each part after the other costs; comparable between
+            couplings; empty where each has the rate.
     """
 
     model: nn.Module
@@ -197,6 +204,7 @@ class PruningPlan:
     couplings: tuple[Coupling, ...]
     scores: tuple[list[float], ...]
     left_alone: Mapping[str, str]
+    order: tuple[list[float], ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, channels: Channels) -> PruningPlan:
@@ -206,17 +214,49 @@ class PruningPlan:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        importance = pruner_of(request).importance(PruningContext(model, request, channels.behind, channels.couplings))
-        found, left_alone = [], {**channels.obstacles, **channels.left_alone}
-        for coupling in channels.couplings:
-            try:
-                found.append((coupling, _scores(coupling, importance)))
-            except AutoCompressError as error:
-                if isinstance(error, ModuleError):
-                    raise
-                left_alone |= dict.fromkeys(coupling.members, f"{coupling.members[0]}: {error}; it keeps its filters")
-        couplings, ranked = tuple(coupling for coupling, _ in found), tuple(scores for _, scores in found)
-        return cls(model, request, channels, rates, couplings, ranked, left_alone)
+        ranked, left_alone = ranked_couplings(model, request, channels)
+        couplings, scores = tuple(coupling for coupling, _ in ranked), tuple(scores for _, scores in ranked)
+        left_alone = {**channels.obstacles, **channels.left_alone, **left_alone}
+        return cls(model, request, channels, rates, couplings, scores, left_alone)._ordered()
+
+    def _ordered(self) -> PruningPlan:
+        """With the order in which all couplings lose their channels, where that is one."""
+        allocation = pruner_of(self.request).allocation(self.request)
+        if allocation == "global":
+            return replace(self, order=tuple(self._benefits()))
+        return self._by_sensitivity() if allocation == "sensitivity" else self
+
+    def _benefits(self) -> Iterator[list[float]]:
+        """Scores that are comparable between couplings: of the loss by what a channel frees, if a rate counts that.
+
+        Scores that are relative to their layer say nothing of the loss; divided by costs they would empty the layers
+        where channels are expensive.
+        """
+        estimates_loss = pruner_of(self.request).estimates_loss
+        share = ModelShare.requested(self.model, self.request) if estimates_loss else None
+        for coupling, scores in zip(self.couplings, self.scores, strict=True):
+            cost = None if share is None else self._unit_cost(coupling, scores, share)
+            yield comparable(coupling, scores, estimates_loss=estimates_loss, cost=cost)
+
+    def _unit_cost(self, coupling: Coupling, scores: Sequence[float], share: ModelShare) -> float:
+        """The share of the model that goes with one channel of each part, at the current widths."""
+        smaller = copy_model(self.model)
+        remove(smaller, removals([(coupling, least_important(coupling, scores, coupling.channel_groups))]))
+        return share.removed(smaller) - share.removed(self.model)
+
+    def _by_sensitivity(self) -> PruningPlan:
+        """In the order of the damage; couplings of which that is not known keep their filters."""
+        ranked = list(zip(self.couplings, self.scores, strict=True))
+        known = self.request.sensitivity or measured_in_place(self.model, self.request, ranked)
+        unknown = {
+            coupling.members[0]: f"{coupling.members[0]}: its sensitivity is not known; it keeps its filters"
+            for coupling in self.couplings
+            if known.of(coupling.members[0]) is None
+        }
+        plan = self.without(unknown)
+        found = [(slot, known.of(each.members[0])) for slot, each in zip(plan._slots(0.0), plan.couplings, strict=True)]
+        order = (removal_damage(own, slot.width, slot.original, slot.parts) for slot, own in found if own is not None)
+        return replace(plan, order=tuple(order), request=replace(self.request, sensitivity=known))
 
     def without(self, reasons: Mapping[str, str]) -> PruningPlan:
         """Without couplings, given as their root layers with the reasons."""
@@ -229,6 +269,7 @@ class PruningPlan:
             self,
             couplings=tuple(itertools.compress(self.couplings, stays)),
             scores=tuple(itertools.compress(self.scores, stays)),
+            order=tuple(itertools.compress(self.order, stays)),
             left_alone=left_alone,
         )
 
@@ -264,7 +305,7 @@ class PruningPlan:
     def channels_to_remove(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels, with the channels to remove, so that so many remain."""
         return [
-            (coupling, _least_important(coupling, scores, coupling.width - count))
+            (coupling, least_important(coupling, scores, coupling.width - count))
             for coupling, count, scores in zip(self.couplings, kept, self.scores, strict=True)
             if count < coupling.width
         ]
@@ -276,11 +317,8 @@ class PruningPlan:
     def remaining_at(self, width: float | None = None) -> list[int]:
         """Channels that remain of each coupling, at one width rate for all or at the requested ones."""
         slots, round_to = self._slots(width), int(self.request.argument("round_to"))
-        pruner = pruner_of(self.request)
-        if pruner.is_global(self.request):
-            pairs = zip(self.couplings, self.scores, strict=True)
-            ranked = [comparable(*pair, estimates_loss=pruner.estimates_loss) for pair in pairs]
-            return global_widths(slots, ranked, round_to)
+        if self.order:
+            return global_widths(slots, self.order, round_to)
         return local_widths(slots, round_to, staggered=width is not None)
 
     def remaining_for_share(self, share: ModelShare) -> list[int]:
@@ -304,7 +342,7 @@ class PruningPlan:
         if self.couplings and most < target - TOLERANCE:
             raise CompressionError(
                 f"a share of {share.of} must be reachable; {target:.3g} is not: with every layer at its minimum width "
-                f"{most:.3g} are removed"
+                f"{most:.3g} are removed{self._floor_advice}"
             )
         kept = self.remaining_at(solve_rate(target, lambda width: removed(self.remaining_at(width))))
         return refine_widths(kept, self._slots(target), target, removed, int(self.request.argument("round_to")))
@@ -317,32 +355,20 @@ class PruningPlan:
                 parts=coupling.channel_groups,
                 members=len(coupling.members),
                 rate=min(self.rates[name] for name in coupling.members) if width is None else width,
+                least=self._least(coupling),
             )
             for coupling in self.couplings
         ]
 
+    def _least(self, coupling: Coupling) -> int:
+        """Channels that stay at any rate: a share of the uncompressed model's, where one order decides."""
+        parts = coupling.channel_groups
+        share = float(self.request.argument("minimal_kept")) if self.order else 0.0
+        original = self.channels.original[coupling.members[0]].width
+        return parts * max(1, math.ceil(round(share * original / parts, 9)))
 
-def _scores(coupling: Coupling, importance: Importance) -> list[float]:
-    """One score per channel of a part; CompressionError if there are none."""
-    parts = coupling.channel_groups
-    if coupling.width % parts:
-        raise CompressionError(
-            f"its {coupling.width} channels do not come in the {parts} equal groups of the layers behind it"
-        )
-    try:
-        scores = importance(coupling)
-    except AutoCompressError:
-        raise
-    except Exception as error:  # raised by torch-pruning for unsupported layers
-        raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
-    if scores is None:
-        raise CompressionError("its filters cannot be ranked")
-    averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
-    return averaged
-
-
-def _least_important(coupling: Coupling, scores: list[float], surplus: int) -> list[int]:
-    parts = coupling.channel_groups
-    order = torch.argsort(torch.tensor(scores), stable=True)[: surplus // parts]
-    per_part = coupling.width // parts
-    return sorted(int(channel) + part * per_part for part in range(parts) for channel in order)
+    @property
+    def _floor_advice(self) -> str:
+        if not self.order or not self.request.argument("minimal_kept"):
+            return ""
+        return f" (each keeps a share of its filters: minimal_kept {self.request.argument('minimal_kept'):g})"

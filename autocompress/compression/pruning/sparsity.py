@@ -82,7 +82,7 @@ class WeightCompressor:
         rates = self._rates(model, request)
         require_plain_weights(model, rates)
         require_some_plain(rates, computed_weights(model, rates))
-        if _pruner(request).is_global(request):
+        if _pruner(request).allocation(request) == "global":
             require_one_rate(rates, "one global ranking")
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LevelCompression:
@@ -130,7 +130,7 @@ def _pruner(request: CompressionRequest) -> WeightPruner:
 def _masks(model: nn.Module, rates: Mapping[str, float], request: CompressionRequest) -> dict[str, torch.Tensor]:
     weights = {name: _weight(model, name) for name in rates}
     pruner = _pruner(request)
-    if not pruner.is_global(request):
+    if pruner.allocation(request) != "global":
         return {name: smallest(weights[name], rate) for name, rate in rates.items()}
     rated = [pruner.score(weight, request) for weight in weights.values()]
     pruned = smallest(torch.cat([weight.flatten().float().cpu() for weight in rated]), next(iter(rates.values())))

@@ -15,6 +15,7 @@ from torch import nn
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.measure import macs, measure, parameters
 from autocompress.compression.pruning.filters import FilterCompressor
+from autocompress.compression.pruning.pruner import FilterPruner
 from autocompress.compression.pruning.pruning_plan import (
     CouplingWidth,
     global_widths,
@@ -24,6 +25,7 @@ from autocompress.compression.pruning.pruning_plan import (
 )
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.layer_selector import LayerRule
+from autocompress.registry import algorithms, register_algorithm
 from autocompress.testing.zoo import ZOO
 
 from ..nets import IMAGE, Grouped, Plain, Residual
@@ -154,7 +156,10 @@ def test_a_share_that_cannot_be_reached_is_refused():
 
 def test_a_share_needs_one_rate():
     rules = (LayerRule(("Conv2d",), rate=0.5), LayerRule(("Linear",), rate=0.3))
-    for arguments, message in (({"rate_of": "macs"}, "rate_of 'macs'"), ({"mode": "global"}, "one global ranking")):
+    for arguments, message in (
+        ({"rate_of": "macs"}, "rate_of 'macs'"),
+        ({"allocation": "global"}, "one global ranking"),
+    ):
         with pytest.raises(ConfigError, match=f"{message} must have one rate for all layers; the rules have 0.3, 0.5"):
             prune(Plain(), 0.5, targets=rules, **arguments)
 
@@ -206,19 +211,11 @@ def test_one_ranking_takes_from_the_layers_with_the_weakest_filters(algorithm):
         model.conv2.bias[:20] *= 1e-3
     by_layer, by_all = copy.deepcopy(model), copy.deepcopy(model)
     prune(by_layer, 0.3, algorithm)
-    prune(by_all, 0.3, algorithm, mode="global")
+    prune(by_all, 0.3, algorithm, allocation="global")
     assert widths(by_all)["conv2"] < widths(by_layer)["conv2"]
     assert widths(by_all)["conv1"] > widths(by_layer)["conv1"]
     left = [sum(width for name, width in widths(each).items() if name != "head") for each in (by_layer, by_all)]
     assert left[0] == pytest.approx(left[1], abs=1)
-
-
-def test_nnis_name_for_consistent_layers():
-    one = Residual()
-    other = copy.deepcopy(one)
-    prune(one, 0.5)
-    prune(other, 0.5, mode="dependency_aware")
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("algorithm", ["l2", "filter_pruning"])
@@ -226,7 +223,9 @@ def test_one_ranking_keeps_a_filter_in_every_layer(algorithm):
     model = Strided()
     with torch.no_grad():
         model.deep.weight.zero_()
-    arguments = {"all_weights": True, "prune_first_conv": True} if algorithm == "filter_pruning" else {"mode": "global"}
+    arguments = (
+        {"all_weights": True, "prune_first_conv": True} if algorithm == "filter_pruning" else {"allocation": "global"}
+    )
     rates = []
     for rate in (0.3, 0.6, 0.9, 0.99):
         each = copy.deepcopy(model)
@@ -275,3 +274,29 @@ def test_filter_pruning_says_when_all_is_spared():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     with pytest.raises(CompressionError, match="nothing can be removed"):
         prune(model, 0.5, "filter_pruning")
+
+
+class Equal(FilterPruner):
+    """Every filter costs the same loss."""
+
+    name = "equal_loss"
+    estimates_loss = True
+
+    def importance(self, context):
+        return lambda coupling: torch.ones(coupling.width)
+
+
+def test_of_equal_losses_the_one_is_taken_that_frees_the_most():
+    if "equal_loss" not in algorithms():
+        register_algorithm(Equal())
+    large, small = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)], [nn.Conv2d(16, 32, 3, padding=1)]
+    last = [nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model, inputs = nn.Sequential(*large, *small, *last, nn.Linear(32, 5)), (torch.randn(1, 3, 16, 16),)
+    first, second = "0", "3"
+    narrower = {}
+    for rate_of in ("macs", "parameters"):
+        each = copy.deepcopy(model)
+        prune(each, 0.2, "equal_loss", inputs, allocation="global", rate_of=rate_of)
+        narrower[rate_of] = [name for name, width in widths(each).items() if width < widths(model)[name]]
+    # Multiply-accumulates of a filter and of what reads it: 6912 + 4608, 2304 + 4608, 4608 + 5; weights: 315, 432, 293.
+    assert narrower == {"macs": [first], "parameters": [second]}
