@@ -105,6 +105,8 @@ EXAMPLES = {
     "learning_rate_factors": [1, 0.3],
     "weight_averaging": "ema",
     "confidence": 0.9,
+    "probe_batches": 2,
+    "probe_widths": 3,
     "second_chance": False,
     "look_beyond": True,
     "final_training_epochs": 4,
