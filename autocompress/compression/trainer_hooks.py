@@ -129,7 +129,7 @@ def _inputs_from_trainer(module: ModuleClass, algorithm: str, model: nn.Module, 
     model.register_forward_pre_hook(note, with_kwargs=True)
     training = _UserTraining.of(module, algorithm, model, lambda _: None)
     training.freeze()
-    with contextlib.suppress(_StopTraining):
+    with contextlib.suppress(_StopTraining), torch.enable_grad():  # batches may be drawn where nothing is trained
         training.epoch(0)
     return seen
 

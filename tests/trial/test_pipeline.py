@@ -16,7 +16,7 @@ from autocompress.formats.checkpoint import load_compressed
 from autocompress.report.verdict import verdict
 from autocompress.store import ExperimentDirectory
 from autocompress.testing.zoo import GroupedCnn, PlainCnn, Regression, VggBn
-from autocompress.trial import run
+from autocompress.trial import pipeline
 from autocompress.trial.run import final_result, run_trial
 
 PRUNED = {"config_list::default::::sparsity": 0.5}
@@ -202,12 +202,12 @@ def test_what_is_simulated_is_evaluated_as_it_is_saved(tmp_path, algorithm, bits
 
 def test_filters_that_come_back_fail_the_trial(tmp_path, monkeypatch):
     """The second file is that of another model, which its own check does not know."""
-    reread = run.load_verified
+    reread = pipeline.load_verified
 
     def reread_another(path, model, original, inputs):
         return reread(path, model, original, inputs) if path.name == "pruned" else copy.deepcopy(original)
 
-    monkeypatch.setattr(run, "load_verified", reread_another)
+    monkeypatch.setattr(pipeline, "load_verified", reread_another)
     rules = {"config_list::weight::default::::quant_bits": 4}
     record = run_trial(Regression, parameters("l2+naive", PRUNED, rules), threshold=-1.0, directory=tmp_path)
     assert record.state == "failed"

@@ -13,7 +13,7 @@ from autocompress.compression.module import fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.testing import CurveModule, cliff, flat
-from autocompress.trial import run
+from autocompress.trial import pipeline
 from autocompress.trial.child import verify_in_child
 from autocompress.trial.run import run_trial
 from tests import curve_modules as modules
@@ -349,7 +349,7 @@ def test_a_damaged_best_model_is_trained_again_before_it_is_verified(tmp_path):
 @pytest.mark.parametrize("algorithm", ["l2", "level"])
 def test_a_file_with_other_weights_fails_the_trial(tmp_path, monkeypatch, algorithm):
     """What the record says is measured on the file: one that lies must not become a record."""
-    written = run.save_checkpoint
+    written = pipeline.save_checkpoint
 
     def save_another(model, *arguments, **keywords):
         other = copy.deepcopy(model)
@@ -357,7 +357,7 @@ def test_a_file_with_other_weights_fails_the_trial(tmp_path, monkeypatch, algori
             other.head.weight.neg_()
         written(other, *arguments, **keywords)
 
-    monkeypatch.setattr(run, "save_checkpoint", save_another)
+    monkeypatch.setattr(pipeline, "save_checkpoint", save_another)
     record = run_trial(modules.Cliff, parameters(algorithm=algorithm), threshold=0.8, directory=tmp_path)
     assert (record.state, record.feasible, record.accuracy) == ("failed", False, None)
     assert "must hold the model that was saved, bit for bit; head.weight differs" in record.error
