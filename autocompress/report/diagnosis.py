@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import InfeasibleBudgetError
 from autocompress.records import TrialRecord
+from autocompress.registry import MIX
 from autocompress.report.verdict import at_rate, counted, nearest_verified_accuracy, number
 from autocompress.store import ExperimentDirectory, Verdict
 
@@ -53,7 +55,12 @@ def diagnosis(plan: ExperimentPlan, records: Iterable[TrialRecord], curve_of: Ca
     lowest = min(tried, key=lambda record: record.requested_rate or 0.0)
     margins = _margins(curve_of(lowest.key))
     named = at_rate(lowest.algorithm, lowest.requested_rate)
-    texts = (_harm(plan, named, margins), _rising(plan, lowest, named, margins), _noise(plan, lowest))
+    texts = (
+        _harm(plan, named, margins),
+        _rising(plan, lowest, named, margins),
+        _blame(plan, lowest),
+        _noise(plan, lowest),
+    )
     return [text for text in texts if text]
 
 
@@ -90,6 +97,28 @@ def _rising(plan: ExperimentPlan, record: TrialRecord, named: str, margins: dict
         f"{number(-ordered[-1], 2)} outside the budget: {name} is {getattr(plan.settings, name)}; pruning_steps 2 "
         "removes filters more gently."
     )
+
+
+def _blame(plan: ExperimentPlan, record: TrialRecord) -> str:
+    """One layer alone moves the outputs far more than the others, by the probe."""
+    kept = 1 - (record.requested_rate or 0.0)
+    measured = [each for each in plan.measured.sensitivities if each.algorithm in record.algorithm.split(MIX)]
+    damages = {part.layers[0]: part.at(kept) for each in measured for part in each.couplings}
+    if len(damages) < _FEWEST_LAYERS:
+        return ""
+    worst = max(damages, key=damages.__getitem__)
+    others = statistics.median(value for name, value in damages.items() if name != worst)
+    if damages[worst] <= _TO_BLAME * others:
+        return ""
+    what = f"Only removing filters of {worst} moves the outputs"
+    if others:
+        times = number(damages[worst] / others, 2)
+        what = f"Removing filters of {worst} alone moves the outputs {times} times as far as those of the other layers"
+    return f'{what}: exclude it (ignored_scopes ["{worst}"]), or take the allocation sensitivity.'
+
+
+_FEWEST_LAYERS, _TO_BLAME = 3, 10.0
+"""From how many layers on one can be to blame, and how many times as far as with the others the outputs move then."""
 
 
 def _noise(plan: ExperimentPlan, record: TrialRecord) -> str:

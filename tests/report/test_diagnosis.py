@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from autocompress.errors import InfeasibleBudgetError
+from autocompress.records import CouplingSensitivity, Sensitivity
 from autocompress.report.data import read_report_data
 from autocompress.report.diagnosis import diagnosis
 from autocompress.report.verdict import advice
@@ -48,6 +49,21 @@ def test_an_accuracy_that_still_rises_is_the_patience():
 def test_a_noise_as_large_as_the_budget_is_the_evaluator():
     (text,) = diagnosis(plan(), [outside(accuracy_error=0.02)], lambda _: curve(FLAT))
     assert text.startswith("The evaluator's noise (0.02) is as large as the budget (0.009)")
+
+
+def sensitive(*halves):
+    """A plan whose layers a, b, c ... have these damages at half of their filters."""
+    parts = [
+        CouplingSensitivity((name,), 16, (1.0, 0.5), (0.0, damage)) for name, damage in zip("abcd", halves, strict=True)
+    ]
+    probe = Sensitivity("key", "l2", {}, 64, 1.0, tuple(parts))
+    return plan(baseline=dataclasses.replace(plan().baseline, sensitivities=(probe,)))
+
+
+def test_a_layer_that_moves_the_outputs_far_more_than_others_is_to_blame():
+    (text,) = diagnosis(sensitive(0.1, 0.2, 4.0, 0.3), [outside(0.5)], lambda _: curve(FLAT))
+    assert text.startswith("Removing filters of c alone moves the outputs 20 times as far as those of the other layers")
+    assert diagnosis(sensitive(0.1, 0.2, 1.0, 0.3), [outside(0.5)], lambda _: curve(FLAT)) == []
 
 
 @pytest.mark.parametrize("points", [FLAT, [], [(1, -0.1)], [(0, -0.3)]])
