@@ -66,6 +66,8 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
     stopped = "" if record.state == "completed" else f"{record.state}, "
     text = f"{stopped}{'within' if holds(record, fresh) else 'outside'}"
     text += " by less than the noise" if is_within_noise(record.accuracy_margin, record.accuracy_error) else ""
+    if not record.feasible and 0 <= (record.accuracy_margin or 0.0) < record.required_margin:
+        text += f"; a margin of {number(record.required_margin, 2)} is required"
     if not record.feasible and record.simulated_accuracy not in (None, record.accuracy):
         text += f" as int8; {number(record.simulated_accuracy)} in simulation"
     differs = None if fresh is None else evaluates_differently(fresh.accuracy, record.accuracy)
@@ -74,7 +76,7 @@ def verdict(record: TrialRecord, fresh: Verdict | None = None) -> str:
 
 def trial_line(record: TrialRecord, index: int) -> str:
     """One finished trial in one line of plain text."""
-    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}: "
+    named = f"trial {index}: {at_rate(record.algorithm, record.requested_rate)}{_aim(record)}: "
     if record.accuracy is None:
         return f"{named}{verdict(record)}"
     margin = "-" if record.accuracy_margin is None else f"{record.accuracy_margin:+.2g}{with_error(record)}"
@@ -104,6 +106,13 @@ def closeness(record: TrialRecord, *, paired: bool) -> str:
         return text
     how = " (compared with the uncompressed model sample by sample)" if paired else ""
     return f"{text}{how}{': within the noise' if is_within_noise(margin, error) else ''}"
+
+
+def _aim(record: TrialRecord) -> str:
+    """What a trial is for, where that is not its rate."""
+    if record.purpose == "learning_rate":
+        return f" (learning rates times {number(record.lr_factor)})"
+    return {"beyond": " (one step beyond)", "final": " (trained to the end)"}.get(record.purpose, "")
 
 
 def holds(record: TrialRecord, fresh: Verdict | None = None) -> bool:

@@ -124,6 +124,25 @@ def test_where_nothing_failed_it_is_told_to_search_higher(begun):
     assert advice(data)[0].startswith("Search higher: nothing failed up to 0.95")
 
 
+@pytest.mark.parametrize(
+    ("purpose", "text"),
+    [
+        ("rate", "trial 2: l2 at rate 0.5: accuracy"),
+        ("learning_rate", "trial 2: l2 at rate 0.5 (learning rates times 0.3): accuracy"),
+        ("beyond", "trial 2: l2 at rate 0.5 (one step beyond): accuracy"),
+        ("final", "trial 2: l2 at rate 0.5 (trained to the end): accuracy"),
+    ],
+)
+def test_a_trial_says_what_it_is_for(purpose, text):
+    parameters = {**WITHIN.parameters, "search": {"purpose": purpose}}
+    assert trial_line(dataclasses.replace(WITHIN, parameters=parameters, lr_factor=0.3), 2).startswith(text)
+
+
+def test_a_margin_that_is_required_is_named():
+    short = dataclasses.replace(OUTSIDE, accuracy_margin=0.001, accuracy_error=0.002, required_margin=0.0016842)
+    assert verdict(short) == "outside by less than the noise; a margin of 0.0017 is required"
+
+
 def test_where_nothing_holds_the_nearest_is_told(begun):
     finish(Ledger(begun), edge=0.0)
     data = read_report_data(begun)
