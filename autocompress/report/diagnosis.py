@@ -88,7 +88,9 @@ def _harm(plan: ExperimentPlan, named: str, margins: dict[int, float]) -> str:
 def _rising(plan: ExperimentPlan, record: TrialRecord, named: str, margins: dict[int, float]) -> str:
     """The accuracy was still rising when the epochs were over."""
     ordered = [margins[epoch] for epoch in sorted(margins) if epoch > 0]
-    if len(ordered) < 2 or ordered[-1] < max(ordered) or ordered[-1] - ordered[-2] < (ordered[-2] - ordered[0]) / 4:
+    if len(ordered) < 2 or ordered[-1] < max(ordered):
+        return ""
+    if not ordered[-1] - ordered[-2] > (ordered[-2] - ordered[0]) / 4:
         return ""
     first = record.purpose == "rate" and record.epochs > plan.settings.patience_epochs
     name = "initial_training_phase_epochs" if first else "patience_epochs"

@@ -66,7 +66,7 @@ def test_a_layer_that_moves_the_outputs_far_more_than_others_is_to_blame():
     assert diagnosis(sensitive(0.1, 0.2, 1.0, 0.3), [outside(0.5)], lambda _: curve(FLAT)) == []
 
 
-@pytest.mark.parametrize("points", [FLAT, [], [(1, -0.1)], [(0, -0.3)]])
+@pytest.mark.parametrize("points", [FLAT, [], [(1, -0.1)], [(0, -0.3)], [(1, -0.3), (2, -0.3), (3, -0.3)]])
 def test_without_evidence_nothing_is_said(points):
     assert diagnosis(plan(), [outside(accuracy_error=0.001)], lambda _: curve(points)) == []
 
