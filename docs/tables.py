@@ -130,10 +130,10 @@ def settings() -> str:
     """Settings of a search."""
     from autocompress.settings import AccuracyAwareSettings as Settings
 
-    described = described_attributes(Settings)
+    described, defaults = described_attributes(Settings), Settings().to_dict()
     rows = []
     for name, field in Settings.model_fields.items():
-        default = field.default
+        default = defaults[name]
         shown = "1.0 where neither is given" if name == "maximal_relative_accuracy_degradation" else _json(default)
         rows.append((f"`{name}`", shown, field.description or "", described[name], SETTING_COSTS[name]))
     return _table(("setting", "default", "allowed", "what it does", "what it costs"), rows)
