@@ -58,7 +58,7 @@ SETTING_COSTS = {
     "knowledge_distillation": "a forward pass of the uncompressed model for each batch of training",
     "maximal_trial_seconds": "an upper bound on each trial",
     "preflight": "two evaluations and a training step, once",
-    "probe_batches": "forward passes before the first trial, with `allocation` `sensitivity`: two epochs' time at most",
+    "probe_batches": "forward passes before the first trial, where `allocation` needs them, two epochs' time at most",
     "probe_widths": "as many times the passes over those batches, for each layer",
     "seed": "nothing",
 }

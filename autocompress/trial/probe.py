@@ -30,7 +30,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.importance import ranked_couplings
-from autocompress.compression.pruning.pruner import ALLOCATION, FilterPruner, pruner_of
+from autocompress.compression.pruning.pruner import ALLOCATION, PROBED, FilterPruner, pruner_of
 from autocompress.compression.pruning.sensitivity import (
     PROBE_SECONDS,
     CouplingProbe,
@@ -62,8 +62,8 @@ _logger = logging.getLogger("autocompress.probe")
 
 
 def may_use_sensitivity(space: AlgorithmSpace) -> bool:
-    """Whether trials of an algorithm may be allocated by sensitivity."""
-    return space.may_have(ALLOCATION.name, "sensitivity")
+    """Whether trials of an algorithm may be allocated by the sensitivity of layers."""
+    return any(space.may_have(ALLOCATION.name, each) for each in PROBED)
 
 
 @dataclass(frozen=True)

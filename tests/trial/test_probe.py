@@ -189,7 +189,7 @@ def test_progress_is_written_where_a_display_reads_it(tmp_path, monkeypatch):
 def test_nothing_is_measured_where_nothing_is_allocated_by_it(tmp_path):
     assert probe(tmp_path).run(space(allocation="global")) == ()
     assert not list(tmp_path.iterdir())
-    choice = {"_type": "choice", "_value": ["uniform", "sensitivity"]}
+    choice = {"_type": "choice", "_value": ["uniform", "least_damage"]}
     assert [each.algorithm for each in probe(tmp_path).run(space("l1", "l2", allocation=choice))] == ["l1", "l2"]
 
 
