@@ -67,7 +67,7 @@ SETTING_COSTS = {
     "final_training_epochs": "these epochs, once",
     "pruning_steps": "a cut and an evaluation for each step",
     "preflight": "two evaluations and a training step, once",
-    "probe_batches": "forward passes before the first trial, with `allocation` `sensitivity`: two epochs' time at most",
+    "probe_batches": "forward passes before the first trial, where `allocation` needs them, two epochs' time at most",
     "probe_widths": "as many times the passes over those batches, for each layer",
     "seed": "nothing",
 }

@@ -18,7 +18,7 @@ from autocompress.compression.model_state import copy_model, eval_mode, require_
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import remove_filters, removed_share
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
-from autocompress.compression.pruning.pruner import pruner_of
+from autocompress.compression.pruning.pruner import PROBED, pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.compression.pruning.sparsity import (
     Mask,
@@ -309,7 +309,7 @@ class PruningPart(_MaskedPart):
         if self._whole is None:
             original, request = self._reference.original, self._request(level)
             followed = self._followed(original).with_verified(original, request)
-            if pruner_of(request).allocation(request) == "sensitivity":
+            if pruner_of(request).allocation(request) in PROBED:
                 self._sensitivity = PruningPlan.of(original, request, followed).request.sensitivity
             self._whole = followed.narrowed(original) or followed  # drops the trace
         request = dataclasses.replace(self._request(level), sensitivity=self._sensitivity)

@@ -142,8 +142,8 @@ class PruningParams(Section):
     num_init_steps: Count = 0
     all_weights: Flag = False
     allocation: Annotated[
-        Literal["uniform", "global", "sensitivity"] | None,
-        Field(description="'uniform', 'global', 'sensitivity' or null"),
+        Literal["uniform", "global", "sensitivity", "least_damage"] | None,
+        Field(description="'uniform', 'global', 'sensitivity', 'least_damage' or null"),
     ] = None
     prune_first_conv: Flag = False
     prune_downsample_convs: Flag = False

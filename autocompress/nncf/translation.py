@@ -10,7 +10,7 @@ import torch
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, batch_input
-from autocompress.compression.pruning.pruner import ALLOCATION
+from autocompress.compression.pruning.pruner import ALLOCATION, PROBED
 from autocompress.errors import ConfigError
 from autocompress.layer_selector import ALL_LAYERS, LayerRule
 from autocompress.nncf.algorithms import RequestAtLevel
@@ -164,7 +164,7 @@ class Requests:
         """From a level to the request."""
         options = {} if isinstance(section, RbSparsity) else options_of(section)
         arguments = {**options, **self._scopes(section)}
-        module = _module_of(self._config, _PROBE_SAMPLES) if options.get(ALLOCATION.name) == "sensitivity" else None
+        module = _module_of(self._config, _PROBE_SAMPLES) if options.get(ALLOCATION.name) in PROBED else None
         return lambda level: self._reference.request(
             section.algorithm, (LayerRule(op_types=(ALL_LAYERS,), rate=level),), arguments, module
         )

@@ -7,6 +7,7 @@ goes on where it was, and a search with another budget, objective or engine find
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -29,7 +30,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.importance import ranked_couplings
-from autocompress.compression.pruning.pruner import ALLOCATION, FilterPruner, pruner_of
+from autocompress.compression.pruning.pruner import ALLOCATION, PROBED, FilterPruner, pruner_of
 from autocompress.compression.pruning.sensitivity import (
     PROBE_SECONDS,
     CouplingProbe,
@@ -61,8 +62,8 @@ _logger = logging.getLogger("autocompress.probe")
 
 
 def may_use_sensitivity(space: AlgorithmSpace) -> bool:
-    """Whether trials of an algorithm may be allocated by sensitivity."""
-    return space.may_have(ALLOCATION.name, "sensitivity")
+    """Whether trials of an algorithm may be allocated by the sensitivity of layers."""
+    return any(space.may_have(ALLOCATION.name, each) for each in PROBED)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,13 @@ class SearchProbe:
             AutoCompressError: the module has no inputs, or an algorithm cannot rank the model's filters.
         """
         requests = [self._request(each) for each in space.algorithms if may_use_sensitivity(each)]
-        unique = {json.dumps([each.algorithm, ranking_arguments(each.arguments)]): each for each in requests}
-        return tuple(self._measured(each, self.seconds / len(unique)) for each in unique.values())
+        found = dict[str, Sensitivity]()
+        for request in requests:
+            new = self._measured(request, self.seconds / len(requests))
+            before = found.setdefault(new.key, new)  # by the same ranking, of other layers
+            others = tuple(each for each in new.couplings if before.of(each.layers[0]) is None)
+            found[new.key] = dataclasses.replace(before, couplings=before.couplings + others)
+        return tuple(found.values())
 
     @property
     def seconds(self) -> float:

@@ -28,7 +28,7 @@ def main():
         module = TRAINED[name]
         reference = ReferenceModel.of(module)
         for algorithm in ("l2", "taylorfo"):
-            for allocation in ("uniform", "global", "sensitivity"):
+            for allocation in ("uniform", "global", "sensitivity", "least_damage"):
                 found = [f"{loss(module, reference, algorithm, allocation, rate):.2f}" for rate in RATES]
                 print(f"| {name} | {algorithm} | {allocation} | {' | '.join(found)} |", flush=True)
 

@@ -236,7 +236,7 @@ def test_round_trip(entries, name):
         ("qat", [{**QUANT, "quant_bits": {"input": 8}}], {}, "unknown quant type of this entry 'input'"),
         ("qat", [{**QUANT, "quant_scheme": "symmetric"}], {}, "quant_scheme must be one of 'per_tensor_affine'"),
         ("slim", [ENTRY], {"mode": {1}}, "algorithm 'slim': parameter::mode must be JSON"),
-        ("slim", [ENTRY], {"allocation": "even"}, "allocation must be one of 'uniform', 'global', 'sensitivity'; got"),
+        ("slim", [ENTRY], {"allocation": "even"}, "allocation must be one of 'uniform', 'global', 'sensitivity', '"),
         ("level", [ENTRY], {"allocation": "sensitivity"}, "allocation must be one of 'uniform', 'global'; got"),
         ("l2", [ENTRY], {"minimal_kept": 1.0}, "minimal_kept must be a number in [0, 1); got 1.0"),
         (

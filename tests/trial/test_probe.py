@@ -120,6 +120,18 @@ def test_a_layer_that_was_not_needed_before_is_measured_beside_the_others(tmp_pa
     assert len(Journal(next(tmp_path.glob("*.jsonl"))).read()) == 1 + 3
 
 
+def test_a_pruner_alone_and_in_a_mix_may_be_for_other_layers(tmp_path):
+    both = space("l2", "l2+qat")
+    others = [
+        dataclasses.replace(each, entries=tuple(dataclasses.replace(e, op_types=(), op_names=(name,)) for e in entries))
+        for each, name in zip(both.algorithms, ("0", "6"), strict=True)
+        for entries in [[entry for entry in each.entries if entry.quant_types is None]]
+    ]
+    others[1] = dataclasses.replace(others[1], entries=(*others[1].entries, both.algorithms[1].entries[-1]))
+    (found,) = probe(tmp_path).run(dataclasses.replace(both, algorithms=tuple(others)))
+    assert [each.layers for each in found.couplings] == [("0",), ("6",)]
+
+
 @pytest.mark.parametrize("lines", [1, 2, 3])
 def test_what_a_kill_has_left_is_gone_on_with(tmp_path, lines):
     (whole,) = probe(tmp_path).run(space())
@@ -177,7 +189,7 @@ def test_progress_is_written_where_a_display_reads_it(tmp_path, monkeypatch):
 def test_nothing_is_measured_where_nothing_is_allocated_by_it(tmp_path):
     assert probe(tmp_path).run(space(allocation="global")) == ()
     assert not list(tmp_path.iterdir())
-    choice = {"_type": "choice", "_value": ["uniform", "sensitivity"]}
+    choice = {"_type": "choice", "_value": ["uniform", "least_damage"]}
     assert [each.algorithm for each in probe(tmp_path).run(space("l1", "l2", allocation=choice))] == ["l1", "l2"]
 
 
@@ -261,18 +273,19 @@ def test_a_killed_probe_loses_no_coupling(tmp_path):
     assert after[: len(before)] == before
     assert len(after) == 1 + 3
     (whole,) = probe(None).run(space())
-    assert [each["coupling"]["damage"] for each in after[1:]] == [list(each.damage) for each in whole.couplings]
+    kept = {each["coupling"]["layers"][0]: tuple(each["coupling"]["damage"]) for each in after[1:]}
+    assert kept == {each.layers[0]: each.damage for each in whole.couplings}
 
 
 @pytest.mark.slow
 def test_trials_in_processes_of_their_own_have_the_same_widths(tmp_path):
     found = {}
-    for name in ("local", "nni-tuner"):
+    for name in ("local", "nni-tuner", "optuna"):
         settings = QUICK.with_changes({"minimal_compression_rate_step": 0.05, "patience_epochs": 1})
         request = SearchRequest(ModuleReference.of(Small), space(rate_of="macs"), tmp_path / name, settings)
         search = engine_named(name).create(request)
         search.run()
         found[name] = [json.dumps(each.parameters, sort_keys=True) for each in search.result.records]
         found[name] += [(each.key, each.achieved_rate, each.bytes) for each in search.result.records]
-    assert found["local"] == found["nni-tuner"]
+    assert found["local"] == found["nni-tuner"] == found["optuna"]
     assert len(found["local"]) > 4

@@ -22,7 +22,7 @@ from autocompress.compression.pruning.channel_tracing import ChannelPosition, Ch
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
-from autocompress.compression.pruning.pruner import pruner_of
+from autocompress.compression.pruning.pruner import PROBED, pruner_of
 from autocompress.errors import CompressionError
 
 _logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Channels:
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
         # The widths for a share of the model, or for equal damage, are found by running pruned models.
-        runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) == "sensitivity"
+        runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
 
     def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:

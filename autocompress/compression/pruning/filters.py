@@ -21,8 +21,6 @@ from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.errors import CompressionError
 
-_ALLOCATIONS = {"global": "one global ranking", "sensitivity": "allocation 'sensitivity'"}
-
 
 @dataclass(frozen=True)
 class FilterCompression:
@@ -76,7 +74,8 @@ class FilterCompressor:
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
         allocation = pruner.allocation(request)
-        common += [_ALLOCATIONS[allocation]] if allocation in _ALLOCATIONS else []
+        if allocation != "uniform":
+            common.append("one global ranking" if allocation == "global" else f"allocation {allocation!r}")
         if common:
             require_one_rate(rates, " with ".join(common))
         pruner.check(model, request)

@@ -33,7 +33,9 @@ ACTIVATION = Argument("activation", "auto", options=("auto", "relu", "relu6", "g
 
 _MODES = (("normal", "uniform"), ("global", "global"), ("dependency_aware", "uniform"))
 """NNI's names of allocations. Layers that share channels always lose the same ones, in any of them."""
-ALLOCATION = Argument("allocation", "uniform", options=("uniform", "global", "sensitivity"), formerly=("mode", _MODES))
+PROBED = ("sensitivity", "least_damage")
+"""Allocations that need the sensitivity of each layer."""
+ALLOCATION = Argument("allocation", "uniform", options=("uniform", "global", *PROBED), formerly=("mode", _MODES))
 FLOOR = Argument("minimal_kept", 0.05, below=1)
 NOT_RANKING = frozenset(
     {"allocation", "minimal_kept", "rate_of", "round_to", "all_weights", *(each.name for each in SCOPES)}
@@ -72,7 +74,7 @@ class Pruner(Algorithm):
         return {"sparsity": {"_type": "uniform", "_value": [0.0, 0.95]}, "op_types": ["default"]}
 
     def allocation(self, request: CompressionRequest) -> str:
-        """How a rate of the whole model becomes rates of its layers: `uniform`, `global` or `sensitivity`."""
+        """How a rate of the whole model becomes rates of its layers, one of the options of `ALLOCATION`."""
         return str(request.argument("allocation"))
 
 
@@ -93,10 +95,9 @@ class FilterPruner(Pruner):
     estimates_loss: ClassVar[bool] = False
 
     def needs_with(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-        """With `sensitivity` it needs inputs, to compare outputs on."""
-        return tuple(
-            dict.fromkeys((*self.needs, *(NEEDS_INPUTS if arguments.get("allocation") == "sensitivity" else ())))
-        )
+        """Where the sensitivity of layers is needed, inputs too, to compare outputs on."""
+        compares = arguments.get(ALLOCATION.name) in PROBED
+        return tuple(dict.fromkeys((*self.needs, *(NEEDS_INPUTS if compares else ()))))
 
     def compressor(self) -> Compressor:
         """The compressor that removes filters."""

@@ -17,14 +17,20 @@ from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import Coupling, removals, remove
 from autocompress.compression.pruning.importance import comparable, ranked_couplings
-from autocompress.compression.pruning.pruner import pruner_of
-from autocompress.compression.pruning.sensitivity import least_important, measured_in_place, removal_damage
+from autocompress.compression.pruning.pruner import PROBED, pruner_of
+from autocompress.compression.pruning.sensitivity import (
+    least_important,
+    measured_in_place,
+    removal_damage,
+    rising_slopes,
+)
 from autocompress.errors import CompressionError
 
 TOLERANCE = 0.01
 """Tolerance of a share of parameters or MACs."""
 
 _TRIES = 14
+_LEAST_SHARE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,10 @@ class PruningPlan:
         allocation = pruner_of(self.request).allocation(self.request)
         if allocation == "global":
             return replace(self, order=tuple(self._benefits()))
-        return self._by_sensitivity() if allocation == "sensitivity" else self
+        if allocation not in PROBED:
+            return self
+        plan = self._by_sensitivity()
+        return plan if allocation == "sensitivity" else replace(plan, order=tuple(plan._least_damage()))
 
     def _benefits(self) -> Iterator[list[float]]:
         """Scores that are comparable between couplings: of the loss by what a channel frees, if a rate counts that.
@@ -257,6 +266,17 @@ class PruningPlan:
         found = [(slot, known.of(each.members[0])) for slot, each in zip(plan._slots(0.0), plan.couplings, strict=True)]
         order = (removal_damage(own, slot.width, slot.original, slot.parts) for slot, own in found if own is not None)
         return replace(plan, order=tuple(order), request=replace(self.request, sensitivity=known))
+
+    def _least_damage(self) -> Iterator[list[float]]:
+        """What each removal adds to the damage, by what it frees of what the rate counts."""
+        share = ModelShare.requested(self.model, self.request)
+        slots = self._slots(0.0)
+        for slot, coupling, scores, damage in zip(slots, self.couplings, self.scores, self.order, strict=True):
+            free = None if share is None else self._unit_cost(coupling, scores, share)
+            known = self.request.sensitivity and self.request.sensitivity.of(coupling.members[0])
+            start = known.at(slot.width / slot.original) if known else 0.0
+            cost = float(slot.parts * slot.members) if free is None else max(free, _LEAST_SHARE)
+            yield [slope / cost for slope in rising_slopes(start, damage)]
 
     def without(self, reasons: Mapping[str, str]) -> PruningPlan:
         """Without couplings, given as their root layers with the reasons."""

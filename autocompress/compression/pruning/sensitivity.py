@@ -9,6 +9,7 @@ by the accuracy; Hinton et al. 2015, Distilling the Knowledge in a Neural Networ
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autocompress.compression.base import CompressionRequest, recalibrate
 from autocompress.compression.model_state import copy_model, device_of, eval_mode, flatten_tensors, to_device
 from autocompress.compression.pruning.groups import Coupling, removals, remove
-from autocompress.compression.pruning.pruner import NOT_RANKING
+from autocompress.compression.pruning.pruner import NOT_RANKING, pruner_of
 from autocompress.compression.pruning.reference_models import fixed_seeds
 from autocompress.compression.trainer_hooks import input_batches
 from autocompress.errors import CompressionError, ConfigError, ModuleError, first_line
@@ -51,16 +52,20 @@ def probe_inputs(request: CompressionRequest, model: nn.Module, batches: int = P
     """
     if request.module is None:
         raise ConfigError(
-            "allocation 'sensitivity' needs inputs to compare the model's outputs on, and there are none: define "
+            f"allocation {_named(request)} needs inputs to compare the model's outputs on, and there are none: define "
             "calibration_data() in a module, or register data with register_default_init_args"
         )
     found = input_batches(request.module, request.algorithm, model, batches)
     if not found:
         raise ModuleError(
-            f"allocation 'sensitivity' needs inputs to compare the model's outputs on; the trainer of "
+            f"allocation {_named(request)} needs inputs to compare the model's outputs on; the trainer of "
             f"{request.module.__name__} never calls the model: define calibration_data()"
         )
     return found
+
+
+def _named(request: CompressionRequest) -> str:
+    return repr(pruner_of(request).allocation(request))
 
 
 def ranking_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +264,27 @@ def removal_damage(known: CouplingSensitivity, width: int, original: int, parts:
         parts: equal parts of the channels.
     """
     return [known.at((width - gone) / original) for gone in range(parts, width + 1, parts)]
+
+
+def rising_slopes(start: float, damage: Sequence[float]) -> list[float]:
+    """What each removal adds to the damage, evened out so that later ones never add less: steps of its convex hull.
+
+    By these the removals that do the least damage for what they free come first, whatever else goes.
+
+    Args:
+        start: the damage before any removal.
+        damage: after each one; never falls.
+    """
+    hull: list[tuple[int, float]] = []
+    for point in enumerate((start, *damage)):
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return [_slope(one, other) for one, other in itertools.pairwise(hull) for _ in range(one[0], other[0])]
+
+
+def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
 
 
 def measured_in_place(

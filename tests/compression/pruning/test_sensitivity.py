@@ -15,7 +15,7 @@ from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.compression.pruning.pruning_plan import TOLERANCE, PruningPlan
-from autocompress.compression.pruning.sensitivity import damage_of, removal_damage
+from autocompress.compression.pruning.sensitivity import damage_of, removal_damage, rising_slopes
 from autocompress.errors import CompressionError, ConfigError, ModuleError
 from autocompress.layer_selector import LayerRule
 from autocompress.records import CouplingSensitivity
@@ -163,6 +163,27 @@ def test_it_is_nearer_to_the_uncompressed_model_than_layers_that_are_cut_alike()
 
     for rate in (0.3, 0.5, 0.6):
         assert loss(rate) < 0.95 * loss(rate, allocation="uniform")
+
+
+@pytest.mark.parametrize("rate_of", ["filters", "parameters", "macs"])
+def test_least_damage_is_less_in_all_than_that_of_other_widths_with_the_same_share(rate_of):
+    reference, module = trained()
+    (known,) = reference.sensitivities
+    before = widths(module.model())
+
+    def total(allocation):
+        model, compression = cut(0.5, rate_of=rate_of, allocation=allocation)
+        assert compression.achieved_rate(model) == pytest.approx(0.5, abs=TOLERANCE)
+        left = widths(model)
+        return sum(each.at(left[each.layers[0]] / before[each.layers[0]]) for each in known.couplings)
+
+    assert total("least_damage") < min(total("sensitivity"), total("uniform"), total("global"))
+
+
+def test_slopes_are_those_of_the_hull_below():
+    assert rising_slopes(0.0, [1.0, 1.0, 4.0, 6.0]) == [0.5, 0.5, 2.5, 2.5]
+    assert rising_slopes(0.0, [0.0, 0.0, 1.0]) == [0.0, 0.0, 1.0]
+    assert rising_slopes(2.0, [4.0]) == [2.0]
 
 
 def test_every_layer_keeps_a_share():
