@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -244,33 +243,35 @@ def test_trials_have_what_was_measured_in_their_keys_and_read_it_from_the_direct
 
 
 KILLED = """
-import sys, time
+import os, signal, sys
 from pathlib import Path
-from tests.trial.test_probe import Small, probe, space
+from autocompress.store.journal import Journal
+from tests.trial.test_probe import probe, space
 
-class Slow(Small):
-    @classmethod
-    def model(cls):
-        model = super().model()
-        model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-        return model
+append, lines = Journal.append, []
 
-probe(Path(sys.argv[1]), Slow).run(space())
+def killing(journal, event, **content):
+    append(journal, event, **content)
+    lines.append(event)
+    if len(lines) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.append = killing
+probe(Path(sys.argv[1])).run(space())
 """
 
 
 @pytest.mark.slow
 def test_a_killed_probe_loses_no_coupling(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
-    while not (kept := list(tmp_path.glob("*.jsonl"))) or len(Journal(kept[0]).read()) < 3:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = Journal(kept[0]).read()
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=True)
-    after = Journal(kept[0]).read()
-    assert after[: len(before)] == before
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run([*command, "3"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (file,) = tmp_path.glob("*.jsonl")
+    before = Journal(file).read()
+    assert len(before) == 3, "its head and two couplings"
+    subprocess.run([*command, "2"], check=True)  # the last one is all that is left
+    after = Journal(file).read()
+    assert after[:3] == before
     assert len(after) == 1 + 3
     (whole,) = probe(None).run(space())
     kept = {each["coupling"]["layers"][0]: tuple(each["coupling"]["damage"]) for each in after[1:]}
