@@ -109,8 +109,9 @@ class ReportData:
         return self.standard_error(record.accuracy) if record.accuracy_error is None else record.accuracy_error
 
     def spread(self, record: TrialRecord) -> tuple[float, float] | None:
-        """The lowest and the highest accuracy of a trial's learning curve."""
-        accuracies = [point["accuracy"] for point in self.curves.get(record.key, ()) if "accuracy" in point]
+        """The lowest and the highest accuracy of a trial's learning curve, from its first epoch on."""
+        curve = self.curves.get(record.key, ())
+        accuracies = [point["accuracy"] for point in curve if "accuracy" in point and point.get("epoch") != 0]
         return (min(accuracies), max(accuracies)) if len(accuracies) > 1 else None
 
 

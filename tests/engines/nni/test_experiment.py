@@ -90,9 +90,9 @@ def test_nothing_feasible_is_told_with_what_was_tried(run):
         run(modules.Never, search_space("l2"), initial_compression_rate=0.1, budget=AccuracyBudget(None, 0.05))
     assert caught.value.threshold == pytest.approx(0.85)
     assert caught.value.best_accuracy == pytest.approx(0.1)
-    assert [trial.requested_rate for trial in caught.value.trials] == [0.1, 0.0]
+    assert [trial.requested_rate for trial in caught.value.trials] == [0.1, 0.05, 0.025], "0 takes none"
     (experiment,) = run.started
-    assert len(experiment.result.records) == 2
+    assert len(experiment.result.records) == 3
 
 
 def test_a_broken_trainer_reaches_the_user_with_its_cause(run):
