@@ -18,7 +18,10 @@ from autocompress.store import ExperimentDirectory
 
 _SEARCH = ("search_space", "objective", "settings", "tuner", "tuner_arguments", "assessor", "assessor_arguments")
 """What of a plan decides which trials are run; the module may have moved, and engines may be resumed elsewhere."""
-_ONLY_CHECKS = ("settings.preflight", "baseline.preflight", "baseline.seconds", "baseline.fingerprint")
+_ONLY_CHECKS = (
+    *("settings.preflight", "baseline.preflight", "baseline.accuracy_error"),
+    *("baseline.seconds", "baseline.fingerprint"),
+)
 
 
 def open_experiment(

@@ -249,6 +249,7 @@ class _TrainingLoop:
         plan = open_experiment(store, self._plan, fingerprint=None, logger=_logger)
         known, wanted = (_fixed(each) for each in (plan, self._plan))
         require_same(f"the run in {store.path}", "search", known, wanted)
+        self._plan = self._plan.with_baseline(plan.measured, self._plan.engine)  # with what the preflight found
         Ledger(store).settle_ended()
 
     @contextmanager

@@ -40,7 +40,6 @@ class FunctionTraining:
         epochs_before: epochs of all earlier trials, which the user's functions count too.
         accuracy_of: called with each validation.
         agree: makes a number equal on all processes that train together.
-        accuracy_error: not known.
     """
 
     functions: UserFunctions
@@ -51,7 +50,6 @@ class FunctionTraining:
     epochs_before: int
     accuracy_of: Callable[[Evaluation], float] = attrgetter("accuracy")
     agree: Callable[[float], float] = float
-    accuracy_error: float | None = None
     _accuracy: float = float("nan")
     _optimizer: Any = None
     _scheduler: Any = None
