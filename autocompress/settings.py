@@ -263,8 +263,8 @@ class AccuracyAwareSettings(AdaptiveParams):
 
     @classmethod
     def from_record(cls, data: Mapping[str, Any]) -> AccuracyAwareSettings:
-        """The settings that `to_dict` wrote; ConfigError without the budget, as the default is another search."""
-        for name in (_RELATIVE, _ABSOLUTE):
+        """The settings that `to_dict` wrote; ConfigError without budget or preset, as the default is another search."""
+        for name in (_RELATIVE, _ABSOLUTE, "preset"):
             if isinstance(data, Mapping) and name not in data:
                 raise ConfigError(f"settings must have {name}; they do not")
         return cls.from_dict(data)

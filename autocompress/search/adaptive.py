@@ -65,18 +65,16 @@ class AdaptiveSearch:
     def next(self, records: Iterable[TrialRecord]) -> Proposal | None:
         """The next proposal given all records so far, or None when the search is finished."""
         mine = [record for record in records if record.algorithm == self.algorithm]
-        path = self._walked(mine)
-        used = {id(step.record): step.record.epochs for step in path.steps}
-        used |= {id(record): record.epochs for record in _learning_rate_trials(mine)}
-        remaining = self.maximal_total_epochs - sum(used.values())
+        remaining = self.maximal_total_epochs - sum({record.key: record.epochs for record in mine}.values())
         if remaining <= 0:
             return None
+        if (factor := self._untried_factor(mine)) is not None:
+            return self._proposal(_Path([], self.rule.start()), mine, remaining, factor, "learning_rate")
+        path = self._walked(mine)
         if path.open is None:
             return self._final(path, mine, remaining)
-        if not path.steps and (factor := self._untried_factor(mine)) is not None:
-            return self._proposal(path, mine, remaining, factor, "learning_rate")
         purpose: Purpose = "beyond" if path.is_beyond else "rate"
-        return self._proposal(path, mine, remaining, best_factor(mine), purpose)
+        return self._proposal(path, mine, remaining, self._best_factor(mine), purpose)
 
     def most_epochs(self, epochs: int) -> int:
         """The most epochs of a trial of so many, its second chance among them."""
@@ -92,7 +90,8 @@ class AdaptiveSearch:
         path = _Path([], self.rule.start())
         while path.open is not None and self._take(path, decided):
             position, record = path.steps[-1].position, path.steps[-1].record
-            if self.look_beyond and position.direction >= 0 and is_near_miss(record, mine):
+            beyond = self.look_beyond and position.direction >= 0 and record in mine
+            if beyond and is_near_miss(record, mine):
                 path.open, path.is_beyond = self.rule.advance(position, True), True
                 if path.open is not None and not self._take(path, decided):
                     break
@@ -114,10 +113,23 @@ class AdaptiveSearch:
         return True
 
     def _untried_factor(self, mine: Sequence[TrialRecord]) -> float | None:
-        """The first learning-rate factor that no trial has tried; None where there is no choice."""
-        tried = {record.lr_factor for record in _learning_rate_trials(mine)}
-        several = self.learning_rate_factors if len(self.learning_rate_factors) > 1 else ()
-        return next((factor for factor in several if factor not in tried), None)
+        """The first learning-rate factor that no trial has tried.
+
+        None where there is no choice, the search has gone on, or the initial rate takes no training.
+        """
+        trials = _learning_rate_trials(mine)
+        if len(self.learning_rate_factors) == 1 or any(record.purpose == "rate" for record in mine):
+            return None
+        if any(record.feasible and not record.epochs for record in trials):
+            return None
+        tried = {record.lr_factor for record in trials}
+        return next((factor for factor in self.learning_rate_factors if factor not in tried), None)
+
+    def _best_factor(self, mine: Sequence[TrialRecord]) -> float:
+        """The factor whose trial came nearest to the budget, or furthest inside; the first where none was tried."""
+        tried = [record for record in _learning_rate_trials(mine) if record.accuracy_margin is not None]
+        best = max(tried, key=lambda record: record.accuracy_margin or 0.0, default=None)
+        return self.learning_rate_factors[0] if best is None else best.lr_factor
 
     def _final(self, path: _Path, mine: Sequence[TrialRecord], remaining: int) -> Proposal | None:
         """Training of the best model to the end of the schedule; None where there is none, or it has been trained."""
@@ -126,7 +138,7 @@ class AdaptiveSearch:
             return None
         best = max(kept, key=lambda step: step.rate)
         end = _Path(path.steps, best.position)
-        return self._proposal(end, mine, remaining, best_factor(mine), "final")
+        return self._proposal(end, mine, remaining, self._best_factor(mine), "final")
 
     def _most_epochs(self, purpose: Purpose, initial: bool) -> int:
         own = {"learning_rate": LEARNING_RATE_EPOCHS, "final": self.final_epochs}
@@ -174,18 +186,17 @@ class _Path:
     is_beyond: bool = False
 
 
-def is_near_miss(record: TrialRecord, records: Iterable[TrialRecord]) -> bool:
-    """Whether a trial is outside the budget by no more than the noise, by its samples or by all trials' accuracies."""
-    margin, error = record.accuracy_margin, noise_of(record, records)
+def is_near_miss(record: TrialRecord, records: Sequence[TrialRecord]) -> bool:
+    """Whether a trial is outside the budget by no more than the noise.
+
+    By its samples, or by the accuracies of the trials of rates up to this one: what is decided stays.
+    """
+    index = next(number for number, each in enumerate(records) if each is record)
+    seen = [each for each in records[: index + 1] if each.purpose in ("rate", "beyond")]
+    margin, error = record.accuracy_margin, noise_of(record, seen)
     if record.feasible or margin is None or error is None:
         return False
     return margin >= record.required_margin - error
-
-
-def best_factor(records: Sequence[TrialRecord]) -> float:
-    """The factor on the learning rates that the trials of learning rates found best; 1 where there were none."""
-    tried = [record for record in _learning_rate_trials(records) if record.accuracy_margin is not None]
-    return max(tried, key=lambda record: record.accuracy_margin or 0.0).lr_factor if tried else 1.0
 
 
 def _learning_rate_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:

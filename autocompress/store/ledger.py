@@ -92,8 +92,13 @@ def record_without_result(trial: PendingTrial, crash: str | None, killed: str | 
         state="lost" if crash is None else "failed",
         parameters=trial.parameters,
         requested_rate=trial.proposal.requested_rate if trial.proposal else None,
+        **({} if trial.proposal is None else _of_proposal(trial.proposal)),
         error=(killed or killed_message()) if crash is None else _reason(crash),
     )
+
+
+def _of_proposal(proposal: Proposal) -> dict[str, Any]:
+    return {"lr_factor": proposal.lr_factor, "seed": proposal.seed, "start_from": proposal.start_from}
 
 
 def _reason(crash: str) -> str:

@@ -68,14 +68,15 @@ class DistillationHook:
     def __init__(self, student: nn.Module, teacher: nn.Module, settings: KnowledgeDistillation) -> None:
         self._student, self._teacher, self._settings = student, teacher.eval(), settings
         self._latest: tuple[Any, Any] | None = None
+        self.teaches = False  # whether the latest forward pass was one of training
         self._handle = student.register_forward_hook(self._watch, with_kwargs=True)
 
-    def distance(self) -> torch.Tensor | None:
-        """The distillation loss of the latest outputs, once; None where there are no new ones."""
+    def distance(self, *, strict: bool = True) -> torch.Tensor | None:
+        """The distillation loss of the latest outputs, once; None where there are no new ones. `strict`: see `loss`."""
         if self._latest is None:
             return None
         answers, self._latest = self._latest, None
-        return loss(*answers, self._settings)
+        return loss(*answers, self._settings, strict=strict)
 
     def end(self) -> None:
         """Remove the hook."""
@@ -93,7 +94,8 @@ class DistillationHook:
                 del copied._forward_hooks[key]
 
     def _watch(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
-        if self._student.training and torch.is_grad_enabled():
+        self.teaches = self._student.training and torch.is_grad_enabled()
+        if self.teaches:
             self._latest = (answer, _taught(self._teacher, arguments, keywords))
 
 
@@ -122,13 +124,17 @@ def distilling(
     hook = DistillationHook(student, teacher, settings)
 
     def with_distance(loss: Any) -> Any:
+        if not hook.teaches:
+            return loss
         try:
-            distance = hook.distance()
+            distance = hook.distance(strict=required)
         except ModuleError:
             if required:
                 raise
+            hook.teaches = False
             return loss
-        return loss if distance is None else settings.loss_scale * loss + distance
+        scaled = settings.loss_scale * loss
+        return scaled if distance is None else scaled + distance
 
     wrapped = WrappedCriterion(criterion, with_distance)
     try:
@@ -139,15 +145,31 @@ def distilling(
         raise ModuleError("knowledge distillation adds its loss to the criterion, which the trainer never called")
 
 
-def loss(student: Any, teacher: Any, settings: KnowledgeDistillation) -> torch.Tensor:
+def loss(student: Any, teacher: Any, settings: KnowledgeDistillation, *, strict: bool = True) -> torch.Tensor:
     """The distillation loss, summed over all floating-point outputs of more than one dimension.
 
     `softmax`: Kullback-Leibler divergence of the teacher's softmax from the student's at the temperature, times the
     temperature squared, mean over the batch; classes are dimension 1. `mse`: mean squared error. Outputs may be tensors
     in sequences, mappings or dataclasses.
+
+    Args:
+        student: outputs of the model that is trained.
+        teacher: those of the uncompressed model.
+        settings: of the distillation.
+        strict: whether outputs of three dimensions count, too, where the classes may be the last one.
+
+    Raises:
+        ModuleError: the outputs are not alike, or none of them counts.
     """
-    pairs = zip(flatten_tensors(student), flatten_tensors(teacher), strict=True)
-    terms = [_distance(mine, its, settings) for mine, its in pairs if mine.is_floating_point() and mine.dim() > 1]
+    mine, its = flatten_tensors(student), flatten_tensors(teacher)
+    if [tensor.shape for tensor in mine] != [tensor.shape for tensor in its]:
+        raise ModuleError("knowledge distillation needs a model whose outputs in training are like those in eval mode")
+    pairs = [
+        pair
+        for pair in zip(mine, its, strict=True)
+        if pair[0].is_floating_point() and pair[0].dim() > 1 and (strict or pair[0].dim() != 3)
+    ]
+    terms = [_distance(*pair, settings) for pair in pairs]
     if not terms:
         raise ModuleError("knowledge distillation needs a model whose outputs have a batch dimension and another one")
     return settings.scale * torch.stack(terms).sum()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass
 from autocompress.errors import ModuleError
 from autocompress.setting_fields import read
@@ -163,9 +164,10 @@ def averaged(model: nn.Module, how: str) -> AveragedModel:
     Sources: Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, arXiv:1803.05407, for `swa`; `ema` is the
     exponential moving average, as Polyak and Juditsky 1992 average.
     """
+    copied = copy_model(model)  # computed weights, which deepcopy refuses, are plain there
     if how == "swa":
-        return AveragedModel(model)
-    return AveragedModel(model, avg_fn=lambda mean, value, _: EMA_DECAY * mean + (1 - EMA_DECAY) * value)
+        return AveragedModel(copied)
+    return AveragedModel(copied, avg_fn=lambda mean, value, _: EMA_DECAY * mean + (1 - EMA_DECAY) * value)
 
 
 @torch.no_grad()

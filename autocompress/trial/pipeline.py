@@ -41,6 +41,7 @@ class Compressed:
         rate: achieved compression rate in [0, 1): that of the pruner where there is one.
         epochs: epochs of training of all stages.
         simulated: whether a stage only simulates what other kernels would compute in fewer bits.
+        preparing_epochs: those of the epochs in which filters were ranked for all steps of their removal but the last.
         interrupted: whether a signal ended a stage early.
         left_alone: layer -> the reason why it keeps its filters although a rule selects it.
         schedule: of the learning rates; None: nothing was trained.
@@ -56,6 +57,7 @@ class Compressed:
     simulated_accuracy: float | None = None
     rate: float = 0.0
     epochs: int = 0
+    preparing_epochs: int = 0
     simulated: bool = False
     interrupted: bool = False
     left_alone: dict[str, str] = field(default_factory=dict)
@@ -130,18 +132,17 @@ class Pipeline:
         return load_verified(path, model, original, self.reference_model.inputs)
 
     def _stage(self, stage: Stage, done: Compressed, applied: AppliedAlgorithms) -> None:
-        if isinstance(algorithm(stage.name), FilterPruner):
-            self._remove_gradually(stage, done)
+        spent = self._remove_gradually(stage, done)
         done.model = applied.apply(done.model, self._request(stage), self._batches(stage, done.model))
         training = self._training(stage, self.spec.optimization)
         first = len(applied.compressions) == 1
         tuned = FineTuning(
             training=training,
             threshold=self.threshold,
-            epochs=0 if done.interrupted else stage.epochs - self._gradual_epochs(stage),
+            epochs=0 if done.interrupted else stage.epochs - spent,
             evaluate_first=self.spec.evaluate_first or not first,
             validate_every_n_epochs=self.spec.validate_every_n_epochs,
-            on_epoch=self._reporter(done.epochs),
+            on_epoch=self._reporter(done.epochs - done.preparing_epochs),
             second_chance_epochs=self.spec.second_chance_epochs,
             leaves_early=self.spec.purpose != "final",
             margin_error=lambda: self.errors.latest,
@@ -153,27 +154,31 @@ class Pipeline:
         done.second_chance_epochs += tuned.second_chance_epochs
         done.interrupted |= tuned.interrupted
 
-    def _remove_gradually(self, stage: Stage, done: Compressed) -> None:
-        """All steps of removing filters but the last, each with training after it unless it is within the budget."""
-        constant = dataclasses.replace(self.spec.optimization, schedule="constant")
-        for step in range(1, self.spec.pruning_steps):
-            request = self._request(stage, step / self.spec.pruning_steps)
+    def _remove_gradually(self, stage: Stage, done: Compressed) -> int:
+        """All steps of removing filters but the last, each with training after it unless it is within the budget.
+
+        Returns:
+            the epochs of fine-tuning that they took.
+        """
+        steps = self.spec.pruning_steps
+        if steps == 1 or self.spec.purpose == "final" or not isinstance(algorithm(stage.name), FilterPruner):
+            return 0
+        constant, spent = dataclasses.replace(self.spec.optimization, schedule="constant"), 0
+        for step in range(1, steps):
             cut = AppliedAlgorithms()
-            done.model = cut.apply(done.model, request, self._batches(stage, done.model))
+            done.model = cut.apply(done.model, self._request(stage, step / steps), self._batches(stage, done.model))
             tuned = FineTuning(
                 training=self._training(stage, constant),
                 threshold=self.threshold,
-                epochs=0 if done.interrupted else self._gradual_epochs(stage) // (self.spec.pruning_steps - 1),
+                epochs=0 if done.interrupted else stage.epochs // steps,
                 evaluate_first=True,
                 required_margin=lambda: self.errors.required,
             ).run(done.model)
+            spent += tuned.epochs
             done.epochs += cut.compressions[-1].epochs + tuned.epochs
+            done.preparing_epochs += cut.compressions[-1].epochs
             done.interrupted |= tuned.interrupted
-
-    def _gradual_epochs(self, stage: Stage) -> int:
-        """Epochs of all pruning steps but the last."""
-        steps = self.spec.pruning_steps
-        return (steps - 1) * (stage.epochs // steps) if isinstance(algorithm(stage.name), FilterPruner) else 0
+        return spent
 
     def _request(self, stage: Stage, share: float = 1.0) -> CompressionRequest:
         """What to compress: so much of the way from the start's rate to the requested one."""

@@ -107,6 +107,7 @@ def retrain(
 ) -> None:
     """Train a finished trial with a damaged checkpoint again; equal parameters give equal weights."""
     experiment = ExperimentDirectory(directory)
+    noise, fingerprint = _known_before(experiment)
     trial = experiment.trial(key)
     with trial.locked(launcher()), preserved_rng_state():
         record = trial.record()
@@ -114,9 +115,19 @@ def retrain(
             raise StoreError(f"trial {key} cannot be trained again: it has no record")
         trial.clear_curve()
         known = reference or ModuleReference.of(module)
-        again = _Trial(module, known, record.parameters, threshold, experiment, key, NullReporter()).run()
+        again = _Trial(
+            module, known, record.parameters, threshold, experiment, key, NullReporter(), fingerprint, noise
+        ).run()
         if again.state != "completed":
             raise StoreError(f"trial {key} cannot be trained again: {again.error}")
+
+
+def _known_before(experiment: ExperimentDirectory) -> tuple[AccuracyNoise, str | None]:
+    """What is known of accuracies before any trial, and the module's fingerprint; nothing where there is no plan."""
+    if not experiment.exists():
+        return AccuracyNoise(), None
+    plan = ExperimentPlan.read(experiment)
+    return AccuracyNoise.of(plan.measured, plan.settings.budget), plan.measured.fingerprint
 
 
 def final_result(record: TrialRecord) -> dict[str, Any]:
@@ -169,13 +180,14 @@ class _Trial:
     def _completed(self, record: TrialRecord, spec: TrialSpec) -> TrialRecord:
         seed_everything(spec.seed)
         reference_model = dataclasses.replace(ReferenceModel.of(self.module), sensitivities=self._sensitivities())
+        errors = self._errors(reference_model.original, spec.confidence)
         pipeline = Pipeline(
             module=self.module,
             spec=spec,
             reference_model=reference_model,
             threshold=self.threshold,
-            errors=self._errors(reference_model.original, spec.confidence),
-            on_epoch=self._report_epoch,
+            errors=errors,
+            on_epoch=lambda epoch, accuracy, margin: self._report_epoch(epoch, accuracy, margin, errors.required),
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
             reference=self.reference,
@@ -231,9 +243,9 @@ class _Trial:
         )
         return load_compressed(path, original)
 
-    def _report_epoch(self, epoch: int, accuracy: float, budget: float) -> None:
+    def _report_epoch(self, epoch: int, accuracy: float, budget: float, required: float) -> None:
         reduction = requested_rate(self.parameters) or 0.0  # what is removed is not measured yet
-        so_far = score(reduction, budget, self.threshold)
+        so_far = score(reduction, budget - required, self.threshold)
         result = {"default": so_far, "accuracy": accuracy, "accuracy_margin": budget, "epoch": epoch}
         self.directory.append_epoch({**result, "time": time.time()})
         self.reporter.report_epoch(result)

@@ -140,8 +140,11 @@ class Probe:
         return sum(map(_samples, self._inputs))
 
     def limit(self, batches: int) -> None:
-        """Compare on the first batches only."""
+        """Compare on the first batches only, whose statistics are then those that count."""
+        fewer = batches < len(self._inputs)
         del self._inputs[batches:], self._expected[batches:]
+        if fewer and not self._by_batch:
+            self._expected = list(self._outputs(copy_model(self._model)))
 
     def damage(self, smaller: nn.Module) -> float:
         """How far the outputs of a copy without some filters, which is changed, have moved: the mean over samples."""

@@ -173,7 +173,7 @@ class AdaptiveCompressionSampler(BaseSampler):
 
 def _require_rates_only(settings: AccuracyAwareSettings) -> None:
     """Check that no trials are wanted that are not there for their rates, of which an objective knows nothing."""
-    for name, none in (("learning_rate_factors", (1.0,)), ("final_training_epochs", 0)):
+    for name, none in (("learning_rate_factors", (1.0,)), ("final_training_epochs", 0), ("look_beyond", False)):
         if name in settings.model_fields_set and (given := getattr(settings, name)) != none:
             raise ConfigError(
                 f"{name} must be {none!r} in a study of one's own, whose trials are told apart by their rates; got "

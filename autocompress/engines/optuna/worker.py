@@ -245,7 +245,7 @@ class Worker:
         if record.accuracy_margin is None or record.score is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        set_accuracy_margin(trial, record.accuracy_margin)
+        set_accuracy_margin(trial, record.accuracy_margin - record.required_margin)
         self._study.tell(trial, record.score)
 
     def _without_result(self, pending: PendingTrial, end: ProcessEnd) -> TrialRecord:
