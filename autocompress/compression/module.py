@@ -114,8 +114,8 @@ class AbstractAutoCompressionModule(ABC):
     def lr_scheduler_factory(cls) -> Callable[..., LRScheduler] | None:
         """A function that makes a learning-rate scheduler, which is stepped after each epoch.
 
-        It takes the optimizer, or the optimizer and the number of epochs that the trial may train. It takes the place
-        of the setting `fine_tuning_schedule`.
+        It takes the optimizer, or the optimizer and `epochs`, the number of epochs that the trial may train. It takes
+        the place of the setting `fine_tuning_schedule`.
         """
         return None
 

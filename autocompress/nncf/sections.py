@@ -238,6 +238,7 @@ class Distillation(KnowledgeDistillation):
     """
 
     algorithm: Literal["knowledge_distillation"]
+    type: Annotated[Literal["softmax", "mse"], Field(description="'softmax' or 'mse'")]
 
 
 Compression = MagnitudeSparsity | RbSparsity | FilterPruning | Quantization | Distillation

@@ -140,7 +140,7 @@ def make_scheduler(module: ModuleClass, optimizer: Any, epochs: int) -> Any:
     """The module's own scheduler, stepped after each epoch; None where it has none.
 
     Args:
-        module: its factory takes the optimizer, or the optimizer and the number of epochs.
+        module: its factory takes the optimizer, or the optimizer and the epochs, by a name with `epoch` in it.
         optimizer: to schedule.
         epochs: the most that are trained.
     """
@@ -155,7 +155,8 @@ def _takes_epochs(make: Callable[..., Any]) -> bool:
         taken = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):  # a function of C
         return False
-    return sum(each.default is each.empty and each.kind in (0, 1) for each in taken) > 1
+    required = [each.name for each in taken if each.default is each.empty and each.kind in (0, 1)]
+    return len(required) > 1 and "epoch" in required[1]
 
 
 def averaged(model: nn.Module, how: str) -> AveragedModel:

@@ -155,7 +155,8 @@ def test_the_rule_takes_no_more_trials_than_it_is_let():
     settings = plan().settings
     assert whole.trials > 2
     assert two.trials == 2
-    assert two.epochs == min(whole.epochs, 2 * max(settings.initial_training_phase_epochs, settings.patience_epochs))
+    assert settings.most_epochs == settings.initial_training_phase_epochs + 3, "with a second chance"
+    assert two.epochs == min(whole.epochs, 2 * settings.most_epochs)
     assert two.evaluations < whole.evaluations
     assert length_of(plan(), 1000) == whole
 

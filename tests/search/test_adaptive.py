@@ -361,6 +361,31 @@ def test_a_learning_rate_within_the_budget_decides_the_initial_rate():
     assert found[2].lr_factor == 0.3
 
 
+def test_a_single_factor_is_not_tried_but_taken():
+    assert search(learning_rate_factors=(0.3,)).next([]).lr_factor == 0.3
+    assert search(learning_rate_factors=(0.3,)).next([]).purpose == "rate"
+
+
+def test_all_factors_are_tried_though_the_first_is_within_the_budget():
+    found, _ = trained(search(learning_rate_factors=(1.0, 0.3)), lambda each: 0.62 - each.requested_rate)
+    assert [(each.purpose, each.lr_factor) for each in found[:2]] == [("learning_rate", 1.0), ("learning_rate", 0.3)]
+    assert {each.start_from for each in found[:2]} == {None}
+    assert found[2].requested_rate == 0.6
+
+
+def test_where_the_initial_rate_takes_no_training_no_other_factor_is_tried():
+    several = search(learning_rate_factors=(1.0, 0.3))
+    first = answer(several.next([]), True, epochs=0)
+    assert several.next([first]).requested_rate == 0.6
+
+
+def test_a_near_miss_stays_one_whatever_comes_later():
+    _found, records = trained(search(look_beyond=True), near(0.595), error=0.002)
+    for count in range(len(records)):
+        steps = search(look_beyond=True).steps(records[:count])
+        assert steps == search(look_beyond=True).steps(records)[: len(steps)]
+
+
 def test_a_lost_trial_of_a_learning_rate_is_tried_again_and_given_up_at_last():
     several, records = search(learning_rate_factors=(1.0, 0.3)), []
     for _ in range(3):

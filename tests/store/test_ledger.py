@@ -122,6 +122,8 @@ def test_a_lost_trial(ledger):
     assert record.error == "the trial's process was killed"
     assert (record.feasible, record.accuracy, record.checkpoint) == (False, None, None)
     assert record.parameters == OPEN.parameters
+    said = OPEN.proposal
+    assert (record.lr_factor, record.seed, record.start_from) == (said.lr_factor, said.seed, said.start_from)
     assert state(ledger) == ([record], {}, {})
     assert_replays(ledger)
 

@@ -139,6 +139,53 @@ def test_the_users_loss_is_scaled():
     assert whole.item() == pytest.approx((0.5 * own + loss(outputs, teacher(X), half)).item())
 
 
+def test_every_call_of_the_criterion_is_scaled_and_the_distance_is_added_once():
+    """As where two targets are mixed."""
+    student, teacher = nets()
+    half = KnowledgeDistillation(type="softmax", scale=0.5, temperature=2.0, loss_scale=0.5)
+    with distilling(student.train(), teacher, functional.cross_entropy, half) as taught:
+        outputs, targets = student(X), torch.zeros(len(X), dtype=torch.long)
+        first, second = taught(outputs, targets), taught(outputs, targets)
+        with torch.no_grad():
+            student.eval()(X)
+            evaluated = taught(outputs, targets)
+    own = functional.cross_entropy(outputs, targets)
+    assert second.item() == pytest.approx(0.5 * own.item())
+    assert first.item() > second.item()
+    assert evaluated.item() == pytest.approx(own.item()), "only training is taught"
+
+
+class Heads(nn.Module):
+    """Has an output more in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = nn.Linear(6, 4)
+
+    def forward(self, x):
+        outputs = self.own(x)
+        return (outputs, outputs) if self.training else outputs
+
+
+def test_outputs_that_are_others_in_training_cannot_be_compared():
+    student, targets = Heads().train(), torch.zeros(len(X), dtype=torch.long)
+    own = functional.cross_entropy(student(X)[0], targets)
+    with distilling(student, Heads(), functional.cross_entropy, SOFTMAX, required=False) as taught:
+        assert taught(student(X)[0], targets).item() == pytest.approx(own.item())
+    with (
+        pytest.raises(ModuleError, match="outputs in training are like those in eval mode"),
+        distilling(student, Heads(), functional.cross_entropy, SOFTMAX) as taught,
+    ):
+        taught(student(X)[0], targets)
+
+
+def test_of_three_dimensions_the_classes_may_be_the_last():
+    tokens = torch.randn(2, 5, 7)
+    assert loss(tokens, tokens, SOFTMAX).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ModuleError, match="needs a model whose outputs"):
+        loss(tokens, tokens, SOFTMAX, strict=False)
+
+
 def test_where_it_is_not_required_a_trainer_may_have_its_own_loss():
     student, teacher = nets()
     with distilling(student, teacher, functional.cross_entropy, SOFTMAX, required=False):

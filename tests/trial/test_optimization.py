@@ -116,6 +116,7 @@ def test_a_scheduler_may_be_told_the_epochs_and_takes_the_place_of_the_schedule(
     "factory",
     [
         lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        lambda optimizer, *, gamma=0.5: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma),
         lambda optimizer, gamma=0.5: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma),
         lambda optimizer, **options: torch.optim.lr_scheduler.StepLR(optimizer, 1, **options),
         lambda *given: torch.optim.lr_scheduler.StepLR(*given, 1),
@@ -142,6 +143,14 @@ def test_averages():
     assert model.weight.item() == pytest.approx(3.0)
     take_parameters(model, ema.module)
     assert model.weight.item() == pytest.approx(0.98 * (0.98 * 1 + 0.02 * 2) + 0.02 * 6)
+
+
+def test_models_with_computed_weights_are_averaged():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    model(torch.ones(1, 2)).sum().backward()
+    mean = averaged(model, "ema")
+    mean.update_parameters(model)
+    assert torch.allclose(mean.module(torch.ones(1, 2)), model(torch.ones(1, 2)))
 
 
 def test_training_averages_the_last_epoch():

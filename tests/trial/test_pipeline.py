@@ -243,6 +243,14 @@ def test_filters_go_in_steps_with_training_between(tmp_path, steps, epochs, widt
     assert told.epochs[-1] == epochs
 
 
+def test_epochs_that_a_step_does_not_take_are_left_for_the_last(tmp_path):
+    Steps.seen.clear()
+    total = layer_shapes(Steps.model())["0"].width
+    record, _ = trial(Steps, tmp_path, 0.0, "l2", PRUNED, epochs=4, pruning_steps=2, purpose="final")
+    assert [round(8 * width / total) for width, _ in Steps.seen] == [4] * 4, "the last training removes nothing more"
+    assert record.epochs == 4
+
+
 def test_steps_go_on_from_where_a_trial_started(tmp_path):
     total = layer_shapes(Steps.model())["0"].width
     first, _ = trial(Steps, tmp_path, 2.0, "l2", PRUNED, epochs=1)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -12,11 +13,15 @@ import torch
 from autocompress.compression.module import fresh_model
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.formats.checkpoint import load_compressed
+from autocompress.records import Preflight
+from autocompress.search.noise import AccuracyNoise
+from autocompress.store import ExperimentDirectory
 from autocompress.testing import CurveModule, cliff, flat
 from autocompress.trial import pipeline
 from autocompress.trial.child import verify_in_child
-from autocompress.trial.run import run_trial
+from autocompress.trial.run import retrain, run_trial
 from tests import curve_modules as modules
+from tests.written import plan
 
 
 def parameters(rate=0.5, algorithm="l2", **search):
@@ -334,6 +339,27 @@ def test_a_damaged_checkpoint_is_trained_again(tmp_path, caplog, harm):
     undisturbed = two(tmp_path / "undisturbed", lambda _: None)
     assert two(tmp_path / "disturbed", harms[harm]) == undisturbed
     assert "its trial is trained again" in caplog.text
+
+
+class Rising(CurveModule):
+    """Better by one with each epoch, and evaluated with a noise of one."""
+
+    curve = staticmethod(lambda rate, epochs: 0.9 if rate == 0 else float(epochs))
+
+
+def test_a_trial_with_a_second_chance_is_trained_again_alike(tmp_path):
+    noisy = Preflight(accuracies=(0.0, 2.0), noise=2.0, damaged=None, evaluation_seconds=0.1)
+    experiment = plan(baseline=dataclasses.replace(plan().measured, preflight=noisy))
+    directory = ExperimentDirectory(tmp_path)
+    directory.create()
+    directory.write_settings(experiment.to_dict())
+    noise = AccuracyNoise.of(experiment.measured, experiment.settings.budget)
+    chosen = parameters(0.5, epochs=1, second_chance_epochs=1)
+    record = run_trial(Rising, chosen, threshold=1.5, directory=tmp_path, noise=noise)
+    assert (record.epochs, record.second_chance_epochs, record.feasible) == (2, 1, True)
+    weights = (tmp_path / record.checkpoint / "weights.pt").read_bytes()
+    retrain(Rising, record.key, threshold=1.5, directory=tmp_path)
+    assert (tmp_path / record.checkpoint / "weights.pt").read_bytes() == weights
 
 
 @pytest.mark.slow

@@ -188,9 +188,10 @@ class InterruptedAt(curve_modules.Cliff):
 
 
 def test_an_interrupted_search_is_gone_on_with_and_nothing_finished_is_trained_again(tmp_path):
-    undisturbed = created(curve_modules.Cliff, tmp_path / "undisturbed")
+    trained = {"preset": "nncf"}  # each of them
+    undisturbed = created(curve_modules.Cliff, tmp_path / "undisturbed", settings=trained)
     undisturbed.run()
-    search = created(InterruptedAt, tmp_path / "search")
+    search = created(InterruptedAt, tmp_path / "search", settings=trained)
     assert search.run() is False
     assert rates(search) == rates(undisturbed)[:1]
     before = InterruptedAt.trained
