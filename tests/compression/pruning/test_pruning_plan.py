@@ -286,9 +286,9 @@ class Equal(FilterPruner):
         return lambda coupling: torch.ones(coupling.width)
 
 
-def test_of_equal_losses_the_one_is_taken_that_frees_the_most():
-    if "equal_loss" not in algorithms():
-        register_algorithm(Equal())
+def test_of_equal_losses_the_one_is_taken_that_frees_the_most(monkeypatch):
+    monkeypatch.setattr("autocompress.registry._known", dict(algorithms()))
+    register_algorithm(Equal())
     large, small = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)], [nn.Conv2d(16, 32, 3, padding=1)]
     last = [nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model, inputs = nn.Sequential(*large, *small, *last, nn.Linear(32, 5)), (torch.randn(1, 3, 16, 16),)
