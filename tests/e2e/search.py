@@ -21,7 +21,7 @@ class Search:
 
     def __init__(self, folder, engine, module="CountsEpochs", **settings):
         self.folder, self.directory, self.engine = folder, folder / "experiment", engine
-        self.settings, self.environment = settings, {}
+        self.settings, self.environment = {"preset": "nncf", **settings}, {}  # each trial is trained
         self.module = f"tests/curve_modules.py:{module}"
         self.log = folder / "epochs.log"
         self.log.touch()
