@@ -22,7 +22,7 @@ def main(directory, module, port, action="run"):
         experiment = AutoCompressionExperiment(getattr(curve_modules, module), "local", directory=directory)
         experiment.config.search_space = search_space("l2")
         experiment.config.tuner.name = "AdaptiveCompression"
-        experiment.config.tuner.class_args = {  # few trials, each of them trained: 0.55, 0.6, 0.65 where the edge is at 0.62
+        experiment.config.tuner.class_args = {  # few trials, each trained: 0.55, 0.6, 0.65 where the edge is at 0.62
             "preset": "nncf",
             "initial_compression_rate": 0.55,
             "initial_compression_rate_step": 0.05,
