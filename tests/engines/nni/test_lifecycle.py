@@ -45,7 +45,8 @@ def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
         until(lambda: len(results(directory)) >= finished and trial_of(directory), launcher)
         before = path_of(directory)
         find = {"trial": lambda: trial_of(directory), "manager": lambda: manager_of(directory)}
-        (launcher.process if victim == "launcher" else find[victim]()).kill()
+        # The trial that was seen may be one that has just ended.
+        (launcher.process if victim == "launcher" else until(find[victim], launcher)).kill()
         code = launcher.wait()
         if victim == "trial":
             assert code == 0, launcher.printed()
