@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -14,6 +13,7 @@ from autocompress.budget import AccuracyBudget
 from autocompress.errors import ConfigError
 from autocompress.records import PROBE_BATCHES, PROBE_WIDTHS
 from autocompress.search import AdaptiveSearch, RateAxis, SearchRule, SingleTrial, StepHalving
+from autocompress.search.adaptive import with_second_chance
 from autocompress.search_space.space import AlgorithmSpace, SearchSpace
 from autocompress.setting_fields import (
     Confidence,
@@ -300,7 +300,7 @@ class AccuracyAwareSettings(AdaptiveParams):
     def most_epochs(self) -> int:
         """The most epochs of a trial, of each algorithm of a mix."""
         own = max(self.initial_training_phase_epochs, self.patience_epochs)
-        return max(own + math.ceil(own / 2) * self.second_chance, self.final_training_epochs)
+        return max(with_second_chance(own, self.second_chance), self.final_training_epochs)
 
     @property
     def _bounds(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from autocompress.records import Proposal, Purpose, TrialRecord
-from autocompress.search.noise import noise_of
+from autocompress.search.noise import is_near_miss, noise_of
 from autocompress.search.step_halving import Position, StepHalving
 
 
@@ -78,7 +78,7 @@ class AdaptiveSearch:
 
     def most_epochs(self, epochs: int) -> int:
         """The most epochs of a trial of so many, its second chance among them."""
-        return epochs + math.ceil(epochs / 2) * self.second_chance
+        return with_second_chance(epochs, self.second_chance)
 
     def steps(self, records: Iterable[TrialRecord]) -> list[SearchStep]:
         """The path of the search so far: every decided position in order."""
@@ -90,8 +90,7 @@ class AdaptiveSearch:
         path = _Path([], self.rule.start())
         while path.open is not None and self._take(path, decided):
             position, record = path.steps[-1].position, path.steps[-1].record
-            beyond = self.look_beyond and position.direction >= 0 and record in mine
-            if beyond and is_near_miss(record, mine):
+            if self.look_beyond and position.direction >= 0 and _is_near_miss(record, mine):
                 path.open, path.is_beyond = self.rule.advance(position, True), True
                 if path.open is not None and not self._take(path, decided):
                     break
@@ -167,6 +166,11 @@ class AdaptiveSearch:
         )
 
 
+def with_second_chance(epochs: int, allowed: bool) -> int:
+    """The most epochs of a trial of so many: half as many more where a near miss is trained on."""
+    return epochs + math.ceil(epochs / 2) * allowed
+
+
 LEARNING_RATE_EPOCHS = 1
 """Of a trial of a learning rate."""
 
@@ -186,17 +190,16 @@ class _Path:
     is_beyond: bool = False
 
 
-def is_near_miss(record: TrialRecord, records: Sequence[TrialRecord]) -> bool:
+def _is_near_miss(record: TrialRecord, records: Sequence[TrialRecord]) -> bool:
     """Whether a trial is outside the budget by no more than the noise.
 
     By its samples, or by the accuracies of the trials of rates up to this one: what is decided stays.
     """
+    if record.feasible:
+        return False
     index = next(number for number, each in enumerate(records) if each is record)
     seen = [each for each in records[: index + 1] if each.purpose in ("rate", "beyond")]
-    margin, error = record.accuracy_margin, noise_of(record, seen)
-    if record.feasible or margin is None or error is None:
-        return False
-    return margin >= record.required_margin - error
+    return is_near_miss(record.accuracy_margin, noise_of(record, seen), record.required_margin)
 
 
 def _learning_rate_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:

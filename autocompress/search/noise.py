@@ -148,6 +148,11 @@ def is_within_noise(margin: float | None, error: float | None) -> bool:
     return margin is not None and error is not None and abs(margin) <= error
 
 
+def is_near_miss(margin: float | None, error: float | None, required: float = 0.0) -> bool:
+    """Whether an accuracy margin is less than is required, by no more than one standard error."""
+    return margin is not None and error is not None and required - error <= margin < required
+
+
 def noise_of(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
     """The standard error of a trial's accuracy margin; None where nothing is known of it.
 

@@ -21,6 +21,7 @@ from autocompress.compression.module import ModuleClass, Trainer, evaluate_sampl
 from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import ModuleError
 from autocompress.evaluation import Evaluation
+from autocompress.search.noise import is_near_miss
 from autocompress.trial.distillation import distilling, suitable
 from autocompress.trial.optimization import (
     OWN_SCHEDULE,
@@ -190,7 +191,7 @@ class FineTuningResult:
     @property
     def is_near_miss(self) -> bool:
         """Whether it is outside the budget by no more than the standard error."""
-        return self.error is not None and not self.is_feasible and self.budget >= self.required - self.error
+        return is_near_miss(self.budget, self.error, self.required)
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _require_rates_only(settings: AccuracyAwareSettings) -> None:
     for name, none in (("learning_rate_factors", (1.0,)), ("final_training_epochs", 0), ("look_beyond", False)):
         if name in settings.model_fields_set and (given := getattr(settings, name)) != none:
             raise ConfigError(
-                f"{name} must be {none!r} in a study of one's own, whose trials are told apart by their rates; got "
+                f"{name} must be {none!r} in a study of one's own, whose trials differ in their rates alone; got "
                 f"{given!r}: CompressionStudy uses it"
             )
 
