@@ -19,7 +19,7 @@ from autocompress.search.adaptive import search_length
 from autocompress.search_space import SearchSpace, requested_rate
 from autocompress.search_space.space import ALGORITHM_KEY
 from autocompress.search_space.trial_parameters import RATE_KEY
-from autocompress.settings import NNCF, AccuracyAwareSettings
+from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 from autocompress.typed_fields import checked, from_fields
 
@@ -265,20 +265,11 @@ class ExperimentPlan:
     @property
     def search_fields(self) -> dict[str, Any]:
         """What every trial's parameters have under `search`, whoever chose them."""
-        settings = self.settings
-        taught, probe = settings.knowledge_distillation, None if self.baseline is None else self.baseline.probe
-        chosen = {
-            "validate_before_training": settings.validate_before_training,
-            "fine_tuning_schedule": settings.fine_tuning_schedule,
-            "weight_averaging": settings.weight_averaging,
-            "pruning_steps": settings.pruning_steps,
-            "confidence": settings.confidence,
-            "knowledge_distillation": taught and taught.model_dump(),
-        }
+        probe = None if self.baseline is None else self.baseline.probe
         return {
-            **{name: value for name, value in chosen.items() if value != NNCF[name]},
-            "seed": settings.seed,
-            "validate_every_n_epochs": settings.validate_every_n_epochs,
+            **self.settings.trial_fields,
+            "seed": self.settings.seed,
+            "validate_every_n_epochs": self.settings.validate_every_n_epochs,
             "objective": self.objective,
             **({} if probe is None else {"probe": probe}),
         }

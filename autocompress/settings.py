@@ -155,6 +155,9 @@ NNCF: dict[str, Any] = {
 }
 """What `preset="nncf"` stands for, NNCF's own search; also what a trial does of which its parameters say nothing."""
 
+_OF_TRIALS = NNCF.keys() - {"learning_rate_factors", "second_chance", "look_beyond", "final_training_epochs"}
+"""Those of them that every trial knows; what the others decide is in its proposal."""
+
 
 class AccuracyAwareSettings(AdaptiveParams):
     """How the highest compression rate within the accuracy budget is searched: NNCF's settings and ours.
@@ -295,6 +298,12 @@ class AccuracyAwareSettings(AdaptiveParams):
             return SingleTrial(space.name, self.initial_training_phase_epochs, self.seed)
         zero = self.validate_before_training and space.begins_uncompressed(*self._bounds)
         return replace(self.adaptive_search(space.name, axis), zero_is_uncompressed=zero)
+
+    @property
+    def trial_fields(self) -> dict[str, Any]:
+        """How a trial is trained and judged, as its parameters say it under `search`: what differs from NNCF."""
+        values = self.model_dump(mode="json", include=_OF_TRIALS)
+        return {name: value for name, value in values.items() if value != NNCF[name]}
 
     @property
     def most_epochs(self) -> int:
