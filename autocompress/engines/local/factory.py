@@ -6,10 +6,10 @@ import hashlib
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
+from autocompress.compression.model_state import hash_tensors
 from autocompress.engines.local.loop import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
 from autocompress.engines.local.runner import TorchRunner
 from autocompress.errors import ConfigError
@@ -134,7 +134,5 @@ def _baseline(
 def _fingerprint(config: CompressionConfig, model: nn.Module) -> str:
     """Hash of the configuration and of the uncompressed model's weights."""
     digest = hashlib.sha256(config.model_dump_json(exclude={"log_dir"}).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    hash_tensors(digest, model.state_dict().items())
     return digest.hexdigest()
