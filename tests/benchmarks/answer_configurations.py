@@ -13,10 +13,9 @@ from tests.benchmarks.peers import PEERS
 PARTS = {
     "default": {},
     "nncf": {"preset": "nncf"},
-    # What stands beside these is all that differs from NNCF's search.
-    "uniform": {"preset": "nncf", "parameter::allocation": "uniform"},
-    "global": {"preset": "nncf", "parameter::allocation": "global"},
-    "sensitivity": {"preset": "nncf", "parameter::allocation": "sensitivity"},
+    "global": {"parameter::allocation": "global"},
+    "sensitivity": {"parameter::allocation": "sensitivity"},
+    "least damage": {"parameter::allocation": "least_damage"},
     "constant": {"fine_tuning_schedule": "constant"},
     "linear": {"fine_tuning_schedule": "linear"},
     "cosine": {"fine_tuning_schedule": "cosine"},
@@ -25,6 +24,7 @@ PARTS = {
     "distillation": {"knowledge_distillation": {"type": "auto", "scale": 0.5, "temperature": 2.0, "loss_scale": 0.5}},
     "no distillation": {"knowledge_distillation": None},
     "second chance": {"second_chance": True},
+    "no second chance": {"second_chance": False},
     "look beyond": {"look_beyond": True},
     "paired": {"FASHION_MNIST_PER_SAMPLE": "1"},
     "three steps": {"pruning_steps": 3},
@@ -35,19 +35,28 @@ CONFIGURATIONS = (
     "default",
     "nncf",
     "nncf + lr .01",
-    "uniform + linear",
-    "uniform + cosine",
-    "sensitivity + constant",
-    "sensitivity + linear",
-    "uniform + linear + distillation",
-    "sensitivity + linear + distillation",
-    "uniform + linear + learning rates",
-    "uniform + linear + distillation + paired + second chance",
-    "uniform + linear + distillation + paired + look beyond",
-    "uniform + linear + distillation + paired + second chance + look beyond",
-    "uniform + linear + distillation + three steps",
-    "uniform + linear + distillation + ema",
-    "uniform + linear + distillation + swa",
+    "nncf + linear",
+    "nncf + linear + distillation",
+    "nncf + sensitivity",
+    *(
+        f"default + {part}"
+        for part in (
+            "global",
+            "sensitivity",
+            "least damage",
+            "no second chance",
+            "look beyond",
+            "paired",
+            "paired + look beyond",
+            "three steps",
+            "ema",
+            "swa",
+            "learning rates",
+            "no distillation",
+            "cosine",
+            "constant",
+        )
+    ),
 )
 
 

@@ -97,7 +97,7 @@ def test_a_configuration_is_its_parts():
 
 def test_an_unknown_part_is_named():
     with pytest.raises(ConfigError, match=r"must be one of default, .*; got 'liner'"):
-        Configuration.named("uniform + liner")
+        Configuration.named("nncf + liner")
 
 
 def test_a_configuration_that_this_version_does_not_know_is_left_out(capsys):
