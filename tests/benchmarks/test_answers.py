@@ -85,7 +85,7 @@ def test_rows_are_found_again_in_the_file(tmp_path):
 
 def test_a_configuration_is_its_parts():
     found = Configuration.named(
-        "global + cosine + lr .01 + fine_tuning_schedule=linear + patience_epochs=4 + parameter::round_to=8"
+        "nncf + global + cosine + lr .01 + fine_tuning_schedule=linear + patience_epochs=4 + parameter::round_to=8"
     )
     assert found.settings == {"preset": "nncf", "fine_tuning_schedule": "linear", "patience_epochs": 4}
     assert found.arguments == {"parameter::allocation": "global", "parameter::round_to": 8}
