@@ -34,6 +34,7 @@ HOOK_COSTS = {
     "post_compress_finetuning_epochs": "so many epochs in each trial of tuners other than AdaptiveCompression",
     "example_inputs": "saves one evaluation, from which the inputs are found otherwise",
     "calibration_data": "some forward passes in each trial: BatchNorm's statistics, ranges of quantizers, importances",
+    "sensitivity_loss": "one call for each width of each layer, before a search with an allocation by sensitivity",
     "holdout_evaluator": "one evaluation of the uncompressed model and one of the best",
     "lr_scheduler_factory": "nothing by itself",
     "higher_is_better": "nothing",

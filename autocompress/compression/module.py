@@ -106,6 +106,15 @@ class AbstractAutoCompressionModule(ABC):
         return None
 
     @classmethod
+    def sensitivity_loss(cls) -> Callable[[nn.Module], Any] | None:
+        """A function that returns the loss of a model on some data, lower is better.
+
+        By how much it rises, allocations of pruners measure how sensitive each layer is. None: by how far the outputs
+        move on `calibration_data`, for which no labels are needed.
+        """
+        return None
+
+    @classmethod
     def holdout_evaluator(cls) -> Evaluator | None:
         """An evaluator on data that the search does not use; reported with the accuracy of the result."""
         return None

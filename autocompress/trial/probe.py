@@ -35,9 +35,9 @@ from autocompress.compression.pruning.sensitivity import (
     PROBE_SECONDS,
     CouplingProbe,
     Inputs,
-    Probe,
     measured,
     probe_inputs,
+    probe_of,
     ranking_arguments,
 )
 from autocompress.errors import StoreError
@@ -146,10 +146,11 @@ class SearchProbe:
     ) -> CouplingProbe:
         """The probe, which measures as a killed one did that it goes on with."""
         if kept.begun is None:
-            probe = CouplingProbe.within(model, inputs, couplings, self.settings.probe_widths, seconds)
+            compared = probe_of(self.module, model, inputs)
+            probe = CouplingProbe.within(model, compared, couplings, self.settings.probe_widths, seconds)
             kept.begin(batches=probe.probe.batches, widths=probe.widths, samples=probe.probe.samples)
             return probe
-        return CouplingProbe(model, Probe(model, inputs[: kept.begun["batches"]]), kept.begun["widths"])
+        return CouplingProbe(model, probe_of(self.module, model, inputs[: kept.begun["batches"]]), kept.begun["widths"])
 
     def _key(self, request: CompressionRequest, inputs: Sequence[Inputs]) -> str:
         """Hash of what decides the result; not of the rules for layers, as each coupling is measured alone."""

@@ -15,7 +15,7 @@ from torch import nn
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.module import AbstractAutoCompressionModule
 from autocompress.compression.module_loading import ModuleReference
-from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, CouplingProbe
+from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, CouplingProbe, Probe
 from autocompress.engines.base import SearchRequest, engine_named
 from autocompress.errors import ModuleError
 from autocompress.plan import ExperimentPlan
@@ -170,11 +170,12 @@ def test_it_takes_two_epochs_at_most(tmp_path):
 def test_there_are_fewer_points_where_it_would_take_longer():
     inputs = [(torch.randn(16, 3, 8, 8),) for _ in range(8)]
     model = Small.model()
-    whole = CouplingProbe.within(model, inputs, couplings=3, widths=6, seconds=60)
+    whole = CouplingProbe.within(model, Probe(model, inputs), couplings=3, widths=6, seconds=60)
     assert (whole.probe.batches, whole.widths) == (8, 6)
-    least = CouplingProbe.within(model, inputs, couplings=3, widths=6, seconds=0)
+    least = CouplingProbe.within(model, Probe(model, inputs), couplings=3, widths=6, seconds=0)
     assert (least.probe.batches, least.widths) == (1, 2)
-    between = CouplingProbe.within(model, inputs, couplings=3, widths=6, seconds=18 * 2.5 * whole.probe.seconds / 8)
+    seconds = 18 * 2.5 * whole.probe.seconds / 8
+    between = CouplingProbe.within(model, Probe(model, inputs), couplings=3, widths=6, seconds=seconds)
     assert between.probe.batches < 8
 
 

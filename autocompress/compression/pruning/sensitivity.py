@@ -1,7 +1,7 @@
 """How far a model's outputs move where single layers are narrower: the probe behind equal damage.
 
 Each coupling alone is cut to several widths on a copy, BatchNorm is recalibrated, and the outputs are compared with the
-uncompressed model's on the same inputs. No labels and no training are needed.
+uncompressed model's on the same inputs, which needs neither labels nor training; or the module's own loss is measured.
 
 Sources: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710, section 3.2, measures sensitivities
 by the accuracy; Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531, compares outputs.
@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import CompressionRequest, recalibrate
 from autocompress.compression.model_state import copy_model, device_of, eval_mode, flatten_tensors, to_device
+from autocompress.compression.module import ModuleClass, call_hook, raising
 from autocompress.compression.pruning.groups import Coupling, removals, remove
 from autocompress.compression.pruning.pruner import NOT_RANKING, pruner_of
 from autocompress.compression.pruning.reference_models import fixed_seeds
@@ -157,7 +158,7 @@ class Probe:
         """Outputs for each batch, with BatchNorm's statistics of these inputs: of the batch, where it is large."""
         device = device_of(model)
         if not self._by_batch:
-            recalibrate(model, [self._inputs_of(inputs) for inputs in self._inputs])
+            recalibrate(model, [_batch_of(inputs) for inputs in self._inputs])
         with eval_mode(model), torch.no_grad(), fixed_seeds(device):
             for module in model.modules():
                 if self._by_batch and isinstance(module, _BatchNorm):
@@ -165,9 +166,65 @@ class Probe:
             for inputs in self._inputs:
                 yield flatten_tensors(model(*to_device(inputs, device)))
 
-    @staticmethod
-    def _inputs_of(inputs: Inputs) -> Any:
-        return inputs if len(inputs) > 1 else inputs[0]
+
+class LossProbe(Probe):
+    """Compares the module's own loss of narrower copies with the model's.
+
+    Args:
+        model: the uncompressed one; not changed.
+        inputs: batches of positional arguments, on which BatchNorm is recalibrated.
+        loss: of a model; lower is better.
+
+    Raises:
+        ModuleError: the loss cannot be called, fails, or is not a finite number.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Inputs], loss: Callable[[nn.Module], Any]) -> None:
+        self._inputs, self._loss = list(inputs), loss
+        self._before = self._measured(copy_model(model))
+        if not math.isfinite(self._before):
+            raise ModuleError(f"sensitivity_loss(): the uncompressed model's loss must be finite; got {self._before}")
+        started = time.monotonic()
+        self.damage(copy_model(model))
+        self.seconds = time.monotonic() - started
+
+    @property
+    def batches(self) -> int:
+        """The loss is measured as a whole."""
+        return 1
+
+    def limit(self, batches: int) -> None:
+        """Nothing: what the loss is measured on is its own."""
+
+    def damage(self, smaller: nn.Module) -> float:
+        """How much the loss of a copy without some filters, which is changed, has risen; 0 where it fell."""
+        recalibrate(smaller, [_batch_of(inputs) for inputs in self._inputs])
+        after = self._measured(smaller)
+        return min(max(0.0, after - self._before), _LARGEST) if math.isfinite(after) else _LARGEST
+
+    def _measured(self, model: nn.Module) -> float:
+        with (
+            raising("sensitivity_loss() must return a function that returns a model's loss, a number"),
+            eval_mode(model),
+            torch.no_grad(),
+            fixed_seeds(device_of(model)),
+        ):
+            return float(self._loss(model))
+
+
+def probe_of(module: ModuleClass | None, model: nn.Module, inputs: Sequence[Inputs]) -> Probe:
+    """What compares narrower copies of a model with it: the module's `sensitivity_loss`, else the outputs.
+
+    Raises:
+        CompressionError: no output is a floating point number.
+        ModuleError: `sensitivity_loss` fails.
+    """
+    loss = None if module is None else call_hook(module, "sensitivity_loss")
+    return Probe(model, inputs) if loss is None else LossProbe(model, inputs, loss)
+
+
+def _batch_of(inputs: Inputs) -> Any:
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
 def _samples(inputs: Inputs) -> int:
@@ -190,19 +247,16 @@ class CouplingProbe:
     widths: int
 
     @classmethod
-    def within(
-        cls, model: nn.Module, inputs: Sequence[Inputs], couplings: int, widths: int, seconds: float
-    ) -> CouplingProbe:
+    def within(cls, model: nn.Module, probe: Probe, couplings: int, widths: int, seconds: float) -> CouplingProbe:
         """A probe that takes at most so many seconds: on fewer batches, then at fewer widths, where it would be longer.
 
         Args:
             model: the uncompressed one.
-            inputs: batches of positional arguments.
+            probe: compares copies with it; changed.
             couplings: that are to be measured.
             widths: the most for each.
             seconds: the limit; a single batch and two widths are always taken.
         """
-        probe = Probe(model, inputs)
         batches, one = probe.batches, probe.seconds / probe.batches
         while couplings * widths * batches * one > seconds and (batches > 1 or widths > 2):
             batches, widths = (batches // 2, widths) if batches > 1 else (batches, widths - 1)
@@ -300,7 +354,8 @@ def measured_in_place(
         ModuleError: the module has none.
     """
     started = time.monotonic()
-    probe = CouplingProbe.within(model, probe_inputs(request, model), len(ranked), PROBE_WIDTHS, PROBE_SECONDS)
+    compared = probe_of(request.module, model, probe_inputs(request, model))
+    probe = CouplingProbe.within(model, compared, len(ranked), PROBE_WIDTHS, PROBE_SECONDS)
     return Sensitivity(
         key="",
         algorithm=request.algorithm,

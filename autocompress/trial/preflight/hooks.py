@@ -62,6 +62,7 @@ _TRAINER = "a function that trains one epoch when it is called with (model, opti
 _HOOKS = (
     _Hook("evaluator", "a function of the model that returns its accuracy", _is_function, optional=False),
     _Hook("holdout_evaluator", "a function of the model that returns its accuracy", _is_function),
+    _Hook("sensitivity_loss", "a function of the model that returns its loss", _is_function),
     _Hook("optimizer_factory", "a function that makes an optimizer of model.parameters()", _is_factory),
     _Hook("criterion", "a loss function, or an instance of a loss class such as CrossEntropyLoss()", _is_loss),
     _Hook("lr_scheduler_factory", "a function that makes a scheduler of the optimizer", _is_factory),

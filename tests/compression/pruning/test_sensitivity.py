@@ -180,6 +180,49 @@ def test_least_damage_is_less_in_all_than_that_of_other_widths_with_the_same_sha
     assert total("least_damage") < min(total("sensitivity"), total("uniform"), total("global"))
 
 
+class WithLoss(Calibrated):
+    """Measured by the squared size of the first class' score, of its own pictures."""
+
+    @classmethod
+    def loss(cls, model):
+        assert not model.training
+        with torch.no_grad():
+            return float(model(PICTURES)[:, 0].square().mean())
+
+    @classmethod
+    def sensitivity_loss(cls):
+        return cls.loss
+
+
+def test_damage_is_what_the_loss_of_the_module_rises_by():
+    model = Empty().eval()
+    known = planned(model, request(module=WithLoss)).request.sensitivity
+    before = WithLoss.loss(model)
+    for each in known.couplings:
+        assert (each.kept[0], each.damage[0]) == (1, 0)
+        assert list(each.damage) == sorted(each.damage)
+    second = next(each for each in known.couplings if each.layers == ("conv2",))
+    cut = Empty()
+    cut.load_state_dict(model.state_dict())
+    FilterCompressor().compress(cut, request(15 / 16, allocation="uniform", target_scopes=("conv2",)))
+    assert widths(cut)["conv2"] == 1
+    recalibrate(cut, PICTURES.split(16))
+    rise = max(0.0, WithLoss.loss(cut.eval()) - before)
+    assert second.damage[-1] == pytest.approx(max(rise, second.damage[-2]), rel=1e-5)
+    assert known.couplings != planned(model, request()).request.sensitivity.couplings
+
+
+@pytest.mark.parametrize("answer", ["high", float("nan"), None])
+def test_a_loss_that_is_no_number_is_refused_by_name(answer):
+    class Wrong(WithLoss):
+        @classmethod
+        def sensitivity_loss(cls):
+            return lambda _: answer
+
+    with pytest.raises(ModuleError, match=r"sensitivity_loss\(\)"):
+        planned(Empty().eval(), request(module=Wrong))
+
+
 def test_slopes_are_those_of_the_hull_below():
     assert rising_slopes(0.0, [1.0, 1.0, 4.0, 6.0]) == [0.5, 0.5, 2.5, 2.5]
     assert rising_slopes(0.0, [0.0, 0.0, 1.0]) == [0.0, 0.0, 1.0]
