@@ -61,11 +61,9 @@ def untrained(folder):
 
 
 @pytest.fixture(scope="session")
-def first_tutorial(tmp_path_factory):
+def first_tutorial(shared):
     """The folder of a reader who has followed the first tutorial."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    Reader(folder).read(PAGES / "tutorials/own_model.md")
-    return folder
+    return shared("first tutorial", lambda folder: Reader(folder).read(PAGES / "tutorials/own_model.md"))
 
 
 @pytest.mark.slow
