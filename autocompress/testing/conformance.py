@@ -180,7 +180,7 @@ def check_conformance(
         algorithm: name of the algorithm, or of a mix.
         rates: ascending; not used for a quantizer.
         exported: layouts of pruned models whose export is known to be right, to which this one's is added: a graph does
-            not depend on which filters were removed, only on how many. None: the export is checked in any case.
+            not depend on which filters or weights were removed, only on how many filters. None: each export is checked.
 
     Raises:
         AssertionError: a requirement is violated.
@@ -197,7 +197,7 @@ def check_conformance(
     if isinstance(last.compressions[0], FilterCompression):
         check_cut(module, registered(algorithm).stages[0].name, rates[-1], reference_model)
     _check_reload(last, reference_model)
-    layout = _layout(module, last)
+    layout = _layout(module, algorithm, last.finished)
     if exported is None or layout not in exported:
         _check_export(last.finished, reference_model)
     if exported is not None and layout is not None:
@@ -310,12 +310,12 @@ def _check_reload(compressed: Compressed, reference_model: ReferenceModel) -> No
     assert math.isclose(*rates, abs_tol=1e-9), f"a checkpoint must have the rate {rates[0]}; it has {rates[1]}"
 
 
-def _layout(module: ModuleClass, compressed: Compressed) -> str | None:
-    """What a pruned model's graph depends on; None for others, whose graph also depends on what else was done."""
-    if not all(isinstance(each, FilterCompression) for each in compressed.compressions):
+def _layout(module: ModuleClass, algorithm: str, finished: nn.Module) -> str | None:
+    """What a pruned model's graph depends on; None for quantizers, whose graphs also depend on what they do."""
+    if any(stage.kind != "pruner" for stage in registered(algorithm).stages):
         return None
-    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in compressed.finished.state_dict().items()}
-    return f"{module.__module__}.{module.__qualname__} {compressed.finished} {shapes}"
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in finished.state_dict().items()}
+    return f"{module.__module__}.{module.__qualname__} {finished} {shapes}"
 
 
 def _check_export(finished: nn.Module, reference_model: ReferenceModel) -> None:

@@ -135,10 +135,10 @@ def test_an_export_is_checked_once_for_the_same_widths(monkeypatch: pytest.Monke
     exported = set[str]()
     for rates in ((0.6,), (0.6,), (0.3,)):
         check_conformance(NETS["regression"], "l2", rates, exported)
-    for _ in range(2):  # it removes no filter
-        check_conformance(NETS["regression"], "level", (0.6,), exported)
-    assert len(checked) == 4
-    assert len(exported) == 2
+    for algorithm in ("level", "level", "dorefa", "dorefa"):
+        check_conformance(NETS["regression"], algorithm, (0.6,), exported)
+    assert len(checked) == 5, "l2 at two rates, level once, the quantizer each time"
+    assert len(exported) == 3
 
 
 FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
