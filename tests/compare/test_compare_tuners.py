@@ -1,35 +1,19 @@
 """Tuners compared: real tuners, real trials in processes."""
 
 import json
-import subprocess
-import sys
+import shutil
 
 import pytest
 
-from autocompress import compare_tuners
 from autocompress.compare import Comparison
 from autocompress.errors import ConfigError, StoreError
 from autocompress.report.data import read_report_data
 from autocompress.store import ExperimentDirectory
-from tests import curve_modules
 from tests.cli.support import invoke
-from tests.e2e.launch import search_space
-from tests.e2e.support import ROOT, trained_epochs
+from tests.compare.support import compared
+from tests.e2e.support import trained_epochs
 
 pytestmark = pytest.mark.slow
-SPACE = search_space("l2")
-
-
-def compared(directory, tuners, **options):
-    return compare_tuners(curve_modules.CountsEpochs, SPACE, tuners, directory=directory, **options)
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory):
-    home = tmp_path_factory.mktemp("compared") / "home"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPOCHS_LOG", str(home.parent / "epochs.log"))
-        return home, compared(home, "adaptive,random,optuna-random,anneal", seeds=1, trials=3)
 
 
 def test_each_search_is_an_experiment_of_its_own(comparison):
@@ -64,11 +48,12 @@ def test_it_is_written(comparison):
     assert "anneal: tuner &#39;Anneal&#39; needs" in (home / "comparison.html").read_text()
 
 
-def test_called_again_it_runs_nothing_again(comparison, monkeypatch):
-    home, found = comparison
-    monkeypatch.setenv("EPOCHS_LOG", str(home.parent / "again.log"))
+def test_called_again_it_runs_nothing_again(comparison, tmp_path, monkeypatch):
+    whole, found = comparison
+    home = shutil.copytree(whole, tmp_path / "home")
+    monkeypatch.setenv("EPOCHS_LOG", str(tmp_path / "again.log"))
     assert compared(home, "adaptive,random", seeds=1, trials=3).outcomes == found.outcomes[:2]
-    assert not (home.parent / "again.log").exists()
+    assert not (tmp_path / "again.log").exists()
 
 
 def test_another_comparison_needs_another_directory(comparison):
@@ -89,17 +74,3 @@ def test_bad_input_is_told_before_anything_is_measured(tmp_path):
     answer = invoke("compare", "tests/curve_modules.py:Cliff", "--search-space", "nowhere.json", "--tuners", "tpe")
     assert answer.exit_code == 2
     assert not (tmp_path / "home").exists()
-
-
-class Command:
-    def __init__(self, home, space):
-        self.output = home.with_suffix(".txt")
-        command = [sys.executable, "-m", "autocompress.cli", "compare", "tests/curve_modules.py:Slow"]
-        options = ["--search-space", str(space), "--tuners", "adaptive,random", "--seeds", "1", "--trials", "4"]
-        with self.output.open("a") as output:
-            self.process = subprocess.Popen(
-                [*command, *options, "--out", str(home)], cwd=ROOT, stdout=output, stderr=output
-            )
-
-    def printed(self):
-        return self.output.read_text(errors="replace")

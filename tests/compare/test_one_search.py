@@ -4,13 +4,11 @@ import re
 
 import pytest
 
-from autocompress import compare_tuners
 from autocompress.compare.one_search import DEFAULT_TUNERS, TunerName, tuner_named, tuners_named
 from autocompress.errors import ConfigError
 from autocompress.report.data import read_report_data
 from autocompress.store import ExperimentDirectory
-from tests import curve_modules
-from tests.e2e.launch import search_space
+from tests.compare.support import compared
 
 
 @pytest.mark.parametrize(
@@ -53,21 +51,6 @@ def test_what_is_to_be_installed():
 def test_names_that_are_not_known(text, told):
     with pytest.raises(ConfigError, match=told):
         tuners_named(text)
-
-
-SPACE = search_space("l2")
-
-
-def compared(directory, tuners, **options):
-    return compare_tuners(curve_modules.CountsEpochs, SPACE, tuners, directory=directory, **options)
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory):
-    home = tmp_path_factory.mktemp("compared") / "home"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPOCHS_LOG", str(home.parent / "epochs.log"))
-        return home, compared(home, "adaptive,random,optuna-random,anneal", seeds=1, trials=3)
 
 
 @pytest.mark.slow

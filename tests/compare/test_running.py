@@ -7,13 +7,10 @@ import sys
 
 import pytest
 
-from tests.e2e.launch import search_space
+from tests.compare.support import SPACE
 from tests.e2e.support import ROOT, processes_of, until
 
 pytestmark = pytest.mark.slow
-
-
-SPACE = search_space("l2")
 
 
 class Command:

@@ -61,11 +61,9 @@ def untrained(folder):
 
 
 @pytest.fixture(scope="session")
-def first_tutorial(tmp_path_factory):
+def first_tutorial(shared):
     """The folder of a reader who has followed the first tutorial."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    Reader(folder).read(PAGES / "tutorials/own_model.md")
-    return folder
+    return shared("first tutorial", lambda folder: Reader(folder).read(PAGES / "tutorials/own_model.md"))
 
 
 @pytest.mark.slow
@@ -83,6 +81,10 @@ def test_tutorials_that_go_on_from_there(name, first_tutorial, tmp_path):
     Reader(tmp_path / "folder", runs_commands=name.startswith("tutorials/")).read(page_of(name))
 
 
+FEW = "experiment.config.max_trial_number = 2"
+"""Each trial over SSH takes seconds to begin; that a whole search there is the same is `tests/e2e/test_remote.py`."""
+
+
 @pytest.mark.slow
 def test_nni_over_ssh(first_tutorial, tmp_path):
     require_machines()
@@ -94,6 +96,7 @@ def test_nni_over_ssh(first_tutorial, tmp_path):
     with machine(home) as there:
         mine = {"gpu1": there.host, "port=22": f"port={there.port}", '"me"': '"root"'}
         mine |= {"~/.ssh/id_ed25519": str(there.key), "/opt/venv/bin": PYTHON_PATH}
+        mine |= {"    experiment.run(": f"    {FEW}\n    experiment.run("}
         reader = Reader(tmp_path / "folder", mine)
         reader.read(PAGES / "tutorials/ssh.md")
     assert "of the parameters" in reader.output

@@ -13,9 +13,12 @@ from tests.e2e.support import ROOT
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
+@pytest.fixture
+def site(shared):
+    return shared("site", build)
+
+
+def build(folder):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--no-directory-urls"]
     done = subprocess.run(
         [*command, "-f", DOCS / "mkdocs.yml", "-d", folder],
@@ -26,7 +29,6 @@ def site(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
 
 
 def test_every_page_is_built(site):

@@ -43,7 +43,7 @@ def machine(folder, **environment):
     with network(name, net):
         home = folder / "home"
         home.mkdir()
-        environment = {"HOME": home, **environment}
+        environment = {"HOME": home, "OMP_NUM_THREADS": 1, **environment}  # its trials share the cores, too
         config = folder / "sshd_config"
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)

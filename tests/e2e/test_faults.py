@@ -140,10 +140,10 @@ def test_a_trial_that_is_stopped_is_ended_from_outside(run, tmp_path, monkeypatc
     (tmp_path / "stop").touch()
     for module in ("autocompress.trial.process", "autocompress.engines.nni.configuration"):
         monkeypatch.setattr(f"{module}.GRACE_SECONDS", 1.0)
-    result = run(tmp_path / "experiment", "StopsOnce", maximal_trial_seconds=25.0)
+    result = run(tmp_path / "experiment", "StopsOnce", maximal_trial_seconds=12.0)
     assert states(result) == [(0.55, "completed"), (0.6, "completed"), (0.65, "lost"), (0.65, "completed")]
     assert result.records[2].error == (
-        "the trial's process was killed, as it did not end by itself after maximal_trial_seconds (25): it may have "
+        "the trial's process was killed, as it did not end by itself after maximal_trial_seconds (12): it may have "
         "been stopped"
     )
     assert not list(processes_of(result.directory.path, "-m autocompress.trial "))

@@ -55,9 +55,9 @@ class Loop:
         return torch.load(self.directory / "weights.pt", weights_only=True)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return Loop(tmp_path_factory.mktemp("loop") / "undisturbed").start().wait()
+@pytest.fixture
+def undisturbed(shared):
+    return Loop(shared("undisturbed loop", lambda folder: Loop(folder).start().wait()))
 
 
 def test_the_undisturbed_loop_removes_filters(undisturbed):

@@ -15,6 +15,7 @@ from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.errors import AutoCompressError, CompressionError
 from autocompress.layer_selector import LayerRule
 from autocompress.registry import algorithms
+from autocompress.testing import conformance
 from autocompress.testing.conformance import RATES, check_conformance, check_cut, check_zeroed, with_distinct_values
 from autocompress.testing.zoo import ZOO
 from tests.compression.structures import PRUNED, STRUCTURES, structure
@@ -107,6 +108,10 @@ WHOLE = {"resnet18": ("l2", "slim", "l2+qat"), "mobilenet_v2": ("l2", "taylorfo"
 SLOW_MODELS = (*WHOLE, "resnet10", "short_mobilenet_v2", "vgg_bn", "cnn_no_norm")
 
 
+EXPORTED: set[str] = set()
+"""Pruners that leave the same widths share the check of the export, which depends on nothing else of them."""
+
+
 def combinations():
     for model, algorithm in itertools.product(NETS, [*algorithms(), *MIXES]):
         if algorithm in WHOLE.get(model, (algorithm,)):
@@ -117,11 +122,22 @@ def combinations():
 @pytest.mark.parametrize(("model", "algorithm"), combinations())
 def test_it_conforms(model: str, algorithm: str) -> None:
     if (algorithm, model) not in REFUSALS:
-        check_conformance(NETS[model], algorithm, RATES if algorithm in algorithms() else RATES[-1:])
+        check_conformance(NETS[model], algorithm, RATES if algorithm in algorithms() else RATES[-1:], EXPORTED)
         return
     kind, message = REFUSALS[algorithm, model]
     with pytest.raises(kind, match=re.escape(message)):
         check_conformance(NETS[model], algorithm)
+
+
+def test_an_export_is_checked_once_for_the_same_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, exported = list[nn.Module](), set[str]()
+    monkeypatch.setattr(conformance, "_check_export", lambda finished, _: checked.append(finished))
+    for rates in ((0.6,), (0.6,), (0.3,)):
+        check_conformance(NETS["regression"], "l2", rates, exported)
+    for algorithm in ("level", "level", "dorefa", "dorefa"):
+        check_conformance(NETS["regression"], algorithm, (0.6,), exported)
+    assert len(checked) == 5, "l2 at two rates, level once, the quantizer each time"
+    assert len(exported) == 3
 
 
 FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")

@@ -2,7 +2,7 @@
 // its server listens on every interface without authentication and tells everyone its secret path in its 404 page, in
 // the process list and in files that all users can read, it answers to web pages of others, its routes leave a trial's
 // folder, a tuner has only 10 seconds to connect, nobody hears how a trial was killed, parameters go to whichever
-// trial asks first, and its page takes icons from the network.
+// trial asks first, the first trial waits for an import of NNI, and its page takes icons from the network.
 'use strict';
 const children = require('child_process');
 const fs = require('fs');
@@ -31,10 +31,24 @@ if (prefix) {
     }
 }
 
+// Before its first trial NNI imports all of itself, in a Python of its own, to say which version it is; this says the
+// same from what pip has written.
+const VERSIONS = `
+import importlib.metadata, importlib.util, json, sys
+print(json.dumps({
+    "nniVersion": importlib.metadata.version("nni"),
+    "nniPath": importlib.util.find_spec("nni").submodule_search_locations[0],
+    "pythonVersion": "{}.{}.{}-{}-{}".format(*sys.version_info),
+    "pythonPath": sys.executable,
+}))`;
+
 // NNI drops the signal that killed a trial; it is written beside what the trial printed. Where TensorBoard is started
 // from the page it would listen on every interface.
 const spawn = children.spawn;
 children.spawn = function (...args) {
+    if (Array.isArray(args[1]) && args[1][1] === 'nni.tools.nni_manager_scripts.collect_version_info') {
+        args[1] = ['-c', VERSIONS];
+    }
     const options = args[args.length - 1] || {};
     const env = options.env || {};
     const isTrial = env.NNI_TRIAL_JOB_ID && env.NNI_OUTPUT_DIR;

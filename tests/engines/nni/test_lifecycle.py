@@ -37,14 +37,23 @@ def test_the_undisturbed_search_finds_the_cliff(undisturbed):
     assert best.requested_rate == 0.6, best
 
 
-@pytest.mark.parametrize(("victim", "finished"), [("trial", 1), ("manager", 1), ("launcher", 0), ("launcher", 2)])
-def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
-    directory, epochs_log = tmp_path / "experiment", tmp_path / "epochs.log"
-    launcher = Launcher(directory, epochs_log=epochs_log)
+@pytest.mark.parametrize(
+    ("victim", "finished", "place"),
+    [
+        ("trial", 1, "experiment"),
+        ("manager", 1, "elsewhere/moved"),
+        ("launcher", 0, "experiment"),
+        ("launcher", 2, "experiment"),
+    ],
+)
+def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished, place):
+    """Where it was begun, or where it has been moved to."""
+    begun, directory, epochs_log = tmp_path / "experiment", tmp_path / place, tmp_path / "epochs.log"
+    launcher = Launcher(begun, epochs_log=epochs_log)
     try:
-        until(lambda: len(results(directory)) >= finished and trial_of(directory), launcher)
-        before = path_of(directory)
-        find = {"trial": lambda: trial_of(directory), "manager": lambda: manager_of(directory)}
+        until(lambda: len(results(begun)) >= finished and trial_of(begun), launcher)
+        before = path_of(begun)
+        find = {"trial": lambda: trial_of(begun), "manager": lambda: manager_of(begun)}
         # The trial that was seen may be one that has just ended.
         (launcher.process if victim == "launcher" else until(find[victim], launcher)).kill()
         code = launcher.wait()
@@ -54,10 +63,15 @@ def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
             assert code != 0, launcher.printed()
             if victim == "manager":
                 assert "was killed by signal 9" in launcher.printed()
+            if directory != begun:
+                launcher.kill()  # with its trials, which write where it was
+                directory.parent.mkdir()
+                begun.rename(directory)
             launcher = Launcher(directory, action="resume", epochs_log=epochs_log)
             assert launcher.wait() == 0, launcher.printed()
     finally:
         launcher.kill()
+    assert begun == directory or not begun.exists(), "nothing is written to where it was"
     assert path_of(directory)[: len(before)] == before
     assert path_of(directory) == path_of(undisturbed)
     assert best_of(directory) == best_of(undisturbed)
@@ -65,26 +79,6 @@ def test_killed_and_gone_on_with(tmp_path, undisturbed, victim, finished):
     again = {rate: epochs[rate] for rate, _, key in before for rate in [round(rate, 4)] if rate in epochs}
     done = {round(record.requested_rate, 4): record.epochs for record in results(directory)}
     assert all(again[rate] == done[rate] for rate in again), (again, done)
-
-
-def test_it_is_moved_and_gone_on_with(tmp_path, undisturbed):
-    directory, moved = tmp_path / "experiment", tmp_path / "elsewhere" / "moved"
-    launcher = Launcher(directory)
-    try:
-        until(lambda: results(directory) and trial_of(directory), launcher)
-        before = path_of(directory)
-    finally:
-        launcher.kill()
-    moved.parent.mkdir()
-    directory.rename(moved)
-    launcher = Launcher(moved, action="resume", epochs_log=tmp_path / "epochs.log")
-    try:
-        assert launcher.wait() == 0, launcher.printed()
-    finally:
-        launcher.kill()
-    assert path_of(moved)[: len(before)] == before
-    assert path_of(moved) == path_of(undisturbed)
-    assert not directory.exists(), "nothing is written to where it was"
 
 
 def test_resuming_a_finished_search_trains_nothing(tmp_path, undisturbed):

@@ -6,9 +6,11 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
+import nni
 import nni_node
 import pytest
 from fontTools.ttLib import TTFont
@@ -197,6 +199,26 @@ def test_children(tmp_path):
     assert printed.stdout == "--host=127.0.0.1 --logdir_spec=1:x --port=6006\n", printed
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "trial.log").stat().st_mode & 0o777 == 0o600
+
+
+VERSIONS = """
+const { spawn } = require('child_process');
+spawn(process.argv[1], ['-m', 'nni.tools.nni_manager_scripts.collect_version_info'], { stdio: 'inherit' });
+"""
+
+
+def test_versions_are_nnis_own_without_its_import():
+    command, environment = node(VERSIONS, sys.executable, PYTHONPROFILEIMPORTTIME="1")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == {
+        "nniVersion": nni.__version__,
+        "nniPath": nni.__path__[0],
+        "pythonVersion": "{}.{}.{}-{}-{}".format(*sys.version_info),
+        "pythonPath": sys.executable,
+    }
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "importlib.metadata" in imported
+    assert "nni" not in imported
 
 
 OVER_SSH = """
