@@ -98,6 +98,20 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def ordinary_attention() -> Iterator[None]:
+    """Disable the fused kernels of PyTorch's attention and encoder layers in eval mode.
+
+    They call no submodules, and FlopCounterMode does not count them.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
 def require_gradients(model: nn.Module) -> Iterator[None]:
     """Make every float parameter require gradients inside the block; restored by name, as it may be replaced."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
