@@ -85,6 +85,11 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
     return copied
 
 
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers are the model's."""
+    return copy_model(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode inside the block; restore the modes after it."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from autocompress.compression.model_state import forward_outputs, ordinary_attention, tied_parameters
@@ -16,35 +16,39 @@ from autocompress.errors import first_line
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 """The layers whose filters are the channels of heads, in the order of `nn.MultiheadAttention.in_proj_weight`."""
+BIASES = ("bias_k", "bias_v")
+"""Layers whose filters are channels of heads too, where keys and values have biases."""
+_FOLLOWING = ("embed_dim", "kdim", "vdim", "num_heads", "_qkv_same_embed_dim")
+"""Attributes of `nn.MultiheadAttention` that follow from the projections of a `SplitAttention`."""
 _STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
 
 
 class SplitAttention(nn.Module):
     """Computes what the `nn.MultiheadAttention` does that it was made of by `split`, with or without some of its heads.
 
-    Its number of heads follows from the width of its projections, so that removing the channels of a head from them,
-    and from the inputs of `out_proj`, removes the head. `embed_dim`, the width of queries and outputs, stays.
+    Its sizes follow from its projections, so that removing the channels of a head from them, and from the inputs of
+    `out_proj`, removes the head.
 
     Attributes:
         q_proj: from queries to heads, as are `k_proj` and `v_proj` from keys and values.
         out_proj: from all heads to the output.
         head_dim: channels of a head.
-        bias_k: of a position after the keys, [1, 1, heads * head_dim], as is `bias_v` of values; None: there is none.
+        bias_k: makes a position after the keys of a single 1, as does `bias_v` for values; None: there is none. As a
+            layer it loses its channels as projections do.
+        packed: whether the `nn.MultiheadAttention` had the three projections in one parameter.
     """
 
     q_proj: nn.Linear
     k_proj: nn.Linear
     v_proj: nn.Linear
     out_proj: nn.Linear
-    embed_dim: int
     head_dim: int
-    kdim: int
-    vdim: int
     dropout: float
     batch_first: bool
     add_zero_attn: bool
-    bias_k: nn.Parameter | None
-    bias_v: nn.Parameter | None
+    packed: bool
+    bias_k: nn.Linear | None
+    bias_v: nn.Linear | None
 
     _qkv_same_embed_dim = False  # so that nn.TransformerEncoderLayer calls it
 
@@ -54,18 +58,37 @@ class SplitAttention(nn.Module):
         return self.q_proj.out_features // self.head_dim
 
     @property
+    def embed_dim(self) -> int:
+        """Width of the output."""
+        return self.out_proj.out_features
+
+    @property
+    def kdim(self) -> int:
+        """Width of keys."""
+        return self.k_proj.in_features
+
+    @property
+    def vdim(self) -> int:
+        """Width of values."""
+        return self.v_proj.in_features
+
+    @property
+    def layers(self) -> dict[str, nn.Linear]:
+        """All parts whose filters are channels of heads, by their names."""
+        parts = {name: getattr(self, name) for name in (*PROJECTIONS, *BIASES)}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def is_sound(self) -> bool:
-        """Whether all parts have the size of the same number of whole heads."""
-        widths = {getattr(self, name).out_features for name in PROJECTIONS} | {self.out_proj.in_features}
-        layers = [getattr(self, name) for name in (*PROJECTIONS, "out_proj")]
-        inputs = (self.embed_dim, self.kdim, self.vdim, self.out_proj.in_features)
-        outputs = (*(layer.out_features for layer in layers[:3]), self.embed_dim)
-        shapes = all(
-            tuple(layer.weight.shape) == (wide, narrow)
-            for layer, wide, narrow in zip(layers, outputs, inputs, strict=True)
+        """Whether all parts have the size of the same number of whole heads, at least one."""
+        layers = [*self.layers.values(), self.out_proj]
+        widths = {*(layer.out_features for layer in layers[:-1]), self.out_proj.in_features}
+        return (
+            all(tuple(layer.weight.shape) == (layer.out_features, layer.in_features) for layer in layers)
+            and len(widths) == 1
+            and min(self.head_dim, *widths) > 0
+            and min(widths) % self.head_dim == 0
         )
-        biases = all(bias is None or bias.shape[-1] in widths for bias in (self.bias_k, self.bias_v))
-        return len(widths) == 1 and min(widths) > 0 and min(widths) % self.head_dim == 0 and shapes and biases
 
     @property
     def in_proj_weight(self) -> torch.Tensor:
@@ -105,12 +128,12 @@ class SplitAttention(nn.Module):
         if need_weights:
             scores = (q * math.sqrt(1.0 / self.head_dim)) @ k.transpose(-2, -1)
             weights = (scores if mask is None else scores + mask.to(scores.dtype)).softmax(-1)
-            weights = F.dropout(weights, dropped) if dropped else weights
+            weights = functional.dropout(weights, dropped) if dropped else weights
             mixed = weights @ v
             weights = weights.mean(1) if average_attn_weights else weights
         else:
             weights = None
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal)
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal)
         return self._joined(mixed, batched), weights if batched or weights is None else weights.squeeze(0)
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
@@ -134,12 +157,12 @@ class SplitAttention(nn.Module):
         output: torch.Tensor = self.out_proj(joined)
         return output
 
-    def _lengthened(self, heads: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _lengthened(self, heads: torch.Tensor, bias: nn.Linear | None) -> torch.Tensor:
         """With the positions behind those of the keys that `bias_k`, `bias_v` and `add_zero_attn` add."""
         if bias is not None:
-            row = bias.view(1, -1, 1, self.head_dim).to(heads.dtype)
+            row = bias(heads.new_ones(1, 1)).view(1, -1, 1, self.head_dim)
             heads = torch.cat([heads, row.expand(heads.shape[0], -1, -1, -1)], 2)
-        return F.pad(heads, (0, 0, 0, 1)) if self.add_zero_attn else heads
+        return functional.pad(heads, (0, 0, 0, 1)) if self.add_zero_attn else heads
 
     def _mask(
         self,
@@ -165,14 +188,14 @@ class SplitAttention(nn.Module):
                 )
             row = _as_float(padding, dtype, "key_padding_mask")[:, None, None]
             found = row if found is None else found + row
-        return F.pad(found, (0, added)) if found is not None and added else found
+        return functional.pad(found, (0, added)) if found is not None and added else found
 
     def _require_shape(self, mask: torch.Tensor, q: torch.Tensor, positions: int) -> None:
         batch, heads, length, _ = q.shape
         if mask.dim() == 3 and mask.shape[0] != batch * heads:
             raise RuntimeError(
-                f"an attn_mask of three dimensions has one for each of the heads, of which there are {heads}; got "
-                f"{tuple(mask.shape)} for a batch of {batch}"
+                "an attn_mask of three dimensions holds one for each head, so that all heads must stay; it has "
+                f"{mask.shape[0]} for a batch of {batch} and {heads} heads"
             )
         if mask.dim() not in (2, 3) or tuple(mask.shape[-2:]) != (length, positions):
             raise RuntimeError(f"attn_mask must be of shape {(length, positions)}; got {tuple(mask.shape)}")
@@ -189,15 +212,12 @@ class SplitAttention(nn.Module):
             raise ValueError(f"heads must be some of range({self.num_heads}), and not all; got {sorted(gone)}")
         channels = torch.tensor([head * self.head_dim + place for head in left for place in range(self.head_dim)])
         channels = channels.to(self.q_proj.weight.device)
-        for name in PROJECTIONS:
-            layer = getattr(self, name)
+        for layer in self.layers.values():
             _keep(layer, "weight", 0, channels)
             _keep(layer, "bias", 0, channels)
             layer.out_features = len(channels)
         _keep(self.out_proj, "weight", 1, channels)
         self.out_proj.in_features = len(channels)
-        for name in ("bias_k", "bias_v"):
-            _keep(self, name, 2, channels)
 
     def extra_repr(self) -> str:
         """Its sizes."""
@@ -278,49 +298,46 @@ def _others(model: nn.Module) -> dict[str, str]:
 
 def split(attention: nn.MultiheadAttention) -> None:
     """Make an attention a `SplitAttention`, in place; hooks, modes and values stay."""
-    width = attention.embed_dim
-    packed, biases = attention.in_proj_weight, attention.in_proj_bias
+    width, packed, biases = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
     separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
     weights = separate if packed is None else packed.split(width)
-    parts = {
-        name: _linear(weight, None if biases is None else biases[index * width : (index + 1) * width], packed, biases)
+    parts: dict[str, nn.Module | None] = {
+        name: _linear(
+            weight if packed is None else _part(weight, packed),
+            None if biases is None else _part(biases[index * width : (index + 1) * width], biases),
+        )
         for index, (name, weight) in enumerate(zip(PROJECTIONS, weights, strict=True))
     }
     parts["out_proj"] = _linear(attention.out_proj.weight, attention.out_proj.bias)
-    attention._parameters = {name: attention._parameters.get(name) for name in ("bias_k", "bias_v")}
-    for name in ("bias_k", "bias_v", "num_heads", "_qkv_same_embed_dim"):  # None is no parameter
+    for name in BIASES:
+        bias = getattr(attention, name)
+        parts[name] = None if bias is None else _linear(_part(bias.view(-1, 1), bias))
+    for name in (*BIASES, *_FOLLOWING):
         vars(attention).pop(name, None)
-    attention._modules = {**parts}
-    for part in parts.values():
-        part.train(attention.training)
+    attention._parameters, attention._modules = {}, parts
+    attention.packed = packed is not None
     attention.__class__ = SplitAttention  # type: ignore[assignment]
+    attention.train(attention.training)
 
 
-def _linear(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    weight_of: torch.Tensor | None = None,
-    bias_of: torch.Tensor | None = None,
-) -> nn.Linear:
-    """A layer with these values, or parts of a parameter."""
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = _parameter(weight, weight_of)
+    layer.weight = weight
     if bias is not None:
-        layer.bias = _parameter(bias, bias_of)
+        layer.bias = bias
     return layer
 
 
-def _parameter(value: torch.Tensor, whole: torch.Tensor | None) -> nn.Parameter:
-    if whole is None and isinstance(value, nn.Parameter):
-        return value
-    copied = value.detach().clone(memory_format=torch.contiguous_format)
-    return nn.Parameter(copied, value.requires_grad if whole is None else whole.requires_grad)
+def _part(value: torch.Tensor, whole: torch.Tensor) -> nn.Parameter:
+    """A part of a parameter as one of its own."""
+    return nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format), whole.requires_grad)
 
 
 def joined_attention(model: nn.Module) -> nn.Module:
     """Make each `SplitAttention` that lost no head an `nn.MultiheadAttention` again, in place: same values and names.
 
-    Those with quantizers or other hooks on their projections stay as they are.
+    So is one that lost as many channels of its inputs and outputs as of its heads. Those with quantizers or other hooks
+    on their projections stay as they are.
 
     Returns:
         the model.
@@ -331,41 +348,46 @@ def joined_attention(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_whole(split: SplitAttention) -> bool:
-    parts = [getattr(split, name) for name in (*PROJECTIONS, "out_proj")]
-    plain = all(
-        type(part) is nn.Linear and not part._modules and not part._forward_hooks and not part._forward_pre_hooks
-        for part in parts
+def _is_whole(attention: SplitAttention) -> bool:
+    parts, width = [*attention.layers.values(), attention.out_proj], attention.embed_dim
+    same = width == attention.kdim == attention.vdim
+    return (
+        all(type(part) is nn.Linear and not part._modules for part in parts)
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        and attention.is_sound
+        and attention.out_proj.in_features == width == attention.q_proj.in_features
+        and same == attention.packed
     )
-    return plain and split.is_sound and split.num_heads * split.head_dim == split.embed_dim
 
 
-def _join(split: SplitAttention) -> None:
-    layers = [getattr(split, name) for name in PROJECTIONS]
-    whole = nn.MultiheadAttention(
-        split.embed_dim,
-        split.num_heads,
-        split.dropout,
-        split.out_proj.bias is not None,
-        kdim=split.kdim,
-        vdim=split.vdim,
+def _join(attention: SplitAttention) -> None:
+    made = nn.MultiheadAttention(
+        attention.embed_dim,
+        attention.num_heads,
+        bias=attention.out_proj.bias is not None,
+        kdim=attention.kdim,
+        vdim=attention.vdim,
         device="meta",
     )
-    learned = layers[0].weight.requires_grad
-    if whole.in_proj_weight is None:
-        for name, layer in zip(PROJECTIONS, layers, strict=True):
-            setattr(whole, f"{name}_weight", layer.weight)
+    layers = [getattr(attention, name) for name in PROJECTIONS]
+    if attention.packed:
+        made.in_proj_weight = _joined([layer.weight for layer in layers])
     else:
-        whole.in_proj_weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), learned)
-    if whole.in_proj_bias is not None:
-        whole.in_proj_bias = nn.Parameter(
-            torch.cat([layer.bias.detach() for layer in layers]), layers[0].bias.requires_grad
-        )
-    whole.out_proj.weight, whole.out_proj.bias = split.out_proj.weight, split.out_proj.bias
-    whole.train(split.training)
-    if split.bias_k is None:
-        vars(split).update(bias_k=None, bias_v=None)
-    biases = {name: bias for name, bias in split._parameters.items() if bias is not None}
-    split._parameters, split._modules = {**whole._parameters, **biases}, whole._modules
-    vars(split).update(num_heads=whole.num_heads, _qkv_same_embed_dim=whole._qkv_same_embed_dim)
-    split.__class__ = nn.MultiheadAttention  # type: ignore[assignment]
+        for name, layer in zip(PROJECTIONS, layers, strict=True):
+            setattr(made, f"{name}_weight", layer.weight)
+    if made.in_proj_bias is not None:
+        made.in_proj_bias = _joined([layer.bias for layer in layers])
+    made.out_proj.weight, made.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
+    for name in BIASES:
+        layer = getattr(attention, name)
+        setattr(made, name, None if layer is None else _part(layer.weight.view(1, 1, -1), layer.weight))
+    kept = {name: value for name, value in vars(attention).items() if name not in ("packed", "_parameters", "_modules")}
+    vars(attention).clear()
+    vars(attention).update({**vars(made), **kept})
+    attention.__class__ = nn.MultiheadAttention  # type: ignore[assignment]
+    attention.train(attention.training)
+
+
+def _joined(parts: list[torch.Tensor]) -> nn.Parameter:
+    learned = any(part.requires_grad for part in parts)
+    return nn.Parameter(torch.cat([part.detach() for part in parts]), learned)
