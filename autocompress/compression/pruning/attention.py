@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -141,7 +141,7 @@ class SplitAttention(nn.Module):
         if projected.is_nested:
             nested = projected.view(projected.size(0), -1, self.num_heads, self.head_dim)
             return nested.transpose(1, 2).contiguous()
-        heads = projected.unflatten(-1, (-1, self.head_dim))
+        heads = projected.reshape(*projected.shape[:-1], -1, self.head_dim)
         if heads.dim() == 3:
             return heads.transpose(0, 1).unsqueeze(0)
         return heads.transpose(1, 2) if self.batch_first else heads.permute(1, 2, 0, 3)
@@ -300,22 +300,19 @@ def split(attention: nn.MultiheadAttention) -> None:
     """Make an attention a `SplitAttention`, in place; hooks, modes and values stay."""
     width, packed, biases = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
     separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
-    weights = separate if packed is None else packed.split(width)
-    parts: dict[str, nn.Module | None] = {
-        name: _linear(
-            weight if packed is None else _part(weight, packed),
-            None if biases is None else _part(biases[index * width : (index + 1) * width], biases),
-        )
-        for index, (name, weight) in enumerate(zip(PROJECTIONS, weights, strict=True))
-    }
-    parts["out_proj"] = _linear(attention.out_proj.weight, attention.out_proj.bias)
+    parts: dict[str, nn.Module | None] = {}
+    for index, (name, weight) in enumerate(zip(PROJECTIONS, separate, strict=True)):
+        rows = slice(index * width, (index + 1) * width)
+        own = weight if packed is None else _part(packed[rows], packed)
+        parts[name] = _linear(cast(nn.Parameter, own), None if biases is None else _part(biases[rows], biases))
+    parts["out_proj"] = _linear(attention.out_proj.weight, cast("nn.Parameter | None", attention.out_proj.bias))
     for name in BIASES:
         bias = getattr(attention, name)
         parts[name] = None if bias is None else _linear(_part(bias.view(-1, 1), bias))
     for name in (*BIASES, *_FOLLOWING):
         vars(attention).pop(name, None)
     attention._parameters, attention._modules = {}, parts
-    attention.packed = packed is not None
+    vars(attention)["packed"] = packed is not None
     attention.__class__ = SplitAttention  # type: ignore[assignment]
     attention.train(attention.training)
 
