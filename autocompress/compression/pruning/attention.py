@@ -118,6 +118,8 @@ class SplitAttention(nn.Module):
         if is_causal and not need_weights:
             attn_mask = None
         batched = query.dim() == 3
+        if attn_mask is not None and attn_mask.dim() == 3:  # before anything else fails for want of heads
+            self._require_heads(attn_mask, query.shape[0 if self.batch_first else 1] if batched else 1)
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
         q = self._heads(self.q_proj(query))
@@ -178,9 +180,10 @@ class SplitAttention(nn.Module):
         added, found = (self.bias_k is not None) + self.add_zero_attn, None
         positions = k.shape[2] - added
         if mask is not None:
-            self._require_shape(mask, q, positions)
+            if mask.dim() not in (2, 3) or tuple(mask.shape[-2:]) != (q.shape[2], positions):
+                raise RuntimeError(f"attn_mask must be of shape {(q.shape[2], positions)}; got {tuple(mask.shape)}")
             found = _as_float(mask, dtype, "attn_mask")
-            found = found if found.dim() == 2 else found.view(q.shape[0], q.shape[1], *found.shape[1:])
+            found = found[None, None] if found.dim() == 2 else found.view(q.shape[0], q.shape[1], *found.shape[1:])
         if padding is not None:
             if tuple(padding.shape) != (q.shape[0], positions):
                 raise RuntimeError(
@@ -190,15 +193,12 @@ class SplitAttention(nn.Module):
             found = row if found is None else found + row
         return functional.pad(found, (0, added)) if found is not None and added else found
 
-    def _require_shape(self, mask: torch.Tensor, q: torch.Tensor, positions: int) -> None:
-        batch, heads, length, _ = q.shape
-        if mask.dim() == 3 and mask.shape[0] != batch * heads:
+    def _require_heads(self, mask: torch.Tensor, batch: int) -> None:
+        if mask.shape[0] != batch * self.num_heads:
             raise RuntimeError(
                 "an attn_mask of three dimensions holds one for each head, so that all heads must stay; it has "
-                f"{mask.shape[0]} for a batch of {batch} and {heads} heads"
+                f"{mask.shape[0]} for a batch of {batch} and {self.num_heads} heads"
             )
-        if mask.dim() not in (2, 3) or tuple(mask.shape[-2:]) != (length, positions):
-            raise RuntimeError(f"attn_mask must be of shape {(length, positions)}; got {tuple(mask.shape)}")
 
     def remove_heads(self, heads: Iterable[int]) -> None:
         """Remove heads in place.
