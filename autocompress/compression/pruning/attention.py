@@ -303,9 +303,9 @@ def split(attention: nn.MultiheadAttention) -> None:
     parts: dict[str, nn.Module | None] = {}
     for index, (name, weight) in enumerate(zip(PROJECTIONS, separate, strict=True)):
         rows = slice(index * width, (index + 1) * width)
-        own = weight if packed is None else _part(packed[rows], packed)
-        parts[name] = _linear(cast(nn.Parameter, own), None if biases is None else _part(biases[rows], biases))
-    parts["out_proj"] = _linear(attention.out_proj.weight, cast("nn.Parameter | None", attention.out_proj.bias))
+        own: Any = weight if packed is None else _part(packed[rows], packed)
+        parts[name] = _linear(own, None if biases is None else _part(biases[rows], biases))
+    parts["out_proj"] = _linear(attention.out_proj.weight, attention.out_proj.bias)
     for name in BIASES:
         bias = getattr(attention, name)
         parts[name] = None if bias is None else _linear(_part(bias.view(-1, 1), bias))
@@ -317,11 +317,11 @@ def split(attention: nn.MultiheadAttention) -> None:
     attention.train(attention.training)
 
 
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = weight
+    layer.weight = cast(nn.Parameter, weight)
     if bias is not None:
-        layer.bias = bias
+        layer.bias = cast(nn.Parameter, bias)
     return layer
 
 
