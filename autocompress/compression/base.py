@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize, prune
 from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
+from autocompress.compression.pruning.attention import BIASES, PROJECTIONS, splittable_attentions
 from autocompress.layer_selector import LayerRule
 from autocompress.records import Measurement, Sensitivity
 from autocompress.registry import algorithm
@@ -38,8 +39,16 @@ class LayerShape:
 
 
 def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
-    """Sizes of all layers whose filters can be removed, by dotted name, in the uncompressed model."""
-    return {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
+    """Sizes of all layers whose filters can be removed, by dotted name.
+
+    The projections of an `nn.MultiheadAttention` count as layers, as they are while filters are removed.
+    """
+    shapes = {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
+    for name, attention in splittable_attentions(model).items():
+        biases = BIASES if attention.bias_k is not None else ()
+        prefix, shape = f"{name}." if name else "", LayerShape(attention.embed_dim)
+        shapes |= {f"{prefix}{part}": shape for part in (*PROJECTIONS, *biases, "out_proj")}
+    return shapes
 
 
 def layer_shape(layer: nn.Module) -> LayerShape:

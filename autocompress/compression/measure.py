@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import statistics
@@ -24,6 +23,7 @@ from autocompress.compression.model_state import (
     failing_operation,
     failing_scopes,
     frozen,
+    ordinary_attention,
     output_shapes,
     temporary_hooks,
     to_device,
@@ -68,7 +68,7 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
     # Without gradients a view of a learned parameter still requires one, which the counter's hooks on modules refuse.
-    with eval_mode(model), frozen(model), torch.no_grad(), countable_attention(), counter:
+    with eval_mode(model), frozen(model), torch.no_grad(), ordinary_attention(), counter:
         model(*to_device(example_inputs, device_of(model)))
     return counter
 
@@ -92,17 +92,6 @@ class _ByteCounter(io.RawIOBase):
         size = memoryview(data).nbytes
         self.total += size
         return size
-
-
-@contextlib.contextmanager
-def countable_attention() -> Iterator[None]:
-    """Disable the fused kernel of nn.MultiheadAttention in eval mode, which FlopCounterMode does not count."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 WARM_UP, RUNS = 3, 15

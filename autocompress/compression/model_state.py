@@ -85,6 +85,11 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
     return copied
 
 
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers are the model's."""
+    return copy_model(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode inside the block; restore the modes after it."""
@@ -95,6 +100,20 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def ordinary_attention() -> Iterator[None]:
+    """Disable the fused kernels of PyTorch's attention and encoder layers in eval mode.
+
+    They call no submodules, and FlopCounterMode does not count them.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

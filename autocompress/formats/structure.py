@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from torch.nn.utils import parametrize
 
+from autocompress.compression.model_state import sharing_copy
+from autocompress.compression.pruning.attention import SplitAttention, split, why_not_split
 from autocompress.compression.quantization.rounding import (
     QUANTIZERS,
     ActivationQuantizer,
@@ -23,6 +25,7 @@ from autocompress.plain_json import (
     ANY_NAME,
     SHAPE,
     WHOLE,
+    Rule,
     listing,
     mapping,
     record,
@@ -30,18 +33,21 @@ from autocompress.plain_json import (
 )
 
 Structure = dict[str, dict[str, Any]]
+_DIFFERENCES: dict[str, Rule] = {
+    "attributes": mapping(
+        ANY_NAME, lambda value, where: (WHOLE if type(value) is int else listing(WHOLE, 32))(value, where)
+    ),
+    "tensors": mapping(ANY_NAME, record(shape=SHAPE, dtype=word(*DTYPES))),
+    "quantizers": QUANTIZERS,
+}
+_REPLACED = record(**_DIFFERENCES, replaced_by=word(SplitAttention.__name__))
+_KEPT = record(**_DIFFERENCES)
 STRUCTURE = mapping(
     lambda value, where: value if value == "" else ANY_NAME(value, where),
-    record(
-        attributes=mapping(
-            ANY_NAME, lambda value, where: (WHOLE if type(value) is int else listing(WHOLE, 32))(value, where)
-        ),
-        tensors=mapping(ANY_NAME, record(shape=SHAPE, dtype=word(*DTYPES))),
-        quantizers=QUANTIZERS,
-    ),
+    lambda value, where: (_REPLACED if type(value) is dict and "replaced_by" in value else _KEPT)(value, where),
 )
 """For each submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
-`quantizers` of activations (quant type -> settings)."""
+`quantizers` of activations (quant type -> settings); `replaced_by` where it is of another class."""
 
 
 def structure_of(model: nn.Module, original: nn.Module) -> Structure:
@@ -50,8 +56,12 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
     Raises:
         StoreError: they are more than shapes and attributes: other submodules, types, tensors or sharing.
     """
+    replaced = _split_since(model, original)
+    if replaced:
+        original = sharing_copy(original)
+        _split_described(original, replaced)
     originals = _submodules(original)
-    structure: Structure = {}
+    structure: Structure = {name: {**_NO_DIFFERENCES, "replaced_by": SplitAttention.__name__} for name in replaced}
     for name, module in _submodules(model).items():
         if name not in originals or _kind(module) != _kind(originals[name]):
             raise StoreError(_mismatch(name, module, originals.get(name)))
@@ -61,7 +71,8 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
         _require_storable(name, tensors, module, originals[name])
         quantizers = {kind: quantizer.to_dict() for kind, quantizer in activation_quantizers(module).items()}
         if attributes or tensors or quantizers:
-            structure[name] = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
+            found = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
+            structure[name] = {**structure.get(name, {}), **found}
     odd = sorted(_names(model) ^ _names(original))
     if odd:
         names = ", ".join(map(short, odd[:5]))
@@ -80,14 +91,17 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
     """Give the uncompressed model the shapes and attributes of the compressed one; values are loaded afterwards.
 
     Shared parameters stay shared. The structure is untrusted: only existing attributes, integers or tuples of them, are
-    set, and only existing tensors change their shape, to no larger one.
+    set, and only existing tensors change their shape, to no larger one; only an `nn.MultiheadAttention` is replaced.
 
     Raises:
         StoreError: the structure does not fit the model.
     """
+    described: Structure = STRUCTURE(structure, "structure")
+    attentions = [name for name, differences in described.items() if "replaced_by" in differences]
+    _split_described(model, attentions)
     modules, replaced = _submodules(model), dict[int, tuple[torch.Tensor, torch.Tensor]]()
     done = dict[int, Any]()
-    for name, differences in STRUCTURE(structure, "structure").items():
+    for name, differences in described.items():
         if name not in modules:
             raise StoreError(f"the checkpoint does not fit the model, which has no submodule {short(name)}")
         module = modules[name]
@@ -101,6 +115,35 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
         for key, description in differences["tensors"].items():
             _replace(module, f"{name}.{key}", key, description, replaced)
         attach_described(module, differences["quantizers"])
+    for name in attentions:
+        if not cast(SplitAttention, modules[name]).is_sound:
+            raise StoreError(f"the projections of {short(name)} must have the size of the same number of whole heads")
+
+
+_NO_DIFFERENCES: dict[str, Any] = {"attributes": {}, "tensors": {}, "quantizers": {}}
+
+
+def _split_since(model: nn.Module, original: nn.Module) -> list[str]:
+    """Names of the attentions of the uncompressed model that were replaced by `SplitAttention`s."""
+    originals = _submodules(original)
+    return [
+        name
+        for name, module in _submodules(model).items()
+        if isinstance(module, SplitAttention) and isinstance(originals.get(name), nn.MultiheadAttention)
+    ]
+
+
+def _split_described(model: nn.Module, names: Iterable[str]) -> None:
+    """Split the attentions with these names, of which some may be the same; those that are split stay as they are."""
+    modules = _submodules(model)
+    for name in names:
+        attention = modules.get(name)
+        if isinstance(attention, nn.MultiheadAttention) and why_not_split(attention) is None:
+            split(attention)
+        elif not isinstance(attention, SplitAttention):
+            raise StoreError(
+                f"the checkpoint does not fit the model, which has no nn.MultiheadAttention {short(name)} to split"
+            )
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -15,8 +15,9 @@ from autocompress.compression.base import WEIGHT, Compression, CompressionReques
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import copy_model, eval_mode, require_gradients
+from autocompress.compression.pruning.attention import joined_attention
 from autocompress.compression.pruning.channels import Channels
-from autocompress.compression.pruning.filters import remove_filters, removed_share
+from autocompress.compression.pruning.filters import remove_filters, removed_share, split_selected
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove
 from autocompress.compression.pruning.pruner import PROBED, pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
@@ -266,7 +267,7 @@ class PruningPart(_MaskedPart):
             self._remember(cut)
             self._proven = True
         self.level, self._targets = level, cut.targets
-        return plain
+        return joined_attention(plain)
 
     def get_state(self) -> dict[str, Any]:
         """The masked filters too."""
@@ -293,21 +294,23 @@ class PruningPart(_MaskedPart):
     def finish(self, model: nn.Module) -> nn.Module:
         """Remove the masked filters."""
         remove(fold_parametrizations(model), self._removals)
-        return model
+        return joined_attention(model)
 
     def achieved_rate(self, model: nn.Module, *, whole_model: bool = False) -> float:  # noqa: ARG002
         """ModelShare of the filters, parameters or MACs that are removed in a finished model."""
         share = ModelShare.requested(model, self._request(self.level))
         if not self._targets:  # the model came finished
-            self._targets = self._cut(self._reference.original, self.level).targets
+            self._targets = self._cut(copy_model(self._reference.original), self.level).targets
         if share is not None:
             return share.removed(model)
         return removed_share(model, self._reference.shapes, self._targets)
 
     def _cut(self, plain: nn.Module, level: float) -> PruningPlan:
         """What can be removed from a plain model; the uncompressed model's channels are traced only once."""
+        split_selected(plain, self._request(level))
         if self._whole is None:
-            original, request = self._reference.original, self._request(level)
+            original, request = copy_model(self._reference.original), self._request(level)
+            self._left_alone |= split_selected(original, request)
             followed = self._followed(original).with_verified(original, request)
             if pruner_of(request).allocation(request) in PROBED:
                 self._sensitivity = PruningPlan.of(original, request, followed).request.sensitivity

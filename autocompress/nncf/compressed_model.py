@@ -20,6 +20,7 @@ from autocompress.compression.base import (
 )
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import copy_model
+from autocompress.compression.pruning.attention import joined_attention, split_attention
 from autocompress.compression.quantization.fake_quantizers import (
     FLOAT_BITS,
     FakeQuantizer,
@@ -169,6 +170,8 @@ class CompressedModel:
             with_data: take ranges of activations from data; else they are taken, or loaded, afterwards.
         """
         self.finished = False
+        if any(isinstance(part, PruningPart) for part in self.parts):  # before there are quantizers and masks
+            split_attention(self.model, self.reference.inputs)
         self._applied = AppliedAlgorithms([*self.parts])
         if self.quantization is not None:
             put = FakeQuantizer().compress if with_data else FakeQuantizer().attach
@@ -226,11 +229,11 @@ class CompressedModel:
         twin = _copied(self.model).eval()
         rate = self.achieved_rate(twin)
         if not plain:
-            return ModelSnapshot(rate, self._claims(rate), lambda: fold_parametrizations(twin))
+            return ModelSnapshot(rate, self._claims(rate), lambda: joined_attention(fold_parametrizations(twin)))
         return ModelSnapshot(
             rate,
             self._claims(rate),
-            lambda: fold_parametrizations(copy_model(twin)),
+            lambda: joined_attention(fold_parametrizations(copy_model(twin))),
             lambda: make_plain_(copy_model(twin)),
         )
 

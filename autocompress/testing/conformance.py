@@ -31,6 +31,7 @@ from autocompress.compression.layers import FILTER_TYPES
 from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.model_state import copy_model, forward_outputs
 from autocompress.compression.module import ModuleClass
+from autocompress.compression.pruning.attention import split_attention
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.pruning.importance import by_filter
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
@@ -71,6 +72,8 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
         AssertionError: the outputs differ.
     """
     zeroed, smaller = copy_model(original), copy_model(smaller)
+    for model in (zeroed, smaller):
+        split_attention(model)
     left = dict(smaller.named_modules())
     for name, module in zeroed.named_modules():
         if isinstance(module, FILTER_TYPES):

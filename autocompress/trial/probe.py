@@ -27,6 +27,7 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import copy_model, eval_mode, flatten_tensors, hash_tensors, require_gradients
 from autocompress.compression.module import ModuleClass
+from autocompress.compression.pruning.attention import split_attention
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.importance import ranked_couplings
@@ -121,6 +122,7 @@ class SearchProbe:
         started, model = time.monotonic(), copy_model(self.reference_model.original)
         inputs = probe_inputs(request, model, self.settings.probe_batches)
         key = self._key(request, inputs)
+        split_attention(model, request.example_inputs)
         with _kept(self.cache, key) as kept, eval_mode(model), require_gradients(model):
             ranked, _ = ranked_couplings(model, request, Channels.of(model, request, self.reference_model.shapes))
             missing = [(coupling, scores) for coupling, scores in ranked if kept.of(coupling) is None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from autocompress.compression.pruning.attention import split_attention
 from autocompress.errors import StoreError
 from autocompress.formats.checkpoint import save_checkpoint
 from autocompress.formats.structure import apply_structure, load_weights, structure_of
@@ -77,3 +79,49 @@ def test_only_what_differs_is_described_and_applied() -> None:
     load_weights(whole, smaller.state_dict())
     x = torch.randn(5, 4)
     assert torch.equal(whole(x), smaller(x))
+
+
+def split_model() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 4))
+    split_attention(model)
+    model[1].remove_heads([0, 2])
+    return model
+
+
+def test_attention_without_some_heads_is_described_and_applied() -> None:
+    whole = nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 4))
+    smaller = split_model()
+    described = structure_of(smaller, whole)
+    assert described["1"] == {"attributes": {}, "tensors": {}, "quantizers": {}, "replaced_by": "SplitAttention"}
+    assert described["1.k_proj"]["attributes"] == {"out_features": 4}
+    assert type(whole[1]) is nn.MultiheadAttention, "it is not changed"
+    apply_structure(whole, json.loads(json.dumps(described)))
+    load_weights(whole, smaller.state_dict())
+    x = torch.randn(3, 2, 8)
+    assert torch.equal(whole[1](x, x, x)[0], smaller[1](x, x, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"1": {"replaced_by": "Module"}}, "replaced_by"),
+        ({"0": {"replaced_by": "SplitAttention"}}, r"has no nn.MultiheadAttention '0' to split"),
+        ({"9": {"replaced_by": "SplitAttention"}}, r"has no nn.MultiheadAttention '9' to split"),
+        ({"1.q_proj": {"attributes": {"out_features": 2}}}, "of '1' must have the size of"),
+        (
+            {"1": {"replaced_by": "SplitAttention", "attributes": {"head_dim": 0}}},
+            "of '1' must have the size of",
+        ),
+        (
+            {"1": {"replaced_by": "SplitAttention", "attributes": {"num_heads": 2}}},
+            "integer attribute '1.num_heads'",
+        ),
+    ],
+)
+def test_a_replacement_that_is_not_known_or_does_not_fit(change: dict, reason: str) -> None:
+    described = structure_of(split_model(), nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 4)))
+    for name, differences in change.items():
+        nothing = {"attributes": {}, "tensors": {}, "quantizers": {}}
+        described[name] = {**described.get(name, nothing), **differences}
+    with pytest.raises(StoreError, match=reason):
+        apply_structure(nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 4)), described)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from autocompress.errors import CompressionError, ConfigError, StoreError
 from autocompress.formats.checkpoint import save_checkpoint
@@ -114,3 +115,37 @@ def test_a_file_is_held_to_what_was_captured(compression, tmp_path):
     capture.require(loaded, tmp_path / "model")
     with pytest.raises(StoreError, match=r"must have (the compression rate|weights of few bits)"):
         capture.require(copy.deepcopy(original), tmp_path / "model")
+
+
+class Attends(nn.Module):
+    """An attention whose inputs keep their width."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.attention = nn.Linear(8, 8), nn.MultiheadAttention(8, 4, batch_first=True)
+        self.position, self.head = nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.embed(x.squeeze(1)).view(-1, 8, 8) + self.position
+        return self.head(self.attention(x, x, x, need_weights=False)[0]).mean(1)
+
+
+@pytest.mark.parametrize("more", [[], [QUANTIZATION]], ids=["filters", "both"])
+def test_heads_are_masked_removed_saved_and_resumed(more, tmp_path):
+    controller, model = created(FILTERS, *more, model=Attends())
+    controller.compression_rate = 0.5
+    train(controller, model, step=False)
+    stripped = controller.strip().eval()
+    assert (model.attention.num_heads, stripped.attention.num_heads) == (4, 2)
+    assert torch.allclose(stripped(X), model(X), atol=1e-6)
+    save_checkpoint(stripped, tmp_path / "checkpoint", controller.uncompressed.original)
+    loaded = load_verified(tmp_path / "checkpoint", stripped, controller.uncompressed.original, (X,))
+    assert loaded.attention.num_heads == 2
+    state = json.loads(json.dumps(controller.get_compression_state()))
+    other, again = created(FILTERS, *more, model=Attends(), state=state)
+    load_state(again, model.state_dict(), is_resume=True)
+    assert torch.equal(again.eval()(X), model(X))
+    assert torch.equal(other.strip().eval()(X), stripped(X))
+    controller.start_from(controller.compressed.plain(), 0.75, removed=True)
+    assert model.attention.num_heads == 1

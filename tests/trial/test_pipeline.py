@@ -15,7 +15,7 @@ from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.formats.checkpoint import load_compressed
 from autocompress.report.verdict import verdict
 from autocompress.store import ExperimentDirectory
-from autocompress.testing.zoo import GroupedCnn, PlainCnn, Regression, VggBn
+from autocompress.testing.zoo import GroupedCnn, PlainCnn, Regression, Transformer, VggBn
 from autocompress.trial import pipeline
 from autocompress.trial.run import final_result, run_trial
 
@@ -84,6 +84,20 @@ def test_a_mix_prunes_tunes_and_quantizes(tmp_path):
 def test_it_is_left_at_the_first_feasible_evaluation(tmp_path):
     record, told = trial(GroupedCnn, tmp_path, 0.0, "l2+qat", PRUNED, BITS, initial=True)
     assert (record.feasible, record.epochs, told.epochs) == (True, 0, [0, 0])
+
+
+@pytest.mark.slow
+def test_heads_go_in_trials_that_start_from_each_other(tmp_path):
+    heads = "config_list::::" + ":".join(f"encoder.layers.0.self_attn.{name}_proj" for name in "qkv") + "::sparsity"
+    first, _ = trial(Transformer, tmp_path, -1.0, "l2+qat", {heads: 0.25}, BITS, initial=True)
+    assert first.achieved_rate == 0.25
+    pruned = load_compressed(ExperimentDirectory(tmp_path).trial(first.key).pruned, Transformer.model())
+    assert [layer.self_attn.num_heads for layer in pruned.encoder.layers] == [3, 4]
+    assert type(pruned.encoder.layers[1].self_attn) is nn.MultiheadAttention
+    assert isinstance(load_compressed(checkpoint(tmp_path, first)), Int8Model)
+    more, _ = trial(Transformer, tmp_path, -1.0, "l2+qat", {heads: 0.5}, BITS, initial=True, start_from=first.key)
+    assert more.achieved_rate == 0.5
+    assert more.parameters_removed > first.parameters_removed
 
 
 @pytest.mark.parametrize("quantizer", ["naive", "dorefa", "qat"])

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
+from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, require_one_rate
-from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.model_state import eval_mode, require_gradients, sharing_copy
+from autocompress.compression.pruning.attention import joined_attention, split_attention
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.groups import removals
 from autocompress.compression.pruning.pruner import pruner_of
 from autocompress.compression.pruning.pruning_plan import ModelShare, PruningPlan
 from autocompress.errors import CompressionError
+from autocompress.layer_selector import ALL_LAYERS
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class FilterCompressor:
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules and the arguments against the model."""
+        model = sharing_copy(model)
+        split_attention(model)
         request = pruner_of(request).translate(model, request)
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
@@ -90,6 +94,7 @@ class FilterCompressor:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
         self.check(model, request)
+        left_alone = split_selected(model, request)
         request = pruner_of(request).translate(model, request)
         original = layer_shapes(model) if request.original is None else request.original
         share = ModelShare.requested(model, request)
@@ -98,7 +103,20 @@ class FilterCompressor:
             plan = PruningPlan.of(model, request, Channels.of(model, request, original))
             plan, changed = remove_filters(plan, share)
         layers = tuple(name for name in original if name not in plan.channels.outputs)
-        return FilterCompression(model, plan.targets, layers, original, changed, share, plan.left_alone, epochs)
+        left_alone |= plan.left_alone
+        joined_attention(model)
+        return FilterCompression(model, plan.targets, layers, original, changed, share, left_alone, epochs)
+
+
+def split_selected(model: nn.Module, request: CompressionRequest) -> dict[str, str]:
+    """Split the attentions of a model in place, so that heads can be removed.
+
+    Returns:
+        those that a rule for all layers selects and that cannot be split, each with the reason.
+    """
+    left_alone = split_attention(model, request.example_inputs)
+    everything = any(ALL_LAYERS in rule.op_types and not (rule.op_names or rule.exclude) for rule in request.targets)
+    return {name: left_alone[name] for name in request.scopes.allowed(model, left_alone) if everything}
 
 
 def remove_filters(plan: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:
@@ -113,8 +131,8 @@ def remove_filters(plan: PruningPlan, share: ModelShare | None) -> tuple[Pruning
     verifier = CutVerifier(plan.model, plan.request.example_inputs)
     plan, chosen = plan.verified(share, verifier)
     verifier.remove(removals(chosen))
-    original, layer = plan.channels.original, plan.model.get_submodule
-    changed = tuple(name for name, shape in original.items() if layer_shape(layer(name)).width < shape.width)
+    original, left = plan.channels.original, layer_shapes(plan.model)
+    changed = tuple(name for name, shape in original.items() if left[name].width < shape.width)
     if not any(name in changed for name in plan.targets) and max(plan.rates.values()) > 0:
         raise CompressionError(_why_nothing(plan))
     return plan, changed
@@ -124,7 +142,8 @@ def removed_share(model: nn.Module, original: Mapping[str, LayerShape], layers: 
     """Share in [0, 1) of the filters of these layers that were removed."""
     names = list(layers)
     total = sum(original[name].width for name in names)
-    left = sum(layer_shape(model.get_submodule(name)).width for name in names)
+    widths = layer_shapes(model)
+    left = sum(widths[name].width for name in names)
     return (total - left) / total if total else 0.0
 
 

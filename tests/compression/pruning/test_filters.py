@@ -256,11 +256,11 @@ def test_lstm_layers_keep_their_width(layers: int) -> None:
     assert outputs(model, inputs).shape == (1, 5)
 
 
-def test_attention_keeps_its_width() -> None:
+def test_attention_loses_whole_heads() -> None:
     model = nn.Sequential(nn.Linear(8, 32), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 5))
     inputs = (torch.randn(1, 7, 8),)
     prune(model, 0.5, example_inputs=inputs)
-    assert (model[1].linear1.out_features, model[1].linear2.out_features) == (32, 32)
+    assert (model[1].self_attn.num_heads, model[1].self_attn.head_dim, model[1].linear1.out_features) == (2, 8, 32)
     assert outputs(model, inputs).shape == (1, 7, 5)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from autocompress.compression.base import layer_shapes
+from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import require_gradients
 from autocompress.compression.pruning.graph import ChannelGraph
 
@@ -17,7 +18,7 @@ def couplings(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[set[s
     model.eval()
     with require_gradients(model):
         shapes = layer_shapes(model)
-        found, failed, obstacles = ChannelGraph(model, inputs, shapes).couplings(shapes)
+        found, failed, obstacles = ChannelGraph(model, inputs, shapes).couplings(supported_layers(model, FILTER_TYPES))
     return {name for coupling in found for name in coupling.members}, failed, obstacles
 
 
