@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
-from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
+from autocompress.compression.layers import PRUNED_TYPES, Scopes, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
 from autocompress.layer_selector import LayerRule
@@ -24,7 +24,8 @@ class LayerShape:
     """Size of one layer of the uncompressed model.
 
     Attributes:
-        width: number of filters: output channels of a convolution, output features of a linear layer.
+        width: number of filters: output channels of a convolution, output features of a linear layer, hidden units of a
+            recurrent layer in all its layers and directions.
         groups: groups of a convolution, 1 for a linear layer.
     """
 
@@ -39,13 +40,15 @@ class LayerShape:
 
 def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
     """Sizes of all layers whose filters can be removed, by dotted name, in the uncompressed model."""
-    return {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
+    return {name: layer_shape(layer) for name, layer in supported_layers(model, PRUNED_TYPES).items()}
 
 
 def layer_shape(layer: nn.Module) -> LayerShape:
-    """Size of one convolution or linear layer."""
+    """Size of one convolution, linear or recurrent layer."""
     if isinstance(layer, nn.Linear):
         return LayerShape(layer.out_features)
+    if isinstance(layer, nn.RNNBase):
+        return LayerShape(layer.hidden_size * layer.num_layers * (1 + layer.bidirectional))
     return LayerShape(int(layer.out_channels), int(layer.groups))  # type: ignore[arg-type]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency.dependency import Dependency
@@ -17,12 +16,14 @@ from torch_pruning.dependency.group import Group
 from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
-from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, RECURRENT_TYPES, layer_rates, supported_layers
 from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
 from autocompress.compression.pruning.pruner import PROBED, pruner_of
+from autocompress.compression.pruning.recurrent import module_pruner, weighed_layers
+from autocompress.compression.pruning.recurrent_tracing import RecurrentLayers, hidden_unit_places
 from autocompress.errors import CompressionError
 
 _logger = logging.getLogger(__name__)
@@ -45,10 +46,11 @@ def trace_couplings(
 ) -> list[Coupling]:
     """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
     known = {name for coupling in channels.couplings for name in coupling.members}
-    layers = supported_layers(model, FILTER_TYPES)
+    recurrent = RecurrentLayers.of(model)
     try:
-        tracer = ChannelTracer(model, inputs)
-        tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
+        with recurrent.replaced(model):
+            tracer, parts = ChannelTracer(model, inputs), supported_layers(model, FILTER_TYPES)
+        tracer.trace(name for name, part in parts.items() if name not in known and not layer_shape(part).depthwise)
     except CompressionError as error:
         _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
         return []
@@ -56,9 +58,10 @@ def trace_couplings(
         return []
     found: list[Coupling] = []
     cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
-    for name in sorted(channels.left_alone, key=lambda name: -layer_shape(layers[name]).width):
+    widths = {name: layer_shape(model.get_submodule(name)).width for name in channels.left_alone}
+    for name in sorted(widths, key=lambda name: (name not in recurrent.layers, -widths[name])):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, tracer.coupled_sets(name) or [], channels):
+            for coupling in _couplings(model, name, recurrent.coupled_sets(tracer, name) or [], channels):
                 tried = (coupling, trial_channels(coupling))
                 if verifier.mismatch(removals([*cut, tried])) is None:
                     found.append(coupling)
@@ -74,7 +77,15 @@ def _couplings(
     spots = [spot for unit in units for spot in unit]
     losing = {name for kind, name, _ in spots if kind == "out"}
     sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if len(sizes) != 1 or not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
+    if not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
+        return
+    if isinstance(model.get_submodule(root), RECURRENT_TYPES):
+        places = hidden_unit_places(model, root, units)
+        if places is not None:
+            coupling = _coupling_of(model, places[0], sum(map(len, places[1])))
+            yield replace(coupling, alike=places[1])
+        return
+    if len(sizes) != 1:
         return
     (size,) = sizes
     modules = {model.get_submodule(name) for _, name, _ in spots}
@@ -98,14 +109,18 @@ def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], s
             places[kind, name].append((index, first + own * per_part if is_root else first))
             own += is_root
     places["out", root].sort(key=lambda pair: pair[1])
+    return _coupling_of(model, places, blocks * size)
+
+
+def _coupling_of(model: nn.Module, places: Mapping[tuple[str, str], list[tuple[int, int]]], parts: int) -> Coupling:
     found = tuple(_place(model, kind, name, pairs) for (kind, name), pairs in places.items())
     members = tuple(name for kind, name in places if kind == "out")
-    return Coupling(found, members, blocks * size, _group(model, found))
+    return Coupling(found, members, parts, _group(model, found))
 
 
 def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
     module = model.get_submodule(name)
-    pruner = tp.DependencyGraph().get_pruner_of_module(module)
+    pruner = module_pruner(module)
     prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
     pruner.pruning_dim = -1
     has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
@@ -117,9 +132,10 @@ def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
     """The group for torch-pruning's importances."""
     group = Group()
     for place in places:
-        node = Node(model.get_submodule(place.name), None, place.name)
-        group.add_dep(Dependency(place.prune, place.prune, node, node), list(place.indices))
-        group[-1].root_idxs = list(place.roots)
+        for layer, prune in weighed_layers(model.get_submodule(place.name), place.prune):
+            node = Node(layer, None, place.name)
+            group.add_dep(Dependency(prune, prune, node, node), list(place.indices))
+            group[-1].root_idxs = list(place.roots)
     return group
 
 
@@ -156,14 +172,20 @@ class Channels:
         Raises:
             CompressionError: the model cannot be traced.
         """
-        graph = ChannelGraph(model, request.example_inputs, original)
-        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        spared = pruner_of(request).spared(request, graph, rates)
-        selected = [name for name in rates if name not in spared]
-        couplings, left_alone, obstacles = graph.couplings(selected)
-        obstacles |= spared
-        behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
+        rates = layer_rates(model, request.targets, PRUNED_TYPES, request.scopes)
+        recurrent = RecurrentLayers.of(model)
+        with recurrent.replaced(model):
+            graph = ChannelGraph(model, request.example_inputs, {**original, **recurrent.shapes}, recurrent.fixed)
+            spared = pruner_of(request).spared(request, graph, rates)
+            selected = [name for name in rates if name not in spared]
+            parts = recurrent.parts(selected)
+            couplings, left_alone, obstacles = graph.couplings(parts)
+            obstacles |= spared
+            behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(parts)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
+        found = recurrent.restored(found, selected)
+        grouped = (replace(each, group=each.group or _group(model, each.places)) for each in found.couplings)
+        found, left_alone = replace(found, couplings=tuple(grouped)), dict(found.left_alone)
         # The widths for a share of the model, or for equal damage, are found by running pruned models.
         runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
