@@ -20,14 +20,14 @@ from autocompress.compression.layers import RECURRENT_TYPES
 from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
 from autocompress.compression.pruning.graph import fixed_modules
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
-from autocompress.compression.pruning.recurrent import PRUNER, linear_of, parameter, suffixes
+from autocompress.compression.pruning.recurrent import PRUNER, RecurrentSubstitute, linear_of, parameter, suffixes
 from autocompress.errors import CompressionError
 
 if TYPE_CHECKING:
     from autocompress.compression.pruning.channels import Channels
 
 
-class StandIn(nn.Module):
+class StandIn(RecurrentSubstitute):
     """Stands for a recurrent layer where channels are traced: a linear layer for each cell, in place of its loop.
 
     Its inputs, outputs and states have the shapes of the layer's, and their channels depend on each other as there.
@@ -39,8 +39,7 @@ class StandIn(nn.Module):
     """
 
     def __init__(self, layer: nn.RNNBase) -> None:
-        super().__init__()
-        vars(self).update({key: value for key, value in vars(layer).items() if not key.startswith("_")})
+        super().__init__(layer)
         inputs = (parameter(layer, "weight_ih", suffix)[: layer.hidden_size] for suffix in suffixes(layer))
         projected = [parameter(layer, "weight_hr", suffix) for suffix in suffixes(layer) if layer.proj_size]
         self.cells = nn.ModuleList(map(linear_of, inputs))
@@ -77,14 +76,6 @@ class StandIn(nn.Module):
             found = sequence[: int(given.batch_sizes[0])]
             return found if given.unsorted_indices is None else found.index_select(0, given.unsorted_indices)
         return sequence[:, -1] if self._batch_first and sequence.dim() == 3 else sequence[-1]
-
-    def flatten_parameters(self) -> None:
-        """Nothing to do."""
-
-    @property
-    def all_weights(self) -> list[Any]:
-        """None, as models that initialize their weights do so when they are made."""
-        return []
 
 
 @dataclass(frozen=True)
