@@ -43,31 +43,40 @@ def trial_channels(coupling: Coupling) -> list[int]:
 
 def trace_couplings(
     model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
-) -> list[Coupling]:
-    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
+) -> tuple[list[Coupling], dict[str, str]]:
+    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing.
+
+    Returns:
+        the couplings; and recurrent layers that the model cannot lose hidden units of, each with the reason.
+    """
     known = {name for coupling in channels.couplings for name in coupling.members}
     recurrent = RecurrentLayers.of(model)
     try:
         with recurrent.replaced(model):
             tracer, parts = ChannelTracer(model, inputs), supported_layers(model, FILTER_TYPES)
-        tracer.trace(name for name, part in parts.items() if name not in known and not layer_shape(part).depthwise)
+        shapes = {name: layer_shape(part) for name, part in parts.items() if name not in known}
+        # What a single filter is multiplied with does not depend on other channels: it cannot be removed.
+        tracer.trace(name for name, shape in shapes.items() if shape.width > 1 and not shape.depthwise)
     except CompressionError as error:
         _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
-        return []
+        return [], {}
     except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
-        return []
-    found: list[Coupling] = []
+        return [], {}
+    found, failed = list[Coupling](), dict[str, str]()
     cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
     widths = {name: layer_shape(model.get_submodule(name)).width for name in channels.left_alone}
     for name in sorted(widths, key=lambda name: (name not in recurrent.layers, -widths[name])):
         if not any(name in coupling.members for coupling in found):
             for coupling in _couplings(model, name, recurrent.coupled_sets(tracer, name) or [], channels):
                 tried = (coupling, trial_channels(coupling))
-                if verifier.mismatch(removals([*cut, tried])) is None:
+                mismatch = verifier.mismatch(removals([*cut, tried]))
+                if mismatch is None:
                     found.append(coupling)
                     cut.append(tried)
                     break
-    return found
+                if name in recurrent.layers and "initial state" not in channels.left_alone[name]:
+                    failed[name] = mismatch.sentence(name)
+    return found, failed
 
 
 def _couplings(
@@ -199,9 +208,9 @@ class Channels:
         wrong = [each for each in self.couplings if each.members[0] in faulty]
         found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
-            more = trace_couplings(model, request.example_inputs, found, verifier)
+            more, failed = trace_couplings(model, request.example_inputs, found, verifier)
             again = {name for coupling in more for name in coupling.members}
-            left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
+            left_alone = {name: why for name, why in {**found.left_alone, **failed}.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
         return replace(found, is_verified=True)
 

@@ -6,6 +6,7 @@ Loops over time, which kernels hide or unroll, can be followed neither by a depe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -284,21 +285,28 @@ def hidden_unit_places(
     """
     size = cast(nn.RNNBase, model.get_submodule(root)).hidden_size
     places: dict[tuple[str, str], _Pairs] = {("out", root): []}
-    together, count = set[tuple[int, ...]](), 0
+    together, lost = list[tuple[int, ...]](), Counter[tuple[str, int, int]]()
     for unit in units:
         own = [index for kind, name, index in unit if (kind, name) == ("out", root)]
-        others = [
-            divmod(index, layer.hidden_size)[1] if layer.hidden_size == size else -1
-            for kind, name, index in unit
-            if kind == "out" and isinstance(layer := model.get_submodule(name), RECURRENT_TYPES)
-        ]
-        if not own or len({*others}) > 1 or -1 in others:
+        numbers = {index % size for index in own}
+        if len(numbers) != 1:
             return None
-        together.add(tuple(sorted(index // size for index in own)))
-        count += 1
+        together.append(tuple(sorted(index // size for index in own)))
         for kind, name, index in unit:
             places.setdefault((kind, name), []).append((index, index if (kind, name) == ("out", root) else min(own)))
+            layer = model.get_submodule(name)
+            if kind == "out" and isinstance(layer, RECURRENT_TYPES):
+                lost[name, index // layer.hidden_size, min(numbers)] += 1
     places["out", root].sort()
-    alike = tuple(sorted(together))
-    whole = sum(map(len, alike)) * size == len(places["out", root]) and len(alike) * size == count
-    return (places, alike) if whole else None
+    alike = tuple(sorted(set(together)))
+    whole = sum(map(len, alike)) * size == len(places["out", root]) and len(alike) * size == len(together)
+    return (places, alike) if alike and whole and _lose_equally(model, lost, size) else None
+
+
+def _lose_equally(model: nn.Module, lost: Counter[tuple[str, int, int]], size: int) -> bool:
+    """Whether all cells of each layer lose equally many units, given how many of a cell go with each number."""
+    for name in {name for name, _, _ in lost}:
+        cells = range(len(suffixes(cast(nn.RNNBase, model.get_submodule(name)))))
+        if len({lost[name, cell, number] for cell in cells for number in range(size)}) > 1:
+            return False
+    return True
