@@ -92,7 +92,7 @@ def _couplings(
         places = hidden_unit_places(model, root, units)
         if places is not None:
             coupling = _coupling_of(model, places[0], sum(map(len, places[1])))
-            yield replace(coupling, alike=places[1])
+            yield replace(coupling, alike=places[1] if len(places[1]) > 1 else ())
         return
     if len(sizes) != 1:
         return

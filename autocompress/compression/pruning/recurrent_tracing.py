@@ -154,11 +154,6 @@ class RecurrentLayers:
             for part in ([f"{name}.cells.{cell}" for cell in cells[name]] if name in cells else [name])
         ]
 
-    def whole(self, part: str) -> str:
-        """The name of the layer that a cell belongs to; other names are returned as they are."""
-        match = _PART.fullmatch(part)
-        return match[1] if match and match[2] == "cells" and match[1] in self.layers else part
-
     def restored(self, found: Channels, selected: Iterable[str]) -> Channels:
         """The channels of the model with stand-ins as those of the model; hidden units are left to be traced by marks.
 
@@ -171,10 +166,11 @@ class RecurrentLayers:
             self._renamed(found.left_alone),
             self._renamed(found.obstacles),
         )
-        outputs = frozenset(map(self._whole, found.outputs)) - inner
+        projections = {name for name in inner if name.rpartition(".")[0].endswith(".projections")}
+        outputs = frozenset(map(self.whole, found.outputs - projections))
         couplings = list[Coupling]()
         for coupling in found.couplings:
-            owners = [self._whole(name) for name in coupling.members if self._whole(name) in self.layers]
+            owners = [self.whole(name) for name in coupling.members if self.whole(name) in self.layers]
             if owners:
                 why = f"it shares channels with {owners[0]}, whose hidden units must stay; it keeps its filters"
                 left_alone |= {name: f"{name}: {why}" for name in coupling.members if name not in inner}
@@ -196,22 +192,22 @@ class RecurrentLayers:
             | {name: name for name in self.layers},
             left_alone=left_alone,
             prunable=frozenset(free),
-            fixed=frozenset(map(self._whole, found.fixed)) - inner,
+            fixed=frozenset(map(self.whole, found.fixed)) - inner,
             obstacles=obstacles,
             original={name: shape for name, shape in found.original.items() if name not in inner},
         )
 
-    def _whole(self, part: str) -> str:
-        """The name of the layer that a cell belongs to; other names are returned as they are."""
+    def whole(self, part: str) -> str:
+        """The name of the layer that a cell or projection belongs to; other names are returned as they are."""
         match = _PART.fullmatch(part)
-        return match[1] if match and match[2] == "cells" and match[1] in self.layers else part
+        return match[1] if match and match[1] in self.layers else part
 
     def _renamed(self, found: Mapping[str, str]) -> dict[str, str]:
         """Reasons of layers, with the names of recurrent layers in place of those of their cells."""
         for part in self.shapes:
             whole = part.rsplit(".", 2)[0]
             found = {name: re.sub(rf"\b{re.escape(part)}\b", whole, why) for name, why in found.items()}
-        return {self._whole(name): why for name, why in found.items()}
+        return {self.whole(name): why for name, why in found.items()}
 
     def _reason(self, name: str) -> str:
         """Why a layer whose hidden units cannot be traced keeps them."""
@@ -225,7 +221,7 @@ class RecurrentLayers:
         """A coupling that recurrent layers may read, in the model without stand-ins; its group is then dropped."""
         places = dict[Any, ChannelSlice]()
         for place in coupling.places:
-            name, new = self._whole(place.name), place
+            name, new = self.whole(place.name), place
             if name in self.layers:  # both directions of the first layer read the same inputs
                 new = replace(place, name=name, prune=PRUNER.prune_in_channels, channels=self.layers[name].input_size)
             places.setdefault(new.key, new)

@@ -106,7 +106,7 @@ def test_the_weights_that_make_and_read_a_unit(kind):
     assert rows.shape[:2] == (4, 6)
     assert all(set(rows[cell, unit].tolist()) <= {0.0, unit + 1.0} for cell in range(4) for unit in range(6))
     gates = len(layer.weight_ih_l0) // 6
-    made = {suffix: 2 if layer.proj_size else 6 for suffix in suffixes(layer)}
+    made = dict.fromkeys(suffixes(layer), 2 if layer.proj_size else 6)
     inputs = [parameter(layer, "weight_ih", suffix).shape[1] for suffix in suffixes(layer)]
     assert [int((row != 0).sum()) for row in rows[:, 0]] == [
         gates * (own + width) for own, width in zip(made.values(), inputs, strict=True)
