@@ -75,7 +75,7 @@ def trace_couplings(
                     cut.append(tried)
                     break
                 if name in recurrent.layers and "initial state" not in channels.left_alone[name]:
-                    failed[name] = mismatch.sentence(name)
+                    failed[name] = mismatch.sentence(name).replace("filters", "hidden units")
     return found, failed
 
 

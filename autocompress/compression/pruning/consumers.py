@@ -83,12 +83,12 @@ def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) 
     Returns:
         the output of the coupling's root if only operations such as a matrix product read them, and no layer.
     """
-    modules, found = dict(model.named_modules()), []
+    modules, found = dict(model.named_modules()), list[ReadSite]()
     for place in coupling.places:
         module, reading = modules.get(place.name), place.prune.__name__ == "prune_in_channels"
         if isinstance(module, UnrolledLayer) and not reading:
             found += _taps(place, coupling.width, module)
-        if reading and isinstance(module, _READERS) and None not in place.roots:
+        if module is not None and reading and isinstance(module, _READERS) and None not in place.roots:
             inputs = input_norms(module).numel()
             found.append(_site(place.name, place, coupling.width, inputs))
     root = coupling.places[0]
@@ -109,14 +109,15 @@ def gated_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str])
 
 
 def _taps(place: ChannelSlice, width: int, layer: UnrolledLayer) -> Iterator[ReadSite]:
+    size = layer.layer.hidden_size
     for cell in range(len(layer.taps)):
         own = [
-            (index % layer.hidden_size, cast(int, root))
+            (index % size, cast(int, root))
             for index, root in zip(place.indices, place.roots, strict=True)
-            if index // layer.hidden_size == cell
+            if index // size == cell
         ]
         indices, roots = (torch.tensor(each) for each in zip(*own, strict=True))
-        yield ReadSite(f"{place.name}.taps.{cell}", indices, roots, width, layer.hidden_size, tap=True)
+        yield ReadSite(f"{place.name}.taps.{cell}", indices, roots, width, size, tap=True)
 
 
 def by_position(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
@@ -138,7 +139,7 @@ def input_norms(layer: nn.Module) -> torch.Tensor:
 def _by_input(layer: nn.Module) -> torch.Tensor:
     """The weights of a layer as one row per input channel."""
     if isinstance(layer, (*RECURRENT_TYPES, UnrolledLayer)):
-        return input_columns(layer.layer if isinstance(layer, UnrolledLayer) else layer)
+        return input_columns(cast(nn.RNNBase, layer.layer if isinstance(layer, UnrolledLayer) else layer))
     weight = cast(torch.Tensor, layer.weight).detach()
     if not isinstance(layer, _ConvNd):
         return weight.T

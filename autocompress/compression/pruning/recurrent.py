@@ -134,7 +134,9 @@ def unit_rows(layer: nn.RNNBase) -> torch.Tensor:
     made = []
     for suffix in suffixes(layer):
         weights = (parameter(layer, kind, suffix).detach() for kind in ("weight_ih", "weight_hh"))
-        made.append([weight.unflatten(0, (-1, layer.hidden_size)).transpose(0, 1).flatten(1) for weight in weights])
+        made.append(
+            [weight.view(-1, layer.hidden_size, weight.shape[1]).transpose(0, 1).flatten(1) for weight in weights]
+        )
     return _stacked([torch.cat(parts, 1) for parts in made])
 
 

@@ -105,7 +105,7 @@ class RecurrentLayers:
             raise CompressionError(
                 "the model must have layers beside a recurrent one, whose hidden units are its outputs"
             )
-        fixed, obstacles = fixed_modules(model) if layers else {}, {}
+        fixed, obstacles = fixed_modules(model) if layers else {}, dict[str, str]()
         for name, layer in layers.items():
             whys = [fixed[id(each)] for each in (layer, *layer.parameters()) if id(each) in fixed]
             own = type(layer).forward not in {kind.forward for kind in RECURRENT_TYPES}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.layers import RECURRENT_TYPES
 from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
@@ -173,7 +174,7 @@ def zero_channels(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None
 
     That is equivalent to removing them, whatever non-linearity comes in between.
     """
-    handles, replaced = [], []
+    handles, replaced = list[RemovableHandle](), list[tuple[nn.Module, str, nn.Parameter]]()
     for removal in removed:
         parent, last = removal.locate(model)
         place = getattr(parent, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -17,7 +18,9 @@ from autocompress.compression.layers import RECURRENT_TYPES
 from autocompress.compression.measure import macs, parameters
 from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
+from autocompress.compression.pruning.data_importance import taylor
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
+from autocompress.compression.pruning.pruner import PruningContext
 from autocompress.compression.pruning.recurrent import suffixes, zeroed_units
 from autocompress.errors import CompressionError
 from autocompress.formats.structure import apply_structure, load_weights, structure_of
@@ -37,7 +40,10 @@ class Speech(nn.Module):
         self.conv = nn.Conv1d(5, 12, 3)
         self.cells = KINDS[kind](12, HIDDEN, layers, bidirectional=bidirectional, batch_first=True, **options)
         wide = (self.cells.proj_size or HIDDEN) * (1 + bidirectional)
-        self.score, self.late = nn.Linear(wide, 1), nn.Conv1d(wide, wide, 3)
+        if reads == "attention and states":
+            self.score = nn.Linear(wide, 1)
+        if reads == "convolution":
+            self.late = nn.Conv1d(wide, wide, 3)
         self.head = nn.Linear(wide, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -237,25 +243,31 @@ class Kept(nn.Module):
     def forward(self, x: torch.Tensor) -> object:
         given = torch.zeros(2, x.shape[1], self.hidden_size) if self.why == "given" else None
         outputs, states = self.cells(torch.relu(self.inner(x)), given)
-        outputs = outputs[..., :8] + outputs[..., -8:] if self.why == "sliced" else outputs
+        outputs = outputs * torch.ones(8) if self.why == "masked" else outputs
         return (self.head(outputs), states) if self.why == "output" else self.head(outputs)
 
 
 REASONS = {
-    "given": "cells: its initial state is given from outside, whose size must stay; it keeps its hidden units",
-    "tied": "cells: it is tied to another layer, so that its size must stay; it keeps its hidden units",
+    "given": r"cells: its initial state is given from outside, whose size must stay; it keeps its hidden units",
+    "masked": r"cells: without some of its hidden units the model fails \(Run.*Error: .*\); it keeps its hidden units",
 }
 
 
-@pytest.mark.parametrize("why", ["given", "tied", "output"])
+@pytest.mark.parametrize("why", ["given", "masked", "output"])
 def test_units_that_must_stay(why: str) -> None:
     model = Kept(why).eval()
     compression = prune(model, STEPS, "l1")
-    assert compression.left_alone.get("cells") == REASONS.get(why)
-    assert ("cells" in compression.targets) == (why != "output")
+    assert ("cells" in compression.targets) == ("cells" in compression.left_alone) == (why != "output")
+    assert re.fullmatch(REASONS.get(why, ""), compression.left_alone.get("cells", ""))
     assert model.cells.hidden_size == 8
-    assert model.inner.out_features == (8 if why == "tied" else 4)
+    assert model.inner.out_features == 4
     model(*STEPS)
+
+
+def test_tied_layers_stay() -> None:
+    reason = "cells: it is tied to another layer, so that its size must stay; it keeps its hidden units"
+    with pytest.raises(CompressionError, match=reason):
+        prune(Kept("tied"), STEPS, "l1")
 
 
 def test_a_model_that_is_a_recurrent_layer() -> None:
@@ -283,6 +295,9 @@ ALGORITHMS = {
 def test_each_algorithm_scores_units_over_all_gates(algorithm: str) -> None:
     torch.manual_seed(0)
     model = Speech("RNN", 2, True, nonlinearity="relu").eval() if algorithm == "apoz" else Speech("GRU", 2, True).eval()
+    with torch.no_grad():
+        for suffix in suffixes(model.cells):
+            getattr(model.cells, f"bias_ih_{suffix}").add_(1)  # apoz: living units are not zero
     (dead,) = with_dead_units(model, "cells").values()
 
     class Here(Sounds):
@@ -297,8 +312,40 @@ def test_each_algorithm_scores_units_over_all_gates(algorithm: str) -> None:
     require_dead_units_removed(model, smaller, "cells", dead)
 
 
-@pytest.mark.parametrize("allocation", ["global", "sensitivity", "least_damage"])
-@pytest.mark.parametrize("rate_of", ["filters", "parameters", "macs"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_taylor_is_the_gradient_of_a_factor_at_all_that_reads_a_unit(kind: str) -> None:
+    """By finite differences, sample by sample: recurrent weights and the head read each unit."""
+    torch.manual_seed(0)
+    model = Speech(kind).eval()
+
+    class Here(Sounds):
+        @classmethod
+        def model(cls) -> nn.Module:
+            return model
+
+    request = CompressionRequest(
+        "taylorfo", (LayerRule((kind,), rate=0.5),), SOUND, None, {"training_batches": 1}, Here
+    )
+    with eval_mode(model), require_gradients(model):
+        channels = Channels.of(model, request, layer_shapes(model))
+        scores = taylor(PruningContext(model, request, channels.behind, channels.couplings))(channels.couplings[0])
+    x, y = Here.data()[0]
+
+    def losses(unit: int, factor: float) -> torch.Tensor:
+        scaled = copy.deepcopy(model).double()
+        with torch.no_grad():
+            scaled.cells.weight_hh_l0[:, unit] *= factor
+            scaled.head.weight[:, unit] *= factor
+            return nn.functional.cross_entropy(scaled(x.double()), y, reduction="none") / len(x)
+
+    felt = [float((losses(unit, 1.001) - losses(unit, 0.999)).abs().sum() / 0.002) for unit in range(HIDDEN)]
+    assert torch.allclose(scores, torch.tensor(felt), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "rate_of"),
+    [("global", "filters"), ("sensitivity", "filters"), ("least_damage", "parameters"), ("sensitivity", "macs")],
+)
 def test_allocations(allocation: str, rate_of: str) -> None:
     torch.manual_seed(0)
     model = Speech("GRU", 2, True).eval()
