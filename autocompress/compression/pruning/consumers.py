@@ -21,7 +21,7 @@ from autocompress.compression.layers import FILTER_TYPES, RECURRENT_TYPES
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.recurrent import UnrolledLayer, input_columns
 
-_READERS = (*FILTER_TYPES, *RECURRENT_TYPES, UnrolledLayer)
+_READERS: tuple[type[nn.Module], ...] = (*FILTER_TYPES, *RECURRENT_TYPES, UnrolledLayer)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) 
         if isinstance(module, UnrolledLayer) and not reading:
             found += _taps(place, coupling.width, module)
         if module is not None and reading and isinstance(module, _READERS) and None not in place.roots:
-            inputs = input_norms(module).numel()
-            found.append(_site(place.name, place, coupling.width, inputs))
+            found.append(_site(place.name, place, coupling.width, len(_by_input(module))))
     root = coupling.places[0]
     width = root.channels or coupling.width
     return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]

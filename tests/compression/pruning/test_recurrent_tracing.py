@@ -25,6 +25,8 @@ from autocompress.compression.pruning.recurrent import suffixes, zeroed_units
 from autocompress.errors import CompressionError
 from autocompress.formats.structure import apply_structure, load_weights, structure_of
 from autocompress.layer_selector import LayerRule
+from autocompress.nncf import CompressionConfig, create_compressed_model
+from autocompress.testing.conformance import check_zeroed, with_distinct_values
 from autocompress.testing.zoo import ZooModule
 
 KINDS = {kind.__name__: kind for kind in RECURRENT_TYPES}
@@ -223,11 +225,11 @@ COUPLED = {
 def test_coupled_units(net: str) -> None:
     build, expected = COUPLED[net]
     torch.manual_seed(0)
-    model = build().eval()
-    compression = prune(model, STEPS)
-    assert compression.left_alone == {}
-    assert {name: layer_shapes(model)[name].width for name in expected} == expected
-    assert model(*STEPS).isfinite().all()
+    model = with_distinct_values(build().eval())
+    smaller = copy.deepcopy(model)
+    assert prune(smaller, STEPS).left_alone == {}
+    assert {name: layer_shapes(smaller)[name].width for name in expected} == expected
+    check_zeroed(model, smaller, STEPS)
 
 
 class Kept(nn.Module):
@@ -386,6 +388,19 @@ def test_a_pruned_model_is_pruned_again_from_the_first_trace() -> None:
 
     assert narrow is not None
     assert described(narrow) == described(traced)
+
+
+def test_nncfs_masks_hide_the_units_that_are_removed() -> None:
+    torch.manual_seed(0)
+    config = {
+        "input_info": {"sample_size": [2, 5, 12]},
+        "compression": {"algorithm": "filter_pruning", "pruning_init": 0.5},
+    }
+    controller, masked = create_compressed_model(Speech("GRU", 2, True), CompressionConfig.from_dict(config))
+    expected = masked.eval()(*SOUND)
+    stripped = controller.strip()
+    assert stripped.cells.hidden_size == HIDDEN // 2
+    assert torch.allclose(stripped(*SOUND), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
