@@ -77,8 +77,16 @@ class ReadSite:
         return self.total(values) / self.total(torch.ones_like(values)).clamp_min(1)
 
 
-def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[ReadSite]:
+def read_sites(
+    coupling: Coupling, model: nn.Module, behind: Mapping[str, str], *, gated: bool = False
+) -> list[ReadSite]:
     """All inputs where the channels of a coupling are read.
+
+    Args:
+        coupling: of the model.
+        model: with recurrent layers that are computed step by step.
+        behind: layer -> the module whose output is the layer's.
+        gated: only the taps where only recurrent layers make the channels, as all readers are behind them.
 
     Returns:
         the output of the coupling's root if only operations such as a matrix product read them, and no layer.
@@ -90,6 +98,8 @@ def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) 
             found += _taps(place, coupling.width, module)
         if module is not None and reading and isinstance(module, _READERS) and None not in place.roots:
             found.append(_site(place.name, place, coupling.width, len(_by_input(module))))
+    if gated and all(isinstance(modules[name], UnrolledLayer) for name in coupling.members):
+        found = [site for site in found if site.tap]
     root = coupling.places[0]
     width = root.channels or coupling.width
     return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]
@@ -98,13 +108,6 @@ def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) 
 def _site(name: str, place: ChannelSlice, width: int, channels: int) -> ReadSite:
     roots = torch.tensor(cast("tuple[int, ...]", place.roots))
     return ReadSite(name, torch.tensor(place.indices), roots, width, channels)
-
-
-def gated_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[ReadSite]:
-    """Where a factor of the channels is to be: taps suffice where only recurrent layers make them."""
-    sites = read_sites(coupling, model, behind)
-    recurrent = all(isinstance(model.get_submodule(name), UnrolledLayer) for name in coupling.members)
-    return [site for site in sites if site.tap] if recurrent else sites
 
 
 def _taps(place: ChannelSlice, width: int, layer: UnrolledLayer) -> Iterator[ReadSite]:

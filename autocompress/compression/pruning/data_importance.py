@@ -18,14 +18,7 @@ from autocompress.compression.base import CompressionRequest
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import copy_model, forward_outputs, temporary_hooks
 from autocompress.compression.module import ModuleClass
-from autocompress.compression.pruning.consumers import (
-    PoolingRecorder,
-    ReadSite,
-    by_position,
-    gated_sites,
-    input_norms,
-    read_sites,
-)
+from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext
 from autocompress.compression.pruning.recurrent import unit_sources, unrolled
@@ -87,7 +80,9 @@ def taylor(context: PruningContext) -> Importance:
     """
     request, couplings = context.request, context.couplings
     probe = unrolled(copy_model(context.model))
-    gates = {coupling.places: Gate(gated_sites(coupling, probe, context.behind), probe) for coupling in couplings}
+    gates = {
+        coupling.places: Gate(read_sites(coupling, probe, context.behind, gated=True), probe) for coupling in couplings
+    }
 
     def settle(*_: Any) -> None:
         for gate in gates.values():

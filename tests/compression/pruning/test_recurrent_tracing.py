@@ -314,6 +314,19 @@ def test_each_algorithm_scores_units_over_all_gates(algorithm: str) -> None:
     require_dead_units_removed(model, smaller, "cells", dead)
 
 
+def test_fpgm_measures_distances_between_the_units_of_a_cell() -> None:
+    torch.manual_seed(0)
+    model, nearest = Speech("GRU", 2, True).eval(), list[int]()
+    for cell, suffix in enumerate(suffixes(model.cells)):
+        gates = [getattr(model.cells, f"weight_{kind}_{suffix}").detach().chunk(3) for kind in ("ih", "hh")]
+        rows = torch.cat([weight for kind in gates for weight in kind], 1)
+        order = torch.cdist(rows, rows).sum(1).argsort().tolist()
+        nearest += [cell * HIDDEN + unit for unit in order[: HIDDEN // 2]]
+    smaller = copy.deepcopy(model)
+    prune(smaller, SOUND, "fpgm", op_types=("GRU",))
+    require_dead_units_removed(model, smaller, "cells", nearest)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_taylor_is_the_gradient_of_a_factor_at_all_that_reads_a_unit(kind: str) -> None:
     """By finite differences, sample by sample: recurrent weights and the head read each unit."""
