@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
-from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
+from autocompress.compression.layers import PRUNED_TYPES, Scopes, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
 from autocompress.compression.pruning.attention import BIASES, PROJECTIONS, splittable_attentions
@@ -25,7 +25,8 @@ class LayerShape:
     """Size of one layer of the uncompressed model.
 
     Attributes:
-        width: number of filters: output channels of a convolution, output features of a linear layer.
+        width: number of filters: output channels of a convolution, output features of a linear layer, hidden units of a
+            recurrent layer in all its layers and directions.
         groups: groups of a convolution, 1 for a linear layer.
     """
 
@@ -43,7 +44,7 @@ def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
 
     The projections of an `nn.MultiheadAttention` count as layers, as they are while filters are removed.
     """
-    shapes = {name: layer_shape(layer) for name, layer in supported_layers(model, FILTER_TYPES).items()}
+    shapes = {name: layer_shape(layer) for name, layer in supported_layers(model, PRUNED_TYPES).items()}
     for name, attention in splittable_attentions(model).items():
         biases = BIASES if attention.bias_k is not None else ()
         prefix, shape = f"{name}." if name else "", LayerShape(attention.embed_dim)
@@ -52,9 +53,11 @@ def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
 
 
 def layer_shape(layer: nn.Module) -> LayerShape:
-    """Size of one convolution or linear layer."""
+    """Size of one convolution, linear or recurrent layer."""
     if isinstance(layer, nn.Linear):
         return LayerShape(layer.out_features)
+    if isinstance(layer, nn.RNNBase):
+        return LayerShape(layer.hidden_size * layer.num_layers * (1 + layer.bidirectional))
     return LayerShape(int(layer.out_channels), int(layer.groups))  # type: ignore[arg-type]
 
 

@@ -154,6 +154,10 @@ FILTER_TYPES: tuple[type[nn.Module], ...] = (
     nn.Linear,
 )
 """Layers whose filters (output channels, output features) can be removed."""
+RECURRENT_TYPES: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
+"""Layers whose hidden units can be removed."""
+PRUNED_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, *RECURRENT_TYPES)
+"""Layers whose filters or hidden units can be removed."""
 WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, nn.Embedding)
 """Layers whose single weights can be zeroed."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import PRUNED_TYPES
 from autocompress.compression.model_state import (
     device_of,
     eval_mode,
@@ -166,7 +166,7 @@ def layer_sizes(
             _nonzero(layer, seen),
             macs.get(name, 0),
             seconds.get(name),
-            layer_shape(layer).width if isinstance(layer, FILTER_TYPES) else None,
+            layer_shape(layer).width if isinstance(layer, PRUNED_TYPES) else None,
         )
         for name, layer in layers.items()
     ]

@@ -70,12 +70,13 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
     """A deep copy; `memo` has what replaces objects, by their ids, as for copy.deepcopy.
 
     copy.deepcopy refuses tensors that autograd has made; `weight_norm`, `spectral_norm` and the masks of
-    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass.
+    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass; recurrent layers keep
+    those that are parametrized in a list.
     """
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
-        for value in vars(module).values()
+        for value in (*vars(module).values(), *(getattr(module, "_flat_weights", None) or ()))
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
     with torch.no_grad():  # else a scripted module's copy could not be trained: its parameters would be results

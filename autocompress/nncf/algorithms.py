@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autocompress.compression.base import WEIGHT, Compression, CompressionRequest, fold_parametrizations, layer_shape
-from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers, weight_types
+from autocompress.compression.layers import PRUNED_TYPES, layer_rates, supported_layers, weight_types
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import copy_model, eval_mode, require_gradients
 from autocompress.compression.pruning.attention import joined_attention
@@ -345,7 +345,7 @@ class PruningPart(_MaskedPart):
         gone = removed_share(plain, shapes, self._targets)
         narrower = any(
             layer_shape(layer).width < shapes[name].width
-            for name, layer in supported_layers(plain, FILTER_TYPES).items()
+            for name, layer in supported_layers(plain, PRUNED_TYPES).items()
         )
         if narrower and not self._removals and level < gone - 1e-3:
             raise CompressionError(

@@ -27,13 +27,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.base import AppliedAlgorithms, Compression, recalibrate
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import FILTER_TYPES, RECURRENT_TYPES
 from autocompress.compression.measure import ReferenceModel, measure
 from autocompress.compression.model_state import copy_model, forward_outputs
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.attention import split_attention
 from autocompress.compression.pruning.filters import FilterCompression, FilterCompressor
 from autocompress.compression.pruning.importance import by_filter
+from autocompress.compression.pruning.recurrent import parameter, suffixes, zeroed_units
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.formats.export import export
 from autocompress.records import Measurement
@@ -78,6 +79,9 @@ def check_zeroed(original: nn.Module, smaller: nn.Module, inputs: tuple[object, 
     for name, module in zeroed.named_modules():
         if isinstance(module, FILTER_TYPES):
             _zero_filters(module, cast(nn.Module, left[name]))
+        elif isinstance(module, RECURRENT_TYPES):
+            for key, value in list(zeroed_units(module, _lost_units(module, cast(nn.RNNBase, left[name])))):
+                setattr(module, key, value)
         elif isinstance(module, (*_NORMS, _BatchNorm)) and module.weight is not None:
             _zero_channels(module, cast(nn.Module, left[name]))
     _leave_out_norms(zeroed)
@@ -123,6 +127,15 @@ def _lost(rows: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
     assert len(set(kept.tolist())) == len(kept), "each filter that is left must be one of those that were there"
     lost[kept] = False
     return lost
+
+
+def _lost_units(layer: nn.RNNBase, left: nn.RNNBase) -> list[int]:
+    """Which hidden units are missing in the other layer, by the recurrent weights of the first gate."""
+    found = []
+    for cell, suffix in enumerate(suffixes(layer)):
+        rows, fewer = (parameter(each, "weight_hh", suffix).detach()[: each.hidden_size] for each in (layer, left))
+        found += [cell * layer.hidden_size + int(unit) for unit in _lost(rows, fewer).nonzero()]
+    return found
 
 
 def _leave_out_norms(model: nn.Module) -> None:

@@ -77,6 +77,8 @@ class Measured:
         before = loss(_recalibrated(copy_model(model), module))
         damages = []
         for coupling in _channels(model, request).couplings:
+            if coupling.alike:  # parts of a recurrent layer lose their own channels
+                continue
             parts = range(coupling.channel_groups)
             size = coupling.width // len(parts)
             lost = [[part * size + channel for part in parts] for channel in range(size)]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency.dependency import Dependency
@@ -17,12 +16,14 @@ from torch_pruning.dependency.group import Group
 from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
-from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, RECURRENT_TYPES, layer_rates, supported_layers
 from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
 from autocompress.compression.pruning.pruner import PROBED, pruner_of
+from autocompress.compression.pruning.recurrent import module_pruner, weighed_layers
+from autocompress.compression.pruning.recurrent_tracing import RecurrentLayers, hidden_unit_places
 from autocompress.errors import CompressionError
 
 _logger = logging.getLogger(__name__)
@@ -42,29 +43,40 @@ def trial_channels(coupling: Coupling) -> list[int]:
 
 def trace_couplings(
     model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
-) -> list[Coupling]:
-    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
+) -> tuple[list[Coupling], dict[str, str]]:
+    """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing.
+
+    Returns:
+        the couplings; and recurrent layers that the model cannot lose hidden units of, each with the reason.
+    """
     known = {name for coupling in channels.couplings for name in coupling.members}
-    layers = supported_layers(model, FILTER_TYPES)
+    recurrent = RecurrentLayers.of(model)
     try:
-        tracer = ChannelTracer(model, inputs)
-        tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
+        with recurrent.replaced(model):
+            tracer, parts = ChannelTracer(model, inputs), supported_layers(model, FILTER_TYPES)
+        shapes = {name: layer_shape(part) for name, part in parts.items() if name not in known}
+        # What a single filter is multiplied with does not depend on other channels: it cannot be removed.
+        tracer.trace(name for name, shape in shapes.items() if shape.width > 1 and not shape.depthwise)
     except CompressionError as error:
         _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
-        return []
+        return [], {}
     except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
-        return []
-    found: list[Coupling] = []
+        return [], {}
+    found, failed = list[Coupling](), dict[str, str]()
     cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
-    for name in sorted(channels.left_alone, key=lambda name: -layer_shape(layers[name]).width):
+    widths = {name: layer_shape(model.get_submodule(name)).width for name in channels.left_alone}
+    for name in sorted(widths, key=lambda name: (name not in recurrent.layers, -widths[name])):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, tracer.coupled_sets(name) or [], channels):
+            for coupling in _couplings(model, name, recurrent.coupled_sets(tracer, name) or [], channels):
                 tried = (coupling, trial_channels(coupling))
-                if verifier.mismatch(removals([*cut, tried])) is None:
+                mismatch = verifier.mismatch(removals([*cut, tried]))
+                if mismatch is None:
                     found.append(coupling)
                     cut.append(tried)
                     break
-    return found
+                if name in recurrent.layers and "initial state" not in channels.left_alone[name]:
+                    failed[name] = mismatch.sentence(name).replace("filters", "hidden units")
+    return found, failed
 
 
 def _couplings(
@@ -74,7 +86,15 @@ def _couplings(
     spots = [spot for unit in units for spot in unit]
     losing = {name for kind, name, _ in spots if kind == "out"}
     sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if len(sizes) != 1 or not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
+    if not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
+        return
+    if isinstance(model.get_submodule(root), RECURRENT_TYPES):
+        places = hidden_unit_places(model, root, units)
+        if places is not None:
+            coupling = _coupling_of(model, places[0], sum(map(len, places[1])))
+            yield replace(coupling, alike=places[1] if len(places[1]) > 1 else ())
+        return
+    if len(sizes) != 1:
         return
     (size,) = sizes
     modules = {model.get_submodule(name) for _, name, _ in spots}
@@ -98,14 +118,18 @@ def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], s
             places[kind, name].append((index, first + own * per_part if is_root else first))
             own += is_root
     places["out", root].sort(key=lambda pair: pair[1])
+    return _coupling_of(model, places, blocks * size)
+
+
+def _coupling_of(model: nn.Module, places: Mapping[tuple[str, str], list[tuple[int, int]]], parts: int) -> Coupling:
     found = tuple(_place(model, kind, name, pairs) for (kind, name), pairs in places.items())
     members = tuple(name for kind, name in places if kind == "out")
-    return Coupling(found, members, blocks * size, _group(model, found))
+    return Coupling(found, members, parts, _group(model, found))
 
 
 def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
     module = model.get_submodule(name)
-    pruner = tp.DependencyGraph().get_pruner_of_module(module)
+    pruner = module_pruner(module)
     prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
     pruner.pruning_dim = -1
     has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
@@ -117,9 +141,10 @@ def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
     """The group for torch-pruning's importances."""
     group = Group()
     for place in places:
-        node = Node(model.get_submodule(place.name), None, place.name)
-        group.add_dep(Dependency(place.prune, place.prune, node, node), list(place.indices))
-        group[-1].root_idxs = list(place.roots)
+        for layer, prune in weighed_layers(model.get_submodule(place.name), place.prune):
+            node = Node(layer, None, place.name)
+            group.add_dep(Dependency(prune, prune, node, node), list(place.indices))
+            group[-1].root_idxs = list(place.roots)
     return group
 
 
@@ -156,14 +181,20 @@ class Channels:
         Raises:
             CompressionError: the model cannot be traced.
         """
-        graph = ChannelGraph(model, request.example_inputs, original)
-        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
-        spared = pruner_of(request).spared(request, graph, rates)
-        selected = [name for name in rates if name not in spared]
-        couplings, left_alone, obstacles = graph.couplings(selected)
-        obstacles |= spared
-        behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
+        rates = layer_rates(model, request.targets, PRUNED_TYPES, request.scopes)
+        recurrent = RecurrentLayers.of(model)
+        with recurrent.replaced(model):
+            graph = ChannelGraph(model, request.example_inputs, {**original, **recurrent.shapes}, recurrent.fixed)
+            spared = pruner_of(request).spared(request, graph, rates)
+            selected = [name for name in rates if name not in spared]
+            parts = recurrent.parts(selected)
+            couplings, left_alone, obstacles = graph.couplings(parts)
+            obstacles |= spared
+            behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(parts)
         found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
+        found = recurrent.restored(found, selected)
+        grouped = (replace(each, group=each.group or _group(model, each.places)) for each in found.couplings)
+        found, left_alone = replace(found, couplings=tuple(grouped)), dict(found.left_alone)
         # The widths for a share of the model, or for equal damage, are found by running pruned models.
         runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
@@ -177,9 +208,9 @@ class Channels:
         wrong = [each for each in self.couplings if each.members[0] in faulty]
         found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
         if found.left_alone:
-            more = trace_couplings(model, request.example_inputs, found, verifier)
+            more, failed = trace_couplings(model, request.example_inputs, found, verifier)
             again = {name for coupling in more for name in coupling.members}
-            left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
+            left_alone = {name: why for name, why in {**found.left_alone, **failed}.items() if name not in again}
             found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
         return replace(found, is_verified=True)
 

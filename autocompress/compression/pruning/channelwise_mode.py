@@ -156,6 +156,12 @@ def _multi_head_attention(func: _Function, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **{**kwargs, "training": False})
 
 
+def _without_dropout(func: _Function, *args: Any, **kwargs: Any) -> Any:
+    """A recurrent layer in eval mode: its flag of training is the fourth argument behind the list of weights."""
+    flag = next(place for place, value in enumerate(args) if isinstance(value, list)) + 4
+    return func(*args[:flag], False, *args[flag + 1 :], **kwargs)
+
+
 _IN_TENSOR = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_max")
 _REPLACEMENTS: dict[Any, _Function] = {
     **dict.fromkeys((functional.layer_norm, torch.layer_norm, functional.rms_norm, torch.rms_norm), _over_features),
@@ -176,6 +182,7 @@ _REPLACEMENTS: dict[Any, _Function] = {
     torch.Tensor.exponential_: _constant(1.0),
     functional.scaled_dot_product_attention: _attention,
     functional.multi_head_attention_forward: _multi_head_attention,
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _without_dropout),
 }
 
 

@@ -6,20 +6,22 @@ in these inputs (norms over all channels excepted), so its effect on the loss is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import FILTER_TYPES, RECURRENT_TYPES
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
+from autocompress.compression.pruning.recurrent import UnrolledLayer, input_columns
 
-_READERS = (*FILTER_TYPES, nn.LSTM)
+_READERS: tuple[type[nn.Module], ...] = (*FILTER_TYPES, *RECURRENT_TYPES, UnrolledLayer)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ReadSite:
         width: channels of the root layer.
         channels: all channels of the tensor.
         output: whether it is the output of the layer or norm instead.
+        tap: whether the layer stands for all that reads the hidden units of a recurrent layer.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ReadSite:
     width: int
     channels: int
     output: bool = False
+    tap: bool = False
 
     def watch(self, model: nn.Module, see: Callable[[torch.Tensor], None]) -> RemovableHandle:
         """Call a function with the tensor in each forward pass of the model."""
@@ -50,7 +54,8 @@ class ReadSite:
 
         def taking(_: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             taken = given[0] if given else next(iter(keywords.values()), None)
-            if isinstance(taken, torch.Tensor):  # packed sequences have no positions
+            taken = taken.data if isinstance(taken, PackedSequence) else taken
+            if isinstance(taken, torch.Tensor):
                 see(taken)
 
         return module.register_forward_pre_hook(taking, with_kwargs=True)
@@ -72,18 +77,29 @@ class ReadSite:
         return self.total(values) / self.total(torch.ones_like(values)).clamp_min(1)
 
 
-def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) -> list[ReadSite]:
+def read_sites(
+    coupling: Coupling, model: nn.Module, behind: Mapping[str, str], *, gated: bool = False
+) -> list[ReadSite]:
     """All inputs where the channels of a coupling are read.
+
+    Args:
+        coupling: of the model.
+        model: with recurrent layers that are computed step by step.
+        behind: layer -> the module whose output is the layer's.
+        gated: only the taps where only recurrent layers make the channels, as all readers are behind them.
 
     Returns:
         the output of the coupling's root if only operations such as a matrix product read them, and no layer.
     """
-    modules, found = dict(model.named_modules()), []
+    modules, found = dict(model.named_modules()), list[ReadSite]()
     for place in coupling.places:
-        reads = place.prune.__name__ == "prune_in_channels" and isinstance(modules.get(place.name), _READERS)
-        if reads and None not in place.roots:
-            inputs = input_norms(modules[place.name]).numel()
-            found.append(_site(place.name, place, coupling.width, inputs))
+        module, reading = modules.get(place.name), place.prune.__name__ == "prune_in_channels"
+        if isinstance(module, UnrolledLayer) and not reading:
+            found += _taps(place, coupling.width, module)
+        if module is not None and reading and isinstance(module, _READERS) and None not in place.roots:
+            found.append(_site(place.name, place, coupling.width, len(_by_input(module))))
+    if gated and all(isinstance(modules[name], UnrolledLayer) for name in coupling.members):
+        found = [site for site in found if site.tap]
     root = coupling.places[0]
     width = root.channels or coupling.width
     return found or [replace(_site(behind[root.name], root, coupling.width, width), output=True)]
@@ -92,6 +108,18 @@ def read_sites(coupling: Coupling, model: nn.Module, behind: Mapping[str, str]) 
 def _site(name: str, place: ChannelSlice, width: int, channels: int) -> ReadSite:
     roots = torch.tensor(cast("tuple[int, ...]", place.roots))
     return ReadSite(name, torch.tensor(place.indices), roots, width, channels)
+
+
+def _taps(place: ChannelSlice, width: int, layer: UnrolledLayer) -> Iterator[ReadSite]:
+    size = layer.layer.hidden_size
+    for cell in range(len(layer.taps)):
+        own = [
+            (index % size, cast(int, root))
+            for index, root in zip(place.indices, place.roots, strict=True)
+            if index // size == cell
+        ]
+        indices, roots = (torch.tensor(each) for each in zip(*own, strict=True))
+        yield ReadSite(f"{place.name}.taps.{cell}", indices, roots, width, size, tap=True)
 
 
 def by_position(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
@@ -112,9 +140,8 @@ def input_norms(layer: nn.Module) -> torch.Tensor:
 
 def _by_input(layer: nn.Module) -> torch.Tensor:
     """The weights of a layer as one row per input channel."""
-    if isinstance(layer, nn.LSTM):
-        weights = [weight for name, weight in layer.named_parameters() if name.startswith("weight_ih_l0")]
-        return torch.cat([weight.detach() for weight in weights]).T
+    if isinstance(layer, (*RECURRENT_TYPES, UnrolledLayer)):
+        return input_columns(cast(nn.RNNBase, layer.layer if isinstance(layer, UnrolledLayer) else layer))
     weight = cast(torch.Tensor, layer.weight).detach()
     if not isinstance(layer, _ConvNd):
         return weight.T

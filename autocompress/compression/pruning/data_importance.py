@@ -21,6 +21,7 @@ from autocompress.compression.module import ModuleClass
 from autocompress.compression.pruning.consumers import PoolingRecorder, ReadSite, by_position, input_norms, read_sites
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext
+from autocompress.compression.pruning.recurrent import unit_sources, unrolled
 from autocompress.compression.trainer_hooks import input_batches, run_batches, run_epochs, run_inputs
 from autocompress.errors import CompressionError, ConfigError, ModuleError
 from autocompress.layer_selector import LayerRule
@@ -78,8 +79,10 @@ def taylor(context: PruningContext) -> Importance:
         ModuleError: the user's module lacks a hook.
     """
     request, couplings = context.request, context.couplings
-    probe = copy_model(context.model)
-    gates = {coupling.places: Gate(read_sites(coupling, probe, context.behind), probe) for coupling in couplings}
+    probe = unrolled(copy_model(context.model))
+    gates = {
+        coupling.places: Gate(read_sites(coupling, probe, context.behind, gated=True), probe) for coupling in couplings
+    }
 
     def settle(*_: Any) -> None:
         for gate in gates.values():
@@ -140,7 +143,8 @@ class ActivationStats:
     def nonzero(self) -> torch.Tensor:
         """Share in [0, 1] of each channel's values that are not zero; the mean over the sites."""
         shares = [site.mean(tally.mean(site.channels)) for site, tally in self._pairs(self._shares)]
-        return torch.stack(shares).mean(0)
+        sites = [site.total(torch.ones(site.channels)) > 0 for site in self._sites]
+        return torch.stack(shares).sum(0) / torch.stack(sites).sum(0).clamp_min(1)
 
     @property
     def has_zeros(self) -> bool:
@@ -188,6 +192,7 @@ def collect_statistics(
     model: nn.Module, inputs: list[tuple[Any, ...]], behind: Mapping[str, str], couplings: Sequence[Coupling]
 ) -> dict[tuple[ChannelSlice, ...], ActivationStats]:
     """The statistics of each coupling on these inputs, by its places; the model is not changed."""
+    model = unrolled(model)
     found = {coupling.places: ActivationStats(read_sites(coupling, model, behind), model) for coupling in couplings}
     unpooled = PoolingRecorder()
     handles = [handle for statistic in found.values() for handle in statistic.watch(unpooled)]
@@ -215,23 +220,29 @@ def activity_of_layers(
         function: the activation.
         zeros: score the share of nonzero values instead of the mean.
     """
+    model = unrolled(model)
     names = {place.name for coupling in couplings for place in coupling.places if place.is_output_of(behind)}
-    tallies = {name: RunningMean() for name in names}
+    sources = {name: unit_sources(model, behind[name]) for name in names}
+    tallies = {source: RunningMean() for each in sources.values() for source in each}
 
     def see(name: str, module: nn.Module, _: Any, output: torch.Tensor) -> None:
         active = by_position(module, function(output.detach()))
         tallies[name].add((active != 0).float() if zeros else active)
 
-    handles = [model.get_submodule(behind[name]).register_forward_hook(functools.partial(see, name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(functools.partial(see, name)) for name in tallies]
     with temporary_hooks(handles):
         run_inputs(model, inputs)
+
+    def means(name: str, channels: int) -> torch.Tensor:
+        own = sources[name]
+        return torch.cat([tallies[source].mean(channels // len(own)) for source in own])
 
     def score(coupling: Coupling) -> torch.Tensor:
         made = [place for place in coupling.places if place.name in names and place.is_output_of(behind)]
         total, count = torch.zeros(coupling.width), torch.zeros(coupling.width)
         for place in made:
             roots, indices = torch.tensor(place.roots), torch.tensor(place.indices)
-            total.index_add_(0, roots, tallies[place.name].mean(place.channels or coupling.width)[indices])
+            total.index_add_(0, roots, means(place.name, place.channels or coupling.width)[indices])
             count.index_add_(0, roots, torch.ones(len(indices)))
         return total / count.clamp_min(1)
 

@@ -113,7 +113,7 @@ class _CountedMappings(list[Any]):
         return indices
 
 
-SOURCES = (*FILTER_TYPES, nn.LSTM, nn.MultiheadAttention, nn.Embedding)
+SOURCES = (*FILTER_TYPES, nn.MultiheadAttention, nn.Embedding)
 """Layers whose output channels do not depend on their input channels (except depthwise convolutions)."""
 
 
@@ -130,17 +130,6 @@ def upstream(
             seen.add(node)
             yield node
             waiting.extend(inputs(node) if goes_on(node) else ())
-
-
-def require_traceable(model: nn.Module) -> None:
-    """Refuse loops that are unrolled in the trace: torch-pruning fails on them or takes minutes."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and not isinstance(module, nn.LSTM):
-            kind = type(module).__name__
-            raise CompressionError(
-                f"filter pruning cannot trace channels through recurrent layers other than LSTM; {name} is a {kind} "
-                "(level does not need to)"
-            )
 
 
 def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:

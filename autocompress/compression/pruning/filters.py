@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shapes
-from autocompress.compression.layers import FILTER_TYPES, layer_rates, require_one_rate
+from autocompress.compression.layers import PRUNED_TYPES, layer_rates, require_one_rate
 from autocompress.compression.model_state import eval_mode, require_gradients, sharing_copy
 from autocompress.compression.pruning.attention import joined_attention, split_attention
 from autocompress.compression.pruning.channels import Channels
@@ -74,7 +74,7 @@ class FilterCompressor:
         model = sharing_copy(model)
         split_attention(model)
         request = pruner_of(request).translate(model, request)
-        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        rates = layer_rates(model, request.targets, PRUNED_TYPES, request.scopes)
         common = [f"rate_of {request.argument('rate_of')!r}"] if request.argument("rate_of") != "filters" else []
         pruner = pruner_of(request)
         allocation = pruner.allocation(request)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,6 @@ from autocompress.compression.pruning.dependency_graph import (
     SOURCES,
     TracingLimit,
     build_graph,
-    require_traceable,
     uncalled_layers,
     upstream,
 )
@@ -31,6 +31,12 @@ from autocompress.errors import CompressionError
 class ChannelGraph:
     """The dependency graph of a model; valid as long as nothing else changes the model.
 
+    Args:
+        model: with stand-ins for recurrent layers, whose loops cannot be traced.
+        example_inputs: positional arguments of one forward pass.
+        original: sizes of the uncompressed model's layers.
+        fixed: ids of modules that must keep their size, beside those found here, each with a reason.
+
     Attributes:
         outputs: names of the layers that produce the model's outputs.
 
@@ -38,10 +44,15 @@ class ChannelGraph:
         CompressionError: the model cannot be traced with the example inputs.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
-        require_traceable(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Any, ...],
+        original: Mapping[str, LayerShape],
+        fixed: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self._original = original
-        self._fixed = _fixed(model)
+        self._fixed = {**fixed_modules(model), **fixed}
         self._names = {module: name for name, module in model.named_modules()}
         self._graph, roots = build_graph(model, example_inputs)
         self._limit = TracingLimit(self._graph)
@@ -236,14 +247,12 @@ def _is_layer(node: Any) -> bool:
     return isinstance(node.module, FILTER_TYPES)
 
 
-def _fixed(model: nn.Module) -> dict[int, str]:
+def fixed_modules(model: nn.Module) -> dict[int, str]:
     """Ids of modules and parameters whose size must stay, each with what it is, as words behind its name."""
     found = dict[int, str]()
     for module in model.modules():
         for name, how in computed_parameters(module).items():
             found[id(module)] = f"has a {name} that is computed from other parameters, by {how}"
-        if isinstance(module, nn.LSTM) and module.num_layers > 1:
-            found[id(module)] = "is stacked"
         if isinstance(module, registered_types()):
             found |= {id(part): "is registered" for part in (*module.modules(), *module.parameters())}
     shared = {id(model.get_submodule(name)) for places in tied_parameters(model) for name, _ in places}

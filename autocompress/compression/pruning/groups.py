@@ -123,14 +123,18 @@ class Coupling:
     Attributes:
         places: everything that loses channels, the root layer first.
         members: names of the layers that lose filters, the root first.
-        channel_groups: equal parts of the channels, each of which loses the same ones.
+        channel_groups: equal parts of the channels, each of which loses the same ones, or as many of its own.
         group: torch-pruning's group over all channels of the root layer; None for a narrowed coupling.
+        alike: sets of parts that lose the same channels, where others lose their own; empty: all lose the same.
+        orders: for each part its channels, those that go first first; empty: one order is that of all.
     """
 
     places: tuple[ChannelSlice, ...]
     members: tuple[str, ...]
     channel_groups: int
     group: Any = None
+    alike: tuple[tuple[int, ...], ...] = ()
+    orders: tuple[tuple[int, ...], ...] = ()
 
     @property
     def width(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -10,10 +11,11 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compression.layers import FILTER_TYPES, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, supported_layers
 from autocompress.compression.pruning.dependency_graph import upstream
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
+from autocompress.compression.pruning.recurrent import scored_parts
 from autocompress.errors import AutoCompressError, CompressionError, ModuleError
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class LayerImportance(tp.importance.GroupMagnitudeImportance):  # type: ignore[m
         scores, roots = [], []
         for place in coupling.places:
             if place.is_output_of(self._layers):
-                found = self._score(self._layers[place.name])[list(place.indices)].float()
+                found = torch.cat(list(map(self._score, scored_parts(self._layers[place.name]))))
+                found = found[list(place.indices)].float()
                 scores.append(found / found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny))
                 roots.append(place.roots)
         if len(scores) == 1 and roots[0] == tuple(range(coupling.width)):  # nothing to average
@@ -137,7 +140,7 @@ def scaled_importance(model: nn.Module, behind: Mapping[str, str], name: str) ->
 
     `behind` maps a layer to the name of the BatchNorm that is the only consumer of its output, or its own name.
     """
-    layers = supported_layers(model, FILTER_TYPES)
+    layers = supported_layers(model, PRUNED_TYPES)
     scales = {layers[layer]: model.get_submodule(norm) for layer, norm in behind.items()}
     return LayerImportance(batchnorm_scaled(_NNCF_IMPORTANCES[name], scales), layers)
 
@@ -174,7 +177,7 @@ def ranked_couplings(
     found, left_alone = [], dict[str, str]()
     for coupling in channels.couplings:
         try:
-            found.append((coupling, _scores(coupling, importance)))
+            found.append(_ranked(coupling, _scores(coupling, importance)))
         except AutoCompressError as error:
             if isinstance(error, ModuleError):
                 raise
@@ -182,8 +185,21 @@ def ranked_couplings(
     return found, left_alone
 
 
-def _scores(coupling: Coupling, importance: Importance) -> list[float]:
-    """One score per channel of a part; CompressionError if there are none."""
+def _ranked(coupling: Coupling, scores: torch.Tensor) -> tuple[Coupling, list[float]]:
+    """The coupling with one score per channel of a part; where parts lose their own, per place in their orders."""
+    by_part = scores.view(coupling.channel_groups, -1)
+    if not coupling.alike:
+        return coupling, by_part.mean(0).tolist()
+    values, orders = by_part.clone(), by_part.argsort(stable=True, dim=1)
+    for parts in map(list, coupling.alike):
+        values[parts], orders[parts] = (
+            each.expand(len(parts), -1) for each in by_part[parts].mean(0).sort(stable=True)
+        )
+    return replace(coupling, orders=tuple(map(tuple, orders.tolist()))), values.mean(0).tolist()
+
+
+def _scores(coupling: Coupling, importance: Importance) -> torch.Tensor:
+    """One score per channel; CompressionError if there are none."""
     parts = coupling.channel_groups
     if coupling.width % parts:
         raise CompressionError(
@@ -197,8 +213,7 @@ def _scores(coupling: Coupling, importance: Importance) -> list[float]:
         raise CompressionError(f"its filters cannot be ranked ({type(error).__name__}: {error})") from error
     if scores is None:
         raise CompressionError("its filters cannot be ranked")
-    averaged: list[float] = (scores if parts == 1 else scores.view(parts, -1).mean(0)).tolist()
-    return averaged
+    return scores
 
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:

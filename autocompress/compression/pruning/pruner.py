@@ -138,10 +138,10 @@ class FilterPruner(Pruner):
             CompressionError: a coupling cannot be scored with the data.
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        from autocompress.compression.layers import FILTER_TYPES, supported_layers
+        from autocompress.compression.layers import PRUNED_TYPES, supported_layers
         from autocompress.compression.pruning.importance import LayerImportance
 
-        return LayerImportance(self.score, supported_layers(context.model, FILTER_TYPES))
+        return LayerImportance(self.score, supported_layers(context.model, PRUNED_TYPES))
 
     def spared(self, request: CompressionRequest, graph: ChannelGraph, rates: Mapping[str, float]) -> dict[str, str]:
         """Layers with a rate that may not lose filters by the algorithm's options, and why; by default none."""

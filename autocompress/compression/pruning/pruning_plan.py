@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from autocompress.compression.base import CompressionRequest
-from autocompress.compression.layers import FILTER_TYPES, layer_rates
+from autocompress.compression.layers import PRUNED_TYPES, layer_rates
 from autocompress.compression.measure import macs, parameters
 from autocompress.compression.model_state import copy_model
 from autocompress.compression.pruning.channels import Channels
@@ -219,7 +219,7 @@ class PruningPlan:
         Raises:
             ModuleError: the user's module lacks a hook that the algorithm needs.
         """
-        rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
+        rates = layer_rates(model, request.targets, PRUNED_TYPES, request.scopes)
         ranked, left_alone = ranked_couplings(model, request, channels)
         couplings, scores = tuple(coupling for coupling, _ in ranked), tuple(scores for _, scores in ranked)
         left_alone = {**channels.obstacles, **channels.left_alone, **left_alone}

@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
 
+from autocompress.compression.layers import RECURRENT_TYPES
 from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.groups import Removal
+from autocompress.compression.pruning.recurrent import output_channels, zeroed_units
 
 _SEED = 20_011
 _LONGER = 4
@@ -166,13 +170,19 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 def zero_channels(model: nn.Module, removed: Iterable[Removal]) -> Iterator[None]:
     """Zero the removed channels at the inputs of the layers that read them, and in parameters outside layers.
 
+    Hidden units are zeroed where they are made, since their own layer reads them.
+
     That is equivalent to removing them, whatever non-linearity comes in between.
     """
-    handles, replaced = [], []
+    handles, replaced = list[RemovableHandle](), list[tuple[nn.Module, str, nn.Parameter]]()
     for removal in removed:
         parent, last = removal.locate(model)
         place = getattr(parent, last)
-        if isinstance(place, nn.Parameter):
+        if isinstance(place, RECURRENT_TYPES) and not removal.on_inputs:
+            for key, zeroed in list(zeroed_units(place, removal.channels)):
+                replaced.append((place, key, getattr(place, key)))
+                setattr(place, key, zeroed)
+        elif isinstance(place, nn.Parameter):
             replaced.append((parent, last, place))
             index = torch.tensor(removal.channels, device=place.device)
             setattr(parent, last, nn.Parameter(place.detach().index_fill(removal.dimension, index, 0)))
@@ -194,13 +204,15 @@ def channel_dimension(layer: nn.Module) -> int:
 def _zeroing_hook(layer: nn.Module, channels: tuple[int, ...]) -> Any:
     dimension = channel_dimension(layer)
 
-    def zeroed(tensor: torch.Tensor) -> torch.Tensor:
+    def zeroed(tensor: Any) -> Any:
+        if isinstance(tensor, PackedSequence):
+            return tensor._replace(data=zeroed(tensor.data))
         return tensor.index_fill(dimension, torch.tensor(channels, device=tensor.device), 0)
 
     def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if arguments:
             return (zeroed(arguments[0]), *arguments[1:]), keywords
-        name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
+        name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor | PackedSequence))
         return (), {**keywords, name: zeroed(keywords[name])}
 
     return hook
@@ -211,6 +223,8 @@ def remaining_channels(
 ) -> torch.Tensor:
     """The part of a layer's output that the smaller model has as well."""
     lost = set(gone.get(name, ()))
+    if isinstance(layer, RECURRENT_TYPES):
+        lost = set(output_channels(layer, lost))
     if not lost:
         return output
     dimension = channel_dimension(layer)

@@ -304,11 +304,12 @@ class CouplingProbe:
 
 
 def least_important(coupling: Coupling, scores: Sequence[float], surplus: int) -> list[int]:
-    """The channels of a coupling with the lowest scores, the same of each part; so many in all."""
+    """The channels of a coupling with the lowest scores, as many of each part; so many in all."""
     parts = coupling.channel_groups
-    order = torch.argsort(torch.tensor(scores), stable=True)[: surplus // parts]
-    per_part = coupling.width // parts
-    return sorted(int(channel) + part * per_part for part in range(parts) for channel in order)
+    order = torch.argsort(torch.tensor(scores), stable=True).tolist()
+    per_part, count = coupling.width // parts, surplus // parts
+    orders = coupling.orders or (order,) * parts
+    return sorted(channel + part * per_part for part, own in enumerate(orders) for channel in own[:count])
 
 
 def removal_damage(known: CouplingSensitivity, width: int, original: int, parts: int) -> list[float]:

@@ -17,6 +17,7 @@ from autocompress.budget import AccuracyBudget, accuracy_margin
 from autocompress.compression.base import layer_shapes
 from autocompress.compression.model_state import copy_model, device_of, eval_mode, to_device
 from autocompress.compression.pruning.graph import ChannelGraph
+from autocompress.compression.pruning.recurrent_tracing import RecurrentLayers
 from autocompress.errors import CompressionError, ConfigError, ModuleError
 from autocompress.evaluation import Evaluation
 from autocompress.search.noise import share_error, share_unit
@@ -33,7 +34,11 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     found: list[str] = []
     if sum(parameter.numel() for parameter in model.parameters()) < _LARGE:
         with contextlib.suppress(CompressionError):
-            found = sorted(ChannelGraph(copy_model(model), inputs, layer_shapes(model)).outputs)
+            copied = copy_model(model)
+            recurrent = RecurrentLayers.of(copied)
+            with recurrent.replaced(copied):
+                graph = ChannelGraph(copied, inputs, {**layer_shapes(model), **recurrent.shapes})
+            found = sorted(set(map(recurrent.whole, graph.outputs)))
     return found or _called_last(model, inputs)
 
 

@@ -35,7 +35,7 @@ def test_it_finds_what_the_dependency_graph_finds(net: str) -> None:
     roots = [coupling.members[0] for coupling in channels.couplings]
     state = copy.deepcopy(model.state_dict())
     untraced = replace(channels, couplings=(), left_alone=dict.fromkeys(roots, "to be traced"))
-    found = trace_couplings(model, IMAGE, untraced, CutVerifier(model, IMAGE))
+    found, _ = trace_couplings(model, IMAGE, untraced, CutVerifier(model, IMAGE))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
     def told(coupling: Coupling) -> object:
