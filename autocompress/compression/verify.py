@@ -77,7 +77,10 @@ def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
 
 def rounds_activations(model: nn.Module) -> bool:
     """Whether the model rounds activations, so that a change in the last digit can move a value by a whole level."""
-    return any(isinstance(module, Int8Model | ActivationQuantizer) for module in model.modules())
+    return any(
+        isinstance(module, Int8Model | ActivationQuantizer) or getattr(module, "ROUNDS_INPUTS", False)
+        for module in model.modules()
+    )
 
 
 def batch_size(inputs: tuple[Any, ...]) -> int:
