@@ -12,7 +12,7 @@ class Ptq(Qat):
     """
 
     name = "ptq"
-    trains = False
+    trains = False  # finished as it is calibrated
 
 
 ALGORITHM = Ptq()

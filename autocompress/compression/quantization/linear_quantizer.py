@@ -28,7 +28,7 @@ from autocompress.compression.model_state import (
     tied_parameters,
 )
 from autocompress.compression.measure import countable_attention
-from autocompress.compression.pruning.sensitivity import Probe
+from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, Probe
 from autocompress.compression.pruning.sparsity import Mask, computed_weights
 from autocompress.compression.quantization.fake_quantizers import (
     Precision,
@@ -54,7 +54,7 @@ from autocompress.compression.quantization.stored_linear import (
     two_of_four,
 )
 from autocompress.compression.trainer_hooks import input_batches, trainer_of
-from autocompress.errors import CompressionError
+from autocompress.errors import CompressionError, ConfigError
 from autocompress.records import PROBE_BATCHES
 
 LINEAR_TYPES: tuple[type[nn.Module], ...] = (nn.Linear,)
@@ -117,6 +117,7 @@ class LinearQuantizer:
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules, the layers, and whether the device has the kernels."""
+        _rate(request)
         wanted = self._wanted(model, request)
         require_kernel(_kind(request), device_of(model))
         left_alone = self._left_alone(model, request, wanted)
@@ -139,6 +140,11 @@ class LinearQuantizer:
         sizes = {name: cast(nn.Linear, each).weight.numel() for name, each in _linear(model).items()}
         groups = {name: cast(int, _group(model, name, request)) for name in wanted if name not in left_alone}
         chosen = self._chosen(model, request, groups, sizes)
+        left_alone |= {
+            name: f"{name}: at this rate it stays in floating point, as others move the outputs less for what they save"
+            for name in groups
+            if name not in chosen
+        }
         for name in chosen:
             _round(model.get_submodule(name), kind, groups[name], wanted[name][WEIGHT].start_step)
         _avoid_fused_layers(model, chosen)
@@ -156,10 +162,8 @@ class LinearQuantizer:
         self, model: nn.Module, request: CompressionRequest, groups: Mapping[str, int], sizes: Mapping[str, int]
     ) -> list[str]:
         """The layers to quantize: by the rate, those that move the outputs the least for the bits they save."""
-        rates = {rule.rate for rule in request.targets if rule.rate is not None}
-        if not rates:
-            return list(groups)
-        share = max(rates) / _kind(request).SAVED
+        rate = _rate(request)
+        share = 1.0 if rate is None else rate / _kind(request).SAVED
         if share >= 1 or share == 0:
             return list(groups) if share else []
         damage = layer_damage(model, request, groups)
@@ -204,11 +208,24 @@ def layer_damage(model: nn.Module, request: CompressionRequest, groups: Mapping[
     """
     kind, found = _kind(request), dict[str, float]()
     probe = Probe(model, _probe_inputs(request, model))
+    affordable = int(PROBE_SECONDS * probe.batches / max(probe.seconds, 1e-9) / len(groups))
+    probe.limit(max(1, min(probe.batches, affordable)))
     for name, size in groups.items():
         copied = copy_model(model)
         _round(copied.get_submodule(name), kind, size)
         found[name] = probe.damage(copied)
     return found
+
+
+def _rate(request: CompressionRequest) -> float | None:
+    """The share of the bits to save; None: of all layers."""
+    rates = {rule.rate for rule in request.targets if not rule.exclude}
+    if len(rates) > 1:
+        raise ConfigError(
+            f"{request.algorithm} must have one sparsity in all entries, or none; got "
+            f"{', '.join(sorted(map(str, rates)))}"
+        )
+    return next(iter(rates), None)
 
 
 def _probe_inputs(request: CompressionRequest, model: nn.Module) -> list[tuple[Any, ...]]:
