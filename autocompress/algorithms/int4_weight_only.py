@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from autocompress.compression.quantization.quantizer import LinearLayerQuantizer
 from autocompress.registry import Argument
 
@@ -13,7 +15,10 @@ class Int4WeightOnly(LinearLayerQuantizer):
     """
 
     name = "int4_weight_only"
-    arguments = (*LinearLayerQuantizer.arguments, Argument("group_size", 128, options=(32, 64, 128, 256)))
+    arguments: ClassVar[tuple[Argument, ...]] = (
+        *LinearLayerQuantizer.arguments,
+        Argument("group_size", 128, options=(32, 64, 128, 256)),
+    )
     bits = (4, 4)
     quant_types = ("weight",)
     default_bits = 4

@@ -90,6 +90,7 @@ def most_saved(known: Algorithm) -> float | None:
     found: float | None = getattr(known, "most_saved", None)
     return found
 
+
 SELECTORS: dict[Kind, tuple[str, ...]] = {
     "pruner": ("op_types", "op_names"),
     "quantizer": ("quant_types", "op_types", "op_names"),

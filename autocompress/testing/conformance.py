@@ -344,9 +344,7 @@ def _check_held(before: nn.Module, after: nn.Module, masks: Mapping[str, torch.T
         assert still == gone, f"training must leave what was removed; of {gone} values that were gone, {still} are"
 
 
-def _zeros(
-    before: nn.Module, after: nn.Module, masks: Mapping[str, torch.Tensor] | None
-) -> Iterator[tuple[int, int]]:
+def _zeros(before: nn.Module, after: nn.Module, masks: Mapping[str, torch.Tensor] | None) -> Iterator[tuple[int, int]]:
     """For each weight of two finished models: how many values were zero before, and how many of them are after."""
     trained = after.state_dict()
     for name, tensor in before.state_dict().items():

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.compression.base import CompressionRequest, fold_parametrizations, transforms
 from autocompress.compression.layers import supported_layers, unknown_layers
+from autocompress.compression.measure import countable_attention
 from autocompress.compression.model_state import (
     copy_model,
     device_of,
@@ -27,7 +28,6 @@ from autocompress.compression.model_state import (
     temporary_hooks,
     tied_parameters,
 )
-from autocompress.compression.measure import countable_attention
 from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, Probe
 from autocompress.compression.pruning.sparsity import Mask, computed_weights
 from autocompress.compression.quantization.fake_quantizers import (

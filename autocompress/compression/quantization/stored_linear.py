@@ -1,4 +1,4 @@
-"""Linear layers that hold int8 or int4 weights, or two zeros in every four, with the kernels that devices have for them.
+"""Linear layers that hold int8 or int4 weights, or two zeros in every four, and the kernels of devices for them.
 
 A converted layer keeps its name and its bias. Its codes and scales are plain tensors of the state dict, as in torchao's
 `Int8Tensor` and tinygemm's int4 layout, so that checkpoints need no subclasses of tensors.
@@ -78,7 +78,7 @@ class StoredLinear(nn.Linear):
         """The weight in floating point."""
         return self.decode({WEIGHT: self.weight, **dict(self.named_buffers(recurse=False))}, self.group_size)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - as in nn.Linear
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's outputs, by its weight in floating point."""
         return functional.linear(input, self.values().to(input.dtype), self.bias)
 
@@ -117,7 +117,7 @@ class Int8DynamicLinear(Int8WeightLinear):
 
     KIND, ROUNDS_INPUTS = "int8_dynamic", True
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - as in nn.Linear
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's outputs, by products of integers."""
         codes, scale = _by_rows(input.reshape(-1, input.shape[-1]))
         sums = _integer_products(codes, self.weight)
@@ -138,7 +138,7 @@ class Int4WeightLinear(StoredLinear):
     @classmethod
     def encode(cls, weight: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:
         """Codes from 0 to 15, zero among the levels; the even places of a row are the low half of a byte."""
-        groups = weight.unflatten(1, (-1, group_size))
+        groups = weight.reshape(weight.shape[0], -1, group_size)
         low, high = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
         scale = ((high - low) / _INT4_LEVELS).clamp_min(torch.finfo(weight.dtype).tiny)
         zero = (-low / scale).round().clamp(0, _INT4_LEVELS)
@@ -151,7 +151,7 @@ class Int4WeightLinear(StoredLinear):
     def decode(cls, tensors: Mapping[str, torch.Tensor], group_size: int) -> torch.Tensor:
         """Codes less their zero points, times scales."""
         scale, zero = tensors["weight_scale"], tensors["weight_zero"]
-        codes = _unpacked(tensors[WEIGHT]).unflatten(1, (-1, group_size))
+        codes = _unpacked(tensors[WEIGHT]).reshape(*scale.shape, group_size)
         return ((codes - zero.unsqueeze(-1)).to(scale.dtype) * scale.unsqueeze(-1)).flatten(1)
 
     @classmethod
@@ -163,7 +163,7 @@ class Int4WeightLinear(StoredLinear):
             "weight_zero": torch.zeros(shape[0], groups, dtype=torch.int8),
         }
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - as in nn.Linear
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's outputs."""
         if not input.is_cuda or _is_exporting():
             return super().forward(input)
@@ -184,8 +184,7 @@ class Int4WeightLinear(StoredLinear):
             tiles = 8 if codes.shape[1] % 128 == 0 else 2
             packed = torch.ops.aten._convert_weight_to_int4pack(codes[:, ::2] << 4 | codes[:, 1::2], tiles)
             scale, zero = cast(torch.Tensor, self.weight_scale), cast(torch.Tensor, self.weight_zero)
-            pairs = torch.stack([scale, (_INT4_MIDDLE - zero).to(scale.dtype) * scale], -1)
-            kept = packed, pairs.transpose(0, 1).contiguous().to(torch.bfloat16)
+            kept = packed, tinygemm_scales(scale, zero).to(torch.bfloat16)
             self.__dict__["_kept"] = kept
         return kept
 
@@ -213,7 +212,7 @@ class SemiStructuredLinear(StoredLinear):
         """Nothing."""
         return {}
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - as in nn.Linear
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's outputs; by dense kernels on devices without others, and for sizes that these do not take."""
         tiled = all(size % _SPARSE_TILE == 0 for size in self.weight.shape)
         if not input.is_cuda or not tiled or _is_exporting():
@@ -235,15 +234,21 @@ STORED_LINEAR = record(kind=word(*KINDS), group_size=integer(0, max(_GROUPS)), d
 """Grammar of `StoredLinear.to_dict()`."""
 
 
+def tinygemm_scales(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """Scales and zero points of int4 weights as tinygemm takes them: a weight is (code - 8) * scale + zero."""
+    pairs = torch.stack([scale, (_INT4_MIDDLE - zero).to(scale.dtype) * scale], -1)
+    return pairs.transpose(0, 1).contiguous()
+
+
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:
     """Where the two smallest of every four weights in a row are; of equal ones the first."""
-    order = weight.detach().abs().unflatten(1, (-1, 4)).argsort(dim=-1, stable=True).argsort(-1)
-    return (order < 2).flatten(1)  # noqa: PLR2004 - two of four
+    order = weight.detach().abs().reshape(weight.shape[0], -1, 4).argsort(dim=-1, stable=True).argsort(-1)
+    return (order < 2).flatten(1)
 
 
 def is_two_of_four(weight: torch.Tensor) -> bool:
     """Whether at least two of every four weights in a row are zero."""
-    return weight.shape[1] % 4 == 0 and bool(((weight == 0).unflatten(1, (-1, 4)).sum(-1) >= 2).all())  # noqa: PLR2004
+    return weight.shape[1] % 4 == 0 and bool(((weight == 0).reshape(weight.shape[0], -1, 4).sum(-1) >= 2).all())
 
 
 def _is_exporting() -> bool:
@@ -353,7 +358,7 @@ def attach_stored(layer: nn.Module, described: Any) -> None:
 def _become(
     layer: nn.Linear, kind: type[StoredLinear], group_size: int, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    layer.__class__ = kind  # type: ignore[assignment]
+    layer.__class__ = kind
     layer.__dict__.update(group_size=group_size, float_type=dtype)
     for name, tensor in tensors.items():
         layer.register_buffer(name, tensor.to(layer.weight.device))
