@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from autocompress.compression.quantization.quantizer import LinearLayerQuantizer
 from autocompress.registry import Argument
 
@@ -15,7 +13,7 @@ class Int4WeightOnly(LinearLayerQuantizer):
     """
 
     name = "int4_weight_only"
-    arguments: ClassVar[tuple[Argument, ...]] = (
+    arguments = (
         *LinearLayerQuantizer.arguments,
         Argument("group_size", 128, options=(32, 64, 128, 256)),
     )

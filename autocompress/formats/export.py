@@ -129,7 +129,8 @@ class ExportReport:
         max_difference: largest absolute difference, on any batch, of the output that came closest to its tolerance; for
             ONNX without graph optimization.
         tolerance: tolerance of that output: 1e-4 of its largest value; for models that round activations, and outputs
-            below 1e-3, at least the change of the model's own output when its inputs change by a millionth.
+            below 1e-3, at least the change of the model's own output when its inputs, or its parameters, change by a
+            millionth.
         dynamic_batch: whether it takes batches of any size; None if that is not fixed in the format.
         optimized_difference: largest absolute difference of any output with onnxruntime's optimized kernels. Those for
             int8 round activations, so it is not checked for models that do, or have int8 weights.

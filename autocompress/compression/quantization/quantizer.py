@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autocompress.compression.pruning.pruner import SCOPES
-from autocompress.registry import Algorithm
+from autocompress.registry import Algorithm, Argument
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ class Quantizer(Algorithm):
     """
 
     kind = "quantizer"
-    arguments = SCOPES
+    arguments: ClassVar[tuple[Argument, ...]] = SCOPES
     bits: ClassVar[tuple[int, int]] = (2, 8)
     quant_types: ClassVar[tuple[str, ...]] = ("input", "output", "weight")
     skips_first_and_last: ClassVar[bool] = False
