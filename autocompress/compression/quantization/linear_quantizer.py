@@ -57,6 +57,7 @@ from autocompress.compression.trainer_hooks import input_batches, trainer_of
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.records import PROBE_BATCHES
 
+_SCHEME = "per_channel_symmetric"
 LINEAR_TYPES: tuple[type[nn.Module], ...] = (nn.Linear,)
 
 
@@ -179,6 +180,10 @@ class LinearQuantizer:
         for kinds in wanted.values():
             for quant_type, precision in kinds.items():
                 require_precision(family, quant_type, precision)
+                if precision.scheme not in (None, _SCHEME):
+                    raise ConfigError(
+                        f"quant_scheme of {family.name} must be {_SCHEME}, for each row; got {precision.scheme!r}"
+                    )
         return {name: kinds for name, kinds in wanted.items() if WEIGHT in kinds}
 
     def _left_alone(self, model: nn.Module, request: CompressionRequest, wanted: Iterable[str]) -> dict[str, str]:

@@ -264,7 +264,7 @@ def prepare_qat(
         raise
     reason = why_unstorable(graph.graph)
     if reason is not None:
-        raise CompressionError(f"an int8 graph is stored and loaded without code; {reason}: take int8_dynamic")
+        raise CompressionError(f"an int8 graph can be stored and loaded without its code; {reason}: take int8_dynamic")
     separate_calls(graph)
     try:
         with suppress_output(*TORCHAO_LOGGERS):
