@@ -260,7 +260,8 @@ def require_precision(family: Quantizer, quant_type: str, precision: Precision) 
     by_channel = quant_type == "weight" and family.per_channel
     if not by_channel and precision.scheme is not None and precision.scheme.startswith("per_channel"):
         raise ConfigError(
-            f"quant_scheme of {family.name}, which is simulated, must be per_tensor_... for {quant_type}; got {precision.scheme!r}"
+            f"quant_scheme of {family.name}, which is simulated, must be per_tensor_... for {quant_type}; "
+            f"got {precision.scheme!r}"
         )
 
 
