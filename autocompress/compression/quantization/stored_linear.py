@@ -54,14 +54,14 @@ class StoredLinear(nn.Linear):
     float_type: torch.dtype
 
     @classmethod
-    def encode(cls, weight: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:
-        """The tensors that hold a weight, by the names they have in the layer."""
-        raise NotImplementedError
+    def encode(cls, weight: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:  # noqa: ARG003
+        """The tensors that hold a weight, by the names they have in the layer; by default the weight as it is."""
+        return {WEIGHT: weight}
 
     @classmethod
-    def decode(cls, tensors: Mapping[str, torch.Tensor], group_size: int) -> torch.Tensor:
+    def decode(cls, tensors: Mapping[str, torch.Tensor], group_size: int) -> torch.Tensor:  # noqa: ARG003
         """The weight that tensors hold, in floating point."""
-        raise NotImplementedError
+        return tensors[WEIGHT]
 
     @classmethod
     def rounded(cls, weight: torch.Tensor, group_size: int) -> torch.Tensor:
@@ -70,9 +70,9 @@ class StoredLinear(nn.Linear):
         return straight_through(weight, cls.decode(held, group_size).to(weight.dtype))
 
     @classmethod
-    def blank(cls, shape: torch.Size, group_size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def blank(cls, shape: torch.Size, group_size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:  # noqa: ARG003
         """Tensors of the shapes that the layer has beside its weight, of that shape."""
-        raise NotImplementedError
+        return {}
 
     def values(self) -> torch.Tensor:
         """The weight in floating point."""
@@ -196,21 +196,6 @@ class SemiStructuredLinear(StoredLinear):
     """
 
     KIND, SAVED, UNIT = "semi_structured", 0.5, 4
-
-    @classmethod
-    def encode(cls, weight: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:  # noqa: ARG003
-        """The weight as it is."""
-        return {WEIGHT: weight}
-
-    @classmethod
-    def decode(cls, tensors: Mapping[str, torch.Tensor], group_size: int) -> torch.Tensor:  # noqa: ARG003
-        """The weight as it is."""
-        return tensors[WEIGHT]
-
-    @classmethod
-    def blank(cls, shape: torch.Size, group_size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:  # noqa: ARG003
-        """Nothing."""
-        return {}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's outputs; by dense kernels on devices without others, and for sizes that these do not take."""
