@@ -8,7 +8,7 @@ from autocompress.compression.quantization.quantizer import LinearLayerQuantizer
 class SemiStructured(LinearLayerQuantizer):
     """Zeroes the two smallest of every four weights, for sparse tensor cores; without these it is simulated by masks.
 
-    It has no rate to search, and stands where a quantizer does: alone, or last in a mix.
+    It stands where a quantizer does: alone, or last in a mix. Its rate, where it is given one, is the share of zeros.
 
     Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv:2104.08378; torch.sparse.
     """
