@@ -60,7 +60,7 @@ class LayerSelector:
 class LayerRule(LayerSelector):
     """What is done to the layers that it selects."""
 
-    rate: float | None = None  # compression rate of the layers in [0, 1); None for a quantizer and for an exclude
+    rate: float | None = None  # in [0, 1); None for an exclude, and for quantizers without one
     exclude: bool = False  # whether the layers stay as they are
     quant: Mapping[str, Any] = field(default_factory=dict)  # the quantizer's variables: quant_bits, quant_scheme, ..
 

@@ -44,6 +44,11 @@ _OURS = (
     "mean_activation",
     "naive",
     "qat",
+    "ptq",
+    "int8_dynamic",
+    "int8_weight_only",
+    "int4_weight_only",
+    "semi_structured",
     "dorefa",
     "bnn",
 )
@@ -127,12 +132,14 @@ class Algorithm:
         kind: pruner, quantizer or mix.
         arguments: what it takes (`parameter::<name>` in a search space, `add_config(**kwargs)`).
         needs: hooks of the user's module that it cannot do without; of each group, one.
+        trains: whether its models are fine-tuned where the module has a trainer.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[Kind]
     arguments: ClassVar[tuple[Argument, ...]] = ()
     needs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    trains: ClassVar[bool] = True
 
     @property
     def parts(self) -> tuple[Algorithm, ...]:

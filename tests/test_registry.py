@@ -22,12 +22,13 @@ from autocompress.search_space import AutoCompressionSearchSpaceGenerator, Searc
 
 PRUNERS = {"level", "l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation"}
 QUANTIZERS = {"naive", "qat", "dorefa", "bnn"}
+OF_TORCHAO = {"ptq", "int8_dynamic", "int8_weight_only", "int4_weight_only", "semi_structured"}
 
 
 def test_the_names_are_those_of_nni_and_nncf():
     pruners = {name for name, known in algorithms().items() if known.kind == "pruner"}
     assert pruners == PRUNERS | {"magnitude_sparsity", "filter_pruning"}
-    assert set(algorithms()) - pruners == QUANTIZERS
+    assert set(algorithms()) - pruners == QUANTIZERS | OF_TORCHAO
     assert {name: known.name for name, known in algorithms().items()} == {name: name for name in algorithms()}
 
 

@@ -30,6 +30,7 @@ from autocompress.compression.model_state import (
 )
 from autocompress.compression.module import ModuleClass, example_inputs, fresh_model
 from autocompress.compression.quantization.int8 import Int8Model
+from autocompress.compression.quantization.stored_linear import parameter_values
 from autocompress.compression.weight_storage import encode
 from autocompress.errors import CompressionError, first_line
 from autocompress.layer_selector import LayerRule
@@ -57,7 +58,7 @@ def nonzero_parameters(model: nn.Module) -> int:
 
 
 def _parameters(model: nn.Module) -> Iterator[torch.Tensor]:
-    return model.weights() if isinstance(model, Int8Model) else iter(model.parameters())
+    return model.weights() if isinstance(model, Int8Model) else parameter_values(model)
 
 
 def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
@@ -66,11 +67,16 @@ def macs(model: nn.Module, example_inputs: tuple[Any, ...]) -> int:
 
 
 def _counted_flops(model: nn.Module, example_inputs: tuple[Any, ...]) -> FlopCounterMode:
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
     # Without gradients a view of a learned parameter still requires one, which the counter's hooks on modules refuse.
     with eval_mode(model), frozen(model), torch.no_grad(), ordinary_attention(), counter:
         model(*to_device(example_inputs, device_of(model)))
     return counter
+
+
+def _product_flops(rows: tuple[int, int], columns: tuple[int, int], *_: Any, **__: Any) -> int:
+    """Of a product of integer matrices, which FlopCounterMode does not know, by their shapes."""
+    return 2 * rows[0] * rows[1] * columns[1]
 
 
 def weights_bytes(model: nn.Module) -> int:

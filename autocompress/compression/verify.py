@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import flatten_tensors, forward_outputs
+from autocompress.compression.model_state import copy_model, flatten_tensors, forward_outputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.rounding import ActivationQuantizer
 from autocompress.errors import CompressionError, first_line
@@ -21,6 +21,8 @@ Run = Callable[[tuple[Any, ...]], list[torch.Tensor]]
 
 _TOLERANCE = 1e-4
 _PERTURBATION, _PERTURBATIONS = 1e-6, 4
+_CHAOS = 2.0
+"""A value that is rounded the other way moves others: differences are then as random as those of perturbations."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def compare(model: nn.Module, cases: Sequence[tuple[Any, ...]], run: Run, checke
     """Compare a model with its exported form, `run`, on the same inputs.
 
     Each output tensor has its own tolerance: 1e-4 of its largest value, or four times the machine epsilon if that is
-    more, and at least the change of the model's own output when its inputs change by a millionth. No two
+    more, and at least the change of the model's own output when its inputs change by a millionth, or, for models that
+    round activations and take no floating point numbers, twice that when its parameters do. No two
     implementations of a model that rounds activations, cancels large values or is nearly singular agree more closely.
 
     Raises:
@@ -77,7 +80,10 @@ def differences(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
 
 def rounds_activations(model: nn.Module) -> bool:
     """Whether the model rounds activations, so that a change in the last digit can move a value by a whole level."""
-    return any(isinstance(module, Int8Model | ActivationQuantizer) for module in model.modules())
+    return any(
+        isinstance(module, Int8Model | ActivationQuantizer) or getattr(module, "ROUNDS_INPUTS", False)
+        for module in model.modules()
+    )
 
 
 def batch_size(inputs: tuple[Any, ...]) -> int:
@@ -112,6 +118,12 @@ def _tolerances(
     if any(difference > tolerance for difference, tolerance in zip(again, allowed, strict=True)):
         return allowed  # random outputs agree with nothing
     generators = [torch.Generator().manual_seed(seed) for seed in range(_PERTURBATIONS)]
+    if rounds_activations(model) and not any(tensor.is_floating_point() for tensor in flatten_tensors(inputs)):
+        others = [forward_outputs(_perturbed_model(model, generator), inputs) for generator in generators]
+        return [
+            max(own, _CHAOS * max(moved))
+            for own, *moved in zip(allowed, *(differences(wanted, other) for other in others), strict=True)
+        ]
     nudged = [pytree.tree_map(partial(_perturb, generator=generator), inputs) for generator in generators]
     return [
         max(each)
@@ -123,6 +135,16 @@ def _relative_tolerance(tensor: torch.Tensor) -> float:
     values = tensor.double().abs()
     largest = float(values[values.isfinite()].max()) if bool(values.isfinite().any()) else 0.0
     return largest * (max(_TOLERANCE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _TOLERANCE)
+
+
+@torch.no_grad()
+def _perturbed_model(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy whose floating point parameters and buffers have changed by a millionth."""
+    copied = copy_model(model)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        if tensor.is_floating_point():
+            tensor.mul_(1 + _PERTURBATION * torch.randn(tensor.shape, generator=generator).to(tensor))
+    return copied
 
 
 def _perturb(value: Any, generator: torch.Generator) -> Any:

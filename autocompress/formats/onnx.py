@@ -48,7 +48,11 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
     try:
         with suppress_output("torch.onnx", "onnxscript"):
             translated: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, output_names=_output_names(program)
+                program,
+                dynamo=True,
+                verbose=False,
+                output_names=_output_names(program),
+                custom_translation_table={torch.ops.aten._int_mm.default: _integer_product},
             )
         model = translated.model_proto
         _strip(model)
@@ -62,6 +66,13 @@ def write_onnx(program: ExportedProgram, path: Path) -> str:
             cause = cause.__cause__
         raise CompressionError(f"the model cannot be exported to ONNX: {first_line(cause)}") from error
     return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _integer_product(rows: Any, columns: Any) -> Any:
+    """ONNX's operator for the product of int8 matrices, which torch does not translate."""
+    from onnxscript import opset18
+
+    return opset18.MatMulInteger(rows, columns)
 
 
 def onnx_runner(path: Path, *, optimized: bool = False) -> Run:

@@ -19,6 +19,13 @@ from autocompress.compression.quantization.rounding import (
     activation_quantizers,
     attach_described,
 )
+from autocompress.compression.quantization.stored_linear import (
+    STORED_LINEAR,
+    WEIGHT,
+    StoredLinear,
+    attach_stored,
+    is_plain_linear,
+)
 from autocompress.compression.state_values import DTYPES, dtype_name
 from autocompress.errors import StoreError, short
 from autocompress.plain_json import (
@@ -33,12 +40,22 @@ from autocompress.plain_json import (
 )
 
 Structure = dict[str, dict[str, Any]]
+
+
+def _quantizers(value: Any, where: str) -> Any:
+    """Settings of the quantizers of activations, and how a weight is stored."""
+    if type(value) is not dict or WEIGHT not in value:
+        return QUANTIZERS(value, where)
+    rest = {name: each for name, each in value.items() if name != WEIGHT}
+    return {**QUANTIZERS(rest, where), WEIGHT: STORED_LINEAR(value[WEIGHT], f"{where}.{WEIGHT}")}
+
+
 _DIFFERENCES: dict[str, Rule] = {
     "attributes": mapping(
         ANY_NAME, lambda value, where: (WHOLE if type(value) is int else listing(WHOLE, 32))(value, where)
     ),
     "tensors": mapping(ANY_NAME, record(shape=SHAPE, dtype=word(*DTYPES))),
-    "quantizers": QUANTIZERS,
+    "quantizers": _quantizers,
 }
 _REPLACED = record(**_DIFFERENCES, replaced_by=word(SplitAttention.__name__))
 _KEPT = record(**_DIFFERENCES)
@@ -47,7 +64,8 @@ STRUCTURE = mapping(
     lambda value, where: (_REPLACED if type(value) is dict and "replaced_by" in value else _KEPT)(value, where),
 )
 """For each submodule that differs: `attributes` (name -> int or list of ints), `tensors` (name -> shape and dtype),
-`quantizers` of activations (quant type -> settings); `replaced_by` where it is of another class."""
+`quantizers` of activations (quant type -> settings), and of weights that are stored as codes; `replaced_by` where it is
+of another class."""
 
 
 def structure_of(model: nn.Module, original: nn.Module) -> Structure:
@@ -70,6 +88,8 @@ def structure_of(model: nn.Module, original: nn.Module) -> Structure:
         tensors = _different(_tensors(module), _tensors(originals[name]))
         _require_storable(name, tensors, module, originals[name])
         quantizers = {kind: quantizer.to_dict() for kind, quantizer in activation_quantizers(module).items()}
+        if isinstance(module, StoredLinear):
+            quantizers[WEIGHT] = module.to_dict()
         if attributes or tensors or quantizers:
             found = {"attributes": attributes, "tensors": tensors, "quantizers": quantizers}
             structure[name] = {**structure.get(name, {}), **found}
@@ -114,7 +134,11 @@ def apply_structure(model: nn.Module, structure: Any) -> None:
             _set_attribute(module, name, key, value)
         for key, description in differences["tensors"].items():
             _replace(module, f"{name}.{key}", key, description, replaced)
-        attach_described(module, differences["quantizers"])
+        quantizers = dict(differences["quantizers"])
+        stored = quantizers.pop(WEIGHT, None)
+        attach_described(module, quantizers)
+        if stored is not None:
+            attach_stored(module, stored)
     for name in attentions:
         if not cast(SplitAttention, modules[name]).is_sound:
             raise StoreError(f"the projections of {short(name)} must have the size of the same number of whole heads")
@@ -210,10 +234,16 @@ def _submodules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _names(model: nn.Module) -> set[str]:
-    """Names in the state dict except those of the quantizers of activations."""
+    """Names in the state dict except those of the quantizers of activations and of scales."""
     named = model.named_modules(remove_duplicate=False)
     added = tuple(f"{name}." for name, module in named if isinstance(module, ActivationQuantizer))
-    return {name for name in model.state_dict() if not name.startswith(added)}
+    scales = {
+        f"{name}.{key}"
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, StoredLinear)
+        for key in module._buffers
+    }
+    return {name for name in model.state_dict() if not name.startswith(added)} - scales
 
 
 def _require_storable(name: str, tensors: Mapping[str, Any], module: nn.Module, original: nn.Module) -> None:
@@ -243,6 +273,8 @@ def _mismatch(name: str, module: nn.Module, original: nn.Module | None) -> str:
 def _kind(module: nn.Module) -> tuple[type, bool]:
     """Its class before parametrization, and whether it is parametrized."""
     kind, parametrized = type(module), parametrize.is_parametrized(module)
+    if is_plain_linear(module) or isinstance(module, StoredLinear):
+        return nn.Linear, parametrized
     return kind.__bases__[0] if parametrized else kind, parametrized
 
 
@@ -277,7 +309,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:
-    own = (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
+    buffers = () if isinstance(module, StoredLinear) else module.named_buffers("", False, False)
+    own = (*module.named_parameters("", False, False), *buffers)
     return {key: {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)} for key, tensor in own}
 
 

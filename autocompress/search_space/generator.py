@@ -16,12 +16,12 @@ from autocompress.registry import Algorithm, algorithm
 from autocompress.search_space.space import (
     ALGORITHM_KEY,
     SELECTORS,
-    VARIABLES,
     AlgorithmSpace,
     SearchSpace,
     argument_key,
     require_argument,
     require_entries,
+    variables_of,
 )
 from autocompress.search_space.values import wrap
 
@@ -40,7 +40,8 @@ class AutoCompressionSearchSpaceGenerator:
             config_list: its entries. Each selects layers by `op_types` and `op_names` (a quantizer also has
                 `quant_types`) and has `sparsity` in [0, 1) (a quantizer: `quant_bits`, ...) or `exclude`. In a mix such
                 as "l2+qat" the entries with `quant_types` are the quantizer's. A value is a constant or
-                `{"_type": ..., "_value": [...]}`. The list is copied, never changed.
+                `{"_type": ..., "_value": [...]}`. The list is copied, never changed. The `sparsity` of a quantizer that
+                has one is the share of the weights' bits to save: other layers stay in floating point.
             **algorithm_kwargs: arguments of the algorithm, constants or `{"_type": ..., "_value": [...]}`.
 
         Raises:
@@ -104,7 +105,8 @@ def _entry(known: Algorithm, where: str, entry: Any) -> tuple[LayerSelector, dic
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} must be an object with op_types and op_names; got {entry!r}")
     kind = known.kind if known.kind != "mix" else "quantizer" if "quant_types" in entry else "pruner"
-    names = (*SELECTORS[kind], *VARIABLES[kind])
+    variables = variables_of(known, kind)
+    names = (*SELECTORS[kind], *variables)
     for name in entry:
         if name not in names:
             raise ConfigError(f"{where}: {unknown_name('key', str(name), names)}")
@@ -112,7 +114,7 @@ def _entry(known: Algorithm, where: str, entry: Any) -> tuple[LayerSelector, dic
     quant_types = _names(where, "quant_types", copied) if kind == "quantizer" else None
     op_types, op_names = _names(where, "op_types", copied), _names(where, "op_names", copied)
     if not copied:
-        raise ConfigError(f"{where} must have one of {', '.join(VARIABLES[kind])}; got none")
+        raise ConfigError(f"{where} must have one of {', '.join(variables)}; got none")
     try:
         return LayerSelector(op_types, op_names, quant_types), copied
     except ConfigError as error:

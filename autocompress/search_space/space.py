@@ -75,6 +75,22 @@ VARIABLES: dict[Kind, tuple[str, ...]] = {  # by the kind of an entry: a mix has
 }
 """Variables of an entry."""
 
+
+def variables_of(known: Algorithm, kind: Kind) -> tuple[str, ...]:
+    """The variables that an algorithm's entry may have.
+
+    A quantizer that can leave layers in floating point has a `sparsity`, too: the share of the weights' bits to save.
+    In a mix it has none, as one accuracy cannot tell which of two rates to move.
+    """
+    return ("sparsity", *VARIABLES[kind]) if kind == "quantizer" and most_saved(known) is not None else VARIABLES[kind]
+
+
+def most_saved(known: Algorithm) -> float | None:
+    """The highest rate of a quantizer; None where it has none."""
+    found: float | None = getattr(known, "most_saved", None)
+    return found
+
+
 SELECTORS: dict[Kind, tuple[str, ...]] = {
     "pruner": ("op_types", "op_names"),
     "quantizer": ("quant_types", "op_types", "op_names"),
@@ -146,7 +162,7 @@ def require_entries(known: Algorithm, entries: Iterable[tuple[LayerSelector, lis
     wanted = [part.kind for part in known.stages]
     for layers, variables in entries:
         kind = entry_kind(layers.quant_types)
-        _require_variables(kind, layers, variables)
+        _require_variables(kind, layers, variables, variables_of(known, kind))
         same = kind, tuple(frozenset(names or ()) for names in (layers.op_types, layers.op_names, layers.quant_types))
         if same in seen:
             raise ConfigError(f"config_list must not have two entries for the same layers; got {layers} twice")
@@ -165,10 +181,10 @@ def require_true(key: str, value: Any) -> None:
         raise ConfigError(f"{key} must be true (leave exclude out to compress the layers); got {value!r}")
 
 
-def _require_variables(kind: Kind, layers: LayerSelector, variables: list[str]) -> None:
+def _require_variables(kind: Kind, layers: LayerSelector, variables: list[str], allowed: tuple[str, ...]) -> None:
     for name in variables:
-        if name not in VARIABLES[kind]:
-            raise ConfigError(unknown_name(f"variable of a {kind}", name, VARIABLES[kind]))
+        if name not in allowed:
+            raise ConfigError(unknown_name(f"variable of a {kind}", name, allowed))
     if "exclude" in variables and len(variables) > 1:
         raise ConfigError(f"an entry must have {' or '.join(variables)}, not both; got both for {layers}")
     if kind == "quantizer" and "exclude" not in variables and not layers.quant_types:
@@ -199,7 +215,7 @@ class AlgorithmSpace:
         known = named_algorithm(wire, "an option of algorithm_name")
         try:
             entries, arguments = split(known, wire)
-            rules = tuple(_rule(layers, entry) for layers, entry in entries.items())
+            rules = tuple(_rule(layers, entry, most_saved(known)) for layers, entry in entries.items())
             parsed = [(name, _argument(known, name, value)) for name, value in arguments.items()]
             return cls(known.name, known.kind, rules, tuple(parsed))
         except ConfigError as error:
@@ -231,7 +247,7 @@ class AlgorithmSpace:
         """Whether nothing is removed at the lowest rate of `axis`, nor changed in another way."""
         axes = self._axes(minimal_rate, maximal_rate)
         axis = _common(axes)
-        if self.kind != "pruner" or axis is None:
+        if self.kind == "mix" or axis is None:
             return False
         return axis.low == 0 and not any(self._sparsities(axis.low, axes).values())
 
@@ -297,13 +313,18 @@ def _argument(known: Algorithm, name: str, wire: Any) -> Values:
     return values
 
 
-def _rule(layers: LayerSelector, entry: dict[str, Any]) -> LayerSpace:
+def _rule(layers: LayerSelector, entry: dict[str, Any], most: float | None) -> LayerSpace:
     values = {name: parse_values(layers.key(name), value) for name, value in entry.items()}
     exclude, sparsity = values.pop("exclude", None), values.pop("sparsity", None)
     if exclude is not None:
         require_true(layers.key("exclude"), exclude.middle() if exclude.is_constant else entry["exclude"])
     if sparsity is not None:
-        rate_axis(layers.key("sparsity"), sparsity)
+        axis = rate_axis(layers.key("sparsity"), sparsity)
+        if most is not None and axis.high > most:
+            raise ConfigError(
+                f"{layers.key('sparsity')} is the share of the bits to save, and must be at most {most:g}, which all "
+                f"layers save together; got {axis.high:g}"
+            )
     for name, variable in values.items():
         check_quantizing(layers.key(name), name, layers.quant_types or (), variable)
     rate = sparsity if isinstance(sparsity, ValueSpace) else None

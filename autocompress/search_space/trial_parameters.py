@@ -85,7 +85,7 @@ def _rule(layers: LayerSelector, entry: dict[str, Any]) -> LayerRule:
     exclude = "exclude" in entry
     if exclude:
         require_true(layers.key("exclude"), entry.pop("exclude"))
-    elif layers.quant_types is None:
+    elif layers.quant_types is None or sparsity is not None:
         require_rate(layers.key("sparsity"), sparsity)
         sparsity = float(sparsity)
     for name, value in entry.items():

@@ -21,6 +21,7 @@ from autocompress.compression.module import ModuleClass, Trainer, evaluate_sampl
 from autocompress.compression.trainer_hooks import recalibration_batches
 from autocompress.errors import ModuleError
 from autocompress.evaluation import Evaluation
+from autocompress.registry import algorithms
 from autocompress.search.noise import is_near_miss
 from autocompress.trial.distillation import distilling, suitable
 from autocompress.trial.optimization import (
@@ -166,7 +167,13 @@ class ModuleTraining:
 
 
 def find_trainer(module: ModuleClass, algorithm: str) -> Trainer | None:
-    """The trainer of fine-tuning: that of after compression, else the sparsifying one, else none."""
+    """The trainer of fine-tuning: that of after compression, else the sparsifying one, else none.
+
+    An algorithm that works without training has none.
+    """
+    known = algorithms().get(algorithm)
+    if known is not None and not known.trains:
+        return None
     return module.post_compress_finetuning_trainer(algorithm) or module.sparsifying_trainer(algorithm)
 
 

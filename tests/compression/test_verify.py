@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.model_state import copy_model, forward_outputs
 from autocompress.compression.quantization.rounding import attach
+from autocompress.compression.quantization.stored_linear import Int8DynamicLinear, convert
 from autocompress.compression.verify import compare, differences
 from autocompress.errors import CompressionError
 
@@ -62,3 +64,30 @@ def test_a_model_that_rounds_activations_may_be_off_by_what_a_nudge_moves():
         compare(model, [edge], lambda _, allowed=allowed: [allowed], "here")
     with pytest.raises(CompressionError):
         compare(model, [edge], lambda _: [still + 5 * (moved - still).abs().max()], "here")
+
+
+class Words(nn.Module):
+    """Takes whole numbers, which nothing can be added to, and rounds what it makes of them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(50, 32)
+        self.layers = nn.Sequential(*(nn.Linear(32, 32) for _ in range(6)))
+        for layer in self.layers:
+            convert(layer, Int8DynamicLinear, layer.weight, 0)
+
+    def forward(self, x):
+        return self.layers(self.words(x))
+
+
+def test_what_rounds_words_has_the_tolerance_of_its_parameters():
+    model, words = Words(), (torch.arange(48).reshape(4, 12),)
+    near, far = copy_model(model), copy_model(model)
+    with torch.no_grad():
+        near.words.weight.mul_(1 + 1e-7)
+        far.layers[3].weight_scale.mul_(1.05)
+    found = compare(model, [words], lambda given: forward_outputs(near, given), "here")
+    assert found.max_difference <= found.tolerance
+    with pytest.raises(CompressionError, match="must compute what the model does"):
+        compare(model, [words], lambda given: forward_outputs(far, given), "here")

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.model_state import forward_outputs
+from autocompress.compression.quantization.stored_linear import KINDS, convert
 from autocompress.compression.tracing import export_graph
 from autocompress.formats.onnx import onnx_runner, onnx_weights, write_onnx
 
@@ -57,3 +59,23 @@ def test_weights_and_zeros_are_counted(written):
 def test_what_only_debugging_needs_is_not_in_the_file(written):
     _, path, _ = written
     assert not any(node.metadata_props or node.doc_string for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator"),
+    [("int8_dynamic", "MatMulInteger"), ("int8_weight_only", "DequantizeLinear"), ("int4_weight_only", None)],
+)
+def test_stored_weights_stay_few_bits_and_decide_the_same(kind, operator, tmp_path):
+    torch.manual_seed(0)
+    model, path = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 10)).eval(), tmp_path / "model.onnx"
+    for layer in (model[0], model[2]):
+        convert(layer, KINDS[kind], layer.weight, 32 if KINDS[kind].GROUPED else 0)
+    inputs = (torch.randn(200, 64),)
+    write_onnx(export_graph(model, inputs), path)
+    graph = onnx.load(path).graph
+    assert operator is None or sum(node.op_type == operator for node in graph.node) == 2
+    kinds = {each.data_type for each in graph.initializer if len(each.dims) > 1 and each.dims[0] * each.dims[1] >= 320}
+    assert kinds == {onnx.TensorProto.INT8 if operator else onnx.TensorProto.FLOAT}, "ONNX's optimizer unpacks int4"
+    (wanted,), (found,) = forward_outputs(model, inputs), onnx_runner(path)(inputs)
+    assert float((wanted - found).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert torch.equal(wanted.argmax(1), found.argmax(1))

@@ -295,3 +295,37 @@ def test_unknown_algorithm_of_a_space():
         ConfigError, match=r"unknown algorithm of the search space 'l2'; did you mean 'l1'\? \(known: l1\)"
     ):
         SearchSpace.parse(wire(GOOD)).algorithm("l2")
+
+
+def rated(name, low, high, **others):
+    sparsity = {"_type": "uniform", "_value": [low, high]}
+    return {"_name": name, "config_list::weight::default::::sparsity": sparsity, **others}
+
+
+def test_a_quantizer_that_leaves_layers_in_floating_point_has_a_rate():
+    space = AlgorithmSpace.parse(rated("int8_dynamic", 0.0, 0.75))
+    assert space.axis() == RateAxis(0.0, 0.75)
+    assert space.begins_uncompressed()
+    parameters = space.parameters(0.5)
+    assert requested_rate(parameters) == 0.5
+    (rule,) = read_parameters(parameters).rules
+    assert rule.rate == 0.5
+    assert rule.quant_types == ("weight",)
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        (rated("int8_weight_only", 0.0, 0.9), "is the share of the bits to save, and must be at most 0.75"),
+        (rated("qat", 0.0, 0.7), "unknown variable of a quantizer 'sparsity'"),
+        (
+            rated(
+                "l2+int8_dynamic", 0.0, 0.7, **{"config_list::default::::sparsity": {"_type": "choice", "_value": [0]}}
+            ),
+            "unknown variable of a quantizer 'sparsity'",
+        ),
+    ],
+)
+def test_other_quantizers_and_mixes_have_none(wire, message):
+    with pytest.raises(ConfigError, match=message):
+        AlgorithmSpace.parse(wire)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress import AbstractAutoCompressionModule
 from autocompress.compression.base import CompressionRequest
 from autocompress.compression.pruning.filters import FilterCompressor
 from autocompress.errors import AutoCompressError, CompressionError
@@ -74,12 +75,15 @@ REFUSALS: dict[tuple[str, str], tuple[type[AutoCompressError], str]] = {
     ("slim", "transformer"): NO_SCALES,
     ("slim", "regression"): NO_SCALES,
     ("apoz", "regression"): (CompressionError, "apoz ranks filters by how often their activations are zero"),
+    ("int4_weight_only", "transformer"): (CompressionError, "needs a device with int4 kernels, and cpu has none"),
     ("filter_pruning", "custom_layer"): (CompressionError, "shares filters with the model's output, its input, or"),
 }
 """Where an algorithm cannot be applied, and how it says so."""
 
 
-MIXES = ("l2+qat", "level+qat", "level+dorefa")
+MIXES = ("l2+qat", "level+qat", "level+dorefa", "l2+int8_dynamic")
+LINEAR_LAYERS = ("int8_dynamic", "int8_weight_only", "int4_weight_only", "semi_structured", "l2+int8_dynamic")
+"""What changes linear layers alone, and is tried where there are several."""
 
 
 class ResNet10(ZOO["resnet18"]):
@@ -114,8 +118,10 @@ EXPORTED: set[str] = set()
 
 def combinations():
     for model, algorithm in itertools.product(NETS, [*algorithms(), *MIXES]):
+        if algorithm in LINEAR_LAYERS and model != "transformer":
+            continue
         if algorithm in WHOLE.get(model, (algorithm,)):
-            is_slow = model in SLOW_MODELS or "qat" in algorithm
+            is_slow = model in SLOW_MODELS or "qat" in algorithm or algorithm == "ptq"
             yield pytest.param(model, algorithm, marks=[pytest.mark.slow] if is_slow else [])
 
 
@@ -138,6 +144,76 @@ def test_an_export_is_checked_once_for_the_same_widths(monkeypatch: pytest.Monke
         check_conformance(NETS["regression"], algorithm, (0.6,), exported)
     assert len(checked) == 5, "l2 at two rates, level once, the quantizer each time"
     assert len(exported) == 3
+
+
+def transformers_bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    return BertForSequenceClassification(BertConfig(vocab_size=50, max_position_embeddings=16, num_labels=3, **sizes))
+
+
+def torchvision_vit() -> nn.Module:
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(16, 8, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=5)
+    nn.init.normal_(model.heads.head.weight, std=0.1)  # it begins at zero
+    return model
+
+
+TRANSFORMERS = {
+    "bert": (transformers_bert, lambda seed: torch.randint(0, 50, (4, 12), generator=seed)),
+    "vit": (torchvision_vit, lambda seed: torch.randn(4, 3, 16, 16, generator=seed)),
+}
+
+
+def transformer_module(name: str) -> type[AbstractAutoCompressionModule]:
+    """A module of a small net of another library, trained to give small outputs."""
+    build, inputs = TRANSFORMERS[name]
+
+    class Module(AbstractAutoCompressionModule):
+        @classmethod
+        def model(cls):
+            torch.manual_seed(0)
+            return build().eval()
+
+        @classmethod
+        def evaluator(cls):
+            return lambda _: 1.0
+
+        @classmethod
+        def example_inputs(cls):
+            return inputs(torch.Generator().manual_seed(0))
+
+        @classmethod
+        def calibration_data(cls):
+            return [inputs(torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+
+        @classmethod
+        def optimizer_factory(cls):
+            return lambda parameters: torch.optim.SGD(parameters, lr=0.01)
+
+        @classmethod
+        def sparsifying_trainer(cls, _):
+            def train(model, optimizer, _, __):
+                for batch in cls.calibration_data():
+                    optimizer.zero_grad()
+                    outputs = model(batch)
+                    getattr(outputs, "logits", outputs).square().mean().backward()
+                    optimizer.step()
+
+            return train
+
+    return Module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ptq", "int8_dynamic", "int8_weight_only", "semi_structured"])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_quantizers_conform_on_transformers_of_other_libraries(name: str, algorithm: str) -> None:
+    if name == "bert":
+        pytest.importorskip("transformers")
+    check_conformance(transformer_module(name), algorithm)
 
 
 FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")

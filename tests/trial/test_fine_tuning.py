@@ -195,3 +195,8 @@ def test_a_trainer_needs_an_optimizer():
     )
     with pytest.raises(ModuleError, match="Without has a trainer for 'l2' but no optimizer"):
         ModuleTraining(without, "l2").begin(without.model(), 1)(0)
+
+
+def test_what_works_without_training_has_no_trainer():
+    assert find_trainer(ZOO["cnn"], "qat") is not None
+    assert find_trainer(ZOO["cnn"], "ptq") is None

@@ -33,6 +33,7 @@ from autocompress.compression.layers import (
 )
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.pruner import WeightPruner
+from autocompress.compression.quantization.stored_linear import StoredLinear
 from autocompress.errors import CompressionError
 from autocompress.registry import algorithm
 
@@ -169,7 +170,8 @@ def zero_share(model: nn.Module, layers: Iterable[str]) -> float:
 
 
 def _weight(model: nn.Module, name: str) -> torch.Tensor:
-    return cast(torch.Tensor, model.get_submodule(name).weight).detach()
+    layer = model.get_submodule(name)
+    return (layer.values() if isinstance(layer, StoredLinear) else cast(torch.Tensor, layer.weight)).detach()
 
 
 def computed_weights(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:

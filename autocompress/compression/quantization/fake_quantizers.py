@@ -207,7 +207,7 @@ class FakeQuantizer:
         for name, kinds in wanted.items():
             layer = model.get_submodule(name)
             if "weight" in kinds:
-                _quantize_weight(layer, _quantizer(request), kinds["weight"])
+                _quantize_weight(layer, quantizer_of(request), kinds["weight"])
                 if (own := _channels(kinds["weight"], layer)) is not None:
                     channels[name] = own
             for quant_type, precision in kinds.items():
@@ -222,11 +222,11 @@ class FakeQuantizer:
         return computed_weights(model, [name for name, kinds in wanted.items() if "weight" in kinds])
 
     def _wanted(self, model: nn.Module, request: CompressionRequest) -> dict[str, dict[str, Precision]]:
-        family = _quantizer(request)
+        family = quantizer_of(request)
         wanted = quantized_layers(model, request, weight_types(request.algorithm), family.bits[1])
         for kinds in wanted.values():
             for quant_type, precision in kinds.items():
-                _require(family, quant_type, precision)
+                require_precision(family, quant_type, precision)
         if not family.skips_first_and_last:
             return wanted
         ends = _first_and_last(model, request) - {
@@ -241,13 +241,15 @@ class FakeQuantizer:
         return left
 
 
-def _quantizer(request: CompressionRequest) -> Quantizer:
+def quantizer_of(request: CompressionRequest) -> Quantizer:
+    """The quantizer that a request names."""
     known = algorithm(request.algorithm)
     assert isinstance(known, Quantizer)
     return known
 
 
-def _require(family: Quantizer, quant_type: str, precision: Precision) -> None:
+def require_precision(family: Quantizer, quant_type: str, precision: Precision) -> None:
+    """Check what a rule demands of a quantizer; ConfigError if it cannot do that."""
     if quant_type not in family.quant_types:
         allowed = ", ".join(family.quant_types)
         raise ConfigError(f"{family.name} quantizes {allowed} only; got quant type {quant_type!r}")

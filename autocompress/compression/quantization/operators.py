@@ -68,6 +68,7 @@ def uses_batch_statistics(target: Any, arguments: Sequence[Any]) -> bool:
 
 
 _ELEMENTWISE = """
+__and__ __or__ __xor__
 abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan
 atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
 clamp_max clamp_min clip conj conj_physical copysign cos cosh deg2rad digamma div divide elu eq erf erfc erfinv exp

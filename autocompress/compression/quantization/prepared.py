@@ -264,7 +264,7 @@ def prepare_qat(
         raise
     reason = why_unstorable(graph.graph)
     if reason is not None:
-        raise CompressionError(f"qat makes a model that can be stored and loaded without its code; {reason}")
+        raise CompressionError(f"an int8 graph can be stored and loaded without its code; {reason}: take int8_dynamic")
     separate_calls(graph)
     try:
         with suppress_output(*TORCHAO_LOGGERS):
@@ -272,7 +272,7 @@ def prepare_qat(
             restore_constants(found, constants)
             ready = QatModel(found, start_step)
     except Exception as error:
-        raise CompressionError(f"torchao cannot prepare the model for qat: {first_line(error)}") from error
+        raise CompressionError(f"torchao cannot prepare the model; take int8_dynamic: {first_line(error)}") from error
     _require_same(ready, inputs, wanted)
     return ready
 
@@ -338,7 +338,8 @@ def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) ->
         return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
     except Exception as error:
         raise CompressionError(
-            f"qat needs a model that torch.export can trace; naive and dorefa do not: {first_line(error)}"
+            "an int8 graph needs a model that torch.export can trace; int8_dynamic, naive and dorefa need no graph: "
+            f"{first_line(error)}"
         ) from error
 
 

@@ -116,7 +116,9 @@ class QatQuantizer:
         _hold_zeros(graph, masks)
         quantized = _quantized(graph.graph) & wanted.keys()
         if not quantized:
-            raise CompressionError(f"qat must quantize something; torchao quantizes none of {', '.join(wanted)}")
+            raise CompressionError(
+                f"{request.algorithm} must quantize something; torchao quantizes none of {', '.join(wanted)}"
+            )
         graph.calibrate(inputs)
         weights = [cast(torch.Tensor, model.get_submodule(name).weight) for name in quantized]
         stored = {id(weight): weight.numel() for weight in weights}

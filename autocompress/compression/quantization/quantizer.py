@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autocompress.compression.pruning.pruner import SCOPES
-from autocompress.registry import Algorithm
+from autocompress.registry import Algorithm, Argument
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,16 +25,19 @@ class Quantizer(Algorithm):
         per_channel: whether each filter may have its own scale.
         default_bits: bits in the default search space.
         default_quant_types: quant types in the default search space.
+        most_saved: share of the weights' bits that it saves where it quantizes all layers, for algorithms that can
+            leave some in floating point: their entries may have a `sparsity`, up to this. None: it has no rate.
     """
 
     kind = "quantizer"
-    arguments = SCOPES
+    arguments: ClassVar[tuple[Argument, ...]] = SCOPES
     bits: ClassVar[tuple[int, int]] = (2, 8)
     quant_types: ClassVar[tuple[str, ...]] = ("input", "output", "weight")
     skips_first_and_last: ClassVar[bool] = False
     per_channel: ClassVar[bool] = False
     default_bits: ClassVar[int] = 8
     default_quant_types: ClassVar[tuple[str, ...]] = ("weight",)
+    most_saved: ClassVar[float | None] = None
 
     def compressor(self) -> Compressor:
         """The compressor that inserts quantizers."""
@@ -52,3 +55,15 @@ class Quantizer(Algorithm):
         from autocompress.compression.quantization.fake_quantizers import nearest
 
         return nearest(precision, layer)
+
+
+class LinearLayerQuantizer(Quantizer):
+    """Changes `nn.Linear`s one by one, and leaves in floating point those that it harms most where there is a rate."""
+
+    per_channel = True
+
+    def compressor(self) -> Compressor:
+        """The compressor of linear layers."""
+        from autocompress.compression.quantization.linear_quantizer import LinearQuantizer
+
+        return LinearQuantizer()

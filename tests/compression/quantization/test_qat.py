@@ -182,3 +182,13 @@ def test_folded_masks_do_not_change_the_model():
     )
     expected = pruned.model.eval()(IMAGE[0])
     assert torch.equal(fold_parametrizations(copy.deepcopy(pruned.model)).eval()(IMAGE[0]), expected)
+
+
+@pytest.mark.slow
+def test_ptq_is_qat_that_is_not_trained():
+    found = []
+    for name in ("qat", "ptq"):
+        compression = compressor(name).compress(build("plain"), CompressionRequest(name, INT8, IMAGE))
+        found.append(compression.finish(compression.model))
+    assert all(isinstance(model, Int8Model) for model in found)
+    assert torch.equal(found[0](*IMAGE), found[1](*IMAGE))
