@@ -217,8 +217,8 @@ def test_quantizers_conform_on_transformers_of_other_libraries(name: str, algori
 
 
 FILTER_PRUNERS = ("l1", "l2", "fpgm", "slim", "taylorfo", "apoz", "mean_activation", "filter_pruning")
-NEVER_ZERO = ("fused_attention", "normed_features")
-"""Structures with GELU, of which apoz can say nothing."""
+NEVER_ZERO = ("fused_attention", "normed_features", "split_and_concat")
+"""Structures with GELU or SiLU, of which apoz can say nothing."""
 
 
 @pytest.mark.parametrize("algorithm", FILTER_PRUNERS)
