@@ -23,6 +23,7 @@ from autocompress.compression.model_state import (
     flatten_tensors,
     forward_outputs,
     suppress_output,
+    take_keywords_by_position,
     to_device,
     without_wrappers,
 )
@@ -181,7 +182,7 @@ def export(
         StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
-    model = without_wrappers(model)
+    model = take_keywords_by_position(without_wrappers(model))
     inputs = argument_inputs(model, example_inputs, "example_inputs")
     write = _writer(target, original)
     _require_replaceable(target)

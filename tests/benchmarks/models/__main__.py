@@ -77,7 +77,9 @@ def run(arguments, rows):
     wanted = list(chosen(arguments))
     for package in {catalog.GROUPS[entry.group][0] for entry, _ in wanted}:
         importlib.import_module(package)
-    again = [key(*pair) for pair in wanted if arguments.again or (arguments.failed and failures(rows.rows.get(key(*pair))))]
+    again = [
+        key(*pair) for pair in wanted if arguments.again or (arguments.failed and failures(rows.rows.get(key(*pair))))
+    ]
     for name in again:
         rows.rows.pop(name, None)
 

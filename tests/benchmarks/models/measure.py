@@ -158,7 +158,9 @@ def check_gradient(compressed, reference):
     """Gradients must reach every parameter of the compressed model that they reach in the uncompressed one."""
     if not any(each.requires_grad for each in compressed.compressions[-1].model.parameters()):
         raise AssertionError("no parameter requires gradients")
-    reached = [names_reached(each, reference.inputs) for each in (reference.original, compressed.compressions[-1].model)]
+    reached = [
+        names_reached(each, reference.inputs) for each in (reference.original, compressed.compressions[-1].model)
+    ]
     assert reached[1], "gradients reach nothing"
     lost = sorted(reached[0] - reached[1])
     assert len(reached[1]) >= len(reached[0]), f"gradients do not reach {', '.join(lost[:3])}"

@@ -78,9 +78,7 @@ TRANSFORMERS = {
         max_position_embeddings=64,
     ),
     "RoBERTa": case(0.1, "RobertaForMaskedLM", "RobertaConfig", padded, **TEXT),
-    "ALBERT": case(
-        0.1, "AlbertForSequenceClassification", "AlbertConfig", padded, embedding_size=32, **TEXT
-    ),
+    "ALBERT": case(0.1, "AlbertForSequenceClassification", "AlbertConfig", padded, embedding_size=32, **TEXT),
     "DeBERTa": case(
         0.1,
         "DebertaForSequenceClassification",
@@ -101,7 +99,15 @@ TRANSFORMERS = {
     ),
     "ELECTRA": case(0.1, "ElectraForSequenceClassification", "ElectraConfig", padded, embedding_size=32, **TEXT),
     "GPT-2": case(
-        0.1, "GPT2LMHeadModel", "GPT2Config", padded, vocab_size=WORDS, n_positions=64, n_embd=WIDTH, n_layer=2, n_head=4
+        0.1,
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        padded,
+        vocab_size=WORDS,
+        n_positions=64,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=4,
     ),
     "Llama": case(0.1, "LlamaForCausalLM", "LlamaConfig", padded, num_key_value_heads=2, **TEXT),
     "T5": case(
