@@ -4,8 +4,9 @@
     python examples/minilm.py
 
 The sentences are those of Python's reference, which Python's own `help` carries. The truth is the encoder itself: the
-accuracy is Spearman's rank correlation of the cosine similarities of all pairs of sentences that it was not trained on
-with those of the uncompressed encoder, whose accuracy is 1. Training makes the embeddings those of the uncompressed one.
+accuracy is Spearman's rank correlation of the cosine similarities of all pairs of sentences that the model was not
+trained on with those of the uncompressed encoder, whose accuracy is 1. Training makes the embeddings those of the
+uncompressed one.
 """
 
 import functools

@@ -271,7 +271,7 @@ def _by_position(signature: inspect.Signature) -> inspect.Signature:
         has_default |= each.default is not inspect.Parameter.empty
         if each.kind is inspect.Parameter.KEYWORD_ONLY:
             default = None if has_default and each.default is inspect.Parameter.empty else each.default
-            each = each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)  # noqa: PLW2901
+            each = each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
         found.append(each)
     return signature.replace(parameters=found)
 

@@ -68,7 +68,7 @@ def uses_batch_statistics(target: Any, arguments: Sequence[Any]) -> bool:
 
 
 _ELEMENTWISE = """
-abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan
+__and__ __or__ __xor__ abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan
 atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
 clamp_max clamp_min clip conj conj_physical copysign cos cosh deg2rad digamma div divide elu eq erf erfc erfinv exp
 exp2 expm1 fill fix float_power floor floor_divide fmax fmin fmod frac ge gelu greater greater_equal gt hardshrink
@@ -115,13 +115,17 @@ addbmm addmm addmv addr baddbmm bmm cdist chain_matmul cross dot einsum fft_fft 
 fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
 fft_rfftn inner kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
 """
+_LOSSES = """
+binary_cross_entropy binary_cross_entropy_with_logits cross_entropy_loss huber_loss kl_div l1_loss mse_loss nll_loss
+nll_loss2d nll_loss_nd smooth_l1_loss soft_margin_loss
+"""
 _MAKERS = """
 arange eye full full_like linspace new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like
 """
 _CHECKS = """
 item sym_constrain_range sym_constrain_range_for_size sym_numel sym_size _assert_scalar _assert_tensor_metadata
 """
-_PURE = frozenset("".join((_ELEMENTWISE, _REDUCTIONS, _SHAPES, _LAYERS, _PRODUCTS, _MAKERS, _CHECKS)).split())
+_PURE = frozenset("".join((_ELEMENTWISE, _REDUCTIONS, _SHAPES, _LAYERS, _PRODUCTS, _LOSSES, _MAKERS, _CHECKS)).split())
 _IN_PLACE = frozenset(f"{name}_" for name in _PURE if not name.startswith("_")) | {"copy_"}
 _QUANTIZING = frozenset(
     f"{way}_{per}"
