@@ -1,4 +1,8 @@
-"""Command line: see `--help`."""
+"""Compress every model of the catalog, each by each algorithm in a process of its own.
+
+Rows are kept in a file as they are found; a run that was stopped goes on with the same command. The tables are printed
+at the end.
+"""
 
 import argparse
 import fnmatch
@@ -44,11 +48,7 @@ def chosen(arguments):
 
 
 def parser():
-    made = argparse.ArgumentParser(prog="python -m tests.benchmarks.models", description=sys.modules[__name__].__doc__)
-    made.description = (
-        "Compress every model of the catalog, each by each algorithm in a process of its own. Rows are kept in a file as "
-        "they are found; a run that was stopped goes on with the same command. The table is printed at the end."
-    )
+    made = argparse.ArgumentParser(prog="python -m tests.benchmarks.models", description=__doc__)
     made.add_argument("--groups", nargs="+", choices=list(catalog.GROUPS))
     made.add_argument("--families", nargs="+", help="patterns such as resnet*")
     made.add_argument("--models", nargs="+", help="patterns such as resnet*")
@@ -77,11 +77,9 @@ def run(arguments, rows):
     wanted = list(chosen(arguments))
     for package in {catalog.GROUPS[entry.group][0] for entry, _ in wanted}:
         importlib.import_module(package)
-    again = [
-        key(*pair) for pair in wanted if arguments.again or (arguments.failed and failures(rows.rows.get(key(*pair))))
-    ]
-    for name in again:
-        rows.rows.pop(name, None)
+    for name in (key(*pair) for pair in wanted):
+        if arguments.again or (arguments.failed and failures(rows.rows.get(name))):
+            rows.rows.pop(name, None)
 
     def start(entry, algorithm):
         quick = arguments.quick

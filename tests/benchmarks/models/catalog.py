@@ -146,10 +146,9 @@ YOLO = {
 
 
 def yolo(name):
-    from ultralytics import YOLO as Yolo
+    import ultralytics
 
-    model = Yolo(f"{name}.yaml", verbose=False).model
-    return model.requires_grad_(True)
+    return ultralytics.YOLO(f"{name}.yaml", verbose=False).model.requires_grad_(True)
 
 
 def ultralytics_entries():

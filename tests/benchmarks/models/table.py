@@ -1,4 +1,4 @@
-"""The tables of the zoo's rows, and its score. It imports nothing of the zoo, as the documentation reads it as a file."""
+"""The tables of the zoo's rows, and its score. It imports nothing of the zoo: the documentation loads it as a file."""
 
 import statistics
 
@@ -7,6 +7,7 @@ SECONDS, MEBIBYTES = 60, 3 * 1024
 PRUNER, RATE = "l2", "0.5"
 GROUPS = ("torchvision", "timm", "transformers", "ultralytics", "segmentation", "speech")
 RATES = ("0.25", "0.5", "0.75")
+COUNTS = ("models", "pruned", "within limits", "ONNX", "refused", "failed")
 NONE = "-"
 
 
@@ -63,39 +64,35 @@ def score_table(rows):
         "from", "models", "pruned", f"in {SECONDS} s and {MEBIBYTES // 1024} GiB", "ONNX the same", "refused", "failed",
         "parameters removed, median",
     )  # fmt: skip
-    cells = [
-        (group, each["models"], each["pruned"], each["within limits"], each["ONNX"], each["refused"], each["failed"])
-        + (f"{each['removed']:.0%}",)
-        for group, each in score(rows).items()
-    ]
+    cells = [(group, *(each[name] for name in COUNTS), f"{each['removed']:.0%}") for group, each in score(rows).items()]
     return markdown(header, cells)
 
 
 def group_table(rows, group):
     """A line for each model: what the pruner removes and costs, whether it passes, and the other algorithms."""
-    models, algorithms = {}, []
+    models = {}
     for row in rows.values():
         if row["group"] == group:
             models.setdefault((row.get("parameters", 0), row["model"]), {})[row["algorithm"]] = row
     others = sorted({name for each in models.values() for name in each} - {PRUNER})
-    algorithms.extend(others)
     header = ("model", "parameters, M", "removed, %", "MACs removed, %", "s", "MiB", "passes", *others)
     cells = []
     for (parameters, model), found in sorted(models.items()):
         pruned = found.get(PRUNER, {})
         rates = pruned.get("rates", {})
-        most = {name: max((each[name] for each in rates.values()), default=None) for name in ("seconds", "mebibytes")}
-        cells.append(
-            (model, f"{parameters / 1e6:.1f}", shares(rates, "parameters"), shares(rates, "macs"))
-            + tuple(NONE if each is None else f"{each:.0f}" for each in most.values())
-            + (passed(pruned), *(other(found.get(name)) for name in others))
-        )
+        sizes = (f"{parameters / 1e6:.1f}", shares(rates, "parameters"), shares(rates, "macs"))
+        costs = (most(rates, "seconds"), most(rates, "mebibytes"), passed(pruned))
+        cells.append((model, *sizes, *costs, *(other(found.get(name)) for name in others)))
     return markdown(header, cells)
 
 
 def shares(rates, name):
     """Percentages at each rate."""
     return " / ".join(f"{100 * rates[rate][name]:.0f}" if rate in rates else NONE for rate in RATES) if rates else NONE
+
+
+def most(rates, name):
+    return f"{max(each[name] for each in rates.values()):.0f}" if rates else NONE
 
 
 def passed(row):
@@ -111,11 +108,9 @@ def other(row):
     if row is None:
         return NONE
     single = row.get("rates", {}).get("None")
-    return (
-        f"{single['bytes']:.0%} of bytes" + ("" if passed(row).startswith("all") else f", {passed(row)}")
-        if single
-        else passed(row)
-    )
+    if single is None:
+        return passed(row)
+    return f"{single['bytes']:.0%} of bytes" + ("" if passed(row).startswith("all") else f", {passed(row)}")
 
 
 def reasons(rows):
