@@ -161,24 +161,19 @@ class MiniLmModule(AbstractAutoCompressionModule):
         return data()["train"]
 
 
-def search_space(algorithm="taylorfo"):
-    return {
-        "algorithm_name": {
-            "_type": "choice",
-            "_value": [
-                {
-                    "_name": algorithm,
-                    "config_list::Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.9]},
-                    "parameter::training_batches": 10,
-                }
-            ],
-        }
+SEARCH_SPACE = {
+    "algorithm_name": {
+        "_type": "choice",
+        "_value": [
+            {"_name": "taylorfo", "config_list::Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.9]}}
+        ],
     }
+}
 
 
 if __name__ == "__main__":
     experiment = AutoCompressionExperiment(MiniLmModule, "local")
-    experiment.config.search_space = search_space()
+    experiment.config.search_space = SEARCH_SPACE
     experiment.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
     experiment.run(None)
     print(experiment.result.summary())
