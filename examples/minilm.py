@@ -161,19 +161,9 @@ class MiniLmModule(AbstractAutoCompressionModule):
         return data()["train"]
 
 
-SEARCH_SPACE = {
-    "algorithm_name": {
-        "_type": "choice",
-        "_value": [
-            {"_name": "taylorfo", "config_list::Linear::::sparsity": {"_type": "uniform", "_value": [0.0, 0.9]}}
-        ],
-    }
-}
-
-
 if __name__ == "__main__":
     experiment = AutoCompressionExperiment(MiniLmModule, "local")
-    experiment.config.search_space = SEARCH_SPACE
+    experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "taylorfo.json"
     experiment.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
     experiment.run(None)
     print(experiment.result.summary())
