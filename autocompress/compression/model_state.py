@@ -71,13 +71,14 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
     """A deep copy; `memo` has what replaces objects, by their ids, as for copy.deepcopy.
 
     copy.deepcopy refuses tensors that autograd has made; `weight_norm`, `spectral_norm` and the masks of
-    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass.
+    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass, and some layers keep
+    what they computed from parameters, also in dictionaries.
     """
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
+        for value in flatten_tensors(list(vars(module).values()))
+        if not value.is_leaf
     }
     with torch.no_grad():  # else a scripted module's copy could not be trained: its parameters would be results
         copied: nn.Module = copy.deepcopy(model, {**computed, **memo})

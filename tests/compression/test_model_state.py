@@ -57,6 +57,21 @@ def test_a_model_whose_weights_are_computed_is_copied(how: str) -> None:
         assert torch.equal(model(x), before), "the copy has parameters of its own"
 
 
+def test_a_model_that_keeps_what_it_computed_is_copied() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.biases, self.cache = nn.Parameter(torch.ones(3)), dict[str, list[torch.Tensor]]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache["cpu"] = [self.biases * 2]
+            return x + self.cache["cpu"][0]
+
+    model, x = Caching(), torch.zeros(3)
+    model(x)
+    assert torch.equal(copy_model(model)(x), model(x))
+
+
 def test_the_copy_of_a_scripted_model_learns_what_the_model_does() -> None:
     model = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
     model[0].bias.requires_grad_(False)

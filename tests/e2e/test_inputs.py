@@ -11,7 +11,9 @@ from torch.nn import functional
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import flatten_tensors, forward_outputs
 from autocompress.compression.module import argument_inputs, fresh_model
+from autocompress.errors import CompressionError, ModuleError
 from autocompress.formats.export import export
+from autocompress.search_space import default_space
 from autocompress.testing.conformance import check_outputs, check_reload, compress
 from autocompress.testing.zoo import ZooModule
 from autocompress.trial.check import check_module
@@ -142,23 +144,44 @@ def given_names(given):
     return given if isinstance(given, dict) else ()
 
 
-ALGORITHMS = ["level", "l2", "taylorfo", "mean_activation", "qat"]
+@pytest.mark.slow
+def test_labels_that_only_the_batches_have_are_left_out_of_a_graph():
+    class Module(module("labels left out")):
+        @classmethod
+        def calibration_data(cls):
+            return [{"ids": ids(4), "mask": mask(4), "labels": labels(4)}]
+
+    compressed = compress(Module, "qat", None, ReferenceModel.of(Module))
+    with pytest.raises(ModuleError, match=r"has, ids, mask; it was given 'labels' too: leave it out"):
+        compressed.compressions[-1].model(ids=ids(4), mask=mask(4), labels=labels(4))
+
+
+ALGORITHMS = ["level", "l2", "taylorfo", "mean_activation"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_algorithm_applies(case):
-    from autocompress.search_space import default_space
-
     found = {each.algorithm: each for each in check_module(module(case), default_space(ALGORITHMS).wire)}
     assert {name: each.reason for name, each in found.items()} == dict.fromkeys(ALGORITHMS)
     assert found["l2"].reductions[-1].parameters_removed > 0.3
 
 
+@pytest.mark.slow
+def test_a_stored_graph_takes_no_classes_of_the_user():
+    with pytest.raises(CompressionError, match="must be tensors in tuples, lists and dictionaries; it has a Batch"):
+        compress(module("a dataclass"), "qat", None, ReferenceModel.of(module("a dataclass")))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_compressed_model_takes_what_the_model_took(case):
     inputs = CASES[case][1]
     reference = ReferenceModel.of(module(case))
-    compressed = compress(module(case), "l2+qat", 0.5, reference)
+    algorithm = "l2+naive" if case == "a dataclass" else "l2+qat"
+    compressed = compress(module(case), algorithm, 0.5, reference)
+    trained = compressed.compressions[-1].model
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.01)
+    module(case).sparsifying_trainer("qat")(trained.train(), optimizer, None, 0)
     check_outputs(compressed.finished, reference)
     check_reload(compressed, reference)
     given = inputs(1)
