@@ -63,6 +63,13 @@ def register_dataclasses(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return inputs
 
 
+def has_dataclasses(value: Any) -> bool:
+    """Whether a value is a dataclass, or has one in its sequences and mappings."""
+    if isinstance(value, Mapping) and not _is_record(value):
+        return any(map(has_dataclasses, value.values()))
+    return any(map(has_dataclasses, value)) if isinstance(value, list | tuple) else _is_record(value)
+
+
 def giving_plain_outputs(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model give only tensors, in dictionaries, lists and tuples, inside the block: formats know nothing else.
 

@@ -29,7 +29,14 @@ from autocompress.compression.model_state import (
 )
 from autocompress.compression.module import argument_inputs
 from autocompress.compression.quantization.int8 import Int8Model
-from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
+from autocompress.compression.tracing import (
+    batch_symbol,
+    dynamic_batches,
+    export_graph,
+    has_dataclasses,
+    triple_batch,
+    user_inputs,
+)
 from autocompress.compression.verify import Run, batch_size, compare, differences, rounds_activations
 from autocompress.errors import CompressionError, ConfigError, StoreError, first_line
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
@@ -268,6 +275,8 @@ def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: Export
 def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: ExportedProgram) -> _Checked:
     try:
         with suppress_output("torch.export"):
+            if has_dataclasses(inputs):
+                program.example_inputs = None  # they are saved by pickle, and not loaded again
             torch.export.save(program, path)
             program = torch.export.load(path)
             loaded = program.module()
