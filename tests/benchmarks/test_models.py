@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.benchmarks.models import table
+from tests.benchmarks.models.__main__ import is_known
 from tests.benchmarks.models.rows import GIBIBYTE, RESULTS, Job, Rows, fill, memory_of
 from tests.docs.pages import ROOT
 
@@ -65,13 +66,27 @@ def test_the_readme_has_the_score():
     assert table.sentence(json.loads(RESULTS.read_text())) in (ROOT / "README.md").read_text()
 
 
-def test_rows_that_were_found_are_not_made_again(tmp_path):
+def test_a_row_is_made_again_if_it_lacks_what_is_asked_for(tmp_path):
+    kept = Rows(tmp_path / "rows.json")
+    kept.add("timm/a/l2", row("a"))
+    kept.add("timm/b/l2", row("b", **REFUSED))
+    kept = Rows(tmp_path / "rows.json")
+    whole, refused, other = Entry("a"), Entry("b"), Entry("c")
+    assert is_known(kept, whole, "l2", (0.5,), True, failed=False)
+    assert not is_known(kept, whole, "l2", (0.5, 0.75), True, failed=False)
+    assert is_known(kept, refused, "l2", (0.5, 0.75), True, failed=False)
+    assert not is_known(kept, refused, "l2", (0.5,), True, failed=True)
+    assert not is_known(kept, other, "l2", (0.5,), False, failed=False)
+
+
+def test_rows_are_kept_as_they_are_found(tmp_path):
     path, made = tmp_path / "rows.json", []
-    Rows(path).add("timm/a/l2", row("a"))
     kept = Rows(path)
-    fill(kept, wanted("a", "b"), start(made, lambda report: report({"x": 1})), 2, 1, 60, time.monotonic() + 60, print)
+    kept.add("timm/a/l2", row("a"))
+    fill(kept, wanted("b"), start(made, lambda report: report({"x": 1})), 2, 1, 60, time.monotonic() + 60, print)
     assert made == ["b"]
     assert Rows(path).rows["timm/b/l2"] == {"group": "timm", "family": "b", "model": "b", "algorithm": "l2", "x": 1}
+    assert Rows(path).rows["timm/a/l2"] == row("a")
 
 
 class Entry:

@@ -71,22 +71,31 @@ def parser():
     return made
 
 
+def is_known(rows, entry, algorithm, rates, exports, failed):
+    """Whether a row is there and has all that is to be measured, or fails and is not to be made again for that."""
+    row = rows.rows.get(key(entry, algorithm))
+    if row is None or (failed and failures(row)):
+        return False
+    found = row.get("rates", {})
+    whole = "None" in found or {str(rate) for rate in rates} <= found.keys()
+    return bool(failures(row)) or (whole and ("onnx" in row or not exports))
+
+
 def run(arguments, rows):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     wanted = list(chosen(arguments))
     for package in {catalog.GROUPS[entry.group][0] for entry, _ in wanted}:
         importlib.import_module(package)
-    for name in (key(*pair) for pair in wanted):
-        if arguments.again or (arguments.failed and failures(rows.rows.get(name))):
-            rows.rows.pop(name, None)
+    quick = arguments.quick
+    rates, exports = RATES[:1] if quick else RATES, not quick
+    wanted = [pair for pair in wanted if arguments.again or not is_known(rows, *pair, rates, exports, arguments.failed)]
 
     def start(entry, algorithm):
-        quick = arguments.quick
-        work = functools.partial(measured, entry, algorithm, RATES[:1] if quick else RATES, not quick)
+        work = functools.partial(measured, entry, algorithm, rates, exports)
         return Job(entry, algorithm, lambda report: work(report, arguments.seconds))
 
-    minutes = arguments.minutes or (9.5 if arguments.quick else 1e6)
+    minutes = arguments.minutes or (9.5 if quick else 1e6)
     until = time.monotonic() + 60 * minutes
     fill(rows, wanted, start, arguments.jobs, arguments.gibibytes, 8 * arguments.seconds, until, note)
 

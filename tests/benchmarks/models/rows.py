@@ -28,9 +28,6 @@ class Rows:
         self.path = Path(path)
         self.rows = json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def __contains__(self, name):
-        return name in self.rows
-
     def add(self, name, row):
         """Keep a row and write the file, which always is whole."""
         self.rows[name] = row
@@ -104,7 +101,7 @@ def memory_of(number):
 
 
 def fill(rows, wanted, start, jobs, gibibytes, seconds, until, note):
-    """Make the rows that are missing.
+    """Make rows.
 
     Args:
         rows: filled.
@@ -116,7 +113,7 @@ def fill(rows, wanted, start, jobs, gibibytes, seconds, until, note):
         until: when to start no more, by time.monotonic.
         note: called with each row.
     """
-    left, running = [pair for pair in wanted if key(*pair) not in rows], []
+    left, running = list(wanted), []
     while running or (left and time.monotonic() < until):
         while left and len(running) < jobs and time.monotonic() < until:
             running.append(start(*left.pop(0)))
