@@ -26,7 +26,7 @@ from autocompress import AbstractAutoCompressionModule, AccuracyBudget, AutoComp
 
 SENTENCES = int(os.environ.get("MINILM_SENTENCES", "1600"))  # a quarter each to validate and to test
 LENGTH = 32  # the most tokens of a sentence
-BATCH = 32
+BATCH = 16
 LEARNING_RATE = 3e-4
 WORDS = range(6, 40)
 """Words of a sentence."""
@@ -55,10 +55,13 @@ def files():
 
 @functools.cache
 def uncompressed():
-    """The encoder as it was trained."""
+    """The encoder as it was trained, without dropout: embeddings are learned, not classes."""
     from transformers import BertModel
 
-    return Encoder(BertModel.from_pretrained(files(), local_files_only=True, add_pooling_layer=False)).eval()
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return Encoder(
+        BertModel.from_pretrained(files(), local_files_only=True, add_pooling_layer=False, **no_dropout)
+    ).eval()
 
 
 def sentences():
