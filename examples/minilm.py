@@ -166,7 +166,7 @@ class MiniLmModule(AbstractAutoCompressionModule):
 
 if __name__ == "__main__":
     experiment = AutoCompressionExperiment(MiniLmModule, "local")
-    experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "taylorfo.json"
+    experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "mean_activation.json"
     experiment.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
     experiment.run(None)
     print(experiment.result.summary())
