@@ -27,7 +27,7 @@ from autocompress import AbstractAutoCompressionModule, AccuracyBudget, AutoComp
 SENTENCES = int(os.environ.get("MINILM_SENTENCES", "1600"))  # a quarter each to validate and to test
 LENGTH = 32  # the most tokens of a sentence
 BATCH = 16
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-4
 WORDS = range(6, 40)
 """Words of a sentence."""
 
