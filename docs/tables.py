@@ -8,9 +8,12 @@ for each of them; everything else is read from the package.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 TABLE = re.compile(r"<!-- table: (\w+) -->")
@@ -387,6 +390,17 @@ def _cell(text: str) -> str:
     return "`".join(parts)
 
 
+def models() -> str:
+    """What the zoo of models found: `tests/benchmarks/models`."""
+    folder = Path(__file__).parents[1] / "tests" / "benchmarks" / "models"
+    spec = importlib.util.spec_from_file_location("zoo_tables", folder / "table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return str(table.page(json.loads((folder / "results.json").read_text())))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
@@ -401,5 +415,6 @@ TABLES: dict[str, Callable[[], str]] = {
         key_formats,
         value_types,
         commands,
+        models,
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import io
 import itertools
@@ -13,7 +14,7 @@ import logging
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -70,14 +71,14 @@ def copy_model(model: nn.Module, memo: Mapping[int, Any] = MappingProxyType({}))
     """A deep copy; `memo` has what replaces objects, by their ids, as for copy.deepcopy.
 
     copy.deepcopy refuses tensors that autograd has made; `weight_norm`, `spectral_norm` and the masks of
-    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass; recurrent layers keep
-    those that are parametrized in a list.
+    torch.nn.utils.prune leave such weights in their layers, made anew before each forward pass. Some layers keep what
+    they computed from parameters, also in dictionaries, and recurrent ones their parametrized weights in a list.
     """
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
-        for value in (*vars(module).values(), *(getattr(module, "_flat_weights", None) or ()))
-        if isinstance(value, torch.Tensor) and not value.is_leaf
+        for value in flatten_tensors([*vars(module).values(), getattr(module, "_flat_weights", None)])
+        if not value.is_leaf
     }
     with torch.no_grad():  # else a scripted module's copy could not be trained: its parameters would be results
         copied: nn.Module = copy.deepcopy(model, {**computed, **memo})
@@ -176,21 +177,42 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move every tensor in nested sequences and mappings to a device."""
+    """Move every tensor in nested sequences, mappings and dataclasses to a device."""
     return map_tensors(value, lambda tensor: tensor.to(device))
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Apply a function to every tensor in nested sequences and mappings."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
+    """Apply a function to every tensor in nested sequences, mappings and dataclasses, whose types stay."""
+    return (
+        change(value) if isinstance(value, torch.Tensor) else map_items(value, lambda item: map_tensors(item, change))
+    )
+
+
+def map_items(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply a function to the items of a sequence, values of a mapping or fields of a dataclass; its type stays."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, change) for item in value))
+        return type(value)(*map(change, value))
     if isinstance(value, list | tuple):
-        return type(value)(map_tensors(item, change) for item in value)
+        return type(value)(map(change, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # Hugging Face's outputs are mappings as well
+        return _with_fields(value, {each.name: change(getattr(value, each.name)) for each in dataclasses.fields(value)})
     if isinstance(value, Mapping):
-        return {key: map_tensors(item, change) for key, item in value.items()}
+        items = {key: change(item) for key, item in value.items()}
+        return items if type(value) is dict or not isinstance(value, MutableMapping) else _with_items(value, items)
     return value
+
+
+def _with_fields(record: Any, values: Mapping[str, Any]) -> Any:
+    copied, frozen_fields = copy.copy(record), type(record).__dataclass_params__.frozen
+    for name, value in values.items():
+        object.__setattr__(copied, name, value) if frozen_fields else setattr(copied, name, value)
+    return copied
+
+
+def _with_items(mapping: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
+    copied = copy.copy(mapping)
+    copied.update(items)
+    return copied
 
 
 def positional_parameters(model: nn.Module) -> list[inspect.Parameter]:
@@ -232,6 +254,46 @@ def positional_arguments(model: nn.Module, arguments: tuple[Any, ...], keywords:
             )
     last = 1 + max(map(names.index, keywords))
     return *arguments, *(keywords.get(each.name, each.default) for each in parameters[len(arguments) : last])
+
+
+def take_keywords_by_position(model: nn.Module) -> nn.Module:
+    """The model, or one of the same parts whose forward takes by position, last, what it takes by keyword only.
+
+    Its class is a subclass of the same name. A model that takes `*inputs` is left as it is.
+    """
+    names = [each.name for each in _parameters(model) if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    if not names or takes_any_number(model) or "forward" in vars(model):
+        return model
+    kind, count = type(model), len(positional_parameters(model))
+    call: Callable[..., Any] = kind.forward
+
+    @functools.wraps(call)
+    def forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        only = dict(zip(names, arguments[count:], strict=False))
+        return call(self, *arguments[:count], **only, **keywords)
+
+    vars(forward)["__signature__"] = _by_position(inspect.signature(call))
+    own = {
+        "forward": forward,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    model = copy.copy(model)
+    model.__class__ = type(kind.__name__, (kind,), own)
+    return model
+
+
+def _by_position(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with parameters instead of those by keyword only; behind one with a default each has one."""
+    found, has_default = list[inspect.Parameter](), False
+    for each in signature.parameters.values():
+        has_default |= each.default is not inspect.Parameter.empty
+        if each.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = None if has_default and each.default is inspect.Parameter.empty else each.default
+            each = each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+        found.append(each)
+    return signature.replace(parameters=found)
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:

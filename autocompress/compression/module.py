@@ -20,8 +20,10 @@ from autocompress.compression.model_state import (
     device_of,
     eval_mode,
     flatten_tensors,
+    map_items,
     positional_arguments,
     positional_parameters,
+    take_keywords_by_position,
     takes_any_number,
     to_device,
     without_wrappers,
@@ -202,7 +204,7 @@ def fresh_model(module: ModuleClass) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
     try:
-        return copy_model(without_wrappers(model))
+        return take_keywords_by_position(copy_model(without_wrappers(model)))
     except Exception as error:
         raise ModuleError(
             f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"
@@ -380,10 +382,10 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _first(value: Any) -> Any:
-    """The first sample of a tensor, or of those in a dictionary; a list may be one of samples."""
-    if isinstance(value, Mapping):
-        return {key: _first(item) for key, item in value.items()}
-    return value[:1] if isinstance(value, torch.Tensor) and value.dim() else value
+    """The first sample of a tensor, or of those in a dictionary or dataclass; a list may be one of samples."""
+    if isinstance(value, torch.Tensor):
+        return value[:1] if value.dim() else value
+    return value if isinstance(value, list | tuple) else map_items(value, _first)
 
 
 def _advice(value: Any) -> str:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from autocompress.compression.model_state import (
     device_of,
     eval_mode,
+    map_items,
     map_tensors,
     positional_parameters,
     suppress_output,
@@ -39,7 +40,7 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], *, any_batch
     Raises:
         CompressionError: torch.export cannot trace the model.
     """
-    inputs = to_device(example_inputs, device_of(model))
+    inputs = register_dataclasses(to_device(example_inputs, device_of(model)))
     graph = model.graph if isinstance(model, Int8Model) else model
     with eval_mode(model), torch.no_grad(), suppress_output("torch.export"), giving_plain_outputs(graph):
         try:
@@ -47,6 +48,26 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], *, any_batch
             return torch.export.export(graph, inputs, strict=False) if program is None else program
         except Exception as error:
             raise CompressionError(f"torch.export must be able to trace the model; {first_line(error)}") from error
+
+
+def register_dataclasses(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs, after telling torch.export which of them are dataclasses."""
+
+    def register(value: Any) -> Any:
+        if _is_record(value) and type(value) not in pytree.SUPPORTED_NODES:
+            name = f"{type(value).__module__}.{type(value).__qualname__}"
+            torch.export.register_dataclass(type(value), serialized_type_name=name)
+        return map_items(value, register)
+
+    register(inputs)
+    return inputs
+
+
+def has_dataclasses(value: Any) -> bool:
+    """Whether a value is a dataclass, or has one in its sequences and mappings."""
+    if isinstance(value, Mapping) and not _is_record(value):
+        return any(map(has_dataclasses, value.values()))
+    return any(map(has_dataclasses, value)) if isinstance(value, list | tuple) else _is_record(value)
 
 
 def giving_plain_outputs(model: nn.Module) -> AbstractContextManager[None]:
@@ -108,16 +129,24 @@ def triple_batch(inputs: tuple[Any, ...], free: list[bool]) -> tuple[Any, ...]:
 
 def dynamic_batch_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The `dynamic_shapes` argument of torch.export: dimension 0 of every tensor is `Dim.AUTO`."""
-    shapes = tuple(
-        pytree.tree_map(
-            lambda value: {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.dim() else None, item
-        )
-        for item in inputs
-    )
+    shapes = tuple(pytree.tree_map(_dynamic_batch, item, is_leaf=_is_record) for item in inputs)
     if not takes_any_number(model):
         return shapes
     named = len(positional_parameters(model))
     return (*shapes[:named], shapes[named:])  # those of `*inputs` are one argument
+
+
+def _dynamic_batch(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return {0: torch.export.Dim.AUTO} if value.dim() else None
+    if not _is_record(value):
+        return None
+    items = value.values() if isinstance(value, Mapping) else (getattr(value, each.name) for each in _fields(value))
+    return [pytree.tree_map(_dynamic_batch, item, is_leaf=_is_record) for item in items]  # as torch.export wants it
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def dynamic_batches(program: ExportedProgram) -> list[bool]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from autocompress.compression.model_state import copy_model, flatten_tensors, forward_outputs
+from autocompress.compression.model_state import copy_model, flatten_tensors, forward_outputs, map_tensors
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.rounding import ActivationQuantizer
 from autocompress.errors import CompressionError, first_line
@@ -124,7 +123,7 @@ def _tolerances(
             max(own, _CHAOS * max(moved))
             for own, *moved in zip(allowed, *(differences(wanted, other) for other in others), strict=True)
         ]
-    nudged = [pytree.tree_map(partial(_perturb, generator=generator), inputs) for generator in generators]
+    nudged = [map_tensors(inputs, partial(_perturb, generator=generator)) for generator in generators]
     return [
         max(each)
         for each in zip(allowed, *(differences(wanted, forward_outputs(model, x)) for x in nudged), strict=True)
@@ -147,8 +146,8 @@ def _perturbed_model(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return copied
 
 
-def _perturb(value: Any, generator: torch.Generator) -> Any:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
+def _perturb(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not value.is_floating_point() or not value.numel():
         return value
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
     return value + _PERTURBATION * value.abs().max() * noise

@@ -23,13 +23,21 @@ from autocompress.compression.model_state import (
     flatten_tensors,
     forward_outputs,
     suppress_output,
+    take_keywords_by_position,
     to_device,
     without_wrappers,
 )
 from autocompress.compression.module import argument_inputs
 from autocompress.compression.quantization.int8 import Int8Model
 from autocompress.compression.quantization.stored_linear import stored_layers
-from autocompress.compression.tracing import batch_symbol, dynamic_batches, export_graph, triple_batch, user_inputs
+from autocompress.compression.tracing import (
+    batch_symbol,
+    dynamic_batches,
+    export_graph,
+    has_dataclasses,
+    triple_batch,
+    user_inputs,
+)
 from autocompress.compression.verify import Run, batch_size, compare, differences, rounds_activations
 from autocompress.errors import CompressionError, ConfigError, StoreError, first_line
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
@@ -183,7 +191,7 @@ def export(
         StoreError: the files cannot be written, or the path exists and is no earlier export.
     """
     target, started = Path(path), time.monotonic()
-    model = without_wrappers(model)
+    model = take_keywords_by_position(without_wrappers(model))
     inputs = argument_inputs(model, example_inputs, "example_inputs")
     write = _writer(target, original)
     _require_replaceable(target)
@@ -269,6 +277,8 @@ def _onnx(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: Export
 def _pt2(model: nn.Module, path: Path, inputs: tuple[Any, ...], program: ExportedProgram) -> _Checked:
     try:
         with suppress_output("torch.export"):
+            if has_dataclasses(inputs):
+                program.example_inputs = None  # they are saved by pickle, and not loaded again
             torch.export.save(program, path)
             program = torch.export.load(path)
             loaded = program.module()

@@ -208,12 +208,12 @@ def check_conformance(
     found = [compress(module, algorithm, rate, reference_model) for rate in requested]
     _check_rates(found, reference_model)
     for each in found:
-        _check_outputs(each.finished, reference_model)
+        check_outputs(each.finished, reference_model)
         _check_head(each.finished, reference_model.original)
     last = found[-1]
     if isinstance(last.compressions[0], FilterCompression):
         check_cut(module, registered(algorithm).stages[0].name, rates[-1], reference_model)
-    _check_reload(last, reference_model)
+    check_reload(last, reference_model)
     layout = _layout(module, algorithm, last.finished)
     if exported is None or layout not in exported:
         _check_export(last.finished, reference_model)
@@ -294,7 +294,8 @@ def _check_rates(found: Sequence[Compressed], reference_model: ReferenceModel) -
             assert sizes[0] >= sizes[1], f"{name} must not rise with the rate; {sizes[0]} became {sizes[1]}"
 
 
-def _check_outputs(finished: nn.Module, reference_model: ReferenceModel) -> None:
+def check_outputs(finished: nn.Module, reference_model: ReferenceModel) -> None:
+    """Check that a finished model has finite outputs of the uncompressed one's shapes; AssertionError if not."""
     before, after = (forward_outputs(model, reference_model.inputs) for model in (reference_model.original, finished))
     shapes = [[tuple(tensor.shape) for tensor in each] for each in (before, after)]
     assert shapes[0] == shapes[1], f"the outputs' shapes must stay; {shapes[0]} became {shapes[1]}"
@@ -310,7 +311,8 @@ def _check_head(finished: nn.Module, original: nn.Module) -> None:
         assert width[0] == width[1], f"the output layer must keep its width; {width[1]} became {width[0]}"
 
 
-def _check_reload(compressed: Compressed, reference_model: ReferenceModel) -> None:
+def check_reload(compressed: Compressed, reference_model: ReferenceModel) -> None:
+    """Check that a checkpoint gives the same outputs bit for bit and the same rate; AssertionError if not."""
     finished = compressed.finished
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(finished, Path(folder, "checkpoint"), reference_model.original)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, UserDict, defaultdict
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def test_a_model_whose_weights_are_computed_is_copied(how: str) -> None:
             parameter.add_(1)
         assert not torch.allclose(copied(x), before)
         assert torch.equal(model(x), before), "the copy has parameters of its own"
+
+
+def test_a_model_that_keeps_what_it_computed_is_copied() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.biases, self.cache = nn.Parameter(torch.ones(3)), dict[str, list[torch.Tensor]]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache["cpu"] = [self.biases * 2]
+            return x + self.cache["cpu"][0]
+
+    model, x = Caching(), torch.zeros(3)
+    model(x)
+    assert torch.equal(copy_model(model)(x), model(x))
 
 
 def test_the_copy_of_a_scripted_model_learns_what_the_model_does() -> None:
@@ -112,6 +128,31 @@ def test_hooks_are_removed_when_the_block_fails() -> None:
 class Answer:
     logits: torch.Tensor
     others: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    first: torch.Tensor
+    name: str = "kept"
+
+
+def test_tensors_are_changed_and_containers_stay_what_they_are() -> None:
+    one = torch.ones(2)
+    given = (
+        [one, {"a": Answer(one, [one])}],
+        Frozen(one, "name"),
+        OrderedDict(a=one),
+        defaultdict(list, a=one),
+        UserDict(a=one),
+        MappingProxyType({"a": one}),
+    )
+    found = map_tensors(given, lambda tensor: tensor + 1)
+    assert [type(each) for each in found] == [list, Frozen, OrderedDict, defaultdict, UserDict, dict]
+    assert type(found[0][1]["a"]) is Answer
+    assert found[1].name == "name"
+    assert found[3].default_factory is list
+    assert [tensor.tolist() for tensor in flatten_tensors(found)] == [[2.0, 2.0]] * 8
+    assert all(tensor is one for tensor in flatten_tensors(given))
 
 
 def test_tensors_are_found_in_all_kinds_of_containers_in_order() -> None:

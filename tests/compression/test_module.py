@@ -225,7 +225,12 @@ class AnyNumber(nn.Module):
 
 
 class ByKeyword(nn.Module):
-    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, *, mask: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        return ids * mask * scale
+
+
+class AnyNumberByKeyword(nn.Module):
+    def forward(self, *inputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return x
 
 
@@ -266,6 +271,20 @@ class TestNamedInputs:
         assert (mask, kinds) == (None, None)
         assert torch.equal(labels, LABELS[:1])
 
+    def test_what_is_taken_by_keyword_only_is_placed_behind_the_others(self) -> None:
+        mask = torch.eye(4, 3)
+        for hooks in (
+            {"example_inputs": {"mask": mask[:1], "ids": IDS[:1]}},
+            {"calibration_data": [{"ids": IDS, "mask": mask}]},
+            {"evaluator": lambda model: model(IDS, mask=mask)},
+        ):
+            found = example_inputs(with_inputs(ByKeyword(), **hooks))
+            assert [torch.equal(*pair) for pair in zip(found, (IDS[:1], mask[:1]), strict=True)] == [True, True]
+        model = fresh_model(with_inputs(ByKeyword()))
+        assert torch.equal(model(IDS, mask), IDS * mask * 2)
+        assert torch.equal(model(IDS, mask=mask, scale=3.0), IDS * mask * 3)
+        assert type(model).__name__ == "ByKeyword"
+
     def test_a_dictionary_may_be_the_argument_itself(self) -> None:
         batch = {"left": IDS, "right": IDS}
         for hooks in ({"calibration_data": [batch]}, {"evaluator": lambda model: model(batch)}):
@@ -291,7 +310,7 @@ class TestNamedInputs:
                 r"calibration_data\(\): the forward of Two needs 'right'; given by name is left",
             ),
             (
-                ByKeyword(),
+                AnyNumberByKeyword(),
                 {"evaluator": lambda model: model(x=IDS)},
                 "take every input by position, .*'x' is passed .*it takes nothing and, by keyword only, x",
             ),

@@ -107,6 +107,27 @@ def test_outputs_without_names_keep_their_places():
     assert plain_outputs({"text": "a", "none": None}) is None
 
 
+@dataclass
+class Pair:
+    left: torch.Tensor
+    right: list[torch.Tensor]
+    name: str = ""
+
+
+class OfPairs(nn.Module):
+    def forward(self, pair: Pair) -> torch.Tensor:
+        assert isinstance(pair, Pair)
+        return pair.left @ pair.right[0].T
+
+
+def test_a_dataclass_is_an_input_with_a_free_batch():
+    inputs = (Pair(torch.ones(2, 3), [torch.ones(4, 3)]),)
+    program = export_graph(OfPairs(), inputs)
+    assert dynamic_batches(program)[:2] == [True, True]
+    larger = (Pair(torch.ones(5, 3), [torch.ones(7, 3)]),)
+    assert program.module()(*larger).shape == (5, 7)
+
+
 class AnyNumber(nn.Module):
     def forward(self, first, *others):
         return first + sum(others)

@@ -122,7 +122,10 @@ def _elementwise(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any
     return _damped(input)
 
 
-def _leaky_relu(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG001
+def _leaky_relu(func: _Function, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if not input.is_floating_point():  # positions, which must stay within their bounds
+        result: torch.Tensor = func(input, *args, **kwargs)
+        return result
     return functional.leaky_relu(input, 0.25)
 
 

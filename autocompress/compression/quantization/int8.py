@@ -16,7 +16,7 @@ from torch import fx, nn
 from autocompress.compression.model_state import positional_arguments, suppress_output
 from autocompress.compression.quantization.graphs import GRAPH, graph_from_dict, graph_to_dict
 from autocompress.compression.state_values import DTYPES
-from autocompress.errors import StoreError
+from autocompress.errors import ModuleError, StoreError
 from autocompress.records import LayerSize
 
 TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
@@ -63,6 +63,13 @@ class GraphModel(nn.Module):
         Raises:
             ModuleError: an argument is none of the graph's.
         """
+        others = [name for name in keywords if name not in self._names]
+        others += map(str, range(len(self._names), len(arguments)))
+        if others:
+            raise ModuleError(
+                f"a quantized model takes the arguments that example_inputs() has, {', '.join(self._names)}; it was "
+                f"given {others[0]!r} too: leave it out, or return it from example_inputs()"
+            )
         given = positional_arguments(self, arguments, keywords)
         outputs = self.graph(*given, *[None] * (len(self._names) - len(given)))
         return NamedOutputs(outputs) if type(outputs) is dict else outputs

@@ -116,13 +116,17 @@ addbmm addmm addmv addr baddbmm bmm cdist chain_matmul cross dot einsum fft_fft 
 fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
 fft_rfftn inner kron linalg_cross linalg_matmul linalg_multi_dot linalg_vecdot matmul mm mv outer tensordot vdot
 """
+_LOSSES = """
+binary_cross_entropy binary_cross_entropy_with_logits cross_entropy_loss huber_loss kl_div l1_loss mse_loss nll_loss
+nll_loss2d nll_loss_nd smooth_l1_loss soft_margin_loss
+"""
 _MAKERS = """
 arange eye full full_like linspace new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like
 """
 _CHECKS = """
 item sym_constrain_range sym_constrain_range_for_size sym_numel sym_size _assert_scalar _assert_tensor_metadata
 """
-_PURE = frozenset("".join((_ELEMENTWISE, _REDUCTIONS, _SHAPES, _LAYERS, _PRODUCTS, _MAKERS, _CHECKS)).split())
+_PURE = frozenset("".join((_ELEMENTWISE, _REDUCTIONS, _SHAPES, _LAYERS, _PRODUCTS, _LOSSES, _MAKERS, _CHECKS)).split())
 _IN_PLACE = frozenset(f"{name}_" for name in _PURE if not name.startswith("_")) | {"copy_"}
 _QUANTIZING = frozenset(
     f"{way}_{per}"

@@ -27,7 +27,13 @@ from autocompress.compression.model_state import (
 from autocompress.compression.quantization.graphs import tensor_name, why_unstorable
 from autocompress.compression.quantization.int8 import TORCHAO_LOGGERS, GraphModel, Int8Model, register_buffer
 from autocompress.compression.quantization.operators import set_mode
-from autocompress.compression.tracing import are_named, dynamic_batch_shapes, giving_plain_outputs, without_batch_of_one
+from autocompress.compression.tracing import (
+    are_named,
+    dynamic_batch_shapes,
+    giving_plain_outputs,
+    register_dataclasses,
+    without_batch_of_one,
+)
 from autocompress.compression.verify import differences
 from autocompress.errors import CompressionError, StoreError, first_line
 
@@ -187,7 +193,8 @@ class QatModel(GraphModel):
         self._observe(True)
         try:
             for arguments in inputs:
-                self.graph(*to_device(arguments, device_of(self)))
+                # What the example inputs lack, such as labels, is no input of the graph.
+                self.run_graph(to_device(arguments[: len(self._names)], device_of(self)), {})
         except Exception as error:
             raise CompressionError(f"the exported graph must accept the module's data; {first_line(error)}") from error
         finally:
@@ -328,7 +335,7 @@ def _with_quantizers(graph: Any, left_out: Collection[str]) -> fx.GraphModule:
 
 def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     """The model's training graph, for batches of any size."""
-    inputs = to_device(example_inputs, device_of(model))
+    inputs = register_dataclasses(to_device(example_inputs, device_of(model)))
     dynamic = dynamic_batch_shapes(model, inputs)
     try:
         return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()

@@ -85,6 +85,13 @@ def test_relu_leaks_so_that_every_channel_shows():
     assert bool((answer[X < 0] < 0).all())
 
 
+def test_positions_stay_within_their_bounds():
+    positions = torch.arange(-3, 4)
+    with NeutralNormalization():
+        assert torch.clamp(positions, 0, 2).tolist() == [0, 0, 0, 0, 1, 2, 2]
+        assert positions.clamp(min=-1).tolist() == [-1, -1, -1, 0, 1, 2, 3]
+
+
 def test_wrong_shapes_are_errors_as_outside_of_it():
     with pytest.raises(RuntimeError):
         neutral(nn.LayerNorm(8), torch.randn(3, 7))

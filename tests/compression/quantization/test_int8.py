@@ -82,7 +82,7 @@ def test_arguments_and_outputs_have_names():
         assert model(scale=torch.ones(5, 1), ids=torch.randn(5, 4)).scores.shape == (5, 2)
         with pytest.raises(AttributeError, match="the model's outputs are scores; there is no 'logits'"):
             answer.logits  # noqa: B018
-        with pytest.raises(ModuleError, match="'labels' is passed by keyword, and it takes ids, mask, scale"):
+        with pytest.raises(ModuleError, match="has, ids, mask, scale; it was given 'labels' too: leave it out"):
             model(ids=ids, labels=scale)
 
 

@@ -1,0 +1,1 @@
+"""The models that people bring, compressed: `python -m tests.benchmarks.models`."""
