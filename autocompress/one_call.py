@@ -44,6 +44,7 @@ def compress(
     example_inputs: Any = None,
     calibration_data: Any = None,
     holdout_evaluate: Callable[..., Any] | None = None,
+    sensitivity_loss: Callable[..., Any] | None = None,
     higher_is_better: bool = True,
     search_space: SearchSpaceSource | None = None,
     objective: str | None = None,
@@ -84,6 +85,8 @@ def compress(
             data, or the first ones that `evaluate` passes to the model.
         calibration_data: batches of training inputs.
         holdout_evaluate: as `evaluate`, on data that the search does not use.
+        sensitivity_loss: returns the loss of a model, for allocations by sensitivity, which otherwise look at how far
+            outputs move.
         higher_is_better: direction of the accuracy; False for a loss.
         search_space: layers and rates of algorithms, instead of `algorithm`.
         objective: what trials are compared by: `rate`, `size`, `macs`, `latency`; by default the rate of one algorithm,
@@ -111,6 +114,7 @@ def compress(
         model,
         evaluate=evaluate,
         holdout_evaluate=holdout_evaluate,
+        sensitivity_loss=sensitivity_loss,
         train_epoch=train_epoch,
         optimizer=optimizer,
         scheduler=scheduler,

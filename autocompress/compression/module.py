@@ -26,7 +26,7 @@ from autocompress.compression.model_state import (
     to_device,
     without_wrappers,
 )
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import AutoCompressError, ModuleError, first_line, short
 from autocompress.evaluation import Evaluation, EvaluatorAnswer, describe, read_evaluation
 
 Evaluator = Callable[[nn.Module], EvaluatorAnswer]
@@ -139,9 +139,8 @@ def require_module_class(module: object) -> None:
         ModuleError: it is not.
     """
     if not isinstance(module, type):
-        raise ModuleError(
-            f"a compression module must be a class; got {module!r}: functions and models are for autocompress.compress"
-        )
+        remedy = "autocompress.compress takes models and functions"
+        raise ModuleError(f"a compression module must be a class; got {short(module)}: {remedy}")
     if not issubclass(module, AbstractAutoCompressionModule):
         raise ModuleError(
             f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"

@@ -151,10 +151,10 @@ def _unknown(name: str, own: str, roles: Iterable[str]) -> str:
             f"{name} must evaluate the model and not train it; it takes {own!r}, as a training function does: are "
             f"train_epoch and {name} interchanged?"
         )
-    known = "; ".join(", ".join(NAMES[role]) for role in roles)
+    known = ", ".join(" or ".join(NAMES[role][:2]) for role in roles)
     return (
-        f"{name} must take arguments by names that are known; it needs {own!r} (known: {known}; {', '.join(_LOADERS)}):"
-        " give the others by functools.partial or in a lambda"
+        f"{name} must take arguments by names that are known; it needs {own!r} (known: {known}, {' or '.join(_LOADERS)}"
+        "): name it so, or give its value by functools.partial or in a lambda"
     )
 
 
@@ -189,6 +189,7 @@ _ARGUMENT_NAMES = {
     "optimizer_factory": "optimizer",
     "lr_scheduler_factory": "scheduler",
     "criterion": "criterion",
+    "sensitivity_loss": "sensitivity_loss",
     "example_inputs": "example_inputs",
     "calibration_data": "calibration_data",
     "higher_is_better": "higher_is_better",
@@ -200,6 +201,7 @@ def live_module(
     *,
     evaluate: Callable[..., Any] | None = None,
     holdout_evaluate: Callable[..., Any] | None = None,
+    sensitivity_loss: Callable[..., Any] | None = None,
     train_epoch: Callable[..., Any] | None = None,
     optimizer: Any = None,
     scheduler: Any = None,
@@ -218,12 +220,21 @@ def live_module(
         ConfigError: an argument is of another kind, or a function takes an argument that is not known or not given.
     """
     given = {"criterion": criterion, "train_loader": train_loader, "validation_loader": validation_loader}
+    for name in ("train_loader", "validation_loader"):
+        if isinstance(given[name], Iterator) or not (given[name] is None or isinstance(given[name], Iterable)):
+            raise ConfigError(
+                f"{name} must give its batches in every epoch, as a DataLoader does; got {describe(given[name])}"
+            )
     hooks: dict[str, Any] = {"model": model, "criterion": criterion, "example_inputs": example_inputs}
     names = dict(_ARGUMENT_NAMES)
     for name, function in (("evaluate", evaluate), ("holdout_evaluate", holdout_evaluate)):
         if function is not None:
             hook = "evaluator" if name == "evaluate" else "holdout_evaluator"
             hooks[hook] = _evaluator(NamedFunction.evaluation(function, given, name), given)
+    if sensitivity_loss is not None:
+        hooks["sensitivity_loss"] = _measuring(
+            NamedFunction.evaluation(sensitivity_loss, given, "sensitivity_loss"), given
+        )
     if train_epoch is not None:
         hooks["post_compress_finetuning_trainer"] = _trainer(NamedFunction.training(train_epoch, given), given)
     if (train_epoch is None) != (optimizer is None):
@@ -241,7 +252,7 @@ def live_module(
     body |= {"higher_is_better": higher_is_better, "argument_names": names}
     made = type(kind, (LiveModule,), body)
     digest = _hash_of_model(without_wrappers(model))
-    code = [evaluate, train_epoch, optimizer, scheduler, criterion, holdout_evaluate]
+    code = [evaluate, train_epoch, optimizer, scheduler, criterion, holdout_evaluate, sensitivity_loss]
     made.reference = LiveReference(made, kind, digest, _hash_of(digest, *map(_code, code)))
     return made
 
@@ -252,13 +263,22 @@ def _returning(value: Any) -> Callable[..., Any]:
 
 
 def _evaluator(function: NamedFunction, given: Mapping[str, Any]) -> Callable[[nn.Module], Any]:
+    measure = _measuring(function, given)
+
     def evaluated(model: nn.Module) -> Any:
-        with raising(f"{function.name} must return the accuracy of the model that it is given"):
-            answer = function(model=model, device=device_of(model), **given)
+        answer = measure(model)
         read_evaluation(answer, function.name)
         return answer
 
     return evaluated
+
+
+def _measuring(function: NamedFunction, given: Mapping[str, Any]) -> Callable[[nn.Module], Any]:
+    def measured(model: nn.Module) -> Any:
+        with raising(f"{function.name} must measure the model that it is given"):
+            return function(model=model, device=device_of(model), **given)
+
+    return measured
 
 
 def _trainer(function: NamedFunction, given: Mapping[str, Any]) -> Callable[..., None]:

@@ -157,6 +157,7 @@ def sensitivity(
     example_inputs: Any = None,
     *,
     calibration_data: Any = None,
+    loss: Callable[..., Any] | None = None,
     **arguments: Any,
 ) -> Sensitivity:
     """How far a model's outputs move where one layer, with those that lose filters together with it, is narrower.
@@ -166,6 +167,7 @@ def sensitivity(
         algorithm: a pruner of filters, whose ranking chooses the filters.
         example_inputs: as for `compress`; by default of the calibration data.
         calibration_data: batches of inputs, on which the outputs are compared; by default the example inputs.
+        loss: of a model, lower is better, whose rise is measured; None: how far the outputs move.
         arguments: of the algorithm.
 
     Returns:
@@ -178,7 +180,9 @@ def sensitivity(
     """
     _require_kind("sensitivity", algorithm, "pruner")
     with preserved_rng_state():
-        module, reference = _prepared(model, example_inputs, _data(example_inputs, calibration_data), None)
+        module, reference = _prepared(
+            model, example_inputs, _data(example_inputs, calibration_data), sensitivity_loss=loss
+        )
         space = _space_of(algorithm, {"allocation": "sensitivity", **arguments})
         probe = SearchProbe(module, AccuracyAwareSettings(), reference, reference_of(module).fingerprint(), cache=None)
         return probe.run(space)[0]
@@ -203,12 +207,10 @@ def _data(example_inputs: Any, calibration_data: Iterable[Any] | None) -> Any:
     return [(example_inputs,) if isinstance(example_inputs, list | tuple) else example_inputs]
 
 
-def _prepared(
-    model: nn.Module, example_inputs: Any, data: Any, evaluate: Callable[..., Any] | None
-) -> tuple[ModuleClass, ReferenceModel]:
-    if example_inputs is None and data is None and evaluate is None:
+def _prepared(model: nn.Module, example_inputs: Any, data: Any, **functions: Any) -> tuple[ModuleClass, ReferenceModel]:
+    if example_inputs is None and data is None and functions.get("evaluate") is None:
         raise ConfigError("example_inputs or calibration_data must be given: the model is run to see its channels")
-    module = live_module(model, evaluate=evaluate, example_inputs=example_inputs, calibration_data=data)
+    module = live_module(model, example_inputs=example_inputs, calibration_data=data, **functions)
     return module, ReferenceModel.of(module)
 
 
@@ -232,7 +234,7 @@ def _applied(
     data = calibration_data if rate is not None else _data(example_inputs, calibration_data)
     with preserved_rng_state():
         seed_everything(0)
-        module, reference = _prepared(model, example_inputs, data, evaluate)
+        module, reference = _prepared(model, example_inputs, data, evaluate=evaluate)
         (entry,) = _space_of(name, arguments).algorithms
         (part,) = read_parameters(entry.parameters(rate)).stages
         applied = AppliedAlgorithms()
