@@ -320,9 +320,9 @@ def _code(given: Any) -> str:
         code = getattr(vars(type(inner)).get("__call__"), "__code__", None)
     if isinstance(code, CodeType):
         return _instructions(code)
-    return getattr(given, "__qualname__", None) or (
-        f"{type(given).__qualname__} {given!r}" if isinstance(given, nn.Module) else _plain(given)
-    )
+    if isinstance(given, nn.Module):
+        return f"{given!r} {_plain({name: value for name, value in vars(given).items() if name[0] != '_'})}"
+    return getattr(given, "__qualname__", None) or _plain(given)
 
 
 def _instructions(code: CodeType) -> str:

@@ -24,6 +24,7 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.trial.live_module import live_module
 from autocompress.trial.probe import SearchProbe
 from autocompress.trial.spec import preserved_rng_state, seed_everything
+from autocompress.trial.tasks import require_hooks
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,12 @@ def prune(
     *,
     calibration_data: Any = None,
     evaluate: Callable[..., Any] | None = None,
+    train_epoch: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    criterion: Any = None,
     **arguments: Any,
 ) -> AppliedCompression:
-    """Remove filters, or zero weights, of a copy of a model at once, without training.
+    """Remove filters, or zero weights, of a copy of a model at once, without fine-tuning it.
 
     Args:
         model: not changed.
@@ -102,6 +106,9 @@ def prune(
         calibration_data: batches of inputs; BatchNorm's statistics are estimated on them again, and algorithms that
             look at data need them.
         evaluate: measures the accuracy of both models, if given.
+        train_epoch: as for `compress`, for algorithms that rank by gradients; the model is not fine-tuned.
+        optimizer: as for `compress`, beside `train_epoch`.
+        criterion: as for `compress`.
         arguments: of the algorithm, such as `allocation="global"`.
 
     Returns:
@@ -110,12 +117,15 @@ def prune(
     Raises:
         ConfigError: an argument breaks a rule.
         CompressionError: the algorithm cannot be applied to the model.
-        ModuleError: the model does not take the inputs, or data is needed.
+        ModuleError: the model does not take the inputs, or the algorithm needs data or training that is not given.
     """
     _require_kind("prune", algorithm, "pruner")
     if not 0 <= rate <= _HIGHEST:
         raise ConfigError(f"rate must be in [0, {_HIGHEST}]; got {rate:g}")
-    return _applied(model, algorithm, rate, example_inputs, calibration_data, evaluate, arguments)
+    functions = {"evaluate": evaluate, "train_epoch": train_epoch, "optimizer": optimizer, "criterion": criterion}
+    with preserved_rng_state():
+        prepared = _prepared(model, example_inputs, calibration_data, **functions)
+        return _applied(*prepared, algorithm, rate, arguments, batches=calibration_data)
 
 
 @checked_arguments
@@ -147,7 +157,9 @@ def quantize(
         ModuleError: the model does not take the inputs.
     """
     _require_kind("quantize", algorithm, "quantizer")
-    return _applied(model, algorithm, None, example_inputs, calibration_data, evaluate, arguments)
+    with preserved_rng_state():
+        prepared = _prepared(model, example_inputs, _data(example_inputs, calibration_data), evaluate=evaluate)
+        return _applied(*prepared, algorithm, None, arguments)
 
 
 @checked_arguments
@@ -223,37 +235,33 @@ def _space_of(name: str, arguments: Mapping[str, Any]) -> SearchSpace:
 
 
 def _applied(
-    model: nn.Module,
+    module: ModuleClass,
+    reference: ReferenceModel,
     name: str,
     rate: float | None,
-    example_inputs: Any,
-    calibration_data: Any,
-    evaluate: Callable[..., Any] | None,
     arguments: Mapping[str, Any],
+    batches: Iterable[Any] | None = None,
 ) -> AppliedCompression:
-    data = calibration_data if rate is not None else _data(example_inputs, calibration_data)
-    with preserved_rng_state():
-        seed_everything(0)
-        module, reference = _prepared(model, example_inputs, data, evaluate=evaluate)
-        (entry,) = _space_of(name, arguments).algorithms
-        (part,) = read_parameters(entry.parameters(rate)).stages
-        applied = AppliedAlgorithms()
-        request = reference.request(part.name, part.rules, part.arguments, module)
-        batches = calibration_data if rate is not None else None
-        training = applied.apply(copy_model(reference.original), request, batches)
-        achieved = applied.compressions[0].achieved_rate(training)
-        made = applied.finish(training).eval()
-        found = AppliedCompression(
-            model=made,
-            algorithm=name,
-            requested_rate=rate,
-            achieved_rate=achieved,
-            before=reference.size,
-            after=measure(made, reference.inputs),
-            simulated=applied.simulated,
-            left_alone=applied.left_alone,
-        )
-        return found if evaluate is None else _evaluated(found, module, reference.original)
+    seed_everything(0)
+    (entry,) = _space_of(name, arguments).algorithms
+    (part,) = read_parameters(entry.parameters(rate)).stages
+    require_hooks(module, name, arguments=part.arguments)
+    applied = AppliedAlgorithms()
+    request = reference.request(part.name, part.rules, part.arguments, module)
+    training = applied.apply(copy_model(reference.original), request, batches)
+    achieved = applied.compressions[0].achieved_rate(training)
+    made = applied.finish(training).eval()
+    found = AppliedCompression(
+        model=made,
+        algorithm=name,
+        requested_rate=rate,
+        achieved_rate=achieved,
+        before=reference.size,
+        after=measure(made, reference.inputs),
+        simulated=applied.simulated,
+        left_alone=applied.left_alone,
+    )
+    return found if module.evaluator() is None else _evaluated(found, module, reference.original)
 
 
 def _evaluated(found: AppliedCompression, module: ModuleClass, original: nn.Module) -> AppliedCompression:

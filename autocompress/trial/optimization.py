@@ -184,13 +184,20 @@ class RemadeOptimizer:
 
     def __call__(self, model: nn.Module) -> Optimizer:
         """The optimizer of a model; parameters that the uncompressed one has not are in the first group."""
-        parameters = [(plain_name(name), parameter) for name, parameter in model.named_parameters()]
+        parameters = [(self._original(name), parameter) for name, parameter in model.named_parameters()]
         made = []
         for place, (names, options) in enumerate(self.groups):
             own = [each for name, each in parameters if name in names or (place == 0 and name not in self.known)]
             if own:
                 made.append({**copy.deepcopy(options), "params": own})
         return self.kind(made, **self.defaults)
+
+    def _original(self, name: str) -> str:
+        """Of a parameter in the uncompressed model, if there: it may be parametrized now, or below a wrapper."""
+        plain = inner = plain_name(name)
+        while inner not in self.known and "." in inner:
+            inner = inner.partition(".")[2]
+        return inner if inner in self.known else plain
 
 
 def optimizer_factory(given: Any, model: nn.Module) -> Callable[..., Optimizer]:
