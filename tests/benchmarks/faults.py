@@ -1,10 +1,10 @@
-"""Faults at random moments of a search: `python -m tests.benchmarks.faults [--engines nni optuna local compress] [--times 20]`.
+"""Faults at random moments of a search: `python -m tests.benchmarks.faults [--engines nni compress] [--times 20]`.
 
-Searches by the command line, and by one call (`compress`), are disturbed again and again, at moments drawn at random from the time that they take
-undisturbed, and resumed until they end. Survived: the search goes on to its end. Epochs trained twice: of trials that
-had ended before the fault. Answers changed: searches whose records or best model are not those of the undisturbed one.
-A trial that is stopped (SIGSTOP) is ended a minute after its limit, or after its launcher's death: `--jobs` tries
-several faults at a time.
+Searches by the command line, and by one call (`compress`), are disturbed again and again, at moments drawn at random
+from the time that they take undisturbed, and resumed until they end. Survived: the search goes on to its end. Epochs
+trained twice: of trials that had ended before the fault. Answers changed: searches whose records or best model are not
+those of the undisturbed one. A trial that is stopped (SIGSTOP) is ended a minute after its limit, or after its
+launcher's death: `--jobs` tries several faults at a time.
 """
 
 import argparse

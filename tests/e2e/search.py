@@ -1,4 +1,4 @@
-"""A search by the command line, or by one call, that is begun, disturbed, gone on with, and compared with an undisturbed one."""
+"""A search by the command line, or by one call, that is begun, disturbed, gone on with, and compared."""
 
 import contextlib
 import json
