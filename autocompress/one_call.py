@@ -6,12 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from torch import nn
 
-from autocompress.argument_checks import checked_arguments
+from autocompress.argument_checks import AT_LEAST_1, checked_arguments
 from autocompress.budget import AccuracyBudget
 from autocompress.cli.execute import new_directory
 from autocompress.cli.live_display import watching
@@ -49,7 +49,7 @@ def compress(
     search_space: SearchSpaceSource | None = None,
     objective: str | None = None,
     settings: AccuracyAwareSettings | Mapping[str, Any] | None = None,
-    trials: int | None = None,
+    trials: Annotated[int, AT_LEAST_1] | None = None,
     callbacks: Sequence[Callback] = (),
     directory: str | Path | None = None,
     quiet: bool = False,
@@ -89,7 +89,7 @@ def compress(
             outputs move.
         higher_is_better: direction of the accuracy; False for a loss.
         search_space: layers and rates of algorithms, instead of `algorithm`.
-        objective: what trials are compared by: `rate`, `size`, `macs`, `latency`; by default the rate of one algorithm,
+        objective: what trials are compared by: `rate`, `parameters`, `macs`, `size`, `latency`; by default the rate of one algorithm,
             the size of several.
         settings: of the search, or a mapping of those that differ from the defaults.
         trials: the most trials; None: as many as the search takes.
@@ -134,7 +134,7 @@ def compress(
         settings=wanted,
         objective=objective,
         trials=trials,
-        confirmed=budget is not None,
+        confirmed=max_drop is None,
     )
     search = engine_named("local").create(request)
     if not _run(search, callbacks, quiet=quiet):

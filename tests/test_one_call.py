@@ -305,6 +305,8 @@ WRONG = {
         lambda model: {"algorithm": "slim"},
         r"^algorithm 'slim' needs criterion; not given$",
     ),
+    "no trial": (lambda model: {"trials": 0}, r"^trials must be a whole number >= 1"),
+    "no algorithm": (lambda model: {"algorithm": []}, r"must have at least one algorithm .*; got none$"),
     "a state dict": (lambda model: {"model": model.state_dict()}, r"^model must be a Module; got"),
 }
 
@@ -333,6 +335,30 @@ def test_other_directions_budgets_and_loss(tmp_path):
     result = compress(**call, trials=2)
     assert result.threshold == pytest.approx(loss(model, VALIDATION) + 1.0)
     assert loss(result.model, VALIDATION) == pytest.approx(result.best.accuracy)
+
+
+def test_without_training(tmp_path):
+    """Models are compressed and evaluated; inputs are those of the evaluation."""
+    result = compress(
+        scripts.trained(),
+        evaluate,
+        validation_loader=VALIDATION,
+        max_drop=0.1,
+        directory=tmp_path,
+        trials=2,
+        quiet=True,
+    )
+    assert [record.epochs for record in result.records] == [0, 0]
+    assert result.model[0].out_features < 32
+
+
+def test_the_live_display_is_for_terminals(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal to rich
+    compress(**given(scripts.trained(), directory=tmp_path / "search"), trials=1)
+    told = capsys.readouterr().out
+    assert "of the parameters removed" in told
+    assert "\x1b[" in told
+    assert "trial 1: l2" not in told
 
 
 def test_ctrl_c(tmp_path):
