@@ -89,8 +89,8 @@ def compress(
             outputs move.
         higher_is_better: direction of the accuracy; False for a loss.
         search_space: layers and rates of algorithms, instead of `algorithm`.
-        objective: what trials are compared by: `rate`, `parameters`, `macs`, `size`, `latency`; by default the rate of one algorithm,
-            the size of several.
+        objective: what trials are compared by: `rate`, `parameters`, `macs`, `size`, `latency`; by default the
+            rate of one algorithm, the size of several.
         settings: of the search, or a mapping of those that differ from the defaults.
         trials: the most trials; None: as many as the search takes.
         callbacks: notified of trials.

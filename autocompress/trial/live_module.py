@@ -109,7 +109,7 @@ class NamedFunction:
             role = known.get(each.name)
             if role is None and place == 0 and required and not has_model and not _is_for(each.name, _TRAINING):
                 role = "model"  # whatever its name
-            if role in given and given[role] is None:
+            if role is not None and role in given and given[role] is None:
                 if required:
                     raise ConfigError(f"{role} must be given, as {name} takes {each.name!r}")
                 continue
@@ -250,7 +250,7 @@ def live_module(
     kind = type(without_wrappers(model)).__name__
     body: dict[str, Any] = {name: classmethod(_returning(value)) for name, value in hooks.items()}
     body |= {"higher_is_better": higher_is_better, "argument_names": names}
-    made = type(kind, (LiveModule,), body)
+    made: type[LiveModule] = type(kind, (LiveModule,), body)
     digest = _hash_of_model(without_wrappers(model))
     code = [evaluate, train_epoch, optimizer, scheduler, criterion, holdout_evaluate, sensitivity_loss]
     made.reference = LiveReference(made, kind, digest, _hash_of(digest, *map(_code, code)))

@@ -12,7 +12,7 @@ def main(module, space, directory, settings):
     return compress(
         made.model(),
         made.evaluator(),
-        made.train_epoch,
+        lambda model, optimizer, epoch: made.train_epoch(model, optimizer, None, epoch),
         made.optimizer_factory(),
         example_inputs=made.example_inputs(),
         search_space=space,
