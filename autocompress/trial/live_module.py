@@ -61,10 +61,6 @@ class NamedFunction:
         positional = [values[role] for role, _, only in self.taken if only]
         return self.function(*positional, **{own: values[role] for role, own, only in self.taken if not only})
 
-    def takes(self, role: str) -> bool:
-        """Whether it is given that."""
-        return any(each == role for each, _, _ in self.taken)
-
     @classmethod
     def training(cls, function: Callable[..., Any], given: Mapping[str, Any]) -> NamedFunction:
         """A function that trains one epoch.
@@ -76,54 +72,62 @@ class NamedFunction:
         Raises:
             ConfigError: it takes no model or no optimizer, or needs an argument that is not known or not given.
         """
-        found = cls._of("train_epoch", function, _TRAINING, given)
-        if not found.takes("optimizer"):
+        found = _roles("train_epoch", function, _TRAINING)
+        if "optimizer" not in (role for role, _ in found):
             raise ConfigError(
                 f"train_epoch must take the optimizer, by the name {_alternatives('optimizer')}, and train with it; it "
-                f"takes ({', '.join(own for _, own, _ in found.taken)}), as an evaluation does"
+                f"takes ({', '.join(own.name for _, own in found)}), as an evaluation does"
             )
-        return found
+        return cls("train_epoch", function, _taken("train_epoch", found, given))
 
     @classmethod
     def evaluation(
         cls, function: Callable[..., Any], given: Mapping[str, Any], name: str = "evaluate"
     ) -> NamedFunction:
-        """A function that returns the accuracy of a model; as `training`.
+        """A function that measures a model; as `training`.
 
         Raises:
             ConfigError: it takes no model, or needs an argument that is not known or not given.
         """
-        return cls._of(name, function, _EVALUATION, given)
+        return cls(name, function, _taken(name, _roles(name, function, _EVALUATION), given))
 
-    @classmethod
-    def _of(
-        cls, name: str, function: Callable[..., Any], roles: tuple[str, ...], given: Mapping[str, Any]
-    ) -> NamedFunction:
-        parameters, taken = _parameters(name, function), list[tuple[str, str, bool]]()
-        known = {own: role for role in roles for own in NAMES[role]}
-        own_loader = next(role for role in roles if role.endswith("_loader"))
-        known |= dict.fromkeys(_LOADERS, own_loader)
-        has_model = any(known.get(each.name) == "model" for each in parameters)
-        for place, each in enumerate(parameters):
-            required = each.default is each.empty
-            role = known.get(each.name)
-            if role is None and place == 0 and required and not has_model and not _is_for(each.name, _TRAINING):
-                role = "model"  # whatever its name
-            if role is not None and role in given and given[role] is None:
-                if required:
-                    raise ConfigError(f"{role} must be given, as {name} takes {each.name!r}")
-                continue
-            if role is None and required:
-                raise ConfigError(_unknown(name, each.name, roles))
-            if role is not None:
-                taken.append((role, each.name, each.kind is each.POSITIONAL_ONLY))
-        if not any(role == "model" for role, _, _ in taken):
-            found = ", ".join(each.name for each in parameters)
-            raise ConfigError(
-                f"{name} must take the model, by the name {_alternatives('model')}; it takes ({found}), so that no "
-                "compressed model could be given to it"
-            )
-        return cls(name, function, tuple(taken))
+
+def _roles(name: str, function: Any, roles: tuple[str, ...]) -> list[tuple[str, inspect.Parameter]]:
+    """What each argument of a function is, of those that are known."""
+    parameters = _parameters(name, function)
+    known = {own: role for role in roles for own in NAMES[role]}
+    known |= dict.fromkeys(_LOADERS, next(role for role in roles if role.endswith("_loader")))
+    if not any(known.get(each.name) == "model" for each in parameters):
+        first = next((each for each in parameters[:1] if _is_required(each)), None)
+        if first is not None and not _is_for(first.name, _TRAINING):
+            known[first.name] = "model"  # whatever its name
+    for each in parameters:
+        if each.name not in known and _is_required(each):
+            raise ConfigError(_unknown(name, each.name, roles))
+    found = [(known[each.name], each) for each in parameters if each.name in known]
+    if "model" not in (role for role, _ in found):
+        raise ConfigError(
+            f"{name} must take the model, by the name {_alternatives('model')}; it takes "
+            f"({', '.join(each.name for each in parameters)}), so that no compressed model could be given to it"
+        )
+    return found
+
+
+def _taken(
+    name: str, found: Iterable[tuple[str, inspect.Parameter]], given: Mapping[str, Any]
+) -> tuple[tuple[str, str, bool], ...]:
+    """Those of the arguments that there is something for."""
+    missing = [(role, each) for role, each in found if role in given and given[role] is None]
+    for role, each in missing:
+        if _is_required(each):
+            raise ConfigError(f"{role} must be given, as {name} takes {each.name!r}")
+    return tuple(
+        (role, each.name, each.kind is each.POSITIONAL_ONLY) for role, each in found if (role, each) not in missing
+    )
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty
 
 
 def _is_for(own: str, roles: Iterable[str]) -> bool:
