@@ -256,7 +256,8 @@ def live_module(
     body |= {"higher_is_better": higher_is_better, "argument_names": names}
     made: type[LiveModule] = type(kind, (LiveModule,), body)
     digest = _hash_of_model(without_wrappers(model))
-    code = [evaluate, train_epoch, optimizer, scheduler, criterion, holdout_evaluate, sensitivity_loss]
+    others = [holdout_evaluate, sensitivity_loss, higher_is_better]
+    code = [evaluate, train_epoch, optimizer, scheduler, criterion, *others]
     made.reference = LiveReference(made, kind, digest, _hash_of(digest, *map(_code, code)))
     return made
 
@@ -342,8 +343,6 @@ def _plain(value: Any) -> str:
         return "{" + ", ".join(f"{_plain(key)}: {_plain(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
-    return (
-        "{" + ", ".join(sorted(map(_plain, value))) + "}"
-        if isinstance(value, set | frozenset)
-        else type(value).__name__
-    )
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(map(_plain, value))) + "}"
+    return type(value).__name__

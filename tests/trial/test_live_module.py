@@ -134,6 +134,7 @@ def test_what_identifies_it():
     assert codes(model=scripts.net())[0] != own[0]
     assert codes(optimizer=(torch.optim.SGD, {"lr": 0.2}))[1] != own[1]
     assert codes(evaluate=lambda model: scripts.evaluate(model, scripts.VALIDATION))[1] != own[1]
+    assert codes(higher_is_better=False)[1] != own[1]
     assert codes(criterion=nn.CrossEntropyLoss(label_smoothing=0.1)) != codes(criterion=nn.CrossEntropyLoss())
 
     def counted(start):
