@@ -8,10 +8,14 @@ from autocompress.engines.optuna.study import CompressionStudy as CompressionStu
 from autocompress.errors import AutoCompressError as AutoCompressError
 from autocompress.formats.checkpoint import load_compressed as load_compressed
 from autocompress.formats.export import export as export
+from autocompress.one_call import compress as compress
 from autocompress.registry import register_algorithm as register_algorithm
 from autocompress.result import CompressionResult as CompressionResult
 from autocompress.search_space import AutoCompressionSearchSpaceGenerator as AutoCompressionSearchSpaceGenerator
 from autocompress.trial.check import check_module as check_module
+from autocompress.trial.one_step import prune as prune
+from autocompress.trial.one_step import quantize as quantize
+from autocompress.trial.one_step import sensitivity as sensitivity
 from autocompress.trial.run import run_trial as run_trial
 
 __version__: str

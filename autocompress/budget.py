@@ -113,7 +113,9 @@ class AccuracyBudget:
         """
         unusual = self.unusual(uncompressed_accuracy, higher_is_better=higher_is_better)
         if unusual is not None and not confirmed:
-            raise ConfigError(f"{unusual} Confirm it with --yes")
+            raise ConfigError(
+                f"{unusual} Confirm it with --yes, or to autocompress.compress with budget=AccuracyBudget(...)"
+            )
         return unusual
 
 

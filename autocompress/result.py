@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autocompress.compression.measure import ReferenceModel
-    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.compression.module_loading import AnyReference
     from autocompress.formats.export import ExportReport
     from autocompress.plan import ExperimentPlan
 
@@ -46,13 +47,13 @@ class CompressionResult:
     """
 
     directory: ExperimentDirectory
-    module: ModuleReference | None
+    module: AnyReference | None
     source: ReferenceModel | None = field(repr=False)
 
     def __init__(
         self,
         directory: ExperimentDirectory | str | os.PathLike[str],
-        module: ModuleReference | None = None,
+        module: AnyReference | None = None,
         *,
         source: ReferenceModel | None = None,
     ) -> None:
@@ -141,6 +142,15 @@ class CompressionResult:
         described = parsed(file.read_bytes()) if file.is_file() else {}
         return isinstance(described, dict) and described.get("kind") == "int8"
 
+    @cached_property
+    def model(self) -> nn.Module:
+        """The best model, as `load_model()` loads it; always the same object of this result.
+
+        Raises:
+            AutoCompressError: as `load_model` does.
+        """
+        return self.load_model()
+
     def load_model(self, model: nn.Module | None = None, *, trust_module: bool = False) -> nn.Module:
         """The best model, physically smaller, on the device its module builds models on, in eval mode.
 
@@ -166,7 +176,7 @@ class CompressionResult:
                 model = fresh_model(reference.load())
         return load_compressed(self.checkpoint, model).eval()
 
-    def _module(self, call: str, trust_module: bool) -> ModuleReference:
+    def _module(self, call: str, trust_module: bool) -> AnyReference:
         """Reference to the module, if it may be run."""
         from autocompress.compression.module_loading import ModuleReference
 
@@ -175,8 +185,8 @@ class CompressionResult:
         recorded = self.plan.module
         if "name" not in recorded:
             raise ModuleError(
-                "the uncompressed model must be given, as the directory of a training loop names no module that builds "
-                f"it: {call}model)"
+                "the uncompressed model must be given, as the directory of autocompress.compress or of a "
+                f"training loop names no module that builds it: {call}model)"
             )
         reference = ModuleReference.from_dict(recorded)
         if not trust_module and reference.in_memory() is None:

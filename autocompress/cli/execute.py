@@ -34,7 +34,7 @@ from autocompress.store.directory import removed_if_unused
 from autocompress.tracking.callback import tracker, without_progress
 
 if TYPE_CHECKING:
-    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.compression.module_loading import AnyReference
     from autocompress.tracking import Callback
 
 
@@ -97,7 +97,7 @@ def show_page(url: str) -> None:
         threading.Event().wait()
 
 
-def new_directory(reference: ModuleReference, out: Path | None) -> Path:
+def new_directory(reference: AnyReference, out: Path | None) -> Path:
     """The given directory, else one named after the module and the time."""
     return out or Path("autocompress-out", f"{reference.class_name}-{datetime.now():%Y%m%d-%H%M%S}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -282,6 +283,14 @@ def computed_parameters(module: nn.Module) -> dict[str, str]:
         if isinstance(value, torch.Tensor) and {f"{key}_orig", f"{key}_g"} & module._parameters.keys()
     ]
     return {name: how for name in made if (how := computed_by(module, name)) is not None}
+
+
+_PARAMETRIZED = re.compile(r"\bparametrizations\.(\w+)\.original$")
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter without its parametrization: `conv.weight` of `conv.parametrizations.weight.original`."""
+    return _PARAMETRIZED.sub(r"\1", name)
 
 
 def fold_parametrizations(model: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ from autocompress.compression.model_state import (
     to_device,
     without_wrappers,
 )
-from autocompress.errors import AutoCompressError, ModuleError, first_line
+from autocompress.errors import AutoCompressError, ModuleError, first_line, short
 from autocompress.evaluation import Evaluation, EvaluatorAnswer, describe, read_evaluation
 
 Evaluator = Callable[[nn.Module], EvaluatorAnswer]
@@ -66,7 +66,7 @@ class AbstractAutoCompressionModule(ABC):
 
     @classmethod
     def optimizer_factory(cls) -> Callable[[Iterable[Any]], Optimizer] | None:
-        """A function that makes an optimizer from `model.parameters()`; required for any training."""
+        """A function of `model.parameters()`, or of an argument `model`, that makes an optimizer; for any training."""
         return None
 
     @classmethod
@@ -141,7 +141,8 @@ def require_module_class(module: object) -> None:
         ModuleError: it is not.
     """
     if not isinstance(module, type):
-        raise ModuleError(f"a compression module must be a class; got {module!r}")
+        remedy = "autocompress.compress takes models and functions"
+        raise ModuleError(f"a compression module must be a class; got {short(module)}: {remedy}")
     if not issubclass(module, AbstractAutoCompressionModule):
         raise ModuleError(
             f"a compression module must inherit AbstractAutoCompressionModule; {module.__name__} does not"
@@ -173,6 +174,17 @@ def call_hook(module: ModuleClass, name: str, *arguments: Any) -> Any:
         return getattr(module, name)(*arguments)
 
 
+def hook_name(module: ModuleClass, hook: str) -> str:
+    """How messages name a hook: `MyModule.evaluator()`, or the argument that was given in its place."""
+    return getattr(module, "argument_names", {}).get(hook) or f"{module.__name__}.{hook}()"
+
+
+def hook_must(module: ModuleClass, hook: str) -> str:
+    """The beginning of a rule: `MyModule.evaluator() must return`, or, of an argument, `evaluate must be`."""
+    name = hook_name(module, hook)
+    return f"{name} must {'return' if name.endswith('()') else 'be'}"
+
+
 @contextmanager
 def raising(rule: str, hint: str = "") -> Iterator[None]:
     """Turn errors of the user's code in the block into ModuleErrors that state a rule, with a hint at their end."""
@@ -198,17 +210,13 @@ def fresh_model(module: ModuleClass) -> nn.Module:
     Raises:
         ModuleError: `model()` raises, or does not return a torch.nn.Module that can be copied.
     """
-    name = f"{module.__name__}.model()"
-    with raising(f"{name} must return the trained model"):
+    must = hook_must(module, "model")
+    with raising(f"{must} the trained model"):
         model = module.model()
     if not isinstance(model, nn.Module):
-        raise ModuleError(f"{name} must return a torch.nn.Module; got {describe(model)}{_advice(model)}")
-    try:
+        raise ModuleError(f"{must} a torch.nn.Module; got {describe(model)}{_advice(model)}")
+    with raising(f"{must} a model that copy.deepcopy can copy"):
         return take_keywords_by_position(copy_model(without_wrappers(model)))
-    except Exception as error:
-        raise ModuleError(
-            f"{name} must return a model that copy.deepcopy can copy; it raised {first_line(error)}"
-        ) from error
 
 
 def evaluate(evaluator: Callable[[nn.Module], Any] | Any, model: nn.Module) -> float:
@@ -248,7 +256,7 @@ def example_inputs(module: ModuleClass) -> tuple[Any, ...]:
     given = call_hook(module, "example_inputs")
     if given is not None:
         model = fresh_model(module)
-        found = detach_inputs(argument_inputs(model, given, f"{module.__name__}.example_inputs()"))
+        found = detach_inputs(argument_inputs(model, given, hook_name(module, "example_inputs")))
         require_accepted(module, "example_inputs", model, found)
         return found
     data = call_hook(module, "calibration_data")
@@ -277,7 +285,7 @@ def require_accepted(module: ModuleClass, hook: str, model: nn.Module, inputs: t
             model(*to_device(inputs, device_of(model)))
     except Exception as error:
         raise ModuleError(
-            f"{module.__name__}.{hook}() must return {_WANTED[hook]}; its forward takes ({', '.join(names)}) and "
+            f"{hook_must(module, hook)} {_WANTED[hook]}; its forward takes ({', '.join(names)}) and "
             f"raised {first_line(error)}"
         ) from error
 
@@ -344,7 +352,7 @@ class _Captured(BaseException):
 
 
 def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
-    advice = f"define {module.__name__}.example_inputs() (a tensor, or a tuple or dictionary of forward's arguments)"
+    advice = f"define {hook_name(module, 'example_inputs')} (a tensor, or a tuple or dictionary of forward's arguments)"
     model, captured = fresh_model(module), []
     evaluator = call_hook(module, "evaluator")
     require_evaluator(evaluator)

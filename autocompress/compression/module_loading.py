@@ -11,13 +11,13 @@ import keyword
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from autocompress.compression.module import AbstractAutoCompressionModule, ModuleClass, require_module_class
-from autocompress.errors import ModuleError, unknown_name
+from autocompress.errors import ModuleError, StoreError, unknown_name
 
 
 @contextlib.contextmanager
@@ -186,6 +186,11 @@ class ModuleReference:
                 a function.
         """
         require_module_class(module)
+        if isinstance(getattr(module, "reference", None), LiveReference):
+            raise ModuleError(
+                f"{module.__name__} must be a class in a file, so that other processes can import it; it is made of "
+                "objects of this process, as autocompress.compress makes it: the engine 'local' runs that"
+            )
         rule = f"{module.__name__} must be defined at the top level of a Python file, so that trials can import it"
         if "<locals>" in module.__qualname__:
             raise ModuleError(f"{rule}; it is defined inside a function ({module.__qualname__}): move it out")
@@ -297,6 +302,69 @@ class ModuleReference:
                 f"a module must be given by dotted names; got {reference.name!r} and {reference.class_name!r}"
             )
         return reference
+
+
+@dataclass(frozen=True)
+class LiveReference:
+    """A module made of objects of this process: no file defines it, and no other process can import it.
+
+    Attributes:
+        module: the class.
+        class_name: of the model.
+        model: hash of the uncompressed model's structure and weights.
+        code: hash of that and of the code of its functions.
+    """
+
+    module: ModuleClass = field(repr=False, compare=False)
+    class_name: str
+    model: str
+    code: str
+
+    def load(self) -> ModuleClass:
+        """The class."""
+        return self.module
+
+    def in_memory(self) -> ModuleClass:
+        """The class."""
+        return self.module
+
+    def on_path(self) -> AbstractContextManager[None]:
+        """It imports nothing."""
+        return contextlib.nullcontext()
+
+    def fingerprint(self) -> str:
+        """Stands for the hash of a file's source text."""
+        return self.code
+
+    def to_dict(self) -> dict[str, str]:
+        """A JSON-ready object, of which the module cannot be made again."""
+        return {"class_name": self.class_name, "model": self.model}
+
+    def require_same_model(self, recorded: Mapping[str, Any], directory: Path) -> None:
+        """Check that an experiment to go on with is of the same model.
+
+        Raises:
+            StoreError: its weights or its structure are others.
+        """
+        if recorded.get("model") != self.model:
+            raise StoreError(
+                f"the experiment in {str(directory)!r} must be of the same model; its weights or its structure are "
+                "others: load the trained weights from a file each time, or name another directory"
+            )
+
+
+AnyReference = ModuleReference | LiveReference
+"""A module of a file, or one of objects of this process."""
+
+
+def reference_of(module: ModuleClass) -> AnyReference:
+    """The reference of a module that this process is to run.
+
+    Raises:
+        ModuleError: it is no compression module, or neither in a file nor made of objects of this process.
+    """
+    own: object = getattr(module, "reference", None)
+    return own if isinstance(own, LiveReference) else ModuleReference.of(module)
 
 
 def _is_dotted(name: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from autocompress.compression.model_state import (
     positional_arguments,
     to_device,
 )
-from autocompress.compression.module import ModuleClass, Trainer, batch_inputs
+from autocompress.compression.module import ModuleClass, Trainer, batch_inputs, hook_name
 from autocompress.errors import ModuleError
 
 _CALIBRATION_BATCHES = 8
@@ -80,7 +81,7 @@ def input_batches(module: ModuleClass, algorithm: str, model: nn.Module, batches
     if data is not None:
         found = [detach_inputs(batch_inputs(model, batch)) for batch in itertools.islice(data, batches)]
         if not found:
-            raise ModuleError(f"calibration_data() of {module.__name__} must have at least one batch; it has none")
+            raise ModuleError(f"{hook_name(module, 'calibration_data')} must have at least one batch; it has none")
         return found
     return _inputs_from_trainer(module, algorithm, copy_model(model), batches)
 
@@ -111,6 +112,28 @@ def run_inputs(model: nn.Module, inputs: list[tuple[Any, ...]]) -> None:
     with eval_mode(model), torch.no_grad():
         for arguments in inputs:
             model(*to_device(arguments, device))
+
+
+def new_optimizer(make: Callable[[Any], Optimizer], model: nn.Module) -> Optimizer:
+    """The optimizer that a module's factory makes of a model, or, where it takes no `model`, of its parameters."""
+    try:
+        takes_model = next(iter(inspect.signature(make).parameters), None) == "model"
+    except (TypeError, ValueError):  # a function of C
+        takes_model = False
+    return make(model if takes_model else model.parameters())
+
+
+def needed_hooks(module: ModuleClass, groups: Iterable[Iterable[str]]) -> list[str]:
+    """Names of hooks as messages list them, each as `hook()` or `one() or another()`; of each group one is needed."""
+    own = f"{module.__name__}."
+    named = (dict.fromkeys(hook_name(module, hook).removeprefix(own) for hook in group) for group in groups)
+    return list(dict.fromkeys(" or ".join(names) for names in named))
+
+
+def lacking(module: ModuleClass, reason: str, needed: Iterable[str]) -> str:
+    """Message for a module that lacks hooks, which `needed_hooks` has named."""
+    why = "not given" if hasattr(module, "argument_names") else f"{module.__name__} returns None"
+    return f"{reason} needs {', '.join(needed)}; {why}"
 
 
 def trainer_of(module: ModuleClass, algorithm: str) -> Trainer | None:
@@ -150,10 +173,10 @@ class _UserTraining:
         """Call the user's hooks; `on_step` receives the number of each step, from 1, before it is taken."""
         trainer, make_optimizer = trainer_of(module, algorithm), module.optimizer_factory()
         if trainer is None or make_optimizer is None:
-            missing = "sparsifying_trainer()" if trainer is None else "optimizer_factory()"
-            raise ModuleError(f"algorithm {algorithm!r} needs {missing}; {module.__name__} returns None")
+            missing = "sparsifying_trainer" if trainer is None else "optimizer_factory"
+            raise ModuleError(lacking(module, f"algorithm {algorithm!r}", needed_hooks(module, [(missing,)])))
         name = f"{module.__name__} for {algorithm!r}"
-        training = cls(name, model, trainer, make_optimizer(model.parameters()), module.criterion())
+        training = cls(name, model, trainer, new_optimizer(make_optimizer, model), module.criterion())
 
         def count(*_: Any) -> None:
             training.steps += 1

@@ -22,7 +22,7 @@ from autocompress.settings import AccuracyAwareSettings
 from autocompress.store import ExperimentDirectory
 
 if TYPE_CHECKING:
-    from autocompress.compression.module_loading import ModuleReference
+    from autocompress.compression.module_loading import AnyReference, ModuleReference
     from autocompress.records import Baseline
     from autocompress.result import CompressionResult
     from autocompress.tracking import Callback
@@ -55,7 +55,7 @@ class SearchRequest:
         options: what only this engine takes, such as `port` or `storage`.
     """
 
-    module: ModuleReference
+    module: AnyReference
     search_space: SearchSpaceSource
     directory: Path
     settings: AccuracyAwareSettings = field(default_factory=AccuracyAwareSettings)
@@ -66,6 +66,18 @@ class SearchRequest:
     confirmed: bool = True
     baseline: Baseline | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def importable(self) -> ModuleReference:
+        """The module, for engines whose trials are other processes.
+
+        Raises:
+            ModuleError: it is made of objects of this process.
+        """
+        from autocompress.compression.module_loading import ModuleReference
+
+        module = self.module
+        return module if isinstance(module, ModuleReference) else ModuleReference.of(module.load())
 
     def plan(self, tuner: str, engine: EnginePlan) -> ExperimentPlan:
         """Its plan on an engine that keeps nothing else, with the baseline where there is one.
@@ -200,10 +212,12 @@ def engine_of(plan: ExperimentPlan) -> Engine:
         ConfigError: it is of no engine that searches can be gone on with by, such as a training loop.
     """
     name = None if plan.engine is None else plan.engine.name
-    if name == "loop":
+    if name == "loop" or (plan.module and "file" not in plan.module):
+        what, call = ("a training loop", "loop.run(..., resume=directory)")
+        if name != "loop":
+            what, call = "a search of autocompress.compress", "the same call with directory=..."
         raise ConfigError(
-            "a training loop has the user's functions, which no directory holds: its own script goes on with it, by "
-            "loop.run(..., resume=directory)"
+            f"{what} has the user's functions, which no directory holds: its own script goes on with it, by {call}"
         )
     if name not in _ENGINES:
         raise ConfigError(f"an experiment to go on with must be of an engine ({', '.join(_ENGINES)}); it is of {name}")

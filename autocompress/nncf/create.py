@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
+from autocompress.compression.base import plain_name
 from autocompress.compression.measure import ReferenceModel
 from autocompress.compression.model_state import copy_model, device_of, output_shapes, to_device, without_wrappers
 from autocompress.compression.module import batch_inputs
@@ -191,7 +191,6 @@ def _write_graphs(controller: CompressionController, directory: Path) -> None:
 
 
 _PREFIXES = ("module.", "nncf_module.", "_orig_mod.")
-_PARAMETRIZED = re.compile(r"\bparametrizations\.(\w+)\.original$")
 _LISTED = 10
 _logger = logging.getLogger("autocompress.nncf")
 
@@ -231,7 +230,7 @@ def _plain(name: str) -> str:
     """Without prefixes; `conv.weight` also where it is `conv.parametrizations.weight.original`."""
     while name.startswith(_PREFIXES):
         name = name.partition(".")[2]
-    return _PARAMETRIZED.sub(r"\1", name)
+    return plain_name(name)
 
 
 def _mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

@@ -227,11 +227,14 @@ class Recipe:
 
 
 def recipe(data: ReportData) -> Recipe:
-    """The command line of an experiment or a study; the code of a training loop."""
+    """The command line of an experiment or a study; the code of a training loop, or of a call."""
     engine = data.plan.engine
     if isinstance(engine, LoopPlan):
         return Recipe("configuration", "config.json", engine.config, _loop(data), [])
-    return Recipe("search space", "space.json", data.plan.search_space, _command(data), _changed_settings(data))
+    changed = _changed_settings(data)
+    if "file" in data.plan.module or "module" in data.plan.module:
+        return Recipe("search space", "space.json", data.plan.search_space, _command(data), changed)
+    return Recipe("search space", "space.json", data.plan.search_space, _call(data, dict(changed)), [])
 
 
 def _loop(data: ReportData) -> str:
@@ -246,6 +249,19 @@ def _loop(data: ReportData) -> str:
             f"loop = create_accuracy_aware_training_loop(config, compression_ctrl, {data.plan.measured.accuracy!r},",
             f"    {given})",
             f"loop.run(model, train_epoch_fn, validate_fn, configure_optimizers_fn{preflight})",
+        ]
+    )
+
+
+def _call(data: ReportData, changed: dict[str, Any]) -> str:
+    """The call of a search that was given a model and functions."""
+    settings = data.plan.settings.to_dict()
+    given = {name: settings[name] for name in _BY_OPTION if settings[name] is not None} | changed
+    given |= {} if settings["preflight"] else {"preflight": False}
+    return "\n".join(
+        [
+            "autocompress.compress(model, evaluate, train_epoch, optimizer,",
+            f'    search_space="space.json", objective={data.plan.objective!r}, settings={given!r})',
         ]
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -11,11 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from autocompress.compression.model_state import copy_model
+from autocompress.compression.base import plain_name
+from autocompress.compression.model_state import copy_model, without_wrappers
 from autocompress.compression.module import ModuleClass
-from autocompress.errors import ModuleError
+from autocompress.compression.trainer_hooks import new_optimizer
+from autocompress.errors import ConfigError, ModuleError
+from autocompress.evaluation import describe
 from autocompress.setting_fields import read
 from autocompress.settings import KnowledgeDistillation
 
@@ -122,10 +128,119 @@ def make_optimizer(module: ModuleClass, algorithm: str, model: nn.Module, lr_fac
     factory = module.optimizer_factory()
     if factory is None:
         raise ModuleError(missing_optimizer(module, algorithm))
-    optimizer = factory(model.parameters())
+    optimizer = new_optimizer(factory, model)
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * lr_factor
     return optimizer
+
+
+@dataclass(frozen=True)
+class RemadeOptimizer:
+    """Makes for any model the optimizer that a script has for the uncompressed one: its class, defaults and groups.
+
+    Attributes:
+        kind: its class.
+        defaults: arguments of that.
+        groups: options of each, with the names of its parameters.
+        known: names of all parameters of the uncompressed model, some of which may be in no group.
+    """
+
+    kind: type[Optimizer]
+    defaults: dict[str, Any]
+    groups: tuple[tuple[frozenset[str], dict[str, Any]], ...]
+    known: frozenset[str]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, model: nn.Module) -> RemadeOptimizer:
+        """What to make anew.
+
+        Raises:
+            ConfigError: the optimizer is of another model, or its learning rate is 0.
+        """
+        inner = without_wrappers(model).named_parameters()
+        names = {id(own): name for own, (name, _) in zip(model.parameters(), inner, strict=True)}
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        foreign = sum(id(parameter) not in names for parameter in held)
+        if foreign:
+            raise ConfigError(
+                f"optimizer must be of the model that is given; {foreign} of its {len(held)} parameters are of another "
+                "one: make it of model.parameters(), or give a function of the parameters"
+            )
+        if all(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups):
+            raise ConfigError(
+                "optimizer must have a learning rate > 0 to fine-tune with; it is 0, as at the end of a schedule: give "
+                "a function of the parameters, as in optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.01)"
+            )
+        groups = tuple(
+            (
+                frozenset(names[id(parameter)] for parameter in group["params"]),
+                {key: copy.deepcopy(group[key]) for key in optimizer.defaults if key in group},
+            )
+            for group in optimizer.param_groups
+        )
+        taken = inspect.signature(type(optimizer)).parameters
+        defaults = {key: value for key, value in optimizer.defaults.items() if key in taken}
+        return cls(type(optimizer), defaults, groups, frozenset(names.values()))
+
+    def __call__(self, model: nn.Module) -> Optimizer:
+        """The optimizer of a model; parameters that the uncompressed one has not are in the first group."""
+        parameters = [(self._original(name), parameter) for name, parameter in model.named_parameters()]
+        made = []
+        for place, (names, options) in enumerate(self.groups):
+            own = [each for name, each in parameters if name in names or (place == 0 and name not in self.known)]
+            if own:
+                made.append({**copy.deepcopy(options), "params": own})
+        return self.kind(made, **self.defaults)
+
+    def _original(self, name: str) -> str:
+        """Of a parameter in the uncompressed model, if there: it may be parametrized now, or below a wrapper."""
+        plain = inner = plain_name(name)
+        while inner not in self.known and "." in inner:
+            inner = inner.partition(".")[2]
+        return inner if inner in self.known else plain
+
+
+def optimizer_factory(given: Any, model: nn.Module) -> Callable[..., Optimizer]:
+    """The hook `optimizer_factory` of what a script has.
+
+    Args:
+        given: a function of the parameters or of `model`, a class, a pair of a class and its arguments, or an optimizer
+            of the uncompressed model.
+        model: the uncompressed model.
+
+    Raises:
+        ConfigError: it is none of these, or does not make an optimizer of the model's parameters.
+    """
+    if isinstance(given, Optimizer):
+        return RemadeOptimizer.of(given, model)
+    made = _with_arguments(given)
+    if made is None or isinstance(given, nn.Module):
+        raise ConfigError(
+            "optimizer must be an optimizer of the model, a function that makes one of its parameters, or a class and "
+            f"its arguments, as (torch.optim.SGD, {{'lr': 0.01}}); got {describe(given)}"
+        )
+    return made
+
+
+def scheduler_factory(given: Any) -> Callable[..., LRScheduler]:
+    """The hook `lr_scheduler_factory` of a function of the optimizer, or of a class and its arguments.
+
+    Raises:
+        ConfigError: it is neither, such as a scheduler, which is of another optimizer.
+    """
+    made = _with_arguments(given)
+    if made is None or isinstance(given, LRScheduler | ReduceLROnPlateau):
+        raise ConfigError(
+            "scheduler must be a function that makes one of the optimizer, or a class and its arguments, as each "
+            f"compressed model has an optimizer of its own; got {describe(given)}"
+        )
+    return made
+
+
+def _with_arguments(given: Any) -> Callable[..., Any] | None:
+    if isinstance(given, tuple) and len(given) == 2 and callable(given[0]) and isinstance(given[1], Mapping):
+        return functools.partial(given[0], **given[1])
+    return given if callable(given) else None
 
 
 def missing_optimizer(module: ModuleClass, algorithm: str) -> str:

@@ -18,7 +18,7 @@ from autocompress.budget import accuracy_margin
 from autocompress.compression.measure import ReferenceModel, measure, measure_latency
 from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass, evaluate_samples
-from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.module_loading import AnyReference, ModuleReference, reference_of
 from autocompress.errors import StoreError, short_text
 from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed
@@ -84,7 +84,7 @@ def run_trial(
         StoreError: the record cannot be written, or the disk is full.
     """
     reporter = reporter or NullReporter()
-    reference = ModuleReference.of(module)
+    reference = reference_of(module)
     fingerprint = fingerprint or reference.fingerprint()
     key = trial_key(fingerprint, parameters, threshold)
     experiment = ExperimentDirectory(directory)
@@ -103,7 +103,7 @@ def run_trial(
 
 
 def retrain(
-    module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: ModuleReference | None = None
+    module: ModuleClass, key: str, *, threshold: float, directory: str | Path, reference: AnyReference | None = None
 ) -> None:
     """Train a finished trial with a damaged checkpoint again; equal parameters give equal weights."""
     experiment = ExperimentDirectory(directory)
@@ -114,7 +114,7 @@ def retrain(
         if record is None:
             raise StoreError(f"trial {key} cannot be trained again: it has no record")
         trial.clear_curve()
-        known = reference or ModuleReference.of(module)
+        known = reference or reference_of(module)
         again = _Trial(
             module, known, record.parameters, threshold, experiment, key, NullReporter(), fingerprint, noise
         ).run()
@@ -142,7 +142,7 @@ def final_result(record: TrialRecord) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Trial:
     module: ModuleClass
-    reference: ModuleReference
+    reference: AnyReference
     parameters: dict[str, Any]
     threshold: float
     experiment: ExperimentDirectory
@@ -190,7 +190,7 @@ class _Trial:
             on_epoch=lambda epoch, accuracy, margin: self._report_epoch(epoch, accuracy, margin, errors.required),
             kept=self.directory.pruned,
             checkpoint=self.directory.checkpoint,
-            reference=self.reference,
+            reference=self.reference if isinstance(self.reference, ModuleReference) else None,
             start_rate=self._start_rate(spec),
         )
         done = pipeline.run(self._start(reference_model.original, spec))

@@ -20,8 +20,9 @@ from autocompress.budget import accuracy_margin
 from autocompress.compression.base import compressor
 from autocompress.compression.measure import ReferenceModel, layer_sizes, measure_latency
 from autocompress.compression.module import ModuleClass, call_hook, evaluate, example_inputs, fresh_model
-from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.module_loading import AnyReference, ModuleReference, reference_of
 from autocompress.compression.pruning.pruner import ALLOCATION
+from autocompress.compression.trainer_hooks import lacking, needed_hooks
 from autocompress.errors import AutoCompressError, ModuleError, StoreError
 from autocompress.evaluation import Evaluation
 from autocompress.formats.checkpoint import load_compressed
@@ -53,7 +54,7 @@ def measure_baseline(
     settings: AccuracyAwareSettings | None = None,
     *,
     confirmed: bool = True,
-    reference: ModuleReference | None = None,
+    reference: AnyReference | None = None,
 ) -> Baseline:
     """Check the search space against the model, run the preflight if it is set, and measure the uncompressed model.
 
@@ -90,7 +91,7 @@ def measure_baseline(
         found = Evaluation(preflight.accuracies[0])
     else:
         found = measure_only(module, settings, original, confirmed=confirmed)
-    fingerprint = (reference or ModuleReference.of(module)).fingerprint()
+    fingerprint = (reference or reference_of(module)).fingerprint()
     epoch_seconds = None if preflight is None else preflight.epoch_seconds
     probe = SearchProbe(module, settings, reference_model, fingerprint, epoch_seconds)
     baseline = Baseline(
@@ -135,7 +136,7 @@ def require_hooks(
         if missing:
             taught = distilling and not part.needs_with(arguments)
             reason = "knowledge distillation" if taught else f"algorithm {part.name!r}"
-            raise ModuleError(f"{reason} needs {', '.join(missing)}; {module.__name__} returns None")
+            raise ModuleError(lacking(module, reason, missing))
         if find_trainer(module, part.name) is not None and module.optimizer_factory() is None:
             raise ModuleError(missing_optimizer(module, part.name))
 
@@ -152,8 +153,7 @@ def missing_hooks(
         "calibration_data": module.calibration_data,
     }
     needs = dict.fromkeys((*algorithm(name).needs_with(arguments), *(_DISTILLING if distilling else ())))
-    missing = [hooks for hooks in needs if all(calls[hook]() is None for hook in hooks)]
-    return [" or ".join(f"{hook}()" for hook in hooks) for hooks in missing]
+    return needed_hooks(module, (hooks for hooks in needs if all(calls[hook]() is None for hook in hooks)))
 
 
 def verify(module: ModuleClass, checkpoint: Path, threshold: float) -> Verdict:

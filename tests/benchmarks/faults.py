@@ -1,10 +1,10 @@
-"""Faults at random moments of a search: `python -m tests.benchmarks.faults [--engines nni optuna local] [--times 20]`.
+"""Faults at random moments of a search: `python -m tests.benchmarks.faults [--engines nni compress] [--times 20]`.
 
-Searches by the command line are disturbed again and again, at moments drawn at random from the time that they take
-undisturbed, and resumed until they end. Survived: the search goes on to its end. Epochs trained twice: of trials that
-had ended before the fault. Answers changed: searches whose records or best model are not those of the undisturbed one.
-A trial that is stopped (SIGSTOP) is ended a minute after its limit, or after its launcher's death: `--jobs` tries
-several faults at a time.
+Searches by the command line, and by one call (`compress`), are disturbed again and again, at moments drawn at random
+from the time that they take undisturbed, and resumed until they end. Survived: the search goes on to its end. Epochs
+trained twice: of trials that had ended before the fault. Answers changed: searches whose records or best model are not
+those of the undisturbed one. A trial that is stopped (SIGSTOP) is ended a minute after its limit, or after its
+launcher's death: `--jobs` tries several faults at a time.
 """
 
 import argparse
@@ -50,7 +50,7 @@ LIMIT = 30
 def possible(engine, kind):
     """Whether an engine has what a kind of fault is done to."""
     whom = {target for target, _ in KINDS[kind]}
-    if engine == "local":
+    if engine in ("local", "compress"):
         return whom == {LAUNCHER}
     return engine == "nni" or MANAGER not in whom
 
@@ -156,7 +156,7 @@ def tried(row, times, jobs, generator):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    engines = ["nni", "optuna", "local"]
+    engines = ["nni", "optuna", "local", "compress"]
     parser.add_argument("--engines", nargs="+", default=engines, choices=engines)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--times", type=int, default=20)

@@ -134,7 +134,7 @@ def test_without_a_module_the_examples_are_calibrated_on():
 
 def test_data_without_a_batch_is_refused():
     empty = type("Empty", (Regression,), {"calibration_data": classmethod(lambda cls: [])})
-    with pytest.raises(ModuleError, match=r"calibration_data\(\) of Empty must have at least one batch"):
+    with pytest.raises(ModuleError, match=r"Empty\.calibration_data\(\) must have at least one batch"):
         input_batches(empty, "qat", Regression.model(), 1)
 
 

@@ -9,13 +9,21 @@ import optuna
 import pytest
 import torch
 
-from autocompress import AutoCompressError, AutoCompressionExperiment, CompressionStudy, check_module, load_compressed
+from autocompress import (
+    AutoCompressError,
+    AutoCompressionExperiment,
+    CompressionStudy,
+    check_module,
+    compress,
+    load_compressed,
+)
 from autocompress.compression.module_loading import ModuleReference
 from autocompress.errors import evaluates_differently
 from autocompress.search_space import load_search_space
 from autocompress.settings import AccuracyAwareSettings
 from autocompress.testing import CurveModule, cliff
 from autocompress.trial.preflight.inspection import require_module, run_preflight
+from tests import scripts
 from tests.cli.support import invoke
 from tests.docs.pages import PAGES, blocks
 
@@ -217,6 +225,18 @@ def _(folder):
         pass
 
     return raised(AutoCompressionExperiment, Inside, "local").replace(Inside.__qualname__, "main.<locals>.MyModule")
+
+
+@case("Functions that are interchanged")
+def _(folder):
+    return raised(compress, scripts.trained(), scripts.train, scripts.evaluate)
+
+
+@case("Another model in the directory")
+def _(folder):
+    given = {"validation_loader": scripts.VALIDATION, "max_drop": "5%", "directory": folder / "search", "quiet": True}
+    compress(scripts.trained(), scripts.evaluate, trials=1, **given)
+    return raised(compress, scripts.net(), scripts.evaluate, **given)
 
 
 @case("A checkpoint without its model")

@@ -21,6 +21,7 @@ QUICK = (
     "CONTRIBUTING",
 )
 LONGER = ("howto/compare",)
+ALONE = ("tutorials/one_call",)
 ELSEWHERE = ("howto/migration", "tutorials/ssh", "tutorials/own_model", "README")
 """Pages with tests of their own: here, and in `tests/e2e/test_migration.py`."""
 
@@ -31,8 +32,12 @@ def page_of(name):
 
 def test_every_page_with_python_is_run():
     shown = {name_of(page) for page in all_pages() if any(block.language == "python" for block in blocks(page))}
-    assert shown <= {*TUTORIALS, *QUICK, *LONGER, *ELSEWHERE}
-    assert {name for name in map(name_of, all_pages()) if name.startswith("tutorials/")} <= {*TUTORIALS, *ELSEWHERE}
+    assert shown <= {*TUTORIALS, *QUICK, *LONGER, *ALONE, *ELSEWHERE}
+    assert {name for name in map(name_of, all_pages()) if name.startswith("tutorials/")} <= {
+        *TUTORIALS,
+        *ALONE,
+        *ELSEWHERE,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +91,14 @@ FEW = "experiment.config.max_trial_number = 2"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_tutorials_that_need_no_other(name, tmp_path):
+    Reader(tmp_path).read(page_of(name))
+    assert (tmp_path / "compressed" / "report.html").exists()
+    assert (tmp_path / "small.pt2").exists()
+
+
+@pytest.mark.slow
 def test_nni_over_ssh(first_tutorial, tmp_path):
     require_machines()
     shutil.copytree(first_tutorial, tmp_path / "folder")
@@ -108,6 +121,27 @@ from train import accuracy, train_epoch
 from my_module import MyModule as Trained
 
 trained_model, accuracy, train_epoch = Trained.model, accuracy, train_epoch
+
+X = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+BATCHES = [(x, (x[:, 0] > 0).long()) for x in X.split(50)]
+train_loader, test_loader = BATCHES[:6], BATCHES[6:]
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+
+
+def train(model, loader, optimizer):
+    for x, y in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(model, loader):
+    return sum((model.eval()(x).argmax(1) == y).sum().item() for x, y in loader) / 100
 """
 
 
@@ -121,3 +155,4 @@ def test_the_readme(first_tutorial, tmp_path):
     (tmp_path / "my_project.py").write_text(MY_PROJECT.replace("from my_module", "from trained"))
     Reader(tmp_path).read(ROOT / "README.md")
     assert (tmp_path / "small.onnx").exists()
+    assert (tmp_path / "smaller.onnx").exists()

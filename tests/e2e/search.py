@@ -1,4 +1,4 @@
-"""A search by the command line that is begun, disturbed, gone on with, and compared with an undisturbed one."""
+"""A search by the command line, or by one call, that is begun, disturbed, gone on with, and compared."""
 
 import contextlib
 import json
@@ -30,7 +30,11 @@ class Search:
     def start(self):
         """Begin it, or go on with it."""
         port = ["--port", str(free_port())] if self.engine == "nni" else []
-        if self.directory.exists() and ExperimentDirectory(self.directory).exists():
+        program = "autocompress.cli"
+        if self.engine == "compress":  # the same call begins it and goes on with it
+            program, space = "tests.e2e.one_call", str(self.folder / "space.json")
+            arguments = [self.module, space, str(self.directory), json.dumps(self.settings)]
+        elif self.directory.exists() and ExperimentDirectory(self.directory).exists():
             arguments = ["resume", str(self.directory), *port]
         else:
             space = str(self.folder / "space.json")
@@ -39,7 +43,7 @@ class Search:
             arguments += [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
         with (self.folder / "output.txt").open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "autocompress.cli", *arguments],
+                [sys.executable, "-m", program, *arguments],
                 cwd=ROOT,
                 env={**os.environ, "EPOCHS_LOG": str(self.log), **self.environment},
                 stdout=output,

@@ -7,6 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.base import AppliedAlgorithms, plain_name
+from autocompress.compression.measure import ReferenceModel
+from autocompress.compression.model_state import copy_model
+from autocompress.compression.trainer_hooks import new_optimizer
+from autocompress.errors import ConfigError
+from autocompress.search_space import default_space, read_parameters
 from autocompress.testing.zoo import ZOO
 from autocompress.trial.fine_tuning import ModuleTraining
 from autocompress.trial.optimization import (
@@ -14,9 +20,12 @@ from autocompress.trial.optimization import (
     ScheduledSteps,
     averaged,
     make_scheduler,
+    optimizer_factory,
     schedule_factor,
+    scheduler_factory,
     take_parameters,
 )
+from tests import scripts
 
 STEPS = 4
 
@@ -165,3 +174,65 @@ def test_training_averages_the_last_epoch():
     assert training.average(model)
     assert any(not torch.equal(before, after) for before, after in zip(last, model.parameters(), strict=True))
     assert not training.average(model), "once"
+
+
+def under_compression(name, model):
+    """A model that an algorithm is on, as it is fine-tuned."""
+    inputs = (torch.ones(4, 8),)
+    reference = ReferenceModel.measured(model, inputs)
+    entry = default_space([name]).algorithms[0]
+    axis = entry.axis()
+    (part,) = read_parameters(entry.parameters(None if axis is None else 0.5)).stages
+    return AppliedAlgorithms().apply(copy_model(model), reference.request(part.name, part.rules, part.arguments))
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["l2", "magnitude_sparsity", pytest.param("qat", marks=pytest.mark.slow), "dorefa"]
+)
+def test_an_optimizer_is_made_anew_with_its_groups(algorithm):
+    """Of the uncompressed model: two groups, and a bias in none of them."""
+    model = scripts.trained()
+    groups = [{"params": [model[0].weight, model[2].weight], "weight_decay": 0.01}, {"params": model[4].parameters()}]
+    groups[1]["lr"] = 0.5
+    own = torch.optim.AdamW(groups, lr=0.1, betas=(0.5, 0.9))
+    torch.optim.lr_scheduler.StepLR(own, 1)  # leaves initial_lr in the groups
+    compressed = under_compression(algorithm, model)
+    made = optimizer_factory(own, model)(compressed)
+    assert type(made) is torch.optim.AdamW
+    assert [group["lr"] for group in made.param_groups] == [0.1, 0.5]
+    assert [group["weight_decay"] for group in made.param_groups] == [0.01, 0.01]
+    assert {group["betas"] for group in made.param_groups} == {(0.5, 0.9)}
+    named = {id(parameter): name for name, parameter in compressed.named_parameters()}
+    first, second = (
+        {plain_name(named[id(each)]).removeprefix("graph.") for each in group["params"]} for group in made.param_groups
+    )
+    assert {"0.weight", "2.weight"} <= first
+    assert second == {"4.weight", "4.bias"}
+    assert not {"0.bias", "2.bias"} & (first | second)
+    assert not made.state, "nothing of the other model's"
+    compressed(torch.ones(4, 8)).sum().backward()
+    made.step()
+
+
+def test_an_optimizer_of_a_wrapped_model():
+    model = scripts.trained()
+    wrapped = nn.DataParallel(model)
+    made = optimizer_factory(torch.optim.SGD(wrapped.parameters(), lr=0.1), wrapped)(scripts.trained())
+    assert len(made.param_groups[0]["params"]) == len(list(model.parameters()))
+
+
+def test_factories_of_the_model_or_of_its_parameters():
+    model = scripts.trained()
+    head = new_optimizer(lambda model: torch.optim.SGD(model[4].parameters(), lr=0.1), model)
+    assert head.param_groups[0]["params"] == list(model[4].parameters())
+    for factory in (torch.optim.Adam, lambda parameters: torch.optim.Adam(parameters)):
+        assert new_optimizer(optimizer_factory(factory, model), model).param_groups[0]["params"] == [
+            *model.parameters()
+        ]
+
+
+def test_schedulers_of_a_class_and_its_arguments():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=0.1)
+    assert scheduler_factory((torch.optim.lr_scheduler.StepLR, {"step_size": 3}))(optimizer).step_size == 3
+    with pytest.raises(ConfigError, match="scheduler must be a function"):
+        scheduler_factory("cosine")

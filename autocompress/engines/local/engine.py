@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.compression.module import ModuleClass
-from autocompress.compression.module_loading import ModuleReference
+from autocompress.compression.module_loading import AnyReference, LiveReference, ModuleReference
 from autocompress.engines.base import SearchRequest, check_failures, require_options
 from autocompress.engines.start import announce, length_of, open_experiment
 from autocompress.errors import ConfigError, command
@@ -40,12 +40,14 @@ class LocalSearch:
         directory: where it is kept.
         trials: the most trials in all; None for as many as it takes.
         confirmed: whether an unusual budget is only warned of.
+        reference: the module; None: as the plan names it.
     """
 
     plan: ExperimentPlan
     directory: Path
     trials: int | None = None
     confirmed: bool = True
+    reference: AnyReference | None = None
     _started: bool = field(default=False, init=False)
     _stopping: bool = field(default=False, init=False)
 
@@ -57,8 +59,11 @@ class LocalSearch:
     @property
     def result(self) -> CompressionResult:
         """The records so far; the module may be run, as this process runs the search."""
-        module = ModuleReference.from_dict(self.plan.module) if self._started else None
-        return CompressionResult(self.directory, module)
+        return CompressionResult(self.directory, self._reference if self._started else None)
+
+    @property
+    def _reference(self) -> AnyReference:
+        return self.reference or ModuleReference.from_dict(self.plan.module)
 
     def stop(self) -> None:
         """End the search after the trial that is running."""
@@ -67,7 +72,7 @@ class LocalSearch:
     def run(self, callbacks: Sequence[Callback] = ()) -> bool:
         """Run to the end, and verify the best model; False after `stop`, or where a trial was interrupted."""
         refuse_in_child("a search must not be run")
-        store, reference = ExperimentDirectory(self.directory), ModuleReference.from_dict(self.plan.module)
+        store, reference = ExperimentDirectory(self.directory), self._reference
         with reference.on_path(), preserved_rng_state():
             module = reference.in_memory() or reference.load()
             with contextlib.ExitStack() as held:
@@ -78,6 +83,8 @@ class LocalSearch:
                 self._started = True
                 tell_end = held.enter_context(notify_callbacks(store, callbacks))
                 plan = open_experiment(store, self.plan, fingerprint=reference.fingerprint(), logger=_logger)
+                if isinstance(reference, LiveReference):
+                    reference.require_same_model(plan.module, store.path)
                 if not self._search(plan, store, module):
                     return False
                 order = {"threshold": plan.threshold, "directory": store.path}
@@ -95,7 +102,7 @@ class LocalSearch:
                 plan.space,
                 plan.settings,
                 confirmed=self.confirmed,
-                reference=ModuleReference.from_dict(plan.module),
+                reference=self._reference,
             )
             plan = plan.with_baseline(baseline, plan.engine)
             announce(plan, _logger, length_of(plan, self.trials))
@@ -149,7 +156,7 @@ class LocalEngine:
         require_options(self, self.create_options, request.options)
         _require(request)
         plan = request.plan(ADAPTIVE_TUNER, LocalPlan())
-        return LocalSearch(plan, request.directory, request.trials, request.confirmed)
+        return LocalSearch(plan, request.directory, request.trials, request.confirmed, request.module)
 
     def open(self, directory: Path, *, trials: int | None = None, **options: Any) -> LocalSearch:
         """The search in a directory, to go on with."""

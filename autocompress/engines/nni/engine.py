@@ -66,7 +66,7 @@ class NniEngine:
     def create(self, request: SearchRequest) -> NniSearch:
         """A new experiment."""
         options = require_options(self, self.create_options, request.options)
-        experiment = AutoCompressionExperiment(request.module, "local", directory=request.directory)
+        experiment = AutoCompressionExperiment(request.importable, "local", directory=request.directory)
         experiment.config.search_space = load_search_space(request.search_space).wire
         experiment.config.trial_concurrency = request.concurrency
         experiment.config.max_trial_number = request.trials

@@ -86,7 +86,7 @@ class OptunaEngine:
         adaptive = request.tuner is None or request.tuner.lower() == ADAPTIVE_TUNER.lower()
         make = CompressionStudy if adaptive else partial(CompressionStudy.with_named_sampler, str(request.tuner))
         study = make(
-            request.module,
+            request.importable,
             request.search_space,
             storage=options.get("storage"),
             settings=request.settings,

@@ -22,6 +22,8 @@ from autocompress.compression.module import (
     argument_inputs,
     batch_inputs,
     call_hook,
+    hook_must,
+    hook_name,
     raising,
     require_accepted,
     require_module_class,
@@ -86,9 +88,7 @@ def require_hooks_return(module: ModuleClass, algorithms: Iterable[str]) -> None
             answer = call_hook(module, hook.name, *arguments)
             if not (hook.fits(answer) or (answer is None and hook.optional)):
                 none = ", or None" if hook.optional else ""
-                raise ModuleError(
-                    f"{module.__name__}.{hook.name}() must return {hook.wanted}{none}; got {describe(answer)}"
-                )
+                raise ModuleError(f"{hook_must(module, hook.name)} {hook.wanted}{none}; got {describe(answer)}")
 
 
 def supported_algorithms(module: ModuleClass, algorithms: Iterable[str]) -> list[str]:
@@ -112,20 +112,20 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
     given = call_hook(module, "example_inputs")
     if given is not None:
         with preserved_rng_state():
-            inputs = argument_inputs(model, given, f"{module.__name__}.example_inputs()")
+            inputs = argument_inputs(model, given, hook_name(module, "example_inputs"))
             require_accepted(module, "example_inputs", model, inputs)
     data = call_hook(module, "calibration_data")
     if data is None:
         return
-    with raising(f"{module.__name__}.calibration_data() must return an iterable of batches, or None"):
+    with raising(f"{hook_must(module, 'calibration_data')} an iterable of batches, or None"):
         first = next((batch for batch in data), _NOTHING)
         again = call_hook(module, "calibration_data")
         used_up = again is data and isinstance(data, Iterator)
     if first is _NOTHING or used_up:
         why = "it is an iterator that can be run through once" if used_up else "it has none"
         raise ModuleError(
-            f"calibration_data() of {module.__name__} must have at least one batch each time; {why}: return a list or "
-            "a DataLoader of inputs"
+            f"{hook_name(module, 'calibration_data')} must have at least one batch each time; {why}: take a list or a "
+            "DataLoader of inputs"
         )
     with preserved_rng_state():
         require_accepted(module, "calibration_data", model, batch_inputs(model, first))
@@ -134,12 +134,10 @@ def require_inputs(module: ModuleClass, model: nn.Module) -> None:
 def require_weights(module: ModuleClass, model: nn.Module) -> None:
     """Check that the model has parameters, and finite ones."""
     if not any(True for _ in model.parameters()):
-        raise ModuleError(
-            f"{module.__name__}.model() must return a model with parameters; {type(model).__name__} has none"
-        )
+        raise ModuleError(f"{hook_must(module, 'model')} a model with parameters; {type(model).__name__} has none")
     for name, tensor in model.named_parameters():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModuleError(f"{module.__name__}.model() must have finite weights; {name} holds NaN or infinity")
+            raise ModuleError(f"{hook_name(module, 'model')} must have finite weights; {name} holds NaN or infinity")
 
 
 def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
@@ -148,7 +146,7 @@ def require_same_weights(module: ModuleClass, model: nn.Module) -> None:
     changed = [name for name, value in state.items() if name not in other or not equal_values(value, other[name])]
     if changed:
         raise ModuleError(
-            f"{module.__name__}.model() must return the same trained weights each time, and trainers must change only "
+            f"{hook_must(module, 'model')} the same trained weights each time, and trainers must change only "
             f"the model that they are given; another call gives another {changed[0]!r}: load the weights from a file"
         )
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from autocompress.compression.layers import absent_types, weight_types
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, evaluate_samples, example_inputs, fresh_model
+from autocompress.compression.module import ModuleClass, evaluate_samples, example_inputs, fresh_model, hook_name
 from autocompress.evaluation import Evaluation
 from autocompress.records import Preflight
 from autocompress.registry import algorithm
@@ -70,7 +70,7 @@ def run_preflight(
     ).run()
     steps, warnings = list[Step](), [*evaluated.warnings, *_absent_types(space, original)]
     for name, step in training_steps(module, searched_algorithms(space), original):
-        warnings += check_step(name, step, f"{module.__name__}.optimizer_factory()", f"{module.__name__}.criterion()")
+        warnings += check_step(name, step, hook_name(module, "optimizer_factory"), hook_name(module, "criterion"))
         steps.append(step)
     if model_seconds <= _LONG:
         seed_everything(1)  # random weights would be others
@@ -122,8 +122,8 @@ def preflight_of(
 
 
 def _judge(module: ModuleClass, settings: AccuracyAwareSettings, *, confirmed: bool = True) -> Judge:
-    name = module.__name__
-    names = Names(f"{name}.evaluator()", f"{name}.higher_is_better")
+    direction = hook_name(module, "higher_is_better").removesuffix("()")
+    names = Names(hook_name(module, "evaluator"), direction)
     return Judge(settings.budget, bool(module.higher_is_better), names, confirmed)
 
 

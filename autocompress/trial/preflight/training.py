@@ -17,8 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from autocompress.compression.model_state import copy_model
-from autocompress.compression.module import ModuleClass, Trainer, raising
-from autocompress.compression.trainer_hooks import trainer_of
+from autocompress.compression.module import ModuleClass, Trainer, hook_must, hook_name, raising
+from autocompress.compression.trainer_hooks import new_optimizer, trainer_of
 from autocompress.errors import ModuleError
 from autocompress.evaluation import describe
 from autocompress.trial.distillation import WrappedCriterion
@@ -272,7 +272,8 @@ def _trainers(module: ModuleClass, algorithms: Sequence[str]) -> Iterator[tuple[
             seen.append(source)
             tuning = find is find_trainer and module.post_compress_finetuning_trainer(algorithm) is not None
             hook = "post_compress_finetuning_trainer" if tuning else "sparsifying_trainer"
-            yield f"{module.__name__}.{hook}({algorithm!r})", trainer
+            name = hook_name(module, hook)
+            yield (f"{name[:-1]}{algorithm!r})" if name.endswith("()") else name), trainer
 
 
 def _step(module: ModuleClass, name: str, trainer: Trainer, model: nn.Module) -> Step:
@@ -305,12 +306,12 @@ def _require_signature(name: str, trainer: Trainer) -> None:
 
 
 def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
-    name, factory = f"{module.__name__}.optimizer_factory()", module.optimizer_factory()
-    rule = f"{name} must return a function that makes an optimizer of model.parameters()"
+    name, factory = hook_name(module, "optimizer_factory"), module.optimizer_factory()
+    rule = f"{hook_must(module, 'optimizer_factory')} a function that makes an optimizer of model.parameters()"
     if factory is None:
         raise ModuleError(f"{rule}, as the module has a trainer; it returns None")
     with raising(rule):
-        optimizer: Any = factory(model.parameters())
+        optimizer: Any = new_optimizer(factory, model)
     if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
         raise ModuleError(f"{rule}; it makes {describe(optimizer)}")
     own = {id(parameter) for parameter in model.parameters()}
@@ -328,7 +329,7 @@ def _optimizer(module: ModuleClass, model: nn.Module) -> Any:
 def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
     if module.lr_scheduler_factory() is None:
         return None
-    rule = f"{module.__name__}.lr_scheduler_factory() must return a function that makes a scheduler of the optimizer"
+    rule = f"{hook_must(module, 'lr_scheduler_factory')} a function that makes a scheduler of the optimizer"
     with raising(rule):
         scheduler = make_scheduler(module, optimizer, _EPOCHS)
     if not hasattr(scheduler, "step") or getattr(scheduler, "optimizer", optimizer) is not optimizer:
@@ -338,7 +339,7 @@ def _scheduler(module: ModuleClass, optimizer: Any) -> Any:
 
 def _require_schedule(module: ModuleClass, scheduler: Any) -> None:
     rule = (
-        f"{module.__name__}.lr_scheduler_factory() must make a scheduler whose step() needs no argument, as it is "
+        f"{hook_name(module, 'lr_scheduler_factory')} must make a scheduler whose step() needs no argument, as it is "
         "called after each epoch"
     )
     with raising(rule), warnings.catch_warnings():

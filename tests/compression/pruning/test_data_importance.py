@@ -324,7 +324,7 @@ def test_empty_calibration_data_is_refused():
         def calibration_data(cls):
             return []
 
-    with pytest.raises(ModuleError, match=r"calibration_data\(\) of Empty must have at least one batch"):
+    with pytest.raises(ModuleError, match=r"Empty\.calibration_data\(\) must have at least one batch"):
         prune(Empty.model(), "apoz", Empty)
 
 

@@ -372,11 +372,11 @@ WRONG = {
     "example inputs of text": (module(example_inputs="digits"), r"example_inputs\(\) must return a tensor"),
     "calibration data that is empty": (
         module(calibration_data=[]),
-        r"calibration_data\(\) of Mine must have at least one batch",
+        r"Mine\.calibration_data\(\) must have at least one batch",
     ),
     "calibration data that is used up": (
         module(calibration_data=Made(lambda: ITERATOR)),
-        r"calibration_data\(\) of Mine must have at least one batch each time",
+        r"Mine\.calibration_data\(\) must have at least one batch each time",
     ),
     "calibration data that is no data": (
         module(calibration_data=5),
