@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
-from autocompress.compression.layers import FILTER_TYPES, Scopes, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, Scopes, TransposedLinear, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
 from autocompress.layer_selector import LayerRule
@@ -46,6 +46,8 @@ def layer_shape(layer: nn.Module) -> LayerShape:
     """Size of one convolution or linear layer."""
     if isinstance(layer, nn.Linear):
         return LayerShape(layer.out_features)
+    if isinstance(layer, TransposedLinear):
+        return LayerShape(layer.weight.shape[1])
     return LayerShape(int(layer.out_channels), int(layer.groups))  # type: ignore[arg-type]
 
 

@@ -3,124 +3,57 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch_pruning as tp
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch_pruning.dependency.dependency import Dependency
-from torch_pruning.dependency.group import Group
-from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
 from autocompress.compression.layers import FILTER_TYPES, layer_rates, supported_layers
-from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
+from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.dependency_graph import TRACING_SECONDS, TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier
 from autocompress.compression.pruning.graph import ChannelGraph
-from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
+from autocompress.compression.pruning.groups import Coupling, after_pruning, removals, trial_channels
+from autocompress.compression.pruning.local_couplings import attention_modules, local_couplings
+from autocompress.compression.pruning.marked_couplings import Permission, verified_coupling
 from autocompress.compression.pruning.pruner import PROBED, pruner_of
 from autocompress.errors import CompressionError
 
 _logger = logging.getLogger(__name__)
-
-_PARTS = (1, 2, 3, 4)
-"""Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
-
-
-def trial_channels(coupling: Coupling) -> list[int]:
-    """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
-    per_part = coupling.width // coupling.channel_groups
-    chance = random.Random(per_part)
-    order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
-    going = order[: per_part // 2]
-    return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
 
 
 def trace_couplings(
     model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
 ) -> list[Coupling]:
     """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
-    known = {name for coupling in channels.couplings for name in coupling.members}
+    known = channels.settled | channels.residual
     layers = supported_layers(model, FILTER_TYPES)
     try:
-        tracer = ChannelTracer(model, inputs)
+        tracer = ChannelTracer(model, inputs, TracingEffort(channels.seconds / 2))
         tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
     except CompressionError as error:
         _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
         return []
     except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
         return []
-    found: list[Coupling] = []
+    allowed, found = Permission(channels.prunable, channels.fixed), list[Coupling]()
     cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
     for name in sorted(channels.left_alone, key=lambda name: -layer_shape(layers[name]).width):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, tracer.coupled_sets(name) or [], channels):
-                tried = (coupling, trial_channels(coupling))
-                if verifier.mismatch(removals([*cut, tried])) is None:
-                    found.append(coupling)
-                    cut.append(tried)
-                    break
+            units = tracer.coupled_sets(name) or []
+            coupling = verified_coupling(
+                model,
+                name,
+                units,
+                allowed,
+                lambda tried: verifier.mismatch(removals([*cut, (tried, trial_channels(tried))])),
+            )
+            if coupling is not None:
+                found.append(coupling)
+                cut.append((coupling, trial_channels(coupling)))
     return found
-
-
-def _couplings(
-    model: nn.Module, root: str, units: list[list[ChannelPosition]], channels: Channels
-) -> Iterator[Coupling]:
-    """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
-    spots = [spot for unit in units for spot in unit]
-    losing = {name for kind, name, _ in spots if kind == "out"}
-    sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if len(sizes) != 1 or not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
-        return
-    (size,) = sizes
-    modules = {model.get_submodule(name) for _, name, _ in spots}
-    convolutions = [module for module in modules if isinstance(module, _ConvNd) and not layer_shape(module).depthwise]
-    parts = [convolution.groups for convolution in convolutions]
-    parts += [module.num_groups for module in modules if isinstance(module, nn.GroupNorm)]
-    for blocks in sorted({*_PARTS, *parts}):
-        if len(units) % blocks == 0 and len(units) > blocks:
-            yield _coupling(model, root, units, size, blocks)
-
-
-def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], size: int, blocks: int) -> Coupling:
-    per_part = len(units) // blocks
-    places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    places["out", root] = []  # first
-    for number, unit in enumerate(units):
-        block, channel = divmod(number, per_part)
-        first, own = block * size * per_part + channel, 0
-        for kind, name, index in unit:
-            is_root = (kind, name) == ("out", root)
-            places[kind, name].append((index, first + own * per_part if is_root else first))
-            own += is_root
-    places["out", root].sort(key=lambda pair: pair[1])
-    found = tuple(_place(model, kind, name, pairs) for (kind, name), pairs in places.items())
-    members = tuple(name for kind, name in places if kind == "out")
-    return Coupling(found, members, blocks * size, _group(model, found))
-
-
-def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
-    module = model.get_submodule(name)
-    pruner = tp.DependencyGraph().get_pruner_of_module(module)
-    prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
-    pruner.pruning_dim = -1
-    has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
-    indices, roots = zip(*pairs, strict=True)
-    return ChannelSlice(name, prune, -1, indices, roots, has)
-
-
-def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
-    """The group for torch-pruning's importances."""
-    group = Group()
-    for place in places:
-        node = Node(model.get_submodule(place.name), None, place.name)
-        group.add_dep(Dependency(place.prune, place.prune, node, node), list(place.indices))
-        group[-1].root_idxs = list(place.roots)
-    return group
 
 
 @dataclass(frozen=True)
@@ -137,6 +70,8 @@ class Channels:
         prunable: layers that may lose filters by themselves.
         fixed: modules that must keep their size.
         is_verified: whether each coupling has been verified by a trial cut.
+        residual: layers that keep their filters as they write to the residual stream of a transformer.
+        seconds: limit of tracing.
     """
 
     couplings: tuple[Coupling, ...]
@@ -148,6 +83,8 @@ class Channels:
     fixed: frozenset[str]
     obstacles: Mapping[str, str] = field(default_factory=dict)
     is_verified: bool = False
+    residual: frozenset[str] = frozenset()
+    seconds: float = TRACING_SECONDS
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
@@ -156,32 +93,79 @@ class Channels:
         Raises:
             CompressionError: the model cannot be traced.
         """
-        graph = ChannelGraph(model, request.example_inputs, original)
+        seconds = float(request.argument("tracing_limit"))
+        graph = ChannelGraph(model, request.example_inputs, original, TracingEffort(seconds / 2))
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         spared = pruner_of(request).spared(request, graph, rates)
         selected = [name for name in rates if name not in spared]
-        couplings, left_alone, obstacles = graph.couplings(selected)
-        obstacles |= spared
         behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(selected)
-        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
+        found = cls((), graph.outputs, behind, original, {}, free, graph.fixed, spared, seconds=seconds)
+        attention = attention_modules(model, request.example_inputs)
+        if attention:
+            found = found._with_blocks(model, request, graph.residual_layers(attention))
+        rest = [name for name in selected if name not in {*found.settled, *found.obstacles, *graph.outputs}]
+        couplings, left_alone, obstacles = graph.couplings(rest) if rest else ([], {}, {})
+        found = replace(
+            found,
+            couplings=(*found.couplings, *couplings),
+            left_alone=left_alone,
+            obstacles={**obstacles, **found.obstacles},
+        )
         # The widths for a share of the model, or for equal damage, are found by running pruned models.
         runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
+
+    def _with_blocks(self, model: nn.Module, request: CompressionRequest, residual: frozenset[str]) -> Channels:
+        """With the couplings inside the blocks of a transformer, whose residual width stays unless it is requested."""
+        stays = frozenset[str]() if request.argument("prune_residual") else residual
+        free = self.prunable - stays
+        layers = [name for name in supported_layers(model, FILTER_TYPES) if name in free and name not in residual]
+        found = local_couplings(
+            model, request.example_inputs, layers, Permission(free, self.fixed), TracingEffort(self.seconds)
+        )
+        why = "writes to the residual stream, whose width stays; prune_residual=true includes it; it keeps its filters"
+        kept = {name: f"{name}: {why}" for name in self.original if name in stays & self.prunable}
+        return replace(
+            self, couplings=tuple(found), prunable=free, residual=stays, obstacles={**self.obstacles, **kept}
+        )
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Layers that lose filters with a coupling."""
+        return frozenset(name for coupling in self.couplings for name in coupling.members)
 
     def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
         if self.is_verified:
             return self
         verifier = CutVerifier(model, request.example_inputs)
+        found = self._without_faulty(verifier)
+        if found.left_alone:
+            found = found._with_more(
+                local_couplings(
+                    model,
+                    request.example_inputs,
+                    found.left_alone,
+                    Permission(found.prunable, found.fixed),
+                    TracingEffort(self.seconds / 2),
+                )
+            )._without_faulty(verifier)
+        if found.left_alone:
+            found = found._with_more(trace_couplings(model, request.example_inputs, found, verifier))
+        return replace(found, is_verified=True)
+
+    def _without_faulty(self, verifier: CutVerifier) -> Channels:
+        """Without the couplings of which a trial cut is wrong."""
         faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings])
         wrong = [each for each in self.couplings if each.members[0] in faulty]
-        found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
-        if found.left_alone:
-            more = trace_couplings(model, request.example_inputs, found, verifier)
-            again = {name for coupling in more for name in coupling.members}
-            left_alone = {name: why for name, why in found.left_alone.items() if name not in again}
-            found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
-        return replace(found, is_verified=True)
+        return self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
+
+    def _with_more(self, couplings: Iterable[Coupling]) -> Channels:
+        """With more couplings, of layers that were left alone."""
+        found = replace(self, couplings=(*self.couplings, *couplings))
+        return replace(
+            found, left_alone={name: why for name, why in self.left_alone.items() if name not in found.settled}
+        )
 
     def without(self, left_alone: Mapping[str, str]) -> Channels:
         """Without the couplings of these layers, given with the reasons."""

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import FILTER_TYPES, TransposedLinear
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 
 _READERS = (*FILTER_TYPES, nn.LSTM)
@@ -117,7 +117,7 @@ def _by_input(layer: nn.Module) -> torch.Tensor:
         return torch.cat([weight.detach() for weight in weights]).T
     weight = cast(torch.Tensor, layer.weight).detach()
     if not isinstance(layer, _ConvNd):
-        return weight.T
+        return weight if isinstance(layer, TransposedLinear) else weight.T
     if not layer.transposed:  # (out, in / groups, ...) -> (in, out / groups, ...)
         weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
     return weight.flatten(1)

@@ -5,6 +5,7 @@ Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.1
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from autocompress.compression.layers import FILTER_TYPES, registered_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.dependency_graph import (
     SOURCES,
+    TracingEffort,
     TracingLimit,
     build_graph,
     require_traceable,
@@ -26,6 +28,8 @@ from autocompress.compression.pruning.dependency_graph import (
 )
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.errors import CompressionError
+
+_NORM = re.compile("(layer|rms)_?norm", re.IGNORECASE)
 
 
 class ChannelGraph:
@@ -38,13 +42,20 @@ class ChannelGraph:
         CompressionError: the model cannot be traced with the example inputs.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], original: Mapping[str, LayerShape]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Any, ...],
+        original: Mapping[str, LayerShape],
+        effort: TracingEffort | None = None,
+    ) -> None:
         require_traceable(model)
         self._original = original
         self._fixed = _fixed(model)
         self._names = {module: name for name, module in model.named_modules()}
+        self._kinds = {name: type(module).__name__ for module, name in self._names.items()}
         self._graph, roots = build_graph(model, example_inputs)
-        self._limit = TracingLimit(self._graph)
+        self._limit = TracingLimit(self._graph, effort or TracingEffort())
         self._uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
@@ -59,6 +70,9 @@ class ChannelGraph:
             trace, then those coupled with something that must stay.
         """
         chosen = set(selected)
+        if self._graph.failure is not None:
+            why = f"its channels cannot be traced ({self._graph.failure}); it keeps its filters"
+            return [], {name: f"{name}: {why}" for name in chosen - self.outputs}, {}
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
         visited = set[Any]()
         obstacles = {
@@ -174,6 +188,38 @@ class ChannelGraph:
         """Names of the convolutions with a stride above 1 in all dimensions."""
         nodes = [module for module in self._graph.module2node if isinstance(module, _ConvNd) and not module.transposed]
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
+
+    def residual_layers(self, attention: Iterable[str]) -> frozenset[str]:
+        """Names of the layers that write what a LayerNorm or RMSNorm normalizes and these modules read."""
+        nodes, within = self._graph.module2node, tuple(f"{name}." for name in attention)
+        modules = [
+            module
+            for module, name in self._names.items()
+            if module in nodes and isinstance(module, SOURCES) and f"{name}.".startswith(within)
+        ]
+        read = list(upstream(self._before(modules), lambda node: not isinstance(node.module, SOURCES)))
+        normed = [node for node in read if self._is_norm(node)]
+        scales = [node for node in normed if isinstance(node.module, nn.Parameter)]
+        around = [
+            *normed,
+            *(after for node in scales for after in node.outputs),
+        ]
+        written = upstream(
+            (before for node in around for before in node.inputs), lambda node: not isinstance(node.module, SOURCES)
+        )
+        return frozenset(self._names[node.module] for node in written if _is_layer(node)) - {
+            self._names[module] for module in modules if not isinstance(module, FILTER_TYPES)
+        }
+
+    def _before(self, modules: Iterable[Any]) -> list[Any]:
+        return [before for module in modules for before in self._graph.module2node[module].inputs]
+
+    def _is_norm(self, node: Any) -> bool:
+        """Whether it is a norm over features, or the scale of one that torch-pruning does not know."""
+        if isinstance(node.module, nn.Parameter):
+            owner = self._all_names.get(node.module, "").rpartition(".")[0]
+            return bool(_NORM.search(self._kinds.get(owner, "")))
+        return bool(_NORM.search(type(node.module).__name__))
 
     def batchnorm_behind(self, layers: Iterable[str]) -> dict[str, str]:
         """For each layer the name of the BatchNorm that is the only consumer of its output, or its own name."""
