@@ -41,6 +41,9 @@ _MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.EmbeddingBag)
 _MOST_SINGLE_MARKS = 256
 """Largest number of filters that are marked one by one."""
 
+_FUSED = (1, 2, 3)
+"""Parts that one layer may compute: gate and value; query, key and value."""
+
 _IMAGE_DIMENSIONS = 4
 _CROP = 32
 """Images are cropped to multiples of it, as models of five poolings need."""
@@ -178,19 +181,32 @@ class ChannelTracer:
 
         Channels that only reach something together, as those of an attention head, are each with the first of them.
         """
-        for size in (1, *(size for size in range(2, width // 2 + 1) if width % size == 0)):
-            found = self._told_apart(source, width, size)
+        for numbers in self._numberings(source, width):
+            found = self._told_apart(source, numbers)
             if found is not None:
-                for part, spot in found:
-                    yield from ((part * size + channel, part * size) for channel in range(1, size))
-                    yield part * size, spot
+                first = {number: channel for channel, number in reversed(list(enumerate(numbers.tolist())))}
+                yield from ((channel, first[number]) for channel, number in enumerate(numbers.tolist()))
+                yield from ((first[number], spot) for number, spot in found)
                 return
         yield from self._one_by_one(source, width)
 
-    def _told_apart(self, source: _Source, width: int, size: int) -> list[tuple[int, ChannelPosition]] | None:
-        """Consecutive channels in parts of that size, each part with the spots that only it reaches; None: they mix."""
-        numbers = torch.arange(width) // size
-        bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, (width // size - 1).bit_length()))]
+    def _numberings(self, source: _Source, width: int) -> Iterator[torch.Tensor]:
+        """Ways to number channels: each by itself; in heads as wide as what the first reaches, also of fused parts."""
+        channels = torch.arange(width)
+        yield channels
+        reached = self._pass(source, channels == 0).values()
+        if any(place.numel() > 1 and bool(place.all()) for place in reached):
+            return  # all depend on each other
+        most = max((int(place.sum()) for place in reached), default=1)
+        for size in (size for size in range(most, 0, -1) if most % size == 0 and width % size == 0):
+            for parts in _FUSED:
+                count, left = divmod(width // size, parts)
+                if count > 1 and not left and (size, parts) != (1, 1):
+                    yield (channels // size) % count
+
+    def _told_apart(self, source: _Source, numbers: torch.Tensor) -> list[tuple[int, ChannelPosition]] | None:
+        """For each number the spots that only channels of that number reach; None: there are others."""
+        bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, int(numbers.max()).bit_length()))]
         ones, zeros = list[_Marks](), list[_Marks]()
         for bit in bits:
             one, zero = self._pass(source, bit), self._pass(source, ~bit)

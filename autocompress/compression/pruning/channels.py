@@ -25,13 +25,17 @@ _logger = logging.getLogger(__name__)
 
 
 def trace_couplings(
-    model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    channels: Channels,
+    verifier: CutVerifier,
+    effort: TracingEffort | None = None,
 ) -> list[Coupling]:
     """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing."""
     known = channels.settled | channels.residual
     layers = supported_layers(model, FILTER_TYPES)
     try:
-        tracer = ChannelTracer(model, inputs, TracingEffort(channels.seconds / 2))
+        tracer = ChannelTracer(model, inputs, effort)
         tracer.trace(name for name, layer in layers.items() if name not in known and not layer_shape(layer).depthwise)
     except CompressionError as error:
         _logger.warning("%s keep their filters: %s", ", ".join(channels.left_alone), error)
@@ -94,7 +98,7 @@ class Channels:
             CompressionError: the model cannot be traced.
         """
         seconds = float(request.argument("tracing_limit"))
-        graph = ChannelGraph(model, request.example_inputs, original, TracingEffort(seconds / 2))
+        graph = ChannelGraph(model, request.example_inputs, original, TracingEffort(seconds))
         rates = layer_rates(model, request.targets, FILTER_TYPES, request.scopes)
         spared = pruner_of(request).spared(request, graph, rates)
         selected = [name for name in rates if name not in spared]
@@ -120,9 +124,8 @@ class Channels:
         stays = frozenset[str]() if request.argument("prune_residual") else residual
         free = self.prunable - stays
         layers = [name for name in supported_layers(model, FILTER_TYPES) if name in free and name not in residual]
-        found = local_couplings(
-            model, request.example_inputs, layers, Permission(free, self.fixed), TracingEffort(self.seconds)
-        )
+        effort = TracingEffort(self.seconds / 2)
+        found = local_couplings(model, request.example_inputs, layers, Permission(free, self.fixed), effort)
         why = "writes to the residual stream, whose width stays; prune_residual=true includes it; it keeps its filters"
         kept = {name: f"{name}: {why}" for name in self.original if name in stays & self.prunable}
         return replace(
@@ -140,18 +143,13 @@ class Channels:
             return self
         verifier = CutVerifier(model, request.example_inputs)
         found = self._without_faulty(verifier)
+        effort, inputs = TracingEffort(self.seconds / 2), request.example_inputs
         if found.left_alone:
-            found = found._with_more(
-                local_couplings(
-                    model,
-                    request.example_inputs,
-                    found.left_alone,
-                    Permission(found.prunable, found.fixed),
-                    TracingEffort(self.seconds / 2),
-                )
-            )._without_faulty(verifier)
+            may = Permission(found.prunable, found.fixed)
+            found = found._with_more(local_couplings(model, inputs, found.left_alone, may, effort))
+            found = found._without_faulty(verifier)
         if found.left_alone:
-            found = found._with_more(trace_couplings(model, request.example_inputs, found, verifier))
+            found = found._with_more(trace_couplings(model, inputs, found, verifier, effort))
         return replace(found, is_verified=True)
 
     def _without_faulty(self, verifier: CutVerifier) -> Channels:

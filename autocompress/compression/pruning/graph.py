@@ -190,29 +190,29 @@ class ChannelGraph:
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
 
     def residual_layers(self, attention: Iterable[str]) -> frozenset[str]:
-        """Names of the layers that write what a LayerNorm or RMSNorm normalizes and these modules read."""
+        """Names of the layers that write what a LayerNorm or RMSNorm normalizes and these modules read.
+
+        What is added to the same values belongs to them, whatever reads it.
+        """
         nodes, within = self._graph.module2node, tuple(f"{name}." for name in attention)
-        modules = [
-            module
+        norms = {node: self._written(node) for node in nodes.values() if self._is_norm(node)}
+        readers = [
+            nodes[module]
             for module, name in self._names.items()
             if module in nodes and isinstance(module, SOURCES) and f"{name}.".startswith(within)
         ]
-        read = list(upstream(self._before(modules), lambda node: not isinstance(node.module, SOURCES)))
-        normed = [node for node in read if self._is_norm(node)]
-        scales = [node for node in normed if isinstance(node.module, nn.Parameter)]
-        around = [
-            *normed,
-            *(after for node in scales for after in node.outputs),
-        ]
-        written = upstream(
-            (before for node in around for before in node.inputs), lambda node: not isinstance(node.module, SOURCES)
-        )
-        return frozenset(self._names[node.module] for node in written if _is_layer(node)) - {
-            self._names[module] for module in modules if not isinstance(module, FILTER_TYPES)
-        }
+        inside = {node for node in readers if not _is_layer(node)}
+        read = set(_made_by(before for node in readers for before in node.inputs))
+        found = {layer for norm, layers in norms.items() if norm in read for layer in layers}
+        while more := {layer for layers in norms.values() if layers & found for layer in layers} - found:
+            found |= more
+        return frozenset(self._names[node.module] for node in found - inside if _is_layer(node))
 
-    def _before(self, modules: Iterable[Any]) -> list[Any]:
-        return [before for module in modules for before in self._graph.module2node[module].inputs]
+    def _written(self, norm: Any) -> set[Any]:
+        """The nearest layers before a norm."""
+        around = norm.outputs if isinstance(norm.module, nn.Parameter) else [norm]
+        before = _made_by(before for node in around for before in node.inputs)
+        return {node for node in before if isinstance(node.module, SOURCES)}
 
     def _is_norm(self, node: Any) -> bool:
         """Whether it is a norm over features, or the scale of one that torch-pruning does not know."""
@@ -276,6 +276,11 @@ class ChannelGraph:
         """Whether its output's channels are its input's."""
         name = self._names.get(node.module)
         return not isinstance(node.module, SOURCES) or (name is not None and self._depthwise(name))
+
+
+def _made_by(starts: Iterable[Any]) -> Iterator[Any]:
+    """These nodes and all before them, up to the nearest layers."""
+    return upstream(starts, lambda node: not isinstance(node.module, SOURCES))
 
 
 def _is_layer(node: Any) -> bool:

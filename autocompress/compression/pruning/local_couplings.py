@@ -136,6 +136,7 @@ def _in_block(
     found: list[Coupling] = []
 
     def mismatch(tried: Coupling) -> Mismatch | None:
+        effort.check()
         return verifier.mismatch(removals([(each, trial_channels(each)) for each in (*found, tried)]))
 
     skipped: set[tuple[str, str]] = set()
