@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,7 +106,7 @@ class Channels:
         found = cls((), graph.outputs, behind, original, {}, free, graph.fixed, spared, seconds=seconds)
         attention = attention_modules(model, request.example_inputs)
         if attention:
-            found = found._with_blocks(model, request, graph.residual_layers(attention))
+            found = found._with_blocks(model, request, graph.residual_layers(attention), graph.uncalled)
         rest = [name for name in selected if name not in {*found.settled, *found.obstacles, *graph.outputs}]
         couplings, left_alone, obstacles = graph.couplings(rest) if rest else ([], {}, {})
         found = replace(
@@ -119,11 +119,14 @@ class Channels:
         runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
 
-    def _with_blocks(self, model: nn.Module, request: CompressionRequest, residual: frozenset[str]) -> Channels:
+    def _with_blocks(
+        self, model: nn.Module, request: CompressionRequest, residual: frozenset[str], uncalled: Collection[str]
+    ) -> Channels:
         """With the couplings inside the blocks of a transformer, whose residual width stays unless it is requested."""
         stays = frozenset[str]() if request.argument("prune_residual") else residual
         free = self.prunable - stays
-        layers = [name for name in supported_layers(model, FILTER_TYPES) if name in free and name not in residual]
+        no = {*residual, *uncalled, *self.outputs}
+        layers = [name for name in supported_layers(model, FILTER_TYPES) if name in free and name not in no]
         effort = TracingEffort(self.seconds / 2)
         found = local_couplings(model, request.example_inputs, layers, Permission(free, self.fixed), effort)
         why = "writes to the residual stream, whose width stays; prune_residual=true includes it; it keeps its filters"

@@ -37,6 +37,7 @@ class ChannelGraph:
 
     Attributes:
         outputs: names of the layers that produce the model's outputs.
+        uncalled: names of the layers whose weights are used without calling them.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -56,7 +57,7 @@ class ChannelGraph:
         self._kinds = {name: type(module).__name__ for module, name in self._names.items()}
         self._graph, roots = build_graph(model, example_inputs)
         self._limit = TracingLimit(self._graph, effort or TracingEffort())
-        self._uncalled = uncalled_layers(model, self._graph, roots)
+        self.uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
@@ -78,7 +79,7 @@ class ChannelGraph:
         obstacles = {
             name: f"{name}: its weights are used without calling it, so that its channels cannot be traced; it keeps "
             "its filters"
-            for name in self._uncalled
+            for name in self.uncalled
             if name in chosen
         }
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
@@ -203,10 +204,17 @@ class ChannelGraph:
         ]
         inside = {node for node in readers if not _is_layer(node)}
         read = set(_made_by(before for node in readers for before in node.inputs))
-        found = {layer for norm, layers in norms.items() if norm in read for layer in layers}
+        hidden = {name.rpartition(".")[0] for name in attention if name in self._outer_uncalled}
+        beside = {node for node in norms if self._all_names.get(node.module, "").rpartition(".")[0] in hidden}
+        found = {layer for norm, layers in norms.items() if norm in read | beside for layer in layers}
         while more := {layer for layers in norms.values() if layers & found for layer in layers} - found:
             found |= more
         return frozenset(self._names[node.module] for node in found - inside if _is_layer(node))
+
+    @property
+    def _outer_uncalled(self) -> set[str]:
+        """Names of the modules that use the weights of their layers without calling these."""
+        return {name.rpartition(".")[0] for name in self.uncalled}
 
     def _written(self, norm: Any) -> set[Any]:
         """The nearest layers before a norm."""
