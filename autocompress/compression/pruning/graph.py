@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -197,6 +197,7 @@ class ChannelGraph:
         """
         nodes, within = self._graph.module2node, tuple(f"{name}." for name in attention)
         norms = {node: self._written(node) for node in nodes.values() if self._is_norm(node)}
+        norms = {node: made for node, made in norms.items() if not self._share(within, [node, *made])}  # of queries
         readers = [
             nodes[module]
             for module, name in self._names.items()
@@ -215,6 +216,11 @@ class ChannelGraph:
     def _outer_uncalled(self) -> set[str]:
         """Names of the modules that use the weights of their layers without calling these."""
         return {name.rpartition(".")[0] for name in self.uncalled}
+
+    def _share(self, within: Iterable[str], nodes: Collection[Any]) -> bool:
+        """Whether all of these are in one of the modules."""
+        names = [self._all_names.get(node.module, "") for node in nodes]
+        return any(all(name.startswith(each) for name in names) for each in within)
 
     def _written(self, norm: Any) -> set[Any]:
         """The nearest layers before a norm."""
