@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from autocompress.compression.pruning.groups import (
 _PARTS = (1, 2, 3, 4)
 """Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
 
-_MOST_TRIES = 60
+_MOST_TRIES = 24
 """Sets of attributes to try for one coupling."""
 
 Compare = Callable[[Coupling], Any]
@@ -157,41 +157,39 @@ def _with_attributes(model: nn.Module, coupling: Coupling, compare: Compare) -> 
     counts = _counts(model, coupling)
     sets = itertools.chain.from_iterable(itertools.combinations(counts, size) for size in range(len(counts) + 1))
     for chosen in itertools.islice(sets, _MOST_TRIES):
-        found = replace(coupling, places=(*coupling.places, *chosen))
+        found = replace(coupling, places=(*coupling.places, *(place for key in chosen for place in counts[key])))
         if compare(found) is None:
-            return _with_head_counts(found, counts, compare)
+            return _with_head_counts(found, {key: counts[key] for key in counts if key not in chosen}, compare)
     return None
 
 
-def _with_head_counts(coupling: Coupling, counts: Sequence[ChannelSlice], compare: Compare) -> Coupling:
+def _with_head_counts(coupling: Coupling, counts: Mapping[str, Sequence[ChannelSlice]], compare: Compare) -> Coupling:
     """With the other attributes that count the heads, which code that has not run may read."""
-    for count in counts:
-        if count not in coupling.places and "head" in count.name.rpartition(".")[2]:
-            more = replace(coupling, places=(*coupling.places, count))
-            if compare(more) is None:
-                coupling = more
+    for key, places in counts.items():
+        if "head" in key:
+            more = replace(coupling, places=(*coupling.places, *places))
+            coupling = more if compare(more) is None else coupling
     return coupling
 
 
-def _counts(model: nn.Module, coupling: Coupling) -> list[ChannelSlice]:
-    """Integer attributes of the modules about a coupling that may count its channels: first those of the heads."""
+def _counts(model: nn.Module, coupling: Coupling) -> dict[str, list[ChannelSlice]]:
+    """Integer attributes of the modules about a coupling that may count its channels, by name: first those of heads.
+
+    Attributes of the same name change together.
+    """
     units = coupling.width // coupling.channel_groups
     widths = {len(place.indices) for place in coupling.places}
     values = {width // part for width in widths for part in _PARTS if width % part == 0} | {units}
     owners = {outer for place in coupling.places for outer in outer_modules(place.name)}
-    found = [
-        (f"{owner}.{key}".lstrip("."), value)
-        for owner in sorted(owners)
-        for key, value in vars(model.get_submodule(owner)).items()
-        if type(value) is int and key != "training" and value in values and value % units == 0 and value > 1
-    ]
-    found.sort(key=lambda each: ("head" not in each[0].rpartition(".")[2], each[1]))
-    return [
-        ChannelSlice(
-            name, ATTRIBUTE.prune_out_channels, -1, tuple(range(value)), tuple(a % units for a in range(value)), value
-        )
-        for name, value in found
-    ]
+    found: dict[str, list[ChannelSlice]] = defaultdict(list)
+    for owner in sorted(owners):
+        for key, value in vars(model.get_submodule(owner)).items():
+            if type(value) is int and value in values and value % units == 0 and value > 1:
+                roots = tuple(index % units for index in range(value))
+                name = f"{owner}.{key}".lstrip(".")
+                prune = ATTRIBUTE.prune_out_channels
+                found[key].append(ChannelSlice(name, prune, -1, tuple(range(value)), roots, value))
+    return dict(sorted(found.items(), key=lambda each: ("head" not in each[0], each[1][0].channels)))
 
 
 def outer_modules(name: str) -> list[str]:
