@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
-from autocompress.compression.layers import PRUNED_TYPES, Scopes, supported_layers
+from autocompress.compression.layers import PRUNED_TYPES, Scopes, TransposedLinear, supported_layers
 from autocompress.compression.model_state import device_of, eval_mode, to_device
 from autocompress.compression.module import ModuleClass, batch_inputs
 from autocompress.compression.pruning.attention import BIASES, PROJECTIONS, splittable_attentions
@@ -59,6 +59,8 @@ def layer_shape(layer: nn.Module) -> LayerShape:
         return LayerShape(layer.out_features)
     if isinstance(layer, nn.RNNBase):
         return LayerShape(layer.hidden_size * layer.num_layers * (1 + layer.bidirectional))
+    if isinstance(layer, TransposedLinear):
+        return LayerShape(layer.weight.shape[1])
     return LayerShape(int(layer.out_channels), int(layer.groups))  # type: ignore[arg-type]
 
 

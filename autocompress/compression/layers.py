@@ -144,7 +144,24 @@ def _no_match(scope: str, names: list[str]) -> str:
     return f"{scope!r} matches nothing in the model ({hint})"
 
 
-FILTER_TYPES: tuple[type[nn.Module], ...] = (
+class _LikeTransposedLinear(type):
+    """Knows Hugging Face's class by its name, so that its package need not be imported."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return any(
+            kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+            for kind in type(instance).__mro__
+        )
+
+
+class TransposedLinear(nn.Module, metaclass=_LikeTransposedLinear):
+    """Any linear layer of Hugging Face's class Conv1D, whose weight is (inputs, outputs); never instantiated."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+
+_DENSE_TYPES: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -153,12 +170,13 @@ FILTER_TYPES: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+FILTER_TYPES: tuple[type[nn.Module], ...] = (*_DENSE_TYPES, TransposedLinear)
 """Layers whose filters (output channels, output features) can be removed."""
 RECURRENT_TYPES: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
 """Layers whose hidden units can be removed."""
 PRUNED_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, *RECURRENT_TYPES)
 """Layers whose filters or hidden units can be removed."""
-WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*FILTER_TYPES, nn.Embedding)
+WEIGHT_TYPES: tuple[type[nn.Module], ...] = (*_DENSE_TYPES, nn.Embedding)
 """Layers whose single weights can be zeroed."""
 
 

@@ -7,9 +7,13 @@ bits of their numbers, so that a few forward passes distinguish all of a layer.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -20,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import copy_model, device_of, flatten_tensors, map_tensors, temporary_hooks
+from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
 from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.groups import Removal
@@ -33,9 +37,12 @@ from autocompress.compression.pruning.reference_models import (
 from autocompress.errors import CompressionError
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
-_MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
+_MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.EmbeddingBag)
 _MOST_SINGLE_MARKS = 256
 """Largest number of filters that are marked one by one."""
+
+_FUSED = (1, 2, 3)
+"""Parts that one layer may compute: gate and value; query, key and value."""
 
 _IMAGE_DIMENSIONS = 4
 _CROP = 32
@@ -45,38 +52,69 @@ _MOST_PASSES = 1000
 """Limit of forward passes in all; other layers are not pruned."""
 
 ChannelPosition = tuple[str, str, int]
-"""A channel: "out" of a layer, "in" to one, or "by" a module that it passes; the module's name; the index."""
+"""A channel: "out" of a layer, "in" to one, "by" a module that it passes, or "param"; a name; the index.
+
+The name is the module's, or the parameter's and the dimension behind a colon.
+"""
 
 FIXED: ChannelPosition = ("out", "", 0)
 """Stands for everything that must stay: inputs, outputs, and outputs of layers that cannot be pruned."""
 
-_Marks = dict[tuple[str, str], torch.Tensor]
+_Place = tuple[str, str]
+"""A module, or a dimension of a parameter: kind and name."""
+
+_Marks = dict[_Place, torch.Tensor]
 """The marked channels of each module in one pass."""
 
 
 class ChannelTracer:
-    """Which channels of which modules depend on each other."""
+    """Which channels of which modules depend on each other.
 
-    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    Args:
+        model: not changed.
+        inputs: positional arguments of one forward pass.
+        effort: ends the tracing; None: one with the default limits.
+        skipped: places that marks pass without being recorded.
+        crops: whether images are cropped.
+
+    Attributes:
+        partial: places where a channel was marked at some positions only: it may be shared by several heads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        effort: TracingEffort | None = None,
+        skipped: Collection[_Place] = (),
+        *,
+        crops: bool = True,
+    ) -> None:
         self._model = reference_copy(model)
-        self._inputs = _smallest_images(self._model, cast_inputs(inputs, self._model, None))
+        self._inputs = cast_inputs(inputs, self._model, None)
+        self._inputs = _smallest_images(self._model, self._inputs) if crops else self._inputs
         self._trains = _trains_differently(self._model, self._inputs)
         self._modules = dict(self._model.named_modules())
+        self._skipped = frozenset(skipped)
         self._over: dict[ChannelPosition, ChannelPosition] = {}
-        self._passes, self._effort = 0, TracingEffort()
+        self._passes, self._effort = 0, effort or TracingEffort()
+        self.partial: set[_Place] = set()
 
     def trace(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
         for spot in _positions(self._rest()):
             self._join(spot, FIXED)
+        self._trace_inputs()
+        for parameter in self._loose_parameters():
+            self._trace_parameter(*parameter)
         for name in layers:
-            everything = list(_positions(self._pass(self._modules[name], torch.ones(self.width(name)).bool())))
+            everything = list(_positions(self._pass(_Layer(self._modules[name]), None)))
             if any(self._top(spot) == self._top(FIXED) for spot in everything):  # all its channels are alike
                 for spot in (*everything, *(("out", name, channel) for channel in range(self.width(name)))):
                     self._join(spot, FIXED)
                 continue
-            for channel, spot in self._dependents(name):
-                self._join(("out", name, channel), spot)
+            for channel, met in self._dependents(_Layer(self._modules[name]), self.width(name)):
+                self._join(("out", name, channel), met if isinstance(met, tuple) else ("out", name, met))
 
     def coupled_sets(self, name: str) -> list[list[ChannelPosition]] | None:
         """For the channels of a layer, sets of spots that can only be removed together; None if one must stay."""
@@ -91,38 +129,105 @@ class ChannelTracer:
         """Filters of a layer."""
         return layer_shape(self._modules[name]).width
 
-    def reached(self, name: str, channels: Iterable[int]) -> dict[tuple[str, str], list[int]]:
+    def reached(self, name: str, channels: Iterable[int]) -> dict[_Place, list[int]]:
         """Where these channels of a layer are read, together: channels by kind and name of place."""
         marked = torch.zeros(self.width(name)).bool()
         marked[list(channels)] = True
-        seen = self._pass(self._modules[name], marked)
+        seen = self._pass(_Layer(self._modules[name]), marked)
         return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
-    def _dependents(self, name: str) -> Iterator[tuple[int, ChannelPosition]]:
-        """Channels of a layer, each with every spot that it reaches before another layer."""
-        layer = self._modules[name]
-        width = layer_shape(layer).width
-        numbers = torch.arange(width)
-        bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, (width - 1).bit_length()))]
-        ones, zeros = [self._pass(layer, bit) for bit in bits], [self._pass(layer, ~bit) for bit in bits]
-        mixed = False
+    def _trace_inputs(self) -> None:
+        """What has the channels of an input must stay; a mask or a rotation has none of its own."""
+        for number, tensor in enumerate(flatten_tensors(self._inputs)):
+            if tensor.is_floating_point():
+                whole = self._pass(_Input(number, 0), None)
+                if self._aligned(partial(_Input, number), tensor.shape, whole) is not None:
+                    for spot in _positions(whole):
+                        self._join(spot, FIXED)
+
+    def _trace_parameter(self, name: str, parameter: torch.Tensor) -> None:
+        """The dimension of a parameter outside layers that has channels loses them with what they meet."""
+        source = partial(_Parameter, name)
+        whole = self._pass(source(0), None)
+        dimension = self._aligned(source, parameter.shape, whole)
+        if dimension is None:
+            return
+        for channel, spot in self._dependents(source(dimension), parameter.shape[dimension]):
+            place = f"{name}:{dimension}"
+            self._join(("param", place, channel), spot if isinstance(spot, tuple) else ("param", place, spot))
+
+    def _loose_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Parameters outside convolutions, linear layers and norms, and the tables of embeddings."""
+        for name, module in self._modules.items():
+            if not isinstance(module, (*FILTER_TYPES, *_NORMS, *_MIXING)):
+                for key, parameter in module.named_parameters(recurse=False):
+                    if parameter.numel() > 1 and parameter.is_floating_point():
+                        yield f"{name}.{key}".lstrip("."), parameter
+
+    def _aligned(self, source: Callable[[int], _Source], shape: Sequence[int], whole: _Marks) -> int | None:
+        """The last dimension of a tensor whose parts go different ways; None: all parts reach the same."""
+        if not whole:
+            return None
+        for dimension in reversed(range(len(shape))):
+            if shape[dimension] > 1:
+                first = torch.arange(shape[dimension]) < shape[dimension] // 2
+                halves = [self._pass(source(dimension), half) for half in (first, ~first)]
+                if all(half and not _same_marks(half, whole) for half in halves):
+                    return dimension
+        return None
+
+    def _dependents(self, source: _Source, width: int) -> Iterator[tuple[int, ChannelPosition | int]]:
+        """Channels of a source, each with every spot that it reaches before another layer.
+
+        Channels that only reach something together, as those of an attention head, are each with the first of them.
+        """
+        for numbers in self._numberings(source, width):
+            found = self._told_apart(source, numbers)
+            if found is not None:
+                first = {number: channel for channel, number in reversed(list(enumerate(numbers.tolist())))}
+                yield from ((channel, first[number]) for channel, number in enumerate(numbers.tolist()))
+                yield from ((first[number], spot) for number, spot in found)
+                return
+        yield from self._one_by_one(source, width)
+
+    def _numberings(self, source: _Source, width: int) -> Iterator[torch.Tensor]:
+        """Ways to number channels: each by itself; in heads as wide as what the first reaches, also of fused parts."""
+        channels = torch.arange(width)
+        yield channels
+        reached = self._pass(source, channels == 0).values()
+        if any(place.numel() > 1 and bool(place.all()) for place in reached):
+            return  # all depend on each other
+        most = max((int(place.sum()) for place in reached), default=1)
+        for size in (size for size in range(most, 0, -1) if most % size == 0 and width % size == 0):
+            for parts in _FUSED:
+                count, left = divmod(width // size, parts)
+                if count > 1 and not left and (size, parts) != (1, 1):
+                    yield (channels // size) % count
+
+    def _told_apart(self, source: _Source, numbers: torch.Tensor) -> list[tuple[int, ChannelPosition]] | None:
+        """For each number the spots that only channels of that number reach; None: there are others."""
+        bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, int(numbers.max()).bit_length()))]
+        ones, zeros = list[_Marks](), list[_Marks]()
+        for bit in bits:
+            one, zero = self._pass(source, bit), self._pass(source, ~bit)
+            if any(bool((one[place] & zero[place]).any()) for place in one.keys() & zero.keys()):
+                return None
+            ones.append(one)
+            zeros.append(zero)
+        found = list[tuple[int, ChannelPosition]]()
         for place in {place for seen in (*ones, *zeros) for place in seen}:
             wide = next(seen[place].numel() for seen in (*ones, *zeros) if place in seen)
             on, off = (
                 torch.stack([seen.get(place, torch.zeros(wide).bool()) for seen in each]) for each in (ones, zeros)
             )
-            several = (on & off).any(0)
-            mixed |= bool(several.any())
-            for index in ((on | off).any(0) & ~several).nonzero().flatten().tolist():
-                yield sum(1 << bit for bit in range(len(bits)) if on[bit, index]), (*place, index)
-        if mixed:
-            yield from self._one_by_one(layer, name)
+            for index in (on | off).any(0).nonzero().flatten().tolist():
+                found.append((sum(1 << bit for bit in range(len(bits)) if on[bit, index]), (*place, index)))
+        return found
 
-    def _one_by_one(self, layer: nn.Module, name: str) -> Iterator[tuple[int, ChannelPosition]]:
-        width = layer_shape(self._modules[name]).width
+    def _one_by_one(self, source: _Source, width: int) -> Iterator[tuple[int, ChannelPosition]]:
         for channel in range(width):
             marked = torch.arange(width) == channel
-            seen = {} if width > _MOST_SINGLE_MARKS else self._pass(layer, marked)
+            seen = {} if width > _MOST_SINGLE_MARKS else self._pass(source, marked)
             if not seen or any(place.numel() > 1 and bool(place.all()) for place in seen.values()):
                 yield from ((other, FIXED) for other in range(width))  # all depend on each other
                 return
@@ -138,36 +243,111 @@ class ChannelTracer:
             spot = above
         return spot
 
-    def _pass(self, layer: nn.Module, marked: torch.Tensor) -> _Marks:
-        """What is marked if these filters of a layer are."""
+    def _pass(self, source: _Source, marked: torch.Tensor | None) -> _Marks:
+        """What is marked if these channels of a source are; None: all."""
         self._effort.check()
         self._passes += 1
         if self._passes > _MOST_PASSES:
             raise CompressionError(f"channels must be distinguished in {_MOST_PASSES} forward passes")
-        channels, dimension = marked.nonzero().flatten(), channel_dimension(layer)
-
-        def mark(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
-            return output.index_fill(dimension, channels.to(output.device), float("nan"))
-
-        with layer.register_forward_hook(mark):
-            return self._seen(self._model, self._inputs)
+        with source.marking(self._model, self._inputs, marked) as inputs:
+            return self._seen(self._model, inputs)
 
     def _rest(self) -> _Marks:
-        """What is marked by the inputs, parameters outside layers, and outputs of layers that cannot be pruned."""
-        other = copy_model(self._model)  # parameters change
-        for module in other.modules():
-            if isinstance(module, _MIXING):
-                module.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked))
-            elif not isinstance(module, (*FILTER_TYPES, *_NORMS)):
-                for parameter in module.parameters(recurse=False):
-                    if parameter.numel() > 1:
-                        parameter.data = _all_marked(parameter.data)
-        return self._seen(other, map_tensors(self._inputs, _all_marked))
+        """What is marked by the outputs of layers that cannot be pruned."""
+        mixing = [module for module in self._modules.values() if isinstance(module, _MIXING)]
+        if not mixing:
+            return {}
+        hooks = [each.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked)) for each in mixing]
+        with temporary_hooks(hooks):
+            return self._seen(self._model, self._inputs)
 
     def _seen(self, model: nn.Module, inputs: Any) -> _Marks:
         """What is marked in eval mode or in training mode, in which other code may run."""
-        seen = _forward(model.eval(), inputs, {})
-        return _forward(model.train(), inputs, seen) if self._trains else seen
+        seen: _Marks = {}
+        for mode in (False, True) if self._trains else (False,):
+            _forward(model.train(mode), inputs, seen, watched=_Watch(self._skipped, self.partial))
+        return seen
+
+
+class _Source(Protocol):
+    """A tensor whose channels can be marked."""
+
+    def marking(
+        self, model: nn.Module, inputs: tuple[Any, ...], marked: torch.Tensor | None
+    ) -> AbstractContextManager[tuple[Any, ...]]:
+        """Mark these channels, or all, inside the block; gives the inputs of the model."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The output of a layer."""
+
+    layer: nn.Module
+
+    @contextlib.contextmanager
+    def marking(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        inputs: tuple[Any, ...],
+        marked: torch.Tensor | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        dimension = channel_dimension(self.layer)
+        with self.layer.register_forward_hook(lambda _, __, output: _marked(output, dimension, marked)):
+            yield inputs
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A dimension of a parameter outside layers."""
+
+    name: str
+    dimension: int
+
+    @contextlib.contextmanager
+    def marking(
+        self, model: nn.Module, inputs: tuple[Any, ...], marked: torch.Tensor | None
+    ) -> Iterator[tuple[Any, ...]]:
+        owner, _, key = self.name.rpartition(".")
+        parameters = model.get_submodule(owner)._parameters
+        own = cast(torch.Tensor, parameters[key])
+        parameters[key] = nn.Parameter(_marked(own.detach(), self.dimension, marked), requires_grad=False)
+        try:
+            yield inputs
+        finally:
+            parameters[key] = cast(nn.Parameter, own)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A dimension of one of the tensors in the inputs."""
+
+    number: int
+    dimension: int
+
+    @contextlib.contextmanager
+    def marking(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        inputs: tuple[Any, ...],
+        marked: torch.Tensor | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        counter = itertools.count()
+
+        def change(tensor: torch.Tensor) -> torch.Tensor:
+            return _marked(tensor, self.dimension, marked) if next(counter) == self.number else tensor
+
+        yield map_tensors(inputs, change)
+
+
+def _marked(tensor: torch.Tensor, dimension: int, marked: torch.Tensor | None) -> torch.Tensor:
+    """The tensor with these channels, or all, set to NaN."""
+    if marked is None:
+        return _all_marked(tensor)
+    return tensor.index_fill(dimension, marked.nonzero().flatten().to(tensor.device), float("nan"))
+
+
+def _same_marks(one: _Marks, other: _Marks) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[place], other[place]) for place in one)
 
 
 def _smallest_images(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -198,10 +378,26 @@ def _trains_differently(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
     return not records[0].same_as(records[1])
 
 
-def _forward(model: nn.Module, inputs: Any, seen: _Marks, calls: CallRecord | None = None) -> _Marks:
+@dataclass(frozen=True)
+class _Watch:
+    """What is recorded of the places that marks reach.
+
+    Attributes:
+        skipped: not recorded.
+        partial: collects places where a channel is marked at some positions only.
+    """
+
+    skipped: Collection[_Place] = ()
+    partial: set[_Place] = field(default_factory=set)
+
+
+def _forward(
+    model: nn.Module, inputs: Any, seen: _Marks, calls: CallRecord | None = None, watched: _Watch | None = None
+) -> _Marks:
     undisturbed = fixed_seeds(device_of(model))
     masks = sdpa_kernel(SDPBackend.MATH)  # other kernels treat NaN as a masked position
-    with temporary_hooks(_watchers(model, seen)), torch.no_grad(), undisturbed, masks, NeutralNormalization(calls):
+    hooks = _watchers(model, seen, watched or _Watch())
+    with temporary_hooks(hooks), torch.no_grad(), undisturbed, masks, NeutralNormalization(calls):
         answer = model(*inputs)
     if calls is not None:
         calls.record_result(answer)
@@ -210,13 +406,17 @@ def _forward(model: nn.Module, inputs: Any, seen: _Marks, calls: CallRecord | No
     return seen
 
 
-def _watchers(model: nn.Module, seen: _Marks) -> list[RemovableHandle]:
+def _watchers(model: nn.Module, seen: _Marks, watched: _Watch) -> list[RemovableHandle]:
     """Hooks that record marks at the inputs of layers, and where they end or pass."""
     places = ((module, _place(name, module)) for name, module in model.named_modules())
-    return [module.register_forward_pre_hook(_marking_hook(seen, at), with_kwargs=True) for module, at in places if at]
+    return [
+        module.register_forward_pre_hook(_marking_hook(seen, at, watched.partial), with_kwargs=True)
+        for module, at in places
+        if at and at not in watched.skipped
+    ]
 
 
-def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
+def _place(name: str, module: nn.Module) -> _Place | None:
     if isinstance(module, FILTER_TYPES):  # inputs of a depthwise convolution are its filters
         return ("out" if layer_shape(module).depthwise else "in"), name
     if isinstance(module, _MIXING):
@@ -224,24 +424,28 @@ def _place(name: str, module: nn.Module) -> tuple[str, str] | None:
     return ("by", name) if isinstance(module, _NORMS) else None
 
 
-def _marking_hook(seen: _Marks, place: tuple[str, str]) -> Any:
+def _marking_hook(seen: _Marks, place: _Place, partial: set[_Place]) -> Any:
     def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        found = _channels(module, flatten_tensors((arguments, keywords)), whole=place == FIXED[:2])
-        seen[place] = found | seen.get(place, torch.zeros_like(found))
+        found, everywhere = _channels(module, flatten_tensors((arguments, keywords)), whole=place == FIXED[:2])
+        if bool(found.any()):
+            seen[place] = found | seen.get(place, torch.zeros_like(found))
         if place[0] == "in" or place == FIXED[:2]:
             return map_tensors(arguments, _without_marks), map_tensors(keywords, _without_marks)
+        if not torch.equal(found, everywhere):
+            partial.add(place)
         return None
 
     return take
 
 
-def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> torch.Tensor:
-    """Which input channels of a module are marked, or, as a whole, whether any is."""
+def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which input channels of a module are marked, anywhere and everywhere; as a whole, whether any is."""
     if whole:
-        return torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
+        found = torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
+        return found, found
     at_end = isinstance(module, (*FILTER_TYPES, nn.LayerNorm))
-    marked = given[0].isnan().movedim(channel_dimension(module) if at_end else 1, 0)
-    return marked.flatten(1).any(1).cpu()
+    marked = given[0].isnan().movedim(channel_dimension(module) if at_end else 1, 0).flatten(1)
+    return marked.any(1).cpu(), marked.all(1).cpu()
 
 
 def _positions(seen: _Marks) -> Iterator[ChannelPosition]:

@@ -3,57 +3,46 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch_pruning.dependency.dependency import Dependency
-from torch_pruning.dependency.group import Group
-from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import CompressionRequest, LayerShape, layer_shape
-from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, RECURRENT_TYPES, layer_rates, supported_layers
-from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
-from autocompress.compression.pruning.equivalence import CutVerifier
+from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, layer_rates, supported_layers
+from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.dependency_graph import TRACING_SECONDS, TracingEffort
+from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.graph import ChannelGraph
-from autocompress.compression.pruning.groups import ChannelSlice, Coupling, after_pruning, removals
+from autocompress.compression.pruning.groups import Coupling, after_pruning, removals, trial_channels
+from autocompress.compression.pruning.local_couplings import attention_modules, local_couplings
+from autocompress.compression.pruning.marked_couplings import Permission, coupling_group, verified_coupling
 from autocompress.compression.pruning.pruner import PROBED, pruner_of
-from autocompress.compression.pruning.recurrent import module_pruner, weighed_layers
-from autocompress.compression.pruning.recurrent_tracing import RecurrentLayers, hidden_unit_places
+from autocompress.compression.pruning.recurrent_tracing import RecurrentLayers
 from autocompress.errors import CompressionError
 
 _logger = logging.getLogger(__name__)
 
-_PARTS = (1, 2, 3, 4)
-"""Numbers of equal parts to try, as `chunk` makes them; also the groups of convolutions."""
-
-
-def trial_channels(coupling: Coupling) -> list[int]:
-    """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
-    per_part = coupling.width // coupling.channel_groups
-    chance = random.Random(per_part)
-    order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
-    going = order[: per_part // 2]
-    return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
-
 
 def trace_couplings(
-    model: nn.Module, inputs: tuple[Any, ...], channels: Channels, verifier: CutVerifier
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    channels: Channels,
+    verifier: CutVerifier,
+    effort: TracingEffort | None = None,
 ) -> tuple[list[Coupling], dict[str, str]]:
     """Correct couplings of the layers that are in none of the channels' verified couplings, found by tracing.
 
     Returns:
         the couplings; and recurrent layers that the model cannot lose hidden units of, each with the reason.
     """
-    known = {name for coupling in channels.couplings for name in coupling.members}
+    known = channels.settled | channels.residual
     recurrent = RecurrentLayers.of(model)
     try:
         with recurrent.replaced(model):
-            tracer, parts = ChannelTracer(model, inputs), supported_layers(model, FILTER_TYPES)
+            tracer, parts = ChannelTracer(model, inputs, effort), supported_layers(model, FILTER_TYPES)
         shapes = {name: layer_shape(part) for name, part in parts.items() if name not in known}
         # What a single filter is multiplied with does not depend on other channels: it cannot be removed.
         tracer.trace(name for name, shape in shapes.items() if shape.width > 1 and not shape.depthwise)
@@ -62,90 +51,25 @@ def trace_couplings(
         return [], {}
     except Exception:  # noqa: BLE001 - the model does not accept NaN: its layers are not pruned
         return [], {}
+    allowed = Permission(channels.prunable, channels.fixed)
     found, failed = list[Coupling](), dict[str, str]()
     cut = [(coupling, trial_channels(coupling)) for coupling in channels.couplings]
     widths = {name: layer_shape(model.get_submodule(name)).width for name in channels.left_alone}
+
+    def mismatch(name: str, tried: Coupling) -> Mismatch | None:
+        wrong = verifier.mismatch(removals([*cut, (tried, trial_channels(tried))]))
+        if wrong is not None and name in recurrent.layers and "initial state" not in channels.left_alone[name]:
+            failed[name] = wrong.sentence(name).replace("filters", "hidden units")
+        return wrong
+
     for name in sorted(widths, key=lambda name: (name not in recurrent.layers, -widths[name])):
         if not any(name in coupling.members for coupling in found):
-            for coupling in _couplings(model, name, recurrent.coupled_sets(tracer, name) or [], channels):
-                tried = (coupling, trial_channels(coupling))
-                mismatch = verifier.mismatch(removals([*cut, tried]))
-                if mismatch is None:
-                    found.append(coupling)
-                    cut.append(tried)
-                    break
-                if name in recurrent.layers and "initial state" not in channels.left_alone[name]:
-                    failed[name] = mismatch.sentence(name).replace("filters", "hidden units")
+            units = recurrent.coupled_sets(tracer, name) or []
+            coupling = verified_coupling(model, name, units, allowed, partial(mismatch, name))
+            if coupling is not None:
+                found.append(coupling)
+                cut.append((coupling, trial_channels(coupling)))
     return found, failed
-
-
-def _couplings(
-    model: nn.Module, root: str, units: list[list[ChannelPosition]], channels: Channels
-) -> Iterator[Coupling]:
-    """Candidate couplings of a layer, for several numbers of parts that lose the same channels."""
-    spots = [spot for unit in units for spot in unit]
-    losing = {name for kind, name, _ in spots if kind == "out"}
-    sizes = {sum(spot[:2] == ("out", root) for spot in unit) for unit in units}
-    if not losing <= channels.prunable or {name for _, name, _ in spots} & channels.fixed:
-        return
-    if isinstance(model.get_submodule(root), RECURRENT_TYPES):
-        places = hidden_unit_places(model, root, units)
-        if places is not None:
-            coupling = _coupling_of(model, places[0], sum(map(len, places[1])))
-            yield replace(coupling, alike=places[1] if len(places[1]) > 1 else ())
-        return
-    if len(sizes) != 1:
-        return
-    (size,) = sizes
-    modules = {model.get_submodule(name) for _, name, _ in spots}
-    convolutions = [module for module in modules if isinstance(module, _ConvNd) and not layer_shape(module).depthwise]
-    parts = [convolution.groups for convolution in convolutions]
-    parts += [module.num_groups for module in modules if isinstance(module, nn.GroupNorm)]
-    for blocks in sorted({*_PARTS, *parts}):
-        if len(units) % blocks == 0 and len(units) > blocks:
-            yield _coupling(model, root, units, size, blocks)
-
-
-def _coupling(model: nn.Module, root: str, units: list[list[ChannelPosition]], size: int, blocks: int) -> Coupling:
-    per_part = len(units) // blocks
-    places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    places["out", root] = []  # first
-    for number, unit in enumerate(units):
-        block, channel = divmod(number, per_part)
-        first, own = block * size * per_part + channel, 0
-        for kind, name, index in unit:
-            is_root = (kind, name) == ("out", root)
-            places[kind, name].append((index, first + own * per_part if is_root else first))
-            own += is_root
-    places["out", root].sort(key=lambda pair: pair[1])
-    return _coupling_of(model, places, blocks * size)
-
-
-def _coupling_of(model: nn.Module, places: Mapping[tuple[str, str], list[tuple[int, int]]], parts: int) -> Coupling:
-    found = tuple(_place(model, kind, name, pairs) for (kind, name), pairs in places.items())
-    members = tuple(name for kind, name in places if kind == "out")
-    return Coupling(found, members, parts, _group(model, found))
-
-
-def _place(model: nn.Module, kind: str, name: str, pairs: list[tuple[int, int]]) -> ChannelSlice:
-    module = model.get_submodule(name)
-    pruner = module_pruner(module)
-    prune = pruner.prune_in_channels if kind == "in" else pruner.prune_out_channels
-    pruner.pruning_dim = -1
-    has = pruner.get_in_channels(module) if kind == "in" else pruner.get_out_channels(module)
-    indices, roots = zip(*pairs, strict=True)
-    return ChannelSlice(name, prune, -1, indices, roots, has)
-
-
-def _group(model: nn.Module, places: Iterable[ChannelSlice]) -> Any:
-    """The group for torch-pruning's importances."""
-    group = Group()
-    for place in places:
-        for layer, prune in weighed_layers(model.get_submodule(place.name), place.prune):
-            node = Node(layer, None, place.name)
-            group.add_dep(Dependency(prune, prune, node, node), list(place.indices))
-            group[-1].root_idxs = list(place.roots)
-    return group
 
 
 @dataclass(frozen=True)
@@ -162,6 +86,8 @@ class Channels:
         prunable: layers that may lose filters by themselves.
         fixed: modules that must keep their size.
         is_verified: whether each coupling has been verified by a trial cut.
+        residual: layers that keep their filters as they write to the residual stream of a transformer.
+        seconds: limit of tracing.
     """
 
     couplings: tuple[Coupling, ...]
@@ -173,6 +99,8 @@ class Channels:
     fixed: frozenset[str]
     obstacles: Mapping[str, str] = field(default_factory=dict)
     is_verified: bool = False
+    residual: frozenset[str] = frozenset()
+    seconds: float = TRACING_SECONDS
 
     @classmethod
     def of(cls, model: nn.Module, request: CompressionRequest, original: Mapping[str, LayerShape]) -> Channels:
@@ -181,38 +109,88 @@ class Channels:
         Raises:
             CompressionError: the model cannot be traced.
         """
+        seconds = float(request.argument("tracing_limit"))
         rates = layer_rates(model, request.targets, PRUNED_TYPES, request.scopes)
         recurrent = RecurrentLayers.of(model)
         with recurrent.replaced(model):
-            graph = ChannelGraph(model, request.example_inputs, {**original, **recurrent.shapes}, recurrent.fixed)
+            shapes, effort = {**original, **recurrent.shapes}, TracingEffort(seconds)
+            graph = ChannelGraph(model, request.example_inputs, shapes, recurrent.fixed, effort)
             spared = pruner_of(request).spared(request, graph, rates)
             selected = [name for name in rates if name not in spared]
             parts = recurrent.parts(selected)
-            couplings, left_alone, obstacles = graph.couplings(parts)
-            obstacles |= spared
             behind, free = graph.batchnorm_behind(supported_layers(model, FILTER_TYPES)), graph.prunable(parts)
-        found = cls(tuple(couplings), graph.outputs, behind, original, left_alone, free, graph.fixed, obstacles)
+            found = cls((), graph.outputs, behind, original, {}, free, graph.fixed, spared, seconds=seconds)
+            attention = attention_modules(model, request.example_inputs)
+            if attention:
+                found = found._with_blocks(model, request, graph.residual_layers(attention), graph.uncalled)
+            found = found._with_graph(graph, parts)
         found = recurrent.restored(found, selected)
-        grouped = (replace(each, group=each.group or _group(model, each.places)) for each in found.couplings)
-        found, left_alone = replace(found, couplings=tuple(grouped)), dict(found.left_alone)
+        grouped = (replace(each, group=each.group or coupling_group(model, each.places)) for each in found.couplings)
+        found, left_alone = replace(found, couplings=tuple(grouped)), found.left_alone
         # The widths for a share of the model, or for equal damage, are found by running pruned models.
         runs = request.argument("rate_of") != "filters" or pruner_of(request).allocation(request) in PROBED
         return found.with_verified(model, request) if left_alone or runs else found
+
+    def _with_graph(self, graph: ChannelGraph, selected: Iterable[str]) -> Channels:
+        """With the couplings that the graph of the whole model gives for the layers that have none."""
+        rest = [name for name in selected if name not in {*self.settled, *self.obstacles, *graph.outputs}]
+        couplings, left_alone, obstacles = graph.couplings(rest) if rest else ([], {}, {})
+        return replace(
+            self,
+            couplings=(*self.couplings, *couplings),
+            left_alone=left_alone,
+            obstacles={**obstacles, **self.obstacles},
+        )
+
+    def _with_blocks(
+        self, model: nn.Module, request: CompressionRequest, residual: frozenset[str], uncalled: Collection[str]
+    ) -> Channels:
+        """With the couplings inside the blocks of a transformer, whose residual width stays unless it is requested."""
+        stays = frozenset[str]() if request.argument("prune_residual") else residual
+        free = self.prunable - stays
+        no = {*residual, *uncalled, *self.outputs}
+        layers = [name for name in supported_layers(model, FILTER_TYPES) if name in free and name not in no]
+        effort = TracingEffort(self.seconds / 2)
+        found = local_couplings(model, request.example_inputs, layers, Permission(free, self.fixed), effort)
+        why = "writes to the residual stream, whose width stays; prune_residual=true includes it; it keeps its filters"
+        kept = {name: f"{name}: {why}" for name in self.original if name in stays & self.prunable}
+        return replace(
+            self, couplings=tuple(found), prunable=free, residual=stays, obstacles={**self.obstacles, **kept}
+        )
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Layers that lose filters with a coupling."""
+        return frozenset(name for coupling in self.couplings for name in coupling.members)
 
     def with_verified(self, model: nn.Module, request: CompressionRequest) -> Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
         if self.is_verified:
             return self
         verifier = CutVerifier(model, request.example_inputs)
+        found = self._without_faulty(verifier)
+        effort, inputs = TracingEffort(self.seconds / 2), request.example_inputs
+        if found.left_alone:
+            may = Permission(found.prunable, found.fixed)
+            found = found._with_more(local_couplings(model, inputs, found.left_alone, may, effort))
+            found = found._without_faulty(verifier)
+        if found.left_alone:
+            more, failed = trace_couplings(model, inputs, found, verifier, effort)
+            found = replace(found, left_alone={**found.left_alone, **failed})._with_more(more)
+        return replace(found, is_verified=True)
+
+    def _without_faulty(self, verifier: CutVerifier) -> Channels:
+        """Without the couplings of which a trial cut is wrong."""
         faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings])
         wrong = [each for each in self.couplings if each.members[0] in faulty]
-        found = self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
-        if found.left_alone:
-            more, failed = trace_couplings(model, request.example_inputs, found, verifier)
-            again = {name for coupling in more for name in coupling.members}
-            left_alone = {name: why for name, why in {**found.left_alone, **failed}.items() if name not in again}
-            found = replace(found, couplings=(*found.couplings, *more), left_alone=left_alone)
-        return replace(found, is_verified=True)
+        return self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
+
+    def _with_more(self, couplings: Iterable[Coupling]) -> Channels:
+        """With more couplings, of layers that were left alone."""
+        found = replace(self, couplings=(*self.couplings, *couplings))
+        return replace(
+            found, left_alone={name: why for name, why in self.left_alone.items() if name not in found.settled}
+        )
 
     def without(self, left_alone: Mapping[str, str]) -> Channels:
         """Without the couplings of these layers, given with the reasons."""

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from autocompress.compression.layers import FILTER_TYPES, RECURRENT_TYPES
+from autocompress.compression.layers import FILTER_TYPES, RECURRENT_TYPES, TransposedLinear
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.recurrent import UnrolledLayer, input_columns
 
@@ -144,7 +144,7 @@ def _by_input(layer: nn.Module) -> torch.Tensor:
         return input_columns(cast(nn.RNNBase, layer.layer if isinstance(layer, UnrolledLayer) else layer))
     weight = cast(torch.Tensor, layer.weight).detach()
     if not isinstance(layer, _ConvNd):
-        return weight.T
+        return weight if isinstance(layer, TransposedLinear) else weight.T
     if not layer.transposed:  # (out, in / groups, ...) -> (in, out / groups, ...)
         weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
     return weight.flatten(1)

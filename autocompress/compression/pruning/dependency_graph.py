@@ -16,8 +16,9 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from autocompress.compression.layers import FILTER_TYPES
+from autocompress.compression.layers import FILTER_TYPES, TransposedLinear
 from autocompress.compression.model_state import device_of, flatten_tensors, to_device
+from autocompress.compression.pruning.groups import TRANSPOSED_LINEAR
 from autocompress.errors import CompressionError
 
 _MOST_STEPS = 2_000_000
@@ -27,14 +28,14 @@ _SPREAD = 4
 """Limit of channels at one module, relative to the widest layer."""
 
 
-_MOST_SECONDS, _MOST_GIGABYTES = 120.0, 4.0
+TRACING_SECONDS, _MOST_GIGABYTES = 60.0, 3.0
 """Limits of tracing one model: processor time of this thread, so that they hold on a busy machine, and new memory."""
 
 
 class TracingEffort:
     """Ends tracing that takes too long or too much."""
 
-    def __init__(self, seconds: float = _MOST_SECONDS, gigabytes: float = _MOST_GIGABYTES) -> None:
+    def __init__(self, seconds: float = TRACING_SECONDS, gigabytes: float = _MOST_GIGABYTES) -> None:
         self._seconds, self._gigabytes = seconds, gigabytes
         self._started, self._memory = time.thread_time(), _peak_gigabytes()
 
@@ -43,8 +44,8 @@ class TracingEffort:
         if time.thread_time() - self._started > self._seconds or _peak_gigabytes() - self._memory > self._gigabytes:
             raise CompressionError(
                 f"tracing the channels must end within {self._seconds:g} s of processor time and "
-                f"{self._gigabytes:g} GB of memory; exclude parts of the model (ignored_scopes), give smaller "
-                "example_inputs(), or take an algorithm that traces nothing, such as level or naive"
+                f"{self._gigabytes:g} GB of memory; allow more time (tracing_limit), exclude parts of the model "
+                "(ignored_scopes), or give smaller example_inputs()"
             )
 
 
@@ -60,10 +61,10 @@ class TracingLimit:
     and is then flattened: each time round a cycle there are more.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, effort: TracingEffort) -> None:
         self._graph, self._steps, self._visits = graph, 0, 0
         self._reached: dict[Any, None] = {}
-        self._effort = TracingEffort()
+        self._effort = effort
         nodes = graph.module2node.values()
         sizes = [getattr(node.module, name, 0) for node in nodes for name in ("in_features", "out_features")]
         widths = [getattr(node.module, name, 0) for node in nodes for name in ("in_channels", "out_channels")]
@@ -132,8 +133,19 @@ def upstream(
             waiting.extend(inputs(node) if goes_on(node) else ())
 
 
-def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, set[Any]]:
-    """torch-pruning's graph of a model, and the operations that produce its outputs.
+class Graph(tp.DependencyGraph):  # type: ignore[misc]
+    """torch-pruning's graph; where it cannot number the channels, the order of layers is known all the same.
+
+    Attributes:
+        failure: why channels cannot be followed; None: they can.
+    """
+
+    failure: str | None = None
+    module2node: dict[Any, Any]
+
+
+def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Graph, set[Any]]:
+    """The graph of a model, and the operations that produce its outputs.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -145,7 +157,8 @@ def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any,
         roots.update(tensor.grad_fn for tensor in differentiable)
         return differentiable
 
-    graph = tp.DependencyGraph()
+    graph = Graph()
+    kinds = {type(module) for module in model.modules() if isinstance(module, TransposedLinear)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,10 +167,13 @@ def build_graph(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any,
                 to_device(example_inputs, device_of(model)),
                 forward_fn=lambda traced, inputs: traced(*inputs),
                 output_transform=outputs,
+                customized_pruners=dict.fromkeys(kinds, TRANSPOSED_LINEAR),
                 verbose=False,
             )
     except Exception as error:
-        raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
+        if not hasattr(graph, "module2node"):
+            raise CompressionError(f"the model cannot be traced with the example inputs: {error}") from error
+        graph.failure = f"{type(error).__name__}: {error}"
     if not roots:
         raise CompressionError("the model cannot be traced: none of its outputs depends on a parameter")
     for node in graph.module2node.values():

@@ -30,8 +30,8 @@ class FilterCompression:
 
     Attributes:
         model: the smaller model, the object that was given.
-        targets: the selected layers, without output layers.
-        layers: all layers whose filters could be removed, without output layers.
+        targets: the selected layers, without output layers and those that keep the residual width.
+        layers: all layers whose filters could be removed, without these.
         original: sizes of the uncompressed model's layers.
         changed: layers with fewer filters than in the uncompressed model.
         share: measures a rate of parameters or MACs; None: the rate counts filters.
@@ -102,7 +102,7 @@ class FilterCompressor:
         with eval_mode(model), require_gradients(model):
             plan = PruningPlan.of(model, request, Channels.of(model, request, original))
             plan, changed = remove_filters(plan, share)
-        layers = tuple(name for name in original if name not in plan.channels.outputs)
+        layers = tuple(name for name in original if name not in plan.channels.outputs | plan.channels.residual)
         left_alone |= plan.left_alone
         joined_attention(model)
         return FilterCompression(model, plan.targets, layers, original, changed, share, left_alone, epochs)

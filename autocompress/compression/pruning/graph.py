@@ -5,8 +5,9 @@ Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.1
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from autocompress.compression.layers import FILTER_TYPES, registered_types
 from autocompress.compression.model_state import tied_parameters
 from autocompress.compression.pruning.dependency_graph import (
     SOURCES,
+    TracingEffort,
     TracingLimit,
     build_graph,
     uncalled_layers,
@@ -26,6 +28,8 @@ from autocompress.compression.pruning.dependency_graph import (
 )
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.errors import CompressionError
+
+_NORM = re.compile("(layer|rms)_?norm", re.IGNORECASE)
 
 
 class ChannelGraph:
@@ -39,6 +43,7 @@ class ChannelGraph:
 
     Attributes:
         outputs: names of the layers that produce the model's outputs.
+        uncalled: names of the layers whose weights are used without calling them.
 
     Raises:
         CompressionError: the model cannot be traced with the example inputs.
@@ -50,13 +55,15 @@ class ChannelGraph:
         example_inputs: tuple[Any, ...],
         original: Mapping[str, LayerShape],
         fixed: Mapping[int, str] = MappingProxyType({}),
+        effort: TracingEffort | None = None,
     ) -> None:
         self._original = original
         self._fixed = {**fixed_modules(model), **fixed}
         self._names = {module: name for name, module in model.named_modules()}
+        self._kinds = {name: type(module).__name__ for module, name in self._names.items()}
         self._graph, roots = build_graph(model, example_inputs)
-        self._limit = TracingLimit(self._graph)
-        self._uncalled = uncalled_layers(model, self._graph, roots)
+        self._limit = TracingLimit(self._graph, effort or TracingEffort())
+        self.uncalled = uncalled_layers(model, self._graph, roots)
         self.outputs = self._output_layers(roots)
 
     def couplings(self, selected: Iterable[str]) -> tuple[list[Coupling], dict[str, str], dict[str, str]]:
@@ -70,12 +77,15 @@ class ChannelGraph:
             trace, then those coupled with something that must stay.
         """
         chosen = set(selected)
+        if self._graph.failure is not None:
+            why = f"its channels cannot be traced ({self._graph.failure}); it keeps its filters"
+            return [], {name: f"{name}: {why}" for name in chosen - self.outputs}, {}
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
         visited = set[Any]()
         obstacles = {
             name: f"{name}: its weights are used without calling it, so that its channels cannot be traced; it keeps "
             "its filters"
-            for name in self._uncalled
+            for name in self.uncalled
             if name in chosen
         }
         for layer in [module for module in self._graph.module2node if isinstance(module, FILTER_TYPES)]:
@@ -186,6 +196,51 @@ class ChannelGraph:
         nodes = [module for module in self._graph.module2node if isinstance(module, _ConvNd) and not module.transposed]
         return {self._names[module] for module in nodes if all(stride > 1 for stride in module.stride)}
 
+    def residual_layers(self, attention: Iterable[str]) -> frozenset[str]:
+        """Names of the layers that write what a LayerNorm or RMSNorm normalizes and these modules read.
+
+        What is added to the same values belongs to them, whatever reads it.
+        """
+        nodes, within = self._graph.module2node, tuple(f"{name}." for name in attention)
+        norms = {node: self._written(node) for node in nodes.values() if self._is_norm(node)}
+        norms = {node: made for node, made in norms.items() if not self._share(within, [node, *made])}  # of queries
+        readers = [
+            nodes[module]
+            for module, name in self._names.items()
+            if module in nodes and isinstance(module, SOURCES) and f"{name}.".startswith(within)
+        ]
+        inside = {node for node in readers if not _is_layer(node)}
+        read = set(_made_by(before for node in readers for before in node.inputs))
+        hidden = {name.rpartition(".")[0] for name in attention if name in self._outer_uncalled}
+        beside = {node for node in norms if self._all_names.get(node.module, "").rpartition(".")[0] in hidden}
+        found = {layer for norm, layers in norms.items() if norm in read | beside for layer in layers}
+        while more := {layer for layers in norms.values() if layers & found for layer in layers} - found:
+            found |= more
+        return frozenset(self._names[node.module] for node in found - inside if _is_layer(node))
+
+    @property
+    def _outer_uncalled(self) -> set[str]:
+        """Names of the modules that use the weights of their layers without calling these."""
+        return {name.rpartition(".")[0] for name in self.uncalled}
+
+    def _share(self, within: Iterable[str], nodes: Collection[Any]) -> bool:
+        """Whether all of these are in one of the modules."""
+        names = [self._all_names.get(node.module, "") for node in nodes]
+        return any(all(name.startswith(each) for name in names) for each in within)
+
+    def _written(self, norm: Any) -> set[Any]:
+        """The nearest layers before a norm."""
+        around = norm.outputs if isinstance(norm.module, nn.Parameter) else [norm]
+        before = _made_by(before for node in around for before in node.inputs)
+        return {node for node in before if isinstance(node.module, SOURCES)}
+
+    def _is_norm(self, node: Any) -> bool:
+        """Whether it is a norm over features, or the scale of one that torch-pruning does not know."""
+        if isinstance(node.module, nn.Parameter):
+            owner = self._all_names.get(node.module, "").rpartition(".")[0]
+            return bool(_NORM.search(self._kinds.get(owner, "")))
+        return bool(_NORM.search(type(node.module).__name__))
+
     def batchnorm_behind(self, layers: Iterable[str]) -> dict[str, str]:
         """For each layer the name of the BatchNorm that is the only consumer of its output, or its own name."""
         nodes = {self._names.get(module): node for module, node in self._graph.module2node.items()}
@@ -241,6 +296,11 @@ class ChannelGraph:
         """Whether its output's channels are its input's."""
         name = self._names.get(node.module)
         return not isinstance(node.module, SOURCES) or (name is not None and self._depthwise(name))
+
+
+def _made_by(starts: Iterable[Any]) -> Iterator[Any]:
+    """These nodes and all before them, up to the nearest layers."""
+    return upstream(starts, lambda node: not isinstance(node.module, SOURCES))
 
 
 def _is_layer(node: Any) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+import random
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -17,7 +19,7 @@ class Removal:
     """Channels to remove from one module or parameter.
 
     Attributes:
-        name: dotted name of the module or parameter.
+        name: dotted name of the module, parameter or attribute.
         prune: torch-pruning's function for modules of that kind: (module, channels) -> module.
         dimension: of a parameter.
         channels: ascending.
@@ -48,7 +50,7 @@ def remove(model: nn.Module, removed: Iterable[Removal]) -> None:
         parent, last = removal.locate(model)
         removal.prune.__self__.pruning_dim = removal.dimension  # type: ignore[attr-defined]
         smaller = removal.prune(getattr(parent, last), list(removal.channels))
-        if isinstance(smaller, nn.Parameter):
+        if isinstance(smaller, nn.Parameter | int):
             setattr(parent, last, smaller)
 
 
@@ -77,6 +79,53 @@ def _is_shared(module: nn.Module, copied: nn.Module) -> bool:
     """Whether the module has only parameters, all shared with the copy."""
     own = [*module._parameters.values(), *module._buffers.values(), *module._modules.values()]
     return len(own) == len(module._parameters) and all(map(operator.is_, own, copied._parameters.values()))
+
+
+class AttributePruner:
+    """Lowers an integer attribute that counts channels or heads; in the form of torch-pruning's pruners."""
+
+    pruning_dim = -1
+
+    def prune_out_channels(self, value: int, channels: list[int]) -> int:
+        """The attribute without these channels."""
+        return value - len(channels)
+
+
+class TransposedLinearPruner:
+    """Removes channels of linear layers that keep their weight as (inputs, outputs)."""
+
+    pruning_dim = -1
+
+    def prune_out_channels(self, layer: Any, channels: list[int]) -> Any:
+        """The layer without these outputs."""
+        layer.weight = _without(layer.weight, channels, 1)
+        layer.bias = None if layer.bias is None else _without(layer.bias, channels, 0)
+        layer.nf = layer.weight.shape[1]
+        return layer
+
+    def prune_in_channels(self, layer: Any, channels: list[int]) -> Any:
+        """The layer without these inputs."""
+        layer.weight = _without(layer.weight, channels, 0)
+        layer.nx = layer.weight.shape[0]
+        return layer
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Number of outputs."""
+        return int(layer.weight.shape[1])
+
+    def get_in_channels(self, layer: Any) -> int:
+        """Number of inputs."""
+        return int(layer.weight.shape[0])
+
+
+def _without(parameter: nn.Parameter, channels: list[int], dimension: int) -> nn.Parameter:
+    gone = set(channels)
+    kept = [channel for channel in range(parameter.shape[dimension]) if channel not in gone]
+    left = parameter.detach().index_select(dimension, torch.tensor(kept, device=parameter.device))
+    return nn.Parameter(left, parameter.requires_grad)
+
+
+ATTRIBUTE, TRANSPOSED_LINEAR = AttributePruner(), TransposedLinearPruner()
 
 
 _Key = tuple[str, Callable[[Any, list[int]], Any], int]
@@ -145,6 +194,15 @@ class Coupling:
         """Whether every place keeps some channels without these of the root layer."""
         going = set(channels)
         return all(place.channels is None or len(place.channels_for(going)) < place.channels for place in self.places)
+
+
+def trial_channels(coupling: Coupling) -> list[int]:
+    """Half of the channels of each part, more of the first ones, so that a split in the middle is detected."""
+    per_part = coupling.width // coupling.channel_groups
+    chance = random.Random(per_part)
+    order = sorted(range(per_part), key=lambda channel: channel + chance.uniform(0, per_part))
+    going = order[: per_part // 2]
+    return sorted(part * per_part + channel for part in range(coupling.channel_groups) for channel in going)
 
 
 def removals(chosen: Iterable[tuple[Coupling, Sequence[int]]]) -> list[Removal]:

@@ -11,7 +11,7 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, supported_layers
+from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, TransposedLinear, supported_layers
 from autocompress.compression.pruning.dependency_graph import upstream
 from autocompress.compression.pruning.groups import Coupling
 from autocompress.compression.pruning.pruner import Importance, PruningContext, pruner_of
@@ -218,6 +218,8 @@ def _scores(coupling: Coupling, importance: Importance) -> torch.Tensor:
 
 def by_filter(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     """A tensor of the shape of the layer's weight as one row per filter."""
+    if isinstance(layer, TransposedLinear):
+        return weight.T
     groups = int(getattr(layer, "groups", 1))
     if getattr(layer, "transposed", False):  # (in, out / groups, ...) -> (out, in / groups, ...)
         inputs, outputs, *kernel = weight.shape

@@ -38,7 +38,15 @@ PROBED = ("sensitivity", "least_damage")
 ALLOCATION = Argument("allocation", "uniform", options=("uniform", "global", *PROBED), formerly=("mode", _MODES))
 FLOOR = Argument("minimal_kept", 0.05, below=1)
 NOT_RANKING = frozenset(
-    {"allocation", "minimal_kept", "rate_of", "round_to", "all_weights", *(each.name for each in SCOPES)}
+    {
+        "allocation",
+        "minimal_kept",
+        "rate_of",
+        "round_to",
+        "all_weights",
+        "tracing_limit",
+        *(each.name for each in SCOPES),
+    }
 )
 """Options that do not decide which filters of a layer are the least important."""
 
@@ -90,6 +98,8 @@ class FilterPruner(Pruner):
         *SCOPES,
         Argument("rate_of", "filters", options=("filters", "parameters", "macs")),
         Argument("round_to", 1, minimum=1),
+        Argument("prune_residual", False),
+        Argument("tracing_limit", 60.0, minimum=1),
     )
     arguments: ClassVar[tuple[Argument, ...]] = (*WIDTHS, ALLOCATION, FLOOR)
     estimates_loss: ClassVar[bool] = False

@@ -319,8 +319,8 @@ class PruningPlan:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the layers with a rate, without output layers."""
-        return tuple(name for name in self.rates if name not in self.channels.outputs)
+        """Names of the layers with a rate, without output layers and those that keep the residual width."""
+        return tuple(name for name in self.rates if name not in self.channels.outputs | self.channels.residual)
 
     def channels_to_remove(self, kept: Sequence[int]) -> list[tuple[Coupling, list[int]]]:
         """The couplings that lose channels, with the channels to remove, so that so many remain."""

@@ -19,8 +19,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from autocompress.compression.layers import RECURRENT_TYPES
+from autocompress.compression.layers import RECURRENT_TYPES, TransposedLinear
 from autocompress.compression.model_state import copy_model
+from autocompress.compression.pruning.groups import TRANSPOSED_LINEAR
 from autocompress.errors import CompressionError
 
 
@@ -185,6 +186,8 @@ class RecurrentSubstitute(nn.Module):
 
 def module_pruner(module: nn.Module) -> Any:
     """What removes channels of a module."""
+    if isinstance(module, TransposedLinear):
+        return TRANSPOSED_LINEAR
     return PRUNER if isinstance(module, RECURRENT_TYPES) else tp.DependencyGraph().get_pruner_of_module(module)
 
 
@@ -193,6 +196,10 @@ def weighed_layers(module: nn.Module, prune: Callable[..., Any]) -> list[tuple[n
 
     For a recurrent layer linear layers with all weights that make and that read each channel.
     """
+    if isinstance(module, TransposedLinear):
+        outputs = prune.__name__ == "prune_out_channels"
+        linear = linear_of(module.weight.detach().T)
+        return [(linear, tp.prune_linear_out_channels if outputs else tp.prune_linear_in_channels)]
     if not isinstance(module, RECURRENT_TYPES):
         return [(module, prune)]
     if prune == PRUNER.prune_in_channels:

@@ -11,9 +11,9 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.model_state import eval_mode, require_gradients
-from autocompress.compression.pruning.channels import Channels, trace_couplings, trial_channels
+from autocompress.compression.pruning.channels import Channels, trace_couplings
 from autocompress.compression.pruning.equivalence import CutVerifier
-from autocompress.compression.pruning.groups import Coupling
+from autocompress.compression.pruning.groups import Coupling, trial_channels
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build

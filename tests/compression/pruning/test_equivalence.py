@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.model_state import eval_mode, require_gradients
-from autocompress.compression.pruning.channels import Channels, trial_channels
+from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
-from autocompress.compression.pruning.groups import Coupling, Removal, removals
+from autocompress.compression.pruning.groups import Coupling, Removal, removals, trial_channels
 from autocompress.layer_selector import LayerRule
 
 from ..nets import IMAGE, NETS, build

@@ -11,9 +11,9 @@ from torch import nn
 
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.model_state import eval_mode, require_gradients
-from autocompress.compression.pruning.channels import Channels, trial_channels
+from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.equivalence import CutVerifier
-from autocompress.compression.pruning.groups import Removal, removals, remove
+from autocompress.compression.pruning.groups import Removal, removals, remove, trial_channels
 from autocompress.compression.pruning.pruning_plan import PruningPlan
 from autocompress.layer_selector import LayerRule
 
