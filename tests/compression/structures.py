@@ -390,7 +390,7 @@ class SpatialAttention(nn.Module):
 
 
 class MultiheadAttention(nn.Module):
-    """PyTorch's attention, whose width belongs to its heads."""
+    """PyTorch's attention, which loses whole heads; nothing normalizes the sum, so that it may be narrower too."""
 
     shape = (6, 12)
 
@@ -551,7 +551,10 @@ PRUNED: dict[str, tuple[set[str], set[str]]] = {
     "conditional_weights": ({"last"}, {"stem", "route"}),
     "bilinear_pooling": ({"first"}, {"last"}),
     "spatial_attention": ({"stem", "squeeze"}, {"conv", "excite", "spatial"}),
-    "multihead_attention": ({"up"}, {"embed", "down"}),
+    "multihead_attention": (
+        {"embed", "up", "down", *(f"attention.{each}_proj" for each in ("q", "k", "v", "out"))},
+        set(),
+    ),
     "standardized_weights": ({"second", "last"}, {"first"}),
     "normed_by_hand": ({"second"}, {"first"}),
     "shut_gate": ({"stem", "conv", "back"}, set()),

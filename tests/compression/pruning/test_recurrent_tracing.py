@@ -249,7 +249,8 @@ class Kept(nn.Module):
             self.cells.weight_hh_l1 = self.cells.weight_hh_l0
 
     def forward(self, x: torch.Tensor) -> object:
-        given = torch.zeros(2, x.shape[1], self.hidden_size) if self.why == "given" else None
+        sizes = {"given": 8, "counted": self.hidden_size}
+        given = torch.zeros(2, x.shape[1], sizes[self.why]) if self.why in sizes else None
         outputs, states = self.cells(torch.relu(self.inner(x)), given)
         outputs = outputs * torch.ones(8) if self.why == "masked" else outputs
         return (self.head(outputs), states) if self.why == "output" else self.head(outputs)
@@ -270,6 +271,14 @@ def test_units_that_must_stay(why: str) -> None:
     assert model.cells.hidden_size == 8
     assert model.inner.out_features == 4
     model(*STEPS)
+
+
+def test_an_attribute_that_is_the_size_of_the_initial_state_changes_too() -> None:
+    model = with_distinct_values(Kept("counted").eval())
+    smaller = copy.deepcopy(model)
+    assert prune(smaller, STEPS, "l1").left_alone == {}
+    assert (smaller.cells.hidden_size, smaller.hidden_size) == (4, 4)
+    check_zeroed(model, smaller, STEPS)
 
 
 def test_tied_layers_stay() -> None:
