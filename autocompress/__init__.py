@@ -5,9 +5,9 @@ first used. NNCF's interface is in `autocompress.nncf`, Optuna's in `autocompres
 `autocompress.tracking`, errors in `autocompress.errors`, conformance suites in `autocompress.testing`.
 """
 
-from autocompress.import_hooks import TorchvisionFinder, lazy_names
+from autocompress.import_hooks import PreparingFinder, lazy_names
 
-TorchvisionFinder.install()
+PreparingFinder.install()
 
 __version__ = "0.1.0.dev0"
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,4 +1,7 @@
-"""Imports made lazy or possible: a package's public names (PEP 562), and torchvision beside a CPU torch."""
+"""Imports made lazy or possible: a package's public names (PEP 562), and modules of other packages.
+
+torchvision can be imported beside a CPU torch, and torch_pruning does not import timm.
+"""
 
 from __future__ import annotations
 
@@ -50,35 +53,52 @@ _SCHEMAS = (
 _kept: list[Any] = []  # a Library takes its operators with it when it is collected
 
 
-class TorchvisionFinder:
-    """Finds torchvision as Python does, and defines the operators that its import needs right before it is executed.
+class PreparingFinder:
+    """Finds two modules as Python does, and prepares what their execution needs right before it.
 
     torchvision's wheel on PyPI is built for CUDA torch; beside a CPU-only torch its import fails with "operator
     torchvision::nms does not exist". With the schemas defined models, transforms and data sets work; calling the
     operators themselves does not.
+
+    torch_pruning's counter of operations, which is not used here, imports timm where it is installed, for seconds.
     """
 
     @classmethod
     def install(cls) -> None:
-        """Let every import of torchvision from now on go this way, whoever imports it."""
+        """Let every import of those modules from now on go this way, whoever imports them."""
         if not any(isinstance(each, cls) for each in sys.meta_path):
             sys.meta_path.insert(0, cls())
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of torchvision; None for all other modules."""
-        spec = PathFinder.find_spec(name, path, target) if name == "torchvision" else None
+        """The spec of one of them; None for all other modules."""
+        spec = PathFinder.find_spec(name, path, target) if name in _EXECUTED else None
         if spec is None or spec.loader is None:
             return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            define_torchvision_operators(spec.submodule_search_locations or ())
-            execute(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        execute, found = spec.loader.exec_module, spec
+        spec.loader.exec_module = lambda module: _EXECUTED[name](found, module, execute)  # type: ignore[method-assign]
         return spec
+
+
+def _with_operators(spec: ModuleSpec, module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
+    define_torchvision_operators(spec.submodule_search_locations or ())
+    execute(module)
+
+
+def _without_timm(_: ModuleSpec, module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
+    """Execute as if timm were not installed, unless it is imported already."""
+    if "timm" in sys.modules:
+        execute(module)
+        return
+    sys.modules["timm"] = None  # type: ignore[assignment] # its import raises ModuleNotFoundError
+    try:
+        execute(module)
+    finally:
+        del sys.modules["timm"]
+
+
+_EXECUTED = {"torchvision": _with_operators, "torch_pruning.utils.op_counter": _without_timm}
 
 
 def define_torchvision_operators(folders: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""torchvision beside a torch that its compiled operators cannot load with, as here: torch for CPUs only."""
+"""torchvision beside a torch that its compiled operators cannot load with, and torch_pruning beside timm."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -61,6 +62,22 @@ def test_where_it_is_not_installed_nothing_changes(tmp_path: Path) -> None:
         "try:\n    import torchvision\n"
         "except ModuleNotFoundError as error:\n    assert error.name == 'torchvision'\n"
         "else:\n    raise AssertionError\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("first", ["", "import timm\n"])
+def test_pruning_imports_no_timm_of_its_own(first: str) -> None:
+    done = python(
+        "import autocompress\n"
+        f"{first}import sys\n"
+        "import autocompress.compression.pruning.dependency_graph\n"
+        "from torch_pruning.utils import op_counter\n"
+        f"assert op_counter.has_timm == ('timm' in sys.modules) == {bool(first)}\n"
+        "import timm\n"
+        "assert timm.create_model('resnet10t') is not None\n"
     )
     assert done.returncode == 0, done.stderr
 
