@@ -82,9 +82,10 @@ class SplitAttention(nn.Module):
     def is_sound(self) -> bool:
         """Whether all parts have the size of the same number of whole heads, at least one."""
         layers = [*self.layers.values(), self.out_proj]
+        shapes = [(len(layer.weight), layer.weight.shape[1] * getattr(layer, "PACKED", 1)) for layer in layers]
         widths = {*(layer.out_features for layer in layers[:-1]), self.out_proj.in_features}
         return (
-            all(tuple(layer.weight.shape) == (layer.out_features, layer.in_features) for layer in layers)
+            shapes == [(layer.out_features, layer.in_features) for layer in layers]
             and len(widths) == 1
             and min(self.head_dim, *widths) > 0
             and min(widths) % self.head_dim == 0

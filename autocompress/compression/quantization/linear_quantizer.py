@@ -25,10 +25,12 @@ from autocompress.compression.model_state import (
     device_of,
     forward_outputs,
     ordinary_attention,
+    sharing_copy,
     temporary_hooks,
     tied_parameters,
 )
-from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, Probe
+from autocompress.compression.pruning.attention import joined_attention, split_attention
+from autocompress.compression.pruning.sensitivity import PROBE_SECONDS, probe_of
 from autocompress.compression.pruning.sparsity import Mask, computed_weights
 from autocompress.compression.quantization.fake_quantizers import (
     Precision,
@@ -114,10 +116,20 @@ class LinearQuantization:
 
 
 class LinearQuantizer:
-    """Quantizes `nn.Linear`s: all that rules select, or, where these have a rate, those that it harms least."""
+    """Quantizes `nn.Linear`s: all that rules select, or, where these have a rate, those that it harms least.
+
+    The projections of an `nn.MultiheadAttention` count as such layers; where some are quantized it is a
+    `SplitAttention`.
+    """
 
     def check(self, model: nn.Module, request: CompressionRequest) -> None:
         """Check the rules, the layers, and whether the device has the kernels."""
+        model = sharing_copy(model)
+        split_attention(model, request.example_inputs)
+        self._check_split(model, request)
+
+    def _check_split(self, model: nn.Module, request: CompressionRequest) -> dict[str, str]:
+        """Check as `check` does; the layers that cannot be quantized, each with the reason."""
         _rate(request)
         wanted = self._wanted(model, request)
         require_kernel(_kind(request), device_of(model))
@@ -126,6 +138,7 @@ class LinearQuantizer:
             raise CompressionError(
                 f"{request.algorithm} must quantize something; {next(iter(left_alone.values()))}: take qat or naive"
             )
+        return left_alone
 
     def compress(self, model: nn.Module, request: CompressionRequest) -> LinearQuantization:
         """Round the weights of the layers, in training too; weights that a mask keeps at zero stay zero.
@@ -135,9 +148,9 @@ class LinearQuantizer:
             CompressionError: nothing can be quantized, or the device has no kernels.
         """
         restore(model)  # of an earlier trial, to go on from
-        self.check(model, request)
+        attentions = split_attention(model, request.example_inputs)
+        left_alone = self._check_split(model, request)
         wanted, kind = self._wanted(model, request), _kind(request)
-        left_alone = self._left_alone(model, request, wanted)
         sizes = {name: cast(nn.Linear, each).weight.numel() for name, each in _linear(model).items()}
         groups = {name: cast(int, _group(model, name, request)) for name in wanted if name not in left_alone}
         chosen = self._chosen(model, request, groups, sizes)
@@ -149,13 +162,14 @@ class LinearQuantizer:
         for name in chosen:
             _round(model.get_submodule(name), kind, groups[name], wanted[name][WEIGHT].start_step)
         _avoid_fused_layers(model, chosen)
+        joined_attention(model)
         return LinearQuantization(
             model=model,
             kind=kind,
             groups={name: groups[name] for name in chosen},
             sizes=sizes,
             targeted=tuple(groups),
-            left_alone={**_others(model, request), **left_alone},
+            left_alone={**_others(model, request, attentions), **left_alone},
             simulated=kind is SemiStructuredLinear and not has_sparse_kernel(*_place(model, groups)),
         )
 
@@ -199,20 +213,22 @@ class LinearQuantizer:
                 found[name] = f"{name}: its weight is that of another layer, too; it stays as it is"
             elif name not in called:
                 found[name] = f"{name}: other code reads its weight, or nothing calls it; it stays as it is"
+            elif layer.in_features == 1:  # a scale for each weight, as of `SplitAttention.bias_k`
+                found[name] = f"{name}: a row of its weight is one number, so that nothing is saved; it stays as it is"
             elif _group(model, name, request) is None:
                 found[name] = f"{name}: its inputs are no multiple of {_kind(request).UNIT}; it stays as it is"
         return found
 
 
 def layer_damage(model: nn.Module, request: CompressionRequest, groups: Mapping[str, int]) -> dict[str, float]:
-    """How far the model's outputs move where one layer alone is quantized; see `sensitivity.damage_of`.
+    """How far the model's outputs move, or its own loss rises, where one layer alone is quantized; see `probe_of`.
 
     Raises:
         ConfigError: there is no module to take inputs from.
         ModuleError: the module has none.
     """
     kind, found = _kind(request), dict[str, float]()
-    probe = Probe(model, _probe_inputs(request, model))
+    probe = probe_of(request.module, model, _probe_inputs(request, model))
     affordable = int(PROBE_SECONDS * probe.batches / max(probe.seconds, 1e-9) / len(groups))
     probe.limit(max(1, min(probe.batches, affordable)))
     for name, size in groups.items():
@@ -249,9 +265,10 @@ def _place(model: nn.Module, names: Iterable[str]) -> tuple[torch.device, torch.
     return weight.device, weight.dtype
 
 
-def _others(model: nn.Module, request: CompressionRequest) -> dict[str, str]:
-    """Layers of other libraries that a rule for all layers does not select, each with why."""
-    return {
+def _others(model: nn.Module, request: CompressionRequest, attentions: Mapping[str, str]) -> dict[str, str]:
+    """Layers of other libraries that a rule for all layers does not select, and attentions; each with why."""
+    whole = {name: f"{why.rpartition(';')[0]}; it stays as it is" for name, why in attentions.items()}
+    return whole | {
         name: f"{name}: {request.algorithm} changes nn.Linear alone; it stays as it is"
         for name in unknown_layers(model, request.targets, request.algorithm)
     }

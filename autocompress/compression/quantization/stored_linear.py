@@ -42,6 +42,7 @@ class StoredLinear(nn.Linear):
         GROUPED: whether weights in a row have scales by groups.
         ROUNDS_INPUTS: whether it rounds its inputs, too.
         UNIT: of which the number of inputs must be a multiple.
+        PACKED: weights in an element of the tensor that holds them.
     """
 
     KIND: ClassVar[str]
@@ -49,6 +50,7 @@ class StoredLinear(nn.Linear):
     GROUPED: ClassVar[bool] = False
     ROUNDS_INPUTS: ClassVar[bool] = False
     UNIT: ClassVar[int] = 1
+    PACKED: ClassVar[int] = 1
 
     group_size: int
     float_type: torch.dtype
@@ -133,7 +135,7 @@ class Int4WeightLinear(StoredLinear):
     On NVIDIA GPUs tinygemm's kernel computes in bfloat16; elsewhere the weight is made floating point in each pass.
     """
 
-    KIND, SAVED, GROUPED, UNIT = "int4_weight_only", 0.875, True, 32
+    KIND, SAVED, GROUPED, UNIT, PACKED = "int4_weight_only", 0.875, True, 32, 2
 
     @classmethod
     def encode(cls, weight: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:

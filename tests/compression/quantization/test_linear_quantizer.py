@@ -1,17 +1,26 @@
 """Quantization of linear layers: what ends is what was trained, and what is harmed most stays in floating point."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
+from autocompress import AbstractAutoCompressionModule
 from autocompress.algorithms import algorithms
 from autocompress.compression.base import AppliedAlgorithms, CompressionRequest, compressor
 from autocompress.compression.measure import measure
 from autocompress.compression.model_state import forward_outputs
+from autocompress.compression.pruning.attention import split_attention
 from autocompress.compression.quantization.linear_quantizer import layer_damage
-from autocompress.compression.quantization.stored_linear import KINDS, is_two_of_four, stored_layers
+from autocompress.compression.quantization.stored_linear import (
+    KINDS,
+    convert,
+    is_two_of_four,
+    stored_layers,
+    two_of_four,
+)
 from autocompress.errors import CompressionError, ConfigError
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
@@ -195,3 +204,97 @@ def test_fused_encoder_layers_call_their_layers(name, tmp_path):
     assert 0 < float((found - plain).abs().max()) < 0.1
     save_checkpoint(finished, tmp_path / "model", build())
     assert torch.equal(forward_outputs(load_compressed(tmp_path / "model", build()), inputs)[0], found)
+
+
+class Own(nn.MultiheadAttention):
+    """May compute something else."""
+
+
+class Attention(nn.Module):
+    """Attentions of both kinds of projections, one with biases of keys, and one that cannot be split."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.packed = nn.MultiheadAttention(32, 4, batch_first=True, add_bias_kv=True)
+        self.separate = nn.MultiheadAttention(32, 4, batch_first=True, kdim=8, vdim=4)
+        self.own = Own(32, 4, batch_first=True)
+
+    def forward(self, x):
+        x = self.packed(x, x, x)[0]
+        return self.own(*[self.separate(x, x[..., :8], x[..., :4])[0]] * 3)[0]
+
+
+PROJECTIONS = {f"{name}.{part}_proj" for name in ("packed", "separate") for part in ("q", "k", "v", "out")}
+WORDS = (INPUTS[0].view(2, 4, 32),)
+
+
+@torch.no_grad()
+def rounded_attention(kind):
+    """The attentions as they are, with rounded weights in them."""
+    model = Attention()
+    for place, weight in model.named_parameters():
+        if weight.dim() == 2 and not place.startswith("own"):
+            weight.copy_(weight.masked_fill(two_of_four(weight), 0) if kind.UNIT == 4 else kind.rounded(weight, 0))
+    return model
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_projections_of_attention_are_quantized(name, tmp_path):
+    compressor(name).check(untouched := Attention(), request(name, model=WORDS))
+    assert type(untouched.packed) is nn.MultiheadAttention
+    compression = compressor(name).compress(Attention(), request(name, model=WORDS))
+    assert set(compression.groups) == PROJECTIONS
+    assert {place: why.partition(" ")[2] for place, why in compression.left_alone.items()} == {
+        "own": "is a Own, which may compute something else than nn.MultiheadAttention; it stays as it is",
+        **dict.fromkeys(
+            ("packed.bias_k", "packed.bias_v"),
+            "a row of its weight is one number, so that nothing is saved; it stays as it is",
+        ),
+    }
+    finished = compression.finish(compression.model)
+    (found,), (wanted,) = (forward_outputs(model, WORDS) for model in (finished, rounded_attention(KINDS[name])))
+    assert float((found - wanted).norm() / wanted.norm()) < (0.02 if name == "int8_dynamic" else 1e-5)
+    assert compression.achieved_rate(finished) == KINDS[name].SAVED
+    save_checkpoint(finished, tmp_path / "model", Attention())
+    assert torch.equal(forward_outputs(load_compressed(tmp_path / "model", Attention()), WORDS)[0], found)
+
+
+def test_attention_without_a_quantized_projection_stays_one():
+    compression = compressor("int8_weight_only").compress(Attention(), request("int8_weight_only", 0.1, WORDS))
+    kept = {name: type(each) is nn.MultiheadAttention for name, each in compression.model.named_children()}
+    assert kept == {
+        name: name == "packed" or (name == "separate" and not any(each.startswith(name) for each in compression.groups))
+        for name in kept
+    }
+
+
+def test_a_projection_of_int4_weights_has_its_size():
+    model = Attention()
+    split_attention(model)
+    for part in (model.packed.q_proj, model.packed.out_proj):
+        convert(part, KINDS["int4_weight_only"], part.weight, 32)
+    assert model.packed.is_sound
+    model.packed.q_proj.in_features = 16
+    assert not model.packed.is_sound
+
+
+def test_layers_are_ranked_by_the_loss_of_the_module():
+    class Module(AbstractAutoCompressionModule):
+        @classmethod
+        def model(cls):
+            return Net()
+
+        @classmethod
+        def evaluator(cls):
+            return lambda _: 1.0
+
+        @classmethod
+        def sensitivity_loss(cls):
+            first = Net().first.weight.detach()
+            return lambda model: float((model.first.weight - first).abs().sum())
+
+    own = dataclasses.replace(request("int8_weight_only"), module=Module)
+    damage = layer_damage(Net(), own, dict.fromkeys(("first", "second", "outlier", "head"), 0))
+    assert damage.pop("first") > 0
+    assert set(damage.values()) == {0.0}
