@@ -6,10 +6,11 @@ import dataclasses
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any, ClassVar, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, cast
 
 from autocompress.errors import ConfigError, StoreError, short
 from autocompress.records import Baseline, Proposal, TrialRecord
@@ -67,8 +68,7 @@ class NniPlan(EnginePlan):
     @property
     def maximal_trials(self) -> int | None:
         """After how many trials NNI ends the search; None: no limit."""
-        limit: int | None = self.config.get("maxTrialNumber")
-        return limit
+        return cast("int | None", self.config.get("maxTrialNumber"))
 
 
 class _NniConfig(TypedDict):
@@ -315,11 +315,6 @@ class ExperimentPlan:
         return self.engine
 
     @property
-    def has_workers(self) -> bool:
-        """Whether processes that do not hold the directory's lock may run its trials."""
-        return self.engine is not None and self.engine.has_workers
-
-    @property
     def maximal_trials(self) -> int | None:
         """After how many trials the engine ends the search; None: it ends by itself or not at all."""
         return self.engine.maximal_trials if self.engine else None
@@ -399,8 +394,6 @@ def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

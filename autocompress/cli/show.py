@@ -229,7 +229,7 @@ def _state(snapshot: Snapshot, store: ExperimentDirectory, process: int | None) 
         return f"running (process {process})"
     try:
         plan = ExperimentPlan.read(store)
-        helping = engine_of(plan).owners(plan, store.path) if plan.has_workers else []
+        helping = engine_of(plan).owners(plan, store.path) if plan.engine and plan.engine.has_workers else []
     except AutoCompressError as error:
         return f"not run from here; whether by workers is not known: {error}"
     if helping:

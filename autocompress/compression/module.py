@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -17,15 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from autocompress.compression.model_state import (
     copy_model,
     detach_inputs,
-    device_of,
-    eval_mode,
     flatten_tensors,
+    forward_outputs,
     map_items,
     positional_arguments,
     positional_parameters,
     take_keywords_by_position,
     takes_any_number,
-    to_device,
     without_wrappers,
 )
 from autocompress.errors import AutoCompressError, ModuleError, first_line, short
@@ -281,8 +279,7 @@ def require_accepted(module: ModuleClass, hook: str, model: nn.Module, inputs: t
     """Check that the model runs on the inputs of a hook; ModuleError, which names the hook, if not."""
     names = [each.name for each in positional_parameters(model)] + ["*inputs"] * takes_any_number(model)
     try:
-        with eval_mode(model), torch.no_grad():
-            model(*to_device(inputs, device_of(model)))
+        forward_outputs(model, inputs)
     except Exception as error:
         raise ModuleError(
             f"{hook_must(module, hook)} {_WANTED[hook]}; its forward takes ({', '.join(names)}) and "
@@ -362,10 +359,8 @@ def _from_evaluator(module: ModuleClass) -> tuple[Any, ...]:
         raise _Captured
 
     try:
-        with model.register_forward_pre_hook(capture, with_kwargs=True):
+        with suppress(_Captured), model.register_forward_pre_hook(capture, with_kwargs=True):
             evaluator(model)
-    except _Captured:
-        pass
     except Exception as error:
         raise ModuleError(
             f"the evaluator failed before its first forward pass ({first_line(error)}): mend it, or {advice}"
@@ -381,12 +376,10 @@ def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(sizes) != 1 or sizes == {1}:
         return inputs
     sample = tuple(map(_first, inputs))
-    try:
-        with eval_mode(model), torch.no_grad():
-            model(*to_device(sample, device_of(model)))
-    except Exception:  # noqa: BLE001 - the model needs the whole batch
-        return inputs
-    return sample
+    with suppress(Exception):  # the model needs the whole batch
+        forward_outputs(model, sample)
+        return sample
+    return inputs
 
 
 def _first(value: Any) -> Any:

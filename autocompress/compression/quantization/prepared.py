@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -225,6 +226,7 @@ class QatModel(GraphModel):
         return [module for module in self.graph.modules() if hasattr(module, "enable_observer")]
 
 
+@torch.no_grad()
 def _update_scales(quantizer: Any) -> None:
     """While they observe, torchao's kernels and its conversion round the scales of weights differently."""
     lowest = quantizer.activation_post_process.min_val
@@ -234,10 +236,9 @@ def _update_scales(quantizer: Any) -> None:
         scale, zero_point = quantizer.calculate_qparams()
     except AssertionError as error:  # the range is NaN
         raise CompressionError(f"training must stay finite; it has diverged: {error}") from error
-    with torch.no_grad():
-        if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
-            quantizer.scale.copy_(scale)
-            quantizer.zero_point.copy_(zero_point)
+    if quantizer.scale.shape == scale.shape and bool(torch.isfinite(scale).all()):
+        quantizer.scale.copy_(scale)
+        quantizer.zero_point.copy_(zero_point)
 
 
 _EVAL_TOLERANCE = 1e-3
@@ -337,12 +338,11 @@ def _export_training_graph(model: nn.Module, example_inputs: tuple[Any, ...]) ->
     """The model's training graph, for batches of any size."""
     inputs = register_dataclasses(to_device(example_inputs, device_of(model)))
     dynamic = dynamic_batch_shapes(model, inputs)
+    exported = partial(torch.export.export, model.train(), inputs, dynamic_shapes=dynamic)
     try:
-        return torch.export.export(model.train(), inputs, dynamic_shapes=dynamic, strict=True).module()
-    except Exception:  # noqa: BLE001 - the non-strict export below reports its own error
-        pass
-    try:
-        return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False).module()
+        with suppress(Exception):  # the non-strict export below reports its own error
+            return exported(strict=True).module()
+        return exported(strict=False).module()
     except Exception as error:
         raise CompressionError(
             "an int8 graph needs a model that torch.export can trace; int8_dynamic, naive and dorefa need no graph: "
@@ -373,16 +373,15 @@ def _require_same(model: QatModel, inputs: tuple[Any, ...], wanted: list[torch.T
         found = model.unrounded(lambda graph: forward_outputs(graph, inputs))
     except Exception as error:
         raise CompressionError(f"torchao's graph of the model must run; {first_line(error)}") from error
-    shapes = [[tuple(tensor.shape) for tensor in each] for each in (wanted, found)]
-    if shapes[0] != shapes[1]:
+    before, after = ([tuple(tensor.shape) for tensor in each] for each in (wanted, found))
+    if before != after:
         raise CompressionError(
-            f"{_ONE_GRAPH}, but in training mode it has outputs of other shapes, {shapes[1]} for {shapes[0]} (as with "
-            f"an auxiliary head); {_NO_GRAPH}"
+            f"{_ONE_GRAPH}, but in training mode it has outputs of other shapes, {after} for {before} (as with an "
+            f"auxiliary head); {_NO_GRAPH}"
         )
     for tensor, difference in zip(wanted, differences(wanted, found), strict=True):
-        allowed = _EVAL_TOLERANCE * max(
-            _EVAL_TOLERANCE, float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
-        )
+        largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+        allowed = _EVAL_TOLERANCE * max(_EVAL_TOLERANCE, largest)
         if not difference <= allowed:
             raise CompressionError(
                 f"{_ONE_GRAPH}, but an output differs by {difference:.2g} (its code may depend on self.training); "
