@@ -77,7 +77,7 @@ def move_constants(graph: fx.GraphModule) -> None:
 
 @contextmanager
 def fast_fusion() -> Iterator[None]:
-    """Torchao searches BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels."""
+    """Torchao seeks BatchNorm behind four kinds of convolutions, for seconds each; only one kind has int8 kernels."""
     from torchao.quantization.pt2e import qat_utils
 
     changes = {
