@@ -1,7 +1,6 @@
 """Searches of nets that are hard to follow, on both engines and with every filter pruner: right, or left alone."""
 
 import pytest
-from torch import nn
 
 from autocompress import (
     AutoCompressionExperiment,
@@ -9,6 +8,7 @@ from autocompress import (
     CompressionStudy,
     load_compressed,
 )
+from autocompress.compression.base import layer_shapes
 from autocompress.settings import AccuracyAwareSettings
 from tests import hard_modules
 from tests.compression.structures import PRUNED
@@ -51,12 +51,8 @@ def check(module, result, names):
 
 
 def narrower(original, smaller):
-    layers = dict(smaller.named_modules())
-    for name, layer in original.named_modules():
-        if isinstance(layer, nn.Linear) and layers[name].out_features < layer.out_features:
-            yield name
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layers[name].out_channels < layer.out_channels:
-            yield name
+    whole, left = layer_shapes(original), layer_shapes(smaller)
+    return {name for name, shape in left.items() if shape.width < whole[name].width}
 
 
 @pytest.fixture
