@@ -86,7 +86,9 @@ def local_couplings(
             own, failed = list[Coupling](), set[str]()
             try:
                 given = calls.get(blocks[0], ())
-                _trace_block(model, blocks[0], given, waiting.keys() - known, allowed, known, effort, (own, failed))
+                _trace_block(
+                    model, blocks[0], given, waiting.keys() - known - done, allowed, known, effort, (own, failed)
+                )
             except CompressionError as error:
                 _logger.warning("not all layers are traced: %s", error)
                 return found + [each for block in blocks for each in _renamed(model, own, block, allowed)]
@@ -150,15 +152,17 @@ def _trace_block(
     for _ in range(2):
         tracer = ChannelTracer(block, inputs, effort, skipped, crops=False)
         tracer.trace(open_layers)
-        failed.clear()
-        for root in (root for root in roots if root not in done | failed):
+        tried = set[str]()
+        for root in (root for root in roots if root not in done | tried):
             units = tracer.coupled_sets(root) or []
             coupling = verified_coupling(block, root, units, may, mismatch)
             if coupling is None:
-                failed |= {name for unit in units for kind, name, _ in unit if kind == "out"}
+                tried |= {name for unit in units for kind, name, _ in unit if kind == "out"}
             else:
                 found.append(coupling)
                 done |= set(coupling.members)
+        failed |= tried
+        failed -= done
         skipped = tracer.partial
         if not skipped or done >= set(roots):
             break
