@@ -143,8 +143,8 @@ def described_coverage(plan: PruningPlan, sizes: Mapping[int, Mapping[str, int]]
             parameter = getattr(module, key)
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                free = name in places or f"{name}.{key}".lstrip(".") in places
-                found["" if free else _why_covered_not(plan, name, module)] += size
+                is_free = name in places or f"{name}.{key}".lstrip(".") in places
+                found["" if is_free else _why_covered_not(plan, name, module)] += size
     total, free = sum(found.values()), found.pop("", 0)
     others = [f"{what} {size / total:.0%}" for what, size in found.most_common() if size >= total / 200]
     start = f"{free / total if total else 0:.0%} of the parameters can lose filters"
