@@ -64,12 +64,10 @@ def trace_couplings(
             failed[name] = wrong.sentence(name).replace("filters", "hidden units")
         return wrong
 
-    done = set[str]()
     for name in sorted(widths, key=lambda name: (name not in recurrent.layers, -widths[name])):
-        if name not in done:
+        if not any(name in coupling.members for coupling in found):
             units = recurrent.coupled_sets(tracer, name) or []
             coupling = verified_coupling(model, name, units, allowed, partial(mismatch, name))
-            done |= {other for unit in units for kind, other, _ in unit if kind == "out"}
             if coupling is not None:
                 found.append(coupling)
                 cut.append((coupling, trial_channels(coupling)))

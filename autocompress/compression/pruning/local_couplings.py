@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import device_of, temporary_hooks, to_device
-from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.groups import Coupling, removals, trial_channels
@@ -152,12 +152,14 @@ def _trace_block(
     for _ in range(2):
         tracer = ChannelTracer(block, inputs, effort, skipped, crops=False)
         tracer.trace(open_layers)
-        tried = set[str]()
-        for root in (root for root in roots if root not in done | tried):
+        tried, wrong = set[str](), set[frozenset[tuple[ChannelPosition, ...]]]()
+        for root in (root for root in roots if root not in done):
             units = tracer.coupled_sets(root) or []
-            coupling = verified_coupling(block, root, units, may, mismatch)
+            key = frozenset(map(tuple, units))
+            coupling = None if key in wrong else verified_coupling(block, root, units, may, mismatch)
             if coupling is None:
-                tried |= {name for unit in units for kind, name, _ in unit if kind == "out"}
+                wrong.add(key)
+                tried |= {root} if units else set()
             else:
                 found.append(coupling)
                 done |= set(coupling.members)
