@@ -180,12 +180,13 @@ def reasons_against(checks: Sequence[AlgorithmCheck]) -> list[str]:
 
 
 def layers_left_alone(checks: Sequence[AlgorithmCheck]) -> list[str]:
-    """Why layers keep their filters, each sentence once, behind the names of the algorithms that it holds for."""
+    """What can lose filters, and why layers keep theirs: each sentence once, behind the names of its algorithms."""
     reasons: dict[str, list[str]] = {}
     for check in checks:
-        for why in dict.fromkeys(check.left_alone.values()):
-            reasons.setdefault(why, []).append(check.algorithm)
-    return [f"{', '.join(algorithms)}: left alone: {why}" for why, algorithms in reasons.items()]
+        why_left = [f"left alone: {why}" for why in check.left_alone.values()]
+        for sentence in dict.fromkeys([*filter(None, [check.coverage]), *why_left]):
+            reasons.setdefault(sentence, []).append(check.algorithm)
+    return [f"{', '.join(algorithms)}: {sentence}" for sentence, algorithms in reasons.items()]
 
 
 def _check_cells(reduction: Reduction) -> tuple[str, ...]:

@@ -246,6 +246,11 @@ class AppliedAlgorithms:
         """Layers that keep their filters although a rule selects them, each with the reason."""
         return {name: why for each in self.compressions for name, why in left_alone(each).items()}
 
+    @property
+    def coverage(self) -> str:
+        """What share of the parameters can lose filters; empty: no algorithm removes any."""
+        return next(filter(None, (getattr(each, "coverage", "") for each in self.compressions)), "")
+
 
 WEIGHT = "weight"
 

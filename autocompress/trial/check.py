@@ -72,6 +72,7 @@ class AlgorithmCheck:
         simulated: whether it only simulates its bits.
         reductions: at a low and a high rate; one for a quantizer, none where it does not apply.
         left_alone: layer -> a sentence why it keeps its filters at one of these rates or both.
+        coverage: a sentence what share of the parameters can lose filters; empty if it removes none.
     """
 
     algorithm: str
@@ -82,6 +83,7 @@ class AlgorithmCheck:
     simulated: bool = False
     reductions: tuple[Reduction, ...] = ()
     left_alone: dict[str, str] = field(default_factory=dict)
+    coverage: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -141,6 +143,7 @@ def _checked(module: ModuleClass, space: AlgorithmSpace, reference_model: Refere
         simulated=any(applied.simulated for _, applied in found),
         reductions=tuple(reduction for reduction, _ in found),
         left_alone={name: why for _, applied in found for name, why in applied.left_alone.items()},
+        coverage=next((applied.coverage for _, applied in found), ""),
     )
 
 

@@ -14,7 +14,7 @@ from autocompress.compression.base import CompressionRequest, LayerShape, layer_
 from autocompress.compression.layers import FILTER_TYPES, PRUNED_TYPES, layer_rates, supported_layers
 from autocompress.compression.pruning.channel_tracing import ChannelTracer
 from autocompress.compression.pruning.dependency_graph import TRACING_SECONDS, TracingEffort
-from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
+from autocompress.compression.pruning.equivalence import OUTPUTS, CutVerifier, Mismatch
 from autocompress.compression.pruning.graph import ChannelGraph
 from autocompress.compression.pruning.groups import Coupling, after_pruning, removals, trial_channels
 from autocompress.compression.pruning.local_couplings import attention_modules, local_couplings
@@ -38,7 +38,7 @@ def trace_couplings(
     Returns:
         the couplings; and recurrent layers that the model cannot lose hidden units of, each with the reason.
     """
-    known = channels.settled | channels.residual
+    known, effort = channels.settled | channels.residual, effort or TracingEffort()
     recurrent = RecurrentLayers.of(model)
     try:
         with recurrent.replaced(model):
@@ -57,6 +57,8 @@ def trace_couplings(
     widths = {name: layer_shape(model.get_submodule(name)).width for name in channels.left_alone}
 
     def mismatch(name: str, tried: Coupling) -> Mismatch | None:
+        if effort.is_spent:
+            return Mismatch(OUTPUTS, error=effort.reason)
         wrong = verifier.mismatch(removals([*cut, (tried, trial_channels(tried))]))
         if wrong is not None and name in recurrent.layers and "initial state" not in channels.left_alone[name]:
             failed[name] = wrong.sentence(name).replace("filters", "hidden units")
@@ -69,6 +71,8 @@ def trace_couplings(
             if coupling is not None:
                 found.append(coupling)
                 cut.append((coupling, trial_channels(coupling)))
+    if effort.is_spent:
+        _logger.warning("not all layers are traced: %s", effort.reason)
     return found, failed
 
 
@@ -167,21 +171,21 @@ class Channels:
         """The couplings that a trial cut of half the channels verifies; wrong ones are replaced by traced ones."""
         if self.is_verified:
             return self
-        verifier = CutVerifier(model, request.example_inputs)
-        found = self._without_faulty(verifier)
         effort, inputs = TracingEffort(self.seconds / 2), request.example_inputs
+        verifier = CutVerifier(model, inputs)
+        found = self._without_faulty(verifier, effort)
         if found.left_alone:
             may = Permission(found.prunable, found.fixed)
             found = found._with_more(local_couplings(model, inputs, found.left_alone, may, effort))
-            found = found._without_faulty(verifier)
+            found = found._without_faulty(verifier, effort)
         if found.left_alone:
             more, failed = trace_couplings(model, inputs, found, verifier, effort)
             found = replace(found, left_alone={**found.left_alone, **failed})._with_more(more)
         return replace(found, is_verified=True)
 
-    def _without_faulty(self, verifier: CutVerifier) -> Channels:
+    def _without_faulty(self, verifier: CutVerifier, effort: TracingEffort) -> Channels:
         """Without the couplings of which a trial cut is wrong."""
-        faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings])
+        faulty = verifier.find_faulty([(coupling, trial_channels(coupling)) for coupling in self.couplings], effort)
         wrong = [each for each in self.couplings if each.members[0] in faulty]
         return self.without({name: faulty[each.members[0]] for each in wrong for name in each.members})
 

@@ -39,14 +39,24 @@ class TracingEffort:
         self._seconds, self._gigabytes = seconds, gigabytes
         self._started, self._memory = time.thread_time(), _peak_gigabytes()
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether a limit is passed."""
+        return time.thread_time() - self._started > self._seconds or _peak_gigabytes() - self._memory > self._gigabytes
+
     def check(self) -> None:
         """CompressionError if a limit is passed."""
-        if time.thread_time() - self._started > self._seconds or _peak_gigabytes() - self._memory > self._gigabytes:
-            raise CompressionError(
-                f"tracing the channels must end within {self._seconds:g} s of processor time and "
-                f"{self._gigabytes:g} GB of memory; allow more time (tracing_limit), exclude parts of the model "
-                "(ignored_scopes), or give smaller example_inputs()"
-            )
+        if self.is_spent:
+            raise CompressionError(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """The limits and the remedy."""
+        return (
+            f"tracing the channels must end within {self._seconds:g} s of processor time and "
+            f"{self._gigabytes:g} GB of memory; allow more time (tracing_limit), exclude parts of the model "
+            "(ignored_scopes), or give smaller example_inputs()"
+        )
 
 
 def _peak_gigabytes() -> float:

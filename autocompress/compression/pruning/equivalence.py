@@ -15,6 +15,7 @@ from torch import nn
 from autocompress.compression.model_state import device_of, failing_operation, flatten_tensors, temporary_hooks
 from autocompress.compression.pruning.channel_tracing import channels_in_place
 from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
+from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, remove, remove_with_copy
 from autocompress.compression.pruning.reference_models import (
     ONE_SAMPLE,
@@ -218,21 +219,37 @@ class CutVerifier:
             remove_with_copy(self._model, removed, self._single.base, smaller)
         self._agreed = [], None
 
-    def find_faulty(self, chosen: Sequence[tuple[Coupling, list[int]]]) -> dict[str, str]:
-        """Root layers of the couplings that cannot be pruned with the others, each with the reason."""
+    def find_faulty(
+        self, chosen: Sequence[tuple[Coupling, list[int]]], effort: TracingEffort | None = None
+    ) -> dict[str, str]:
+        """Root layers of the couplings that cannot be pruned with the others, each with the reason.
+
+        Also those that have not been compared when the effort, if given, is spent.
+        """
         faulty: dict[str, str] = {}
         candidates = list(chosen)
         while (found := self.mismatch(removals(candidates))) is not None:
             compare = self.mismatch if found.error is None else partial(self._fails, training=found.training)
-            left = self._accepted([], candidates, compare, faulty)
+            left = self._accepted([], candidates, compare, faulty, effort)
             if len(left) == len(candidates):  # not reproducible
                 faulty |= {coupling.members[0]: found.sentence(coupling.members[0]) for coupling, _ in left}
                 break
             candidates = left
         return faulty
 
-    def _accepted(self, accepted: _Chosen, more: _Chosen, compare: _Compare, faulty: dict[str, str]) -> _Chosen:
+    def _accepted(
+        self,
+        accepted: _Chosen,
+        more: _Chosen,
+        compare: _Compare,
+        faulty: dict[str, str],
+        effort: TracingEffort | None,
+    ) -> _Chosen:
         """The accepted couplings and as many of the others as possible, found by bisection."""
+        if effort is not None and effort.is_spent:
+            names = [coupling.members[0] for coupling, _ in more]
+            faulty |= {name: f"{name}: {effort.reason}; it keeps its filters" for name in names}
+            return accepted
         found = compare(removals([*accepted, *more])) if more else None
         if found is None:
             return [*accepted, *more]
@@ -240,8 +257,8 @@ class CutVerifier:
             faulty[more[0][0].members[0]] = self._reason(found, *more[0])
             return accepted
         half = len(more) // 2
-        accepted = self._accepted(accepted, more[:half], compare, faulty)
-        return self._accepted(accepted, more[half:], compare, faulty)
+        accepted = self._accepted(accepted, more[:half], compare, faulty, effort)
+        return self._accepted(accepted, more[half:], compare, faulty, effort)
 
     def _reason(self, found: Mismatch, coupling: Coupling, channels: list[int]) -> str:
         """Why these channels must stay; a difference of values is traced to the channels' places."""

@@ -6,6 +6,7 @@ Sources: importances in `autocompress.algorithms`; coupled layers by DepGraph, F
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ class FilterCompression:
         share: measures a rate of parameters or MACs; None: the rate counts filters.
         left_alone: selected layer -> why it keeps its filters.
         epochs: epochs of training before the ranking.
+        coverage: what share of the parameters can lose filters, and what the others belong to, in one sentence.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class FilterCompression:
     share: ModelShare | None = None
     left_alone: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
+    coverage: str = ""
     simulated: bool = False
     converts: bool = False
 
@@ -99,13 +102,15 @@ class FilterCompressor:
         original = layer_shapes(model) if request.original is None else request.original
         share = ModelShare.requested(model, request)
         epochs = pruner_of(request).prepare(model, request)
+        sizes = {id(module): own_parameters(module) for module in model.modules()}
         with eval_mode(model), require_gradients(model):
             plan = PruningPlan.of(model, request, Channels.of(model, request, original))
             plan, changed = remove_filters(plan, share)
         layers = tuple(name for name in original if name not in plan.channels.outputs | plan.channels.residual)
         left_alone |= plan.left_alone
+        coverage = described_coverage(plan, sizes)
         joined_attention(model)
-        return FilterCompression(model, plan.targets, layers, original, changed, share, left_alone, epochs)
+        return FilterCompression(model, plan.targets, layers, original, changed, share, left_alone, epochs, coverage)
 
 
 def split_selected(model: nn.Module, request: CompressionRequest) -> dict[str, str]:
@@ -117,6 +122,45 @@ def split_selected(model: nn.Module, request: CompressionRequest) -> dict[str, s
     left_alone = split_attention(model, request.example_inputs)
     everything = any(ALL_LAYERS in rule.op_types and not (rule.op_names or rule.exclude) for rule in request.targets)
     return {name: left_alone[name] for name in request.scopes.allowed(model, left_alone) if everything}
+
+
+def own_parameters(module: nn.Module) -> dict[str, int]:
+    """Numbers of values in the parameters of a module without its submodules, by name."""
+    return {name: parameter.numel() for name, parameter in module.named_parameters(recurse=False)}
+
+
+def described_coverage(plan: PruningPlan, sizes: Mapping[int, Mapping[str, int]]) -> str:
+    """What share of the parameters is in layers that can lose filters or inputs, and what the others belong to.
+
+    Args:
+        plan: what can be removed.
+        sizes: of the parameters of each module, by its id, before anything was removed.
+    """
+    places = {place.name for coupling in plan.couplings for place in coupling.places}
+    found, seen = Counter[str](), set[int]()
+    for name, module in plan.model.named_modules():
+        for key, size in sizes.get(id(module), {}).items():
+            parameter = getattr(module, key)
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                is_free = name in places or f"{name}.{key}".lstrip(".") in places
+                found["" if is_free else _why_covered_not(plan, name, module)] += size
+    total, free = sum(found.values()), found.pop("", 0)
+    others = [f"{what} {size / total:.0%}" for what, size in found.most_common() if size >= total / 200]
+    start = f"{free / total if total else 0:.0%} of the parameters can lose filters"
+    return f"{start}; not: {', '.join(others)}" if others else start
+
+
+def _why_covered_not(plan: PruningPlan, name: str, module: nn.Module) -> str:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embeddings"
+    if name in plan.channels.outputs:
+        return "output layers"
+    if name in plan.channels.residual:
+        return "layers that write to the residual stream"
+    if name in plan.left_alone:
+        return "other layers left alone"
+    return "layers that no rule selects" if isinstance(module, PRUNED_TYPES) else "norms and other parameters"
 
 
 def remove_filters(plan: PruningPlan, share: ModelShare | None) -> tuple[PruningPlan, tuple[str, ...]]:

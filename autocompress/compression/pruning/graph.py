@@ -5,6 +5,7 @@ Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning, arXiv:2301.1
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -30,6 +31,10 @@ from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.errors import CompressionError
 
 _NORM = re.compile("(layer|rms)_?norm", re.IGNORECASE)
+
+_UNTRACED = "its channels cannot be traced to what reads them, through reshapes or operations on whole tensors between"
+
+_logger = logging.getLogger(__name__)
 
 
 class ChannelGraph:
@@ -78,7 +83,8 @@ class ChannelGraph:
         """
         chosen = set(selected)
         if self._graph.failure is not None:
-            why = f"its channels cannot be traced ({self._graph.failure}); it keeps its filters"
+            _logger.debug("the model's channels are not traced as a whole: %s", self._graph.failure)
+            why = f"{_UNTRACED}; it keeps its filters"
             return [], {name: f"{name}: {why}" for name in chosen - self.outputs}, {}
         ignored, found, failed = set(self._untouchable(chosen)), list[Coupling](), dict[str, str]()
         visited = set[Any]()
@@ -98,10 +104,11 @@ class ChannelGraph:
                 obstacle, reasons = self._obstacle(group, [each for each in losing if each in ignored]), obstacles
                 if obstacle is None:
                     found.append(self._coupling(group))
-            except Exception as error:  # noqa: BLE001 - torch-pruning's too, on operations that it does not know
+            except Exception as error:  # torch-pruning's too, on operations that it does not know
                 known = isinstance(error, CompressionError)
-                how = f"its channels cannot be traced ({type(error).__name__}: {error})"
-                obstacle = str(error) if known else how
+                if not known:
+                    _logger.debug("%s: its channels are not traced", name, exc_info=error)
+                obstacle = str(error) if known else _UNTRACED
                 losing, reasons = [*losing, *self._limit.layers], failed
             visited.update(losing)
             if obstacle is not None:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import device_of, temporary_hooks, to_device
-from autocompress.compression.pruning.channel_tracing import ChannelTracer
+from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.groups import Coupling, removals, trial_channels
@@ -77,23 +77,27 @@ def local_couplings(
         effort: ends the tracing.
     """
     waiting = {name: outer_modules(name)[:-1] for name in layers}
-    found: list[Coupling] = []
+    found, done = list[Coupling](), set[str]()
     while waiting := {name: outer for name, outer in waiting.items() if outer}:
         alike = _alike(model, {outer.pop(0) for outer in waiting.values()}, waiting)
         calls = recorded_calls(model, inputs, [blocks[0] for blocks in alike])
         for blocks in alike:
             known = {name for coupling in found for name in coupling.members}
+            own, failed = list[Coupling](), set[str]()
             try:
                 given = calls.get(blocks[0], ())
-                own = _in_block(model, blocks[0], given, waiting.keys() - known, allowed, known, effort)
+                _trace_block(
+                    model, blocks[0], given, waiting.keys() - known - done, allowed, known, effort, (own, failed)
+                )
             except CompressionError as error:
                 _logger.warning("not all layers are traced: %s", error)
-                return found
+                return found + [each for block in blocks for each in _renamed(model, own, block, allowed)]
             except Exception:  # noqa: BLE001 - the block does not run alone, or not with such inputs
                 continue
             found += [each for block in blocks for each in _renamed(model, own, block, allowed)]
-        known = {name for coupling in found for name in coupling.members}
-        waiting = {name: outer for name, outer in waiting.items() if name not in known}
+            done |= {_renamed_place(name, block) for name in failed for block in blocks}
+        done |= {name for coupling in found for name in coupling.members}
+        waiting = {name: outer for name, outer in waiting.items() if name not in done}
     return found
 
 
@@ -110,7 +114,7 @@ def _alike(model: nn.Module, blocks: Collection[str], waiting: Collection[str]) 
     return list(found.values())
 
 
-def _in_block(
+def _trace_block(
     model: nn.Module,
     name: str,
     calls: Sequence[Call],
@@ -118,10 +122,14 @@ def _in_block(
     allowed: Permission,
     known: Collection[str],
     effort: TracingEffort,
-) -> list[Coupling]:
-    """The couplings of a block alone, which is called `block`."""
+    results: tuple[list[Coupling], set[str]],
+) -> None:
+    """Add the couplings of a block alone, which is called `block`, to the results.
+
+    Also the layers whose channels end in the block but cannot go: in a larger block the same channels are coupled.
+    """
     if not calls:
-        return []
+        return
     block = BlockCalls(model.get_submodule(name)).eval()
     inputs, layers = tuple(calls), supported_layers(block, FILTER_TYPES)
     inner = {each: f"{name}{each.removeprefix('block')}" for each, _ in block.named_modules() if each}
@@ -133,7 +141,8 @@ def _in_block(
     roots = [each for each in open_layers if inner[each] in waiting]
     roots.sort(key=lambda each: -layer_shape(layers[each]).width)
     verifier = CutVerifier(block, inputs)
-    found: list[Coupling] = []
+    found, failed = results
+    done = set[str]()
 
     def mismatch(tried: Coupling) -> Mismatch | None:
         effort.check()
@@ -143,29 +152,37 @@ def _in_block(
     for _ in range(2):
         tracer = ChannelTracer(block, inputs, effort, skipped, crops=False)
         tracer.trace(open_layers)
-        for root in roots:
-            if not any(root in each.members for each in found):
-                coupling = verified_coupling(block, root, tracer.coupled_sets(root) or [], may, mismatch)
-                found += [] if coupling is None else [coupling]
+        tried, wrong = set[str](), set[frozenset[tuple[ChannelPosition, ...]]]()
+        for root in (root for root in roots if root not in done):
+            units = tracer.coupled_sets(root) or []
+            key = frozenset(map(tuple, units))
+            coupling = None if key in wrong else verified_coupling(block, root, units, may, mismatch)
+            if coupling is None:
+                wrong.add(key)
+                tried |= {root} if units else set()
+            else:
+                found.append(coupling)
+                done |= set(coupling.members)
+        failed |= tried
+        failed -= done
         skipped = tracer.partial
-        if not skipped or all(any(root in each.members for each in found) for root in roots):
+        if not skipped or done >= set(roots):
             break
-    return found
 
 
 def _renamed(model: nn.Module, couplings: Iterable[Coupling], block: str, allowed: Permission) -> list[Coupling]:
     """The couplings of a block, as those of a block like it in the model."""
-
-    def rename(name: str) -> str:
-        return f"{block}{name.removeprefix('block')}"
-
     found = []
     for coupling in couplings:
-        places = tuple(replace(place, name=rename(place.name)) for place in coupling.places)
-        members = tuple(map(rename, coupling.members))
+        places = tuple(replace(place, name=_renamed_place(place.name, block)) for place in coupling.places)
+        members = tuple(_renamed_place(name, block) for name in coupling.members)
         if set(members) <= allowed.prunable and not {place.name for place in places} & allowed.fixed:
             found.append(replace(coupling, places=places, members=members, group=coupling_group(model, places)))
     return found
+
+
+def _renamed_place(name: str, block: str) -> str:
+    return f"{block}{name.removeprefix('block')}"
 
 
 def recorded_calls(model: nn.Module, inputs: tuple[Any, ...], blocks: Iterable[str]) -> dict[str, list[Call]]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.model_state import eval_mode, require_gradients
 from autocompress.compression.pruning.channels import Channels
+from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.groups import Coupling, Removal, removals, trial_channels
 from autocompress.layer_selector import LayerRule
@@ -181,6 +182,15 @@ def test_only_the_guilty_are_named() -> None:
     roots = {coupling.members[0] for coupling in found.couplings}
     assert roots - set(guilty) == {"up"}
     assert guilty["qkv"].startswith("qkv: without some of its filters the model fails (RuntimeError: shape '")
+
+
+def test_what_was_not_compared_in_time_is_not_accepted() -> None:
+    model, inputs = STRUCTURES["fused_attention"](), image("fused_attention")
+    found = followed(model, inputs)
+    chosen = [(coupling, trial_channels(coupling)) for coupling in found.couplings]
+    faulty = CutVerifier(model, inputs).find_faulty(chosen, TracingEffort(0))
+    assert set(faulty) == {coupling.members[0] for coupling in found.couplings}
+    assert all(why.endswith("; it keeps its filters") and "tracing_limit" in why for why in faulty.values())
 
 
 @pytest.mark.parametrize("net", ["plain", "residual"])

@@ -14,6 +14,8 @@ from torch.nn import functional
 from autocompress.compression.base import CompressionRequest, layer_shapes
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import eval_mode, require_gradients
+from autocompress.compression.pruning import local_couplings as local_couplings_module
+from autocompress.compression.pruning import marked_couplings
 from autocompress.compression.pruning.channels import Channels
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier
@@ -23,6 +25,7 @@ from autocompress.compression.pruning.local_couplings import attention_modules, 
 from autocompress.compression.pruning.marked_couplings import Permission
 from autocompress.formats.checkpoint import load_compressed, save_checkpoint
 from autocompress.layer_selector import LayerRule
+from autocompress.testing.zoo import ZooModule
 
 WIDTH, HEADS, SIZE = 16, 4, 4
 INPUTS = (torch.randn(2, 6, WIDTH, generator=torch.Generator().manual_seed(0)),)
@@ -170,6 +173,101 @@ def test_the_residual_width_stays_unless_it_is_requested() -> None:
     with eval_mode(model), require_gradients(model):
         found = Channels.of(built("separate"), request, layer_shapes(built("separate")))
     assert found.residual == frozenset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_residual_width_is_cut_on_request(kind: str, tmp_path: Path) -> None:
+    model = built(kind)
+    original = copy.deepcopy(model)
+    compression = compressed(model, 0.5, prune_residual=True)
+    assert compression.left_alone == {}
+    assert compression.achieved_rate(model) == 0.5
+    assert (model.embed.out_features, model.norm.normalized_shape, model.head.in_features) == (8, (8,), 8)
+    for block in model.blocks:
+        assert (block.first.normalized_shape, block.up.in_features, block.down.out_features) == ((8,), 8, 8)
+        assert (block.attention.num_heads, block.attention.project.out_features) == (HEADS // 2, 8)
+    assert model(*INPUTS).shape == original(*INPUTS).shape
+    save_checkpoint(model, tmp_path / "checkpoint", original=original)
+    assert torch.equal(load_compressed(tmp_path / "checkpoint", original)(*INPUTS), model(*INPUTS))
+    model(*INPUTS).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_start_reaches_the_heads_of_direct_pruning(kind: str) -> None:
+    warm = built(kind)
+    original = layer_shapes(warm)
+    for rate in (0.25, 0.5, 0.75):
+        rules = (LayerRule(("default",), rate=rate),)
+        compression = FilterCompressor().compress(warm, CompressionRequest("l2", rules, INPUTS, original=original))
+        direct = built(kind)
+        assert compression.achieved_rate(warm) == compressed(direct, rate).achieved_rate(direct)
+        assert layer_shapes(warm) == layer_shapes(direct)
+        assert [each.attention.num_heads for each in warm.blocks] == [
+            each.attention.num_heads for each in direct.blocks
+        ]
+    assert {each.attention.num_heads for each in warm.blocks} == {2 if kind == "grouped" else 1}
+
+
+class Sequences(ZooModule):
+    """Data for transformers; no labels and no trainer."""
+
+    @classmethod
+    def calibration_data(cls) -> list[torch.Tensor]:
+        return [torch.randn(4, 6, WIDTH, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+
+
+def test_heads_that_do_nothing_go_first_by_sensitivity() -> None:
+    model = built("separate")
+    with torch.no_grad():
+        model.blocks[1].attention.project.weight[:, SIZE:] *= 1e-4
+    rules, arguments = (LayerRule(("default",), rate=0.4),), {"allocation": "sensitivity"}
+    request = CompressionRequest("l2", rules, INPUTS, arguments=arguments, module=Sequences)
+    compression = FilterCompressor().compress(model, request)
+    assert compression.achieved_rate(model) == pytest.approx(0.4, abs=0.05)
+    first, second = (block.attention.num_heads for block in model.blocks)
+    assert first > second
+    assert second == 1
+    assert model(*INPUTS).shape == (2, 5)
+
+
+def test_what_can_lose_filters_is_a_share_of_the_parameters() -> None:
+    model = nn.Sequential(nn.Embedding(10, WIDTH), built("separate"))
+    inputs = (torch.arange(12).view(2, 6) % 10,)
+    rules = (LayerRule(("default",), rate=0.5, exclude=False), LayerRule(op_names=("1.blocks.0.up",), exclude=True))
+    sizes = {name: sum(each.numel() for each in part.parameters()) for name, part in model.named_modules()}
+    compression = FilterCompressor().compress(model, CompressionRequest("l2", rules, inputs))
+    table, head = sizes["0"] / sizes[""], sizes["1.head"] / sizes[""]
+    assert f"embeddings {table:.0%}" in compression.coverage
+    assert f"output layers {head:.0%}" in compression.coverage
+    assert f"layers that no rule selects {sizes['1.blocks.0.up'] / sizes['']:.0%}" in compression.coverage
+    free = sum(sizes[f"1.blocks.{number}.attention"] for number in range(2)) + sizes["1.blocks.1.up"]
+    free += sizes["1.blocks.1.down"]
+    assert compression.coverage.startswith(f"{free / sizes['']:.0%} of the parameters can lose filters; not: ")
+
+
+def test_channels_that_end_in_a_block_are_tried_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("separate")
+    for block in model.blocks:
+        block.attention.register_forward_pre_hook(_require_heads)
+    tried: list[str] = []
+    whole = marked_couplings.verified_coupling
+
+    def counted(block: nn.Module, root: str, *rest: Any) -> Any:
+        tried.append(root)
+        return whole(block, root, *rest)
+
+    monkeypatch.setattr(local_couplings_module, "verified_coupling", counted)
+    layers = supported_layers(model, FILTER_TYPES)
+    found = local_couplings(model, INPUTS, layers, Permission(frozenset(layers), frozenset()), TracingEffort())
+    assert {root for root in tried if root.endswith(("query", "key", "value"))} == {"block.query"}  # not in `Block`
+    assert {name for coupling in found for name in coupling.members} == {"blocks.0.up", "blocks.1.up"}
+
+
+def _require_heads(module: nn.Module, _: Any) -> None:
+    """Code that no attribute changes."""
+    if module.query.out_features != WIDTH:
+        raise ValueError(module.query.out_features)
 
 
 def test_attention_is_told_from_the_softmax_of_a_classifier() -> None:
