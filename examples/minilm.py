@@ -223,19 +223,24 @@ class MiniLmModule(AbstractAutoCompressionModule):
         return data()["train"]
 
 
+def experiment(**changes):
+    """The search; changes are of its settings."""
+    found = AutoCompressionExperiment(MiniLmModule, "local")
+    found.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "mean_activation.json"
+    found.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
+    settings = {
+        "initial_compression_rate": 0.31,  # heads are whole: at .3 a quarter of them goes, at .31 a third
+        "initial_training_phase_epochs": EPOCHS,
+        "patience_epochs": 4,
+        "initial_compression_rate_step": 0.05,
+        "minimal_compression_rate_step": 0.05,
+        "knowledge_distillation": None,  # training itself compares with the uncompressed encoder
+    }
+    found.settings = found.settings.with_changes({**settings, **changes})
+    return found
+
+
 if __name__ == "__main__":
-    experiment = AutoCompressionExperiment(MiniLmModule, "local")
-    experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "mean_activation.json"
-    experiment.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
-    experiment.settings = experiment.settings.with_changes(
-        {
-            "initial_compression_rate": 0.31,  # heads are whole: at .3 a quarter of them goes, at .31 a third
-            "initial_training_phase_epochs": EPOCHS,
-            "patience_epochs": 4,
-            "initial_compression_rate_step": 0.05,
-            "minimal_compression_rate_step": 0.05,
-            "knowledge_distillation": None,  # training itself compares with the uncompressed encoder
-        }
-    )
-    experiment.run(None)
-    print(experiment.result.summary())
+    search = experiment()
+    search.run(None)
+    print(search.result.summary())
