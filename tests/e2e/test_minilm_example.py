@@ -85,13 +85,3 @@ def test_a_search_with_few_sentences_stays_within_three_percent(tmp_path):
     assert result.verdict.accuracy >= 0.97
     assert result.best.epochs >= 1
     assert removed_outside_embeddings(result) >= 0.08
-
-
-@pytest.mark.skipif(not os.environ.get("MINILM_FULL"), reason="takes a quarter of an hour: set MINILM_FULL")
-@pytest.mark.timeout(1800)
-def test_a_third_of_the_encoder_goes_within_three_percent(tmp_path):
-    result = search(tmp_path, {}, 1600)
-    assert result.verdict.feasible
-    assert result.verdict.accuracy >= 0.97
-    assert result.best.epochs >= 1
-    assert removed_outside_embeddings(result) >= 0.3
