@@ -34,19 +34,21 @@ def space(tmp_path):
 def test_a_table(space):
     answer = invoke("check", KNEE, "--search-space", space("l2", "naive"))
     assert answer.exit_code == 0, answer.output
-    *_, heads, low, high, quantized = (line.split() for line in answer.stdout.splitlines())
+    *_, heads, low, high, quantized, coverage = (line.split() for line in answer.stdout.splitlines())
     assert heads == ["algorithm", "rate", "achieved", "removed", "MACs", "saved", "sec", "verdict"]
     assert low[:5] == ["l2", "0.300", "0.300", "30.0%", "30.0%"]
     assert high[:4] == ["0.900", "0.900", "89.9%", "90.0%"]
     assert quantized[:3] == ["naive", "-", "0.750"]
     assert (low[-1], quantized[-2:]) == ("applies", ["applies", "(simulated)"])
+    assert " ".join(coverage) == "l2: 100% of the parameters can lose filters"
 
 
 @pytest.mark.slow
 def test_layers_that_are_left_alone_are_named(space):
     answer = invoke("check", "tests/trial/test_left_alone.py:Shuffled", "--search-space", space("l2", "fpgm"))
     assert answer.exit_code == 0, answer.output
-    (line,) = [line for line in answer.stdout.splitlines() if "left alone" in line]
+    coverage, line = [line for line in answer.stdout.splitlines() if "left alone" in line]
+    assert coverage.startswith("l2, fpgm: 77% of the parameters can lose filters; not: other layers left alone 16%, ")
     assert line.startswith(
         "l2, fpgm: left alone: depthwise.0: its channels are mixed or reordered on the way to second.0"
     )

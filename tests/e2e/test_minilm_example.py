@@ -1,17 +1,13 @@
-"""The example of a pretrained transformer: its parts, and the whole search."""
+"""The example of a pretrained transformer: its parts."""
 
 import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from autocompress.compression.model_state import copy_model
-from autocompress.result import CompressionResult
-from autocompress.store import ExperimentDirectory
 from tests.e2e.support import ROOT
 
 pytestmark = [
@@ -58,30 +54,3 @@ def test_training_brings_the_embeddings_back(example):
         example.train_epoch(model.train(), optimizer, example.MiniLmModule.criterion(), epoch)
     assert before < 0.95
     assert evaluate(model) > before + 0.02
-
-
-def removed_outside_embeddings(result):
-    """The share of the parameters outside the embeddings of tokens, places and kinds, which stay."""
-    parameters = result.baseline.measurement.parameters
-    return result.best.parameters_removed * parameters / (parameters - (30522 + 512 + 2) * 384)
-
-
-def search(home, changes, sentences):
-    """The result of the example's search in a process of its own."""
-    code = f"import minilm; minilm.experiment(**{changes!r}).run(None)"
-    environment = {**os.environ, "HOME": str(home), "MINILM_SENTENCES": str(sentences)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLE.parent), str(ROOT)])
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (directory,) = (home / "nni-experiments").glob("autocompress-*")
-    return CompressionResult(ExperimentDirectory(directory))
-
-
-@pytest.mark.timeout(600)
-def test_a_search_with_few_sentences_stays_within_three_percent(tmp_path):
-    rates = {"initial_compression_rate": 0.1, "maximal_compression_rate": 0.1, "initial_training_phase_epochs": 4}
-    result = search(tmp_path, rates, 160)
-    assert result.verdict.feasible
-    assert result.verdict.accuracy >= 0.97
-    assert result.best.epochs >= 1
-    assert removed_outside_embeddings(result) >= 0.08
