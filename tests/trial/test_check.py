@@ -201,7 +201,9 @@ NETS = {
 }
 REFUSED = re.compile(
     "slim ranks filters by the scales of BatchNorm|apoz ranks filters by how often|filter pruning must remove something"
-    "|qat needs plain parameters; the weight of first|qat trains and evaluates one graph"
+    "|(qat|ptq) needs plain parameters; the weight of first|(qat|ptq) trains and evaluates one graph"
+    r"|a rule must select at least one layer; .* the model has none that can be compressed \(.*; supported: Linear\)"
+    "|int4_weight_only needs a device with int4 kernels|(int8_dynamic|int8_weight_only|semi_structured) must quantize "
     "|(dorefa|bnn) leaves the first and the last layer as they are"
 )
 """What an algorithm may say of a net to which it does not apply."""
