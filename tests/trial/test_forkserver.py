@@ -20,7 +20,9 @@ PIPE_CHANNEL = "autocompress.trial.process:PipeChannel"
 
 
 def servers():
-    return [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    """Those of this process; what other tests have left of theirs may have no command line any more."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "forkserver" in " ".join(child.cmdline())]
 
 
 @linux
