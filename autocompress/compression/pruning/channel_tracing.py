@@ -7,37 +7,40 @@ bits of their numbers, so that a few forward passes distinguish all of a layer.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils.hooks import RemovableHandle
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES
-from autocompress.compression.model_state import device_of, flatten_tensors, map_tensors, temporary_hooks
-from autocompress.compression.pruning.channelwise_mode import CallRecord, NeutralNormalization
+from autocompress.compression.model_state import flatten_tensors, map_tensors, temporary_hooks
+from autocompress.compression.pruning.channel_marks import (
+    FIXED,
+    MIXING,
+    NORMS,
+    ChannelPosition,
+    InputDimension,
+    LayerOutput,
+    Marks,
+    ParameterDimension,
+    Place,
+    Source,
+    Watch,
+    all_marked,
+    marked_by,
+    positions,
+    same_marks,
+)
+from autocompress.compression.pruning.channelwise_mode import CallRecord
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.groups import Removal
-from autocompress.compression.pruning.reference_models import (
-    cast_inputs,
-    channel_dimension,
-    fixed_seeds,
-    reference_copy,
-)
+from autocompress.compression.pruning.reference_models import cast_inputs, reference_copy
 from autocompress.errors import CompressionError
 
-_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
-_MIXING = (nn.RNNBase, nn.MultiheadAttention, nn.EmbeddingBag)
 _MOST_SINGLE_MARKS = 256
 """Largest number of filters that are marked one by one."""
 
@@ -50,21 +53,6 @@ _CROP = 32
 
 _MOST_PASSES = 1000
 """Limit of forward passes in all; other layers are not pruned."""
-
-ChannelPosition = tuple[str, str, int]
-"""A channel: "out" of a layer, "in" to one, "by" a module that it passes, or "param"; a name; the index.
-
-The name is the module's, or the parameter's and the dimension behind a colon.
-"""
-
-FIXED: ChannelPosition = ("out", "", 0)
-"""Stands for everything that must stay: inputs, outputs, and outputs of layers that cannot be pruned."""
-
-_Place = tuple[str, str]
-"""A module, or a dimension of a parameter: kind and name."""
-
-_Marks = dict[_Place, torch.Tensor]
-"""The marked channels of each module in one pass."""
 
 
 class ChannelTracer:
@@ -86,7 +74,7 @@ class ChannelTracer:
         model: nn.Module,
         inputs: tuple[Any, ...],
         effort: TracingEffort | None = None,
-        skipped: Collection[_Place] = (),
+        skipped: Collection[Place] = (),
         *,
         crops: bool = True,
     ) -> None:
@@ -98,22 +86,22 @@ class ChannelTracer:
         self._skipped = frozenset(skipped)
         self._over: dict[ChannelPosition, ChannelPosition] = {}
         self._passes, self._effort = 0, effort or TracingEffort()
-        self.partial: set[_Place] = set()
+        self.partial: set[Place] = set()
 
     def trace(self, layers: Iterable[str]) -> None:
         """Mark all filters of these layers, and everything that no convolution or linear layer produces."""
-        for spot in _positions(self._rest()):
+        for spot in positions(self._rest()):
             self._join(spot, FIXED)
         self._trace_inputs()
         for parameter in self._loose_parameters():
             self._trace_parameter(*parameter)
         for name in layers:
-            everything = list(_positions(self._pass(_Layer(self._modules[name]), None)))
+            everything = list(positions(self._pass(LayerOutput(self._modules[name]), None)))
             if any(self._top(spot) == self._top(FIXED) for spot in everything):  # all its channels are alike
                 for spot in (*everything, *(("out", name, channel) for channel in range(self.width(name)))):
                     self._join(spot, FIXED)
                 continue
-            for channel, met in self._dependents(_Layer(self._modules[name]), self.width(name)):
+            for channel, met in self._dependents(LayerOutput(self._modules[name]), self.width(name)):
                 self._join(("out", name, channel), met if isinstance(met, tuple) else ("out", name, met))
 
     def coupled_sets(self, name: str) -> list[list[ChannelPosition]] | None:
@@ -129,25 +117,25 @@ class ChannelTracer:
         """Filters of a layer."""
         return layer_shape(self._modules[name]).width
 
-    def reached(self, name: str, channels: Iterable[int]) -> dict[_Place, list[int]]:
+    def reached(self, name: str, channels: Iterable[int]) -> dict[Place, list[int]]:
         """Where these channels of a layer are read, together: channels by kind and name of place."""
         marked = torch.zeros(self.width(name)).bool()
         marked[list(channels)] = True
-        seen = self._pass(_Layer(self._modules[name]), marked)
+        seen = self._pass(LayerOutput(self._modules[name]), marked)
         return {place: found.nonzero().flatten().tolist() for place, found in seen.items()}
 
     def _trace_inputs(self) -> None:
         """What has the channels of an input must stay; a mask or a rotation has none of its own."""
         for number, tensor in enumerate(flatten_tensors(self._inputs)):
             if tensor.is_floating_point():
-                whole = self._pass(_Input(number, 0), None)
-                if self._aligned(partial(_Input, number), tensor.shape, whole) is not None:
-                    for spot in _positions(whole):
+                whole = self._pass(InputDimension(number, 0), None)
+                if self._aligned(partial(InputDimension, number), tensor.shape, whole) is not None:
+                    for spot in positions(whole):
                         self._join(spot, FIXED)
 
     def _trace_parameter(self, name: str, parameter: torch.Tensor) -> None:
         """The dimension of a parameter outside layers that has channels loses them with what they meet."""
-        source = partial(_Parameter, name)
+        source = partial(ParameterDimension, name)
         whole = self._pass(source(0), None)
         dimension = self._aligned(source, parameter.shape, whole)
         if dimension is None:
@@ -159,12 +147,12 @@ class ChannelTracer:
     def _loose_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Parameters outside convolutions, linear layers and norms, and the tables of embeddings."""
         for name, module in self._modules.items():
-            if not isinstance(module, (*FILTER_TYPES, *_NORMS, *_MIXING)):
+            if not isinstance(module, (*FILTER_TYPES, *NORMS, *MIXING)):
                 for key, parameter in module.named_parameters(recurse=False):
                     if parameter.numel() > 1 and parameter.is_floating_point():
                         yield f"{name}.{key}".lstrip("."), parameter
 
-    def _aligned(self, source: Callable[[int], _Source], shape: Sequence[int], whole: _Marks) -> int | None:
+    def _aligned(self, source: Callable[[int], Source], shape: Sequence[int], whole: Marks) -> int | None:
         """The last dimension of a tensor whose parts go different ways; None: all parts reach the same."""
         if not whole:
             return None
@@ -172,11 +160,11 @@ class ChannelTracer:
             if shape[dimension] > 1:
                 first = torch.arange(shape[dimension]) < shape[dimension] // 2
                 halves = [self._pass(source(dimension), half) for half in (first, ~first)]
-                if all(half and not _same_marks(half, whole) for half in halves):
+                if all(half and not same_marks(half, whole) for half in halves):
                     return dimension
         return None
 
-    def _dependents(self, source: _Source, width: int) -> Iterator[tuple[int, ChannelPosition | int]]:
+    def _dependents(self, source: Source, width: int) -> Iterator[tuple[int, ChannelPosition | int]]:
         """Channels of a source, each with every spot that it reaches before another layer.
 
         Channels that only reach something together, as those of an attention head, are each with the first of them.
@@ -190,7 +178,7 @@ class ChannelTracer:
                 return
         yield from self._one_by_one(source, width)
 
-    def _numberings(self, source: _Source, width: int) -> Iterator[torch.Tensor]:
+    def _numberings(self, source: Source, width: int) -> Iterator[torch.Tensor]:
         """Ways to number channels: each by itself; in heads as wide as what the first reaches, also of fused parts."""
         channels = torch.arange(width)
         yield channels
@@ -204,10 +192,10 @@ class ChannelTracer:
                 if count > 1 and not left and (size, parts) != (1, 1):
                     yield (channels // size) % count
 
-    def _told_apart(self, source: _Source, numbers: torch.Tensor) -> list[tuple[int, ChannelPosition]] | None:
+    def _told_apart(self, source: Source, numbers: torch.Tensor) -> list[tuple[int, ChannelPosition]] | None:
         """For each number the spots that only channels of that number reach; None: there are others."""
         bits = [(numbers >> bit) & 1 == 1 for bit in range(max(1, int(numbers.max()).bit_length()))]
-        ones, zeros = list[_Marks](), list[_Marks]()
+        ones, zeros = list[Marks](), list[Marks]()
         for bit in bits:
             one, zero = self._pass(source, bit), self._pass(source, ~bit)
             if any(bool((one[place] & zero[place]).any()) for place in one.keys() & zero.keys()):
@@ -224,14 +212,14 @@ class ChannelTracer:
                 found.append((sum(1 << bit for bit in range(len(bits)) if on[bit, index]), (*place, index)))
         return found
 
-    def _one_by_one(self, source: _Source, width: int) -> Iterator[tuple[int, ChannelPosition]]:
+    def _one_by_one(self, source: Source, width: int) -> Iterator[tuple[int, ChannelPosition]]:
         for channel in range(width):
             marked = torch.arange(width) == channel
             seen = {} if width > _MOST_SINGLE_MARKS else self._pass(source, marked)
             if not seen or any(place.numel() > 1 and bool(place.all()) for place in seen.values()):
                 yield from ((other, FIXED) for other in range(width))  # all depend on each other
                 return
-            yield from ((channel, spot) for spot in _positions(seen))
+            yield from ((channel, spot) for spot in positions(seen))
 
     def _join(self, one: ChannelPosition, other: ChannelPosition) -> None:
         self._over[self._top(one)] = self._top(other)
@@ -243,7 +231,7 @@ class ChannelTracer:
             spot = above
         return spot
 
-    def _pass(self, source: _Source, marked: torch.Tensor | None) -> _Marks:
+    def _pass(self, source: Source, marked: torch.Tensor | None) -> Marks:
         """What is marked if these channels of a source are; None: all."""
         self._effort.check()
         self._passes += 1
@@ -252,102 +240,21 @@ class ChannelTracer:
         with source.marking(self._model, self._inputs, marked) as inputs:
             return self._seen(self._model, inputs)
 
-    def _rest(self) -> _Marks:
+    def _rest(self) -> Marks:
         """What is marked by the outputs of layers that cannot be pruned."""
-        mixing = [module for module in self._modules.values() if isinstance(module, _MIXING)]
+        mixing = [module for module in self._modules.values() if isinstance(module, MIXING)]
         if not mixing:
             return {}
-        hooks = [each.register_forward_hook(lambda _, __, output: map_tensors(output, _all_marked)) for each in mixing]
+        hooks = [each.register_forward_hook(lambda _, __, output: map_tensors(output, all_marked)) for each in mixing]
         with temporary_hooks(hooks):
             return self._seen(self._model, self._inputs)
 
-    def _seen(self, model: nn.Module, inputs: Any) -> _Marks:
+    def _seen(self, model: nn.Module, inputs: Any) -> Marks:
         """What is marked in eval mode or in training mode, in which other code may run."""
-        seen: _Marks = {}
+        seen: Marks = {}
         for mode in (False, True) if self._trains else (False,):
-            _forward(model.train(mode), inputs, seen, watched=_Watch(self._skipped, self.partial))
+            marked_by(model.train(mode), inputs, seen, watched=Watch(self._skipped, self.partial))
         return seen
-
-
-class _Source(Protocol):
-    """A tensor whose channels can be marked."""
-
-    def marking(
-        self, model: nn.Module, inputs: tuple[Any, ...], marked: torch.Tensor | None
-    ) -> AbstractContextManager[tuple[Any, ...]]:
-        """Mark these channels, or all, inside the block; gives the inputs of the model."""
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """The output of a layer."""
-
-    layer: nn.Module
-
-    @contextlib.contextmanager
-    def marking(
-        self,
-        model: nn.Module,  # noqa: ARG002
-        inputs: tuple[Any, ...],
-        marked: torch.Tensor | None,
-    ) -> Iterator[tuple[Any, ...]]:
-        dimension = channel_dimension(self.layer)
-        with self.layer.register_forward_hook(lambda _, __, output: _marked(output, dimension, marked)):
-            yield inputs
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    """A dimension of a parameter outside layers."""
-
-    name: str
-    dimension: int
-
-    @contextlib.contextmanager
-    def marking(
-        self, model: nn.Module, inputs: tuple[Any, ...], marked: torch.Tensor | None
-    ) -> Iterator[tuple[Any, ...]]:
-        owner, _, key = self.name.rpartition(".")
-        parameters = model.get_submodule(owner)._parameters
-        own = cast(torch.Tensor, parameters[key])
-        parameters[key] = nn.Parameter(_marked(own.detach(), self.dimension, marked), requires_grad=False)
-        try:
-            yield inputs
-        finally:
-            parameters[key] = cast(nn.Parameter, own)
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A dimension of one of the tensors in the inputs."""
-
-    number: int
-    dimension: int
-
-    @contextlib.contextmanager
-    def marking(
-        self,
-        model: nn.Module,  # noqa: ARG002
-        inputs: tuple[Any, ...],
-        marked: torch.Tensor | None,
-    ) -> Iterator[tuple[Any, ...]]:
-        counter = itertools.count()
-
-        def change(tensor: torch.Tensor) -> torch.Tensor:
-            return _marked(tensor, self.dimension, marked) if next(counter) == self.number else tensor
-
-        yield map_tensors(inputs, change)
-
-
-def _marked(tensor: torch.Tensor, dimension: int, marked: torch.Tensor | None) -> torch.Tensor:
-    """The tensor with these channels, or all, set to NaN."""
-    if marked is None:
-        return _all_marked(tensor)
-    return tensor.index_fill(dimension, marked.nonzero().flatten().to(tensor.device), float("nan"))
-
-
-def _same_marks(one: _Marks, other: _Marks) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[place], other[place]) for place in one)
 
 
 def _smallest_images(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -362,7 +269,7 @@ def _smallest_images(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ..
 
         smaller: tuple[Any, ...] = map_tensors(inputs, crop)
         with contextlib.suppress(Exception):  # the model takes images of one size, or of a smallest one
-            _forward(model.eval(), smaller, {})
+            marked_by(model.eval(), smaller, {})
             return smaller
     return inputs
 
@@ -372,93 +279,10 @@ def _trains_differently(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
     records = CallRecord(model, inputs), CallRecord(model, inputs)
     try:
         for record, mode in zip(records, (False, True), strict=True):
-            _forward(model.train(mode), inputs, {}, record)
+            marked_by(model.train(mode), inputs, {}, record)
     except Exception:  # noqa: BLE001 - the model may not train with such inputs
         return False
     return not records[0].same_as(records[1])
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """What is recorded of the places that marks reach.
-
-    Attributes:
-        skipped: not recorded.
-        partial: collects places where a channel is marked at some positions only.
-    """
-
-    skipped: Collection[_Place] = ()
-    partial: set[_Place] = field(default_factory=set)
-
-
-def _forward(
-    model: nn.Module, inputs: Any, seen: _Marks, calls: CallRecord | None = None, watched: _Watch | None = None
-) -> _Marks:
-    undisturbed = fixed_seeds(device_of(model))
-    masks = sdpa_kernel(SDPBackend.MATH)  # other kernels treat NaN as a masked position
-    hooks = _watchers(model, seen, watched or _Watch())
-    with temporary_hooks(hooks), torch.no_grad(), undisturbed, masks, NeutralNormalization(calls):
-        answer = model(*inputs)
-    if calls is not None:
-        calls.record_result(answer)
-    if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(answer)):
-        seen[FIXED[:2]] = torch.ones(1, dtype=torch.bool)
-    return seen
-
-
-def _watchers(model: nn.Module, seen: _Marks, watched: _Watch) -> list[RemovableHandle]:
-    """Hooks that record marks at the inputs of layers, and where they end or pass."""
-    places = ((module, _place(name, module)) for name, module in model.named_modules())
-    return [
-        module.register_forward_pre_hook(_marking_hook(seen, at, watched.partial), with_kwargs=True)
-        for module, at in places
-        if at and at not in watched.skipped
-    ]
-
-
-def _place(name: str, module: nn.Module) -> _Place | None:
-    if isinstance(module, FILTER_TYPES):  # inputs of a depthwise convolution are its filters
-        return ("out" if layer_shape(module).depthwise else "in"), name
-    if isinstance(module, _MIXING):
-        return FIXED[:2]
-    return ("by", name) if isinstance(module, _NORMS) else None
-
-
-def _marking_hook(seen: _Marks, place: _Place, partial: set[_Place]) -> Any:
-    def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        found, everywhere = _channels(module, flatten_tensors((arguments, keywords)), whole=place == FIXED[:2])
-        if bool(found.any()):
-            seen[place] = found | seen.get(place, torch.zeros_like(found))
-        if place[0] == "in" or place == FIXED[:2]:
-            return map_tensors(arguments, _without_marks), map_tensors(keywords, _without_marks)
-        if not torch.equal(found, everywhere):
-            partial.add(place)
-        return None
-
-    return take
-
-
-def _channels(module: nn.Module, given: list[torch.Tensor], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which input channels of a module are marked, anywhere and everywhere; as a whole, whether any is."""
-    if whole:
-        found = torch.tensor([any(bool(tensor.isnan().any()) for tensor in given)])
-        return found, found
-    at_end = isinstance(module, (*FILTER_TYPES, nn.LayerNorm))
-    marked = given[0].isnan().movedim(channel_dimension(module) if at_end else 1, 0).flatten(1)
-    return marked.any(1).cpu(), marked.all(1).cpu()
-
-
-def _positions(seen: _Marks) -> Iterator[ChannelPosition]:
-    for place, channels in seen.items():
-        yield from ((*place, index) for index in channels.nonzero().flatten().tolist())
-
-
-def _all_marked(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
-
-
-def _without_marks(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.masked_fill(tensor.isnan(), 0) if tensor.is_floating_point() else tensor
 
 
 def channels_in_place(

@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import FILTER_TYPES, supported_layers
 from autocompress.compression.model_state import device_of, temporary_hooks, to_device
-from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
+from autocompress.compression.pruning.channel_marks import ChannelPosition
+from autocompress.compression.pruning.channel_tracing import ChannelTracer
 from autocompress.compression.pruning.dependency_graph import TracingEffort
 from autocompress.compression.pruning.equivalence import CutVerifier, Mismatch
 from autocompress.compression.pruning.groups import Coupling, removals, trial_channels

@@ -18,7 +18,7 @@ from torch_pruning.dependency.node import Node
 
 from autocompress.compression.base import layer_shape
 from autocompress.compression.layers import RECURRENT_TYPES
-from autocompress.compression.pruning.channel_tracing import ChannelPosition
+from autocompress.compression.pruning.channel_marks import ChannelPosition
 from autocompress.compression.pruning.groups import ATTRIBUTE, ChannelSlice, Coupling
 from autocompress.compression.pruning.recurrent import module_pruner, weighed_layers
 from autocompress.compression.pruning.recurrent_tracing import hidden_unit_places

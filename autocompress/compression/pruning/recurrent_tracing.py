@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from autocompress.compression.base import LayerShape
 from autocompress.compression.layers import RECURRENT_TYPES
-from autocompress.compression.pruning.channel_tracing import ChannelPosition, ChannelTracer
+from autocompress.compression.pruning.channel_marks import ChannelPosition
+from autocompress.compression.pruning.channel_tracing import ChannelTracer
 from autocompress.compression.pruning.graph import fixed_modules
 from autocompress.compression.pruning.groups import ChannelSlice, Coupling
 from autocompress.compression.pruning.recurrent import PRUNER, RecurrentSubstitute, linear_of, parameter, suffixes
