@@ -206,6 +206,28 @@ def _layer_seconds(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+class RemovedShares:
+    """The shares that are gone of a model with a size `before` and one `after`, as `Measurement.removed_in`."""
+
+    before: Measurement
+    after: Measurement
+
+    @property
+    def parameters_removed(self) -> float:
+        """Share of the uncompressed model's parameters that are gone or zero."""
+        return float(self.before.removed_in(self.after)["parameters_removed"])
+
+    @property
+    def macs_removed(self) -> float:
+        """Share of the uncompressed model's multiply-accumulates that dense kernels no longer do."""
+        return float(self.before.removed_in(self.after)["macs_removed"])
+
+    @property
+    def size_removed(self) -> float:
+        """Share of the bytes of the uncompressed model's weights file."""
+        return float(self.before.removed_in(self.after)["size_removed"])
+
+
 @dataclass(frozen=True)
 class ReferenceModel:
     """The uncompressed model.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autocompress.argument_checks import checked_arguments
-from autocompress.compression.measure import ReferenceModel, measure
+from autocompress.compression.measure import ReferenceModel, RemovedShares, measure
 from autocompress.compression.model_state import device_of
 from autocompress.errors import ConfigError
 from autocompress.formats.export import ExportReport, export
@@ -50,7 +50,7 @@ def combined(stages: Iterable[CompressionStage]) -> CompressionStage:
 
 
 @dataclass(frozen=True)
-class CompressionStatistics:
+class CompressionStatistics(RemovedShares):
     """A model under compression beside the uncompressed one.
 
     Attributes:
@@ -70,16 +70,6 @@ class CompressionStatistics:
     before: Measurement
     after: Measurement
     left_alone: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def parameters_removed(self) -> float:
-        """Share of the uncompressed model's parameters that are gone or zero."""
-        return float(self.before.removed_in(self.after)["parameters_removed"])
-
-    @property
-    def macs_removed(self) -> float:
-        """Share of the uncompressed model's multiply-accumulates that dense kernels no longer do."""
-        return float(self.before.removed_in(self.after)["macs_removed"])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

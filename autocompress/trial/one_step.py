@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.argument_checks import checked_arguments
 from autocompress.compression.base import AppliedAlgorithms
-from autocompress.compression.measure import ReferenceModel, measure
+from autocompress.compression.measure import ReferenceModel, RemovedShares, measure
 from autocompress.compression.model_state import copy_model
 from autocompress.compression.module import ModuleClass
 from autocompress.compression.module import evaluate as evaluated
@@ -28,7 +28,7 @@ from autocompress.trial.tasks import require_hooks
 
 
 @dataclass(frozen=True)
-class AppliedCompression:
+class AppliedCompression(RemovedShares):
     """A model that was compressed without a search, and what was measured on it.
 
     Attributes:
@@ -54,21 +54,6 @@ class AppliedCompression:
     left_alone: dict[str, str] = field(default_factory=dict)
     accuracy: float | None = None
     accuracy_before: float | None = None
-
-    @property
-    def parameters_removed(self) -> float:
-        """Share of the parameters that are gone or zero."""
-        return float(self.before.removed_in(self.after)["parameters_removed"])
-
-    @property
-    def macs_removed(self) -> float:
-        """Share of the multiply-accumulates that dense kernels no longer do."""
-        return float(self.before.removed_in(self.after)["macs_removed"])
-
-    @property
-    def size_removed(self) -> float:
-        """Share of the bytes of the weights file."""
-        return float(self.before.removed_in(self.after)["size_removed"])
 
     def __str__(self) -> str:
         """In a line."""
